@@ -1,0 +1,55 @@
+# Everything below works on a machine with git, make and Python 3.11 or newer; the rest is installed here.
+PYTHON ?= python3
+UV := .tools/bin/uv
+RUN := .venv/bin/
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench lock prices clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.tools/bin/uv: requirements/uv.lock
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
+	@touch $@
+
+.venv/.ready: .tools/bin/uv requirements/dev.lock pyproject.toml
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python .venv --require-hashes requirements/dev.lock
+	$(UV) pip install --quiet --python .venv --no-deps --editable .
+	@touch $@
+
+setup: .venv/.ready ## Install the tools and the locked dependencies
+
+demo: setup ## An unmodified application's calls become priced rows: see where the money went
+	$(RUN)python examples/demo.py
+
+test: setup ## All tests, with branch coverage
+	$(RUN)pytest --cov --cov-report=term:skip-covered
+
+check: setup ## Lint, format, types, import contracts
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)pyright
+	$(RUN)lint-imports
+
+format: setup ## Fix what the linter and the formatter can
+	$(RUN)ruff check --fix .
+	$(RUN)ruff format .
+
+bench: setup ## What Spanledger costs: figures and ratios, never a pass or a fail
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(RUN)python $$file; done
+
+lock: .tools/bin/uv ## Renew the locked versions (names and hashes only: they hold for any index or mirror)
+	$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --output-file requirements/dev.lock
+	echo uv | $(UV) pip compile --quiet --upgrade - --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --output-file requirements/uv.lock
+
+prices: setup ## Renew the bundled prices from a litellm wheel: make prices VERSION=1.109.1
+	@test -n "$(VERSION)" || { echo "say which release: make prices VERSION=1.109.1"; exit 2; }
+	$(RUN)python tools/build_prices.py --download $(VERSION)
+
+clean: ## Remove what the targets made
+	rm -rf .venv .tools .demo dist .coverage .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What reads Spanledger's spans and writes ClickHouse: rows, schema, shipper, exporter, commands."""

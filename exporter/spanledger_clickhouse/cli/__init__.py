@@ -1,0 +1,24 @@
+"""The `spanledger` command."""
+
+from __future__ import annotations
+
+import click
+
+from spanledger.version import VERSION
+from spanledger_clickhouse.cli import prices, questions, upkeep
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="spanledger")
+def main() -> None:
+    """What your LLM features cost, by feature, user and request.
+
+    Commands that ask a question first take in the rows that wait in the spool. They ask the database of
+    SPANLEDGER_DSN, or the embedded one in ~/.local/state/spanledger where that is not set.
+    """
+
+
+for command in (*questions.COMMANDS, *upkeep.COMMANDS, *prices.COMMANDS):
+    main.add_command(command)
+
+__all__ = ["main"]

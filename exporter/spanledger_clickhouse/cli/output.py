@@ -1,0 +1,124 @@
+"""How commands speak: tables for people, JSON for programs, errors that say what to do."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from spanledger import settings
+from spanledger_clickhouse import shipper
+from spanledger_clickhouse.database import DatabaseError
+from spanledger_clickhouse.ledger import Ledger, Result, opened
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SMALL_SPOOL = 1 << 20
+"""Bytes to ship below which a progress bar would only flicker."""
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, money as decimal strings.")
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn the errors that a user can mend into one line on standard error and exit status 1."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (DatabaseError, shipper.Busy) as error:
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+@contextmanager
+def ledger() -> Iterator[Ledger]:
+    """The ledger, with a progress bar while a full spool is taken in."""
+    with progress("taking in rows", shipper.waiting(settings.spool_dir())) as advance, opened(advance) as found:
+        yield found
+
+
+@contextmanager
+def progress(what: str, size: int) -> Iterator[Callable[[int], None]]:
+    """A function to tell bytes to; a bar on a terminal where there is much to do."""
+    if size < SMALL_SPOOL or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=size)
+        yield lambda done: bar.advance(task, done)
+
+
+def console() -> Console:
+    """A terminal as wide as it is; piped output is never cut."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty())
+
+
+def show(result: Result, title: str, *, json_output: bool) -> None:
+    """Print a result."""
+    if json_output:
+        rows = [dict(zip(result.columns, map(plain, row), strict=True)) for row in result.rows]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column, kind in zip(result.columns, result.types, strict=True):
+        table.add_column(column, justify="right" if _numeric(kind) else "left", overflow="fold")
+    for row in result.rows:
+        table.add_row(*(cell(column, value) for column, value in zip(result.columns, row, strict=True)))
+    console().print(table if result.rows else f"[bold]{title}[/bold]\nno rows")
+
+
+def _numeric(kind: str) -> bool:
+    return any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
+
+
+def cell(column: str, value: Any) -> str:
+    """A value for people: money to six digits, shares as per cent, - for what is not known."""
+    if value is None:
+        return "-"
+    if column.endswith("_usd"):
+        return usd(value)
+    if column.endswith("_share"):
+        return f"{float(value):.1%}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(part) for part in value)
+    return str(value)
+
+
+def usd(value: Any) -> str:
+    return f"{Decimal(str(value)):,.6f}"
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON: exact decimals and times as strings."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): plain(part) for key, part in value.items()}
+    return value
+
+
+def lines(values: Sequence[str]) -> None:
+    for value in values:
+        console().print(value)

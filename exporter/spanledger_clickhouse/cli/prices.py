@@ -1,0 +1,166 @@
+"""`spanledger prices`: which prices are in force, and what a call costs under them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import click
+
+from spanledger.pricing import Price, quote
+from spanledger.pricing.price import Component
+from spanledger.pricing.table import prices as in_force
+from spanledger.reading import mapping
+from spanledger_clickhouse.cli.output import as_json, console
+
+TOKEN_OPTIONS: Final = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "cache_write_12h", "reasoning")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+@as_json
+def prices(context: click.Context, as_json: bool) -> None:
+    """Which price table is in force: its source, version, checksum and age.
+
+    \b
+    Precedence:
+      SPANLEDGER_PRICE_OVERRIDES   your own rates and names (TOML)
+      SPANLEDGER_PRICES_FILE       a LiteLLM table (.json) or a litellm wheel
+      an installed litellm, where it is newer than the bundled snapshot (never imported)
+      the bundled snapshot, then the prices of retired models
+    """
+    if context.invoked_subcommand is not None:
+        return
+    found = in_force()
+    rows: list[dict[str, Any]] = [
+        {
+            "source": table.source,
+            "version": table.version,
+            "models": len(table.models),
+            "sha256": table.sha256,
+            "date": table.dated.isoformat() if table.dated else None,
+            "age_days": (date.today() - table.dated).days if table.dated else None,
+            "origin": table.origin,
+        }
+        for table in found.tables
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        age = f"{row['date']}, {row['age_days']} days old" if row["date"] else "undated"
+        console().print(f"{row['source']:<9} {row['version']}  {row['models']:,} models, {age}  ({row['origin']})")
+        if row["sha256"]:
+            console().print(f"{'':<9} sha256 {row['sha256']}")
+
+
+@prices.command("quote")
+@click.option("--jsonl", is_flag=True, help="Read one JSON object a line from standard input, write one a line.")
+@click.option("--provider", help="openai, anthropic, gcp.gemini, azure.ai.openai, aws.bedrock, ...")
+@click.option("--model", help="The model, as the provider spells it.")
+@click.option("--input", type=click.IntRange(0), default=0, help="Input tokens, cached ones included.")
+@click.option("--output", type=click.IntRange(0), default=0, help="Output tokens, reasoning included.")
+@click.option("--cache-read", type=click.IntRange(0), default=0, help="Of the input: read from the cache.")
+@click.option("--cache-write", type=click.IntRange(0), default=0, help="Of the input: written to the cache.")
+@click.option("--cache-write-1h", type=click.IntRange(0), default=0, help="Of the input: written for an hour.")
+@click.option("--cache-write-12h", type=click.IntRange(0), default=0, help="Of the input: written for twelve hours.")
+@click.option("--reasoning", type=click.IntRange(0), default=0, help="Of the output: reasoning.")
+@click.option("--tier", default="", help="batch, flex, priority, ...")
+@click.option("--geo", default="", help="A processing region or geography (eu, us, europe-west4).")
+@click.option("--speed", default="", help="fast")
+@as_json
+def quote_command(jsonl: bool, provider: str | None, model: str | None, tier: str, geo: str, speed: str, as_json: bool, **tokens: int) -> None:
+    """What a usage costs.
+
+    \b
+    Examples:
+      spanledger prices quote --provider openai --model gpt-4.1-mini --input 1200 --output 300
+      spanledger prices quote --jsonl < usages.jsonl
+    """
+    if jsonl:
+        _quote_lines()
+        return
+    if not provider or not model:
+        raise click.UsageError("give --provider and --model, or --jsonl")
+    price = quote(provider, model, tokens, tier=tier, geo=geo, speed=speed)
+    if as_json:
+        click.echo(json.dumps(as_dict(price)))
+        return
+    explain(price)
+    if not price.priced:
+        sys.exit(1)
+
+
+def _quote_lines() -> None:
+    write = sys.stdout.write
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        write(_quoted(line) + "\n")
+
+
+def _quoted(line: str) -> str:
+    try:
+        asked = json.loads(line)
+    except ValueError:
+        return '{"total_picousd": null, "status": "error", "error": "not JSON"}'
+    if not isinstance(asked, dict) or not isinstance(asked.get("provider"), str):
+        return '{"total_picousd": null, "status": "error", "error": "an object with provider, model and usage is needed"}'
+    model = asked.get("model")
+    usage = asked.get("usage")
+    price = quote(
+        asked["provider"],
+        model if isinstance(model, str) else None,
+        mapping(usage) if isinstance(usage, dict) else None,  # pyright: ignore[reportArgumentType]
+        tier=str(asked.get("tier") or ""),
+        geo=str(asked.get("geo") or ""),
+        speed=str(asked.get("speed") or ""),
+        at=_time(asked.get("at")),
+    )
+    return json.dumps(as_dict(price))
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(value)) if value else None
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found and found.tzinfo is None else found
+
+
+def as_dict(price: Price) -> dict[str, Any]:
+    components: dict[str, int] = {}
+    for part in price.components:
+        components[part.meter] = components.get(part.meter, 0) + part.amount
+    return {
+        "total_picousd": price.total_picousd,
+        "components": components,
+        "status": price.status,
+        "key": price.key,
+        "source": price.source,
+        "version": price.version,
+        "flags": list(price.flags),
+    }
+
+
+def explain(price: Price) -> None:
+    """Each component as quantity x rate = amount, with the field of the table that gave the rate."""
+    out = console()
+    for part in price.components:
+        out.print(_explained(part))
+    if price.total_picousd is None:
+        out.print(f"not priced: {price.status}")
+    else:
+        out.print(f"{'total':<18} {price.total_picousd:>35,} picodollars = {price.total_picousd / 1e12:.12f} USD ({price.status})")
+    if price.key:
+        out.print(f"{price.key} in {price.source} {price.version} ({', '.join(price.flags)})")
+
+
+def _explained(part: Component) -> str:
+    rate = f"{part.rate / 1e6:,.6f}".rstrip("0").rstrip(".")
+    return f"{part.meter:<18} {part.quantity:>12,} x {rate:>20} pUSD = {part.amount:>18,} pUSD  {part.field}"
+
+
+COMMANDS: Final = (prices,)

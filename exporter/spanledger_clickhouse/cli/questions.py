@@ -1,0 +1,106 @@
+"""Commands that ask the ledger: spend, request, who-forgot, sql."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import click
+
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, usd
+
+SPEND: Final = {
+    "feature": "SELECT feature, total_cost_usd, calls, mean_cost_usd, p95_cost_usd, unpriced_calls FROM cost_by_feature",
+    "user": "SELECT user_id, total_cost_usd, calls, mean_cost_usd, max_cost_usd, tokens, unpriced_calls FROM cost_by_user",
+    "model": (
+        "SELECT provider, model, total_cost_usd, calls, input_tokens_total AS input_tokens, "
+        "output_tokens_total AS output_tokens, cache_read_share, unpriced_calls FROM cost_by_model"
+    ),
+    "request": "SELECT request_id, feature, user_id, total_cost_usd, calls, tokens, models, unpriced_calls FROM request_cost",
+}
+
+REQUEST: Final = """
+SELECT start_time, feature, user_id, provider, c.model AS model, c.input_tokens AS input_tokens,
+       c.output_tokens AS output_tokens, cost_usd, price_status, attempts, outcome, trace_id
+FROM llm_calls AS c FINAL WHERE request_id = {id:String} ORDER BY start_time
+"""
+
+TOTAL: Final = """
+SELECT sum(c.cost_usd) AS total_cost_usd, count() AS calls, countIf(c.unpriced_reason != '') AS unpriced,
+       sumIf(c.cost_usd, c.attribution_reason != '') AS unattributed_cost_usd,
+       countIf(c.attribution_reason != '') AS unattributed
+FROM llm_calls AS c FINAL
+"""
+
+
+@click.command()
+@click.option("--by", type=click.Choice(list(SPEND)), default="feature", show_default=True, help="What to group by.")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
+@as_json
+@reported
+def spend(by: str, top: int, as_json: bool) -> None:
+    """What was spent, by feature, user, model or request.
+
+    \b
+    Example:
+      spanledger spend --by user --top 5
+    """
+    with ledger() as found:
+        show(found.query(f"{SPEND[by]} LIMIT {top}"), f"Spend by {by} (USD)", json_output=as_json)
+        if not as_json:
+            total, calls, unpriced, unattributed, lost = found.query(TOTAL).rows[0]
+            console().print(
+                f"\ntotal {usd(total or 0)} USD in {calls:,} calls; {unpriced:,} without a price; "
+                f"{usd(unattributed or 0)} USD in {lost:,} calls not fully attributed (spanledger who-forgot)"
+            )
+
+
+@click.command()
+@click.argument("request_id")
+@as_json
+@reported
+def request(request_id: str, as_json: bool) -> None:
+    """The calls that one request of the application made.
+
+    REQUEST_ID is what the application put into baggage as spanledger.request.id.
+    """
+    with ledger() as found:
+        result = found.query(REQUEST, {"id": request_id})
+        if not result.rows:
+            raise click.ClickException(f"no call has the request id {request_id!r}; see `spanledger spend --by request`")
+        show(result, f"Calls of request {request_id}", json_output=as_json)
+
+
+@click.command("who-forgot")
+@as_json
+@reported
+def who_forgot(as_json: bool) -> None:
+    """Code whose calls lack a feature, user or request, dearest first.
+
+    reason is context_lost (no trace and no baggage: often a thread or a background job), no_baggage
+    (a trace, but nobody set baggage) or partial (some of it is missing).
+    """
+    with ledger() as found:
+        result = found.query("SELECT * FROM unattributed_spend LIMIT 50")
+        if not as_json:
+            below = os.getcwd() + os.sep
+            result.rows[:] = [(str(row[0]).removeprefix(below), *row[1:]) for row in result.rows]
+        show(result, "Calls that are not fully attributed", json_output=as_json)
+
+
+@click.command()
+@click.argument("query")
+@as_json
+@reported
+def sql(query: str, as_json: bool) -> None:
+    """Ask the ledger a question in SQL.
+
+    \b
+    Example:
+      spanledger sql "SELECT feature, sum(cost_usd) FROM llm_calls FINAL GROUP BY feature"
+    """
+    with ledger() as found:
+        show(found.query(query), "", json_output=as_json)
+
+
+COMMANDS: Final = (spend, request, who_forgot, sql)

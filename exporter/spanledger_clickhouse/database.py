@@ -1,0 +1,125 @@
+"""A connection to the ledger's ClickHouse, from a DSN: a server over HTTP(S), or chDB in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from spanledger import settings
+
+DEFAULT_DATABASE: Final = "spanledger"
+SECURE: Final = frozenset({"https", "clickhouses"})
+SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | SECURE
+
+
+class DatabaseError(Exception):
+    """The ledger's database cannot be used; the message says why and what to do, without any password."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the ledger is."""
+
+    dsn: str
+    database: str
+
+    @property
+    def embedded(self) -> bool:
+        return self.dsn.startswith("chdb:")
+
+    @property
+    def shown(self) -> str:
+        """The DSN without its password."""
+        return settings.masked(self.dsn)
+
+
+def target(dsn: str | None = None) -> Target:
+    """The ledger to use: `dsn`, else SPANLEDGER_DSN, else the embedded one in the state directory.
+
+    Raises:
+        DatabaseError: the DSN has no scheme that is known.
+    """
+    dsn = dsn or settings.setting("dsn") or f"chdb://{settings.state_dir() / 'ledger'}"
+    parts = urlsplit(dsn)
+    if parts.scheme == "chdb":
+        return Target(dsn, DEFAULT_DATABASE)
+    if parts.scheme not in SERVER_SCHEMES or not parts.hostname:
+        raise DatabaseError(
+            f"SPANLEDGER_DSN={settings.masked(dsn)!r} is no DSN: use clickhouse[s]://user:password@host:port/database, "
+            "http(s)://..., or chdb:///path"
+        )
+    return Target(dsn, parts.path.strip("/") or DEFAULT_DATABASE)
+
+
+@contextmanager
+def connected(where: Target) -> Iterator[Any]:
+    """A clickhouse-connect client for `where`, closed at the end.
+
+    Raises:
+        DatabaseError: the server does not answer, refuses us, or the embedded ledger is in use.
+    """
+    client = connect(where)
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):  # whatever closing fails at, the work is done
+            client.close()
+
+
+def connect(where: Target) -> Any:
+    """A clickhouse-connect client; the caller closes it. Raises DatabaseError as `connected` does."""
+    import clickhouse_connect
+    from clickhouse_connect.driver.exceptions import Error
+
+    # The driver logs statements and tracebacks of its own; what matters is in our errors.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    try:
+        if where.embedded:
+            return _embedded(where, clickhouse_connect)
+        parts = urlsplit(where.dsn)
+        return clickhouse_connect.get_client(
+            host=parts.hostname or "localhost",
+            port=parts.port or (8443 if parts.scheme in SECURE else 8123),
+            username=_unquoted(parts.username),
+            password=_unquoted(parts.password) or "",
+            secure=parts.scheme in SECURE,
+            connect_timeout=5,
+            send_receive_timeout=60,
+            autogenerate_session_id=False,  # a session would serialise, and fail, concurrent queries
+        )
+    except ImportError as error:
+        raise DatabaseError(
+            "the embedded ledger needs chDB: pip install 'spanledger[embedded]', "
+            "or set SPANLEDGER_DSN to a ClickHouse server"
+        ) from error
+    except (Error, OSError) as error:
+        if where.embedded:
+            raise DatabaseError(
+                f"the embedded ledger {where.shown} cannot be opened. One process at a time may hold it: "
+                "is another spanledger command running?"
+            ) from error
+        raise DatabaseError(f"cannot reach ClickHouse at {where.shown}: {reason(error)}") from error
+
+
+def _embedded(where: Target, clickhouse_connect: Any) -> Any:
+    path = Path(where.dsn.removeprefix("chdb://").partition("?")[0]).expanduser()
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
+
+
+def _unquoted(part: str | None) -> str | None:
+    from urllib.parse import unquote
+
+    return unquote(part) if part is not None else None
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the driver says, on one line and not longer than 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return settings.masked(text)[:300]

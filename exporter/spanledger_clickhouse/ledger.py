@@ -1,0 +1,68 @@
+"""Asking the ledger: the database of a command, its schema in place and the spool drained into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from spanledger import settings
+from spanledger_clickhouse import schema, shipper, writer
+from spanledger_clickhouse.database import DatabaseError, Target, connected, reason, target
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows of a query, with the names and types of their columns."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """An open ledger."""
+
+    client: Any
+    where: Target
+
+    def query(self, statement: str, parameters: dict[str, Any] | None = None) -> Result:
+        """Run a SELECT; bare table names mean the ledger's database.
+
+        Raises:
+            DatabaseError: ClickHouse refused the statement; the message is its own.
+        """
+        from clickhouse_connect.driver.exceptions import Error
+
+        try:
+            found = self.client.query(statement, parameters=parameters)
+        except Error as error:
+            raise DatabaseError(reason(error)) from error
+        return Result(
+            tuple(found.column_names), tuple(kind.name for kind in found.column_types), list(found.result_rows)
+        )
+
+
+@contextmanager
+def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = None) -> Iterator[Ledger]:
+    """The ledger of SPANLEDGER_DSN, else the embedded one; what waits in the spool is shipped first.
+
+    Raises:
+        DatabaseError: it cannot be opened.
+    """
+    where = target(dsn)
+    with connected(where) as client:
+        schema.migrate(client, where)
+        ledger = Ledger(client, where)
+        try:
+            shipper.drain(settings.spool_dir(), lambda batch: writer.insert(client, where, batch), progress)
+        except shipper.Busy:
+            pass  # the application's own shipper is at it: what it has not sent yet comes a second later
+        client.command(f"USE `{where.database}`") if where.embedded else _use(client, where.database)
+        yield ledger
+
+
+def _use(client: Any, database: str) -> None:
+    client.database = database

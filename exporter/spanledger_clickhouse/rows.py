@@ -1,0 +1,305 @@
+"""The one mapping from an OTLP span to a row of `llm_calls`, for every way in.
+
+Takes spans as OTLP JSON (a spool's line, or a protobuf message turned into the same dict) and gives
+tuples in the order of `COLUMNS`. Pure and total: a value of the wrong type becomes the column's empty
+value, so no span can fail a batch; text is made valid UTF-8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final, cast
+
+from spanledger import attributes as a
+from spanledger.reading import Json, items, mapping
+from spanledger.usage import from_attributes
+
+Value = str | int | float | bool | list["Value"] | None
+Attributes = Mapping[str, Value]
+Row = tuple[object, ...]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_PICO: Final = 10**18 - 1
+"""Decimal(18, 12) holds less than a million dollars a row."""
+
+TOKENS: Final = (
+    ("input_uncached_tokens", "input"),
+    ("input_audio_tokens", "input_audio"),
+    ("input_image_tokens", "input_image"),
+    ("input_video_tokens", "input_video"),
+    ("cache_read_tokens", "cache_read"),
+    ("cache_read_audio_tokens", "cache_read_audio"),
+    ("cache_read_image_tokens", "cache_read_image"),
+    ("cache_read_video_tokens", "cache_read_video"),
+    ("cache_write_tokens", "cache_write"),
+    ("cache_write_1h_tokens", "cache_write_1h"),
+    ("cache_write_12h_tokens", "cache_write_12h"),
+    ("output_text_tokens", "output"),
+    ("output_audio_tokens", "output_audio"),
+    ("output_image_tokens", "output_image"),
+    ("output_video_tokens", "output_video"),
+    ("reasoning_tokens", "reasoning"),
+    ("web_searches", "web_searches"),
+    ("file_searches", "file_searches"),
+    ("code_sessions", "code_sessions"),
+    ("maps_queries", "maps_queries"),
+)
+"""Column -> field of `Usage`."""
+
+COSTS: Final = (
+    ("cost_usd", a.COST_TOTAL),
+    ("input_cost_usd", a.COST_INPUT),
+    ("cache_read_cost_usd", a.COST_CACHE_READ),
+    ("cache_write_cost_usd", a.COST_CACHE_WRITE),
+    ("output_cost_usd", a.COST_OUTPUT),
+    ("tools_cost_usd", a.COST_TOOLS),
+    ("other_cost_usd", a.COST_OTHER),
+)
+
+TEXT: Final = "String"
+LOW: Final = "LowCardinality(String)"
+LOWS: Final = "Array(LowCardinality(String))"
+NULLABLE: Final = "Nullable(String)"
+LOW_NULLABLE: Final = "LowCardinality(Nullable(String))"
+MONEY: Final = "Nullable(Decimal(18, 12))"
+MAP: Final = "Map(LowCardinality(String), String)"
+
+COLUMNS: Final[dict[str, str]] = {
+    "tenant_id": LOW,
+    "start_time": "DateTime64(6, 'UTC')",
+    "trace_id": TEXT,
+    "span_id": TEXT,
+    "parent_span_id": TEXT,
+    "response_id": TEXT,
+    "process_id": TEXT,
+    "sequence": "Nullable(UInt64)",
+    "service": LOW,
+    "environment": LOW_NULLABLE,
+    "feature": LOW_NULLABLE,
+    "user_id": NULLABLE,
+    "request_id": NULLABLE,
+    "session_id": NULLABLE,
+    "conversation_id": NULLABLE,
+    "customer_tier": LOW_NULLABLE,
+    "labels": MAP,
+    "attribution_reason": LOW,
+    "code_file": TEXT,
+    "code_line": "UInt32",
+    "code_function": TEXT,
+    "provider": LOW,
+    "operation": LOW,
+    "request_model": LOW,
+    "response_model": LOW,
+    "server_address": LOW,
+    "service_tier": LOW,
+    "inference_geo": LOW,
+    "speed": LOW,
+    "is_streaming": "Bool",
+    "is_batch": "Bool",
+    "temperature": "Nullable(Float64)",
+    "max_tokens": "Nullable(UInt32)",
+    "prompt_name": LOW,
+    "prompt_hash": TEXT,
+    **{column: "UInt32" for column, _ in TOKENS},
+    "reported_total_tokens": "Nullable(UInt64)",
+    "usage_source": LOW,
+    **{column: MONEY for column, _ in COSTS},
+    "computed_cost_usd": MONEY,
+    "price_status": LOW,
+    "price_key": LOW,
+    "price_source": LOW,
+    "price_version": LOW,
+    "price_flags": LOWS,
+    "duration_us": "UInt64",
+    "time_to_first_chunk_us": "Nullable(UInt64)",
+    "outcome": LOW,
+    "error_type": LOW,
+    "finish_reasons": LOWS,
+    "attempts": "UInt16",
+    "attempt_status": LOWS,
+    "attempt_duration_us": "Array(UInt64)",
+    "attempt_billed": LOWS,
+    "usage_json": TEXT,
+    "attributes": MAP,
+    "scope": LOW,
+    "source": LOW,
+}
+"""Column of `llm_calls` -> its type, in the order of a row."""
+
+KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
+"""Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
+
+
+def rows(line: bytes | str, source: str = "spool") -> Iterator[Row]:
+    """The rows of one OTLP JSON line.
+
+    Raises:
+        ValueError: the line is no JSON object.
+    """
+    document = json.loads(line)
+    if not isinstance(document, dict):
+        raise ValueError("an OTLP JSON line is an object")
+    for resource_spans in items(document, "resourceSpans"):
+        resource = attributes_of(mapping(resource_spans, "resource"))
+        for scope_spans in items(resource_spans, "scopeSpans"):
+            scope = text(mapping(scope_spans, "scope").get("name"))
+            for span in items(scope_spans, "spans"):
+                if scope.startswith(a.SCOPE_PREFIX):
+                    yield row(mapping(span), resource, scope, source)
+
+
+def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:
+    """One span as a row, in the order of `COLUMNS`."""
+    at = attributes_of(span)
+    start, end = nanoseconds(span.get("startTimeUnixNano")), nanoseconds(span.get("endTimeUnixNano"))
+    usage = from_attributes(at)
+    tokens = [getattr(usage, field) if usage else 0 for _, field in TOKENS]
+    priced = natural(at.get(a.COST_TOTAL)) is not None
+    return (
+        text(at.get(a.TENANT_ID)),
+        EPOCH + timedelta(microseconds=start // 1000),
+        text(span.get("traceId")),
+        text(span.get("spanId")),
+        text(span.get("parentSpanId")),
+        text(at.get(a.RESPONSE_ID)),
+        text(at.get(a.PROCESS_ID)),
+        natural(at.get(a.SEQUENCE)),
+        text(resource.get(a.SERVICE_NAME)),
+        text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_OLD)) or None,
+        text(at.get(a.FEATURE)) or None,
+        text(at.get(a.USER_ID)) or None,
+        text(at.get(a.REQUEST_ID)) or None,
+        text(at.get(a.SESSION_ID)) or None,
+        text(at.get(a.CONVERSATION_ID)) or None,
+        text(at.get(a.CUSTOMER_TIER)) or None,
+        {key.removeprefix(a.LABEL_PREFIX): text(at[key]) for key in at if key.startswith(a.LABEL_PREFIX)},
+        text(at.get(a.ATTRIBUTION_REASON)),
+        text(at.get(a.CODE_FILE)),
+        natural(at.get(a.CODE_LINE), 32) or 0,
+        text(at.get(a.CODE_FUNCTION)),
+        text(at.get(a.PROVIDER)),
+        text(at.get(a.OPERATION)),
+        text(at.get(a.REQUEST_MODEL)),
+        text(at.get(a.RESPONSE_MODEL)),
+        text(at.get(a.SERVER_ADDRESS)),
+        text(at.get(a.SERVICE_TIER)),
+        text(at.get(a.INFERENCE_GEO)),
+        text(at.get(a.SPEED)),
+        at.get(a.REQUEST_STREAM) is True,
+        at.get(a.BATCH) is True,
+        real(at.get(a.REQUEST_TEMPERATURE)),
+        natural(at.get(a.REQUEST_MAX_TOKENS), 32),
+        text(at.get(a.PROMPT_NAME)),
+        text(at.get(a.PROMPT_HASH)),
+        *tokens,
+        natural(at.get(a.REPORTED_TOTAL)),
+        text(at.get(a.USAGE_SOURCE)),
+        *(money(at.get(name), priced) for _, name in COSTS),
+        money(at.get(a.COST_COMPUTED), False),
+        text(at.get(a.PRICE_STATUS)),
+        text(at.get(a.PRICE_KEY)),
+        text(at.get(a.PRICE_SOURCE)),
+        text(at.get(a.PRICE_VERSION)),
+        texts(at.get(a.PRICE_FLAGS)),
+        max(0, end - start) // 1000,
+        seconds_to_us(at.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
+        text(at.get(a.OUTCOME)),
+        text(at.get(a.ERROR_TYPE)),
+        texts(at.get(a.RESPONSE_FINISH_REASONS)),
+        natural(at.get(a.ATTEMPTS), 16) or 0,
+        texts(at.get(a.ATTEMPT_STATUS)),
+        [natural(value) or 0 for value in many(at.get(a.ATTEMPT_DURATION_US))],
+        texts(at.get(a.ATTEMPT_BILLED)),
+        text(at.get(a.USAGE_RAW)),
+        {text(key): shown(at[key]) for key in at if key not in KNOWN and not key.startswith(a.LABEL_PREFIX)},
+        text(scope),
+        source,
+    )
+
+
+def attributes_of(owner: Json) -> dict[str, Value]:
+    """The attributes of an OTLP span or resource as plain values."""
+    found: dict[str, Value] = {}
+    for item in items(owner, "attributes"):
+        pair = mapping(item)
+        key = pair.get("key")
+        if isinstance(key, str):
+            found[key] = any_value(mapping(pair, "value"))
+    return found
+
+
+def any_value(value: Json) -> Value:
+    """An OTLP AnyValue; 64-bit integers come as strings."""
+    for kind, content in value.items():
+        if kind == "intValue":
+            return natural_or_negative(content)
+        if kind == "arrayValue":
+            return [any_value(mapping(part)) for part in items(content, "values")]
+        if kind == "doubleValue":
+            return float(content) if isinstance(content, int | float | str) and _is_float(content) else None
+        if kind in ("stringValue", "boolValue"):
+            return content if isinstance(content, str | bool) else None
+        return json.dumps(content)
+    return None
+
+
+def _is_float(content: float | str) -> bool:
+    try:
+        float(content)
+    except ValueError:
+        return False
+    return True
+
+
+def natural_or_negative(content: object) -> int | None:
+    if isinstance(content, str):
+        digits = content.removeprefix("-")
+        return int(content) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+    return content if type(content) is int else None
+
+
+def nanoseconds(value: object) -> int:
+    found = natural_or_negative(value)
+    return found if found is not None and 0 <= found < 2**63 else 0
+
+
+def natural(value: object, bits: int = 63) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**bits else None
+
+
+def real(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def seconds_to_us(value: object) -> int | None:
+    found = real(value)
+    return int(found * 1e6) if found is not None and 0 <= found < 1e12 else None
+
+
+def money(value: object, priced: bool) -> Decimal | None:
+    """Picodollars as USD; a component that a priced call lacks cost nothing."""
+    if type(value) is int and abs(value) <= MAX_PICO:
+        return Decimal(value).scaleb(-12)
+    return Decimal(0) if priced else None
+
+
+def text(value: object) -> str:
+    """A string that ClickHouse takes: valid UTF-8, '' for anything that is none."""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def many(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def texts(value: object) -> list[str]:
+    return [text(part) for part in many(value)]
+
+
+def shown(value: object) -> str:
+    return text(value) if isinstance(value, str) else text(json.dumps(value))

@@ -1,0 +1,171 @@
+"""Switching Spanledger on: the entry point of `opentelemetry-instrument`, and `install()`.
+
+One spool and one `LedgerProcessor` a process, added to every TracerProvider that makes our spans. Where
+the application has no TracerProvider (opentelemetry-instrument without a distro) calls are recorded
+through a private one, never set as the global one; the day the application sets its own, that is used.
+Nothing here raises: an exception in the entry point would end all auto-instrumentation.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+from weakref import WeakSet
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Tracer
+
+from spanledger import settings
+from spanledger.guard import log, quietly
+from spanledger.processor import LedgerProcessor
+from spanledger.spool import Spool
+from spanledger.version import VERSION
+
+DEFAULT_MAX_BYTES = 1 << 30
+
+_lock = threading.RLock()
+_processor: LedgerProcessor | None = None
+_spool: Spool | None = None
+_bound: WeakSet[TracerProvider] = WeakSet()
+_private: TracerProvider | None = None
+_tracers: dict[str, tuple[object, Tracer]] = {}
+_shipper: Any = None
+
+
+def pre_instrument() -> None:
+    """Entry point `opentelemetry_pre_instrument`: runs once OpenTelemetry is configured, before instrumentors."""
+    with quietly("starting Spanledger"):
+        if disabled():
+            return
+        provider = _unwrapped(trace.get_tracer_provider())
+        if provider is not None:
+            install(provider)
+
+
+def disabled() -> bool:
+    return settings.enabled("disabled")
+
+
+def install(tracer_provider: Any = None) -> bool:
+    """Attach Spanledger to a TracerProvider; calling it again changes nothing.
+
+    Args:
+        tracer_provider: an SDK TracerProvider; by default the global one.
+
+    Returns:
+        Whether Spanledger is attached. It is not where SPANLEDGER_DISABLED is set, or where there is
+        no SDK TracerProvider yet: then call `install` once there is one.
+    """
+    if disabled():
+        return False
+    with quietly("installing Spanledger"), _lock:
+        provider = _unwrapped(tracer_provider or trace.get_tracer_provider())
+        if provider is None:
+            log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")
+            return False
+        if provider not in _bound:
+            provider.add_span_processor(_ledger())
+            _bound.add(provider)
+        return True
+    return False
+
+
+def bound() -> bool:
+    """Whether a LedgerProcessor of this process records calls (then the exporter of the same name is inert)."""
+    return len(_bound) > 0
+
+
+def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
+    """The tracer for our spans: of `tracer_provider`, else the global provider, else the private one."""
+    given = tracer_provider or trace.get_tracer_provider()
+    known = _tracers.get(scope)
+    if known is not None and known[0] is given:
+        return known[1]
+    with _lock:
+        provider = _unwrapped(given) or _own_provider()
+        install(provider)
+        found = provider.get_tracer(scope, VERSION)
+        _tracers[scope] = (given, found)
+        return found
+
+
+def flush() -> None:
+    """Hand what is spooled to the shipper now, where a destination is configured. Rows are on disk either way."""
+    with quietly("flushing"):
+        if _shipper is not None:
+            _shipper.flush()
+
+
+def _own_provider() -> TracerProvider:
+    global _private
+    if _private is None:
+        _private = TracerProvider(shutdown_on_exit=False)
+    return _private
+
+
+def _unwrapped(provider: Any) -> TracerProvider | None:
+    """The SDK's provider behind a wrapper such as Logfire's proxy (its `.provider`)."""
+    for _ in range(4):
+        if isinstance(provider, TracerProvider):
+            return provider
+        provider = getattr(provider, "provider", None)
+    return None
+
+
+def _ledger() -> LedgerProcessor:
+    global _processor, _spool
+    if _processor is None:
+        _spool = Spool(settings.spool_dir(), _max_bytes())
+        _processor = LedgerProcessor(_spool)
+        os.register_at_fork(after_in_child=_after_fork)
+        _start_background()
+        log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
+    return _processor
+
+
+def _max_bytes() -> int:
+    text = settings.setting("spool_max_bytes")
+    if text is None:
+        return DEFAULT_MAX_BYTES
+    try:
+        return max(1 << 20, int(text))
+    except ValueError:
+        log.error("SPANLEDGER_SPOOL_MAX_BYTES=%r is no number of bytes; using %d", text, DEFAULT_MAX_BYTES)
+        return DEFAULT_MAX_BYTES
+
+
+def _start_background() -> None:
+    """Load the prices off the call's path; start the shipper where a server is configured."""
+    threading.Thread(target=_prepare, name="spanledger-prepare", daemon=True).start()
+
+
+def _prepare() -> None:
+    from spanledger.pricing.table import prices
+
+    with quietly("loading prices"):
+        prices()
+    with quietly("starting the shipper"):
+        _start_shipper()
+
+
+def _start_shipper() -> None:
+    global _shipper
+    dsn = settings.setting("dsn")
+    if dsn is None or dsn.startswith("chdb:") or _spool is None:
+        return  # the rows wait in the spool: the application never opens the embedded engine
+    from spanledger_clickhouse.shipper import BackgroundShipper  # the one arrow to the other package
+
+    _shipper = BackgroundShipper(_spool.directory, dsn)
+    _shipper.start()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+    with quietly("reopening after a fork"):
+        if _spool is not None:
+            _spool.after_fork()
+            if _shipper is not None:
+                _start_background()

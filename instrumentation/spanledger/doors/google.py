@@ -1,0 +1,324 @@
+"""The doors of google-genai: one call per successful HTTP response, whatever method caused it.
+
+Patched: `BaseApiClient._request[_once]` and their asynchronous twins (one call per attempt inside the
+SDK's retry loop; the `_once` pair exists from 1.40 on), `HttpResponse.segments` / `async_segments`
+(every raw chunk of a stream), and the streaming methods of `Models` and `Chat`, which send nothing
+before their first `next()`: there only the caller's context is kept for that moment. Automatic
+function calling and continuation send further requests, each of which is a call of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Generator, Iterator
+from contextvars import ContextVar
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import wrapt
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Tracer
+
+from spanledger import hosts
+from spanledger.call import Call
+from spanledger.guard import quietly
+from spanledger.providers import Provider
+
+HOOKS: Final = {
+    "BaseApiClient": {"_request": ("http_request", "stream"), "_async_request": ("http_request", "stream")},
+    "HttpResponse": {"segments": (), "async_segments": ()},
+}
+STREAMS: Final = {
+    "google.genai.models": {"Models": "generate_content_stream", "AsyncModels": "generate_content_stream"},
+    "google.genai.chats": {"Chat": "send_message_stream", "AsyncChat": "send_message_stream"},
+}
+"""Module -> class -> the method whose iterator sends the request."""
+
+_origin: ContextVar[Context | None] = ContextVar("spanledger_origin", default=None)
+"""The context in which the stream now being advanced was asked for."""
+
+
+class _Sent:
+    """A call whose request is being sent, and the attempt that failed last."""
+
+    __slots__ = ("call", "failed")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.failed: tuple[int | None] | None = None
+
+
+_sent: ContextVar[_Sent | None] = ContextVar("spanledger_sent", default=None)
+
+
+def missing(api_client: ModuleType) -> list[str]:
+    """The hooks that this release of the SDK lacks."""
+    found: list[str] = []
+    for owner, methods in HOOKS.items():
+        for method, needed in methods.items():
+            function = getattr(getattr(api_client, owner, None), method, None)
+            parameters = inspect.signature(function).parameters if function else {}
+            if function is None:
+                found.append(f"{owner}.{method}")
+            found += [f"{owner}.{method}({name})" for name in needed if function and name not in parameters]
+    return found
+
+
+@lru_cache(maxsize=256)
+def _server(origin: str) -> tuple[str, int | None]:
+    parts = urlsplit(origin)
+    return parts.hostname or "", parts.port
+
+
+class GoogleDoor:
+    """Patches `google.genai`; `remove()` puts the originals back."""
+
+    def __init__(self, provider: Provider, tracer: Callable[[], Tracer]) -> None:
+        self._provider = provider
+        self._tracer = tracer
+        self._originals: list[tuple[type, str, Any]] = []
+
+    def install(self, api_client: ModuleType) -> None:
+        client, response = api_client.BaseApiClient, api_client.HttpResponse
+        self._patch(client, "_request", self._request)
+        self._patch(client, "_async_request", self._request_async)
+        if hasattr(client, "_request_once"):
+            self._patch(client, "_request_once", self._once)
+            self._patch(client, "_async_request_once", self._once_async)
+        self._patch(response, "segments", self._segments)
+        self._patch(response, "async_segments", self._async_segments)
+
+    def keep_origin(self, module: ModuleType) -> None:
+        for owner, method in STREAMS[module.__name__].items():
+            cls = getattr(module, owner, None)
+            if cls is not None and method in cls.__dict__:
+                make = self._stream_async if owner.startswith("Async") else self._stream
+                self._patch(cls, method, make)
+
+    def remove(self) -> None:
+        for owner, name, original in reversed(self._originals):
+            setattr(owner, name, original)
+        self._originals.clear()
+
+    def _patch(self, owner: type, name: str, make: Callable[[Any], Any]) -> None:
+        original = owner.__dict__[name]
+        wrapper = make(original)
+        wrapper.__wrapped__ = original
+        wrapper.__name__, wrapper.__qualname__, wrapper.__doc__ = name, f"{owner.__name__}.{name}", original.__doc__
+        setattr(owner, name, wrapper)
+        self._originals.append((owner, name, original))
+
+    # --- one logical request: attempts, then one response or none ------------------------------------
+
+    def _begin(self, client: Any, http_request: Any) -> _Sent | None:
+        with quietly("beginning a call"):
+            url = str(http_request.url)
+            request = self._provider.request(http_request.method, url, http_request.data)
+            if request is None:
+                return None
+            server = _server(url[: url.find("/", 8)])
+            default = "gcp.vertex_ai" if getattr(client, "vertexai", False) else self._provider.NAME
+            name = hosts.provider_at(server[0]) or default
+            context = _origin.get() or otel_context.get_current()
+            return _Sent(Call(self._tracer(), self._provider, request, name, server, context))
+        return None
+
+    def _request(self, original: Any) -> Any:
+        def request(client: Any, http_request: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = self._begin(client, http_request)
+            if sent is None:
+                return original(client, http_request, *args, **kwargs)
+            with _Sending(sent):
+                response = original(client, http_request, *args, **kwargs)
+            _answered(sent.call, response)
+            return response
+
+        return request
+
+    def _request_async(self, original: Any) -> Any:
+        async def request(client: Any, http_request: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = self._begin(client, http_request)
+            if sent is None:
+                return await original(client, http_request, *args, **kwargs)
+            with _Sending(sent):
+                response = await original(client, http_request, *args, **kwargs)
+            _answered(sent.call, response)
+            return response
+
+        return request
+
+    def _once(self, original: Any) -> Any:
+        def request_once(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with _Attempt(_sent.get()):
+                return original(client, *args, **kwargs)
+
+        return request_once
+
+    def _once_async(self, original: Any) -> Any:
+        async def request_once(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with _Attempt(_sent.get()):
+                return await original(client, *args, **kwargs)
+
+        return request_once
+
+    # --- streams -----------------------------------------------------------------------------------------
+
+    def _segments(self, original: Any) -> Any:
+        def segments(response: Any) -> Any:
+            call = getattr(response, "_spanledger", None)
+            return original(response) if call is None else _followed(original(response), call)
+
+        return segments
+
+    def _async_segments(self, original: Any) -> Any:
+        def async_segments(response: Any) -> Any:
+            call = getattr(response, "_spanledger", None)
+            return original(response) if call is None else _AsyncSegments(original(response), call)
+
+        return async_segments
+
+    def _stream(self, original: Any) -> Any:
+        def stream(*args: Any, **kwargs: Any) -> Any:
+            return _Resumed(original(*args, **kwargs))
+
+        return stream
+
+    def _stream_async(self, original: Any) -> Any:
+        async def stream(*args: Any, **kwargs: Any) -> Any:
+            return _AsyncResumed(await original(*args, **kwargs))
+
+        return stream
+
+
+class _Sending:
+    """Our span is current while the SDK sends; a failure that no response followed ends the call."""
+
+    __slots__ = ("_context", "_sent", "_token")
+
+    def __init__(self, sent: _Sent) -> None:
+        self._sent = sent
+
+    def __enter__(self) -> None:
+        self._token = _sent.set(self._sent)
+        self._context = otel_context.attach(self._sent.call.current())
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        otel_context.detach(self._context)
+        _sent.reset(self._token)
+        if error is not None:
+            self._sent.call.fail(error, _status(error))
+
+
+class _Attempt:
+    """One HTTP attempt; a failed one is told to the call when the next one begins."""
+
+    __slots__ = ("_sent",)
+
+    def __init__(self, sent: _Sent | None) -> None:
+        self._sent = sent
+
+    def __enter__(self) -> None:
+        sent = self._sent
+        if sent is not None:
+            if sent.failed is not None:
+                sent.call.retried(sent.failed[0])
+                sent.failed = None
+            sent.call.attempt()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._sent is not None and error is not None:
+            self._sent.failed = (_status(error),)
+
+
+def _status(error: BaseException) -> int | None:
+    code = getattr(error, "code", None)
+    return code if isinstance(code, int) else None
+
+
+def _answered(call: Call, response: Any) -> None:
+    with quietly("reading a response"):
+        stream = response.response_stream
+        if isinstance(stream, list):
+            if stream and stream[0]:
+                call.body(json.loads(stream[0]))
+            call.finish()
+        else:
+            response._spanledger = call
+
+
+def _followed(segments: Iterator[Any], call: Call) -> Generator[Any, None, None]:
+    try:
+        for chunk in segments:
+            with quietly("reading an event"):
+                call.feed(chunk)
+            yield chunk
+    finally:
+        call.finish()
+
+
+class _AsyncSegments:
+    """The chunks of an asynchronous stream, told to the call (an iterator, not one generator more)."""
+
+    def __init__(self, segments: Any, call: Call) -> None:
+        self._segments = segments
+        self._call = call
+
+    def __aiter__(self) -> _AsyncSegments:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            chunk = await self._segments.__anext__()
+        except BaseException:
+            self._call.finish()
+            raise
+        with quietly("reading an event"):
+            self._call.feed(chunk)
+        return chunk
+
+    async def aclose(self) -> None:
+        self._call.finish()
+        await self._segments.aclose()
+
+    def __del__(self) -> None:
+        self._call.finish()
+
+
+class _Resumed(wrapt.ObjectProxy):  # type: ignore[misc]
+    """A stream that sends its request in the context it was asked for in, not the one it is read in."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._self_context = otel_context.get_current()
+
+    def __iter__(self) -> _Resumed:
+        return self
+
+    def __next__(self) -> Any:
+        token = _origin.set(self._self_context)
+        try:
+            return self.__wrapped__.__next__()
+        finally:
+            _origin.reset(token)
+
+
+class _AsyncResumed(wrapt.ObjectProxy):  # type: ignore[misc]
+    """The asynchronous twin of `_Resumed`."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._self_context = otel_context.get_current()
+
+    def __aiter__(self) -> _AsyncResumed:
+        return self
+
+    async def __anext__(self) -> Any:
+        token = _origin.set(self._self_context)
+        try:
+            return await self.__wrapped__.__anext__()
+        finally:
+            _origin.reset(token)

@@ -1,0 +1,393 @@
+"""The doors of the OpenAI and Anthropic SDKs: two copies of the same generated client (Stainless).
+
+Patched, in `<package>._base_client` (same signatures in openai >= 1.40 and anthropic >= 0.39):
+
+- `{Sync,Async}APIClient.request`: the caller's context, the logical path, failures;
+- `BaseClient._build_request`: each attempt; `include_usage` for OpenAI's chat streams;
+- `{Sync,Async}APIClient._sleep_for_retry`: what became of an attempt;
+- `{Sync,Async}APIClient._process_response`: one successful HTTP response, one `Call`;
+- `BaseClient._process_response_data`: every parsed body and every parsed stream event.
+
+`request` may be hidden by a peer that wraps it on a subclass; then a call begins at its first attempt.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Tracer
+
+from spanledger import hosts
+from spanledger.call import Call
+from spanledger.doors.sse import Tap
+from spanledger.guard import log, quietly
+from spanledger.providers import Provider, Request
+
+HOOKS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "BaseClient": {
+        "_build_request": ("options",),
+        "_process_response_data": ("data", "cast_to", "response"),
+    },
+    "SyncAPIClient": {
+        "request": ("cast_to", "options"),
+        "_process_response": ("cast_to", "options", "response", "stream", "stream_cls"),
+    },
+    "AsyncAPIClient": {
+        "request": ("cast_to", "options"),
+        "_process_response": ("cast_to", "options", "response", "stream", "stream_cls"),
+    },
+}
+"""Class -> method -> the parameters we rely on."""
+
+USAGE_HOSTS: Final = {"openai", "azure.ai.openai"}
+"""Providers known to accept `stream_options.include_usage` (openai 3.57 chat_completion_stream_options_param)."""
+
+RAW_HEADER: Final = "x-stainless-raw-response"
+MAX_JSON: Final = 8 << 20
+
+_current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
+
+
+def missing(base_client: ModuleType) -> list[str]:
+    """The hooks that this release of the SDK lacks, e.g. ["BaseClient._build_request(options)"]."""
+    found: list[str] = []
+    for owner, methods in HOOKS.items():
+        for method, needed in methods.items():
+            function = getattr(getattr(base_client, owner, None), method, None)
+            parameters = inspect.signature(function).parameters if function else {}
+            found += [f"{owner}.{method}({name})" for name in needed if name not in parameters]
+    return found
+
+
+class StainlessDoor:
+    """Patches one SDK's `_base_client`; `remove()` puts the originals back."""
+
+    def __init__(
+        self, base_client: ModuleType, provider: Provider, tracer: Callable[[], Tracer], usage_hosts: frozenset[str]
+    ) -> None:
+        """`tracer` is asked at each call, so a provider set late is found; `usage_hosts` are further
+        hosts whose chat streams may be asked for usage."""
+        self._module = base_client
+        self._provider = provider
+        self._tracer = tracer
+        self._usage_hosts = usage_hosts
+        self._originals: list[tuple[type, str, Any]] = []
+
+    def install(self) -> None:
+        base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
+        self._patch(sync, "request", self._request)
+        self._patch(asynchronous, "request", self._request_async)
+        self._patch(base, "_build_request", self._build_request)
+        self._patch(base, "_process_response_data", self._process_response_data)
+        self._patch(sync, "_process_response", self._process_response)
+        self._patch(asynchronous, "_process_response", self._process_response_async)
+        for client in (sync, asynchronous):
+            if hasattr(client, "_sleep_for_retry"):
+                self._patch(client, "_sleep_for_retry", self._sleep_for_retry)
+
+    def remove(self) -> None:
+        for owner, name, original in reversed(self._originals):
+            setattr(owner, name, original)
+        self._originals.clear()
+
+    def _patch(self, owner: type, name: str, make: Callable[[Any], Any]) -> None:
+        original = owner.__dict__[name]
+        wrapper = make(original)
+        wrapper.__wrapped__ = original
+        wrapper.__name__, wrapper.__qualname__, wrapper.__doc__ = name, f"{owner.__name__}.{name}", original.__doc__
+        setattr(owner, name, wrapper)
+        self._originals.append((owner, name, original))
+
+    # --- the logical call -----------------------------------------------------------------------
+
+    def _begin(self, client: Any, options: Any) -> Call | None:
+        with quietly("beginning a call"):
+            body = options.json_data
+            extra = options.extra_json
+            if extra and isinstance(body, dict):
+                body = {**body, **extra}
+            request = self._provider.request(options.method, options.url, body)
+            return self._call(client, request) if request else None
+        return None
+
+    def _call(self, client: Any, request: Request) -> Call:
+        url = client.base_url
+        host = url.host
+        name = hosts.provider_at(host) or self._provider.NAME
+        return Call(self._tracer(), self._provider, request, name, (host, url.port), otel_context.get_current())
+
+    def _request(self, original: Any) -> Any:
+        def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            call = self._begin(client, options)
+            if call is None:
+                return original(client, cast_to, options, *args, **kwargs)
+            with _Sending(call):
+                return original(client, cast_to, options, *args, **kwargs)
+
+        return request
+
+    def _request_async(self, original: Any) -> Any:
+        async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            call = self._begin(client, options)
+            if call is None:
+                return await original(client, cast_to, options, *args, **kwargs)
+            with _Sending(call):
+                return await original(client, cast_to, options, *args, **kwargs)
+
+        return request
+
+    # --- attempts ----------------------------------------------------------------------------------
+
+    def _build_request(self, original: Any) -> Any:
+        def build_request(client: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            call = _current.get()
+            with quietly("preparing an attempt"):
+                if call is not None:
+                    call.attempt()
+                    self._ask_for_usage(client, call, options)
+            return original(client, options, *args, **kwargs)
+
+        return build_request
+
+    def _ask_for_usage(self, client: Any, call: Call, options: Any) -> None:
+        """Have an OpenAI chat stream end with its usage, where the caller left that open."""
+        request = call.request
+        if not request.stream or request.include_usage is not None or self._provider.NAME != "openai":
+            return
+        body = options.json_data
+        if not isinstance(body, dict) or request.operation != "chat" or "messages" not in body:
+            return
+        host = client.base_url.host
+        if hosts.provider_at(host) not in USAGE_HOSTS and host not in self._usage_hosts:
+            return
+        asked = body.get("stream_options")
+        options.json_data = {**body, "stream_options": {**(asked or {}), "include_usage": True}}
+        call.hides_usage = True
+
+    def _sleep_for_retry(self, original: Any) -> Any:
+        def sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
+            call = _current.get()
+            if call is not None:
+                with quietly("recording an attempt"):
+                    response = kwargs.get("response")
+                    call.retried(None if response is None else response.status_code)
+            return original(client, *args, **kwargs)
+
+        return sleep_for_retry
+
+    # --- answers -------------------------------------------------------------------------------------
+
+    def _answered(self, client: Any, options: Any, response: Any, stream: bool) -> Call | None:
+        """The call that this HTTP response belongs to; None where it is not billed or already known."""
+        with quietly("reading a response"):
+            if response.status_code >= 400 or getattr(response, "_spanledger", None) is not None:
+                return None
+            call = _current.get()
+            if call is None:
+                call = self._begin(client, options)
+            elif call.answered:
+                call = call.another()
+            if call is None:
+                return None
+            call.answered = True
+            whole = not stream and hasattr(response, "_content")
+            response._spanledger = call, whole
+            if not whole:
+                _follow(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
+            return call
+        return None
+
+    def _finish_whole(self, response: Any) -> None:
+        """End the call of a body that is already in memory; any other ends when its response is closed."""
+        with quietly("reading a response"):
+            call, whole = response._spanledger
+            if whole:
+                if not call.has_body:
+                    _read_body(response, call)
+                call.finish()
+
+    def _process_response(self, original: Any) -> Any:
+        def process_response(client: Any, **kwargs: Any) -> Any:
+            response = kwargs["response"]
+            call = self._answered(client, kwargs["options"], response, kwargs["stream"])
+            try:
+                return original(client, **kwargs)
+            finally:
+                if call is not None:
+                    self._finish_whole(response)
+
+        return process_response
+
+    def _process_response_async(self, original: Any) -> Any:
+        async def process_response(client: Any, **kwargs: Any) -> Any:
+            response = kwargs["response"]
+            call = self._answered(client, kwargs["options"], response, kwargs["stream"])
+            try:
+                return await original(client, **kwargs)
+            finally:
+                if call is not None:
+                    self._finish_whole(response)
+
+        return process_response
+
+    def _process_response_data(self, original: Any) -> Any:
+        def process_response_data(client: Any, *, data: Any, cast_to: Any, response: Any) -> Any:
+            known = getattr(response, "_spanledger", None)
+            if known is not None:
+                call, whole = known
+                with quietly("reading an event"):
+                    if whole:
+                        call.body(data)
+                    else:
+                        call.feed(data)
+            return original(client, data=data, cast_to=cast_to, response=response)
+
+        return process_response_data
+
+
+class _Sending:
+    """Our span is current, and the call known to the inner doors, while the SDK sends; never across a yield."""
+
+    __slots__ = ("_call", "_context", "_token")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._call)
+        self._context = otel_context.attach(self._call.current())
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        otel_context.detach(self._context)
+        _current.reset(self._token)
+        if error is not None and not self._call.answered:
+            status = getattr(error, "status_code", None)
+            self._call.fail(error, status if isinstance(status, int) else None)
+
+
+def _read_body(response: Any, call: Call) -> None:
+    if "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
+        call.body(json.loads(response.content))
+
+
+def _follow(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
+    """Finish `call` when the body of `response` ends, is closed or is dropped; tap its bytes if need be.
+
+    The hooks sit on the instance and hold it weakly, so a dropped stream is freed as it was before.
+    """
+    _finish_on_close(response, call)
+    weakref.finalize(response, call.finish)
+    if sse and (scan or call.hides_usage):
+        _tap(response, Tap(call.feed, scan=scan, hide=call.hides_usage))
+    elif not sse:
+        _tap(response, _JsonBody(call))
+
+
+def _finish_on_close(response: Any, call: Call) -> None:
+    ref = weakref.ref(response)
+    cls = type(response)
+
+    def close() -> None:
+        try:
+            cls.close(ref())
+        finally:
+            call.finish()
+
+    async def aclose() -> None:
+        try:
+            await cls.aclose(ref())
+        finally:
+            call.finish()
+
+    response.close, response.aclose = close, aclose
+
+
+class _JsonBody:
+    """An unstreamed JSON answer that the caller reads by itself (`with_streaming_response`)."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._size += len(chunk)
+        if self._size <= MAX_JSON:
+            self._chunks.append(chunk)
+        return chunk
+
+    def rest(self) -> bytes:
+        if self._size <= MAX_JSON and self._chunks:
+            try:
+                self._call.body(json.loads(b"".join(self._chunks)))
+            except ValueError:
+                log.debug("an answer that is no JSON passed unread")
+            self._call.finish()
+        return b""
+
+
+def _tap(response: Any, tap: Tap | _JsonBody) -> None:
+    """Let `tap` see the decoded bytes of `response`, however they are consumed (events, lines, text)."""
+    ref = weakref.ref(response)
+    cls = type(response)
+
+    def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        for chunk in cls.iter_bytes(ref(), *args, **kwargs):
+            passed = _passed(tap, chunk)
+            if passed:
+                yield passed
+        rest = _rest(tap)
+        if rest:
+            yield rest
+
+    response.iter_bytes = iter_bytes
+    response.aiter_bytes = lambda *args, **kwargs: _AsyncTap(cls.aiter_bytes(ref(), *args, **kwargs), tap)
+
+
+class _AsyncTap:
+    """`aiter_bytes` through a tap. No generator: one more asynchronous generator in the chain would make
+    `loop.shutdown_asyncgens()` complain about streams left open."""
+
+    def __init__(self, inner: AsyncIterator[bytes], tap: Tap | _JsonBody) -> None:
+        self._inner = inner
+        self._tap = tap
+
+    def __aiter__(self) -> _AsyncTap:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            try:
+                chunk = await self._inner.__anext__()
+            except StopAsyncIteration:
+                rest = _rest(self._tap)
+                if rest:
+                    return rest
+                raise
+            passed = _passed(self._tap, chunk)
+            if passed:
+                return passed
+
+    async def aclose(self) -> None:
+        close = getattr(self._inner, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _passed(tap: Tap | _JsonBody, chunk: bytes) -> bytes:
+    with quietly("reading a stream"):
+        return tap.feed(chunk)
+    return chunk
+
+
+def _rest(tap: Tap | _JsonBody) -> bytes:
+    with quietly("reading a stream's end"):
+        return tap.rest()
+    return b""

@@ -1,0 +1,51 @@
+"""The one broad `except` of Spanledger: telemetry that never breaks, and never silences itself.
+
+`with quietly("reading a response"):` swallows what goes wrong inside, counts it in `failures`, and
+logs it once per kind: what was being done, the exception's type and its place. Not its message, which
+could quote content.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import Counter
+from types import TracebackType
+
+log = logging.getLogger("spanledger")
+
+failures: Counter[tuple[str, str]] = Counter()
+"""(what was being done, exception type) -> how often it failed in this process."""
+
+
+class quietly:  # noqa: N801 - reads as a statement
+    """Context manager that keeps an `Exception` from reaching the host application."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None:
+            return False
+        if not isinstance(error, Exception):
+            return False
+        key = (self._doing, type(error).__name__)
+        failures[key] += 1
+        if failures[key] == 1:
+            place = traceback.extract_tb(trace)[-1] if trace else None
+            where = f"{place.filename}:{place.lineno}" if place else "?"
+            log.error(
+                "%s failed with %s at %s; the application is unaffected, "
+                "the ledger may lack this call. Further failures of this kind are counted, not logged.",
+                self._doing,
+                type(error).__name__,
+                where,
+            )
+        return True

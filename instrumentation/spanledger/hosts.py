@@ -1,0 +1,68 @@
+"""Who answers at a host: the provider behind an OpenAI-compatible base URL, and machines of one's own."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from typing import Final
+
+SUFFIXES: Final[dict[str, str]] = {
+    "api.openai.com": "openai",
+    "openai.azure.com": "azure.ai.openai",
+    "cognitiveservices.azure.com": "azure.ai.openai",
+    "services.ai.azure.com": "azure.ai.inference",
+    "models.ai.azure.com": "azure.ai.inference",
+    "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "gcp.gemini",
+    "aiplatform.googleapis.com": "gcp.vertex_ai",
+    "amazonaws.com": "aws.bedrock",
+    "api.x.ai": "x_ai",
+    "api.deepseek.com": "deepseek",
+    "api.groq.com": "groq",
+    "api.mistral.ai": "mistral_ai",
+    "api.moonshot.ai": "moonshot_ai",
+    "api.moonshot.cn": "moonshot_ai",
+    "api.perplexity.ai": "perplexity",
+    "api.cohere.com": "cohere",
+    "api.cohere.ai": "cohere",
+    "openrouter.ai": "openrouter",
+    "api.together.ai": "together_ai",
+    "api.together.xyz": "together_ai",
+    "api.fireworks.ai": "fireworks_ai",
+    "api.cerebras.ai": "cerebras",
+    "api.deepinfra.com": "deepinfra",
+    "api.studio.nebius.com": "nebius",
+    "api.novita.ai": "novita",
+    "dashscope.aliyuncs.com": "dashscope",
+    "api.z.ai": "zai",
+    "api.minimax.io": "minimax",
+    "integrate.api.nvidia.com": "nvidia_nim",
+    "api.sambanova.ai": "sambanova",
+    "models.github.ai": "github",
+}
+"""Host suffix -> `gen_ai.provider.name` (the convention's names, LiteLLM's where it has none)."""
+
+
+@lru_cache(maxsize=1024)
+def provider_at(host: str) -> str | None:
+    """The provider known to answer at `host`, e.g. "eu.api.openai.com" -> "openai"."""
+    host = host.lower().rstrip(".")
+    while host:
+        if host in SUFFIXES:
+            return SUFFIXES[host]
+        if host.endswith("-aiplatform.googleapis.com"):
+            return "gcp.vertex_ai"
+        _, _, host = host.partition(".")
+    return None
+
+
+@lru_cache(maxsize=1024)
+def is_private(host: str) -> bool:
+    """Whether `host` is this machine or one on a private network: a server of one's own, or a proxy."""
+    host = host.lower().rstrip(".").strip("[]")
+    if host in ("localhost", "ollama", "vllm") or host.endswith((".localhost", ".local", ".internal", ".lan")):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host and host != ""

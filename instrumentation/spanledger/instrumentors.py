@@ -1,0 +1,123 @@
+"""The three instrumentors that `opentelemetry-instrument` finds: they wait for their SDK and open its doors.
+
+An SDK that is not installed raises ModuleNotFoundError, which the loader takes as "not for this
+application". One that is installed is patched when the application imports it, not before, so that
+start-up costs nothing. A release that lacks a hook is said loudly and left alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection
+from types import ModuleType
+from typing import Any
+
+import wrapt
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+from spanledger import bootstrap, settings
+from spanledger.doors import google as google_door
+from spanledger.doors import stainless
+from spanledger.guard import log, quietly
+from spanledger.providers import Provider, anthropic, google, openai
+
+
+class _Instrumentor(BaseInstrumentor):
+    """An instrumentor of one SDK."""
+
+    library = ""
+    minimum = ""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        return (f"{self.library} >= {self.minimum}",)
+
+    def _when_imported(self, module: str, patch: Any) -> None:
+        def ready(found: ModuleType) -> None:
+            if self.is_instrumented_by_opentelemetry:
+                with quietly(f"instrumenting {self.library}"):
+                    patch(found)
+
+        self._is_instrumented_by_opentelemetry = True  # the hook may run at once, before instrument() says so
+        wrapt.register_post_import_hook(ready, module)
+
+    def _usable(self, missing: list[str]) -> bool:
+        if missing:
+            log.error(
+                "this release of %s lacks %s: its calls are NOT recorded. Upgrade spanledger, or see `spanledger doctor`.",
+                self.library,
+                ", ".join(missing),
+            )
+        return not missing
+
+
+class _StainlessInstrumentor(_Instrumentor):
+    """OpenAI and Anthropic: the same generated client."""
+
+    provider: Provider
+
+    def _instrument(self, **kwargs: Any) -> None:
+        if bootstrap.disabled():
+            return
+        if importlib.util.find_spec(self.library) is None:
+            raise ModuleNotFoundError(f"{self.library} is not installed")
+        scope = f"spanledger.{self.library}"
+        given = kwargs.get("tracer_provider")
+        hosts = frozenset(h.strip() for h in (settings.setting("include_usage_hosts") or "").split(",") if h.strip())
+
+        def patch(base_client: ModuleType) -> None:
+            if self._usable(stainless.missing(base_client)):
+                self._door = stainless.StainlessDoor(
+                    base_client, self.provider, lambda: bootstrap.tracer(scope, given), hosts
+                )
+                self._door.install()
+
+        self._door: stainless.StainlessDoor | None = None
+        self._when_imported(f"{self.library}._base_client", patch)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        if self._door is not None:
+            self._door.remove()
+
+
+class OpenAIInstrumentor(_StainlessInstrumentor):
+    """Records every billed call of the `openai` package."""
+
+    library = "openai"
+    minimum = "1.40"
+    provider = openai
+
+
+class AnthropicInstrumentor(_StainlessInstrumentor):
+    """Records every billed call of the `anthropic` package."""
+
+    library = "anthropic"
+    minimum = "0.39"
+    provider = anthropic
+
+
+class GoogleGenAIInstrumentor(_Instrumentor):
+    """Records every billed call of the `google-genai` package."""
+
+    library = "google-genai"
+    minimum = "1.20"
+
+    def _instrument(self, **kwargs: Any) -> None:
+        if bootstrap.disabled():
+            return
+        if importlib.util.find_spec("google") is None or importlib.util.find_spec("google.genai") is None:
+            raise ModuleNotFoundError("google-genai is not installed")
+        given = kwargs.get("tracer_provider")
+        self._door = door = google_door.GoogleDoor(
+            google, lambda: bootstrap.tracer("spanledger.google_genai", given)
+        )
+
+        def patch(api_client: ModuleType) -> None:
+            if self._usable(google_door.missing(api_client)):
+                door.install(api_client)
+
+        self._when_imported("google.genai._api_client", patch)
+        for module in google_door.STREAMS:
+            self._when_imported(module, door.keep_origin)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        self._door.remove()

@@ -1,0 +1,69 @@
+"""The result of pricing: components in integer picodollars (1e-12 USD) whose plain sum is the total."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+PRICED: Final = "priced"
+ZERO_PRICE: Final = "zero_price"
+"""The table says that this model costs nothing."""
+SELF_HOSTED: Final = "self_hosted"
+"""A server of one's own: an explicit zero."""
+PROVIDER_REPORTED: Final = "provider_reported"
+NOT_BILLED: Final = "not_billed"
+"""The provider answered with an error: nothing was sold. No amount, and no reason to look for one."""
+NO_MODEL: Final = "unpriced:no_model"
+NO_PRICE: Final = "unpriced:no_price"
+NO_USAGE: Final = "unpriced:no_usage"
+NEEDS_MAPPING: Final = "unpriced:needs_mapping"
+
+ATTO_PER_PICO: Final = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """quantity x rate = amount, rounded once."""
+
+    meter: str
+    """The usage meter that was charged, e.g. "cache_read"."""
+    quantity: int
+    """Tokens (or calls) of that meter."""
+    rate: int
+    """Attodollars (1e-18 USD) a unit, multipliers included."""
+    field: str
+    """The field of the price table that gave the rate."""
+    amount: int
+    """Picodollars."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one call costs, or why that cannot be said."""
+
+    status: str
+    """priced | zero_price | self_hosted | provider_reported | not_billed | unpriced:<reason>."""
+    total_picousd: int | None = None
+    """Picodollars; None exactly when the call is unpriced or was not billed."""
+    components: tuple[Component, ...] = ()
+    key: str | None = None
+    """The table's key of the model."""
+    source: str | None = None
+    """Which table: override | file | litellm | bundled | retired | provider."""
+    version: str | None = None
+    flags: tuple[str, ...] = ()
+    """exact, or why less: alias, variant, home_vendor, archived, tier_estimated, batch_estimated, proxy."""
+    computed_picousd: int | None = None
+    """What the table says, where the provider's own figure is the price."""
+
+    @property
+    def priced(self) -> bool:
+        return self.total_picousd is not None
+
+
+def round_half_even(attousd: int) -> int:
+    """Attodollars to picodollars, ties to even."""
+    quotient, rest = divmod(attousd, ATTO_PER_PICO)
+    if rest * 2 > ATTO_PER_PICO or (rest * 2 == ATTO_PER_PICO and quotient & 1):
+        return quotient + 1
+    return quotient

@@ -1,0 +1,117 @@
+"""What a provider's wire format is read into: `Request`, `Response`, and the protocol its module satisfies.
+
+A provider is a module of pure functions over parsed JSON. It knows no SDK and no OpenTelemetry, so
+the same functions serve every SDK generation, call style, recorded body and batch file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+from spanledger.reading import Json, label
+from spanledger.usage import Usage
+
+UNKNOWN: Final = "unknown"
+"""The operation of an endpoint that no table names but whose answer carries usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What accounting wants of a request. No content: the system prompt leaves only a hash."""
+
+    operation: str
+    """`gen_ai.operation.name`, or "unknown" for an endpoint that counts only if its answer has usage."""
+    model: str | None = None
+    stream: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    service_tier: str | None = None
+    prompt_hash: str | None = None
+    """First 12 hex digits of the SHA-256 of the system prompt."""
+    include_usage: bool | None = None
+    """OpenAI chat streams: what the caller said of `stream_options.include_usage`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What accounting wants of an answer, whole or as far as a stream got."""
+
+    id: str | None = None
+    model: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    usage: Usage | None = None
+    service_tier: str | None = None
+    """The tier served, as the provider spells it."""
+    inference_geo: str | None = None
+    speed: str | None = None
+    provider_cost_usd: str | None = None
+    """The provider's own statement of the cost (OpenRouter, xAI), a decimal string in USD."""
+    raw_usage: str | None = None
+    """The usage object as the provider sent it, JSON, without long strings."""
+    complete: bool = True
+    """False where a stream ended before the provider said that it was finished."""
+
+
+class Provider(Protocol):
+    """The functions of a provider module."""
+
+    NAME: str
+
+    def request(self, method: str, path: str, body: object) -> Request | None:
+        """Read a request; None for one that can never be billed (a GET, say)."""
+        ...
+
+    def fold(self, body: Json, event: Json) -> Json:
+        """Fold one stream event into the body an unstreamed call would have had. Folding an event
+        twice changes nothing; only what accounting reads is kept, so memory does not grow."""
+        ...
+
+    def response(self, body: Json) -> Response:
+        """Read an answer, or what `fold` made of a stream."""
+        ...
+
+
+def prompt_hash(texts: Iterable[object]) -> str | None:
+    """First 12 hex digits of the SHA-256 of the system prompt's texts, None where there is none."""
+    digest = None
+    for text in texts:
+        if isinstance(text, str) and text:
+            digest = digest or hashlib.sha256(usedforsecurity=False)
+            digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:12] if digest else None
+
+
+def texts(content: object) -> Iterable[object]:
+    """The text of a content value in the shapes the three APIs share: a string, or blocks with `text`."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for block in cast("list[object]", content):
+            if isinstance(block, dict):
+                yield cast("Json", block).get("text")
+            else:
+                yield block
+
+
+def raw(usage: Json) -> str | None:
+    """`usage` as compact JSON of at most 2,000 characters with numbers and short names only."""
+    if not usage:
+        return None
+    text = json.dumps(_bare(usage, 4), separators=(",", ":"))
+    return text if len(text) <= 2000 else None
+
+
+def _bare(value: object, depth: int) -> object:
+    if isinstance(value, dict):
+        if not depth:
+            return None
+        return {k[:64]: _bare(v, depth - 1) for k, v in cast("Json", value).items()}
+    if isinstance(value, list):
+        return [_bare(v, depth - 1) for v in cast("list[object]", value)[:64]] if depth else None
+    if isinstance(value, str):
+        return label(value) if len(value) <= 64 else None
+    return value

@@ -1,0 +1,69 @@
+"""Total readers of JSON that somebody else wrote: they return the typed value or None, and never raise.
+
+A count is a non-negative integer below 2**32 (the ledger's column type); a bool is not a number; a
+label is a printable string of at most 256 characters, cut and cleaned where it was not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, cast
+
+Json = dict[str, object]
+
+MAX_COUNT: Final = 2**32 - 1
+MAX_LABEL: Final = 256
+
+
+def at(value: object, *path: str) -> object:
+    """The value at `path` of nested objects, or None where the path leaves them."""
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = cast("Json", value).get(key)
+    return value
+
+
+def mapping(value: object, *path: str) -> Json:
+    """The object at `path`, or an empty one."""
+    found = at(value, *path)
+    return cast("Json", found) if isinstance(found, dict) else {}
+
+
+def items(value: object, *path: str) -> list[object]:
+    """The array at `path`, or an empty one."""
+    found = at(value, *path)
+    return cast("list[object]", found) if isinstance(found, list) else []
+
+
+def count(value: object, *path: str) -> int | None:
+    """The whole number at `path`, if it can be a count of something (12, 12.0; not -1, "12", true)."""
+    found = at(value, *path)
+    if type(found) is int:
+        return found if 0 <= found <= MAX_COUNT else None
+    if isinstance(found, float) and found.is_integer() and 0 <= found <= MAX_COUNT:
+        return int(found)
+    return None
+
+
+def number(value: object, *path: str) -> float | None:
+    """The finite number at `path`."""
+    found = at(value, *path)
+    if type(found) is int:
+        return float(found) if abs(found) < 2**53 else None
+    return found if isinstance(found, float) and math.isfinite(found) else None
+
+
+def flag(value: object, *path: str) -> bool | None:
+    found = at(value, *path)
+    return found if isinstance(found, bool) else None
+
+
+def label(value: object, *path: str) -> str | None:
+    """The string at `path`, printable and at most 256 characters; None where there is none."""
+    found = at(value, *path) if path else value
+    if not isinstance(found, str) or not found:
+        return None
+    if len(found) <= MAX_LABEL and found.isprintable():
+        return found
+    return "".join(c for c in found[: 4 * MAX_LABEL] if c.isprintable())[:MAX_LABEL] or None

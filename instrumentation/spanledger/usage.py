@@ -1,0 +1,227 @@
+"""Usage: the disjoint meters of one billed response, and its form as span attributes.
+
+Providers count in overlapping totals (cached tokens inside the input, reasoning inside the output,
+each provider differently); here every token stands in exactly one meter, so any total is a plain sum.
+`reasoning` alone is informational: it is a part of `output`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from spanledger import attributes as a
+from spanledger.reading import MAX_COUNT
+
+UNITS: Final[dict[str, str]] = {
+    "web_searches": a.WEB_SEARCHES,
+    "file_searches": a.FILE_SEARCHES,
+    "code_sessions": a.CODE_SESSIONS,
+    "maps_queries": a.MAPS_QUERIES,
+}
+"""Meters that are not tokens: field -> attribute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens (and billed tool requests) of one response. All fields are counts >= 0 and disjoint."""
+
+    input: int = 0
+    """Input tokens neither cached nor of another modality than text (nor unspecified)."""
+    input_audio: int = 0
+    input_image: int = 0
+    input_video: int = 0
+    cache_read: int = 0
+    cache_read_audio: int = 0
+    cache_read_image: int = 0
+    cache_read_video: int = 0
+    cache_write: int = 0
+    """Cache writes at the provider's default time to live (Anthropic 5 minutes, OpenAI 30 minutes)."""
+    cache_write_1h: int = 0
+    cache_write_12h: int = 0
+    output: int = 0
+    """Output tokens of text, reasoning included (also billed predictions that were rejected)."""
+    output_audio: int = 0
+    output_image: int = 0
+    output_video: int = 0
+    reasoning: int = 0
+    """Of `output`: the tokens spent on reasoning."""
+    web_searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
+    maps_queries: int = 0
+    reported_total: int | None = None
+    """The provider's own total of tokens, where it gives one."""
+
+    @property
+    def total_cache_read(self) -> int:
+        return self.cache_read + self.cache_read_audio + self.cache_read_image + self.cache_read_video
+
+    @property
+    def total_cache_write(self) -> int:
+        return self.cache_write + self.cache_write_1h + self.cache_write_12h
+
+    @property
+    def total_input(self) -> int:
+        """Input tokens, cache reads and writes and all modalities included (the convention's input_tokens)."""
+        uncached = self.input + self.input_audio + self.input_image + self.input_video
+        return uncached + self.total_cache_read + self.total_cache_write
+
+    @property
+    def total_output(self) -> int:
+        return self.output + self.output_audio + self.output_image + self.output_video
+
+    @property
+    def total(self) -> int:
+        return self.total_input + self.total_output
+
+
+def from_totals(
+    input: int = 0,  # noqa: A002 - the field's standard term
+    output: int = 0,
+    *,
+    cache_read: int = 0,
+    cache_write: int = 0,
+    cache_write_1h: int = 0,
+    cache_write_12h: int = 0,
+    reasoning: int = 0,
+    input_audio: int = 0,
+    input_image: int = 0,
+    input_video: int = 0,
+    cache_read_audio: int = 0,
+    cache_read_image: int = 0,
+    cache_read_video: int = 0,
+    output_audio: int = 0,
+    output_image: int = 0,
+    output_video: int = 0,
+    web_searches: int = 0,
+    file_searches: int = 0,
+    code_sessions: int = 0,
+    maps_queries: int = 0,
+    reported_total: int | None = None,
+) -> Usage:
+    """Split inclusive totals into disjoint meters.
+
+    `input` includes everything read, cached or written; `output` includes reasoning and modalities;
+    `cache_read` includes its own audio, image and video part; `input_audio` and its like are the
+    uncached part only. Where the parts contradict the total the total stands and the parts are
+    clamped, cache first, then modalities (rule R2): a sum of meters never exceeds what was billed.
+    """
+    rest = min(input, MAX_COUNT)
+    cache_read = min(cache_read, rest)
+    rest -= cache_read
+    cache_write_12h = min(cache_write_12h, rest)
+    rest -= cache_write_12h
+    cache_write_1h = min(cache_write_1h, rest)
+    rest -= cache_write_1h
+    cache_write = min(cache_write, rest)
+    rest -= cache_write
+    input_audio = min(input_audio, rest)
+    rest -= input_audio
+    input_image = min(input_image, rest)
+    rest -= input_image
+    input_video = min(input_video, rest)
+    rest -= input_video
+    if cache_read_audio or cache_read_image or cache_read_video:
+        cache_read_audio = min(cache_read_audio, cache_read)
+        cache_read -= cache_read_audio
+        cache_read_image = min(cache_read_image, cache_read)
+        cache_read -= cache_read_image
+        cache_read_video = min(cache_read_video, cache_read)
+        cache_read -= cache_read_video
+    output = min(output, MAX_COUNT)
+    if output_audio or output_image or output_video:
+        output_audio = min(output_audio, output)
+        output -= output_audio
+        output_image = min(output_image, output)
+        output -= output_image
+        output_video = min(output_video, output)
+        output -= output_video
+    return Usage(
+        rest,
+        input_audio,
+        input_image,
+        input_video,
+        cache_read,
+        cache_read_audio,
+        cache_read_image,
+        cache_read_video,
+        cache_write,
+        cache_write_1h,
+        cache_write_12h,
+        output,
+        output_audio,
+        output_image,
+        output_video,
+        min(reasoning, output),
+        web_searches,
+        file_searches,
+        code_sessions,
+        maps_queries,
+        reported_total,
+    )
+
+
+def to_attributes(usage: Usage) -> dict[str, int]:
+    """The usage as span attributes: inclusive totals under the conventions' names, zero parts left out."""
+    out = {a.INPUT_TOKENS: usage.total_input, a.OUTPUT_TOKENS: usage.total_output}
+    for name, value in (
+        (a.CACHE_READ_TOKENS, usage.total_cache_read),
+        (a.CACHE_WRITE_TOKENS, usage.total_cache_write),
+        (a.CACHE_WRITE_1H_TOKENS, usage.cache_write_1h),
+        (a.CACHE_WRITE_12H_TOKENS, usage.cache_write_12h),
+        (a.REASONING_TOKENS, usage.reasoning),
+        (a.AUDIO_INPUT_TOKENS, usage.input_audio + usage.cache_read_audio),
+        (a.IMAGE_INPUT_TOKENS, usage.input_image + usage.cache_read_image),
+        (a.VIDEO_INPUT_TOKENS, usage.input_video + usage.cache_read_video),
+        (a.AUDIO_CACHE_READ_TOKENS, usage.cache_read_audio),
+        (a.IMAGE_CACHE_READ_TOKENS, usage.cache_read_image),
+        (a.VIDEO_CACHE_READ_TOKENS, usage.cache_read_video),
+        (a.AUDIO_OUTPUT_TOKENS, usage.output_audio),
+        (a.IMAGE_OUTPUT_TOKENS, usage.output_image),
+        (a.VIDEO_OUTPUT_TOKENS, usage.output_video),
+        (a.WEB_SEARCHES, usage.web_searches),
+        (a.FILE_SEARCHES, usage.file_searches),
+        (a.CODE_SESSIONS, usage.code_sessions),
+        (a.MAPS_QUERIES, usage.maps_queries),
+    ):
+        if value:
+            out[name] = value
+    if usage.reported_total is not None:
+        out[a.REPORTED_TOTAL] = usage.reported_total
+    return out
+
+
+def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
+    """The usage that a span carries, or None where it carries none: the inverse of `to_attributes`."""
+
+    def n(name: str) -> int:
+        value = attributes.get(name)
+        return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
+
+    units = {field: n(name) for field, name in UNITS.items() if name in attributes}
+    if a.INPUT_TOKENS not in attributes and a.OUTPUT_TOKENS not in attributes and not units:
+        return None
+    long_writes = n(a.CACHE_WRITE_1H_TOKENS) + n(a.CACHE_WRITE_12H_TOKENS)
+    reported = attributes.get(a.REPORTED_TOTAL)
+    return from_totals(
+        n(a.INPUT_TOKENS),
+        n(a.OUTPUT_TOKENS),
+        cache_read=n(a.CACHE_READ_TOKENS),
+        cache_write=max(0, n(a.CACHE_WRITE_TOKENS) - long_writes),
+        cache_write_1h=n(a.CACHE_WRITE_1H_TOKENS),
+        cache_write_12h=n(a.CACHE_WRITE_12H_TOKENS),
+        reasoning=n(a.REASONING_TOKENS),
+        input_audio=max(0, n(a.AUDIO_INPUT_TOKENS) - n(a.AUDIO_CACHE_READ_TOKENS)),
+        input_image=max(0, n(a.IMAGE_INPUT_TOKENS) - n(a.IMAGE_CACHE_READ_TOKENS)),
+        input_video=max(0, n(a.VIDEO_INPUT_TOKENS) - n(a.VIDEO_CACHE_READ_TOKENS)),
+        cache_read_audio=n(a.AUDIO_CACHE_READ_TOKENS),
+        cache_read_image=n(a.IMAGE_CACHE_READ_TOKENS),
+        cache_read_video=n(a.VIDEO_CACHE_READ_TOKENS),
+        output_audio=n(a.AUDIO_OUTPUT_TOKENS),
+        output_image=n(a.IMAGE_OUTPUT_TOKENS),
+        output_video=n(a.VIDEO_OUTPUT_TOKENS),
+        reported_total=reported if type(reported) is int else None,
+        **units,
+    )
