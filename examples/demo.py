@@ -98,7 +98,9 @@ def load(url: str, requests: int) -> dict[str, str]:
 
 
 def spanledger(env: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run([BIN / "spanledger", *arguments], env=env, cwd=HERE, capture_output=True, text=True)
+    done = subprocess.run(
+        [BIN / "spanledger", *arguments], env=env, cwd=HERE, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"spanledger {' '.join(arguments)}: {done.stderr}")
     return done.stdout
@@ -121,19 +123,25 @@ def main() -> int:
     finally:
         app.terminate()
         app.wait(timeout=20)
-    print(f"3. {arguments.requests} requests of {len(USERS)} users made {len(provider.sold)} calls. Where did the money go?\n")
+    print(
+        f"3. {arguments.requests} requests of {len(USERS)} users made {len(provider.sold)} calls. Where did the money go?\n"
+    )
     for by in ("feature", "user", "model"):
         print(spanledger(env, "spend", "--by", by))
     dearest = json.loads(spanledger(env, "spend", "--by", "request", "--top", "1", "--json"))[0]["request_id"]
     print(spanledger(env, "request", dearest))
     print(spanledger(env, "who-forgot"))
-    row = json.loads(spanledger(env, "sql", "SELECT sum(cost_usd) AS usd, count() AS calls FROM llm_calls FINAL", "--json"))[0]
+    row = json.loads(
+        spanledger(env, "sql", "SELECT sum(cost_usd) AS usd, count() AS calls FROM llm_calls FINAL", "--json")
+    )[0]
     true = Decimal(sum(sold.picousd or 0 for sold in provider.sold)).scaleb(-12)
     same = Decimal(row["usd"]) == true and row["calls"] == len(provider.sold)
     print(f"the ledger:   {row['usd']} USD in {row['calls']} calls")
     print(f"the provider: {true} USD in {len(provider.sold)} calls  -> {'the same' if same else 'NOT THE SAME'}\n")
     print(f"The database is {arguments.keep.absolute() / 'spanledger' / 'ledger'}. Ask it more:")
-    print(f"  XDG_STATE_HOME={arguments.keep} {BIN.relative_to(Path.cwd()) if BIN.is_relative_to(Path.cwd()) else BIN}/spanledger sql \\")
+    print(
+        f"  XDG_STATE_HOME={arguments.keep} {BIN.relative_to(Path.cwd()) if BIN.is_relative_to(Path.cwd()) else BIN}/spanledger sql \\"
+    )
     print('    "SELECT feature, model, sum(cost_usd) FROM llm_calls FINAL GROUP BY feature, model ORDER BY 3 DESC"')
     return 0 if same else 1
 

@@ -147,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
                 {"Retry-After": "0", "retry-after-ms": "1"},
             )
         elif google:
-            self.google(google[1], google[2], prompt, body)
+            self.google(google[1], google[2], prompt)
         elif route.endswith("/chat/completions"):
             self.chat(body, self.sell("chat", body["model"], prompt))
         elif route.endswith("/responses"):
@@ -262,12 +262,14 @@ class Handler(BaseHTTPRequestHandler):
         ]
         self.stream([f"event: {event['type']}\ndata: {compact(event)}\n\n" for event in events])
 
-    def google(self, model: str, verb: str, prompt: str, body: dict[str, Any]) -> None:
+    def google(self, model: str, verb: str, prompt: str) -> None:
         if verb in ("embedContent", "batchEmbedContents"):
             sold = self.sell("embeddings", model, prompt)
             usage = {"promptTokenCount": sold.input, "totalTokenCount": sold.input}
             vector = {"values": [0.25, -0.5, 0.125]}
-            self.answer({"embeddings": [vector], "embedding": vector, "usageMetadata": usage}, headers={"x-id": sold.id})
+            self.answer(
+                {"embeddings": [vector], "embedding": vector, "usageMetadata": usage}, headers={"x-id": sold.id}
+            )
             return
         sold = self.sell("google", model, prompt)
         usage = {

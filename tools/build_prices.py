@@ -22,7 +22,9 @@ from typing import Any
 DATA = Path(__file__).parent.parent / "instrumentation/spanledger/pricing/data"
 TABLE = "litellm/model_prices_and_context_window_backup.json"
 DENIED = ("1.82.7", "1.82.8", "1.107.")
-KEPT = re.compile(r"cost|pricing|multiplier|billing_unit|^(litellm_provider|mode|deprecation_date|provider_specific_entry)$")
+KEPT = re.compile(
+    r"cost|pricing|multiplier|billing_unit|^(litellm_provider|mode|deprecation_date|provider_specific_entry)$"
+)
 NOT_MODELS = {"sample_spec", "fallback_generalizations", "aliases"}
 
 
@@ -61,7 +63,9 @@ def moved(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel", type=Path, help="a litellm wheel (pip download --no-deps --only-binary=:all: litellm==X)")
+    parser.add_argument(
+        "wheel", type=Path, help="a litellm wheel (pip download --no-deps --only-binary=:all: litellm==X)"
+    )
     parser.add_argument("--date", type=date.fromisoformat, default=date.today(), help="when this table was current")
     parser.add_argument("--retired", type=Path, help="further retired prices to start from (.json.gz)")
     arguments = parser.parse_args()

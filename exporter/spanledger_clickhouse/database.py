@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def target(dsn: str | None = None) -> Target:
 
 
 @contextmanager
-def connected(where: Target) -> Iterator[Any]:
+def connected(where: Target) -> Generator[Any]:
     """A clickhouse-connect client for `where`, closed at the end.
 
     Raises:
@@ -74,7 +75,7 @@ def connected(where: Target) -> Iterator[Any]:
 
 def connect(where: Target) -> Any:
     """A clickhouse-connect client; the caller closes it. Raises DatabaseError as `connected` does."""
-    import clickhouse_connect
+    clickhouse_connect: Any = importlib.import_module("clickhouse_connect")
     from clickhouse_connect.driver.exceptions import Error
 
     # The driver logs statements and tracebacks of its own; what matters is in our errors.

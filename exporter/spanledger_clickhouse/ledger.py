@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class Ledger:
 
 
 @contextmanager
-def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = None) -> Iterator[Ledger]:
+def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = None) -> Generator[Ledger]:
     """The ledger of SPANLEDGER_DSN, else the embedded one; what waits in the spool is shipped first.
 
     Raises:
@@ -56,10 +56,8 @@ def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = N
     with connected(where) as client:
         schema.migrate(client, where)
         ledger = Ledger(client, where)
-        try:
+        with suppress(shipper.BusyError):  # another process ships it: what it has not sent yet comes in a second
             shipper.drain(settings.spool_dir(), lambda batch: writer.insert(client, where, batch), progress)
-        except shipper.Busy:
-            pass  # the application's own shipper is at it: what it has not sent yet comes a second later
         client.command(f"USE `{where.database}`") if where.embedded else _use(client, where.database)
         yield ledger
 

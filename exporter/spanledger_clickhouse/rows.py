@@ -139,10 +139,10 @@ def rows(line: bytes | str, source: str = "spool") -> Iterator[Row]:
     Raises:
         ValueError: the line is no JSON object.
     """
-    document = json.loads(line)
+    document: object = json.loads(line)
     if not isinstance(document, dict):
-        raise ValueError("an OTLP JSON line is an object")
-    for resource_spans in items(document, "resourceSpans"):
+        raise ValueError("an OTLP JSON line is an object")  # noqa: TRY004 - as json.loads says it
+    for resource_spans in items(cast("Json", document), "resourceSpans"):
         resource = attributes_of(mapping(resource_spans, "resource"))
         for scope_spans in items(resource_spans, "scopeSpans"):
             scope = text(mapping(scope_spans, "scope").get("name"))

@@ -12,7 +12,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from typing import Any, Final
 from spanledger.guard import log
 from spanledger.spool import SUFFIX
 from spanledger_clickhouse import schema, writer
-from spanledger_clickhouse.database import DatabaseError, Target, connect, target
+from spanledger_clickhouse.database import DatabaseError, connect, target
 from spanledger_clickhouse.rows import Row, rows
 
 BATCH_ROWS: Final = 2000
@@ -41,22 +41,22 @@ class Drained:
     """Lines that are no JSON: a write that a crash or a full disk cut short."""
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """Another process ships this spool."""
 
 
 @contextlib.contextmanager
-def sole_shipper(directory: Path) -> Iterator[None]:
+def sole_shipper(directory: Path) -> Generator[None]:
     """Hold the spool for this process.
 
     Raises:
-        Busy: another process holds it.
+        BusyError: another process holds it.
     """
     with (directory / "ship.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise Busy(f"another process is shipping {directory}") from error
+            raise BusyError(f"another process is shipping {directory}") from error
         yield
 
 
@@ -77,7 +77,7 @@ def drain(directory: Path, insert: Insert, progress: Callable[[int], None] = lam
         progress: told the bytes that each batch took out of the spool.
 
     Raises:
-        Busy: another process ships this spool.
+        BusyError: another process ships this spool.
     """
     done = Drained()
     if not directory.is_dir():
@@ -107,7 +107,7 @@ def _drain_segment(path: Path, insert: Insert, progress: Callable[[int], None], 
             done.segments += 1
 
 
-def _batches(segment: Any, done: Drained, finished: bool) -> Iterator[tuple[list[Row], int]]:
+def _batches(segment: Any, done: Drained, finished: bool) -> Generator[tuple[list[Row], int]]:
     """(rows, bytes) of the complete lines; the unfinished last line only of a finished segment."""
     batch: list[Row] = []
     size = 0
@@ -198,7 +198,7 @@ class BackgroundShipper:
         try:
             if waiting(self._directory):
                 self._ship()
-        except Busy:
+        except BusyError:
             return True  # a sidecar, or another worker of the same host, ships this directory
         except DatabaseError as error:
             self._client = None

@@ -6,7 +6,14 @@ for those that build their own TracerProvider (`install`) or want a row on its w
 
 from __future__ import annotations
 
-from spanledger.version import VERSION as __version__
+from typing import TYPE_CHECKING
+
+from spanledger.version import VERSION
+
+if TYPE_CHECKING:
+    from spanledger.bootstrap import flush, install
+
+__version__ = VERSION
 
 __all__ = ["__version__", "flush", "install"]
 

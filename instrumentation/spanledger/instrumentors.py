@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from spanledger import bootstrap, settings
 from spanledger.doors import google as google_door
 from spanledger.doors import stainless
+from spanledger.doors.patching import missing
 from spanledger.guard import log, quietly
 from spanledger.providers import Provider, anthropic, google, openai
 
@@ -40,14 +41,14 @@ class _Instrumentor(BaseInstrumentor):
         self._is_instrumented_by_opentelemetry = True  # the hook may run at once, before instrument() says so
         wrapt.register_post_import_hook(ready, module)
 
-    def _usable(self, missing: list[str]) -> bool:
-        if missing:
+    def _usable(self, lacking: list[str]) -> bool:
+        if lacking:
             log.error(
                 "this release of %s lacks %s: its calls are NOT recorded. Upgrade spanledger, or see `spanledger doctor`.",
                 self.library,
-                ", ".join(missing),
+                ", ".join(lacking),
             )
-        return not missing
+        return not lacking
 
 
 class _StainlessInstrumentor(_Instrumentor):
@@ -65,7 +66,7 @@ class _StainlessInstrumentor(_Instrumentor):
         hosts = frozenset(h.strip() for h in (settings.setting("include_usage_hosts") or "").split(",") if h.strip())
 
         def patch(base_client: ModuleType) -> None:
-            if self._usable(stainless.missing(base_client)):
+            if self._usable(missing(base_client, stainless.HOOKS)):
                 self._door = stainless.StainlessDoor(
                     base_client, self.provider, lambda: bootstrap.tracer(scope, given), hosts
                 )
@@ -74,7 +75,7 @@ class _StainlessInstrumentor(_Instrumentor):
         self._door: stainless.StainlessDoor | None = None
         self._when_imported(f"{self.library}._base_client", patch)
 
-    def _uninstrument(self, **kwargs: Any) -> None:
+    def _uninstrument(self, **_: Any) -> None:
         if self._door is not None:
             self._door.remove()
 
@@ -107,17 +108,15 @@ class GoogleGenAIInstrumentor(_Instrumentor):
         if importlib.util.find_spec("google") is None or importlib.util.find_spec("google.genai") is None:
             raise ModuleNotFoundError("google-genai is not installed")
         given = kwargs.get("tracer_provider")
-        self._door = door = google_door.GoogleDoor(
-            google, lambda: bootstrap.tracer("spanledger.google_genai", given)
-        )
+        self._door = door = google_door.GoogleDoor(google, lambda: bootstrap.tracer("spanledger.google_genai", given))
 
         def patch(api_client: ModuleType) -> None:
-            if self._usable(google_door.missing(api_client)):
+            if self._usable(missing(api_client, google_door.HOOKS)):
                 door.install(api_client)
 
         self._when_imported("google.genai._api_client", patch)
         for module in google_door.STREAMS:
             self._when_imported(module, door.keep_origin)
 
-    def _uninstrument(self, **kwargs: Any) -> None:
+    def _uninstrument(self, **_: Any) -> None:
         self._door.remove()

@@ -50,7 +50,7 @@ class LedgerProcessor(SpanProcessor):
         with quietly("preparing to price a call"):
             span.end = self._priced_end(span, span.end)
 
-    def _priced_end(self, span: Span, end: Callable[[int | None], None]) -> Callable[[int | None], None]:
+    def _priced_end(self, span: Span, end: Callable[..., None]) -> Callable[..., None]:
         def priced_end(end_time: int | None = None) -> None:
             if span.is_recording():
                 with quietly("pricing a call"):
@@ -71,7 +71,7 @@ class LedgerProcessor(SpanProcessor):
     def shutdown(self) -> None:
         self._spool.close()
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
+    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the base class's name
         """Rows are on disk when a span has ended; there is nothing to wait for."""
         return True
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import math
 import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -187,7 +188,7 @@ def _attribute(key: str, value: object) -> str:
     return f'{{"key":{quoted(key)},"value":{_value(value)}}}'
 
 
-def _value(value: object) -> str:
+def _value(value: Any) -> str:
     """An OTLP AnyValue: 64-bit integers are strings in OTLP JSON."""
     if type(value) is str:
         return f'{{"stringValue":{quoted(value)}}}'
@@ -197,17 +198,15 @@ def _value(value: object) -> str:
         return f'{{"boolValue":{"true" if value else "false"}}}'
     if isinstance(value, float):
         return f'{{"doubleValue":{_double(value)}}}'
-    if isinstance(value, Mapping):
-        return f'{{"stringValue":{quoted(str(dict(value)))}}}'  # never ours; nothing may be unencodable
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return f'{{"arrayValue":{{"values":[{",".join(map(_value, value))}]}}}}'
+    if isinstance(value, tuple | list):
+        return f'{{"arrayValue":{{"values":[{",".join(map(_value, cast("Sequence[object]", value)))}]}}}}'
     return f'{{"stringValue":{quoted(str(value))}}}'
 
 
 def _double(value: float) -> str:
     """Infinities and NaN as proto-JSON spells them."""
-    if value != value:
+    if math.isnan(value):
         return '"NaN"'
-    if value in (float("inf"), float("-inf")):
+    if math.isinf(value):
         return '"Infinity"' if value > 0 else '"-Infinity"'
     return repr(value)

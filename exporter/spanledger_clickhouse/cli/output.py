@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -37,21 +37,21 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (DatabaseError, shipper.Busy) as error:
+        except (DatabaseError, shipper.BusyError) as error:
             raise click.ClickException(str(error)) from error
 
     return run
 
 
 @contextmanager
-def ledger() -> Iterator[Ledger]:
+def ledger() -> Generator[Ledger]:
     """The ledger, with a progress bar while a full spool is taken in."""
     with progress("taking in rows", shipper.waiting(settings.spool_dir())) as advance, opened(advance) as found:
         yield found
 
 
 @contextmanager
-def progress(what: str, size: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, size: int) -> Generator[Callable[[int], None]]:
     """A function to tell bytes to; a bar on a terminal where there is much to do."""
     if size < SMALL_SPOOL or not sys.stderr.isatty():
         yield lambda _: None
@@ -85,7 +85,7 @@ def _numeric(kind: str) -> bool:
     return any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
 
 
-def cell(column: str, value: Any) -> str:
+def cell(column: str, value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
     """A value for people: money to six digits, shares as per cent, - for what is not known."""
     if value is None:
         return "-"
@@ -98,7 +98,7 @@ def cell(column: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, list | tuple):
-        return ", ".join(str(part) for part in value)
+        return ", ".join(str(part) for part in cast("list[Any]", value))
     return str(value)
 
 
@@ -113,9 +113,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [plain(part) for part in cast("list[Any]", value)]
     if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in cast("dict[Any, Any]", value).items()}
     return value
 
 

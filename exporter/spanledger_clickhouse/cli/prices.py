@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
@@ -12,10 +12,18 @@ import click
 from spanledger.pricing import Price, quote
 from spanledger.pricing.price import Component
 from spanledger.pricing.table import prices as in_force
-from spanledger.reading import mapping
+from spanledger.reading import at, count, label, mapping
 from spanledger_clickhouse.cli.output import as_json, console
 
-TOKEN_OPTIONS: Final = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "cache_write_12h", "reasoning")
+TOKEN_OPTIONS: Final = (
+    "input",
+    "output",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "cache_write_12h",
+    "reasoning",
+)
 
 
 @click.group(invoke_without_command=True)
@@ -41,7 +49,7 @@ def prices(context: click.Context, as_json: bool) -> None:
             "models": len(table.models),
             "sha256": table.sha256,
             "date": table.dated.isoformat() if table.dated else None,
-            "age_days": (date.today() - table.dated).days if table.dated else None,
+            "age_days": (datetime.now(UTC).date() - table.dated).days if table.dated else None,
             "origin": table.origin,
         }
         for table in found.tables
@@ -71,7 +79,9 @@ def prices(context: click.Context, as_json: bool) -> None:
 @click.option("--geo", default="", help="A processing region or geography (eu, us, europe-west4).")
 @click.option("--speed", default="", help="fast")
 @as_json
-def quote_command(jsonl: bool, provider: str | None, model: str | None, tier: str, geo: str, speed: str, as_json: bool, **tokens: int) -> None:
+def quote_command(
+    jsonl: bool, provider: str | None, model: str | None, tier: str, geo: str, speed: str, as_json: bool, **tokens: int
+) -> None:
     """What a usage costs.
 
     \b
@@ -103,21 +113,23 @@ def _quote_lines() -> None:
 
 def _quoted(line: str) -> str:
     try:
-        asked = json.loads(line)
+        asked: object = json.loads(line)
     except ValueError:
         return '{"total_picousd": null, "status": "error", "error": "not JSON"}'
-    if not isinstance(asked, dict) or not isinstance(asked.get("provider"), str):
-        return '{"total_picousd": null, "status": "error", "error": "an object with provider, model and usage is needed"}'
-    model = asked.get("model")
-    usage = asked.get("usage")
+    provider = label(asked, "provider")
+    if provider is None:
+        return (
+            '{"total_picousd": null, "status": "error", "error": "an object with provider, model and usage is needed"}'
+        )
+    usage = mapping(asked, "usage")
     price = quote(
-        asked["provider"],
-        model if isinstance(model, str) else None,
-        mapping(usage) if isinstance(usage, dict) else None,  # pyright: ignore[reportArgumentType]
-        tier=str(asked.get("tier") or ""),
-        geo=str(asked.get("geo") or ""),
-        speed=str(asked.get("speed") or ""),
-        at=_time(asked.get("at")),
+        provider,
+        label(asked, "model"),
+        {key: count(usage, key) or 0 for key in usage} if usage else None,
+        tier=label(asked, "tier") or "",
+        geo=label(asked, "geo") or "",
+        speed=label(asked, "speed") or "",
+        at=_time(at(asked, "at")),
     )
     return json.dumps(as_dict(price))
 
@@ -153,7 +165,9 @@ def explain(price: Price) -> None:
     if price.total_picousd is None:
         out.print(f"not priced: {price.status}")
     else:
-        out.print(f"{'total':<18} {price.total_picousd:>35,} picodollars = {price.total_picousd / 1e12:.12f} USD ({price.status})")
+        out.print(
+            f"{'total':<18} {price.total_picousd:>35,} picodollars = {price.total_picousd / 1e12:.12f} USD ({price.status})"
+        )
     if price.key:
         out.print(f"{price.key} in {price.source} {price.version} ({', '.join(price.flags)})")
 

@@ -67,7 +67,9 @@ def request(request_id: str, as_json: bool) -> None:
     with ledger() as found:
         result = found.query(REQUEST, {"id": request_id})
         if not result.rows:
-            raise click.ClickException(f"no call has the request id {request_id!r}; see `spanledger spend --by request`")
+            raise click.ClickException(
+                f"no call has the request id {request_id!r}; see `spanledger spend --by request`"
+            )
         show(result, f"Calls of request {request_id}", json_output=as_json)
 
 

@@ -15,7 +15,9 @@ from spanledger_clickhouse.database import DatabaseError, connected, target
 
 @click.command()
 @click.option("--follow", is_flag=True, help="Go on shipping until interrupted (a sidecar).")
-@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between passes with --follow.")
+@click.option(
+    "--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between passes with --follow."
+)
 @reported
 def ship(follow: bool, every: float) -> None:
     """Send the rows that wait in the spool to ClickHouse.
@@ -34,7 +36,7 @@ def ship(follow: bool, every: float) -> None:
             if done.rows or done.torn or not follow:
                 torn = f", {done.torn} torn lines skipped" if done.torn else ""
                 console().print(f"shipped {done.rows:,} rows from {directory} to {where.shown}{torn}")
-        except (DatabaseError, shipper.Busy) as error:
+        except (DatabaseError, shipper.BusyError) as error:
             if not follow:
                 raise
             click.echo(f"{error}; trying again in {every:g} s", err=True)

@@ -9,13 +9,12 @@ function calling and continuation send further requests, each of which is a call
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
-from types import ModuleType
-from typing import Any, Final
+from types import ModuleType, TracebackType
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import wrapt
@@ -25,10 +24,11 @@ from opentelemetry.trace import Tracer
 
 from spanledger import hosts
 from spanledger.call import Call
+from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
 from spanledger.providers import Provider
 
-HOOKS: Final = {
+HOOKS: Final[Hooks] = {
     "BaseApiClient": {"_request": ("http_request", "stream"), "_async_request": ("http_request", "stream")},
     "HttpResponse": {"segments": (), "async_segments": ()},
 }
@@ -55,17 +55,7 @@ class _Sent:
 _sent: ContextVar[_Sent | None] = ContextVar("spanledger_sent", default=None)
 
 
-def missing(api_client: ModuleType) -> list[str]:
-    """The hooks that this release of the SDK lacks."""
-    found: list[str] = []
-    for owner, methods in HOOKS.items():
-        for method, needed in methods.items():
-            function = getattr(getattr(api_client, owner, None), method, None)
-            parameters = inspect.signature(function).parameters if function else {}
-            if function is None:
-                found.append(f"{owner}.{method}")
-            found += [f"{owner}.{method}({name})" for name in needed if function and name not in parameters]
-    return found
+ObjectProxy: Any = wrapt.ObjectProxy
 
 
 @lru_cache(maxsize=256)
@@ -74,43 +64,30 @@ def _server(origin: str) -> tuple[str, int | None]:
     return parts.hostname or "", parts.port
 
 
-class GoogleDoor:
-    """Patches `google.genai`; `remove()` puts the originals back."""
+class GoogleDoor(Patches):
+    """Patches `google.genai`."""
 
     def __init__(self, provider: Provider, tracer: Callable[[], Tracer]) -> None:
+        super().__init__()
         self._provider = provider
         self._tracer = tracer
-        self._originals: list[tuple[type, str, Any]] = []
 
     def install(self, api_client: ModuleType) -> None:
         client, response = api_client.BaseApiClient, api_client.HttpResponse
-        self._patch(client, "_request", self._request)
-        self._patch(client, "_async_request", self._request_async)
+        self.patch(client, "_request", self._request)
+        self.patch(client, "_async_request", self._request_async)
         if hasattr(client, "_request_once"):
-            self._patch(client, "_request_once", self._once)
-            self._patch(client, "_async_request_once", self._once_async)
-        self._patch(response, "segments", self._segments)
-        self._patch(response, "async_segments", self._async_segments)
+            self.patch(client, "_request_once", self._once)
+            self.patch(client, "_async_request_once", self._once_async)
+        self.patch(response, "segments", self._segments)
+        self.patch(response, "async_segments", self._async_segments)
 
     def keep_origin(self, module: ModuleType) -> None:
         for owner, method in STREAMS[module.__name__].items():
             cls = getattr(module, owner, None)
             if cls is not None and method in cls.__dict__:
                 make = self._stream_async if owner.startswith("Async") else self._stream
-                self._patch(cls, method, make)
-
-    def remove(self) -> None:
-        for owner, name, original in reversed(self._originals):
-            setattr(owner, name, original)
-        self._originals.clear()
-
-    def _patch(self, owner: type, name: str, make: Callable[[Any], Any]) -> None:
-        original = owner.__dict__[name]
-        wrapper = make(original)
-        wrapper.__wrapped__ = original
-        wrapper.__name__, wrapper.__qualname__, wrapper.__doc__ = name, f"{owner.__name__}.{name}", original.__doc__
-        setattr(owner, name, wrapper)
-        self._originals.append((owner, name, original))
+                self.patch(cls, method, make)
 
     # --- one logical request: attempts, then one response or none ------------------------------------
 
@@ -206,7 +183,9 @@ class _Sending:
         self._token = _sent.set(self._sent)
         self._context = otel_context.attach(self._sent.call.current())
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         otel_context.detach(self._context)
         _sent.reset(self._token)
         if error is not None:
@@ -229,7 +208,9 @@ class _Attempt:
                 sent.failed = None
             sent.call.attempt()
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._sent is not None and error is not None:
             self._sent.failed = (_status(error),)
 
@@ -241,10 +222,11 @@ def _status(error: BaseException) -> int | None:
 
 def _answered(call: Call, response: Any) -> None:
     with quietly("reading a response"):
-        stream = response.response_stream
+        stream: Any = response.response_stream
         if isinstance(stream, list):
-            if stream and stream[0]:
-                call.body(json.loads(stream[0]))
+            body: Any = cast("list[Any]", stream)[:1]
+            if body and body[0]:
+                call.body(json.loads(body[0]))
             call.finish()
         else:
             response._spanledger = call
@@ -288,11 +270,11 @@ class _AsyncSegments:
         self._call.finish()
 
 
-class _Resumed(wrapt.ObjectProxy):  # type: ignore[misc]
+class _Resumed(ObjectProxy):
     """A stream that sends its request in the context it was asked for in, not the one it is read in."""
 
     def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
         self._self_context = otel_context.get_current()
 
     def __iter__(self) -> _Resumed:
@@ -306,11 +288,11 @@ class _Resumed(wrapt.ObjectProxy):  # type: ignore[misc]
             _origin.reset(token)
 
 
-class _AsyncResumed(wrapt.ObjectProxy):  # type: ignore[misc]
+class _AsyncResumed(ObjectProxy):
     """The asynchronous twin of `_Resumed`."""
 
     def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
         self._self_context = otel_context.get_current()
 
     def __aiter__(self) -> _AsyncResumed:

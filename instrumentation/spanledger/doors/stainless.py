@@ -13,24 +13,25 @@ Patched, in `<package>._base_client` (same signatures in openai >= 1.40 and anth
 
 from __future__ import annotations
 
-import inspect
 import json
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from types import ModuleType
-from typing import Any, Final
+from types import ModuleType, TracebackType
+from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
 
 from spanledger import hosts
 from spanledger.call import Call
+from spanledger.doors.patching import Hooks, Patches
 from spanledger.doors.sse import Tap
 from spanledger.guard import log, quietly
 from spanledger.providers import Provider, Request
+from spanledger.reading import Json, mapping
 
-HOOKS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+HOOKS: Final[Hooks] = {
     "BaseClient": {
         "_build_request": ("options",),
         "_process_response_data": ("data", "cast_to", "response"),
@@ -44,8 +45,6 @@ HOOKS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "_process_response": ("cast_to", "options", "response", "stream", "stream_cls"),
     },
 }
-"""Class -> method -> the parameters we rely on."""
-
 USAGE_HOSTS: Final = {"openai", "azure.ai.openai"}
 """Providers known to accept `stream_options.include_usage` (openai 3.57 chat_completion_stream_options_param)."""
 
@@ -55,64 +54,39 @@ MAX_JSON: Final = 8 << 20
 _current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
 
 
-def missing(base_client: ModuleType) -> list[str]:
-    """The hooks that this release of the SDK lacks, e.g. ["BaseClient._build_request(options)"]."""
-    found: list[str] = []
-    for owner, methods in HOOKS.items():
-        for method, needed in methods.items():
-            function = getattr(getattr(base_client, owner, None), method, None)
-            parameters = inspect.signature(function).parameters if function else {}
-            found += [f"{owner}.{method}({name})" for name in needed if name not in parameters]
-    return found
-
-
-class StainlessDoor:
-    """Patches one SDK's `_base_client`; `remove()` puts the originals back."""
+class StainlessDoor(Patches):
+    """Patches one SDK's `_base_client`."""
 
     def __init__(
         self, base_client: ModuleType, provider: Provider, tracer: Callable[[], Tracer], usage_hosts: frozenset[str]
     ) -> None:
         """`tracer` is asked at each call, so a provider set late is found; `usage_hosts` are further
         hosts whose chat streams may be asked for usage."""
+        super().__init__()
         self._module = base_client
         self._provider = provider
         self._tracer = tracer
         self._usage_hosts = usage_hosts
-        self._originals: list[tuple[type, str, Any]] = []
 
     def install(self) -> None:
         base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
-        self._patch(sync, "request", self._request)
-        self._patch(asynchronous, "request", self._request_async)
-        self._patch(base, "_build_request", self._build_request)
-        self._patch(base, "_process_response_data", self._process_response_data)
-        self._patch(sync, "_process_response", self._process_response)
-        self._patch(asynchronous, "_process_response", self._process_response_async)
+        self.patch(sync, "request", self._request)
+        self.patch(asynchronous, "request", self._request_async)
+        self.patch(base, "_build_request", self._build_request)
+        self.patch(base, "_process_response_data", self._process_response_data)
+        self.patch(sync, "_process_response", self._process_response)
+        self.patch(asynchronous, "_process_response", self._process_response_async)
         for client in (sync, asynchronous):
             if hasattr(client, "_sleep_for_retry"):
-                self._patch(client, "_sleep_for_retry", self._sleep_for_retry)
-
-    def remove(self) -> None:
-        for owner, name, original in reversed(self._originals):
-            setattr(owner, name, original)
-        self._originals.clear()
-
-    def _patch(self, owner: type, name: str, make: Callable[[Any], Any]) -> None:
-        original = owner.__dict__[name]
-        wrapper = make(original)
-        wrapper.__wrapped__ = original
-        wrapper.__name__, wrapper.__qualname__, wrapper.__doc__ = name, f"{owner.__name__}.{name}", original.__doc__
-        setattr(owner, name, wrapper)
-        self._originals.append((owner, name, original))
+                self.patch(client, "_sleep_for_retry", self._sleep_for_retry)
 
     # --- the logical call -----------------------------------------------------------------------
 
     def _begin(self, client: Any, options: Any) -> Call | None:
         with quietly("beginning a call"):
-            body = options.json_data
-            extra = options.extra_json
-            if extra and isinstance(body, dict):
-                body = {**body, **extra}
+            body: Any = options.json_data
+            if options.extra_json and isinstance(body, dict):
+                body = {**cast("Json", body), **options.extra_json}  # what `extra_body` says goes
             request = self._provider.request(options.method, options.url, body)
             return self._call(client, request) if request else None
         return None
@@ -161,14 +135,14 @@ class StainlessDoor:
         request = call.request
         if not request.stream or request.include_usage is not None or self._provider.NAME != "openai":
             return
-        body = options.json_data
+        body: Any = options.json_data
         if not isinstance(body, dict) or request.operation != "chat" or "messages" not in body:
             return
         host = client.base_url.host
         if hosts.provider_at(host) not in USAGE_HOSTS and host not in self._usage_hosts:
             return
-        asked = body.get("stream_options")
-        options.json_data = {**body, "stream_options": {**(asked or {}), "include_usage": True}}
+        found = cast("Json", body)
+        options.json_data = {**found, "stream_options": {**mapping(found, "stream_options"), "include_usage": True}}
         call.hides_usage = True
 
     def _sleep_for_retry(self, original: Any) -> Any:
@@ -264,7 +238,9 @@ class _Sending:
         self._token = _current.set(self._call)
         self._context = otel_context.attach(self._call.current())
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         otel_context.detach(self._context)
         _current.reset(self._token)
         if error is not None and not self._call.answered:
@@ -290,9 +266,13 @@ def _follow(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
         _tap(response, _JsonBody(call))
 
 
+def _class_of(response: Any) -> Any:
+    return cast("Any", type(response))
+
+
 def _finish_on_close(response: Any, call: Call) -> None:
     ref = weakref.ref(response)
-    cls = type(response)
+    cls = _class_of(response)
 
     def close() -> None:
         try:
@@ -336,7 +316,10 @@ class _JsonBody:
 def _tap(response: Any, tap: Tap | _JsonBody) -> None:
     """Let `tap` see the decoded bytes of `response`, however they are consumed (events, lines, text)."""
     ref = weakref.ref(response)
-    cls = type(response)
+    cls = _class_of(response)
+
+    def aiter_bytes(*args: Any, **kwargs: Any) -> _AsyncTap:
+        return _AsyncTap(cls.aiter_bytes(ref(), *args, **kwargs), tap)
 
     def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
         for chunk in cls.iter_bytes(ref(), *args, **kwargs):
@@ -347,8 +330,7 @@ def _tap(response: Any, tap: Tap | _JsonBody) -> None:
         if rest:
             yield rest
 
-    response.iter_bytes = iter_bytes
-    response.aiter_bytes = lambda *args, **kwargs: _AsyncTap(cls.aiter_bytes(ref(), *args, **kwargs), tap)
+    response.iter_bytes, response.aiter_bytes = iter_bytes, aiter_bytes
 
 
 class _AsyncTap:

@@ -110,9 +110,7 @@ def _reported(
         return quote(provider, model, usage, tier=tier, table=table)
     computed = quote(provider, model, usage, tier=tier, table=table)
     part = Component("provider", 1, picousd * p.ATTO_PER_PICO, "usage.cost", picousd)
-    return Price(
-        p.PROVIDER_REPORTED, picousd, (part,), computed.key, "provider", None, (), computed.total_picousd
-    )
+    return Price(p.PROVIDER_REPORTED, picousd, (part,), computed.key, "provider", None, (), computed.total_picousd)
 
 
 def _geo(host: str) -> str:

@@ -60,7 +60,13 @@ LITELLM_NAMES: Final = {
 }
 
 ARN: Final = re.compile(r"arn:aws[\w-]*:(?P<service>\w+):(?P<region>[\w-]*):\d*:(?P<kind>[\w-]+)/(?P<model>.+)")
-MAPPED_ARNS: Final = ("application-inference-profile", "provisioned-model", "custom-model", "endpoint", "imported-model")
+MAPPED_ARNS: Final = (
+    "application-inference-profile",
+    "provisioned-model",
+    "custom-model",
+    "endpoint",
+    "imported-model",
+)
 GEO: Final = re.compile(r"^(?:us-gov|us|eu|apac|au|jp|global|ca|in|sa|me|af|amer)\.(?=\w+\.)")
 DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
 VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+)?$")

@@ -96,9 +96,9 @@ class Entry:
     brackets: tuple[tuple[int, int, Fields], ...]
     """`tiered_pricing`: (more than, at most, fields)."""
     off_peak: Fields
-    plans: dict[tuple[str, int, int, bool], dict[str, Rate | None]] = field(default_factory=dict[
-        tuple[str, int, int, bool], dict[str, "Rate | None"]
-    ])
+    plans: dict[tuple[str, int, int, bool], dict[str, Rate | None]] = field(
+        default_factory=dict[tuple[str, int, int, bool], dict[str, "Rate | None"]]
+    )
 
 
 def attousd(text: object) -> int | None:
@@ -230,7 +230,11 @@ class _Lookup:
                     return Rate(rate.atto // 2, rate.field, rate.estimated)  # Fireworks: half the input rate
                 return rate
         # An embedding's output is its vector, which no table prices: counted by some servers, sold by none.
-        return Rate(0, "(no output price)") if chain[-1][0] == OUTPUT and self.entry.json.get("mode") == "embedding" else None
+        return (
+            Rate(0, "(no output price)")
+            if chain[-1][0] == OUTPUT and self.entry.json.get("mode") == "embedding"
+            else None
+        )
 
     def tiered(self, base: str, hours: int) -> Rate | None:
         """(threshold, tier) -> (threshold, standard) -> lower thresholds -> (tier) -> (standard)."""
@@ -289,7 +293,10 @@ def _bracket(entry: Entry, total: int) -> int:
 def multiplier(entry: Mapping[str, object], geo: str, speed: str) -> tuple[int, int]:
     """The product of the uplifts for a geography and a speed, as a fraction (R9)."""
     found = cast("Json", entry)
-    factors = [mapping(found, "provider_specific_entry").get(geo), found.get(f"regional_processing_uplift_multiplier_{geo}")]
+    factors = [
+        mapping(found, "provider_specific_entry").get(geo),
+        found.get(f"regional_processing_uplift_multiplier_{geo}"),
+    ]
     if geo and geo != "global":
         factors.append(found.get("regional_endpoint_uplift_multiplier"))
     if speed == "fast":

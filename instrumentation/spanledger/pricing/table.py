@@ -16,7 +16,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cached_property
 from importlib import metadata, resources
 from pathlib import Path
@@ -70,7 +70,9 @@ def _numbers_as_text(data: bytes) -> Json:
 
 
 def _models(found: Json) -> dict[str, Json]:
-    return {key: cast("Json", value) for key, value in found.items() if isinstance(value, dict) and key != "sample_spec"}
+    return {
+        key: cast("Json", value) for key, value in found.items() if isinstance(value, dict) and key != "sample_spec"
+    }
 
 
 def bundled() -> Table:
@@ -122,7 +124,7 @@ def _read(source: str, version: str, path: Path, data: bytes) -> Table:
     models = _models(_numbers_as_text(data))
     if not any("input_cost_per_token" in entry for entry in models.values()):
         raise ValueError(f"{path} is not a LiteLLM price table: no entry has input_cost_per_token")
-    changed = date.fromtimestamp(path.stat().st_mtime)
+    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
     return Table(source, version, hashlib.sha256(data).hexdigest(), changed, str(path), models)
 
 
@@ -187,7 +189,11 @@ class Prices:
     @property
     def tables(self) -> tuple[Table, ...]:
         """In the order in which a key is looked for."""
-        return (self.overrides.table, self.live, self.retired) if self.overrides.table.models else (self.live, self.retired)
+        return (
+            (self.overrides.table, self.live, self.retired)
+            if self.overrides.table.models
+            else (self.live, self.retired)
+        )
 
 
 def load() -> Prices:

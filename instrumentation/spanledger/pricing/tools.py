@@ -32,7 +32,10 @@ def components(entry: Entry, usage: Usage) -> list[Component] | None:
         if rate is None:
             return None
         billed = usage.web_searches
-        if entry.provider.startswith(("gemini", "vertex_ai")) and entry.json.get("web_search_billing_unit") != "per_query":
+        if (
+            entry.provider.startswith(("gemini", "vertex_ai"))
+            and entry.json.get("web_search_billing_unit") != "per_query"
+        ):
             billed = 1  # Google: one fee a prompt, however many queries the model made of it
         found.append(_component("web_searches", billed, f"{SEARCH}.{SIZE}", rate))
     if usage.file_searches:

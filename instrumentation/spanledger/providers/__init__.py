@@ -59,7 +59,10 @@ class Response:
 class Provider(Protocol):
     """The functions of a provider module."""
 
-    NAME: str
+    @property
+    def NAME(self) -> str:  # noqa: N802 - a constant of the module
+        """`gen_ai.provider.name` where the host says nothing else."""
+        ...
 
     def request(self, method: str, path: str, body: object) -> Request | None:
         """Read a request; None for one that can never be billed (a GET, say)."""

@@ -1,0 +1,46 @@
+"""Putting wrappers in the place of an SDK's functions, and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+Hooks = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Class -> method -> the parameters that a door relies on."""
+
+
+def missing(module: ModuleType, hooks: Hooks) -> list[str]:
+    """The hooks that this release of an SDK lacks, e.g. ["BaseClient._build_request(options)"]."""
+    found: list[str] = []
+    for owner, methods in hooks.items():
+        for method, needed in methods.items():
+            function = getattr(getattr(module, owner, None), method, None)
+            if function is None:
+                found.append(f"{owner}.{method}")
+                continue
+            parameters = inspect.signature(function).parameters
+            found += [f"{owner}.{method}({name})" for name in needed if name not in parameters]
+    return found
+
+
+class Patches:
+    """The functions replaced so far; `remove` puts the originals back, last first."""
+
+    def __init__(self) -> None:
+        self._originals: list[tuple[Any, str, Any]] = []
+
+    def patch(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Replace `owner.name` by `make(original)`, which keeps its name and docstring."""
+        original = owner.__dict__[name]
+        wrapper = make(original)
+        wrapper.__wrapped__ = original
+        wrapper.__name__, wrapper.__qualname__, wrapper.__doc__ = name, f"{owner.__name__}.{name}", original.__doc__
+        setattr(owner, name, wrapper)
+        self._originals.append((owner, name, original))
+
+    def remove(self) -> None:
+        for owner, name, original in reversed(self._originals):
+            setattr(owner, name, original)
+        self._originals.clear()
