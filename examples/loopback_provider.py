@@ -263,6 +263,9 @@ class Handler(BaseHTTPRequestHandler):
         self.stream([f"event: {event['type']}\ndata: {compact(event)}\n\n" for event in events])
 
     def google(self, model: str, verb: str, prompt: str) -> None:
+        if verb == "countTokens":
+            self.answer({"totalTokens": len(prompt)})
+            return
         if verb in ("embedContent", "batchEmbedContents"):
             sold = self.sell("embeddings", model, prompt)
             usage = {"promptTokenCount": sold.input, "totalTokenCount": sold.input}

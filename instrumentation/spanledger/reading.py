@@ -6,6 +6,7 @@ label is a printable string of at most 256 characters, cut and cleaned where it 
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Final, cast
 
@@ -13,6 +14,14 @@ Json = dict[str, object]
 
 MAX_COUNT: Final = 2**32 - 1
 MAX_LABEL: Final = 256
+
+
+def document(data: str | bytes) -> object:
+    """`data` parsed as JSON; None where it is none (audio, text, an answer cut short)."""
+    try:
+        return cast("object", json.loads(data))
+    except (ValueError, RecursionError):
+        return None
 
 
 def at(value: object, *path: str) -> object:

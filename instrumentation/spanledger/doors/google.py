@@ -9,7 +9,6 @@ function calling and continuation send further requests, each of which is a call
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
@@ -27,6 +26,7 @@ from spanledger.call import Call
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
 from spanledger.providers import Provider
+from spanledger.reading import document
 
 HOOKS: Final[Hooks] = {
     "BaseApiClient": {"_request": ("http_request", "stream"), "_async_request": ("http_request", "stream")},
@@ -226,7 +226,7 @@ def _answered(call: Call, response: Any) -> None:
         if isinstance(stream, list):
             body: Any = cast("list[Any]", stream)[:1]
             if body and body[0]:
-                call.body(json.loads(body[0]))
+                call.body(document(body[0]))
             call.finish()
         else:
             response._spanledger = call

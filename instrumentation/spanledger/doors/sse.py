@@ -6,12 +6,11 @@ caller may see. Nothing is kept but an event's unfinished tail.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
-from spanledger.reading import Json
+from spanledger.reading import Json, document, mapping
 
 INTERESTING: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{|"(?:finish|stop)_reason"\s*:\s*"|"message_stop"')
 BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
@@ -49,6 +48,9 @@ class Tap:
         tail, self._tail = self._tail, b""
         return self._passed(tail) if INTERESTING.search(tail) else tail
 
+    def end(self) -> None:
+        """Nothing: the response's close ends the call."""
+
     def _passed(self, events: bytes) -> bytes:
         out: list[bytes] = []
         start = 0
@@ -62,15 +64,8 @@ class Tap:
     def _event(self, event: bytes) -> bytes:
         if not INTERESTING.search(event):
             return event
-        try:
-            data = b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
-            parsed: object = json.loads(data)
-        except ValueError:
-            return event
-        if not isinstance(parsed, dict):
-            return event
-        found = cast("Json", parsed)
+        found = mapping(document(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))))
         hidden = self._hide and found.get("choices") == [] and isinstance(found.get("usage"), dict)
-        if hidden or self._scan:
+        if found and (hidden or self._scan):
             self._feed(found)
         return b"" if hidden else event

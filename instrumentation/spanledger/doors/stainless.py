@@ -13,9 +13,7 @@ Patched, in `<package>._base_client` (same signatures in openai >= 1.40 and anth
 
 from __future__ import annotations
 
-import json
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import ModuleType, TracebackType
 from typing import Any, Final, cast
@@ -25,11 +23,11 @@ from opentelemetry.trace import Tracer
 
 from spanledger import hosts
 from spanledger.call import Call
+from spanledger.doors.following import MAX_JSON, follow
 from spanledger.doors.patching import Hooks, Patches
-from spanledger.doors.sse import Tap
-from spanledger.guard import log, quietly
+from spanledger.guard import quietly
 from spanledger.providers import Provider, Request
-from spanledger.reading import Json, mapping
+from spanledger.reading import Json, document, mapping
 
 HOOKS: Final[Hooks] = {
     "BaseClient": {
@@ -49,7 +47,6 @@ USAGE_HOSTS: Final = {"openai", "azure.ai.openai"}
 """Providers known to accept `stream_options.include_usage` (openai 3.57 chat_completion_stream_options_param)."""
 
 RAW_HEADER: Final = "x-stainless-raw-response"
-MAX_JSON: Final = 8 << 20
 
 _current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
 
@@ -174,7 +171,7 @@ class StainlessDoor(Patches):
             whole = not stream and hasattr(response, "_content")
             response._spanledger = call, whole
             if not whole:
-                _follow(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
+                follow(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
             return call
         return None
 
@@ -250,126 +247,4 @@ class _Sending:
 
 def _read_body(response: Any, call: Call) -> None:
     if "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
-        call.body(json.loads(response.content))
-
-
-def _follow(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
-    """Finish `call` when the body of `response` ends, is closed or is dropped; tap its bytes if need be.
-
-    The hooks sit on the instance and hold it weakly, so a dropped stream is freed as it was before.
-    """
-    _finish_on_close(response, call)
-    weakref.finalize(response, call.finish)
-    if sse and (scan or call.hides_usage):
-        _tap(response, Tap(call.feed, scan=scan, hide=call.hides_usage))
-    elif not sse:
-        _tap(response, _JsonBody(call))
-
-
-def _class_of(response: Any) -> Any:
-    return cast("Any", type(response))
-
-
-def _finish_on_close(response: Any, call: Call) -> None:
-    ref = weakref.ref(response)
-    cls = _class_of(response)
-
-    def close() -> None:
-        try:
-            cls.close(ref())
-        finally:
-            call.finish()
-
-    async def aclose() -> None:
-        try:
-            await cls.aclose(ref())
-        finally:
-            call.finish()
-
-    response.close, response.aclose = close, aclose
-
-
-class _JsonBody:
-    """An unstreamed JSON answer that the caller reads by itself (`with_streaming_response`)."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._chunks: list[bytes] = []
-        self._size = 0
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._size += len(chunk)
-        if self._size <= MAX_JSON:
-            self._chunks.append(chunk)
-        return chunk
-
-    def rest(self) -> bytes:
-        if self._size <= MAX_JSON and self._chunks:
-            try:
-                self._call.body(json.loads(b"".join(self._chunks)))
-            except ValueError:
-                log.debug("an answer that is no JSON passed unread")
-            self._call.finish()
-        return b""
-
-
-def _tap(response: Any, tap: Tap | _JsonBody) -> None:
-    """Let `tap` see the decoded bytes of `response`, however they are consumed (events, lines, text)."""
-    ref = weakref.ref(response)
-    cls = _class_of(response)
-
-    def aiter_bytes(*args: Any, **kwargs: Any) -> _AsyncTap:
-        return _AsyncTap(cls.aiter_bytes(ref(), *args, **kwargs), tap)
-
-    def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
-        for chunk in cls.iter_bytes(ref(), *args, **kwargs):
-            passed = _passed(tap, chunk)
-            if passed:
-                yield passed
-        rest = _rest(tap)
-        if rest:
-            yield rest
-
-    response.iter_bytes, response.aiter_bytes = iter_bytes, aiter_bytes
-
-
-class _AsyncTap:
-    """`aiter_bytes` through a tap. No generator: one more asynchronous generator in the chain would make
-    `loop.shutdown_asyncgens()` complain about streams left open."""
-
-    def __init__(self, inner: AsyncIterator[bytes], tap: Tap | _JsonBody) -> None:
-        self._inner = inner
-        self._tap = tap
-
-    def __aiter__(self) -> _AsyncTap:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while True:
-            try:
-                chunk = await self._inner.__anext__()
-            except StopAsyncIteration:
-                rest = _rest(self._tap)
-                if rest:
-                    return rest
-                raise
-            passed = _passed(self._tap, chunk)
-            if passed:
-                return passed
-
-    async def aclose(self) -> None:
-        close = getattr(self._inner, "aclose", None)
-        if close is not None:
-            await close()
-
-
-def _passed(tap: Tap | _JsonBody, chunk: bytes) -> bytes:
-    with quietly("reading a stream"):
-        return tap.feed(chunk)
-    return chunk
-
-
-def _rest(tap: Tap | _JsonBody) -> bytes:
-    with quietly("reading a stream's end"):
-        return tap.rest()
-    return b""
+        call.body(document(response.content))

@@ -1,0 +1,114 @@
+"""ClickHouse's HTTP interface over chDB, so that the server path of clickhouse-connect is exercised for real.
+
+    python tests/clickhouse_front.py DIRECTORY     prints its port, then serves until it is killed
+
+Takes what the driver sends: the query in the URL or the body, settings and parameters in the URL, bodies in
+Native format, plain or compressed. One query at a time, as chDB has it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import lz4.frame
+from chdb import session
+
+NOT_SETTINGS = {
+    "query", "database", "user", "password", "session_id", "query_id", "client_protocol_version", "default_format",
+    "enable_http_compression", "compress", "decompress", "session_timeout", "role", "cancel_http_readonly_queries_on_client_close",
+}  # fmt: skip
+
+
+class Front(HTTPServer):
+    def __init__(self, directory: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.session = session.Session(directory)
+
+    def run(self, query: str, data: bytes, database: str, parameters: dict[str, str], settings: dict[str, str]) -> bytes:
+        self.session.query(f"USE `{database}`")
+        for name, value in parameters.items():
+            self.session.query(f"SET {name} = '{value}'")
+        insert = re.match(r"\s*INSERT\s+INTO\s+(.*?)\s+FORMAT\s+Native\s*$", query, re.DOTALL | re.IGNORECASE)
+        quoted = ", ".join(f"{name} = '{value}'" for name, value in settings.items())
+        if insert:
+            with tempfile.NamedTemporaryFile(suffix=".native") as file:
+                file.write(data)
+                file.flush()
+                with_settings = f" SETTINGS {quoted}" if quoted else ""
+                query = f"INSERT INTO {insert[1]} FROM INFILE '{file.name}'{with_settings} FORMAT Native"
+                return bytes(self.session.query(query).bytes())
+        wanted = re.search(r"\bFORMAT\s+(\w+)\s*$", query, re.IGNORECASE)
+        return bytes(self.session.query(query, wanted[1] if wanted else "TabSeparated").bytes())
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Front
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/ping"):
+            self.answer(200, b"Ok.\n")
+        else:
+            self.do_POST()
+
+    def do_POST(self) -> None:
+        asked = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        body = self.body()
+        query = asked.get("query", "")
+        if not query:
+            insert = re.match(rb"\s*INSERT\s.*?FORMAT\s+Native\s?", body, re.DOTALL | re.IGNORECASE)
+            query, body = (insert[0].decode(), body[insert.end() :]) if insert else (body.decode(), b"")
+        settings = {k: v for k, v in asked.items() if k not in NOT_SETTINGS and not k.startswith("param_")}
+        parameters = {k: v for k, v in asked.items() if k.startswith("param_")}
+        try:
+            result = self.server.run(query, body, asked.get("database") or "default", parameters, settings)
+        except RuntimeError as error:
+            code = re.search(r"Code: (\d+)", str(error))
+            headers = {"X-ClickHouse-Exception-Code": code[1] if code else "0"}
+            self.answer(500, str(error).encode(), headers)
+        else:
+            self.answer(200, result, {"X-ClickHouse-Format": "Native"})
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            data = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        encoding = self.headers.get("Content-Encoding", "")
+        if encoding == "lz4":
+            return lz4.frame.decompress(data)
+        if encoding:
+            raise NotImplementedError(f"this front does not read {encoding}")
+        return data
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        if "--verbose" in sys.argv:
+            super().log_message(format, *args)
+
+
+def main() -> None:
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    front = Front(sys.argv[1])
+    print(front.server_port, flush=True)
+    front.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A ledger in memory's reach for every test: real SDKs, a loopback provider, a spool in a temporary directory."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from spanledger_clickhouse.rows import COLUMNS, rows
+
+from spanledger import guard
+from spanledger.doors.google import STREAMS, GoogleDoor
+from spanledger.doors.stainless import StainlessDoor
+from spanledger.processor import LedgerProcessor
+from spanledger.providers import anthropic, google, openai
+from spanledger.spool import SUFFIX, Spool
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+from loopback_provider import Provider, Sold  # noqa: E402
+
+RESOURCE = Resource({"service.name": "tests", "deployment.environment.name": "ci"})
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state directory of the test's own, and no settings of the machine's."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "spanledger"
+
+
+@pytest.fixture(autouse=True)
+def nothing_swallowed() -> Iterator[None]:
+    """Fail a test in which `quietly` kept an exception from us, unless the test took it out of `failures`."""
+    guard.failures.clear()
+    yield
+    assert not guard.failures, f"swallowed: {dict(guard.failures)}"
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    server = Provider().start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+class Recorded:
+    """What the ledger of a test holds."""
+
+    def __init__(self, directory: Path) -> None:
+        self.spool = Spool(directory, 1 << 30)
+        self.tracing = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
+        self.tracing.add_span_processor(LedgerProcessor(self.spool))
+
+    def tracer(self, name: str) -> Callable[[], Any]:
+        return lambda: self.tracing.get_tracer(f"spanledger.{name}", "test")
+
+    @property
+    def lines(self) -> list[bytes]:
+        files = sorted(self.spool.directory.glob(f"*{SUFFIX}"))
+        return [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows so far, in the order in which the calls ended."""
+        return [dict(zip(COLUMNS, row, strict=True)) for line in self.lines for row in rows(line)]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        [row] = self.rows
+        return row
+
+
+@pytest.fixture
+def ledger(own_state: Path) -> Iterator[Recorded]:
+    """The three SDKs behind our doors, recording into a spool."""
+    recorded = Recorded(own_state / "spool")
+    doors: list[Any] = []
+    for module, reader in (("openai", openai), ("anthropic", anthropic)):
+        base_client = importlib.import_module(f"{module}._base_client")
+        door = StainlessDoor(base_client, reader, recorded.tracer(module), frozenset({"127.0.0.1"}))
+        door.install()
+        doors.append(door)
+    gate = GoogleDoor(google, recorded.tracer("google_genai"))
+    gate.install(importlib.import_module("google.genai._api_client"))
+    for name in STREAMS:
+        gate.keep_origin(importlib.import_module(name))
+    doors.append(gate)
+    yield recorded
+    for door in doors:
+        door.remove()
+    recorded.spool.close()
+
+
+def truth(sold: Sold) -> dict[str, Any]:
+    """What the provider sold, in the ledger's columns."""
+    from decimal import Decimal
+
+    return {
+        "response_model": sold.model,
+        "input_tokens": sold.input,
+        "cache_read_tokens": sold.cache_read,
+        "cache_write_tokens": sold.cache_write,
+        "cache_write_1h_tokens": sold.cache_write_1h,
+        "output_text_tokens": sold.output,
+        "reasoning_tokens": sold.reasoning,
+        "cost_usd": None if sold.picousd is None else Decimal(sold.picousd).scaleb(-12),
+        "usage_source": "exact",
+        "outcome": "ok",
+    }
+
+
+def facts(row: dict[str, Any]) -> dict[str, Any]:
+    """The same columns of a row; `input_tokens` is the sum of its meters, as the table's alias is."""
+    total = sum(row[column] for column in INPUTS)
+    names = set(truth(Sold("", "", "", "", 0))) - {"input_tokens"}
+    return {"input_tokens": total, **{name: row[name] for name in names}}
+
+
+INPUTS = (
+    "input_uncached_tokens",
+    "input_audio_tokens",
+    "input_image_tokens",
+    "input_video_tokens",
+    "cache_read_tokens",
+    "cache_read_audio_tokens",
+    "cache_read_image_tokens",
+    "cache_read_video_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "cache_write_12h_tokens",
+)
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(coroutine)

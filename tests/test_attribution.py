@@ -1,0 +1,120 @@
+"""Who caused a call: what baggage says, and where it is missing, which code lost it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import Recorded
+from loopback_provider import Provider
+from opentelemetry import baggage, context
+
+import openai
+
+
+def within(**entries: object):
+    current = context.get_current()
+    for key, value in entries.items():
+        current = baggage.set_baggage(key.replace("__", "."), value, current)
+    return current
+
+
+def call(provider: Provider) -> None:
+    with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+        client.embeddings.create(model="text-embedding-3-small", input="who is it?")
+
+
+def called_with(provider: Provider, current: context.Context) -> None:
+    token = context.attach(current)
+    try:
+        call(provider)
+    finally:
+        context.detach(token)
+
+
+WHO = ("user_id", "session_id", "request_id", "feature", "tenant_id", "customer_tier", "conversation_id")
+
+
+def test_baggage_becomes_columns(provider: Provider, ledger: Recorded):
+    called_with(
+        provider,
+        within(
+            user__id="ada",
+            session__id="s-1",
+            spanledger__request__id="r-1",
+            spanledger__feature="summarize",
+            spanledger__tenant__id="acme",
+            spanledger__tier="gold",
+            gen_ai__conversation__id="c-1",
+            spanledger__label__team="blue",
+            unrelated="x",
+        ),
+    )
+    row = ledger.row
+    assert [row[name] for name in WHO] == ["ada", "s-1", "r-1", "summarize", "acme", "gold", "c-1"]
+    assert row["labels"] == {"team": "blue"}
+    assert (row["attribution_reason"], row["code_file"], row["code_line"]) == ("", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("alias", "column"),
+    [
+        ("enduser.id", "user_id"),
+        ("user_id", "user_id"),
+        ("session_id", "session_id"),
+        ("request.id", "request_id"),
+        ("request_id", "request_id"),
+        ("feature", "feature"),
+        ("feature_id", "feature"),
+        ("tenant.id", "tenant_id"),
+        ("tenant_id", "tenant_id"),
+        ("tier", "customer_tier"),
+    ],
+)
+def test_other_spellings_are_read(alias: str, column: str, provider: Provider, ledger: Recorded):
+    called_with(provider, baggage.set_baggage(alias, "x"))
+    assert ledger.row[column] == "x"
+
+
+def test_the_canonical_key_wins(provider: Provider, ledger: Recorded):
+    called_with(provider, within(user_id="alias", user__id="ada", enduser__id="other"))
+    assert ledger.row["user_id"] == "ada"
+
+
+def test_values_are_cut_and_cleaned(provider: Provider, ledger: Recorded):
+    called_with(provider, within(user__id="a\x00b\n" + "c" * 500, spanledger__feature=7))
+    row = ledger.row
+    assert row["user_id"] == "ab" + "c" * 254
+    assert row["feature"] == "7"
+
+
+def test_a_call_without_context_is_null_and_names_its_place(provider: Provider, ledger: Recorded):
+    thread = threading.Thread(target=call, args=(provider,))
+    thread.start()
+    thread.join()
+    row = ledger.row
+    assert [row[name] for name in WHO] == [None, None, None, None, "", None, None]
+    assert row["attribution_reason"] == "context_lost"
+    assert (row["code_file"], row["code_function"]) == (__file__, "call")
+    line = Path(__file__).read_text().splitlines()[row["code_line"] - 1]
+    assert "client.embeddings.create" in line
+
+
+def test_a_trace_without_baggage_is_said_to_have_none(provider: Provider, ledger: Recorded):
+    with ledger.tracing.get_tracer("app").start_as_current_span("GET /"):
+        call(provider)
+    assert ledger.row["attribution_reason"] == "no_baggage"
+
+
+def test_some_baggage_is_partial(provider: Provider, ledger: Recorded):
+    called_with(provider, within(user__id="ada", spanledger__feature="chat"))
+    row = ledger.row
+    assert (row["attribution_reason"], row["user_id"], row["request_id"]) == ("partial", "ada", None)
+
+
+def test_the_call_is_a_child_of_the_current_span(provider: Provider, ledger: Recorded):
+    with ledger.tracing.get_tracer("app").start_as_current_span("GET /") as span:
+        call(provider)
+    row, parent = ledger.row, span.get_span_context()
+    assert (row["trace_id"], row["parent_span_id"]) == (f"{parent.trace_id:032x}", f"{parent.span_id:016x}")

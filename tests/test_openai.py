@@ -1,0 +1,309 @@
+"""The OpenAI SDK's call styles: each gives one row with what the provider sold."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Iterator
+
+import openai
+import pytest
+from conftest import Recorded, facts, truth
+from loopback_provider import WORDS, Provider
+from pydantic import BaseModel
+
+MESSAGES = [{"role": "user", "content": "how much is it?"}]
+CHAT = {"model": "gpt-4.1-mini", "messages": MESSAGES}
+
+
+@pytest.fixture
+def client(provider: Provider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1", max_retries=2) as client:
+        yield client
+
+
+@pytest.fixture
+async def aclient(provider: Provider) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(api_key="k", base_url=f"{provider.url}/v1", max_retries=2) as client:
+        yield client
+
+
+class Answer(BaseModel):
+    text: str
+
+
+def chat(client: openai.OpenAI) -> None:
+    assert client.chat.completions.create(**CHAT).choices[0].message.content == WORDS
+
+
+def chat_raw(client: openai.OpenAI) -> None:
+    assert client.chat.completions.with_raw_response.create(**CHAT).parse().choices[0].message.content == WORDS
+
+
+def chat_raw_unparsed(client: openai.OpenAI) -> None:
+    assert client.chat.completions.with_raw_response.create(**CHAT).http_response.status_code == 200
+
+
+def chat_streaming_response(client: openai.OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(**CHAT) as response:
+        assert response.parse().choices[0].message.content == WORDS
+
+
+def chat_streaming_response_bytes(client: openai.OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(**CHAT) as response:
+        assert WORDS.encode() in b"".join(response.iter_bytes())
+
+
+def chat_parse(client: openai.OpenAI) -> None:
+    # The body is no JSON of ours, so the SDK raises after a billed answer: the row must be there all the same.
+    with pytest.raises(ValueError):
+        client.chat.completions.parse(**CHAT, response_format=Answer)
+
+
+def chat_post(client: openai.OpenAI) -> None:
+    client.post("/chat/completions", body=CHAT, cast_to=object)
+
+
+def chat_stream(client: openai.OpenAI) -> None:
+    chunks = list(client.chat.completions.create(**CHAT, stream=True))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks).strip() == WORDS
+
+
+def chat_stream_with_usage(client: openai.OpenAI) -> None:
+    chunks = list(client.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].usage is not None
+    assert chunks[-1].choices == []
+
+
+def chat_stream_helper(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(**CHAT) as stream:
+        for _ in stream:
+            pass
+    assert (stream.get_final_completion().choices[0].message.content or "").strip() == WORDS
+
+
+def chat_stream_raw_lines(client: openai.OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(**CHAT, stream=True) as response:
+        lines = list(response.iter_lines())
+    assert lines.count("data: [DONE]") == 1
+    assert not any('"usage":{' in line for line in lines)
+
+
+def responses(client: openai.OpenAI) -> None:
+    assert client.responses.create(model="gpt-5.4-mini", input="how much?").output_text == WORDS
+
+
+def responses_raw(client: openai.OpenAI) -> None:
+    client.responses.with_raw_response.create(model="gpt-5.4-mini", input="how much?")
+
+
+def responses_stream(client: openai.OpenAI) -> None:
+    events = list(client.responses.create(model="gpt-5.4-mini", input="how much?", stream=True))
+    assert events[-1].type == "response.completed"
+
+
+def responses_stream_helper(client: openai.OpenAI) -> None:
+    with client.responses.stream(model="gpt-5.4-mini", input="how much?") as stream:
+        for _ in stream:
+            pass
+        assert stream.get_final_response().output_text == WORDS
+
+
+def responses_parse(client: openai.OpenAI) -> None:
+    with pytest.raises(ValueError):
+        client.responses.parse(model="gpt-5.4-mini", input="how much?", text_format=Answer)
+
+
+def embeddings(client: openai.OpenAI) -> None:
+    client.embeddings.create(model="text-embedding-3-small", input="how much?")
+
+
+STYLES = (
+    chat, chat_raw, chat_raw_unparsed, chat_streaming_response, chat_streaming_response_bytes, chat_parse, chat_post,
+    chat_stream, chat_stream_with_usage, chat_stream_helper, chat_stream_raw_lines,
+    responses, responses_raw, responses_stream, responses_stream_helper, responses_parse, embeddings,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+def test_a_call_is_one_row_with_what_was_sold(style, client: openai.OpenAI, provider: Provider, ledger: Recorded):
+    style(client)
+    [sold] = provider.sold
+    assert facts(ledger.row) == truth(sold)
+
+
+async def achat(client: openai.AsyncOpenAI) -> None:
+    await client.chat.completions.create(**CHAT)
+
+
+async def achat_raw(client: openai.AsyncOpenAI) -> None:
+    await client.chat.completions.with_raw_response.create(**CHAT)
+
+
+async def achat_stream(client: openai.AsyncOpenAI) -> None:
+    chunks = [chunk async for chunk in await client.chat.completions.create(**CHAT, stream=True)]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks).strip() == WORDS
+
+
+async def achat_stream_helper(client: openai.AsyncOpenAI) -> None:
+    async with client.chat.completions.stream(**CHAT) as stream:
+        async for _ in stream:
+            pass
+
+
+async def achat_stream_raw_lines(client: openai.AsyncOpenAI) -> None:
+    async with client.chat.completions.with_streaming_response.create(**CHAT, stream=True) as response:
+        lines = [line async for line in response.iter_lines()]
+    assert not any('"usage":{' in line for line in lines)
+
+
+async def aresponses(client: openai.AsyncOpenAI) -> None:
+    await client.responses.create(model="gpt-5.4-mini", input="how much?")
+
+
+async def aresponses_stream(client: openai.AsyncOpenAI) -> None:
+    async for _ in await client.responses.create(model="gpt-5.4-mini", input="how much?", stream=True):
+        pass
+
+
+async def aembeddings(client: openai.AsyncOpenAI) -> None:
+    await client.embeddings.create(model="text-embedding-3-small", input="how much?")
+
+
+ASYNC_STYLES = (
+    achat, achat_raw, achat_stream, achat_stream_helper, achat_stream_raw_lines, aresponses, aresponses_stream, aembeddings,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("style", ASYNC_STYLES, ids=lambda style: style.__name__)
+async def test_an_async_call_is_one_row_with_what_was_sold(style, aclient, provider: Provider, ledger: Recorded):
+    await style(aclient)
+    [sold] = provider.sold
+    assert facts(ledger.row) == truth(sold)
+
+
+def test_the_row_says_what_was_called(client: openai.OpenAI, provider: Provider, ledger: Recorded):
+    client.chat.completions.create(
+        model="gpt-4.1-mini",
+        messages=[{"role": "system", "content": "be brief"}, *MESSAGES],
+        temperature=0.5,
+        max_completion_tokens=100,
+    )
+    row = ledger.row
+    expected = {
+        "provider": "openai",
+        "operation": "chat",
+        "request_model": "gpt-4.1-mini",
+        "response_model": "gpt-4.1-mini",
+        "response_id": provider.sold[0].id,
+        "server_address": "127.0.0.1",
+        "service": "tests",
+        "environment": "ci",
+        "temperature": 0.5,
+        "max_tokens": 100,
+        "prompt_hash": "b0d336336bae",
+        "is_streaming": False,
+        "finish_reasons": ["stop"],
+        "attempts": 1,
+        "price_status": "priced",
+        "price_key": "gpt-4.1-mini",
+        "price_source": "bundled",
+        "price_flags": ["proxy"],
+        "scope": "spanledger.openai",
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_an_unknown_model_has_no_cost_and_says_why(client: openai.OpenAI, ledger: Recorded, monkeypatch):
+    monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
+    client.chat.completions.create(model="no-such-model", messages=MESSAGES)
+    row = ledger.row
+    assert (row["cost_usd"], row["input_cost_usd"], row["price_status"]) == (None, None, "unpriced:no_model")
+    assert b"gen_ai.usage.cost" not in ledger.lines[0]
+
+
+def test_a_model_of_ones_own_server_costs_an_explicit_zero(client: openai.OpenAI, ledger: Recorded):
+    client.chat.completions.create(model="my-llama", messages=MESSAGES)
+    assert (ledger.row["cost_usd"], ledger.row["price_status"]) == (0, "self_hosted")
+
+
+def test_a_retried_call_is_one_row_with_its_attempts(client: openai.OpenAI, provider: Provider, ledger: Recorded):
+    client.chat.completions.create(model="gpt-4.1-mini", messages=[{"role": "user", "content": "[429] how much?"}])
+    row = ledger.row
+    assert facts(row) == truth(provider.sold[0])
+    assert (row["attempts"], row["attempt_status"], row["attempt_billed"]) == (2, ["429", "200"], ["no", "yes"])
+
+
+def test_a_failed_call_is_a_row_that_cost_nothing_and_has_no_price(client: openai.OpenAI, ledger: Recorded):
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[{"role": "user", "content": "[500]"}])
+    row = ledger.row
+    assert (row["outcome"], row["error_type"], row["attempt_status"]) == ("error", "500", ["500", "500", "500"])
+    assert (row["cost_usd"], row["price_status"], row["usage_source"]) == (None, "not_billed", "")
+
+
+def test_a_call_that_nobody_answered_may_have_been_billed(ledger: Recorded):
+    with (
+        openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1", max_retries=1) as client,
+        pytest.raises(openai.APIConnectionError),
+    ):
+        client.chat.completions.create(**CHAT)
+    row = ledger.row
+    assert (row["outcome"], row["error_type"]) == ("error", "APIConnectionError")
+    assert (row["attempt_billed"], row["price_status"]) == (["unknown", "unknown"], "unpriced:no_usage")
+
+
+def test_a_stream_left_early_is_a_row_without_usage(client: openai.OpenAI, ledger: Recorded):
+    stream = client.chat.completions.create(**CHAT, stream=True)
+    next(stream)
+    stream.close()
+    row = ledger.row
+    assert (row["outcome"], row["usage_source"], row["price_status"]) == ("aborted", "missing", "unpriced:no_usage")
+    assert row["cost_usd"] is None
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_that_is_dropped_is_a_row(client: openai.OpenAI, ledger: Recorded):
+    stream = client.chat.completions.create(**CHAT, stream=True)
+    next(stream)
+    del stream
+    gc.collect()
+    assert ledger.row["outcome"] == "aborted"
+
+
+def test_an_explicit_no_to_include_usage_is_respected(client: openai.OpenAI, provider: Provider, ledger: Recorded):
+    list(client.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": False}))
+    row = ledger.row
+    assert (row["outcome"], row["usage_source"], row["price_status"]) == ("ok", "missing", "unpriced:no_usage")
+
+
+def test_the_callers_options_are_not_changed(client: openai.OpenAI, ledger: Recorded):
+    body = {**CHAT, "stream": True}
+    list(client.post("/chat/completions", body=body, cast_to=object, stream=True, stream_cls=openai.Stream[object]))
+    assert body == {**CHAT, "stream": True}
+    assert ledger.row["usage_source"] == "exact"
+
+
+def test_an_endpoint_nobody_knows_is_a_row_only_if_its_answer_has_usage(client: openai.OpenAI, ledger: Recorded):
+    client.post("/no/such/endpoint", body={"model": "gpt-4.1-mini"}, cast_to=object)
+    client.models.list()
+    assert ledger.rows == []
+
+
+def test_time_to_first_chunk_is_before_the_end(client: openai.OpenAI, ledger: Recorded):
+    list(client.chat.completions.create(**CHAT, stream=True))
+    row = ledger.row
+    assert 0 < row["time_to_first_chunk_us"] <= row["duration_us"]
+
+
+def test_without_our_doors_the_sdk_is_as_it_was(client: openai.OpenAI, provider: Provider, ledger: Recorded):
+    from openai._base_client import BaseClient, SyncAPIClient
+
+    from spanledger.doors.stainless import StainlessDoor
+
+    assert hasattr(SyncAPIClient.request, "__wrapped__")
+    original = SyncAPIClient.request.__wrapped__
+    door = StainlessDoor(openai._base_client, None, None, frozenset())
+    door.install()
+    door.remove()
+    assert SyncAPIClient.request.__wrapped__ is original
+    assert BaseClient._build_request.__name__ == "_build_request"

@@ -1,0 +1,141 @@
+"""The spool: a row is on disk when a span has ended, in OpenTelemetry's own format."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.json.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from spanledger.spool import SEGMENT_BYTES, Encoder, Spool
+
+
+class Kept(SpanProcessor):
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+KEPT = Kept()
+TRACING = TracerProvider(resource=Resource({"service.name": 'a "b" \\', "n": 1}), shutdown_on_exit=False)
+TRACING.add_span_processor(KEPT)
+
+VALUES = (
+    st.text()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.booleans()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.lists(st.text())
+    | st.lists(st.integers(0, 2**40))
+)
+
+
+def comparable(line: dict) -> dict:
+    """Without what proto-JSON may write or leave out: empty values and default numbers, and the order of keys."""
+    if isinstance(line, dict):
+        cleaned = {key: comparable(value) for key, value in line.items()}
+        return {key: value for key, value in cleaned.items() if value not in (None, "", [], {}, 0, "0") or key.endswith("Value")}
+    if isinstance(line, list):
+        return [comparable(value) for value in line]
+    return line
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.text(min_size=1), VALUES, max_size=6), st.text(), st.booleans())
+def test_a_line_is_what_opentelemetry_itself_would_write(attributes, name, failed):
+    tracer = TRACING.get_tracer("spanledger.test", "1.0")
+    parent = tracer.start_span("parent")
+    from opentelemetry.trace import set_span_in_context
+
+    span = tracer.start_span(name, set_span_in_context(parent), SpanKind.CLIENT, attributes)
+    if failed:
+        span.set_status(Status(StatusCode.ERROR, "it broke"))
+    span.end()
+    ours = json.loads(Encoder().line(KEPT.spans[-1]))
+    theirs = json.loads(encode_spans([KEPT.spans[-1]]).to_json())
+    flags = theirs["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
+    flags["flags"] = ours["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["flags"]  # they add is-remote bits
+    assert comparable(ours) == comparable(theirs)
+
+
+def test_a_row_is_on_disk_when_append_returns(tmp_path: Path):
+    spool = Spool(tmp_path, 1 << 30)
+    assert spool.append(b"one\n")
+    assert spool.append(b"two\n")
+    [file] = tmp_path.glob("*.jsonl")
+    assert file.read_bytes() == b"one\ntwo\n"
+    assert file.stat().st_mode & 0o077 == 0
+    spool.close()
+
+
+def test_a_segment_is_closed_when_it_is_large(tmp_path: Path):
+    spool = Spool(tmp_path, 1 << 30)
+    line = b"x" * (SEGMENT_BYTES // 2) + b"\n"
+    for _ in range(3):
+        spool.append(line)
+    spool.close()
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+
+def test_a_full_spool_refuses_the_newest_and_says_so_once(tmp_path: Path, caplog):
+    spool = Spool(tmp_path, 10)
+    spool.append(b"0123456789\n")
+    spool.close()
+    with caplog.at_level(logging.ERROR, "spanledger"):
+        assert [spool.append(b"more\n") for _ in range(3)] == [False] * 3
+    assert spool.refused == 3
+    assert [record.message.count("SPANLEDGER_SPOOL_MAX_BYTES") for record in caplog.records] == [1]
+
+
+def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path, caplog):
+    (tmp_path / "file").write_text("")
+    spool = Spool(tmp_path / "file" / "spool", 1 << 30)
+    with caplog.at_level(logging.ERROR, "spanledger"):
+        assert [spool.append(b"row\n") for _ in range(3)] == [False] * 3
+    assert ["SPANLEDGER_SPOOL_DIR" in record.message for record in caplog.records] == [True]
+
+
+def test_a_full_disk_is_one_clear_line_and_the_next_segment_is_clean(tmp_path: Path, caplog):
+    spool = Spool(tmp_path, 1 << 30)
+    spool._fd = os.open("/dev/full", os.O_WRONLY)
+    with caplog.at_level(logging.ERROR, "spanledger"):
+        assert not spool.append(b"row\n")
+    spool._not_before = 0
+    assert spool.append(b"row\n")
+    spool.close()
+    assert ["No space left on device" in record.message for record in caplog.records] == [True]
+    assert [file.read_bytes() for file in tmp_path.glob("*.jsonl")] == [b"row\n"]
+
+
+def test_a_forked_child_has_a_segment_and_numbers_of_its_own(tmp_path: Path):
+    spool = Spool(tmp_path, 1 << 30)
+    spool.append(b"parent\n")
+    spool.next_sequence()
+    child = os.fork()
+    if child == 0:
+        try:
+            spool.after_fork()
+            os._exit(0 if spool.next_sequence() == 0 and spool.append(b"child\n") else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    spool.append(b"parent\n")
+    spool.close()
+    assert sorted(file.read_bytes() for file in tmp_path.glob("*.jsonl")) == [b"child\n", b"parent\nparent\n"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_lacks_are_spelled_as_proto_json_does(value):
+    from spanledger.spool import _value
+
+    assert json.loads(_value(value))["doubleValue"] in ("NaN", "Infinity", "-Infinity")
