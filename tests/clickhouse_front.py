@@ -29,7 +29,9 @@ class Front(HTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.session = session.Session(directory)
 
-    def run(self, query: str, data: bytes, database: str, parameters: dict[str, str], settings: dict[str, str]) -> bytes:
+    def run(
+        self, query: str, data: bytes, database: str, parameters: dict[str, str], settings: dict[str, str]
+    ) -> bytes:
         self.session.query(f"USE `{database}`")
         for name, value in parameters.items():
             self.session.query(f"SET {name} = '{value}'")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from spanledger_clickhouse.rows import COLUMNS, rows
 
 from spanledger import guard
 from spanledger.doors.google import STREAMS, GoogleDoor
@@ -20,6 +19,7 @@ from spanledger.doors.stainless import StainlessDoor
 from spanledger.processor import LedgerProcessor
 from spanledger.providers import anthropic, google, openai
 from spanledger.spool import SUFFIX, Spool
+from spanledger_clickhouse.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))

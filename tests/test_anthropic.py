@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import anthropic
 import pytest
-from conftest import Recorded, facts, truth
 from loopback_provider import WORDS, Provider
+
+from conftest import Recorded, facts, truth
 
 CALL = {
     "model": "claude-sonnet-4-6",

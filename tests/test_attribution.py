@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import openai
 import pytest
-from conftest import Recorded
 from loopback_provider import Provider
 from opentelemetry import baggage, context
 
-import openai
+from conftest import Recorded
 
 
 def within(**entries: object):

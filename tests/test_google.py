@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import Recorded, facts, truth
 from google import genai
 from google.genai import errors, types
 from loopback_provider import WORDS, Provider
 from opentelemetry import baggage, context
+
+from conftest import Recorded, facts, truth
 
 MODEL = "gemini-3.5-flash"
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import openai
 import pytest
-from conftest import Recorded, facts, truth
 from loopback_provider import WORDS, Provider
 from pydantic import BaseModel
+
+from conftest import Recorded, facts, truth
 
 MESSAGES = [{"role": "user", "content": "how much is it?"}]
 CHAT = {"model": "gpt-4.1-mini", "messages": MESSAGES}

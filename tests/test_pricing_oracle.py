@@ -52,7 +52,9 @@ def oracle() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 def quoted(row: dict[str, Any], vector: dict[str, Any]) -> Price:
     geo = vector.get("geo") or vector.get("data_residency") or vector.get("vertex_location") or ""
     at = datetime.fromisoformat(vector["at"]) if "at" in vector else datetime(2026, 11, 23, 8, tzinfo=UTC)
-    return quote(row["p"], row["m"], vector["usage"], tier=vector["tier"] or "", geo=geo, speed=vector.get("speed") or "", at=at)
+    return quote(
+        row["p"], row["m"], vector["usage"], tier=vector["tier"] or "", geo=geo, speed=vector.get("speed") or "", at=at
+    )
 
 
 def agrees(price: Price, row: dict[str, Any]) -> bool:

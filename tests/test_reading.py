@@ -16,13 +16,72 @@ JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.
 
 # Objects whose keys are those of the three APIs, so that any value stands where a reader looks.
 KEYS = st.sampled_from(
-    "usage usageMetadata prompt_tokens completion_tokens input_tokens output_tokens total_tokens choices delta index "
-    "finish_reason message type response id model status output service_tier prompt_tokens_details cached_tokens "
-    "cache_creation ephemeral_1h_input_tokens iterations server_tool_use web_search_requests stop_reason candidates "
-    "promptTokenCount candidatesTokenCount promptTokensDetails modality tokenCount groundingMetadata messages role "
-    "content text instructions system systemInstruction parts stream stream_options include_usage max_tokens "
-    "temperature generationConfig maxOutputTokens cost tool_usage container_id predictions embeddings statistics "
-    "token_count reasons tools searches streamed finished webSearchQueries finishReason responseId".split()
+    [
+        "usage",
+        "usageMetadata",
+        "prompt_tokens",
+        "completion_tokens",
+        "input_tokens",
+        "output_tokens",
+        "total_tokens",
+        "choices",
+        "delta",
+        "index",
+        "finish_reason",
+        "message",
+        "type",
+        "response",
+        "id",
+        "model",
+        "status",
+        "output",
+        "service_tier",
+        "prompt_tokens_details",
+        "cached_tokens",
+        "cache_creation",
+        "ephemeral_1h_input_tokens",
+        "iterations",
+        "server_tool_use",
+        "web_search_requests",
+        "stop_reason",
+        "candidates",
+        "promptTokenCount",
+        "candidatesTokenCount",
+        "promptTokensDetails",
+        "modality",
+        "tokenCount",
+        "groundingMetadata",
+        "messages",
+        "role",
+        "content",
+        "text",
+        "instructions",
+        "system",
+        "systemInstruction",
+        "parts",
+        "stream",
+        "stream_options",
+        "include_usage",
+        "max_tokens",
+        "temperature",
+        "generationConfig",
+        "maxOutputTokens",
+        "cost",
+        "tool_usage",
+        "container_id",
+        "predictions",
+        "embeddings",
+        "statistics",
+        "token_count",
+        "reasons",
+        "tools",
+        "searches",
+        "streamed",
+        "finished",
+        "webSearchQueries",
+        "finishReason",
+        "responseId",
+    ]
 )
 VALUES = SCALARS | st.sampled_from(["response.completed", "message_start", "message_delta", "system", "AUDIO", "stop"])
 WIRE = st.recursive(VALUES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner), max_leaves=30)
@@ -80,7 +139,14 @@ def test_any_bytes_are_a_document_or_none(data):
 COUNT = st.integers(0, 10**7)
 
 
-@given(st.builds(usage.from_totals, COUNT, COUNT, **{f: COUNT for f in usage.Usage.__slots__ if f not in ("input", "output", "reported_total")}))
+@given(
+    st.builds(
+        usage.from_totals,
+        COUNT,
+        COUNT,
+        **{f: COUNT for f in usage.Usage.__slots__ if f not in ("input", "output", "reported_total")},
+    )
+)
 def test_meters_are_disjoint_and_survive_attributes(found: Usage):
     assert found.reasoning <= found.output
     assert from_attributes(to_attributes(found)) == found

@@ -53,7 +53,9 @@ def test_the_meters_sum_to_the_providers_total():
     misses = [
         (row["provider"], row["usage"])
         for row, usage in readable()
-        if usage is not None and reported_total(row["usage"]) is not None and usage.total != reported_total(row["usage"])
+        if usage is not None
+        and reported_total(row["usage"]) is not None
+        and usage.total != reported_total(row["usage"])
     ]
     assert misses == []
 
@@ -63,7 +65,15 @@ def test_the_corpus_covers_cache_reasoning_and_modalities():
         meter
         for _, usage in readable()
         if usage is not None
-        for meter in ("cache_read", "cache_write", "cache_write_1h", "reasoning", "input_audio", "input_image", "output_image")
+        for meter in (
+            "cache_read",
+            "cache_write",
+            "cache_write_1h",
+            "reasoning",
+            "input_audio",
+            "input_image",
+            "output_image",
+        )
         if getattr(usage, meter)
     )
     assert all(seen[meter] for meter in ("cache_read", "cache_write", "reasoning", "input_image", "output_image")), seen

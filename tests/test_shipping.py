@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
 
+import openai
 import pytest
-from conftest import Recorded
 from loopback_provider import Provider
+
+from conftest import Recorded
 from spanledger_clickhouse import schema, shipper, writer
 from spanledger_clickhouse.database import DatabaseError, Target, connect, connected, target
 from spanledger_clickhouse.rows import COLUMNS, Row, rows
-
-import openai
 
 
 def record(ledger: Recorded, provider: Provider, calls: int = 3) -> list[Row]:
@@ -210,7 +210,9 @@ def test_the_embedded_ledger_serves_one_process(tmp_path: Path):
     where = target(f"chdb://{tmp_path / 'chdb'}")
     code = f"from spanledger_clickhouse.database import connect, target; connect(target({where.dsn!r}))"
     with connected(where):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ))
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)
+        )
     assert "is another spanledger command running?" in done.stderr
 
 

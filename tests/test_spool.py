@@ -44,7 +44,11 @@ def comparable(line: dict) -> dict:
     """Without what proto-JSON may write or leave out: empty values and default numbers, and the order of keys."""
     if isinstance(line, dict):
         cleaned = {key: comparable(value) for key, value in line.items()}
-        return {key: value for key, value in cleaned.items() if value not in (None, "", [], {}, 0, "0") or key.endswith("Value")}
+        return {
+            key: value
+            for key, value in cleaned.items()
+            if value not in (None, "", [], {}, 0, "0") or key.endswith("Value")
+        }
     if isinstance(line, list):
         return [comparable(value) for value in line]
     return line
@@ -138,4 +142,4 @@ def test_a_forked_child_has_a_segment_and_numbers_of_its_own(tmp_path: Path):
 def test_numbers_that_json_lacks_are_spelled_as_proto_json_does(value):
     from spanledger.spool import _value
 
-    assert json.loads(_value(value))["doubleValue"] in ("NaN", "Infinity", "-Infinity")
+    assert json.loads(f"{{{_value(value)}}}")["doubleValue"] in ("NaN", "Infinity", "-Infinity")

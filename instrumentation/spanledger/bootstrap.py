@@ -17,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
-from spanledger import settings
+from spanledger import propagation, settings
 from spanledger.guard import log, quietly
 from spanledger.processor import LedgerProcessor
 from spanledger.spool import Spool
@@ -67,6 +67,7 @@ def install(tracer_provider: Any = None) -> bool:
             return False
         if provider not in _bound:
             provider.add_span_processor(_ledger())
+            propagation.guard()
             _bound.add(provider)
         return True
     return False

@@ -25,6 +25,11 @@ CALL_KEY = otel_context.create_key("spanledger-call")
 """Marks a context as being inside an LLM call."""
 
 
+def in_call(context: Context | None = None) -> bool:
+    """Whether `context` (by default the current one) is that of a request to an LLM provider."""
+    return otel_context.get_value(CALL_KEY, context) is True
+
+
 class Call:
     """One billed response in the making. Every method is safe to call twice and from any thread."""
 

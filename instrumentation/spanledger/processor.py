@@ -19,7 +19,7 @@ from spanledger.attribution import attribution
 from spanledger.guard import quietly
 from spanledger.pricing import Price, quote
 from spanledger.pricing.price import NOT_BILLED, PROVIDER_REPORTED
-from spanledger.spool import Encoder, Spool
+from spanledger.spool import Encoder, Spool, plain
 from spanledger.usage import Usage, from_attributes
 
 GROUPS: Final = {
@@ -48,17 +48,18 @@ class LedgerProcessor(SpanProcessor):
         with quietly("attributing a call"):
             span.set_attributes(attribution(parent_context))
         with quietly("preparing to price a call"):
-            span.end = self._priced_end(span, span.end)
+            span.end = self._priced_end(span)
 
-    def _priced_end(self, span: Span, end: Callable[..., None]) -> Callable[..., None]:
+    def _priced_end(self, span: Span) -> Callable[..., None]:
         def priced_end(end_time: int | None = None) -> None:
             if span.is_recording():
                 with quietly("pricing a call"):
-                    facts = cost_attributes(span.attributes or {})
+                    facts = cost_attributes(plain(span))
                     facts[a.PROCESS_ID] = self._spool.process_id
                     facts[a.SEQUENCE] = self._spool.next_sequence()
                     span.set_attributes(facts)
-            end(end_time)
+            span.__dict__.pop("end", None)  # the span's own again, and no cycle left for the garbage collector
+            span.end(end_time)
 
         return priced_end
 

@@ -14,13 +14,30 @@ from typing import Final
 from spanledger import attributes as a
 from spanledger.reading import MAX_COUNT
 
-UNITS: Final[dict[str, str]] = {
-    "web_searches": a.WEB_SEARCHES,
-    "file_searches": a.FILE_SEARCHES,
-    "code_sessions": a.CODE_SESSIONS,
-    "maps_queries": a.MAPS_QUERIES,
-}
-"""Meters that are not tokens: field -> attribute."""
+ATTRIBUTES: Final = (
+    a.INPUT_TOKENS,
+    a.OUTPUT_TOKENS,
+    a.CACHE_READ_TOKENS,
+    a.CACHE_WRITE_TOKENS,
+    a.CACHE_WRITE_1H_TOKENS,
+    a.CACHE_WRITE_12H_TOKENS,
+    a.REASONING_TOKENS,
+    a.AUDIO_INPUT_TOKENS,
+    a.IMAGE_INPUT_TOKENS,
+    a.VIDEO_INPUT_TOKENS,
+    a.AUDIO_CACHE_READ_TOKENS,
+    a.IMAGE_CACHE_READ_TOKENS,
+    a.VIDEO_CACHE_READ_TOKENS,
+    a.AUDIO_OUTPUT_TOKENS,
+    a.IMAGE_OUTPUT_TOKENS,
+    a.VIDEO_OUTPUT_TOKENS,
+    a.WEB_SEARCHES,
+    a.FILE_SEARCHES,
+    a.CODE_SESSIONS,
+    a.MAPS_QUERIES,
+    a.REPORTED_TOTAL,
+)
+"""Every attribute that says something of usage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,33 +212,37 @@ def to_attributes(usage: Usage) -> dict[str, int]:
 
 def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
     """The usage that a span carries, or None where it carries none: the inverse of `to_attributes`."""
-
-    def n(name: str) -> int:
+    found: dict[str, int] = {}
+    for name in ATTRIBUTES:
         value = attributes.get(name)
-        return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
-
-    units = {field: n(name) for field, name in UNITS.items() if name in attributes}
-    if a.INPUT_TOKENS not in attributes and a.OUTPUT_TOKENS not in attributes and not units:
+        if type(value) is int and 0 <= value <= MAX_COUNT:
+            found[name] = value
+    if not found:
         return None
-    long_writes = n(a.CACHE_WRITE_1H_TOKENS) + n(a.CACHE_WRITE_12H_TOKENS)
-    reported = attributes.get(a.REPORTED_TOTAL)
+    n = found.get
+    cached_audio, cached_image = n(a.AUDIO_CACHE_READ_TOKENS, 0), n(a.IMAGE_CACHE_READ_TOKENS, 0)
+    cached_video = n(a.VIDEO_CACHE_READ_TOKENS, 0)
+    written_1h, written_12h = n(a.CACHE_WRITE_1H_TOKENS, 0), n(a.CACHE_WRITE_12H_TOKENS, 0)
     return from_totals(
-        n(a.INPUT_TOKENS),
-        n(a.OUTPUT_TOKENS),
-        cache_read=n(a.CACHE_READ_TOKENS),
-        cache_write=max(0, n(a.CACHE_WRITE_TOKENS) - long_writes),
-        cache_write_1h=n(a.CACHE_WRITE_1H_TOKENS),
-        cache_write_12h=n(a.CACHE_WRITE_12H_TOKENS),
-        reasoning=n(a.REASONING_TOKENS),
-        input_audio=max(0, n(a.AUDIO_INPUT_TOKENS) - n(a.AUDIO_CACHE_READ_TOKENS)),
-        input_image=max(0, n(a.IMAGE_INPUT_TOKENS) - n(a.IMAGE_CACHE_READ_TOKENS)),
-        input_video=max(0, n(a.VIDEO_INPUT_TOKENS) - n(a.VIDEO_CACHE_READ_TOKENS)),
-        cache_read_audio=n(a.AUDIO_CACHE_READ_TOKENS),
-        cache_read_image=n(a.IMAGE_CACHE_READ_TOKENS),
-        cache_read_video=n(a.VIDEO_CACHE_READ_TOKENS),
-        output_audio=n(a.AUDIO_OUTPUT_TOKENS),
-        output_image=n(a.IMAGE_OUTPUT_TOKENS),
-        output_video=n(a.VIDEO_OUTPUT_TOKENS),
-        reported_total=reported if type(reported) is int else None,
-        **units,
+        n(a.INPUT_TOKENS, 0),
+        n(a.OUTPUT_TOKENS, 0),
+        cache_read=n(a.CACHE_READ_TOKENS, 0),
+        cache_write=max(0, n(a.CACHE_WRITE_TOKENS, 0) - written_1h - written_12h),
+        cache_write_1h=written_1h,
+        cache_write_12h=written_12h,
+        reasoning=n(a.REASONING_TOKENS, 0),
+        input_audio=max(0, n(a.AUDIO_INPUT_TOKENS, 0) - cached_audio),
+        input_image=max(0, n(a.IMAGE_INPUT_TOKENS, 0) - cached_image),
+        input_video=max(0, n(a.VIDEO_INPUT_TOKENS, 0) - cached_video),
+        cache_read_audio=cached_audio,
+        cache_read_image=cached_image,
+        cache_read_video=cached_video,
+        output_audio=n(a.AUDIO_OUTPUT_TOKENS, 0),
+        output_image=n(a.IMAGE_OUTPUT_TOKENS, 0),
+        output_video=n(a.VIDEO_OUTPUT_TOKENS, 0),
+        web_searches=n(a.WEB_SEARCHES, 0),
+        file_searches=n(a.FILE_SEARCHES, 0),
+        code_sessions=n(a.CODE_SESSIONS, 0),
+        maps_queries=n(a.MAPS_QUERIES, 0),
+        reported_total=n(a.REPORTED_TOTAL),
     )

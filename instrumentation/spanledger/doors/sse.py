@@ -64,7 +64,9 @@ class Tap:
     def _event(self, event: bytes) -> bytes:
         if not INTERESTING.search(event):
             return event
-        found = mapping(document(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))))
+        found = mapping(
+            document(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
+        )
         hidden = self._hide and found.get("choices") == [] and isinstance(found.get("usage"), dict)
         if found and (hidden or self._scan):
             self._feed(found)

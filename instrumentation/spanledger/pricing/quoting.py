@@ -21,6 +21,7 @@ from spanledger.usage import Usage
 REPORTING: Final = frozenset({"openrouter", "x_ai"})
 """Providers whose own statement of the cost is the price (R12)."""
 
+NO_COMPONENTS: Final[tuple[Component, ...]] = ()
 BEDROCK: Final = "aws.bedrock"
 
 
@@ -66,25 +67,20 @@ def quote(
         return Price(p.NO_USAGE)
     if not model and not request_model:
         return Price(p.NO_MODEL)
-    in_force = table or prices()
-    found = _resolve(in_force, provider, model or "", request_model or "", _region(geo, host))
-    if host and hosts.is_private(host):
-        if not isinstance(found, Match) or "exact" not in found.flags:
-            return Price(p.SELF_HOSTED, 0, source="self_hosted")
-        found = Match(found.entry, found.table, ("proxy",))
-    if isinstance(found, Unresolved):
-        return Price(p.NEEDS_MAPPING if found.needs_mapping else p.NO_MODEL)
-    return _price(found, usage, tier, geo or _geo(host), speed, at)
+    found = _resolve(table or prices(), provider, model or "", request_model or "", geo, host)
+    if isinstance(found, Price):
+        return found
+    return _price(found, usage, tier, geo or _geo(host) if host else geo, speed, at)
 
 
 def _price(found: Match, usage: Usage, tier: str, geo: str, speed: str, at: datetime | None) -> Price:
     entry, table = found.entry, found.table
     priced = components(entry, usage, tier, geo=geo, speed=speed, at=at)
-    extra = tools.components(entry, usage)
+    extra = tools.components(entry, usage) if tools.used(usage) else NO_COMPONENTS
     if priced is None or extra is None:
         return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=found.flags)
     parts, flags = priced
-    parts += extra
+    parts.extend(extra)
     total = 0
     for part in parts:
         total += part.amount
@@ -94,10 +90,19 @@ def _price(found: Match, usage: Usage, tier: str, geo: str, speed: str, at: date
 
 
 @lru_cache(maxsize=4096)
-def _resolve(table: Prices, provider: str, model: str, request_model: str, region: str) -> Match | Unresolved:
+def _resolve(table: Prices, provider: str, model: str, request_model: str, geo: str, host: str) -> Match | Price:
+    """The entry, or the price of a call that needs none."""
     # Bedrock's bodies name the vendor's model; the id in the request carries the Bedrock price.
     ordered = (request_model, model) if canonical(provider) == BEDROCK else (model, request_model)
-    return resolve(table, provider, tuple(dict.fromkeys(name for name in ordered if name)), region)
+    names = tuple(dict.fromkeys(name for name in ordered if name))
+    found = resolve(table, provider, names, _region(geo, host))
+    if host and hosts.is_private(host):
+        if not isinstance(found, Match) or not {"exact", "alias"} & set(found.flags):
+            return Price(p.SELF_HOSTED, 0, source="self_hosted")
+        return Match(found.entry, found.table, ("proxy",))  # a vendor's model cannot run here: this is a proxy
+    if isinstance(found, Unresolved):
+        return Price(p.NEEDS_MAPPING if found.needs_mapping else p.NO_MODEL)
+    return found
 
 
 def _reported(

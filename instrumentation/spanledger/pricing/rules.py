@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from operator import attrgetter
 from typing import Final, cast
 
 from spanledger.pricing.price import Component, round_half_even
@@ -53,6 +54,9 @@ METERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "output_video": (("output_cost_per_video_token", 0), (OUTPUT, 0)),
 }
 """Meter -> the (rate, hours to live) that price it, the next one where the table lacks the first (R5)."""
+
+CHARGED: Final = tuple(meter for meter in METERS if meter != "output")
+CHARGED_OF: Final = attrgetter(*CHARGED)
 
 TIERS: Final = {
     "batch": "batches",
@@ -156,14 +160,14 @@ def components(
     `tier` is the served service tier as the provider spells it, `geo` a processing region or
     geography, `speed` Anthropic's, `at` the time of completion (for off-peak rates).
     """
-    suffix = TIERS.get(tier.lower(), "")
+    suffix = TIERS.get(tier.lower(), "") if tier else ""
     total = usage.total_input
     crossed = 0
     for threshold in entry.thresholds:
         if total > threshold or (total == threshold and entry.provider == "xai"):
             crossed = threshold
     bracket = _bracket(entry, total)
-    cheap = bool(entry.off_peak) and is_off_peak(entry.json, at or datetime.now(UTC))
+    cheap = is_off_peak(entry.json, at or datetime.now(UTC)) if entry.off_peak else False
     plan = entry.plans.get((suffix, crossed, bracket, cheap))
     if plan is None:
         plan = entry.plans[suffix, crossed, bracket, cheap] = _plan(entry, suffix, crossed, bracket, cheap)
@@ -193,9 +197,12 @@ def _charged(usage: Usage) -> list[tuple[str, int]]:
     """(meter, quantity) of what is charged; reasoning is taken out of the output it is part of."""
     if usage.input + usage.output == usage.total and not usage.reasoning:
         return [(meter, n) for meter, n in (("input", usage.input), ("output", usage.output)) if n]
-    found = [(meter, cast("int", getattr(usage, meter))) for meter in METERS if meter != "output"]
-    found += [("output", usage.output - usage.reasoning), ("reasoning", usage.reasoning)]
-    return [(meter, quantity) for meter, quantity in found if quantity]
+    found = [(meter, quantity) for meter, quantity in zip(CHARGED, CHARGED_OF(usage), strict=True) if quantity]
+    if usage.output > usage.reasoning:
+        found.append(("output", usage.output - usage.reasoning))
+    if usage.reasoning:
+        found.append(("reasoning", usage.reasoning))
+    return found
 
 
 def _plan(entry: Entry, suffix: str, crossed: int, bracket: int, cheap: bool) -> dict[str, Rate | None]:

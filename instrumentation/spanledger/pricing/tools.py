@@ -24,6 +24,11 @@ SEARCH: Final = "search_context_cost_per_query"
 SIZE: Final = "search_context_size_medium"
 
 
+def used(usage: Usage) -> bool:
+    """Whether a tool was used at all (most calls: no)."""
+    return bool(usage.web_searches or usage.file_searches or usage.code_sessions or usage.maps_queries)
+
+
 def components(entry: Entry, usage: Usage) -> list[Component] | None:
     """One component for each tool used; None where the table has no price for one that was."""
     found: list[Component] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
@@ -17,6 +18,10 @@ from spanledger.usage import Usage
 
 UNKNOWN: Final = "unknown"
 """The operation of an endpoint that no table names but whose answer carries usage."""
+
+COMPACT: Final = json.JSONEncoder(separators=(",", ":")).encode
+LONG: Final = re.compile(r'"[^"]{65,}"')
+"""A string too long to be a name: it could be content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,12 @@ def raw(usage: Json) -> str | None:
     """`usage` as compact JSON of at most 2,000 characters with numbers and short names only."""
     if not usage:
         return None
-    text = json.dumps(_bare(usage, 4), separators=(",", ":"))
+    try:
+        text = COMPACT(usage)
+        if LONG.search(text):
+            text = COMPACT(_bare(usage, 4))
+    except (ValueError, RecursionError):
+        return None
     return text if len(text) <= 2000 else None
 
 

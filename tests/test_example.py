@@ -1,0 +1,154 @@
+"""The whole way, as a user takes it: an unmodified application, opentelemetry-instrument, the commands.
+
+Every row is held against what the loopback provider sold: tokens, picodollars, user, feature, request, trace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import demo
+import pytest
+from loopback_provider import Provider, Sold
+
+REQUESTS = 40
+COLUMNS = (
+    "response_id, provider, request_model, c.input_tokens AS input, cache_read_tokens AS cache_read, "
+    "cache_write_tokens AS cache_write, cache_write_1h_tokens AS cache_write_1h, c.output_tokens AS output, "
+    "reasoning_tokens AS reasoning, cost_usd, user_id, feature, request_id, trace_id, attempts, outcome, "
+    "attribution_reason, code_file, code_line, service, environment, usage_source"
+)
+
+
+def spanledger(env: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run([demo.BIN / "spanledger", *arguments], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What the application's load, the provider and the ledger say of the same forty requests."""
+    state = tmp_path_factory.mktemp("state")
+    provider = Provider().start()
+    env = {**demo.environment(provider, state), "PATH": f"{demo.BIN}{os.pathsep}{os.environ['PATH']}"}
+    app, url = demo.start(env)
+    try:
+        traces = demo.load(url, REQUESTS)
+        time.sleep(1)
+    finally:
+        app.terminate()
+        app.wait(timeout=20)
+    rows = json.loads(spanledger(env, "sql", f"SELECT {COLUMNS} FROM llm_calls AS c FINAL", "--json"))
+    yield traces, provider.sold, rows, env
+    provider.shutdown()
+    provider.server_close()
+
+
+def counted(sold: Sold) -> tuple:
+    cost = format(Decimal(sold.picousd or 0).scaleb(-12), "f")
+    counts = (sold.input, sold.cache_read, sold.cache_write, sold.cache_write_1h, sold.output, sold.reasoning)
+    return (sold.model, *counts, cost)
+
+
+def attributed(sold: Sold, traces: dict[str, str]) -> tuple:
+    if sold.prompt.startswith("index: "):
+        return (None, None, None)
+    user, feature, request = re.search(r"of (\w+), (\w+), (req-\d+)", sold.prompt).groups()
+    return (user, feature, request, traces[request])
+
+
+def test_every_call_is_one_row(told):
+    _, sold, rows, _ = told
+    assert len(rows) == len(sold) > REQUESTS
+    ids = Counter(row["response_id"] for row in rows)
+    assert ids == Counter(s.id if s.api != "embeddings" else "" for s in sold)
+
+
+def test_every_row_is_what_the_provider_sold(told):
+    traces, sold, rows, _ = told
+    ours = Counter(
+        (
+            *(
+                row[name]
+                for name in ("request_model", "input", "cache_read", "cache_write", "cache_write_1h", "output")
+            ),
+            row["reasoning"],
+            row["cost_usd"],
+            *(
+                (row["user_id"], row["feature"], row["request_id"], row["trace_id"])
+                if row["user_id"]
+                else (row["user_id"], row["feature"], row["request_id"])
+            ),
+        )
+        for row in rows
+    )
+    theirs = Counter((*counted(s), *attributed(s, traces)) for s in sold)
+    assert ours == theirs
+
+
+def test_the_sum_is_the_providers_sum(told):
+    _, sold, rows, _ = told
+    assert sum(Decimal(row["cost_usd"]) for row in rows) == Decimal(sum(s.picousd for s in sold)).scaleb(-12)
+
+
+def test_refused_calls_are_one_row_with_two_attempts(told):
+    _, sold, rows, _ = told
+    refused = {s.id for s in sold if "[429]" in s.prompt and s.id}
+    assert {row["attempts"] for row in rows if row["response_id"] in refused} == {2}
+    assert all(row["outcome"] == "ok" and row["usage_source"] == "exact" for row in rows)
+
+
+def test_the_background_job_that_forgot_its_context_is_named(told):
+    *_, rows, _ = told
+    app = Path(demo.HERE / "fastapi_app/app.py")
+    lines = app.read_text().splitlines()
+    lost = [row for row in rows if row["attribution_reason"]]
+    assert len(lost) == REQUESTS // 4
+    for row in lost:
+        assert (row["attribution_reason"], row["code_file"]) == ("context_lost", str(app))
+        assert "anthropic.messages.create(" in lines[row["code_line"] - 1]
+
+
+def test_the_resource_says_which_service(told):
+    *_, rows, _ = told
+    assert {(row["service"], row["environment"]) for row in rows} == {("demo", "demo")}
+
+
+def test_the_provider_never_sees_baggage(told):
+    _, sold, _, _ = told
+    assert not any("baggage" in s.headers for s in sold)
+
+
+@pytest.mark.parametrize("by", ["feature", "user", "model", "request"])
+def test_spend_sums_to_the_total_whatever_it_is_grouped_by(told, by):
+    _, sold, _, env = told
+    groups = json.loads(spanledger(env, "spend", "--by", by, "--top", "1000", "--json"))
+    total = sum(Decimal(group["total_cost_usd"]) for group in groups)
+    attributed = [s for s in sold if by != "request" or not s.prompt.startswith("index: ")]
+    assert total == Decimal(sum(s.picousd for s in attributed)).scaleb(-12)
+
+
+def test_tables_for_people_name_what_there_is(told):
+    *_, env = told
+    assert "summarize" in spanledger(env, "spend")
+    assert "index_document" in spanledger(env, "who-forgot")
+    assert "claude-sonnet-4-6" in spanledger(env, "request", "req-0000")
+
+
+def test_the_demo_ends_with_the_same_sum():
+    done = subprocess.run(
+        [demo.BIN / "python", demo.HERE / "demo.py", "--requests", "8", "--keep", demo.HERE.parent / ".demo" / "test"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "-> the same" in done.stdout
