@@ -8,17 +8,18 @@ added by `LedgerProcessor`, which sees the span start and end.
 from __future__ import annotations
 
 import time
-from typing import cast
+from typing import Any, cast
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation import _SPAN_KEY
 
 from spanledger import attributes as a
 from spanledger.guard import quietly
 from spanledger.providers import UNKNOWN, Provider, Request, Response
 from spanledger.reading import Json
+from spanledger.spans import put, remember
 from spanledger.usage import to_attributes
 
 CALL_KEY = otel_context.create_key("spanledger-call")
@@ -80,25 +81,13 @@ class Call:
         self._span = None if request.operation == UNKNOWN else self._start()
 
     def _start(self) -> Span:
+        """The span, with what a sampler may want to know; the rest is put on it at the end, at once."""
         request = self.request
-        host, port = self._server
-        attributes: dict[str, str | int | float | bool] = {
-            a.OPERATION: request.operation,
-            a.PROVIDER: self._provider_name,
-            a.SERVER_ADDRESS: host,
-        }
-        for name, value in (
-            (a.REQUEST_MODEL, request.model),
-            (a.SERVER_PORT, port),
-            (a.REQUEST_STREAM, request.stream or None),
-            (a.REQUEST_MAX_TOKENS, request.max_tokens),
-            (a.REQUEST_TEMPERATURE, request.temperature),
-            (a.REQUEST_TIER, request.service_tier),
-            (a.PROMPT_HASH, request.prompt_hash),
-        ):
-            if value is not None:
-                attributes[name] = value
-        name = f"{request.operation} {request.model}" if request.model else request.operation
+        attributes = {a.OPERATION: request.operation, a.PROVIDER: self._provider_name}
+        name = request.operation
+        if request.model is not None:
+            attributes[a.REQUEST_MODEL] = request.model
+            name = f"{name} {request.model}"
         return self._tracer.start_span(name, self._context, SpanKind.CLIENT, attributes, start_time=self._began)
 
     def another(self) -> Call:
@@ -108,8 +97,10 @@ class Call:
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
-        context = otel_context.set_value(CALL_KEY, True, self._context)
-        return context if self._span is None else trace.set_span_in_context(self._span, context)
+        entries: dict[str, object] = {**(self._context or otel_context.get_current()), CALL_KEY: True}
+        if self._span is not None:
+            entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
+        return Context(entries)
 
     def attempt(self) -> None:
         """An HTTP attempt is being sent."""
@@ -167,20 +158,33 @@ class Call:
             self._end(self._span, Response(), "error")
 
     def _end(self, span: Span, response: Response, outcome: str) -> None:
-        attributes: dict[str, str | int | float | bool | list[str] | list[int]] = {
+        if not span.is_recording():
+            return
+        request = self.request
+        host, port = self._server
+        facts: dict[str, Any] = {
+            a.SERVER_ADDRESS: host,
             a.OUTCOME: outcome,
             a.ATTEMPTS: len(self._attempts),
         }
-        if response.usage is not None:
-            attributes.update(to_attributes(response.usage))
-            attributes[a.USAGE_SOURCE] = "exact" if response.complete else "partial"
+        usage = response.usage
+        if usage is not None:
+            facts.update(to_attributes(usage))
+            facts[a.USAGE_SOURCE] = "exact" if response.complete else "partial"
         elif outcome != "error":
-            attributes[a.USAGE_SOURCE] = "missing"
+            facts[a.USAGE_SOURCE] = "missing"
         if self._first_chunk_ns is not None:
-            attributes[a.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_chunk_ns - self._began) / 1e9
+            facts[a.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_chunk_ns - self._began) / 1e9
         for name, value in (
+            (a.SERVER_PORT, port),
+            (a.REQUEST_STREAM, request.stream or None),
+            (a.REQUEST_MAX_TOKENS, request.max_tokens),
+            (a.REQUEST_TEMPERATURE, request.temperature),
+            (a.REQUEST_TIER, request.service_tier),
+            (a.PROMPT_HASH, request.prompt_hash),
             (a.RESPONSE_ID, response.id),
             (a.RESPONSE_MODEL, response.model),
+            (a.RESPONSE_FINISH_REASONS, response.finish_reasons or None),
             (a.SERVICE_TIER, response.service_tier),
             (a.INFERENCE_GEO, response.inference_geo),
             (a.SPEED, response.speed),
@@ -188,14 +192,13 @@ class Call:
             (a.USAGE_RAW, response.raw_usage),
         ):
             if value is not None:
-                attributes[name] = value
-        if response.finish_reasons:
-            attributes[a.RESPONSE_FINISH_REASONS] = list(response.finish_reasons)
+                facts[name] = value
         if len(self._attempts) > 1 or outcome == "error":
-            attributes[a.ATTEMPT_STATUS] = [status for status, _, _ in self._attempts]
-            attributes[a.ATTEMPT_DURATION_US] = [duration for _, duration, _ in self._attempts]
-            attributes[a.ATTEMPT_BILLED] = [billed for _, _, billed in self._attempts]
+            facts[a.ATTEMPT_STATUS] = tuple(status for status, _, _ in self._attempts)
+            facts[a.ATTEMPT_DURATION_US] = tuple(duration for _, duration, _ in self._attempts)
+            facts[a.ATTEMPT_BILLED] = tuple(billed for _, _, billed in self._attempts)
         try:
-            span.set_attributes(attributes)
+            put(span, facts)
+            remember(span, usage)
         finally:
             span.end()

@@ -9,7 +9,8 @@ span goes to the spool. Only spans of Spanledger's own scopes are touched; sampl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -19,7 +20,8 @@ from spanledger.attribution import attribution
 from spanledger.guard import quietly
 from spanledger.pricing import Price, quote
 from spanledger.pricing.price import NOT_BILLED, PROVIDER_REPORTED
-from spanledger.spool import Encoder, Spool, plain
+from spanledger.spans import plain, put, remembered
+from spanledger.spool import Encoder, Spool
 from spanledger.usage import Usage, from_attributes
 
 GROUPS: Final = {
@@ -45,20 +47,23 @@ class LedgerProcessor(SpanProcessor):
         scope = span.instrumentation_scope
         if scope is None or not scope.name.startswith(a.SCOPE_PREFIX):
             return
+        facts: dict[str, Any] = {}
         with quietly("attributing a call"):
-            span.set_attributes(attribution(parent_context))
+            facts.update(attribution(parent_context))
         with quietly("preparing to price a call"):
-            span.end = self._priced_end(span)
+            span.end = self._priced_end(span, facts)
 
-    def _priced_end(self, span: Span) -> Callable[..., None]:
+    def _priced_end(self, span: Span, facts: dict[str, Any]) -> Callable[..., None]:
+        """The span's `end`, which first puts the attribution and the price on it."""
+
         def priced_end(end_time: int | None = None) -> None:
+            span.__dict__.pop("end", None)  # the span's own again, and no cycle left for the garbage collector
             if span.is_recording():
                 with quietly("pricing a call"):
-                    facts = cost_attributes(plain(span))
+                    facts.update(cost_attributes(plain(span), remembered(span)))
                     facts[a.PROCESS_ID] = self._spool.process_id
                     facts[a.SEQUENCE] = self._spool.next_sequence()
-                    span.set_attributes(facts)
-            span.__dict__.pop("end", None)  # the span's own again, and no cycle left for the garbage collector
+                    put(span, facts)
             span.end(end_time)
 
         return priced_end
@@ -77,12 +82,14 @@ class LedgerProcessor(SpanProcessor):
         return True
 
 
-def cost_attributes(attributes: Mapping[str, object]) -> dict[str, str | int | float | tuple[str, ...]]:
-    """Price the call that a span's attributes describe, as attributes."""
+def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -> dict[str, Any]:
+    """Price the call that a span's attributes describe, as attributes.
+
+    `usage` saves reading it from the attributes where it is at hand.
+    """
     if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
         return {a.PRICE_STATUS: NOT_BILLED}
-    usage = from_attributes(attributes)
-    return price_attributes(_quote(attributes, usage))
+    return price_attributes(_quote(attributes, usage or from_attributes(attributes)))
 
 
 def _maybe_billed(attributes: Mapping[str, object]) -> bool:
@@ -91,44 +98,48 @@ def _maybe_billed(attributes: Mapping[str, object]) -> bool:
     return isinstance(billed, tuple | list) and "unknown" in billed
 
 
-def _quote(attributes: Mapping[str, object], usage: Usage | None) -> Price:
-    def text(name: str) -> str:
-        value = attributes.get(name)
-        return value if isinstance(value, str) else ""
-
+def _quote(attributes: Mapping[str, Any], usage: Usage | None) -> Price:
+    get = attributes.get
     return quote(
-        text(a.PROVIDER),
-        text(a.RESPONSE_MODEL) or None,
+        get(a.PROVIDER, ""),
+        get(a.RESPONSE_MODEL),
         usage,
-        request_model=text(a.REQUEST_MODEL) or None,
-        tier="batch" if attributes.get(a.BATCH) is True else text(a.SERVICE_TIER),
-        geo=text(a.INFERENCE_GEO),
-        speed=text(a.SPEED),
-        host=text(a.SERVER_ADDRESS),
-        provider_cost_usd=text(a.PROVIDER_COST) or None,
+        request_model=get(a.REQUEST_MODEL),
+        tier="batch" if get(a.BATCH) is True else get(a.SERVICE_TIER, ""),
+        geo=get(a.INFERENCE_GEO, ""),
+        speed=get(a.SPEED, ""),
+        host=get(a.SERVER_ADDRESS, ""),
+        provider_cost_usd=get(a.PROVIDER_COST),
     )
 
 
-def price_attributes(price: Price) -> dict[str, str | int | float | tuple[str, ...]]:
+def price_attributes(price: Price) -> dict[str, Any]:
     """A price as span attributes: exact integers for the ledger, the proposed cost trio for people."""
-    found: dict[str, str | int | float | tuple[str, ...]] = {a.PRICE_STATUS: price.status}
-    if price.total_picousd is not None:
-        found[a.COST_TOTAL] = price.total_picousd
-        found[a.COST_AMOUNT] = price.total_picousd / 1e12
-        found[a.COST_CURRENCY] = "USD"
-        found[a.COST_SOURCE] = "provider" if price.status == PROVIDER_REPORTED else "local"
+    found = _named(price.status, price.key, price.source, price.version, price.flags).copy()
+    total = price.total_picousd
+    if total is not None:
+        found[a.COST_TOTAL] = total
+        found[a.COST_AMOUNT] = total / 1e12
         for part in price.components:
             name = GROUP_OF.get(part.meter, a.COST_OTHER)
-            amount = found.get(name, 0)
-            found[name] = part.amount + amount if isinstance(amount, int) else part.amount
-    if price.key is not None:
-        found[a.PRICE_KEY] = price.key
-    if price.source is not None:
-        found[a.PRICE_SOURCE] = price.source
-    if price.version is not None:
-        found[a.PRICE_VERSION] = price.version
-    if price.flags:
-        found[a.PRICE_FLAGS] = price.flags
+            found[name] = found.get(name, 0) + part.amount
     if price.computed_picousd is not None:
         found[a.COST_COMPUTED] = price.computed_picousd
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _named(
+    status: str, key: str | None, source: str | None, version: str | None, flags: tuple[str, ...]
+) -> dict[str, Any]:
+    """What is the same for every call of a model; the caller copies it."""
+    found: dict[str, Any] = {a.PRICE_STATUS: status}
+    if not status.startswith("unpriced:"):
+        found[a.COST_CURRENCY] = "USD"
+        found[a.COST_SOURCE] = "provider" if status == PROVIDER_REPORTED else "local"
+    for name, value in ((a.PRICE_KEY, key), (a.PRICE_SOURCE, source), (a.PRICE_VERSION, version)):
+        if value is not None:
+            found[name] = value
+    if flags:
+        found[a.PRICE_FLAGS] = flags
     return found

@@ -65,6 +65,26 @@ def count(value: object, *path: str) -> int | None:
     return None
 
 
+def counts(value: object, depth: int = 3) -> dict[str, int]:
+    """Every count in an object and the objects within it, by its dotted path: one pass for many questions."""
+    found: dict[str, int] = {}
+    if isinstance(value, dict):
+        _collect(cast("Json", value), "", found, depth)
+    return found
+
+
+def _collect(value: Json, prefix: str, found: dict[str, int], depth: int) -> None:
+    for key, part in value.items():
+        if type(part) is int:
+            if 0 <= part <= MAX_COUNT:
+                found[prefix + key] = part
+        elif isinstance(part, dict):
+            if depth:
+                _collect(cast("Json", part), f"{prefix}{key}.", found, depth - 1)
+        elif isinstance(part, float) and part.is_integer() and 0 <= part <= MAX_COUNT:
+            found[prefix + key] = int(part)
+
+
 def number(value: object, *path: str) -> float | None:
     """The finite number at `path`."""
     found = at(value, *path)

@@ -90,9 +90,11 @@ class StainlessDoor(Patches):
 
     def _call(self, client: Any, request: Request) -> Call:
         url = client.base_url
-        host = url.host
-        name = hosts.provider_at(host) or self._provider.NAME
-        return Call(self._tracer(), self._provider, request, name, (host, url.port), otel_context.get_current())
+        known = client.__dict__.get("_spanledger_server")
+        if known is None or known[0] is not url:
+            known = client.__dict__["_spanledger_server"] = url, _server(url, self._provider.NAME)
+        name, server = known[1]
+        return Call(self._tracer(), self._provider, request, name, server, otel_context.get_current())
 
     def _request(self, original: Any) -> Any:
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
@@ -177,12 +179,12 @@ class StainlessDoor(Patches):
 
     def _finish_whole(self, response: Any) -> None:
         """End the call of a body that is already in memory; any other ends when its response is closed."""
-        with quietly("reading a response"):
-            call, whole = response._spanledger
-            if whole:
-                if not call.has_body:
+        call, whole = response._spanledger
+        if whole:
+            if not call.has_body:
+                with quietly("reading a response"):
                     _read_body(response, call)
-                call.finish()
+            call.finish()
 
     def _process_response(self, original: Any) -> Any:
         def process_response(client: Any, **kwargs: Any) -> Any:
@@ -213,14 +215,19 @@ class StainlessDoor(Patches):
             known = getattr(response, "_spanledger", None)
             if known is not None:
                 call, whole = known
-                with quietly("reading an event"):
-                    if whole:
-                        call.body(data)
-                    else:
+                if whole:
+                    call.body(data)
+                else:
+                    with quietly("reading an event"):
                         call.feed(data)
             return original(client, data=data, cast_to=cast_to, response=response)
 
         return process_response_data
+
+
+def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:
+    """(provider, (host, port)) of a base URL; asked once a client, the properties of a URL are slow."""
+    return hosts.provider_at(url.host) or default, (url.host, url.port)
 
 
 class _Sending:

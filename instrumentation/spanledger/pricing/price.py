@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 PRICED: Final = "priced"
 ZERO_PRICE: Final = "zero_price"
@@ -21,8 +20,7 @@ NEEDS_MAPPING: Final = "unpriced:needs_mapping"
 ATTO_PER_PICO: Final = 10**6
 
 
-@dataclass(frozen=True, slots=True)
-class Component:
+class Component(NamedTuple):
     """quantity x rate = amount, rounded once."""
 
     meter: str
@@ -37,8 +35,7 @@ class Component:
     """Picodollars."""
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(NamedTuple):
     """What one call costs, or why that cannot be said."""
 
     status: str

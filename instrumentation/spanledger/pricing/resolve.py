@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from spanledger.pricing.rules import Entry
@@ -72,8 +72,7 @@ DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
 VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+)?$")
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """The entry found, in which table, and how (exact, or less)."""
 
     entry: Entry
@@ -81,8 +80,7 @@ class Match:
     flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unresolved:
+class Unresolved(NamedTuple):
     needs_mapping: bool
     """The name is a customer's own (an ARN, a deployment): a line in the overrides file will price it."""
 

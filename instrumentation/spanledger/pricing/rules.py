@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from operator import attrgetter
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.reading import Json, items, label, mapping
@@ -73,8 +73,7 @@ TIERS: Final = {
 """Service tier as providers spell it (lower case) -> suffix of the table; anything else is standard (R8)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     atto: int
     """Attodollars a token."""
     field: str
@@ -195,8 +194,15 @@ def _rounded(atto: int, denominator: int) -> int:
 
 def _charged(usage: Usage) -> list[tuple[str, int]]:
     """(meter, quantity) of what is charged; reasoning is taken out of the output it is part of."""
-    if usage.input + usage.output == usage.total and not usage.reasoning:
-        return [(meter, n) for meter, n in (("input", usage.input), ("output", usage.output)) if n]
+    common = usage.input + usage.cache_read + usage.output
+    if common == sum(usage[:15]):  # nothing but text, read from the cache or not: nearly every call
+        parts = (
+            ("input", usage.input),
+            ("cache_read", usage.cache_read),
+            ("output", usage.output - usage.reasoning),
+            ("reasoning", usage.reasoning),
+        )
+        return [part for part in parts if part[1]]
     found = [(meter, quantity) for meter, quantity in zip(CHARGED, CHARGED_OF(usage), strict=True) if quantity]
     if usage.output > usage.reasoning:
         found.append(("output", usage.output - usage.reasoning))

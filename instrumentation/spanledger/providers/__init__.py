@@ -10,8 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from spanledger.reading import Json, label
 from spanledger.usage import Usage
@@ -24,8 +23,7 @@ LONG: Final = re.compile(r'"[^"]{65,}"')
 """A string too long to be a name: it could be content."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What accounting wants of a request. No content: the system prompt leaves only a hash."""
 
     operation: str
@@ -41,8 +39,7 @@ class Request:
     """OpenAI chat streams: what the caller said of `stream_options.include_usage`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """What accounting wants of an answer, whole or as far as a stream got."""
 
     id: str | None = None

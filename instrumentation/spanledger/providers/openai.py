@@ -9,11 +9,12 @@ Dialects read as well: DeepSeek `prompt_cache_hit_tokens`, Mistral `num_cached_t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, cast
 
 from spanledger import usage as usages
 from spanledger.providers import UNKNOWN, Request, Response, prompt_hash, raw, texts
-from spanledger.reading import Json, at, count, flag, items, label, mapping, number
+from spanledger.reading import Json, at, count, counts, flag, items, label, mapping, number
 from spanledger.usage import Usage
 
 NAME: Final = "openai"
@@ -27,6 +28,8 @@ OPERATIONS: Final = {
 }
 """Path below the API's base -> `gen_ai.operation.name`."""
 
+DIALECTS: Final = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
+
 TERMINAL: Final = {"response.completed", "response.incomplete", "response.failed"}
 
 
@@ -34,8 +37,7 @@ def request(method: str, path: str, body: object) -> Request | None:
     if method.upper() != "POST":
         return None
     found = mapping(body)
-    operation = OPERATIONS.get(_endpoint(path), UNKNOWN)
-    system = (at(message, "content") for message in items(found, "messages")[:4] if _is_system(message))
+    operation = OPERATIONS.get(path) or OPERATIONS.get(_endpoint(path), UNKNOWN)
     return Request(
         operation,
         label(found, "model"),
@@ -43,7 +45,7 @@ def request(method: str, path: str, body: object) -> Request | None:
         count(found, "max_completion_tokens") or count(found, "max_output_tokens") or count(found, "max_tokens"),
         number(found, "temperature"),
         label(found, "service_tier"),
-        prompt_hash(text for content in (found.get("instructions"), *system) for text in texts(content)),
+        prompt_hash(_system_prompt(found)),
         flag(found, "stream_options", "include_usage"),
     )
 
@@ -57,8 +59,11 @@ def _endpoint(path: str) -> str:
     return path
 
 
-def _is_system(message: object) -> bool:
-    return at(message, "role") in ("system", "developer")
+def _system_prompt(found: Json) -> Iterator[object]:
+    yield from texts(found.get("instructions"))
+    for message in items(found, "messages")[:4]:
+        if at(message, "role") in ("system", "developer"):
+            yield from texts(at(message, "content"))
 
 
 def fold(body: Json, event: Json) -> Json:
@@ -113,8 +118,8 @@ def _accounted(answer: Json) -> Json:
 def response(body: Json) -> Response:
     found = mapping(body, "usage")
     streamed = body.get("streamed") is True
-    cost = number(found, "cost")
-    ticks = count(found, "cost_in_usd_ticks")  # xAI: 1e-10 USD
+    cost = number(found, "cost") if "cost" in found else None
+    ticks = count(found, "cost_in_usd_ticks") if "cost_in_usd_ticks" in found else None  # xAI: 1e-10 USD
     usage = _usage(found, cast("Json", body.get("tools")) if "tools" in body else _tool_counts(body))
     return Response(
         label(body, "id"),
@@ -157,33 +162,40 @@ def _tool_counts(body: Json) -> Json:
 
 
 def _usage(found: Json, tools: Json) -> Usage | None:
-    prompt = count(found, "prompt_tokens")
-    if prompt is None:
-        prompt = count(found, "input_tokens")
-    completion = count(found, "completion_tokens")
-    if completion is None:
-        completion = count(found, "output_tokens")
+    n = counts(found).get
+    if "prompt_tokens" in found:
+        prompt, completion, into, out = (
+            n("prompt_tokens"),
+            n("completion_tokens"),
+            "prompt_tokens_details",
+            "completion_tokens_details",
+        )
+    else:
+        prompt, completion, into, out = (
+            n("input_tokens"),
+            n("output_tokens"),
+            "input_tokens_details",
+            "output_tokens_details",
+        )
+        if "input_token_details" in found:  # the realtime API's spelling
+            into, out = "input_token_details", "output_token_details"
     if prompt is None and completion is None:
         return None
     prompt, completion = prompt or 0, completion or 0
-    into = mapping(found, "prompt_tokens_details") or mapping(found, "input_tokens_details")
-    into = into or mapping(found, "input_token_details")
-    out = mapping(found, "completion_tokens_details") or mapping(found, "output_tokens_details")
-    out = out or mapping(found, "output_token_details")
-    reasoning = count(out, "reasoning_tokens") or 0
-    total = count(found, "total_tokens")
+    reasoning = n(f"{out}.reasoning_tokens", 0)
+    total = n("total_tokens")
     beyond = (total or 0) - prompt - completion
     if beyond > 0:
         completion += beyond
         reasoning = max(reasoning, beyond)
-    cached = count(into, "cached_tokens")
-    for dialect in ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens"):
+    cached = n(f"{into}.cached_tokens")
+    for dialect in DIALECTS:
         if cached is None:
-            cached = count(found, dialect)
-    writes = count(into, "cache_write_tokens") or 0
-    writes_12h = min(writes, count(into, "cache_write_tokens_details", "ttl_12h_tokens") or 0)
-    cached_audio = count(into, "cached_tokens_details", "audio_tokens") or 0
-    cached_image = count(into, "cached_tokens_details", "image_tokens") or 0
+            cached = n(dialect)
+    writes = n(f"{into}.cache_write_tokens", 0)
+    writes_12h = min(writes, n(f"{into}.cache_write_tokens_details.ttl_12h_tokens", 0)) if writes else 0
+    cached_audio = n(f"{into}.cached_tokens_details.audio_tokens", 0)
+    cached_image = n(f"{into}.cached_tokens_details.image_tokens", 0)
     return usages.from_totals(
         prompt,
         completion,
@@ -191,14 +203,14 @@ def _usage(found: Json, tools: Json) -> Usage | None:
         cache_write=writes - writes_12h,
         cache_write_12h=writes_12h,
         reasoning=reasoning,
-        input_audio=max(0, (count(into, "audio_tokens") or 0) - cached_audio),
-        input_image=max(0, (count(into, "image_tokens") or 0) - cached_image),
+        input_audio=max(0, n(f"{into}.audio_tokens", 0) - cached_audio),
+        input_image=max(0, n(f"{into}.image_tokens", 0) - cached_image),
         cache_read_audio=cached_audio,
         cache_read_image=cached_image,
-        output_audio=count(out, "audio_tokens") or 0,
-        output_image=count(out, "image_tokens") or 0,
-        web_searches=count(tools, "web_searches") or 0,
-        file_searches=count(tools, "file_searches") or 0,
-        code_sessions=count(tools, "code_sessions") or 0,
+        output_audio=n(f"{out}.audio_tokens", 0),
+        output_image=n(f"{out}.image_tokens", 0),
+        web_searches=count(tools, "web_searches") or 0 if tools else 0,
+        file_searches=count(tools, "file_searches") or 0 if tools else 0,
+        code_sessions=count(tools, "code_sessions") or 0 if tools else 0,
         reported_total=total,
     )

@@ -1,0 +1,42 @@
+"""The SDK's spans, as cheaply as a call can afford: attributes in and out by the dozen.
+
+`Span.set_attributes` checks and copies every value (about 1 us each on the way of a call), and reading
+goes through two proxies. Ours are clean already, so where the SDK's attribute store is the one we know
+(opentelemetry-sdk 1.38 to 1.45) they are put there at once; anywhere else the public methods serve.
+The measurements stand in docs/decisions/0004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def put(span: Any, attributes: Mapping[str, Any]) -> None:
+    """Set attributes whose values are strings, numbers, booleans or tuples of them."""
+    store = getattr(span, "_attributes", None)
+    found = getattr(store, "_dict", None)
+    if (
+        type(found) is dict
+        and span.is_recording()
+        and getattr(store, "max_value_len", 0) is None
+        and (store.maxlen is None or len(found) + len(attributes) <= store.maxlen)
+    ):
+        found.update(attributes)
+    else:
+        span.set_attributes(attributes)
+
+
+def remember(span: Any, usage: Any) -> None:
+    """Keep the usage a span was given, to spare its reader the way back from attributes."""
+    span.__dict__["_spanledger_usage"] = usage
+
+
+def remembered(span: Any) -> Any:
+    return span.__dict__.get("_spanledger_usage")
+
+
+def plain(span: Any) -> dict[str, Any]:
+    """A span's attributes as a dict of one's own."""
+    found: Any = span.attributes
+    return found.copy() if hasattr(found, "copy") else dict(found or {})
