@@ -83,7 +83,7 @@ async def ahelper(client: anthropic.AsyncAnthropic) -> None:
         assert (await stream.get_final_message()).stop_reason == "end_turn"
 
 
-@pytest.mark.parametrize("style", (acreate, astream, ahelper), ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [acreate, astream, ahelper], ids=lambda style: style.__name__)
 async def test_an_async_call_is_one_row_with_what_was_sold(style, aclient, provider: Provider, ledger: Recorded):
     await style(aclient)
     [sold] = provider.sold

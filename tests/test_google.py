@@ -47,7 +47,7 @@ def expected(sold) -> dict[str, object]:
     return truth(sold) if sold.api == "google" else {**truth(sold), "response_model": ""}
 
 
-@pytest.mark.parametrize("style", (generate, stream, chat, chat_stream, embed), ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [generate, stream, chat, chat_stream, embed], ids=lambda style: style.__name__)
 def test_a_call_is_one_row_with_what_was_sold(style, client, provider: Provider, ledger: Recorded):
     style(client)
     [sold] = provider.sold
@@ -72,7 +72,7 @@ async def aembed(client: genai.Client) -> None:
     await client.aio.models.embed_content(model="gemini-embedding-001", contents="how much?")
 
 
-@pytest.mark.parametrize("style", (agenerate, astream, achat_stream, aembed), ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [agenerate, astream, achat_stream, aembed], ids=lambda style: style.__name__)
 async def test_an_async_call_is_one_row_with_what_was_sold(style, client, provider: Provider, ledger: Recorded):
     await style(client)
     await client.aio.aclose()

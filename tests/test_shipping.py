@@ -107,7 +107,7 @@ def test_a_row_comes_back_as_it_went_in(embedded, ledger: Recorded, provider: Pr
     writer.insert(client, where, [row])
     found = client.query(f"SELECT {', '.join(COLUMNS)} FROM `{where.database}`.llm_calls FINAL").result_rows
     [back] = found
-    expected = {name: value for name, value in zip(COLUMNS, row, strict=True)}
+    expected = dict(zip(COLUMNS, row, strict=True))
     got = dict(zip(COLUMNS, back, strict=True))
     got["start_time"] = got["start_time"].replace(tzinfo=UTC)  # the driver leaves the zone out where it is UTC
     assert got == expected

@@ -57,7 +57,7 @@ class LedgerProcessor(SpanProcessor):
         """The span's `end`, which first puts the attribution and the price on it."""
 
         def priced_end(end_time: int | None = None) -> None:
-            span.__dict__.pop("end", None)  # the span's own again, and no cycle left for the garbage collector
+            vars(span).pop("end", None)  # the span's own again, and no cycle left for the garbage collector
             if span.is_recording():
                 with quietly("pricing a call"):
                     facts.update(cost_attributes(plain(span), remembered(span)))

@@ -9,20 +9,20 @@ The measurements stand in docs/decisions/0004.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 
 def put(span: Any, attributes: Mapping[str, Any]) -> None:
     """Set attributes whose values are strings, numbers, booleans or tuples of them."""
-    store = getattr(span, "_attributes", None)
-    found = getattr(store, "_dict", None)
+    store: Any = getattr(span, "_attributes", None)
+    found: Any = getattr(store, "_dict", None)
     if (
-        type(found) is dict
+        isinstance(found, dict)
         and span.is_recording()
         and getattr(store, "max_value_len", 0) is None
-        and (store.maxlen is None or len(found) + len(attributes) <= store.maxlen)
+        and (store.maxlen is None or len(cast("dict[str, Any]", found)) + len(attributes) <= store.maxlen)
     ):
-        found.update(attributes)
+        cast("dict[str, Any]", found).update(attributes)
     else:
         span.set_attributes(attributes)
 

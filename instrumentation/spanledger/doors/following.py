@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from spanledger.call import Call
 from spanledger.doors.sse import Tap
@@ -45,7 +45,7 @@ def follow(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
         tap = Tap(call.feed, scan=scan, hide=call.hides_usage)
     response._spanledger_closed = call.finish if whole is None else whole.closed
     response._spanledger_tap = tap
-    response.__class__ = _followed(type(response))
+    response.__class__ = _followed(cast("Any", type(response)))
     weakref.finalize(response, call.finish)
 
 
@@ -55,23 +55,27 @@ def _followed(cls: Any) -> Any:
 
     class Followed(cls):
         def close(self) -> None:
+            parent: Any = super()
             try:
-                super().close()
+                parent.close()
             finally:
                 self._spanledger_closed()
 
         async def aclose(self) -> None:
+            parent: Any = super()
             try:
-                await super().aclose()
+                await parent.aclose()
             finally:
                 self._spanledger_closed()
 
         def iter_bytes(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
-            inner = super().iter_bytes(*args, **kwargs)
+            parent: Any = super()
+            inner: Iterator[bytes] = parent.iter_bytes(*args, **kwargs)
             return inner if self._spanledger_tap is None else _tapped(inner, self._spanledger_tap)
 
         def aiter_bytes(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-            inner = super().aiter_bytes(*args, **kwargs)
+            parent: Any = super()
+            inner: AsyncIterator[bytes] = parent.aiter_bytes(*args, **kwargs)
             return inner if self._spanledger_tap is None else _AsyncBytes(inner, self._spanledger_tap)
 
     Followed.__name__, Followed.__qualname__, Followed.__module__ = cls.__name__, cls.__qualname__, cls.__module__

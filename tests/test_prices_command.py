@@ -1,0 +1,197 @@
+"""`spanledger prices` and the table behind it: which prices are in force, and what a usage costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from spanledger_clickhouse.cli import main
+
+from spanledger.pricing import quote, table
+from spanledger.usage import from_totals
+
+
+@pytest.fixture(autouse=True)
+def own_prices(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(table, "_prices", None)
+
+
+def invoke(*arguments: str, stdin: str | None = None):
+    return CliRunner().invoke(main, list(arguments), input=stdin)
+
+
+def test_prices_says_source_version_checksum_and_age():
+    [bundled, retired] = json.loads(invoke("prices", "--json").output)
+    assert (bundled["source"], bundled["version"], bundled["models"]) == ("bundled", "1.109.1", 4551)
+    assert len(bundled["sha256"]) == 64
+    assert bundled["age_days"] >= 0
+    assert retired["source"] == "retired"
+    assert "1.109.1" in invoke("prices").output
+
+
+def test_quote_explains_quantity_times_rate():
+    done = invoke("prices", "quote", "--provider", "anthropic", "--model", "claude-opus-5-5", "--input", "10000", "--cache-read", "8000", "--output", "400")
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["input", "2,000", "x", "4,000,000", "pUSD", "=", "8,000,000,000", "pUSD", "input_cost_per_token"],
+        ["cache_read", "8,000", "x", "200,000", "pUSD", "=", "1,600,000,000", "pUSD", "cache_read_input_token_cost"],
+        ["output", "400", "x", "20,000,000", "pUSD", "=", "8,000,000,000", "pUSD", "output_cost_per_token"],
+    ]
+    assert "0.017600000000 USD" in lines[3]
+
+
+def test_quote_of_an_unknown_model_says_so_and_fails():
+    done = invoke("prices", "quote", "--provider", "openai", "--model", "no-such-model", "--input", "1")
+    assert (done.exit_code, done.output) == (1, "not priced: unpriced:no_model\n")
+
+
+def test_quote_jsonl_answers_line_by_line_whatever_it_is_given():
+    asked = [
+        {"provider": "openai", "model": "gpt-4.1-mini", "usage": {"input": 1000, "output": 100}},
+        {"provider": "openai", "model": "no-such-model", "usage": {"input": 1}},
+        {"provider": "openai", "model": "gpt-4.1-mini", "usage": None},
+        {"provider": "openai", "model": "gpt-4.1-mini", "usage": {"input": 1000}, "tier": "batch"},
+        {"provider": 1},
+    ]
+    lines = [json.dumps(line) for line in asked]
+    output = invoke("prices", "quote", "--jsonl", stdin="\n".join([*lines, "no json", ""])).output
+    answers = [json.loads(line) for line in output.splitlines()]
+    assert [answer["total_picousd"] for answer in answers] == [560_000_000, None, None, 200_000_000, None, None]
+    assert [answer["status"] for answer in answers] == [
+        "priced", "unpriced:no_model", "unpriced:no_usage", "priced", "error", "error",
+    ]  # fmt: skip
+    assert answers[0]["components"] == {"input": 400_000_000, "output": 160_000_000}
+
+
+TABLE = {"gpt-4.1-mini": {"litellm_provider": "openai", "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}}
+
+
+def test_a_table_of_ones_own_is_used(tmp_path: Path, monkeypatch):
+    file = tmp_path / "prices.json"
+    file.write_text(json.dumps(TABLE))
+    monkeypatch.setenv("SPANLEDGER_PRICES_FILE", str(file))
+    price = quote("openai", "gpt-4.1-mini", {"input": 1, "output": 1})
+    assert (price.total_picousd, price.source, price.version) == (3_000_000, "file", "prices.json")
+
+
+def wheel(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(table.TABLE_IN_WHEEL, json.dumps(TABLE))
+        archive.writestr("litellm/__init__.py", "raise SystemExit('executed')")
+    return path
+
+
+def test_a_wheel_is_read_and_not_executed(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_PRICES_FILE", str(wheel(tmp_path / "litellm-1.110.2-py3-none-any.whl")))
+    price = quote("openai", "gpt-4.1-mini", {"input": 1})
+    assert (price.total_picousd, price.source, price.version) == (1_000_000, "file", "litellm 1.110.2")
+    assert "litellm" not in sys.modules
+
+
+@pytest.mark.parametrize("version", ["1.82.7", "1.82.8", "1.107.0", "1.107.0rc1"])
+def test_a_wheel_of_a_compromised_release_is_refused(version: str, tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setenv("SPANLEDGER_PRICES_FILE", str(wheel(tmp_path / f"litellm-{version}-py3-none-any.whl")))
+    assert quote("openai", "gpt-4.1-mini", {"input": 1}).source == "bundled"
+    assert [f"litellm {version} is a compromised release" in record.message for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(("version", "source"), [("1.109.0", "bundled"), ("1.110.2", "litellm"), ("1.107.0", "bundled")])
+def test_an_installed_litellm_counts_if_it_is_newer_and_sound(version: str, source: str, tmp_path: Path, monkeypatch):
+    (tmp_path / "litellm").mkdir()
+    (tmp_path / "litellm/__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / table.TABLE_IN_WHEEL).write_text(json.dumps(TABLE))
+    (tmp_path / f"litellm-{version}.dist-info").mkdir()
+    (tmp_path / f"litellm-{version}.dist-info/METADATA").write_text(f"Name: litellm\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert quote("openai", "gpt-4.1-mini", {"input": 1}).source == source
+    assert "litellm" not in sys.modules
+
+
+def test_overrides_price_and_name_what_the_table_lacks(tmp_path: Path, monkeypatch):
+    file = tmp_path / "prices.toml"
+    file.write_text(
+        '[aliases]\n"my-deployment" = "azure/gpt-4.1-mini"\n"arn:aws:bedrock:us-east-1:1:application-inference-profile/x" = '
+        '"us.anthropic.claude-opus-5-5"\n[models."gpt-4.1-mini"]\nlitellm_provider = "openai"\ninput_cost_per_token = 5e-07\n'
+        "output_cost_per_token = 0.000001\n"
+    )
+    monkeypatch.setenv("SPANLEDGER_PRICE_OVERRIDES", str(file))
+    own = quote("openai", "gpt-4.1-mini", {"input": 1, "output": 1})
+    assert (own.total_picousd, own.source) == (1_500_000, "override")
+    deployment = quote("azure.ai.openai", None, {"input": 1}, request_model="my-deployment")
+    assert (deployment.key, deployment.flags) == ("azure/gpt-4.1-mini", ("alias",))
+    profile = quote("aws.bedrock", None, {"input": 1}, request_model="arn:aws:bedrock:us-east-1:1:application-inference-profile/x")
+    assert profile.key == "us.anthropic.claude-opus-5-5"
+
+
+def test_a_customers_own_name_asks_for_a_mapping():
+    assert quote("azure.ai.openai", None, {"input": 1}, request_model="my-deployment").status == "unpriced:needs_mapping"
+    arn = "arn:aws:bedrock:us-east-1:1:application-inference-profile/x"
+    assert quote("aws.bedrock", None, {"input": 1}, request_model=arn).status == "unpriced:needs_mapping"
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "key", "flags"),
+    [
+        ("openai", "gpt-4.1-mini", "gpt-4.1-mini", ("exact",)),
+        ("openai", "GPT-4.1-Mini", "gpt-4.1-mini", ("variant",)),
+        ("openai", "ft:gpt-4.1-mini-2025-04-14:acme::abc", "ft:gpt-4.1-mini-2025-04-14", ("exact",)),
+        ("anthropic", "claude-sonnet-4-6", "claude-sonnet-4-6", ("exact",)),
+        ("gcp.gemini", "models/gemini-3.5-flash", "gemini/gemini-3.5-flash", ("exact",)),
+        ("gcp.vertex_ai", "publishers/google/models/gemini-2.5-flash", "gemini-2.5-flash", ("exact",)),
+        ("aws.bedrock", "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-pro-v1:0", "amazon.nova-pro-v1:0", ("exact",)),
+        ("openai", "gpt-4o-audio-preview", "gpt-4o-audio-preview", ("archived",)),
+    ],
+)
+def test_names_resolve_and_say_how_surely(provider, model, key, flags):
+    price = quote(provider, model, {"input": 1, "output": 1})
+    assert (price.key, price.flags) == (key, flags)
+
+
+def test_a_date_that_decides_the_price_is_not_dropped():
+    dated = quote("openai", "gpt-4o-2024-05-13", {"input": 1})
+    plain = quote("openai", "gpt-4o", {"input": 1})
+    assert dated.total_picousd == 2 * plain.total_picousd
+
+
+def test_the_providers_own_figure_wins_and_both_are_kept():
+    price = quote("x_ai", "grok-4", {"input": 1000, "output": 10}, provider_cost_usd="0.005")
+    assert (price.status, price.total_picousd, price.source) == ("provider_reported", 5_000_000_000, "provider")
+    assert price.computed_picousd == quote("x_ai", "grok-4", {"input": 1000, "output": 10}).total_picousd
+
+
+def test_tools_are_summed_and_not_one_of_them():
+    price = quote("openai", "gpt-4.1-mini", {"input": 10, "web_searches": 3, "file_searches": 2, "code_sessions": 1})
+    assert {part.meter: part.amount for part in price.components} == {
+        "input": 4_000_000,
+        "web_searches": 75_000_000_000,
+        "file_searches": 5_000_000_000,
+        "code_sessions": 30_000_000_000,
+    }
+
+
+MODELS = st.sampled_from(
+    [("openai", "gpt-4.1-mini"), ("openai", "gpt-6.1-sol"), ("anthropic", "claude-opus-5-5"), ("gcp.gemini", "gemini-3.5-flash"),
+     ("aws.bedrock", "us.anthropic.claude-opus-5-5"), ("dashscope", "qwen-flash"), ("x_ai", "grok-4")]
+)  # fmt: skip
+TOKENS = st.integers(0, 100_000)
+
+
+@given(MODELS, TOKENS, TOKENS, TOKENS, TOKENS, st.sampled_from(["", "batch", "flex", "priority"]))
+def test_components_sum_to_the_total_in_whole_picodollars(model, total, output, read, write, tier):
+    price = quote(*model, from_totals(total, output, cache_read=read, cache_write=write), tier=tier)
+    assert price.total_picousd == sum(part.amount for part in price.components)
+    assert all(type(part.amount) is int and type(part.rate) is int and part.amount >= 0 for part in price.components)
+
+
+@given(MODELS, st.integers(0, 30_000), st.integers(0, 30_000), st.integers(0, 1000), st.integers(0, 1000))
+def test_more_tokens_never_cost_less_within_one_band(model, total, output, more_in, more_out):
+    less = quote(*model, from_totals(total, output))
+    more = quote(*model, from_totals(total + more_in, output + more_out))
+    assert less.total_picousd <= more.total_picousd
