@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from spanledger_clickhouse.cli import main
 
 from spanledger.pricing import quote, table
 from spanledger.usage import from_totals
+from spanledger_clickhouse.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,20 @@ def test_prices_says_source_version_checksum_and_age():
 
 
 def test_quote_explains_quantity_times_rate():
-    done = invoke("prices", "quote", "--provider", "anthropic", "--model", "claude-opus-5-5", "--input", "10000", "--cache-read", "8000", "--output", "400")
+    done = invoke(
+        "prices",
+        "quote",
+        "--provider",
+        "anthropic",
+        "--model",
+        "claude-opus-5-5",
+        "--input",
+        "10000",
+        "--cache-read",
+        "8000",
+        "--output",
+        "400",
+    )
     assert done.exit_code == 0
     lines = done.output.splitlines()
     assert [line.split() for line in lines[:3]] == [
@@ -102,7 +115,9 @@ def test_a_wheel_of_a_compromised_release_is_refused(version: str, tmp_path: Pat
     assert [f"litellm {version} is a compromised release" in record.message for record in caplog.records] == [True]
 
 
-@pytest.mark.parametrize(("version", "source"), [("1.109.0", "bundled"), ("1.110.2", "litellm"), ("1.107.0", "bundled")])
+@pytest.mark.parametrize(
+    ("version", "source"), [("1.109.0", "bundled"), ("1.110.2", "litellm"), ("1.107.0", "bundled")]
+)
 def test_an_installed_litellm_counts_if_it_is_newer_and_sound(version: str, source: str, tmp_path: Path, monkeypatch):
     (tmp_path / "litellm").mkdir()
     (tmp_path / "litellm/__init__.py").write_text("raise SystemExit('imported')")
@@ -126,12 +141,16 @@ def test_overrides_price_and_name_what_the_table_lacks(tmp_path: Path, monkeypat
     assert (own.total_picousd, own.source) == (1_500_000, "override")
     deployment = quote("azure.ai.openai", None, {"input": 1}, request_model="my-deployment")
     assert (deployment.key, deployment.flags) == ("azure/gpt-4.1-mini", ("alias",))
-    profile = quote("aws.bedrock", None, {"input": 1}, request_model="arn:aws:bedrock:us-east-1:1:application-inference-profile/x")
+    profile = quote(
+        "aws.bedrock", None, {"input": 1}, request_model="arn:aws:bedrock:us-east-1:1:application-inference-profile/x"
+    )
     assert profile.key == "us.anthropic.claude-opus-5-5"
 
 
 def test_a_customers_own_name_asks_for_a_mapping():
-    assert quote("azure.ai.openai", None, {"input": 1}, request_model="my-deployment").status == "unpriced:needs_mapping"
+    assert (
+        quote("azure.ai.openai", None, {"input": 1}, request_model="my-deployment").status == "unpriced:needs_mapping"
+    )
     arn = "arn:aws:bedrock:us-east-1:1:application-inference-profile/x"
     assert quote("aws.bedrock", None, {"input": 1}, request_model=arn).status == "unpriced:needs_mapping"
 
@@ -145,7 +164,12 @@ def test_a_customers_own_name_asks_for_a_mapping():
         ("anthropic", "claude-sonnet-4-6", "claude-sonnet-4-6", ("exact",)),
         ("gcp.gemini", "models/gemini-3.5-flash", "gemini/gemini-3.5-flash", ("exact",)),
         ("gcp.vertex_ai", "publishers/google/models/gemini-2.5-flash", "gemini-2.5-flash", ("exact",)),
-        ("aws.bedrock", "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-pro-v1:0", "amazon.nova-pro-v1:0", ("exact",)),
+        (
+            "aws.bedrock",
+            "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-pro-v1:0",
+            "amazon.nova-pro-v1:0",
+            ("exact",),
+        ),
         ("openai", "gpt-4o-audio-preview", "gpt-4o-audio-preview", ("archived",)),
     ],
 )
