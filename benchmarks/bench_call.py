@@ -1,8 +1,10 @@
 """What a call costs: everything Spanledger does on the calling thread, against the bare SDK.
 
-CPU time of the calling thread, an in-process transport, the bare and the recorded call in alternating
-blocks of one run; each figure is the median over the blocks. The yardstick is one span made by hand
-with twelve attributes, measured in the same run.
+Three processes make the same calls over an in-process transport: one bare, one that makes a span with twelve
+attributes by hand around each call, one that records. They are asked turn by turn for a few calls each, so
+that a machine whose speed drifts drifts for all three; each figure is the median, over the turns, of the CPU
+time of the calling thread. The span made by hand is the yardstick: it runs in the same place as ours, between
+the SDK's own work, where caches are as cold. The figure "by itself" is that span in a loop of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import importlib
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +25,7 @@ import openai
 from google import genai
 from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, Tracer
 
 from spanledger.doors.google import GoogleDoor
 from spanledger.doors.stainless import StainlessDoor
@@ -33,7 +36,7 @@ from spanledger.providers import google as google_format
 from spanledger.providers import openai as openai_format
 from spanledger.spool import Spool
 
-BLOCKS, CALLS, STREAMS, CHUNKS = 41, 60, 3, 400
+CALLS, TURNS, STREAM_TURNS, CHUNKS = 10, 150, 25, 400
 
 CHAT_USAGE = {
     "prompt_tokens": 1200, "completion_tokens": 300, "total_tokens": 1500,
@@ -124,107 +127,131 @@ def transport(request: httpx2.Request) -> httpx2.Response:
     return httpx2.Response(200, json=WHOLE[kind])
 
 
-def cpu(function: Callable[[], object], times: int) -> float:
-    """Microseconds of CPU time of this thread for one call."""
-    start = time.thread_time_ns()
-    for _ in range(times):
-        function()
-    return (time.thread_time_ns() - start) / times / 1000
+ARMS = ("bare", "span", "recorded")
 
 
-def paired(
-    function: Callable[[], object], times: int, on: Callable[[], None], off: Callable[[], None]
-) -> tuple[float, float]:
-    """Medians of the bare call and of what recording adds, in microseconds."""
-    bare, added = [], []
-    for _ in range(BLOCKS):
-        off()
-        without = cpu(function, times)
-        on()
-        bare.append(without)
-        added.append(cpu(function, times) - without)
-    off()
-    return statistics.median(bare), statistics.median(added)
+def wrapped(call: Callable[[], object], tracer: Tracer) -> Callable[[], object]:
+    """`call` within a span made by hand."""
+
+    def spanned() -> object:
+        with tracer.start_as_current_span("chat gpt-4.1-mini", kind=SpanKind.CLIENT) as found:
+            answer = call()
+            for number in range(12):
+                found.set_attribute(f"gen_ai.attribute.number.{number}", number if number % 2 else "a value")
+            return answer
+
+    return spanned
 
 
-def main() -> None:
+def calls() -> dict[str, tuple[Callable[[], object], int]]:
+    """Name -> (a call, how many chunks it answers with; 0 where it is no stream)."""
     client = httpx2.Client(transport=httpx2.MockTransport(transport))
     gpt = openai.OpenAI(api_key="k", http_client=client)
     claude = anthropic.Anthropic(api_key="k", http_client=client, open_telemetry=False)
     gemini = genai.Client(api_key="k", http_options={"httpx_client": client})
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": TEXT}]
     asked = {"model": "claude-sonnet-4-6", "max_tokens": 100, "messages": messages[1:]}
+    stream = {"model": "gpt-4.1-mini", "messages": messages, "stream": True}
+    with_usage = {**stream, "stream_options": {"include_usage": True}}
+    google = {"model": "gemini-3.5-flash", "contents": TEXT}
+    return {
+        "openai chat.completions.create": (lambda: gpt.chat.completions.create(**{**stream, "stream": False}), 0),
+        "anthropic messages.create": (lambda: claude.messages.create(**asked), 0),
+        "google generate_content": (lambda: gemini.models.generate_content(**google), 0),
+        "openai stream, usage asked by caller": (lambda: list(gpt.chat.completions.create(**with_usage)), CHUNKS),
+        "openai stream, usage injected, hidden": (lambda: list(gpt.chat.completions.create(**stream)), CHUNKS),
+        "anthropic stream": (lambda: list(claude.messages.create(**asked, stream=True)), CHUNKS),
+        "google stream": (lambda: list(gemini.models.generate_content_stream(**google)), CHUNKS),
+    }
 
-    directory = tempfile.TemporaryDirectory()
-    spool = Spool(Path(directory.name), 1 << 34)
+
+def record(spool: Spool) -> None:
+    """Open the three doors, recording into `spool`."""
     tracing = TracerProvider(shutdown_on_exit=False)
     tracing.add_span_processor(LedgerProcessor(spool))
     prices()
+    formats = {"openai": openai_format, "anthropic": anthropic_format}
+    for name, reader in formats.items():
+        tracer = tracing.get_tracer(f"spanledger.{name}", "1")
+        base = importlib.import_module(f"{name}._base_client")
+        StainlessDoor(base, reader, lambda tracer=tracer: tracer, frozenset()).install()
+    tracer = tracing.get_tracer("spanledger.google_genai", "1")
+    gate = GoogleDoor(google_format, lambda: tracer)
+    gate.install(importlib.import_module("google.genai._api_client"))
 
-    def tracer(scope: str):
-        found = tracing.get_tracer(scope, "1")
-        return lambda: found
 
-    base = importlib.import_module("openai._base_client")
-    claude_base = importlib.import_module("anthropic._base_client")
-    gate = GoogleDoor(google_format, tracer("spanledger.google_genai"))
-    doors = [
-        StainlessDoor(base, openai_format, tracer("spanledger.openai"), frozenset()),
-        StainlessDoor(claude_base, anthropic_format, tracer("spanledger.anthropic"), frozenset()),
-    ]
-    api_client = importlib.import_module("google.genai._api_client")
-
-    def on() -> None:
-        for door in doors:
-            door.install()
-        gate.install(api_client)
-
-    def off() -> None:
-        for door in (*doors, gate):
-            door.remove()
-
-    current = context.get_current()
-    for key in ("user.id", "spanledger.feature", "spanledger.request.id"):
-        current = baggage.set_baggage(key, "value-of-some-length", current)
-    context.attach(current)
-
+def serve(arm: str) -> None:
+    """One arm: reads "<call>\t<times>" a line, answers with the nanoseconds of CPU time that the calls took."""
     by_hand = TracerProvider(shutdown_on_exit=False).get_tracer("by hand")
+    found = calls()
+    with tempfile.TemporaryDirectory() as directory:
+        if arm == "recorded":
+            record(Spool(Path(directory), 1 << 34))
+            current = context.get_current()
+            for key in ("user.id", "spanledger.feature", "spanledger.request.id"):
+                current = baggage.set_baggage(key, "value-of-some-length", current)
+            context.attach(current)
+        functions = {name: wrapped(call, by_hand) if arm == "span" else call for name, (call, _) in found.items()}
+        functions["a span by itself"] = wrapped(lambda: None, by_hand)
+        for line in sys.stdin:
+            name, times = line.rstrip("\n").split("\t")
+            function = functions[name]
+            start = time.thread_time_ns()
+            for _ in range(int(times)):
+                function()
+            print(time.thread_time_ns() - start, flush=True)
 
-    def span() -> None:
-        with by_hand.start_as_current_span("chat gpt-4.1-mini", kind=SpanKind.CLIENT) as found:
-            for number in range(12):
-                found.set_attribute(f"gen_ai.attribute.number.{number}", number if number % 2 else "a value")
 
-    yardstick = statistics.median(cpu(span, 500) for _ in range(BLOCKS))
-    print(f"a span made by hand, 12 attributes      {yardstick:8.1f} us")
-    calls = {
-        "openai chat.completions.create": lambda: gpt.chat.completions.create(model="gpt-4.1-mini", messages=messages),
-        "anthropic messages.create": lambda: claude.messages.create(**asked),
-        "google generate_content": lambda: gemini.models.generate_content(model="gemini-3.5-flash", contents=TEXT),
-    }
-    for name, call in calls.items():
-        call()
-        bare, added = paired(call, CALLS, on, off)
-        print(f"{name:<38}  {bare:8.1f} us bare, + {added:6.1f} us  = {added / yardstick:4.2f} x the span")
-    asked_stream = {"model": "gpt-4.1-mini", "messages": messages, "stream": True}
-    streams = {
-        "openai stream, usage asked by caller": lambda: list(
-            gpt.chat.completions.create(**asked_stream, stream_options={"include_usage": True})
-        ),
-        "openai stream, usage injected, hidden": lambda: list(gpt.chat.completions.create(**asked_stream)),
-        "anthropic stream": lambda: list(claude.messages.create(**asked, stream=True)),
-        "google stream": lambda: list(gemini.models.generate_content_stream(model="gemini-3.5-flash", contents=TEXT)),
-    }
-    for name, call in streams.items():
-        call()
-        bare, added = paired(call, STREAMS, on, off)
-        print(f"{name:<38}  {bare / CHUNKS:8.1f} us bare a chunk, + {added / CHUNKS:5.2f} us a chunk")
-    line = next(Path(directory.name).glob("*.jsonl")).open("rb").readline()
-    appended = statistics.median(cpu(lambda: spool.append(line), 500) for _ in range(BLOCKS))
-    print(f"one append to the spool ({len(line)} bytes)     {appended:8.1f} us")
-    spool.close()
-    directory.cleanup()
+class Arm:
+    """A process that is asked for calls."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, __file__, name]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, name: str, times: int) -> float:
+        """Microseconds of CPU time for one of `times` calls."""
+        self.process.stdin.write(f"{name}\t{times}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline()) / times / 1000
+
+
+def main() -> None:
+    arms = [Arm(name) for name in ARMS]
+    bare, *_ = arms
+    bare("a span by itself", 500)
+    alone = statistics.median(bare("a span by itself", 500) for _ in range(15))
+    print(f"a span made by hand, 12 attributes, by itself  {alone:7.1f} us")
+    for name, (_, chunks) in calls().items():
+        times, turns = (1, STREAM_TURNS) if chunks else (CALLS, TURNS)
+        for arm in arms:
+            arm(name, 20 if not chunks else 2)
+        taken = [[arm(name, times) for arm in arms] for _ in range(turns)]
+        before, by_hand, ours = (
+            statistics.median(values)
+            for values in zip(*((row[0], row[1] - row[0], row[2] - row[0]) for row in taken), strict=True)
+        )
+        if chunks:
+            print(f"{name:<38}  {before / chunks:7.1f} us bare a chunk, + {ours / chunks:5.2f} us a chunk")
+        else:
+            ratio = statistics.median((row[2] - row[0]) / (row[1] - row[0]) for row in taken if row[1] > row[0])
+            print(
+                f"{name:<38}  {before:7.1f} us bare, + {by_hand:5.1f} us a span by hand, + {ours:5.1f} us recorded"
+                f" = {ratio:4.2f} x the span"
+            )
+    for arm in arms:
+        arm.process.stdin.close()
+        arm.process.wait()
+    with tempfile.TemporaryDirectory() as directory:
+        spool, line = Spool(Path(directory), 1 << 34), b"x" * 3000 + b"\n"
+        rounds = []
+        for _ in range(15):
+            start = time.thread_time_ns()
+            for _ in range(500):
+                spool.append(line)
+            rounds.append((time.thread_time_ns() - start) / 500 / 1000)
+        print(f"one append to the spool (3,000 bytes)  {statistics.median(rounds):7.1f} us")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    serve(sys.argv[1]) if len(sys.argv) > 1 else main()

@@ -186,26 +186,30 @@ class Encoder:
 
 
 def _attributes(found: Mapping[str, object]) -> str:
-    parts: list[str] = []
-    for key, value in found.items():
-        opening = _openings.get(key)
-        if opening is None:
-            opening = f'{{"key":{quoted(key)},"value":{{'
-            if len(_openings) < MAX_OPENINGS:
-                _openings[key] = opening
-        if type(value) is str:
-            parts.append(f'{opening}"stringValue":{quoted(value)}}}}}')
-        elif type(value) is int:
-            parts.append(f'{opening}"intValue":"{value}"}}}}')
-        else:
-            parts.append(f"{opening}{_value(value)}}}}}")
-    return ",".join(parts)
+    shape = (*found, *map(type, found.values()))
+    template = _templates.get(shape)
+    if template is None:
+        template = ",".join(map(_template, found, found.values()))
+        if len(_templates) < MAX_TEMPLATES:
+            _templates[shape] = template
+    fillings = [
+        quoted(value) if type(value) is str else value if type(value) is int else _value(value)
+        for value in found.values()
+    ]
+    return template % tuple(fillings)
 
 
-_openings: dict[str, str] = {}
-"""Attribute key -> the beginning of its JSON, for the keys met first (they are few and recur)."""
+_templates: dict[tuple[object, ...], str] = {}
+"""Keys and types of attributes -> their JSON with a place for each value: calls come in few shapes."""
 
-MAX_OPENINGS: Final = 1000
+MAX_TEMPLATES: Final = 500
+
+
+def _template(key: str, value: object) -> str:
+    opening = f'{{"key":{quoted(key)},"value":{{'.replace("%", "%%")
+    kind = type(value)
+    inside = '"stringValue":%s' if kind is str else '"intValue":"%d"' if kind is int else "%s"
+    return f"{opening}{inside}}}}}"
 
 
 def _value(value: Any) -> str:
