@@ -52,4 +52,4 @@ prices: setup ## Renew the bundled prices from a litellm wheel: make prices VERS
 	$(RUN)python tools/build_prices.py --download $(VERSION)
 
 clean: ## Remove what the targets made
-	rm -rf .venv .tools .demo dist .coverage .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .demo .bench dist .coverage .pytest_cache .ruff_cache .hypothesis

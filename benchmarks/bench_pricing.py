@@ -1,7 +1,7 @@
 """What a price costs: one quote, loading the table, and `spanledger prices quote --jsonl`.
 
-The comparison with litellm and genai-prices runs them in virtual environments of their own where
-BENCH_LITELLM and BENCH_GENAI_PRICES name a Python that has them; they are no dependency of this project.
+litellm and genai-prices are measured in a virtual environment of their own (`.bench/`, made with uv at the first
+run); they are no dependency of this project. litellm's compromised releases are not among those allowed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LITELLM = """
 import json, statistics, time
 import litellm
 from litellm.types.utils import Usage, PromptTokensDetailsWrapper
-plain = Usage(prompt_tokens=1234, completion_tokens=567, total_tokens=1801)
-mix = Usage(prompt_tokens=20011, completion_tokens=1009, total_tokens=21020, cache_creation_input_tokens=4001, cache_read_input_tokens=8003)
+plain = dict(prompt_tokens=1234, completion_tokens=567)
+mix = dict(usage_object=Usage(prompt_tokens=20011, completion_tokens=1009, total_tokens=21020, cache_creation_input_tokens=4001, cache_read_input_tokens=8003))
 def timed(usage):
     rounds = []
     for _ in range(7):
         start = time.thread_time_ns()
         for _ in range(300):
-            litellm.cost_per_token(model="claude-opus-5-5", usage_object=usage)
+            litellm.cost_per_token(model="claude-opus-5-5", **usage)
         rounds.append((time.thread_time_ns() - start) / 300 / 1000)
     return statistics.median(rounds)
 print(json.dumps([timed(plain), timed(mix)]))
@@ -54,6 +54,22 @@ def timed(usage):
     return statistics.median(rounds)
 print(json.dumps([timed(plain), timed(mix)]))
 """
+
+
+def peers() -> Path:
+    """A Python that has the two libraries we are held against."""
+    root = Path(__file__).parent.parent
+    python, uv = root / ".bench/bin/python", root / ".tools/bin/uv"
+    if not (root / ".bench/.ready").exists():
+        print("installing litellm and genai-prices into .bench/ ...", file=sys.stderr)
+        override = root / ".bench/overrides.txt"
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, root / ".bench"], check=True)
+        override.write_text("certifi\n")  # litellm asks for a newer one than some indexes have
+        libraries = ["litellm>=1.109,!=1.107.*", "genai-prices"]
+        install = ["pip", "install", "--quiet", "--python", python, "--override", override, *libraries]
+        subprocess.run([uv, *install], check=True)
+        (root / ".bench/.ready").touch()
+    return python
 
 
 def cpu(function: Callable[[], object]) -> float:
@@ -84,15 +100,9 @@ def main() -> None:
     ours = [cpu(partial(quote, "anthropic", "claude-opus-5-5", usage)) for usage in (plain, mix)]
     print(f"quote, plain                      {ours[0]:8.1f} us")
     print(f"quote, cache mix                  {ours[1]:8.1f} us")
-    for name, variable, code in (
-        ("litellm.cost_per_token", "BENCH_LITELLM", LITELLM),
-        ("genai_prices.calc_price", "BENCH_GENAI_PRICES", GENAI_PRICES),
-    ):
-        python = os.environ.get(variable)
-        if not python:
-            print(f"{name:<33} not measured: set {variable} to a Python that has it")
-            continue
-        env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    python = peers()
+    env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    for name, code in (("litellm.cost_per_token", LITELLM), ("genai_prices.calc_price", GENAI_PRICES)):
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, env=env)
         theirs = json.loads(done.stdout.splitlines()[-1])
         for kind, value, own in zip(("plain", "cache mix"), theirs, ours, strict=True):

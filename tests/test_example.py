@@ -143,6 +143,15 @@ def test_tables_for_people_name_what_there_is(told):
     assert "claude-sonnet-4-6" in spanledger(env, "request", "req-0000")
 
 
+def test_a_row_can_be_explained(told):
+    _, sold, rows, env = told
+    row = next(row for row in rows if row["request_model"] == "claude-sonnet-4-6")
+    out = spanledger(env, "prices", "explain", row["response_id"])
+    assert f"the row holds {row['cost_usd']} USD (priced; claude-sonnet-4-6 bundled" in out
+    total = next(s.picousd for s in sold if s.id == row["response_id"])
+    assert f"{total:,} picodollars" in out
+
+
 def test_the_demo_ends_with_the_same_sum():
     done = subprocess.run(
         [demo.BIN / "python", demo.HERE / "demo.py", "--requests", "8", "--keep", demo.HERE.parent / ".demo" / "test"],

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanledger.pricing import quote, table
+from spanledger.pricing import quote, quoting, table
 from spanledger.usage import from_totals
 from spanledger_clickhouse.cli import main
 
@@ -214,8 +214,60 @@ def test_components_sum_to_the_total_in_whole_picodollars(model, total, output, 
     assert all(type(part.amount) is int and type(part.rate) is int and part.amount >= 0 for part in price.components)
 
 
+@given(MODELS, TOKENS, TOKENS, TOKENS, TOKENS, st.sampled_from(["", "batch", "flex", "priority"]))
+def test_the_shortcut_for_flat_rates_changes_no_price(model, total, output, read, reasoning, tier):
+    usage = from_totals(
+        total, output, cache_read=read, cache_write=read // 2, reasoning=reasoning, input_audio=read // 3
+    )
+    now = quote(*model, usage, tier=tier)
+    long_way = quoting._price(
+        quoting._resolve(table.prices(), model[0], model[1], "", "", "", "", ""), usage, tier, "", "", None, None
+    )
+    assert now == long_way
+
+
 @given(MODELS, st.integers(0, 30_000), st.integers(0, 30_000), st.integers(0, 1000), st.integers(0, 1000))
 def test_more_tokens_never_cost_less_within_one_band(model, total, output, more_in, more_out):
     less = quote(*model, from_totals(total, output))
     more = quote(*model, from_totals(total + more_in, output + more_out))
     assert less.total_picousd <= more.total_picousd
+
+
+def test_show_prints_every_provider_that_has_a_model():
+    found = json.loads(invoke("prices", "show", "gpt-4.1-mini", "--json").output)
+    assert {"gpt-4.1-mini", "azure/gpt-4.1-mini"} <= {entry["key"] for entry in found}
+    assert "= 0.4 USD a million" in invoke("prices", "show", "gpt-4.1-mini").output
+    unknown = invoke("prices", "show", "no-such-model")
+    assert unknown.exit_code == 1
+    assert "SPANLEDGER_PRICE_OVERRIDES" in unknown.output
+
+
+def test_diff_names_what_was_added_removed_and_changed(tmp_path: Path):
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    cheaper = {"gpt-4.1-mini": {**TABLE["gpt-4.1-mini"], "input_cost_per_token": 5e-07}}
+    before.write_text(json.dumps({**TABLE, "old": TABLE["gpt-4.1-mini"]}))
+    after.write_text(json.dumps({**cheaper, "new": TABLE["gpt-4.1-mini"]}))
+    assert json.loads(invoke("prices", "diff", str(before), str(after), "--json").output) == {
+        "added": ["new"],
+        "removed": ["old"],
+        "changed": [
+            {"model": "gpt-4.1-mini", "field": "input_cost_per_token", "before": "1 USD/M", "after": "0.5 USD/M"}
+        ],
+    }
+    assert (
+        "1 models added, 1 removed, 1 with 1 changed rates" in invoke("prices", "diff", str(before), str(after)).output
+    )
+    assert "cannot be read as a price table" in invoke("prices", "diff", "/no/such/file", "bundled").output
+
+
+def test_check_finds_nothing_in_the_snapshot_and_says_what_is_wrong_with_ones_own(tmp_path: Path, monkeypatch):
+    found = json.loads(invoke("prices", "check", "--json").output)
+    assert [finding for finding in found if "days old" not in finding["problem"]] == []
+    file = tmp_path / "prices.toml"
+    file.write_text('[aliases]\n"mine" = "no-such-model"\n[models.own]\ninput_cost_per_token = 1e-06\n')
+    monkeypatch.setenv("SPANLEDGER_PRICE_OVERRIDES", str(file))
+    monkeypatch.setattr(table, "_prices", None)
+    done = invoke("prices", "check")
+    assert done.exit_code == 1
+    assert "your alias names 'no-such-model', which no table has" in done.output
+    assert "your rates lack litellm_provider" in done.output

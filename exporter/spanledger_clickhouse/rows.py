@@ -46,6 +46,14 @@ TOKENS: Final = (
     ("file_searches", "file_searches"),
     ("code_sessions", "code_sessions"),
     ("maps_queries", "maps_queries"),
+    ("images", "images"),
+    ("audio_input_ms", "audio_input_ms"),
+    ("audio_output_ms", "audio_output_ms"),
+    ("video_output_ms", "video_output_ms"),
+    ("characters", "characters"),
+    ("pages", "pages"),
+    ("queries", "queries"),
+    ("training_tokens", "training_tokens"),
 )
 """Column -> field of `Usage`."""
 
@@ -97,6 +105,8 @@ COLUMNS: Final[dict[str, str]] = {
     "service_tier": LOW,
     "inference_geo": LOW,
     "speed": LOW,
+    "media_size": LOW,
+    "media_quality": LOW,
     "is_streaming": "Bool",
     "is_batch": "Bool",
     "temperature": "Nullable(Float64)",
@@ -188,6 +198,8 @@ def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:
         text(at.get(a.SERVICE_TIER)),
         text(at.get(a.INFERENCE_GEO)),
         text(at.get(a.SPEED)),
+        text(at.get(a.MEDIA_SIZE)),
+        text(at.get(a.MEDIA_QUALITY)),
         at.get(a.REQUEST_STREAM) is True,
         at.get(a.BATCH) is True,
         real(at.get(a.REQUEST_TEMPERATURE)),

@@ -110,6 +110,8 @@ def _quote(attributes: Mapping[str, Any], usage: Usage | None) -> Price:
         speed=get(a.SPEED, ""),
         host=get(a.SERVER_ADDRESS, ""),
         provider_cost_usd=get(a.PROVIDER_COST),
+        size=get(a.MEDIA_SIZE, ""),
+        quality=get(a.MEDIA_QUALITY, ""),
     )
 
 

@@ -19,8 +19,16 @@ UNITS: Final[dict[str, str]] = {
     "file_searches": a.FILE_SEARCHES,
     "code_sessions": a.CODE_SESSIONS,
     "maps_queries": a.MAPS_QUERIES,
+    "images": a.IMAGES,
+    "audio_input_ms": a.AUDIO_INPUT_MS,
+    "audio_output_ms": a.AUDIO_OUTPUT_MS,
+    "video_output_ms": a.VIDEO_OUTPUT_MS,
+    "characters": a.CHARACTERS,
+    "pages": a.PAGES,
+    "queries": a.QUERIES,
+    "training_tokens": a.TRAINING_TOKENS,
 }
-"""Meters that are not tokens: field -> attribute."""
+"""Meters that are not tokens of a prompt or an answer: field -> attribute."""
 
 UNITS_OF: Final = attrgetter(*UNITS)
 
@@ -41,10 +49,7 @@ ATTRIBUTES: Final = (
     a.AUDIO_OUTPUT_TOKENS,
     a.IMAGE_OUTPUT_TOKENS,
     a.VIDEO_OUTPUT_TOKENS,
-    a.WEB_SEARCHES,
-    a.FILE_SEARCHES,
-    a.CODE_SESSIONS,
-    a.MAPS_QUERIES,
+    *UNITS.values(),
     a.REPORTED_TOTAL,
 )
 """Every attribute that says something of usage."""
@@ -80,6 +85,19 @@ class Usage(NamedTuple):
     file_searches: int = 0
     code_sessions: int = 0
     maps_queries: int = 0
+    images: int = 0
+    """Images made, where they are not counted in tokens."""
+    audio_input_ms: int = 0
+    """Milliseconds of audio heard, where it is not counted in tokens."""
+    audio_output_ms: int = 0
+    video_output_ms: int = 0
+    characters: int = 0
+    """Characters of input (speech synthesis, some embeddings)."""
+    pages: int = 0
+    queries: int = 0
+    """Searches of a reranker or a search API."""
+    training_tokens: int = 0
+    """Tokens that a fine-tuning job trained on."""
     reported_total: int | None = None
     """The provider's own total of tokens, where it gives one."""
 
@@ -124,17 +142,14 @@ def from_totals(
     output_audio: int = 0,
     output_image: int = 0,
     output_video: int = 0,
-    web_searches: int = 0,
-    file_searches: int = 0,
-    code_sessions: int = 0,
-    maps_queries: int = 0,
     reported_total: int | None = None,
+    **units: int,
 ) -> Usage:
     """Split inclusive totals into disjoint meters.
 
     `input` includes everything read, cached or written; `output` includes reasoning and modalities;
     `cache_read` includes its own audio, image and video part; `input_audio` and its like are the
-    uncached part only. Where the parts contradict the total the total stands and the parts are
+    uncached part only; `units` are the fields of `UNITS`. Where the parts contradict the total the total stands and the parts are
     clamped, cache first, then modalities (rule R2): a sum of meters never exceeds what was billed.
     """
     rest = min(input, MAX_COUNT)
@@ -184,11 +199,8 @@ def from_totals(
         output_image,
         output_video,
         min(reasoning, output),
-        web_searches,
-        file_searches,
-        code_sessions,
-        maps_queries,
-        reported_total,
+        reported_total=reported_total,
+        **units,
     )
 
 
@@ -255,9 +267,6 @@ def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
         output_audio=n(a.AUDIO_OUTPUT_TOKENS, 0),
         output_image=n(a.IMAGE_OUTPUT_TOKENS, 0),
         output_video=n(a.VIDEO_OUTPUT_TOKENS, 0),
-        web_searches=n(a.WEB_SEARCHES, 0),
-        file_searches=n(a.FILE_SEARCHES, 0),
-        code_sessions=n(a.CODE_SESSIONS, 0),
-        maps_queries=n(a.MAPS_QUERIES, 0),
         reported_total=n(a.REPORTED_TOTAL),
+        **{field: found[name] for field, name in UNITS.items() if name in found},
     )

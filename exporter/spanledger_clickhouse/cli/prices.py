@@ -10,10 +10,11 @@ from typing import Any, Final
 import click
 
 from spanledger.pricing import Price, quote
-from spanledger.pricing.price import Component
 from spanledger.pricing.table import prices as in_force
 from spanledger.reading import at, count, label, mapping
+from spanledger_clickhouse.cli import price_tables
 from spanledger_clickhouse.cli.output import as_json, console
+from spanledger_clickhouse.cli.price_tables import explained
 
 TOKEN_OPTIONS: Final = (
     "input",
@@ -98,7 +99,8 @@ def quote_command(
     if as_json:
         click.echo(json.dumps(as_dict(price)))
         return
-    explain(price)
+    for part in explained(price):
+        console().print(part)
     if not price.priced:
         sys.exit(1)
 
@@ -157,24 +159,7 @@ def as_dict(price: Price) -> dict[str, Any]:
     }
 
 
-def explain(price: Price) -> None:
-    """Each component as quantity x rate = amount, with the field of the table that gave the rate."""
-    out = console()
-    for part in price.components:
-        out.print(_explained(part))
-    if price.total_picousd is None:
-        out.print(f"not priced: {price.status}")
-    else:
-        out.print(
-            f"{'total':<18} {price.total_picousd:>35,} picodollars = {price.total_picousd / 1e12:.12f} USD ({price.status})"
-        )
-    if price.key:
-        out.print(f"{price.key} in {price.source} {price.version} ({', '.join(price.flags)})")
-
-
-def _explained(part: Component) -> str:
-    rate = f"{part.rate / 1e6:,.6f}".rstrip("0").rstrip(".")
-    return f"{part.meter:<18} {part.quantity:>12,} x {rate:>20} pUSD = {part.amount:>18,} pUSD  {part.field}"
-
+for command in price_tables.COMMANDS:
+    prices.add_command(command)
 
 COMMANDS: Final = (prices,)

@@ -38,6 +38,8 @@ CREATE TABLE IF NOT EXISTS {db}.llm_calls {on_cluster}
     service_tier           LowCardinality(String) CODEC(ZSTD(1)),
     inference_geo          LowCardinality(String) CODEC(ZSTD(1)),
     speed                  LowCardinality(String) CODEC(ZSTD(1)),
+    media_size             LowCardinality(String) CODEC(ZSTD(1)), -- of an image or a video made
+    media_quality          LowCardinality(String) CODEC(ZSTD(1)),
     is_streaming           Bool,
     is_batch               Bool,
     temperature            Nullable(Float64) CODEC(ZSTD(1)),
@@ -66,6 +68,14 @@ CREATE TABLE IF NOT EXISTS {db}.llm_calls {on_cluster}
     file_searches          UInt32 CODEC(T64, ZSTD(1)),
     code_sessions          UInt32 CODEC(T64, ZSTD(1)),
     maps_queries           UInt32 CODEC(T64, ZSTD(1)),
+    images                 UInt32 CODEC(T64, ZSTD(1)),
+    audio_input_ms         UInt32 CODEC(T64, ZSTD(1)),
+    audio_output_ms        UInt32 CODEC(T64, ZSTD(1)),
+    video_output_ms        UInt32 CODEC(T64, ZSTD(1)),
+    characters             UInt32 CODEC(T64, ZSTD(1)),
+    pages                  UInt32 CODEC(T64, ZSTD(1)),
+    queries                UInt32 CODEC(T64, ZSTD(1)),
+    training_tokens        UInt32 CODEC(T64, ZSTD(1)),
     reported_total_tokens  Nullable(UInt64) CODEC(ZSTD(1)),
     usage_source           LowCardinality(String) CODEC(ZSTD(1)), -- exact, partial, missing
 

@@ -49,7 +49,8 @@ class Price(NamedTuple):
     """Which table: override | file | litellm | bundled | retired | provider."""
     version: str | None = None
     flags: tuple[str, ...] = ()
-    """exact, or why less: alias, variant, home_vendor, archived, tier_estimated, batch_estimated, proxy."""
+    """exact, or why less: alias, variant, home_vendor, archived, former (a price that held at the time of the call),
+    tier_estimated, batch_estimated, proxy."""
     computed_picousd: int | None = None
     """What the table says, where the provider's own figure is the price."""
 

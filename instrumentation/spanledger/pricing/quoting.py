@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from spanledger import hosts
 from spanledger import usage as usages
 from spanledger.pricing import price as p
-from spanledger.pricing import tools
+from spanledger.pricing import tools, units
 from spanledger.pricing.price import Component, Price
 from spanledger.pricing.resolve import Match, Unresolved, canonical, resolve
-from spanledger.pricing.rules import components
+from spanledger.pricing.rules import TIERS, components, multiplier, rates_for
 from spanledger.pricing.table import Prices, prices
+from spanledger.reading import MAX_COUNT
 from spanledger.usage import Usage
 
 REPORTING: Final = frozenset({"openrouter", "x_ai"})
@@ -36,6 +37,8 @@ def quote(
     speed: str = "",
     host: str = "",
     provider_cost_usd: str | None = None,
+    size: str = "",
+    quality: str = "",
     at: datetime | None = None,
     table: Prices | None = None,
 ) -> Price:
@@ -46,20 +49,23 @@ def quote(
         model: the model that answered, as the provider spells it.
         usage: the meters, or a mapping of inclusive totals {input, output, cache_read, cache_write,
             cache_write_1h, cache_write_12h, reasoning, audio_in, audio_out, image_in, image_out,
-            cached_audio} in tokens; None where it is not known.
+            cached_audio, cached_image} in tokens, and the counts of `usage.UNITS` (web_searches, images,
+            audio_input_ms, characters, ...); None where it is not known.
         request_model: the model that was asked for.
         tier: the service tier served (batch, flex, priority, ...), as the provider spells it.
         geo: Anthropic's inference_geo, OpenAI's processing region (eu, us) or Vertex's location.
         speed: Anthropic's speed ("fast").
         host: where the request went; a private host serves its own models for nothing.
         provider_cost_usd: what the provider itself says the call cost, in USD.
-        at: when the call completed (default: now); decides off-peak rates.
+        size: of the image or video made ("1024x1024", "1080p").
+        quality: of the image made ("hd", "low").
+        at: when the call completed (default: now); decides off-peak rates, and which price was valid.
         table: the prices to use (default: those in force).
 
     Returns:
         The price. `total_picousd` is None, never 0, where the call cannot be priced; `status` says why.
     """
-    if isinstance(usage, Mapping):
+    if type(usage) is not Usage and isinstance(usage, Mapping):
         usage = from_mapping(usage)
     if provider_cost_usd is not None and canonical(provider) in REPORTING:
         return _reported(provider, provider_cost_usd, usage, model or request_model, tier, table)
@@ -67,34 +73,119 @@ def quote(
         return Price(p.NO_USAGE)
     if not model and not request_model:
         return Price(p.NO_MODEL)
-    found = _resolve(table or prices(), provider, model or "", request_model or "", geo, host)
+    table = table or prices()
+    rates = _flat(table, provider, model or "", request_model or "", tier, geo, speed, host)
+    if rates is not None and (at is None or not rates.entry.earlier):
+        priced = rates.price(usage)
+        if priced is not None:
+            return priced
+    by_unit = usage.total == 0 and units.used(usage)
+    media = (size, quality) if by_unit else ("", "")
+    found = _resolve(table, provider, model or "", request_model or "", geo, host, *media)
     if isinstance(found, Price):
         return found
-    return _price(found, usage, tier, geo or _geo(host) if host else geo, speed, at)
+    return _price(found, usage, tier, geo or _geo(host) if host else geo, speed, at, size if by_unit else None)
 
 
-def _price(found: Match, usage: Usage, tier: str, geo: str, speed: str, at: datetime | None) -> Price:
-    entry, table = found.entry, found.table
+class _Flat:
+    """The rates of a model whose price is quantity x rate, rounded to nothing: all but a few of them.
+
+    It gives what `_price` gives, at a third of the time.
+    """
+
+    __slots__ = ("_limit", "_rates", "_tail", "entry")
+
+    def __init__(self, found: Match, rates: list[tuple[str, int, str, int] | None], limit: int) -> None:
+        self.entry = found.entry
+        self._rates = rates
+        self._limit = limit
+        table = found.table
+        self._tail = (self.entry.key, table.source, table.version, found.flags, None)
+
+    def price(self, usage: Usage) -> Price | None:
+        """The price, or None where it takes more than this: another band, a unit that is no token, no rate."""
+        into = usage[:11]
+        if sum(into) > self._limit or any(usage[16:-1]):
+            return None
+        parts: list[Component] = []
+        total = 0
+        reasoning = usage.reasoning
+        for quantity, rate in zip(
+            (*into, *usage[12:15], usage.output - reasoning, reasoning), self._rates, strict=True
+        ):
+            if quantity:
+                if rate is None:
+                    return None
+                meter, atto, field, pico = rate
+                amount = quantity * pico
+                total += amount
+                parts.append(NEW(Component, (meter, quantity, atto, field, amount)))
+        status = p.PRICED if total or not parts else p.ZERO_PRICE
+        return NEW(Price, (status, total, tuple(parts), *self._tail))
+
+
+NEW: Final[Any] = tuple.__new__  # pyright: ignore[reportUnknownMemberType]
+"""A named tuple's own constructor takes twice as long."""
+
+METERS: Final = (*Usage._fields[:11], *Usage._fields[12:15], "output", "reasoning")
+"""In the order in which `_Flat.price` takes them."""
+
+
+@lru_cache(maxsize=4096)
+def _flat(
+    table: Prices, provider: str, model: str, request_model: str, tier: str, geo: str, speed: str, host: str
+) -> _Flat | None:
+    """The shortcut for a model; None where its price depends on the clock, on brackets, or on uplifts."""
+    found = _resolve(table, provider, model, request_model, geo, host, "", "")
+    if isinstance(found, Price):
+        return None
+    entry = found.entry
+    geo = geo or _geo(host)
+    if entry.off_peak or entry.brackets or ((geo or speed) and multiplier(entry.json, geo, speed) != (1, 1)):
+        return None
+    plan = rates_for(entry, TIERS.get(tier.lower(), ""))
+    rates = [
+        (meter, rate.atto, rate.field, rate.atto // p.ATTO_PER_PICO)
+        if (rate := plan[meter]) and not rate.estimated and rate.atto % p.ATTO_PER_PICO == 0
+        else None
+        for meter in METERS
+    ]
+    return _Flat(found, rates, min(entry.thresholds, default=MAX_COUNT * 2) - 1)
+
+
+def _price(found: Match, usage: Usage, tier: str, geo: str, speed: str, at: datetime | None, size: str | None) -> Price:
+    """`size` is None for a call that is priced by its tokens."""
+    entry, table, known = found
+    if entry.earlier and at is not None:
+        entry = entry.valid(at)
+        known = known if entry is found.entry else (*known, "former")
     priced = components(entry, usage, tier, geo=geo, speed=speed, at=at)
+    if size is not None and priced is not None:
+        by_unit = units.components(entry, usage, TIERS.get(tier.lower(), ""), size)
+        priced = None if by_unit is None else (by_unit, set[str]())
     extra = tools.components(entry, usage) if tools.used(usage) else NO_COMPONENTS
     if priced is None or extra is None:
-        return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=found.flags)
+        return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=known)
     parts, flags = priced
     parts.extend(extra)
     total = 0
     for part in parts:
         total += part.amount
     status = p.PRICED if total or not parts else p.ZERO_PRICE
-    all_flags = (*found.flags, *sorted(flags)) if flags else found.flags
+    all_flags = (*known, *sorted(flags)) if flags else known
     return Price(status, total, tuple(parts), entry.key, table.source, table.version, all_flags)
 
 
 @lru_cache(maxsize=4096)
-def _resolve(table: Prices, provider: str, model: str, request_model: str, geo: str, host: str) -> Match | Price:
+def _resolve(
+    table: Prices, provider: str, model: str, request_model: str, geo: str, host: str, size: str, quality: str
+) -> Match | Price:
     """The entry, or the price of a call that needs none."""
     # Bedrock's bodies name the vendor's model; the id in the request carries the Bedrock price.
     ordered = (request_model, model) if canonical(provider) == BEDROCK else (model, request_model)
     names = tuple(dict.fromkeys(name for name in ordered if name))
+    if size:
+        names = (*(sized for name in names for sized in units.sized_names(name, size, quality)), *names)
     found = resolve(table, provider, names, _region(geo, host))
     if host and hosts.is_private(host):
         if not isinstance(found, Match) or not {"exact", "alias"} & set(found.flags):
@@ -153,8 +244,5 @@ def from_mapping(found: Mapping[str, int]) -> Usage:
         cache_read_image=cached_image,
         output_audio=n.get("audio_out", 0),
         output_image=n.get("image_out", 0),
-        web_searches=n.get("web_searches", 0),
-        file_searches=n.get("file_searches", 0),
-        code_sessions=n.get("code_sessions", 0),
-        maps_queries=n.get("maps_queries", 0),
+        **{meter: n[meter] for meter in usages.UNITS if meter in n},
     )

@@ -28,6 +28,8 @@ class Namespace:
     """Beginnings of `litellm_provider` that belong to the provider."""
     home: str | None = None
     """The provider whose list price stands in (flag home_vendor)."""
+    late: tuple[str, ...] = ()
+    """Prefixes of another API of the provider, looked at where the bare name is none of its keys."""
 
 
 NAMESPACES: Final[dict[str, Namespace]] = {
@@ -35,7 +37,7 @@ NAMESPACES: Final[dict[str, Namespace]] = {
     "azure.ai.openai": Namespace(("azure/", "azure_ai/"), ("azure",), "openai"),
     "azure.ai.inference": Namespace(("azure_ai/", "azure/"), ("azure",), "openai"),
     "anthropic": Namespace(("anthropic/",), ("anthropic",)),
-    "aws.bedrock": Namespace(("bedrock/",), ("bedrock",), "anthropic"),
+    "aws.bedrock": Namespace(("bedrock/",), ("bedrock",), "anthropic", ("bedrock_mantle/",)),
     "bedrock_mantle": Namespace(("bedrock_mantle/",), ("bedrock",), "anthropic"),
     "gcp.gemini": Namespace(("gemini/",), ("gemini",)),
     "gcp.vertex_ai": Namespace(("vertex_ai/",), ("vertex_ai",), "anthropic"),
@@ -186,7 +188,7 @@ def _exact(table: Table, space: Namespace, name: str, region: str) -> Entry | No
     entry = table.entry(name)
     if entry and (table.source == "override" or entry.provider.startswith(space.owners)):
         return entry
-    return None
+    return next((entry for prefix in space.late if (entry := table.entry(f"{prefix}{name}"))), None)
 
 
 def _anywhere(prices: Prices, key: str) -> Match | None:

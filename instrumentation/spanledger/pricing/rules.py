@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from operator import attrgetter
 from typing import Final, NamedTuple, cast
@@ -99,9 +99,16 @@ class Entry:
     brackets: tuple[tuple[int, int, Fields], ...]
     """`tiered_pricing`: (more than, at most, fields)."""
     off_peak: Fields
+    earlier: tuple[tuple[date, Entry], ...] = ()
+    """Former prices: (the first day on which they no longer held, the entry then), oldest first."""
     plans: dict[tuple[str, int, int, bool], dict[str, Rate | None]] = field(
         default_factory=dict[tuple[str, int, int, bool], dict[str, "Rate | None"]]
     )
+
+    def valid(self, at: datetime) -> Entry:
+        """The entry as it was at a time."""
+        day = at.astimezone(UTC).date()
+        return next((entry for until, entry in self.earlier if day < until), self)
 
 
 def attousd(text: object) -> int | None:
@@ -132,7 +139,22 @@ def compile_entry(key: str, entry: Json) -> Entry:
         tuple(sorted({threshold for _, _, threshold, _ in fields} - {0})),
         tuple(brackets),
         _fields(mapping(entry, "off_peak_pricing"), "off_peak_pricing."),
+        _earlier(key, entry),
     )
+
+
+def _earlier(key: str, entry: Json) -> tuple[tuple[date, Entry], ...]:
+    """`_history` of an entry: former fields, each with `_until`, the day on which others took their place."""
+    found: list[tuple[date, Entry]] = []
+    for former in items(entry, "_history"):
+        fields = {**entry, **mapping(former)}
+        fields.pop("_history", None)
+        try:
+            until = date.fromisoformat(str(fields.pop("_until", "")))
+        except ValueError:
+            continue
+        found.append((until, compile_entry(key, fields)))
+    return tuple(sorted(found, key=lambda part: part[0]))
 
 
 def _fields(entry: Json, prefix: str = "") -> Fields:
@@ -167,9 +189,7 @@ def components(
             crossed = threshold
     bracket = _bracket(entry, total)
     cheap = is_off_peak(entry.json, at or datetime.now(UTC)) if entry.off_peak else False
-    plan = entry.plans.get((suffix, crossed, bracket, cheap))
-    if plan is None:
-        plan = entry.plans[suffix, crossed, bracket, cheap] = _plan(entry, suffix, crossed, bracket, cheap)
+    plan = rates_for(entry, suffix, crossed, bracket, cheap)
     numerator, denominator = multiplier(entry.json, geo, speed) if geo or speed else (1, 1)
     found: list[Component] = []
     flags: set[str] = set()
@@ -211,8 +231,17 @@ def _charged(usage: Usage) -> list[tuple[str, int]]:
     return found
 
 
-def _plan(entry: Entry, suffix: str, crossed: int, bracket: int, cheap: bool) -> dict[str, Rate | None]:
+def rates_for(
+    entry: Entry, suffix: str, crossed: int = 0, bracket: int = -1, cheap: bool = False
+) -> dict[str, Rate | None]:
     """The rate of every meter for one tier, threshold, bracket and time of day."""
+    plan = entry.plans.get((suffix, crossed, bracket, cheap))
+    if plan is None:
+        plan = entry.plans[suffix, crossed, bracket, cheap] = _plan(entry, suffix, crossed, bracket, cheap)
+    return plan
+
+
+def _plan(entry: Entry, suffix: str, crossed: int, bracket: int, cheap: bool) -> dict[str, Rate | None]:
     fields = entry.fields
     if bracket >= 0:
         fields = {**fields, **entry.brackets[bracket][2]}

@@ -1,0 +1,226 @@
+"""`spanledger prices show | diff | check | explain`: what the price tables say, and how a row got its price."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from spanledger.pricing import Price, quote
+from spanledger.pricing import table as tables
+from spanledger.pricing.price import Component
+from spanledger.pricing.resolve import clean
+from spanledger.pricing.rules import GRAMMAR, attousd
+from spanledger.pricing.table import Prices, Table
+from spanledger.reading import Json, mapping
+from spanledger.usage import Usage
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
+from spanledger_clickhouse.rows import TOKENS
+
+OLD_DAYS: Final = 60
+"""A table older than this misses models that its providers sell today."""
+SUSPECT: Final = 50
+"""A cached or batch rate this many times the plain one is a slip of the table's."""
+
+
+def explained(price: Price) -> Iterator[str]:
+    """Each component as quantity x rate = amount, with the field of the table that gave the rate."""
+    for part in price.components:
+        yield _component(part)
+    if price.total_picousd is None:
+        yield f"not priced: {price.status}"
+    else:
+        usd = f"{price.total_picousd / 1e12:.12f}"
+        yield f"{'total':<18} {price.total_picousd:>35,} picodollars = {usd} USD ({price.status})"
+    if price.key:
+        yield f"{price.key} in {price.source} {price.version} ({', '.join(price.flags)})"
+
+
+def _component(part: Component) -> str:
+    rate = f"{part.rate / 1e6:,.6f}".rstrip("0").rstrip(".")
+    return f"{part.meter:<18} {part.quantity:>12,} x {rate:>20} pUSD = {part.amount:>18,} pUSD  {part.field}"
+
+
+@click.command()
+@click.argument("model")
+@as_json
+def show(model: str, as_json: bool) -> None:
+    """The table's entries for MODEL, in every provider that has it, with their former prices.
+
+    \b
+    Example:
+      spanledger prices show gpt-4.1-mini
+    """
+    wanted = clean(model)[0].lower()
+    found = [
+        {"key": key, "source": table.source, "version": table.version, **table.models[key]}
+        for table in tables.prices().tables
+        for key in table.models
+        if key.lower() == wanted or key.lower().endswith((f"/{wanted}", f".{wanted}"))
+    ]
+    if not found:
+        raise click.ClickException(
+            f"no table has {model!r}. A name of your own (a deployment, a tuned model) is told to Spanledger in the "
+            "file of SPANLEDGER_PRICE_OVERRIDES; see docs/pricing.md"
+        )
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for entry in found:
+        console().print(f"[bold]{entry.pop('key')}[/bold]  {entry.pop('source')} {entry.pop('version')}")
+        for name, value in entry.items():
+            console().print(f"  {name:<60} {_shown(name, value)}")
+
+
+def _shown(name: str, value: Any) -> str:
+    rate = attousd(value) if GRAMMAR.fullmatch(name) else None
+    return f"{value}  = {rate / 1e12:,.6g} USD a million" if rate is not None else json.dumps(value).strip('"')
+
+
+def _read(source: str) -> Table:
+    """A table by its file, or by the name of one that is at hand."""
+    if source in ("bundled", "retired"):
+        return getattr(tables, source)()
+    if source == "installed":
+        found = tables.installed("0")
+        if found is None:
+            raise click.ClickException("no litellm is installed here")
+        return found
+    try:
+        return tables.from_file(Path(source).expanduser())
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{source} cannot be read as a price table: {error}") from error
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@as_json
+def diff(a: str, b: str, as_json: bool) -> None:
+    """What changed from table A to table B.
+
+    A table is a file (.json or a litellm .whl), or "bundled", "retired" or "installed".
+
+    \b
+    Example:
+      spanledger prices diff bundled litellm-1.110.2-cp311-cp311-manylinux_2_28_x86_64.whl
+    """
+    before, after = _read(a).models, _read(b).models
+    changes = [
+        {"model": key, "field": field, "before": old, "after": new}
+        for key in sorted(before.keys() & after.keys())
+        for field in sorted(before[key].keys() | after[key].keys())
+        if not field.startswith("_")
+        and (GRAMMAR.fullmatch(field) or "_cost_per_" in field)
+        and (old := _value(before[key], field)) != (new := _value(after[key], field))
+    ]
+    added, removed = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
+    if as_json:
+        click.echo(json.dumps({"added": added, "removed": removed, "changed": changes}, indent=2))
+        return
+    for sign, keys in (("+", added), ("-", removed)):
+        for key in keys:
+            console().print(f"{sign} {key}")
+    for change in changes:
+        console().print(
+            f"~ {change['model']}  {change['field']}: {change['before'] or '-'} -> {change['after'] or '-'}"
+        )
+    models = len({change["model"] for change in changes})
+    console().print(f"{len(added)} models added, {len(removed)} removed, {models} with {len(changes)} changed rates")
+
+
+def _value(entry: Json, field: str) -> str | None:
+    """A rate in one spelling: 1e-06 and 0.000001 are the same price."""
+    value = entry.get(field)
+    rate = attousd(value)
+    return (
+        None if value is None else f"{rate / 1e12:g} USD/M" if rate is not None else json.dumps(value, sort_keys=True)
+    )
+
+
+@click.command()
+@as_json
+def check(as_json: bool) -> None:
+    """Look for what is wrong with the prices in force; exit status 1 where something is."""
+    findings = list(_findings(tables.prices()))
+    if as_json:
+        click.echo(json.dumps(findings, indent=2))
+    else:
+        for finding in findings:
+            console().print(f"{finding['model'] or '-'}: {finding['problem']}")
+        console().print(f"{len(findings)} findings in {sum(len(t.models) for t in tables.prices().tables):,} entries")
+    if findings:
+        raise SystemExit(1)
+
+
+def _findings(prices: Prices) -> Iterator[dict[str, str]]:
+    live = prices.live
+    age = (datetime.now(UTC).date() - live.dated).days if live.dated else 0
+    if age > OLD_DAYS:
+        advice = "pip install a newer spanledger, or set SPANLEDGER_PRICES_FILE to a newer litellm wheel"
+        yield {"model": "", "problem": f"the table is {age} days old: {advice}"}
+    for name, alias in prices.overrides.aliases.items():
+        if not any(key == alias or key.endswith(f"/{alias}") for table in prices.tables for key in table.models):
+            yield {"model": name, "problem": f"your alias names {alias!r}, which no table has"}
+    for key, entry in prices.overrides.table.models.items():
+        if not mapping(entry).get("litellm_provider"):
+            yield {"model": key, "problem": "your rates lack litellm_provider: they count for every provider"}
+    for table in (prices.overrides.table, live):
+        yield from _suspects(table)
+
+
+def _suspects(table: Table) -> Iterator[dict[str, str]]:
+    for key in table.models:
+        compiled = table.entry(key)
+        plain = compiled.fields.get(("input_cost_per_token", 0, 0, "")) if compiled else None
+        if compiled is None or plain is None or not plain.atto:
+            continue
+        for (base, _, _, _), rate in compiled.fields.items():
+            if base in ("input_cost_per_token", "cache_read_input_token_cost") and rate.atto > SUSPECT * plain.atto:
+                yield {"model": key, "problem": f"{rate.field} is {rate.atto / plain.atto:.0f} times the plain rate"}
+
+
+ROW: Final = "SELECT * FROM llm_calls FINAL WHERE span_id = {id:String} OR response_id = {id:String} LIMIT 2"
+
+
+@click.command()
+@click.argument("row")
+@reported
+def explain(row: str) -> None:
+    """How a row of the ledger got its price: ROW is its span id or response id.
+
+    Prints each component as quantity x rate = amount under the prices in force now, and what the row
+    holds, which is what was in force then.
+    """
+    with ledger() as found:
+        result = found.query(ROW, {"id": row})
+    if not result.rows:
+        raise click.ClickException(f"no row has the span id or response id {row!r}")
+    at = dict(zip(result.columns, result.rows[0], strict=True))
+    usage = Usage(**{field: int(at[column]) for column, field in TOKENS})
+    price = quote(
+        at["provider"],
+        at["response_model"] or None,
+        usage if at["usage_source"] != "missing" else None,
+        request_model=at["request_model"] or None,
+        tier="batch" if at["is_batch"] else at["service_tier"],
+        geo=at["inference_geo"],
+        speed=at["speed"],
+        host=at["server_address"],
+        size=at["media_size"],
+        quality=at["media_quality"],
+        at=at["start_time"].replace(tzinfo=UTC),
+    )
+    for line in explained(price):
+        console().print(line)
+    held = "NULL" if at["cost_usd"] is None else f"{at['cost_usd']} USD"
+    console().print(
+        f"the row holds {held} ({at['price_status']}; {at['price_key']} {at['price_source']} {at['price_version']})"
+    )
+
+
+COMMANDS: Final = (show, diff, check, explain)
