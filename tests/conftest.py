@@ -14,8 +14,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from spanledger import guard
+from spanledger.doors.gaos import GaosDoor
 from spanledger.doors.google import STREAMS, GoogleDoor
 from spanledger.doors.stainless import StainlessDoor
+from spanledger.doors.websockets import GOOGLE_MODULE, OPENAI_MODULES, SocketDoor
 from spanledger.processor import LedgerProcessor
 from spanledger.providers import anthropic, google, openai
 from spanledger.spool import SUFFIX, Spool
@@ -99,6 +101,14 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
     for name in STREAMS:
         gate.keep_origin(importlib.import_module(name))
     doors.append(gate)
+    second = GaosDoor(google, recorded.tracer("google_genai"))
+    second.install(importlib.import_module("google.genai._gaos.basesdk"))
+    live = SocketDoor(google, recorded.tracer("google_genai"), "127.0.0.1")
+    live.install_google(importlib.import_module(GOOGLE_MODULE))
+    sockets = SocketDoor(openai, recorded.tracer("openai"), "127.0.0.1")
+    for name in OPENAI_MODULES:
+        sockets.install_openai(importlib.import_module(name))
+    doors += [second, live, sockets]
     yield recorded
     for door in doors:
         door.remove()

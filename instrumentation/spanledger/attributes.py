@@ -72,7 +72,8 @@ MEDIA_SIZE: Final = "spanledger.media.size"
 MEDIA_QUALITY: Final = "spanledger.media.quality"
 REPORTED_TOTAL: Final = "spanledger.usage.reported_total_tokens"
 USAGE_SOURCE: Final = "spanledger.usage.source"
-"""exact (the provider's final figures) | partial (a stream that stopped early) | missing."""
+"""exact (the provider's final figures) | request (counted from what was asked: the answer has none) |
+partial (a stream that stopped early) | missing."""
 USAGE_RAW: Final = "spanledger.usage.raw"
 """The provider's own usage object, as JSON: numbers and names only, never content."""
 
@@ -101,6 +102,11 @@ ATTEMPTS: Final = "spanledger.attempts"
 ATTEMPT_STATUS: Final = "spanledger.attempt.status"
 ATTEMPT_DURATION_US: Final = "spanledger.attempt.duration_us"
 ATTEMPT_BILLED: Final = "spanledger.attempt.billed"
+
+RECORD_ID: Final = "spanledger.record.id"
+"""Names what was billed, where several calls, or processes, may see it: the row's key is made of it."""
+RECORD_CREATED: Final = "spanledger.record.created"
+"""Unix seconds: when what was billed was asked for."""
 
 # --- the loss ledger -----------------------------------------------------------------------------------
 PROCESS_ID: Final = "spanledger.process.id"

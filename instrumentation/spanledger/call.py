@@ -8,7 +8,7 @@ added by `LedgerProcessor`, which sees the span start and end.
 from __future__ import annotations
 
 import time
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -19,8 +19,16 @@ from spanledger import attributes as a
 from spanledger.guard import quietly
 from spanledger.providers import UNKNOWN, Provider, Request, Response
 from spanledger.reading import Json
+from spanledger.seen import Expected, Seen
 from spanledger.spans import put, remember
-from spanledger.usage import to_attributes
+from spanledger.usage import Usage, to_attributes
+
+NOTHING: Final = Response()
+
+_seen: Final = Seen()
+"""(provider, response id or record) of what this process has recorded."""
+_expected: Final[Expected[tuple[Request, int | None]]] = Expected()
+"""(provider, record) -> the request whose result is seen later, and when it was made."""
 
 CALL_KEY = otel_context.create_key("spanledger-call")
 """Marks a context as being inside an LLM call."""
@@ -78,7 +86,7 @@ class Call:
         """Whether the stream has a usage event that we asked for and the caller did not."""
         self._began = time.time_ns()
         self._attempt_began = self._began
-        self._span = None if request.operation == UNKNOWN else self._start()
+        self._span = None if request.deferred else self._start()
 
     def _start(self) -> Span:
         """The span, with what a sampler may want to know; the rest is put on it at the end, at once."""
@@ -90,10 +98,10 @@ class Call:
             name = f"{name} {request.model}"
         return self._tracer.start_span(name, self._context, SpanKind.CLIENT, attributes, start_time=self._began)
 
-    def another(self) -> Call:
+    def another(self, request: Request | None = None) -> Call:
         """A call of its own for one more billed response to the same request (a middleware's second hop)."""
         server = self._server
-        return Call(self._tracer, self._provider, self.request, self._provider_name, server, self._context)
+        return Call(self._tracer, self._provider, request or self.request, self._provider_name, server, self._context)
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
@@ -129,20 +137,61 @@ class Call:
     def has_body(self) -> bool:
         return bool(self._body)
 
+    def line(self, body: object) -> None:
+        """One line of an answer in lines, parsed: a billed response of its own."""
+        if isinstance(body, dict):
+            self._also(self._provider.response(cast("Json", body), self.request))
+
     def finish(self) -> None:
         """The answer is over, complete or not."""
         if self._finished:
             return
         self._finished = True
         with quietly("recording a call"):
-            response = self._provider.response(self._body)
+            request = self.request
+            response = self._provider.response(self._body, request) if not request.lines else NOTHING
+            for extra in response.extras:
+                self._also(extra)
+            if response.awaited is not None:
+                _expected.keep((self._provider_name, response.awaited), (request, response.created))
             if self._span is None:
-                if response.usage is None:
+                if not self._counts(response):
                     return
+                self.request = self._asked_for(response)
                 self._span = self._start()
+            elif response.id:
+                _seen.first((self._provider_name, response.id))
             self._attempts.append(self._attempt("200", "yes"))
-            outcome = "ok" if response.complete else "aborted"
-            self._end(self._span, response, outcome)
+            self._end(self._span, response, "ok" if response.complete else "aborted")
+
+    def _counts(self, response: Response) -> bool:
+        """Whether the answer to a question is the first to say that something was billed."""
+        if response.usage is None and (response.record is None or response.awaited is not None):
+            return False
+        name = response.record or response.id
+        return name is None or not self.request.polls or _seen.first((self._provider_name, name))
+
+    def _asked_for(self, response: Response) -> Request:
+        """The request that a poll's answer belongs to: the one that this process made, else what the answer says."""
+        made = _expected.get((self._provider_name, response.record)) if response.record else None
+        request = made[0] if made else self.request
+        return request._replace(model=request.model or response.model, polls=False)
+
+    def _also(self, extra: Response) -> None:
+        """Record what the same answer bills besides."""
+        if extra.usage is None or (extra.record and not _seen.first((self._provider_name, extra.record))):
+            return
+        request = self.request
+        if extra.record and extra.created is None and request.subject is not None:
+            known = _expected.get((self._provider_name, request.subject))
+            extra = extra._replace(created=known[1] if known else None)
+        operation = extra.operation or ("chat" if request.operation == UNKNOWN else request.operation)
+        asked = request._replace(operation=operation, model=extra.model, polls=False, lines=False, expected=None)
+        call = self.another(asked)
+        call._finished = True
+        if call._span is not None:
+            call._attempts.append(call._attempt("200", "yes"))
+            call._end(call._span, extra, "ok")
 
     def fail(self, error: BaseException, status: int | None) -> None:
         """The call raised before any billable answer; `status` is that of the last HTTP answer, if any."""
@@ -168,11 +217,15 @@ class Call:
             a.ATTEMPTS: len(self._attempts),
         }
         usage = response.usage
-        if usage is not None:
-            facts.update(to_attributes(usage))
+        if usage is None and outcome == "ok" and request.expected is not None:
+            usage = Usage(*(n * response.times for n in request.expected[:-1]))
+            facts[a.USAGE_SOURCE] = "request"
+        elif usage is not None:
             facts[a.USAGE_SOURCE] = "exact" if response.complete else "partial"
         elif outcome != "error":
             facts[a.USAGE_SOURCE] = "missing"
+        if usage is not None:
+            facts.update(to_attributes(usage))
         if self._first_chunk_ns is not None:
             facts[a.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_chunk_ns - self._began) / 1e9
         for name, value in (
@@ -190,6 +243,11 @@ class Call:
             (a.SPEED, response.speed),
             (a.PROVIDER_COST, response.provider_cost_usd),
             (a.USAGE_RAW, response.raw_usage),
+            (a.MEDIA_SIZE, response.size or request.size),
+            (a.MEDIA_QUALITY, response.quality or request.quality),
+            (a.BATCH, response.batch or None),
+            (a.RECORD_ID, response.record),
+            (a.RECORD_CREATED, response.created),
         ):
             if value is not None:
                 facts[name] = value

@@ -14,11 +14,13 @@ from typing import Any
 
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.trace import Tracer
 
 from spanledger import bootstrap, settings
+from spanledger.doors import gaos, stainless
 from spanledger.doors import google as google_door
-from spanledger.doors import stainless
-from spanledger.doors.patching import missing
+from spanledger.doors import websockets as sockets
+from spanledger.doors.patching import Patches, missing
 from spanledger.guard import log, quietly
 from spanledger.providers import Provider, anthropic, google, openai
 
@@ -81,11 +83,24 @@ class _StainlessInstrumentor(_Instrumentor):
 
 
 class OpenAIInstrumentor(_StainlessInstrumentor):
-    """Records every billed call of the `openai` package."""
+    """Records every billed call of the `openai` package, websockets included."""
 
     library = "openai"
     minimum = "1.40"
     provider = openai
+
+    def _instrument(self, **kwargs: Any) -> None:
+        super()._instrument(**kwargs)
+        if bootstrap.disabled():
+            return
+        given = kwargs.get("tracer_provider")
+        self._sockets = sockets.SocketDoor(openai, lambda: bootstrap.tracer("spanledger.openai", given), "api.openai.com")
+        for module in sockets.OPENAI_MODULES:
+            self._when_imported(module, self._sockets.install_openai)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        super()._uninstrument(**kwargs)
+        self._sockets.remove()
 
 
 class AnthropicInstrumentor(_StainlessInstrumentor):
@@ -108,15 +123,37 @@ class GoogleGenAIInstrumentor(_Instrumentor):
         if importlib.util.find_spec("google") is None or importlib.util.find_spec("google.genai") is None:
             raise ModuleNotFoundError("google-genai is not installed")
         given = kwargs.get("tracer_provider")
-        self._door = door = google_door.GoogleDoor(google, lambda: bootstrap.tracer("spanledger.google_genai", given))
+
+        def tracer() -> Tracer:
+            return bootstrap.tracer("spanledger.google_genai", given)
+
+        door = google_door.GoogleDoor(google, tracer)
+        second = gaos.GaosDoor(google, tracer)
+        live = sockets.SocketDoor(google, tracer, "generativelanguage.googleapis.com")
+        self._doors: list[Patches] = [door, second, live]
 
         def patch(api_client: ModuleType) -> None:
             if self._usable(missing(api_client, google_door.HOOKS)):
                 door.install(api_client)
 
+        def patch_second(basesdk: ModuleType) -> None:
+            if self._usable(missing(basesdk, gaos.HOOKS)):
+                second.install(basesdk)
+
+        def patch_interactions(base_client: ModuleType) -> None:
+            """From 1.55 to 2.0 interactions had a third copy of the Stainless client."""
+            if self._usable(missing(base_client, stainless.HOOKS)):
+                third = stainless.StainlessDoor(base_client, google, tracer, frozenset())
+                third.install()
+                self._doors.append(third)
+
         self._when_imported("google.genai._api_client", patch)
+        self._when_imported("google.genai._gaos.basesdk", patch_second)
+        self._when_imported("google.genai._interactions._base_client", patch_interactions)
+        self._when_imported(sockets.GOOGLE_MODULE, live.install_google)
         for module in google_door.STREAMS:
             self._when_imported(module, door.keep_origin)
 
     def _uninstrument(self, **_: Any) -> None:
-        self._door.remove()
+        for door in self._doors:
+            door.remove()

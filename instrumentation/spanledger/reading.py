@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from typing import Final, cast
 
 Json = dict[str, object]
@@ -91,6 +92,15 @@ def number(value: object, *path: str) -> float | None:
     if type(found) is int:
         return float(found) if abs(found) < 2**53 else None
     return found if isinstance(found, float) and math.isfinite(found) else None
+
+
+def unix_seconds(value: object, *path: str) -> int | None:
+    """The whole seconds since 1970 of the RFC 3339 time at `path`."""
+    found = at(value, *path)
+    try:
+        return int(datetime.fromisoformat(found).timestamp()) if isinstance(found, str) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def flag(value: object, *path: str) -> bool | None:

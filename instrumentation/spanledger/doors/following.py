@@ -39,7 +39,7 @@ def follow(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
         sse: whether the body is a stream of events; otherwise it is one document that the caller reads.
         scan: whether usage must be read from the bytes, because the SDK may not parse the events.
     """
-    whole = None if sse else _Document(call)
+    whole = _Lines(call) if call.request.lines else None if sse else _Document(call)
     tap: _Tap | None = whole
     if whole is None and (scan or call.hides_usage):
         tap = Tap(call.feed, scan=scan, hide=call.hides_usage)
@@ -114,6 +114,28 @@ class _Document:
     def closed(self) -> None:
         if not self._reading:
             self._call.finish()
+
+
+class _Lines(_Document):
+    """An answer in JSON lines, each of which may be billed; only the unfinished line is kept."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._reading = True
+        *lines, tail = (self._tail + chunk).split(b"\n")
+        self._tail = tail if len(tail) <= MAX_JSON else b""
+        for line in lines:
+            self._call.line(document(line))
+        return chunk
+
+    def end(self) -> None:
+        self._reading = False
+        self._call.line(document(self._tail))
+        self._tail = b""
+        self._call.finish()
 
 
 def _tapped(inner: Iterator[bytes], tap: _Tap) -> Iterator[bytes]:

@@ -42,7 +42,7 @@ _origin: ContextVar[Context | None] = ContextVar("spanledger_origin", default=No
 """The context in which the stream now being advanced was asked for."""
 
 
-class _Sent:
+class Sent:
     """A call whose request is being sent, and the attempt that failed last."""
 
     __slots__ = ("call", "failed")
@@ -52,7 +52,7 @@ class _Sent:
         self.failed: tuple[int | None] | None = None
 
 
-_sent: ContextVar[_Sent | None] = ContextVar("spanledger_sent", default=None)
+_sent: ContextVar[Sent | None] = ContextVar("spanledger_sent", default=None)
 
 
 ObjectProxy: Any = wrapt.ObjectProxy
@@ -91,7 +91,7 @@ class GoogleDoor(Patches):
 
     # --- one logical request: attempts, then one response or none ------------------------------------
 
-    def _begin(self, client: Any, http_request: Any) -> _Sent | None:
+    def _begin(self, client: Any, http_request: Any) -> Sent | None:
         with quietly("beginning a call"):
             url = str(http_request.url)
             request = self._provider.request(http_request.method, url, http_request.data)
@@ -101,7 +101,7 @@ class GoogleDoor(Patches):
             default = "gcp.vertex_ai" if getattr(client, "vertexai", False) else self._provider.NAME
             name = hosts.provider_at(server[0]) or default
             context = _origin.get() or otel_context.get_current()
-            return _Sent(Call(self._tracer(), self._provider, request, name, server, context))
+            return Sent(Call(self._tracer(), self._provider, request, name, server, context))
         return None
 
     def _request(self, original: Any) -> Any:
@@ -109,7 +109,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return original(client, http_request, *args, **kwargs)
-            with _Sending(sent):
+            with Sending(sent):
                 response = original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)
             return response
@@ -121,7 +121,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return await original(client, http_request, *args, **kwargs)
-            with _Sending(sent):
+            with Sending(sent):
                 response = await original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)
             return response
@@ -171,12 +171,12 @@ class GoogleDoor(Patches):
         return stream
 
 
-class _Sending:
+class Sending:
     """Our span is current while the SDK sends; a failure that no response followed ends the call."""
 
     __slots__ = ("_context", "_sent", "_token")
 
-    def __init__(self, sent: _Sent) -> None:
+    def __init__(self, sent: Sent) -> None:
         self._sent = sent
 
     def __enter__(self) -> None:
@@ -197,7 +197,7 @@ class _Attempt:
 
     __slots__ = ("_sent",)
 
-    def __init__(self, sent: _Sent | None) -> None:
+    def __init__(self, sent: Sent | None) -> None:
         self._sent = sent
 
     def __enter__(self) -> None:
@@ -226,10 +226,18 @@ def _answered(call: Call, response: Any) -> None:
         if isinstance(stream, list):
             body: Any = cast("list[Any]", stream)[:1]
             if body and body[0]:
-                call.body(document(body[0]))
+                _read(body[0], call)
             call.finish()
         else:
             response._spanledger = call
+
+
+def _read(body: str | bytes, call: Call) -> None:
+    if call.request.lines:
+        for line in body.splitlines():
+            call.line(document(line))
+    else:
+        call.body(document(body))
 
 
 def _followed(segments: Iterator[Any], call: Call) -> Generator[Any, None, None]:

@@ -253,5 +253,8 @@ class _Sending:
 
 
 def _read_body(response: Any, call: Call) -> None:
-    if "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
+    if call.request.lines:
+        for line in response.content.split(b"\n"):
+            call.line(document(line))
+    elif "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
         call.body(document(response.content))

@@ -71,9 +71,13 @@ def quote(
         return _reported(provider, provider_cost_usd, usage, model or request_model, tier, table)
     if usage is None:
         return Price(p.NO_USAGE)
-    if not model and not request_model:
-        return Price(p.NO_MODEL)
     table = table or prices()
+    if not model and not request_model:
+        alone = tools.alone(canonical(provider), usage)
+        if alone is None:
+            return Price(p.NO_MODEL)
+        live = table.live
+        return Price(p.PRICED, sum(c.amount for c in alone), tuple(alone), None, live.source, live.version, ("exact",))
     rates = _flat(table, provider, model or "", request_model or "", tier, geo, speed, host)
     if rates is not None and (at is None or not rates.entry.earlier):
         priced = rates.price(usage)

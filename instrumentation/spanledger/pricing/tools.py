@@ -11,7 +11,7 @@ from typing import Final
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.pricing.rules import Entry, attousd
 from spanledger.reading import mapping
-from spanledger.usage import Usage
+from spanledger.usage import UNITS, Usage
 
 FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
 """OpenAI's price list; LiteLLM has it as a constant of its code (1.109.1 `tool_call_cost_tracking.py`)."""
@@ -29,6 +29,26 @@ def used(usage: Usage) -> bool:
     return bool(usage.web_searches or usage.file_searches or usage.code_sessions or usage.maps_queries)
 
 
+def alone(provider: str, usage: Usage) -> list[Component] | None:
+    """The components of a call that is nothing but tools sold by the piece, whatever the model; None for any other."""
+    if usage.total or any(getattr(usage, meter) for meter in UNITS if meter not in BY_THE_PIECE):
+        return None
+    return _by_the_piece("azure" if provider.startswith("azure") else provider, usage) or None
+
+
+BY_THE_PIECE: Final = ("file_searches", "code_sessions")
+
+
+def _by_the_piece(provider: str, usage: Usage) -> list[Component]:
+    found: list[Component] = []
+    if usage.file_searches:
+        found.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
+    if usage.code_sessions:
+        price = CODE_SESSION.get(provider, CODE_SESSION_DEFAULT)
+        found.append(_component("code_sessions", usage.code_sessions, *price))
+    return found
+
+
 def components(entry: Entry, usage: Usage) -> list[Component] | None:
     """One component for each tool used; None where the table has no price for one that was."""
     found: list[Component] = []
@@ -43,11 +63,7 @@ def components(entry: Entry, usage: Usage) -> list[Component] | None:
         ):
             billed = 1  # Google: one fee a prompt, however many queries the model made of it
         found.append(_component("web_searches", billed, f"{SEARCH}.{SIZE}", rate))
-    if usage.file_searches:
-        found.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
-    if usage.code_sessions:
-        price = CODE_SESSION.get(entry.provider, CODE_SESSION_DEFAULT)
-        found.append(_component("code_sessions", usage.code_sessions, *price))
+    found += _by_the_piece(entry.provider, usage)
     if usage.maps_queries:
         rate = attousd(entry.json.get(MAPS))
         if rate is None:

@@ -37,6 +37,23 @@ class Request(NamedTuple):
     """First 12 hex digits of the SHA-256 of the system prompt."""
     include_usage: bool | None = None
     """OpenAI chat streams: what the caller said of `stream_options.include_usage`."""
+    expected: Usage | None = None
+    """What the request itself says is sold of one thing made, for answers that do not count (characters,
+    seconds of a video, images)."""
+    size: str | None = None
+    """Of an image or a video: "1024x1024", "1080p"."""
+    quality: str | None = None
+    polls: bool = False
+    """The answer tells of something that was asked for earlier: it counts once, when it says finished."""
+    lines: bool = False
+    """The answer is JSON lines, each of which may be billed by itself (the results of a batch)."""
+    subject: str | None = None
+    """The id in the path that the answer's parts belong to (a batch)."""
+
+    @property
+    def deferred(self) -> bool:
+        """Whether only the answer shows that there is anything to record."""
+        return self.polls or self.lines or self.operation == UNKNOWN
 
 
 class Response(NamedTuple):
@@ -56,6 +73,21 @@ class Response(NamedTuple):
     """The usage object as the provider sent it, JSON, without long strings."""
     complete: bool = True
     """False where a stream ended before the provider said that it was finished."""
+    operation: str | None = None
+    """Where it is not the request's."""
+    times: int = 1
+    """How many of what the request expected were made."""
+    size: str | None = None
+    quality: str | None = None
+    batch: bool = False
+    record: str | None = None
+    """Names what is billed, for what can be seen more than once (a poll, a batch's results): it counts once."""
+    created: int | None = None
+    """Unix seconds, with `record`: when what is billed was asked for, the same whenever it is seen."""
+    awaited: str | None = None
+    """The record under which the result of this request will be seen later; until then nothing is billed."""
+    extras: tuple[Response, ...] = ()
+    """What the same answer bills besides, each at a model of its own."""
 
 
 class Provider(Protocol):
@@ -75,8 +107,8 @@ class Provider(Protocol):
         twice changes nothing; only what accounting reads is kept, so memory does not grow."""
         ...
 
-    def response(self, body: Json) -> Response:
-        """Read an answer, or what `fold` made of a stream."""
+    def response(self, body: Json, request: Request | None = None) -> Response:
+        """Read an answer, what `fold` made of a stream, or one line of an answer in lines."""
         ...
 
 

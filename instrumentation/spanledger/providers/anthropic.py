@@ -2,41 +2,68 @@
 
 Counts are additive: `input_tokens` leaves cache reads and writes out (anthropic 2.13 `types/message.py`);
 `output_tokens` includes thinking. A stream states its input, tier and geography in `message_start`
-only; `message_delta` overwrites the counts cumulatively. The tokens of a compaction iteration are not
-in the top level (`types/beta/beta_usage.py`) and are added here; iterations of other models are not.
+only; `message_delta` overwrites the counts cumulatively.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final, cast
+from urllib.parse import unquote
 
 from spanledger import usage as usages
 from spanledger.providers import UNKNOWN, Request, Response, prompt_hash, raw, texts
-from spanledger.reading import Json, at, count, flag, items, label, mapping, number
+from spanledger.reading import Json, at, count, flag, items, label, mapping, number, unix_seconds
 from spanledger.usage import Usage
 
 NAME: Final = "anthropic"
 
 KEPT: Final = ("id", "model", "stop_reason")
+MODEL_REQUEST: Final = "span.model_request_end"
+"""The event of a managed agent's session that carries usage; the session's own figures are sums of these."""
+
+
+
+BILLED: Final = re.compile(
+    r"/messages$|/complete$"  # the API; what follows is how Vertex and Bedrock spell it
+    r"|/models/(?P<vertex>[^/]+):(?:streamR|r)awPredict$|/model/(?P<bedrock>[^/]+)/invoke(?:-with-response-stream)?$"
+)
+RESULTS: Final = re.compile(r"/messages/batches/(?P<batch>[^/]+)(?P<lines>/results)?$")
+SESSION: Final = re.compile(r"/sessions/(?P<session>[^/]+)(?:/threads/[^/]+)?/events(?:/stream)?$")
+FREE: Final = re.compile(
+    r"/messages/(?:count_tokens|batches)|count-tokens:rawPredict"
+    r"|/(?:agents|deployments|environments|files|memory_stores|models|organizations|sessions|skills|vaults)\b"
+)
+"""Paths that sell nothing; a session sells by its events, and its own usage is their sum."""
 
 
 def request(method: str, path: str, body: object) -> Request | None:
-    if method.upper() != "POST":
+    endpoint = "/" + unquote(path.partition("?")[0]).strip("/")
+    results = RESULTS.search(endpoint)
+    if results is not None:
+        return _asked("chat", body, results["batch"], lines=results["lines"] is not None)
+    if SESSION.search(endpoint):
+        return _asked("chat", body, None, lines=False)
+    if method.upper() != "POST" or FREE.search(endpoint):
         return None
     found = mapping(body)
-    endpoint = path.partition("?")[0].rstrip("/")
-    operation = "chat" if endpoint.endswith("/messages") else UNKNOWN
-    if endpoint.endswith("/complete"):
-        operation = "text_completion"
+    billed = BILLED.search(endpoint)
+    operation = UNKNOWN if billed is None else "text_completion" if endpoint.endswith("/complete") else "chat"
+    model = (billed["vertex"] or billed["bedrock"]) if billed is not None else None
     return Request(
         operation,
-        label(found, "model"),
-        flag(found, "stream") or False,
+        label(found, "model") or model,
+        flag(found, "stream") or "stream" in endpoint,
         count(found, "max_tokens") or count(found, "max_tokens_to_sample"),
         number(found, "temperature"),
         label(found, "service_tier"),
         prompt_hash(texts(found.get("system"))),
     )
+
+
+def _asked(operation: str, body: object, subject: str | None, *, lines: bool) -> Request:
+    """A question about what was asked for earlier."""
+    return Request(operation, label(body, "model"), polls=not lines, lines=lines, subject=subject)
 
 
 def fold(body: Json, event: Json) -> Json:
@@ -53,30 +80,71 @@ def fold(body: Json, event: Json) -> Json:
         body["stop_reason"] = at(event, "delta", "stop_reason")
     elif kind == "message_stop":
         body["finished"] = True
+    elif kind == MODEL_REQUEST:
+        cast("list[Json]", body.setdefault("data", [])).append(event)
     return body
 
 
-def response(body: Json) -> Response:
+def response(body: Json, request: Request | None = None) -> Response:
+    if request is not None and request.lines:
+        return _result(body, request)
+    if request is not None and request.polls:
+        return _polled(body, request)
     found = mapping(body, "usage")
+    model = label(body, "model")
     reason = label(body, "stop_reason")
+    main, others = _by_model(found, model)
     return Response(
         label(body, "id"),
-        label(body, "model"),
+        model,
         (reason,) if reason else (),
-        _usage(found),
+        main,
         label(found, "service_tier"),
         label(found, "inference_geo"),
         label(found, "speed"),
         None,
         raw(found),
         body.get("streamed") is not True or body.get("finished") is True,
+        extras=tuple(
+            Response(
+                f"{label(body, 'id')}#{other}",
+                other,
+                (),
+                usage,
+                label(found, "service_tier"),
+                label(found, "inference_geo"),
+                label(found, "speed"),
+            )
+            for other, usage in others.items()
+        ),
     )
 
 
-def _usage(found: Json) -> Usage | None:
+def _by_model(found: Json, model: str | None) -> tuple[Usage | None, dict[str, Usage]]:
+    """The usage at the answer's model, and at others that took part (an advisor, a model that declined).
+
+    Without a fallback the top level is the sum of the answer's own iterations; compaction is apart from it.
+    With one, the iterations say which model did what (anthropic 2.13 `types/beta/beta_usage.py`).
+    """
     if count(found, "input_tokens") is None and count(found, "output_tokens") is None:
-        return None
-    parts = [found, *(i for i in items(found, "iterations") if at(i, "type") == "compaction")]
+        return None, {}
+    iterations = [part for part in items(found, "iterations")[:256] if isinstance(part, dict)]
+    if not iterations:
+        return _usage([found], found), {}
+    fell_back = any(at(part, "type") == "fallback_message" for part in iterations)
+    own: list[object] = [] if fell_back else [found]
+    others: dict[str, list[object]] = {}
+    for part in iterations:
+        kind, at_model = at(part, "type"), label(part, "model")
+        if at_model not in (None, model) and (fell_back or kind == "advisor_message"):
+            others.setdefault(cast("str", at_model), []).append(part)
+        elif fell_back or kind == "compaction":
+            own.append(part)
+    return _usage(own or [found], found), {name: _usage(parts, {}) for name, parts in others.items()}
+
+
+def _usage(parts: list[object], tools: Json) -> Usage:
+    """The sum of usage objects."""
     plain, read, written, written_1h, output, thinking = map(sum, zip(*map(_counts, parts), strict=True))
     return usages.from_totals(
         plain + read + written,
@@ -85,7 +153,7 @@ def _usage(found: Json) -> Usage | None:
         cache_write=written - written_1h,
         cache_write_1h=written_1h,
         reasoning=thinking,
-        web_searches=count(found, "server_tool_use", "web_search_requests") or 0,
+        web_searches=count(tools, "server_tool_use", "web_search_requests") or 0,
     )
 
 
@@ -103,3 +171,29 @@ def _counts(part: object) -> tuple[int, int, int, int, int, int]:
         count(found, "output_tokens") or 0,
         count(found, "output_tokens_details", "thinking_tokens") or 0,
     )
+
+
+def _result(line: Json, request: Request) -> Response:
+    """One line of a batch's results: {"custom_id", "result": {"type": "succeeded", "message": {...}}}."""
+    message = mapping(line, "result", "message")
+    name = label(line, "custom_id")
+    if not message or name is None:
+        return Response()
+    return response(message)._replace(batch=True, record=f"{request.subject}:{name}")
+
+
+def _polled(body: Json, request: Request) -> Response:
+    """A batch tells when it was made; a session's events tell what each of its model requests used."""
+    if request.subject is not None:
+        return Response(record=request.subject, awaited=request.subject, created=unix_seconds(body, "created_at"))
+    events = [event for event in items(body, "data") if at(event, "type") == MODEL_REQUEST]
+    return Response(extras=tuple(_model_request(cast("Json", event)) for event in events))
+
+
+def _model_request(event: Json) -> Response:
+    name = label(event, "id")
+    found = mapping(event, "model_usage")
+    usage = _usage([found], found) if found else None
+    created = unix_seconds(event, "processed_at")
+    speed = label(found, "speed")
+    return Response(name, label(event, "model"), (), usage, None, None, speed, None, raw(found), record=name, created=created)

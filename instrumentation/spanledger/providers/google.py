@@ -2,7 +2,8 @@
 
 `promptTokenCount` includes cached content but neither tool-use prompts nor thoughts: the total is
 prompt + tool-use prompt + candidates + thoughts (google-genai 3.6 `types.py`). Streams repeat running
-totals in (nearly) every chunk: the last one wins, they are never summed.
+totals in (nearly) every chunk: the last one wins, they are never summed. `google_jobs.py` reads interactions
+and what is asked about later.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import re
 from typing import Final, cast
 
 from spanledger import usage as usages
-from spanledger.providers import UNKNOWN, Request, Response, prompt_hash, raw, texts
+from spanledger.providers import UNKNOWN, Request, Response, google_jobs, prompt_hash, raw, texts
+from spanledger.providers.google_jobs import modalities
 from spanledger.reading import Json, at, count, items, label, mapping, number
 from spanledger.usage import Usage
 
@@ -22,34 +24,80 @@ OPERATIONS: Final = {
     "streamGenerateContent": "generate_content",
     "embedContent": "embeddings",
     "batchEmbedContents": "embeddings",
-    "predict": UNKNOWN,
+    "predict": "image_generation",
+    "predictLongRunning": "video_generation",
+    "fetchPredictOperation": "video_generation",
+    "cachedContents": "create_cache",
+    "interactions": "generate_content",
+    "decisions": "generate_content",
+    "voices": "speech",
 }
-"""Verb of the path -> `gen_ai.operation.name`."""
+"""Verb, or last collection, of the path -> `gen_ai.operation.name`, in the conventions' words where they have one."""
+
+FREE: Final = frozenset({
+    "countTokens", "computeTokens", "batchGenerateContent", "asyncBatchEmbedContent", "batchPredictionJobs",
+    "tuningJobs", "tunedModels", "files", "upload", "auth_tokens", "cancel", "register", "fileSearchStores", "agents",
+    "importFile", "uploadToFileSearchStore", "webhooks", "triggers", "environments",
+})  # fmt: skip
 
 MODEL: Final = re.compile(r"([^/:?]+):(\w+)(?:\?.*)?$")
-MODALITIES: Final = {1: "TEXT", 2: "IMAGE", 3: "VIDEO", 4: "AUDIO", 5: "DOCUMENT"}
-"""The enum's numbers, as proto-JSON transports write them."""
+COLLECTION: Final = re.compile(r"/(\w+)(?:\?.*)?$")
+POLLED: Final = re.compile(r"/(operations|batches|batchPredictionJobs|tuningJobs|tunedModels|interactions)/([^/?:]+)(?:\?.*)?$")
+DOWNLOADED: Final = re.compile(r"/(files/[^/?:]+):download")
 KEPT: Final = ("responseId", "modelVersion")
+DEFAULT_SECONDS: Final = 8
+"""Length of a Veo video where the request names none."""
 
 
 def request(method: str, path: str, body: object) -> Request | None:
     if method.upper() != "POST":
-        return None
+        return _question(path) if method.upper() == "GET" else None
     found = mapping(body)
     match = MODEL.search(path)
-    verb = match[2] if match else ""
+    collection = COLLECTION.search(path)
+    verb = match[2] if match else collection[1] if collection else ""
+    if verb in FREE:
+        return None
+    model = label(match[1]) if match else label(found, "model")
+    operation = OPERATIONS.get(verb, UNKNOWN)
+    expected = None
+    if operation == "image_generation":
+        if model is not None and ("embedding" in model or "gecko" in model):
+            operation = "embeddings"
+        else:
+            expected = Usage(images=1)
+    elif verb == "predictLongRunning":
+        seconds = number(found, "parameters", "durationSeconds") or DEFAULT_SECONDS
+        expected = Usage(video_output_ms=round(seconds * 1000)) if 0 < seconds < 1e6 else None
     return Request(
-        OPERATIONS.get(verb, UNKNOWN),
-        label(match[1]) if match else label(found, "model"),
-        verb == "streamGenerateContent",
+        operation,
+        model,
+        verb == "streamGenerateContent" or found.get("stream") is True,
         count(found, "generationConfig", "maxOutputTokens"),
         number(found, "generationConfig", "temperature"),
         label(found, "serviceTier"),
         prompt_hash(texts(at(found, "systemInstruction", "parts"))),
+        expected=expected,
+        size=label(found, "parameters", "resolution"),
+        polls=verb in ("predictLongRunning", "fetchPredictOperation") or found.get("background") is True,
+        subject=label(found, "operationName"),
     )
 
 
+def _question(path: str) -> Request | None:
+    """A GET that may tell of something finished; None for any other."""
+    polled = POLLED.search(path)
+    if polled is not None:
+        operation = {"operations": "video_generation", "interactions": "generate_content"}.get(polled[1])
+        training = polled[1] in ("tuningJobs", "tunedModels")
+        return Request(operation or ("fine_tuning" if training else "generate_content"), polls=True, subject=polled[2])
+    downloaded = DOWNLOADED.search(path)
+    return Request("generate_content", lines=True, subject=downloaded[1]) if downloaded else None
+
+
 def fold(body: Json, event: Json) -> Json:
+    if "event_type" in event:
+        return google_jobs.fold(body, event)
     body["streamed"] = True
     for key in KEPT:
         if key in event:
@@ -67,7 +115,13 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def response(body: Json) -> Response:
+def response(body: Json, request: Request | None = None) -> Response:
+    if request is not None and request.lines:
+        return google_jobs.line(body, request, response)
+    if request is not None and (request.polls or "done" in body):
+        return google_jobs.polled(body, response)
+    if "usage" in body and "usageMetadata" not in body:
+        return google_jobs.interaction(body)
     found = mapping(body, "usageMetadata")
     candidates = items(body, "candidates")
     reasons = tuple(str(r) for r in items(body, "reasons")) or _finish_reasons(candidates)
@@ -83,6 +137,7 @@ def response(body: Json) -> Response:
         None,
         raw(found),
         body.get("streamed") is not True or bool(reasons),
+        times=max(1, len(items(body, "predictions"))),
     )
 
 
@@ -101,13 +156,15 @@ def _usage(found: Json, searches: int) -> Usage | None:
     if candidates is None:
         candidates = count(found, "responseTokenCount")
     if prompt is None and candidates is None:
-        return None
+        # A cache states only its size (cachedContents): what was read to make it.
+        cached = count(found, "totalTokenCount")
+        return usages.from_totals(cached, reported_total=cached) if cached else None
     thoughts = count(found, "thoughtsTokenCount") or 0
     tool_use = count(found, "toolUsePromptTokenCount") or 0
-    into = _modalities(found, "promptTokensDetails")
-    tools = _modalities(found, "toolUsePromptTokensDetails")
-    cached = _modalities(found, "cacheTokensDetails")
-    out = _modalities(found, "candidatesTokensDetails") or _modalities(found, "responseTokensDetails")
+    into = modalities(found, "promptTokensDetails")
+    tools = modalities(found, "toolUsePromptTokensDetails")
+    cached = modalities(found, "cacheTokensDetails")
+    out = modalities(found, "candidatesTokensDetails") or modalities(found, "responseTokensDetails")
 
     def uncached(modality: str) -> int:
         return max(0, into.get(modality, 0) - cached.get(modality, 0)) + tools.get(modality, 0)
@@ -131,19 +188,11 @@ def _usage(found: Json, searches: int) -> Usage | None:
     )
 
 
-def _modalities(found: Json, name: str) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for item in items(found, name)[:32]:
-        modality = at(item, "modality")
-        if type(modality) is int:
-            modality = MODALITIES.get(modality)
-        if isinstance(modality, str):
-            totals[modality] = totals.get(modality, 0) + (count(item, "tokenCount") or 0)
-    return totals
-
-
 def _embedding_usage(body: Json) -> Usage | None:
-    """Vertex's `:predict` answers embeddings with statistics for each text."""
+    """Vertex's `:predict` answers embeddings with statistics for each text, or with characters."""
+    characters = count(body, "metadata", "billableCharacterCount")
+    if characters:
+        return Usage(characters=characters)
     counts = [
         count(cast("Json", at(prediction, "embeddings")), "statistics", "token_count")
         for prediction in items(body, "predictions")

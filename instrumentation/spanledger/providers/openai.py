@@ -1,10 +1,7 @@
-"""OpenAI's wire format (and that of the many servers that imitate it): chat, responses, embeddings.
+"""OpenAI's wire format (and that of the many servers that imitate it): chat, responses, completions, embeddings.
 
-Totals include everything: cached and cache-write tokens, audio and image are parts of the input,
-reasoning is a part of the output (openai 3.57 `types/completion_usage.py`, `types/responses/response_usage.py`).
-Dialects read as well: DeepSeek `prompt_cache_hit_tokens`, Mistral `num_cached_tokens`, Together
-`cached_tokens`; xAI, and Gemini behind its OpenAI-compatible endpoint, leave reasoning outside of
-`completion_tokens` but inside of `total_tokens`, so what a total has beyond its parts is reasoning.
+`openai_endpoints.py` says what a path means, `openai_usage.py` reads usage objects, `openai_media.py` images,
+speech and transcription, `openai_jobs.py` what is asked about later (runs, videos, batches, background responses).
 """
 
 from __future__ import annotations
@@ -12,34 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, cast
 
-from spanledger import usage as usages
-from spanledger.providers import UNKNOWN, Request, Response, prompt_hash, raw, texts
-from spanledger.reading import Json, at, count, counts, flag, items, label, mapping, number
-from spanledger.usage import Usage
+from spanledger.providers import Request, Response, openai_jobs, openai_media, prompt_hash, raw, texts
+from spanledger.providers.openai_endpoints import endpoint
+from spanledger.providers.openai_usage import read_usage
+from spanledger.reading import Json, at, count, flag, items, label, mapping, number
 
 NAME: Final = "openai"
-
-OPERATIONS: Final = {
-    "/chat/completions": "chat",
-    "/responses": "chat",
-    "/responses/compact": "chat",
-    "/completions": "text_completion",
-    "/embeddings": "embeddings",
-}
-"""Path below the API's base -> `gen_ai.operation.name`."""
-
-DIALECTS: Final = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
 
 TERMINAL: Final = {"response.completed", "response.incomplete", "response.failed"}
 
 
 def request(method: str, path: str, body: object) -> Request | None:
-    if method.upper() != "POST":
-        return None
     found = mapping(body)
-    operation = OPERATIONS.get(path) or OPERATIONS.get(_endpoint(path), UNKNOWN)
+    kind = endpoint(method.upper(), path)
+    if kind is None:
+        return None
+    media = openai_media.asked(kind.operation, found)
     return Request(
-        operation,
+        kind.operation,
         label(found, "model"),
         flag(found, "stream") or False,
         count(found, "max_completion_tokens") or count(found, "max_output_tokens") or count(found, "max_tokens"),
@@ -47,16 +34,13 @@ def request(method: str, path: str, body: object) -> Request | None:
         label(found, "service_tier"),
         prompt_hash(_system_prompt(found)),
         flag(found, "stream_options", "include_usage"),
+        media.expected,
+        media.size,
+        media.quality,
+        kind.polls or flag(found, "background") is True,
+        kind.lines,
+        kind.subject,
     )
-
-
-def _endpoint(path: str) -> str:
-    """`/v1/openai/deployments/x/chat/completions?api-version=1` -> `/chat/completions`."""
-    path = path.partition("?")[0].rstrip("/")
-    for known in OPERATIONS:
-        if path.endswith(known) and not (known == "/completions" and path.endswith("/chat/completions")):
-            return known
-    return path
 
 
 def _system_prompt(found: Json) -> Iterator[object]:
@@ -78,9 +62,7 @@ def fold(body: Json, event: Json) -> Json:
             body["streamed"] = True
             body["finished"] = kind in TERMINAL
         return body
-    if isinstance(event.get("usage"), dict):
-        body["usage"] = event["usage"]
-    return body
+    return openai_jobs.fold(body, event)
 
 
 def _fold_chat(body: Json, event: Json) -> Json:
@@ -109,18 +91,30 @@ def _fold_chat(body: Json, event: Json) -> Json:
 
 def _accounted(answer: Json) -> Json:
     """The accounting fields of a response object: what a stream keeps of it."""
-    kept = ("id", "model", "status", "usage", "service_tier", "tool_usage", "incomplete_details")
+    kept = (
+        "id", "object", "model", "status", "usage", "service_tier", "tool_usage", "incomplete_details",
+        "background", "created_at",
+    )  # fmt: skip
     found = {key: answer[key] for key in kept if answer.get(key) is not None}
-    tools = _tool_counts(answer)
-    return {**found, "tools": tools} if tools else found
+    counted = _tool_counts(answer)
+    if not counted:
+        return found
+    return {**found, "tool_counts": counted, "image_model": _image_model(answer)}
 
 
-def response(body: Json) -> Response:
+def response(body: Json, request: Request | None = None) -> Response:
+    if request is not None:
+        if request.lines:
+            return openai_jobs.line(body, response)
+        if request.polls:
+            return openai_jobs.polled(body, response)
+        if request.operation in openai_media.OPERATIONS:
+            return openai_media.response(body, request)
     found = mapping(body, "usage")
     streamed = body.get("streamed") is True
     cost = number(found, "cost") if "cost" in found else None
     ticks = count(found, "cost_in_usd_ticks") if "cost_in_usd_ticks" in found else None  # xAI: 1e-10 USD
-    usage = _usage(found, cast("Json", body.get("tools")) if "tools" in body else _tool_counts(body))
+    usage = read_usage(found, cast("Json", body["tool_counts"]) if "tool_counts" in body else _tool_counts(body))
     return Response(
         label(body, "id"),
         label(body, "model"),
@@ -132,7 +126,31 @@ def response(body: Json) -> Response:
         f"{ticks}E-10" if ticks else repr(cost) if cost is not None and cost > 0 else None,
         raw(found),
         not streamed or body.get("finished") is True or (usage is not None and "status" not in body),
+        extras=_hosted_tools(body) if "tool_usage" in body else (),
     )
+
+
+def _hosted_tools(body: Json) -> tuple[Response, ...]:
+    """Images that a hosted tool made: tokens of a model of its own, outside the response's usage
+    (openai 3.57 `types/responses/response.py` ToolUsage)."""
+    found = mapping(body, "tool_usage", "image_gen")
+    usage = read_usage(found, {}, image_output=True)
+    if usage is None or not usage.total:
+        return ()
+    model = label(body, "image_model") or _image_model(body)
+    name = label(body, "id")
+    return (
+        Response(f"{name}#image_generation", model, (), usage, raw_usage=raw(found), operation="image_generation"),
+    )
+
+
+def _image_model(body: Json) -> str:
+    models = (label(tool, "model") for tool in items(body, "tools") if at(tool, "type") == "image_generation")
+    return next((model for model in models if model), IMAGE_TOOL)
+
+
+IMAGE_TOOL: Final = "gpt-image-1"
+"""The image tool's model where the request names none (openai 3.57 `types/responses/tool.py`)."""
 
 
 def _finish_reasons(body: Json) -> tuple[str, ...]:
@@ -159,58 +177,3 @@ def _tool_counts(body: Json) -> Json:
         "file_searches": kinds.count("file_search_call"),
         "code_sessions": len(containers),
     }
-
-
-def _usage(found: Json, tools: Json) -> Usage | None:
-    n = counts(found).get
-    if "prompt_tokens" in found:
-        prompt, completion, into, out = (
-            n("prompt_tokens"),
-            n("completion_tokens"),
-            "prompt_tokens_details",
-            "completion_tokens_details",
-        )
-    else:
-        prompt, completion, into, out = (
-            n("input_tokens"),
-            n("output_tokens"),
-            "input_tokens_details",
-            "output_tokens_details",
-        )
-        if "input_token_details" in found:  # the realtime API's spelling
-            into, out = "input_token_details", "output_token_details"
-    if prompt is None and completion is None:
-        return None
-    prompt, completion = prompt or 0, completion or 0
-    reasoning = n(f"{out}.reasoning_tokens", 0)
-    total = n("total_tokens")
-    beyond = (total or 0) - prompt - completion
-    if beyond > 0:
-        completion += beyond
-        reasoning = max(reasoning, beyond)
-    cached = n(f"{into}.cached_tokens")
-    for dialect in DIALECTS:
-        if cached is None:
-            cached = n(dialect)
-    writes = n(f"{into}.cache_write_tokens", 0)
-    writes_12h = min(writes, n(f"{into}.cache_write_tokens_details.ttl_12h_tokens", 0)) if writes else 0
-    cached_audio = n(f"{into}.cached_tokens_details.audio_tokens", 0)
-    cached_image = n(f"{into}.cached_tokens_details.image_tokens", 0)
-    return usages.from_totals(
-        prompt,
-        completion,
-        cache_read=cached or 0,
-        cache_write=writes - writes_12h,
-        cache_write_12h=writes_12h,
-        reasoning=reasoning,
-        input_audio=max(0, n(f"{into}.audio_tokens", 0) - cached_audio),
-        input_image=max(0, n(f"{into}.image_tokens", 0) - cached_image),
-        cache_read_audio=cached_audio,
-        cache_read_image=cached_image,
-        output_audio=n(f"{out}.audio_tokens", 0),
-        output_image=n(f"{out}.image_tokens", 0),
-        web_searches=count(tools, "web_searches") or 0 if tools else 0,
-        file_searches=count(tools, "file_searches") or 0 if tools else 0,
-        code_sessions=count(tools, "code_sessions") or 0 if tools else 0,
-        reported_total=total,
-    )

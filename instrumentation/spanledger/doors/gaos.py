@@ -1,0 +1,86 @@
+"""The door of google-genai's second client: interactions, decisions, voices (`google.genai._gaos`, from 2.18 on).
+
+Patched: `BaseSDK.do_request` and `AsyncBaseSDK.do_request_async`, which every operation of that generated client
+passes with a built httpx request. Its own retries happen inside, so they are seen as one attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Tracer
+
+from spanledger import hosts
+from spanledger.call import Call
+from spanledger.doors.following import follow
+from spanledger.doors.google import Sending, Sent
+from spanledger.doors.patching import Hooks, Patches
+from spanledger.guard import quietly
+from spanledger.providers import Provider
+from spanledger.reading import document
+
+HOOKS: Final[Hooks] = {
+    "BaseSDK": {"do_request": ("hook_ctx", "request", "stream")},
+    "AsyncBaseSDK": {"do_request_async": ("hook_ctx", "request", "stream")},
+}
+
+
+class GaosDoor(Patches):
+    """Patches `google.genai._gaos.basesdk`."""
+
+    def __init__(self, provider: Provider, tracer: Callable[[], Tracer]) -> None:
+        super().__init__()
+        self._provider = provider
+        self._tracer = tracer
+
+    def install(self, basesdk: ModuleType) -> None:
+        self.patch(basesdk.BaseSDK, "do_request", self._do_request)
+        self.patch(basesdk.AsyncBaseSDK, "do_request_async", self._do_request_async)
+
+    def _begin(self, request: Any) -> Sent | None:
+        with quietly("beginning a call"):
+            found = self._provider.request(request.method, str(request.url), document(request.content))
+            if found is None:
+                return None
+            server = request.url.host, request.url.port
+            name = hosts.provider_at(server[0]) or self._provider.NAME
+            return Sent(Call(self._tracer(), self._provider, found, name, server, otel_context.get_current()))
+        return None
+
+    def _do_request(self, original: Any) -> Any:
+        def do_request(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = self._begin(request)
+            if sent is None:
+                return original(sdk, hook_ctx, request, *args, **kwargs)
+            with Sending(sent):
+                response = original(sdk, hook_ctx, request, *args, **kwargs)
+            _answered(sent.call, response)
+            return response
+
+        return do_request
+
+    def _do_request_async(self, original: Any) -> Any:
+        async def do_request_async(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = self._begin(request)
+            if sent is None:
+                return await original(sdk, hook_ctx, request, *args, **kwargs)
+            with Sending(sent):
+                response = await original(sdk, hook_ctx, request, *args, **kwargs)
+            _answered(sent.call, response)
+            return response
+
+        return do_request_async
+
+
+def _answered(call: Call, response: Any) -> None:
+    with quietly("reading a response"):
+        if "event-stream" in response.headers.get("content-type", ""):
+            follow(response, call, sse=True, scan=True)
+        elif hasattr(response, "_content"):
+            call.body(document(response.content))
+            call.finish()
+        else:
+            follow(response, call, sse=False, scan=False)

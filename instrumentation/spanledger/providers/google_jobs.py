@@ -1,0 +1,151 @@
+"""Google's interactions, and what it bills after the request: videos, batches, tuning jobs.
+
+Interactions count like generateContent under other names (google-genai 3.6 `_gaos/types/interactions/usage.py`):
+input = total_input + total_tool_use, output = total_output + total_thought. Each hop of an automatic
+continuation is an HTTP answer, and a row, of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, cast
+
+from spanledger import usage as usages
+from spanledger.providers import Request, Response, raw
+from spanledger.reading import Json, at, count, items, label, mapping, unix_seconds
+from spanledger.usage import Usage
+
+MODALITIES: Final = {1: "TEXT", 2: "IMAGE", 3: "VIDEO", 4: "AUDIO", 5: "DOCUMENT"}
+"""The enum's numbers, as proto-JSON transports write them."""
+GROUNDING: Final = {"google_search": "web_searches", "google_maps": "maps_queries"}
+PENDING: Final = frozenset({"in_progress", "queued", "requires_action"})
+
+Reader = Callable[[Json], Response]
+
+
+def fold(body: Json, event: Json) -> Json:
+    """Events of an interaction: the last one that carries the interaction's usage counts."""
+    body["streamed"] = True
+    found = mapping(event, "interaction")
+    for key in ("id", "model", "agent", "status", "usage", "created"):
+        if found.get(key) is not None:
+            body[key] = found[key]
+    if event.get("event_type") == "interaction.completed":
+        body["finished"] = True
+    return body
+
+
+def interaction(body: Json) -> Response:
+    """An interaction, a decision or a voice: an object with an id, a model and `usage`."""
+    found = mapping(body, "usage")
+    status = label(body, "status")
+    return Response(
+        label(body, "id"),
+        label(body, "model"),
+        (status,) if status else (),
+        _usage(found),
+        label(found, "service_tier") or label(body, "service_tier"),
+        raw_usage=raw(found),
+        complete=body.get("streamed") is not True or body.get("finished") is True,
+    )
+
+
+def _usage(found: Json) -> Usage | None:
+    into, out = count(found, "total_input_tokens"), count(found, "total_output_tokens")
+    if into is None and out is None:
+        into, out = count(found, "input_tokens"), count(found, "output_tokens")
+        if into is None and out is None:
+            return None
+    thoughts = count(found, "total_thought_tokens") or 0
+    tool_use = count(found, "total_tool_use_tokens") or 0
+    given, cached = modalities(found, "input_tokens_by_modality"), modalities(found, "cached_tokens_by_modality")
+    made = modalities(found, "output_tokens_by_modality")
+    grounding = {
+        meter: count(item, "count") or 0
+        for item in items(found, "grounding_tool_count")[:16]
+        if (meter := GROUNDING.get(label(item, "type") or ""))
+    }
+    return usages.from_totals(
+        (into or 0) + tool_use,
+        (out or 0) + thoughts,
+        cache_read=count(found, "total_cached_tokens") or count(found, "cached_tokens") or 0,
+        reasoning=thoughts,
+        input_audio=max(0, given.get("AUDIO", 0) - cached.get("AUDIO", 0)),
+        input_image=max(0, given.get("IMAGE", 0) - cached.get("IMAGE", 0)),
+        input_video=max(0, given.get("VIDEO", 0) - cached.get("VIDEO", 0)),
+        output_audio=made.get("AUDIO", 0),
+        output_image=made.get("IMAGE", 0),
+        output_video=made.get("VIDEO", 0),
+        reported_total=count(found, "total_tokens"),
+        **grounding,
+    )
+
+
+def modalities(found: Json, name: str) -> dict[str, int]:
+    """Tokens by modality: [{"modality": "AUDIO", "tokenCount": 5}], or {"modality": "audio", "tokens": 5}."""
+    totals: dict[str, int] = {}
+    for item in items(found, name)[:32]:
+        modality = at(item, "modality")
+        if type(modality) is int:
+            modality = MODALITIES.get(modality)
+        if isinstance(modality, str):
+            tokens = count(item, "tokenCount") or count(item, "tokens") or 0
+            totals[modality.upper()] = totals.get(modality.upper(), 0) + tokens
+    return totals
+
+
+def polled(body: Json, read: Reader) -> Response:
+    """An operation, a batch, a tuning job or an interaction in the background; `read` reads an answer."""
+    name = label(body, "name") or label(body, "id")
+    if "usage" in body:
+        found = interaction(body)
+        pending = label(body, "status") in PENDING or found.id is None
+        return Response() if pending else found._replace(record=found.id, created=unix_seconds(body, "created"))
+    answers = _inlined(body)
+    if answers:
+        created = unix_seconds(body, "metadata", "createTime") or unix_seconds(body, "createTime")
+        batch = (
+            read(mapping(answer, "response"))._replace(batch=True, record=f"{name}:{index}", created=created)
+            for index, answer in enumerate(answers)
+        )
+        return Response(extras=tuple(batch))
+    trained = _trained(body)
+    if trained:
+        created = unix_seconds(body, "createTime")
+        model = label(body, "baseModel")
+        return Response(name, model, (), Usage(training_tokens=trained), record=name, created=created)
+    if body.get("done") is not True:
+        return Response(awaited=name)
+    samples = len(items(body, "response", "generateVideoResponse", "generatedSamples")) or len(
+        items(body, "response", "videos")
+    )
+    return Response(name, record=name, times=samples) if samples else Response()
+
+
+def _inlined(body: Json) -> list[object]:
+    for path in (("response", "inlinedResponses"), ("dest", "inlinedResponses"), ("output", "inlinedResponses")):
+        found = at(body, *path)
+        answers = found if isinstance(found, list) else items(found, "inlinedResponses")
+        if answers:
+            return cast("list[object]", answers)
+    return []
+
+
+def _trained(body: Json) -> int | None:
+    stats = mapping(body, "tuningDataStats")
+    for kind in ("supervisedTuningDataStats", "preferenceOptimizationDataStats", "distillationDataStats"):
+        found = count(stats, kind, "totalBillableTokenCount")
+        if found is None and label(stats, kind, "totalBillableTokenCount"):
+            text = label(stats, kind, "totalBillableTokenCount") or ""  # an int64 is a string in proto-JSON
+            found = int(text) if text.isdecimal() else None
+        if found:
+            return found
+    return None
+
+
+def line(body: Json, request: Request, read: Reader) -> Response:
+    """One line of a batch's result file: {"key": ..., "response": {...}}."""
+    answer = mapping(body, "response")
+    if "usageMetadata" not in answer:
+        return Response()
+    return read(answer)._replace(batch=True, record=f"{request.subject}:{label(body, 'key')}")

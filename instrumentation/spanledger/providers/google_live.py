@@ -1,0 +1,18 @@
+"""What a message of Google's live API bills: `usageMetadata`, each turn by itself (google-genai 3.6 `live.py`).
+
+Whether successive figures of one session are per turn or running totals is not stated in the SDK; each is
+taken as its turn's own.
+"""
+
+from __future__ import annotations
+
+from spanledger.providers import Request
+from spanledger.reading import Json, label
+
+
+def interesting(message: bytes) -> bool:
+    return b"usageMetadata" in message
+
+
+def told(session: Json, event: Json) -> list[tuple[Request, Json]]:
+    return [(Request("generate_content", label(session, "model")), event)] if "usageMetadata" in event else []

@@ -1,0 +1,138 @@
+"""What OpenAI's paths mean (openai 3.57 `resources/`): billed, free, or a question about something billed earlier.
+
+A path that stands in no table is of operation "unknown": it gives a row if its answer carries usage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from spanledger.providers import UNKNOWN
+
+
+class Endpoint(NamedTuple):
+    operation: str
+    """`gen_ai.operation.name`, in the conventions' words where they have one."""
+    polls: bool = False
+    lines: bool = False
+    subject: str | None = None
+
+
+POST: Final[dict[str, Endpoint]] = {
+    "chat/completions": Endpoint("chat"),
+    "responses": Endpoint("chat"),
+    "responses/compact": Endpoint("chat"),
+    "responses/*/cancel": Endpoint("chat", polls=True),
+    "completions": Endpoint("text_completion"),
+    "embeddings": Endpoint("embeddings"),
+    "images/generations": Endpoint("image_generation"),
+    "images/edits": Endpoint("image_generation"),
+    "images/variations": Endpoint("image_generation"),
+    "audio/speech": Endpoint("speech"),
+    "audio/transcriptions": Endpoint("transcription"),
+    "audio/translations": Endpoint("transcription"),
+    "videos": Endpoint("video_generation", polls=True),
+    "videos/edits": Endpoint("video_generation", polls=True),
+    "videos/extensions": Endpoint("video_generation", polls=True),
+    "videos/*/remix": Endpoint("video_generation", polls=True),
+    "threads/runs": Endpoint("invoke_agent", polls=True),
+    "threads/*/runs": Endpoint("invoke_agent", polls=True),
+    "threads/*/runs/*": Endpoint("invoke_agent", polls=True),
+    "threads/*/runs/*/cancel": Endpoint("invoke_agent", polls=True),
+    "threads/*/runs/*/submit_tool_outputs": Endpoint("invoke_agent", polls=True),
+    "agents/sessions": Endpoint("invoke_agent", polls=True),
+    "agents/sessions/*/events": Endpoint("invoke_agent", polls=True),
+    "agents/sessions/*/turns": Endpoint("invoke_agent", polls=True),
+    "fine_tuning/jobs": Endpoint("fine_tuning", polls=True),
+    "fine_tuning/jobs/*/cancel": Endpoint("fine_tuning", polls=True),
+    "evals/*/runs": Endpoint("evaluation", polls=True),
+    "evals/*/runs/*": Endpoint("evaluation", polls=True),
+    "vector_stores/*/search": Endpoint("retrieval"),
+    "containers": Endpoint("create_container"),
+}
+
+GET: Final[dict[str, Endpoint]] = {
+    "responses/*": Endpoint("chat", polls=True),
+    "videos/*": Endpoint("video_generation", polls=True),
+    "threads/*/runs/*": Endpoint("invoke_agent", polls=True),
+    "agents/sessions/*/events": Endpoint("invoke_agent", polls=True),
+    "agents/sessions/*/turns/*": Endpoint("invoke_agent", polls=True),
+    "fine_tuning/jobs/*": Endpoint("fine_tuning", polls=True),
+    "evals/*/runs/*": Endpoint("evaluation", polls=True),
+    "files/*/content": Endpoint("chat", lines=True),
+}
+
+FREE: Final = (
+    "responses/input_tokens",
+    "moderations",
+    "batches",
+    "batches/*/cancel",
+    "files",
+    "uploads",
+    "uploads/*/parts",
+    "uploads/*/complete",
+    "uploads/*/cancel",
+    "conversations",
+    "conversations/*",
+    "conversations/*/items",
+    "chat/completions/*",
+    "assistants",
+    "assistants/*",
+    "threads",
+    "threads/*",
+    "threads/*/messages",
+    "threads/*/messages/*",
+    "vector_stores",
+    "vector_stores/*",
+    "vector_stores/*/files",
+    "vector_stores/*/files/*",
+    "vector_stores/*/file_batches",
+    "vector_stores/*/file_batches/*/cancel",
+    "containers/*/files",
+    "evals",
+    "evals/*",
+    "fine_tuning/jobs/*/pause",
+    "fine_tuning/jobs/*/resume",
+    "fine_tuning/checkpoints/*/permissions",
+    "realtime/sessions",
+    "realtime/transcription_sessions",
+    "realtime/client_secrets",
+    "chatkit/sessions",
+    "skills",
+)
+"""POSTs that sell nothing (or whose sale never passes this process)."""
+
+
+def _pattern(paths: Iterable[str]) -> re.Pattern[str]:
+    """One expression for many paths; group n is the n-th."""
+    return re.compile("|".join(f"(?:^|.*/)({path.replace('*', '[^/]+')})$" for path in paths))
+
+
+def _exactest(paths: Iterable[str]) -> list[str]:
+    """The longest first, and of those the one with the fewest holes."""
+    return sorted(paths, key=lambda path: (-path.count("/"), path.count("*"), path))
+
+
+_POST_PATHS: Final = _exactest([*POST, *FREE])
+_GET_PATHS: Final = _exactest(GET)
+_POST: Final = _pattern(_POST_PATHS)
+_GET: Final = _pattern(_GET_PATHS)
+
+
+@lru_cache(maxsize=1024)
+def endpoint(method: str, path: str) -> Endpoint | None:
+    """The endpoint at a path below the API's base (or a whole URL); None where nothing can be billed."""
+    path = path.partition("?")[0].strip("/")
+    if method == "POST":
+        match = _POST.match(path)
+        if match is None or match.lastindex is None:
+            return Endpoint(UNKNOWN)
+        return POST.get(_POST_PATHS[match.lastindex - 1])
+    if method == "GET":
+        match = _GET.match(path)
+        if match is not None and match.lastindex is not None:
+            return GET[_GET_PATHS[match.lastindex - 1]]
+    return None

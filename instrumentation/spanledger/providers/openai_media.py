@@ -1,0 +1,68 @@
+"""OpenAI's images, speech and transcription: tokens where the model counts them, else images, characters, seconds."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from spanledger.providers import Request, Response, raw
+from spanledger.providers.openai_usage import read_usage
+from spanledger.reading import Json, count, items, label, mapping, number
+from spanledger.usage import Usage
+
+OPERATIONS: Final = frozenset({"image_generation", "speech", "transcription", "retrieval", "create_container"})
+
+
+class Asked(NamedTuple):
+    """What a request says of the media it wants."""
+
+    expected: Usage | None = None
+    size: str | None = None
+    quality: str | None = None
+
+
+NOTHING: Final = Asked()
+
+
+def asked(operation: str, body: Json) -> Asked:
+    if operation not in OPERATIONS:
+        return NOTHING
+    if operation == "image_generation":
+        return Asked(Usage(images=1), label(body, "size"), label(body, "quality"))
+    if operation == "speech":
+        text = body.get("input")
+        return Asked(Usage(characters=len(text))) if isinstance(text, str) else NOTHING
+    if operation == "create_container":
+        return Asked(Usage(code_sessions=1))
+    return Asked(Usage(queries=1)) if operation == "retrieval" else NOTHING
+
+
+def response(body: Json, request: Request) -> Response:
+    """An answer's tokens or seconds; the request's expectation stands in where it has neither."""
+    found = mapping(body, "usage")
+    image = request.operation == "image_generation"
+    usage = read_usage(found, {}, image_output=image and "output_tokens_details" not in found)
+    seconds = number(body, "duration")
+    if usage is None and seconds is not None and request.operation == "transcription" and 0 <= seconds < 1e6:
+        usage = Usage(audio_input_ms=round(seconds * 1000))  # whisper-1's verbose_json
+    streamed = body.get("streamed") is True
+    return Response(
+        label(body, "id"),
+        label(body, "model") if request.operation != "create_container" else None,
+        (),
+        usage,
+        raw_usage=raw(found),
+        complete=not streamed or body.get("finished") is True,
+        times=(count(body, "images") or len(items(body, "data"))) if image else 1,
+        size=label(body, "size"),
+        quality=label(body, "quality"),
+        extras=_drawings(found),
+    )
+
+
+def _drawings(found: Json) -> tuple[Response, ...]:
+    """Tokens of the model that wrote a drawing as SVG, apart from those of the image model (SvgUsage)."""
+    svg = mapping(found, "svg_usage")
+    usage = read_usage(svg, {})
+    if usage is None:
+        return ()
+    return (Response(None, label(svg, "model"), (), usage, raw_usage=raw(svg), operation="chat"),)

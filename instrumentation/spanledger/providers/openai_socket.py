@@ -1,0 +1,65 @@
+"""What a message of OpenAI's websockets bills (openai 3.57 `types/realtime`, `types/live`, `types/responses`).
+
+- `response.done` (realtime) and `response.completed` and its like (responses): one response, its usage its own;
+- `conversation.item.input_audio_transcription.completed`: the transcription model's tokens or seconds;
+- `session.usage.updated` and `session.closed` (live): cumulative seconds; the last figure counts, at the close;
+- `response.event` (live): an event of a delegated response.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from spanledger.providers import Request
+from spanledger.reading import Json, label, mapping, number
+
+INTERESTING: Final = re.compile(rb'"(?:usage|session)"\s*:\s*\{|"session\.')
+ENDS: Final = frozenset({"response.done", "response.completed", "response.incomplete", "response.failed"})
+TRANSCRIBED: Final = "conversation.item.input_audio_transcription.completed"
+DEFAULT_TRANSCRIBER: Final = "whisper-1"
+
+
+def interesting(message: bytes) -> bool:
+    return INTERESTING.search(message) is not None
+
+
+def told(session: Json, event: Json) -> list[tuple[Request, Json]]:
+    """(request, body) of what an event bills; what it says of the session is kept in `session`."""
+    kind = label(event, "type") or ""
+    if kind == "response.event":
+        return told(session, mapping(event, "event"))
+    if kind in ENDS:
+        answer = mapping(event, "response")
+        if not mapping(answer, "usage"):
+            return []
+        model = label(answer, "model") or label(session, "model")
+        return [(Request("chat", model), {**answer, "streamed": True, "finished": True})]
+    if kind == TRANSCRIBED:
+        model = label(session, "transcriber") or DEFAULT_TRANSCRIBER
+        usage = mapping(event, "usage")
+        return [(Request("transcription", model), {"id": event.get("item_id"), "usage": usage})] if usage else []
+    if kind.startswith("session."):
+        return _session(session, event, kind)
+    return []
+
+
+def _session(session: Json, event: Json, kind: str) -> list[tuple[Request, Json]]:
+    found = mapping(event, "session")
+    for name, value in (
+        ("model", label(found, "model")),
+        ("id", label(found, "id")),
+        (
+            "transcriber",
+            label(found, "audio", "input", "transcription", "model") or label(found, "input_audio_transcription", "model"),
+        ),
+    ):
+        if value is not None:
+            session[name] = value
+    seconds = number(event, "usage", "seconds")
+    if seconds is not None:
+        session["seconds"] = seconds
+    if kind != "session.closed" or session.get("seconds") is None:
+        return []
+    usage = {"type": "duration", "seconds": session.pop("seconds")}
+    return [(Request("speech", label(session, "model")), {"id": session.get("id"), "usage": usage})]

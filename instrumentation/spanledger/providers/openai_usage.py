@@ -1,0 +1,78 @@
+"""OpenAI's usage objects, and those of its imitators, as disjoint meters.
+
+Totals include everything: cached and cache-write tokens, audio and image are parts of the input,
+reasoning is a part of the output (openai 3.57 `types/completion_usage.py`, `types/responses/response_usage.py`).
+Dialects read as well: DeepSeek `prompt_cache_hit_tokens`, Mistral `num_cached_tokens`, Together
+`cached_tokens`; xAI, and Gemini behind its OpenAI-compatible endpoint, leave reasoning outside of
+`completion_tokens` but inside of `total_tokens`, so what a total has beyond its parts is reasoning.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from spanledger import usage as usages
+from spanledger.reading import Json, count, counts, number
+from spanledger.usage import Usage
+
+DIALECTS: Final = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
+
+
+def read_usage(found: Json, tools: Json, *, image_output: bool = False) -> Usage | None:
+    """A usage object; `tools` are counts of billed tool calls, by meter.
+
+    `image_output`: output that no detail calls text is images.
+    """
+    if found.get("type") == "duration":
+        seconds = number(found, "seconds")
+        return None if seconds is None or not 0 <= seconds < 1e6 else Usage(audio_input_ms=round(seconds * 1000))
+    n = counts(found).get
+    if "prompt_tokens" in found:
+        prompt, completion, into, out = (
+            n("prompt_tokens"),
+            n("completion_tokens"),
+            "prompt_tokens_details",
+            "completion_tokens_details",
+        )
+    else:
+        prompt, completion, into, out = (
+            n("input_tokens"),
+            n("output_tokens"),
+            "input_tokens_details",
+            "output_tokens_details",
+        )
+        if "input_token_details" in found:  # the realtime API's spelling
+            into, out = "input_token_details", "output_token_details"
+    if prompt is None and completion is None:
+        return None
+    prompt, completion = prompt or 0, completion or 0
+    reasoning = n(f"{out}.reasoning_tokens", 0)
+    total = n("total_tokens")
+    beyond = (total or 0) - prompt - completion
+    if beyond > 0:
+        completion += beyond
+        reasoning = max(reasoning, beyond)
+    cached = n(f"{into}.cached_tokens")
+    for dialect in DIALECTS:
+        if cached is None:
+            cached = n(dialect)
+    writes = n(f"{into}.cache_write_tokens", 0)
+    writes_12h = min(writes, n(f"{into}.cache_write_tokens_details.ttl_12h_tokens", 0)) if writes else 0
+    cached_audio = n(f"{into}.cached_tokens_details.audio_tokens", 0)
+    cached_image = n(f"{into}.cached_tokens_details.image_tokens", 0)
+    return usages.from_totals(
+        prompt,
+        completion,
+        cache_read=cached or 0,
+        cache_write=writes - writes_12h,
+        cache_write_12h=writes_12h,
+        reasoning=reasoning,
+        input_audio=max(0, n(f"{into}.audio_tokens", 0) - cached_audio),
+        input_image=max(0, n(f"{into}.image_tokens", 0) - cached_image),
+        cache_read_audio=cached_audio,
+        cache_read_image=cached_image,
+        output_audio=n(f"{out}.audio_tokens", 0),
+        output_image=max(0, completion - n(f"{out}.text_tokens", 0)) if image_output else n(f"{out}.image_tokens", 0),
+        reported_total=total,
+        **{meter: count(tools, meter) or 0 for meter in tools},
+    )

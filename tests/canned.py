@@ -1,0 +1,80 @@
+"""A server that answers each path with what a test gave it, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Canned(ThreadingHTTPServer):
+    """`answers` maps the end of a path to a body (JSON-able, or bytes), or to a list of bodies, one a request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, Any] = {}
+        self.asked: list[tuple[str, str, Any]] = []
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def answer(self, path: str) -> Any:
+        path = path.partition("?")[0]
+        for end, body in self.answers.items():
+            if path.endswith(end):
+                return body.pop(0) if isinstance(body, list) and len(body) > 1 else body[0] if isinstance(body, list) else body
+        return {"object": "nothing"}
+
+
+def sse(*events: Any, named: bool = True) -> bytes:
+    """Server-sent events; a tuple is (event name, data)."""
+    out = b""
+    for event in events:
+        name, data = event if isinstance(event, tuple) else (None, event)
+        head = f"event: {name}\n" if name and named else ""
+        out += f"{head}data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
+    return out
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Canned
+
+    def do(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            data = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        try:
+            body: Any = json.loads(data)
+        except ValueError:
+            body = data
+        self.server.asked.append((self.command, self.path, body))
+        answer = self.server.answer(self.path)
+        raw = isinstance(answer, bytes)
+        kind = "application/json"
+        if raw:
+            kind = "text/event-stream" if answer.startswith((b"data:", b"event:")) else "application/octet-stream"
+        payload = answer if raw else json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    do_GET = do_POST = do_DELETE = do_PATCH = do
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
