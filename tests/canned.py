@@ -31,7 +31,13 @@ class Canned(ThreadingHTTPServer):
         path = path.partition("?")[0]
         for end, body in self.answers.items():
             if path.endswith(end):
-                return body.pop(0) if isinstance(body, list) and len(body) > 1 else body[0] if isinstance(body, list) else body
+                return (
+                    body.pop(0)
+                    if isinstance(body, list) and len(body) > 1
+                    else body[0]
+                    if isinstance(body, list)
+                    else body
+                )
         return {"object": "nothing"}
 
 

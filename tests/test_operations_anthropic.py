@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from canned import Canned, sse
 from conftest import Recorded
-from spanledger.seen import Seen
+from spanledger import seen
 
 MODEL = "claude-sonnet-4-6"
 USAGE = {"input_tokens": 100, "cache_read_input_tokens": 40, "cache_creation_input_tokens": 0, "output_tokens": 10}
@@ -31,7 +31,7 @@ def message(name: str = "msg_1", **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Canned]:
     monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
-    monkeypatch.setattr("spanledger.call._seen", Seen())
+    monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
     canned = Canned()
     yield canned
     canned.close()
@@ -49,7 +49,11 @@ def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
 
 def test_counting_tokens_and_making_a_batch_are_free(client, server, ledger: Recorded):
     server.answers["/messages/count_tokens"] = {"input_tokens": 5}
-    server.answers["/messages/batches"] = {"id": "msgbatch_1", "type": "message_batch", "processing_status": "in_progress"}
+    server.answers["/messages/batches"] = {
+        "id": "msgbatch_1",
+        "type": "message_batch",
+        "processing_status": "in_progress",
+    }
     client.messages.count_tokens(model=MODEL, messages=ASKED["messages"])
     client.messages.batches.create(requests=[])
     assert ledger.rows == []
@@ -86,7 +90,11 @@ def test_an_advisor_is_a_row_at_its_own_model(client, server, ledger: Recorded):
     client.beta.messages.create(**ASKED)
     rows = {row["response_model"]: row for row in ledger.rows}
     assert told(rows[MODEL], "input_uncached_tokens", "cache_read_tokens", "output_text_tokens") == (1100, 40, 60)
-    assert told(rows["claude-opus-5-5"], "input_uncached_tokens", "output_text_tokens", "price_status") == (7, 3, "priced")
+    assert told(rows["claude-opus-5-5"], "input_uncached_tokens", "output_text_tokens", "price_status") == (
+        7,
+        3,
+        "priced",
+    )
     assert len(rows) == 2
 
 

@@ -14,7 +14,7 @@ from google.genai import types
 
 from canned import Canned, sse
 from conftest import Recorded
-from spanledger.seen import Seen
+from spanledger import seen
 
 USAGE = {
     "promptTokenCount": 100, "cachedContentTokenCount": 40, "candidatesTokenCount": 10, "thoughtsTokenCount": 5,
@@ -29,7 +29,7 @@ ANSWER = {
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Canned]:
     monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
-    monkeypatch.setattr("spanledger.call._seen", Seen())
+    monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
     canned = Canned()
     yield canned
     canned.close()
@@ -55,7 +55,11 @@ def test_chats_and_their_tools_are_a_row_a_hop(client, server, ledger: Recorded)
         return len(item)
 
     call = {"functionCall": {"name": "price", "args": {"item": "tea"}}}
-    asks = {**ANSWER, "responseId": "r0", "candidates": [{"content": {"role": "model", "parts": [call]}, "finishReason": "STOP"}]}
+    asks = {
+        **ANSWER,
+        "responseId": "r0",
+        "candidates": [{"content": {"role": "model", "parts": [call]}, "finishReason": "STOP"}],
+    }
     server.answers[":generateContent"] = [asks, ANSWER]
     chat = client.chats.create(model="gemini-3.5-flash", config=types.GenerateContentConfig(tools=[price]))
     chat.send_message("how much is tea?")
@@ -70,13 +74,18 @@ def test_counting_tokens_and_files_are_free(client, server, ledger: Recorded):
     assert ledger.rows == []
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore:The generate_images method is deprecated")
 def test_images_are_counted_by_the_piece(vertex, server, ledger: Recorded):
     picture = {"bytesBase64Encoded": "eA==", "mimeType": "image/png"}
     server.answers[":predict"] = {"predictions": [picture, picture]}
     vertex.models.generate_images(model="imagen-4.0-generate-001", prompt="x", config={"number_of_images": 2})
     row = ledger.row
-    assert told(row, "operation", "images", "usage_source", "provider") == ("image_generation", 2, "request", "gcp.vertex_ai")
+    assert told(row, "operation", "images", "usage_source", "provider") == (
+        "image_generation",
+        2,
+        "request",
+        "gcp.vertex_ai",
+    )
     assert row["cost_usd"] == Decimal("0.08")
 
 

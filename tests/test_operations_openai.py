@@ -12,7 +12,7 @@ import pytest
 
 from canned import Canned, sse
 from conftest import Recorded
-from spanledger.seen import Seen
+from spanledger import seen
 
 # Some of what is sold is deprecated by its seller; it is billed all the same.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -30,7 +30,7 @@ RESPONSE_USAGE = {
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Canned]:
     monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
-    monkeypatch.setattr("spanledger.call._seen", Seen())
+    monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
     canned = Canned()
     yield canned
     canned.close()
@@ -86,7 +86,13 @@ def test_image_edits_are_multipart_and_counted(client, server, ledger: Recorded)
 def test_streamed_images(client, server, ledger: Recorded):
     usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
     partial = {"type": "image_generation.partial_image", "b64_json": "x", "partial_image_index": 0}
-    done = {"type": "image_generation.completed", "b64_json": "x", "size": "1024x1024", "quality": "low", "usage": usage}
+    done = {
+        "type": "image_generation.completed",
+        "b64_json": "x",
+        "size": "1024x1024",
+        "quality": "low",
+        "usage": usage,
+    }
     server.answers["/images/generations"] = sse(("a", partial), ("b", done))
     assert len(list(client.images.generate(model="gpt-image-1", prompt="x", stream=True))) == 2
     assert told(ledger.row, "output_image_tokens", "outcome", "usage_source") == (7, "ok", "exact")
@@ -173,14 +179,16 @@ def test_a_background_response_is_billed_once_when_it_is_done(client, server, le
 def test_two_processes_that_see_the_same_job_write_the_same_row(client, server, ledger: Recorded, monkeypatch):
     server.answers["/responses/resp_1"] = background("completed", RESPONSE_USAGE)
     client.responses.retrieve("resp_1")
-    monkeypatch.setattr("spanledger.call._seen", Seen())
+    monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
     client.responses.retrieve("resp_1")
     first, second = ledger.rows
     key = ("tenant_id", "start_time", "trace_id", "span_id")
     assert told(first, *key) == told(second, *key)
 
 
-def test_a_response_that_was_billed_when_it_was_made_is_not_billed_when_it_is_asked_for(client, server, ledger: Recorded):
+def test_a_response_that_was_billed_when_it_was_made_is_not_billed_when_it_is_asked_for(
+    client, server, ledger: Recorded
+):
     server.answers["/responses/resp_1"] = {**background("completed", RESPONSE_USAGE), "background": False}
     client.responses.retrieve("resp_1")
     assert ledger.rows == []
@@ -228,7 +236,11 @@ def test_a_run_is_billed_once_when_it_is_done(client, server, ledger: Recorded):
     client.beta.threads.runs.create("t", assistant_id="a")
     for _ in range(3):
         client.beta.threads.runs.retrieve("run_1", thread_id="t")
-    assert told(ledger.row, "operation", "request_model", "input_uncached_tokens") == ("invoke_agent", "gpt-4.1-mini", 100)
+    assert told(ledger.row, "operation", "request_model", "input_uncached_tokens") == (
+        "invoke_agent",
+        "gpt-4.1-mini",
+        100,
+    )
 
 
 def test_a_streamed_run_is_billed_by_its_last_event(client, server, ledger: Recorded):
@@ -296,7 +308,13 @@ def test_a_streamed_batch_file_is_read_line_by_line(client, server, ledger: Reco
 
 def test_vector_store_search_and_containers_are_rows(client, server, ledger: Recorded):
     server.answers["/vector_stores/v/search"] = {"object": "vector_store.search_results.page", "data": [], "has_more": False, "search_query": ["x"], "next_page": None}  # fmt: skip
-    server.answers["/containers"] = {"id": "cntr_1", "object": "container", "created_at": 1, "name": "x", "status": "running"}
+    server.answers["/containers"] = {
+        "id": "cntr_1",
+        "object": "container",
+        "created_at": 1,
+        "name": "x",
+        "status": "running",
+    }
     client.vector_stores.search("v", query="x")
     client.containers.create(name="x")
     search, container = ledger.rows

@@ -1,27 +1,32 @@
 """Spanledger: every LLM call of an application as a priced, attributed row.
 
 Most applications import nothing of this: they start with `opentelemetry-instrument`. What is here is
-for those that build their own TracerProvider (`install`) or want a row on its way now (`flush`).
+for those that build their own TracerProvider (`install`), want a row on its way now (`flush`), or call a
+model by a client that Spanledger does not know (`record`).
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from spanledger.version import VERSION
 
 if TYPE_CHECKING:
     from spanledger.bootstrap import flush, install
+    from spanledger.manual import record
 
 __version__ = VERSION
 
-__all__ = ["__version__", "flush", "install"]
+__all__ = ["__version__", "flush", "install", "record"]
+
+
+_HOMES = {"install": "bootstrap", "flush": "bootstrap", "record": "manual"}
 
 
 def __getattr__(name: str) -> object:
-    """`install` and `flush`, imported when first used: `import spanledger` alone loads no SDK."""
-    if name in ("install", "flush"):
-        from spanledger import bootstrap
-
-        return getattr(bootstrap, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What is public, imported when first used: `import spanledger` alone loads no SDK."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"spanledger.{home}"), name)

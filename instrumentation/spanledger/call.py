@@ -19,14 +19,14 @@ from spanledger import attributes as a
 from spanledger.guard import quietly
 from spanledger.providers import UNKNOWN, Provider, Request, Response
 from spanledger.reading import Json
-from spanledger.seen import Expected, Seen
+from spanledger.seen import Expected, Recorded
 from spanledger.spans import put, remember
 from spanledger.usage import Usage, to_attributes
 
 NOTHING: Final = Response()
 
-_seen: Final = Seen()
-"""(provider, response id or record) of what this process has recorded."""
+already_recorded: Final = Recorded()
+"""What this process has recorded, by provider and id, and the objects that were made of it."""
 _expected: Final[Expected[tuple[Request, int | None]]] = Expected()
 """(provider, record) -> the request whose result is seen later, and when it was made."""
 
@@ -160,7 +160,7 @@ class Call:
                 self.request = self._asked_for(response)
                 self._span = self._start()
             elif response.id:
-                _seen.first((self._provider_name, response.id))
+                already_recorded.first(self._provider_name, response.id)
             self._attempts.append(self._attempt("200", "yes"))
             self._end(self._span, response, "ok" if response.complete else "aborted")
 
@@ -169,7 +169,7 @@ class Call:
         if response.usage is None and (response.record is None or response.awaited is not None):
             return False
         name = response.record or response.id
-        return name is None or not self.request.polls or _seen.first((self._provider_name, name))
+        return name is None or not self.request.polls or already_recorded.first(self._provider_name, name)
 
     def _asked_for(self, response: Response) -> Request:
         """The request that a poll's answer belongs to: the one that this process made, else what the answer says."""
@@ -179,7 +179,7 @@ class Call:
 
     def _also(self, extra: Response) -> None:
         """Record what the same answer bills besides."""
-        if extra.usage is None or (extra.record and not _seen.first((self._provider_name, extra.record))):
+        if extra.usage is None or (extra.record and not already_recorded.first(self._provider_name, extra.record)):
             return
         request = self.request
         if extra.record and extra.created is None and request.subject is not None:

@@ -8,7 +8,7 @@ start-up costs nothing. A release that lacks a hook is said loudly and left alon
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +20,7 @@ from spanledger import bootstrap, settings
 from spanledger.doors import gaos, stainless
 from spanledger.doors import google as google_door
 from spanledger.doors import websockets as sockets
-from spanledger.doors.patching import Patches, missing
+from spanledger.doors.patching import Hooks, Patches, missing
 from spanledger.guard import log, quietly
 from spanledger.providers import Provider, anthropic, google, openai
 
@@ -94,7 +94,9 @@ class OpenAIInstrumentor(_StainlessInstrumentor):
         if bootstrap.disabled():
             return
         given = kwargs.get("tracer_provider")
-        self._sockets = sockets.SocketDoor(openai, lambda: bootstrap.tracer("spanledger.openai", given), "api.openai.com")
+        self._sockets = sockets.SocketDoor(
+            openai, lambda: bootstrap.tracer("spanledger.openai", given), "api.openai.com"
+        )
         for module in sockets.OPENAI_MODULES:
             self._when_imported(module, self._sockets.install_openai)
 
@@ -132,27 +134,27 @@ class GoogleGenAIInstrumentor(_Instrumentor):
         live = sockets.SocketDoor(google, tracer, "generativelanguage.googleapis.com")
         self._doors: list[Patches] = [door, second, live]
 
-        def patch(api_client: ModuleType) -> None:
-            if self._usable(missing(api_client, google_door.HOOKS)):
-                door.install(api_client)
+        def third(base_client: ModuleType) -> None:
+            """From 1.55 to 2.0 interactions had a copy of the Stainless client of their own."""
+            copy = stainless.StainlessDoor(base_client, google, tracer, frozenset())
+            copy.install()
+            self._doors.append(copy)
 
-        def patch_second(basesdk: ModuleType) -> None:
-            if self._usable(missing(basesdk, gaos.HOOKS)):
-                second.install(basesdk)
-
-        def patch_interactions(base_client: ModuleType) -> None:
-            """From 1.55 to 2.0 interactions had a third copy of the Stainless client."""
-            if self._usable(missing(base_client, stainless.HOOKS)):
-                third = stainless.StainlessDoor(base_client, google, tracer, frozenset())
-                third.install()
-                self._doors.append(third)
-
-        self._when_imported("google.genai._api_client", patch)
-        self._when_imported("google.genai._gaos.basesdk", patch_second)
-        self._when_imported("google.genai._interactions._base_client", patch_interactions)
+        self._open("google.genai._api_client", google_door.HOOKS, door.install)
+        self._open("google.genai._gaos.basesdk", gaos.HOOKS, second.install)
+        self._open("google.genai._interactions._base_client", stainless.HOOKS, third)
         self._when_imported(sockets.GOOGLE_MODULE, live.install_google)
         for module in google_door.STREAMS:
             self._when_imported(module, door.keep_origin)
+
+    def _open(self, module: str, hooks: Hooks, install: Callable[[ModuleType], None]) -> None:
+        """Open a door when its module is imported, if the module has what the door stands on."""
+
+        def patch(found: ModuleType) -> None:
+            if self._usable(missing(found, hooks)):
+                install(found)
+
+        self._when_imported(module, patch)
 
     def _uninstrument(self, **_: Any) -> None:
         for door in self._doors:

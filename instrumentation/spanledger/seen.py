@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 CAPACITY: Final = 100_000
@@ -18,16 +19,18 @@ CAPACITY: Final = 100_000
 Value = TypeVar("Value")
 
 
-class Seen:
-    """The keys met last."""
+class Recorded:
+    """Providers' ids met last, and response objects that are alive."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._keys: OrderedDict[Hashable, None] = OrderedDict()
+        self._keys: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._objects: dict[int, weakref.ref[Any]] = {}
         self._lock = threading.Lock()
 
-    def first(self, key: Hashable) -> bool:
-        """Whether `key` is met for the first time."""
+    def first(self, provider: str, name: str) -> bool:
+        """Whether this id of this provider is met for the first time."""
+        key = (provider, name)
         with self._lock:
             if key in self._keys:
                 return False
@@ -35,6 +38,19 @@ class Seen:
             if len(self._keys) > self._capacity:
                 self._keys.popitem(last=False)
             return True
+
+    def hold(self, value: Any) -> None:
+        """Remember an object for as long as it lives: a freed one's `id()` may be another's.
+
+        What cannot be referred to weakly is not remembered.
+        """
+        name = id(value)
+        with suppress(TypeError):
+            self._objects[name] = weakref.ref(value, lambda _: self._objects.pop(name, None))
+
+    def holds(self, value: Any) -> bool:
+        held = self._objects.get(id(value))
+        return held is not None and held() is value
 
 
 class Expected(Generic[Value]):
@@ -55,22 +71,3 @@ class Expected(Generic[Value]):
     def get(self, key: Hashable) -> Value | None:
         with self._lock:
             return self._values.get(key)
-
-
-class Objects:
-    """Objects by identity, held weakly: a freed one's id may be another's."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, weakref.ref[Any]] = {}
-
-    def add(self, value: Any) -> None:
-        """Remember `value`; what cannot be referred to weakly is not remembered."""
-        name = id(value)
-        try:
-            self._held[name] = weakref.ref(value, lambda _: self._held.pop(name, None))
-        except TypeError:
-            return
-
-    def __contains__(self, value: Any) -> bool:
-        held = self._held.get(id(value))
-        return held is not None and held() is value

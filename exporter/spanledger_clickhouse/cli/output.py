@@ -85,7 +85,7 @@ def _numeric(kind: str) -> bool:
     return any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
 
 
-def cell(column: str, value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
+def cell(column: str, value: Any) -> str:
     """A value for people: money to six digits, shares as per cent, - for what is not known."""
     if value is None:
         return "-"

@@ -22,7 +22,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
 
 from spanledger import hosts
-from spanledger.call import Call
+from spanledger.call import Call, already_recorded
 from spanledger.doors.following import MAX_JSON, follow
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
@@ -190,11 +190,14 @@ class StainlessDoor(Patches):
         def process_response(client: Any, **kwargs: Any) -> Any:
             response = kwargs["response"]
             call = self._answered(client, kwargs["options"], response, kwargs["stream"])
-            try:
+            if call is None:
                 return original(client, **kwargs)
+            try:
+                answer = original(client, **kwargs)
+                already_recorded.hold(answer)
+                return answer
             finally:
-                if call is not None:
-                    self._finish_whole(response)
+                self._finish_whole(response)
 
         return process_response
 
@@ -202,11 +205,14 @@ class StainlessDoor(Patches):
         async def process_response(client: Any, **kwargs: Any) -> Any:
             response = kwargs["response"]
             call = self._answered(client, kwargs["options"], response, kwargs["stream"])
-            try:
+            if call is None:
                 return await original(client, **kwargs)
+            try:
+                answer = await original(client, **kwargs)
+                already_recorded.hold(answer)
+                return answer
             finally:
-                if call is not None:
-                    self._finish_whole(response)
+                self._finish_whole(response)
 
         return process_response
 

@@ -137,5 +137,5 @@ class _Connecting:
             session.__dict__["_spanledger"] = _Connection(otel_context.get_current(), self._model)
         return session
 
-    async def __aexit__(self, *exception: Any) -> Any:
+    async def __aexit__(self, *exception: object) -> Any:
         return await self._inner.__aexit__(*exception)

@@ -23,7 +23,6 @@ MODEL_REQUEST: Final = "span.model_request_end"
 """The event of a managed agent's session that carries usage; the session's own figures are sums of these."""
 
 
-
 BILLED: Final = re.compile(
     r"/messages$|/complete$"  # the API; what follows is how Vertex and Bedrock spell it
     r"|/models/(?P<vertex>[^/]+):(?:streamR|r)awPredict$|/model/(?P<bedrock>[^/]+)/invoke(?:-with-response-stream)?$"
@@ -128,7 +127,7 @@ def _by_model(found: Json, model: str | None) -> tuple[Usage | None, dict[str, U
     """
     if count(found, "input_tokens") is None and count(found, "output_tokens") is None:
         return None, {}
-    iterations = [part for part in items(found, "iterations")[:256] if isinstance(part, dict)]
+    iterations: list[object] = [part for part in items(found, "iterations")[:256] if isinstance(part, dict)]
     if not iterations:
         return _usage([found], found), {}
     fell_back = any(at(part, "type") == "fallback_message" for part in iterations)
@@ -136,8 +135,8 @@ def _by_model(found: Json, model: str | None) -> tuple[Usage | None, dict[str, U
     others: dict[str, list[object]] = {}
     for part in iterations:
         kind, at_model = at(part, "type"), label(part, "model")
-        if at_model not in (None, model) and (fell_back or kind == "advisor_message"):
-            others.setdefault(cast("str", at_model), []).append(part)
+        if at_model is not None and at_model != model and (fell_back or kind == "advisor_message"):
+            others.setdefault(at_model, []).append(part)
         elif fell_back or kind == "compaction":
             own.append(part)
     return _usage(own or [found], found), {name: _usage(parts, {}) for name, parts in others.items()}
@@ -196,4 +195,6 @@ def _model_request(event: Json) -> Response:
     usage = _usage([found], found) if found else None
     created = unix_seconds(event, "processed_at")
     speed = label(found, "speed")
-    return Response(name, label(event, "model"), (), usage, None, None, speed, None, raw(found), record=name, created=created)
+    return Response(
+        name, label(event, "model"), (), usage, None, None, speed, None, raw(found), record=name, created=created
+    )

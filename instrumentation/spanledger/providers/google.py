@@ -42,7 +42,9 @@ FREE: Final = frozenset({
 
 MODEL: Final = re.compile(r"([^/:?]+):(\w+)(?:\?.*)?$")
 COLLECTION: Final = re.compile(r"/(\w+)(?:\?.*)?$")
-POLLED: Final = re.compile(r"/(operations|batches|batchPredictionJobs|tuningJobs|tunedModels|interactions)/([^/?:]+)(?:\?.*)?$")
+POLLED: Final = re.compile(
+    r"/(operations|batches|batchPredictionJobs|tuningJobs|tunedModels|interactions)/([^/?:]+)(?:\?.*)?$"
+)
 DOWNLOADED: Final = re.compile(r"/(files/[^/?:]+):download")
 KEPT: Final = ("responseId", "modelVersion")
 DEFAULT_SECONDS: Final = 8

@@ -125,9 +125,9 @@ def polled(body: Json, read: Reader) -> Response:
 def _inlined(body: Json) -> list[object]:
     for path in (("response", "inlinedResponses"), ("dest", "inlinedResponses"), ("output", "inlinedResponses")):
         found = at(body, *path)
-        answers = found if isinstance(found, list) else items(found, "inlinedResponses")
+        answers = cast("list[object]", found) if isinstance(found, list) else items(found, "inlinedResponses")
         if answers:
-            return cast("list[object]", answers)
+            return answers
     return []
 
 

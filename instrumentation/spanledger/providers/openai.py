@@ -139,9 +139,7 @@ def _hosted_tools(body: Json) -> tuple[Response, ...]:
         return ()
     model = label(body, "image_model") or _image_model(body)
     name = label(body, "id")
-    return (
-        Response(f"{name}#image_generation", model, (), usage, raw_usage=raw(found), operation="image_generation"),
-    )
+    return (Response(f"{name}#image_generation", model, (), usage, raw_usage=raw(found), operation="image_generation"),)
 
 
 def _image_model(body: Json) -> str:

@@ -73,7 +73,9 @@ def polled(body: Json, read: Reader) -> Response:
     if kind == "eval.run":
         return Response(extras=tuple(_evaluated(body, per_model) for per_model in items(body, "per_model_usage")))
     found = mapping(body, "usage")
-    return _record(body, Response(label(body, "id"), label(body, "model"), (), read_usage(found, {}), raw_usage=raw(found)))
+    return _record(
+        body, Response(label(body, "id"), label(body, "model"), (), read_usage(found, {}), raw_usage=raw(found))
+    )
 
 
 def _record(body: Json, response: Response) -> Response:

@@ -51,7 +51,8 @@ def _session(session: Json, event: Json, kind: str) -> list[tuple[Request, Json]
         ("id", label(found, "id")),
         (
             "transcriber",
-            label(found, "audio", "input", "transcription", "model") or label(found, "input_audio_transcription", "model"),
+            label(found, "audio", "input", "transcription", "model")
+            or label(found, "input_audio_transcription", "model"),
         ),
     ):
         if value is not None:

@@ -1,0 +1,109 @@
+"""`spanledger.record()`: a row for a call that no door of ours sees, or that old code reports by hand.
+
+What a door has recorded already is not recorded again: the same object (held weakly), or the same response
+id of the same provider. So code that logged its calls before Spanledger came can stay as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from spanledger import bootstrap
+from spanledger.call import Call, already_recorded
+from spanledger.guard import log, quietly
+from spanledger.pricing.quoting import from_mapping
+from spanledger.providers import Provider, Request, Response, anthropic, google, openai
+from spanledger.reading import Json, mapping
+
+MODULES: Final[dict[str, Provider]] = {"openai": openai, "anthropic": anthropic, "google": google}
+"""First part of a response class's module -> who reads it."""
+NAMES: Final[dict[str, Provider]] = {
+    "openai": openai,
+    "anthropic": anthropic,
+    "gcp.gemini": google,
+    "gcp.vertex_ai": google,
+}
+
+
+class _Told:
+    """A provider of which only the caller knows anything: it reads what `record` was told."""
+
+    NAME = "told"
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    def request(self, method: str, path: str, body: object) -> Request | None:  # noqa: ARG002 - the protocol's
+        return None
+
+    def fold(self, body: Json, event: Json) -> Json:  # noqa: ARG002 - the protocol's
+        return body
+
+    def response(self, body: Json, request: Request | None = None) -> Response:  # noqa: ARG002 - the protocol's
+        return self._response
+
+
+def record(
+    response: Any = None,
+    *,
+    provider: str | None = None,
+    model: str | None = None,
+    usage: Mapping[str, int] | None = None,
+    response_id: str | None = None,
+    operation: str = "chat",
+) -> bool:
+    """Record one billed response, unless it is recorded already.
+
+    Args:
+        response: the answer as the SDK returned it, or as parsed JSON. Read where the OpenAI, Anthropic or Google
+            SDK made it, or where `provider` is one of theirs and it is a dict in their format.
+        provider: `gen_ai.provider.name`; needed where `response` does not tell.
+        model: the model, where the answer does not name it.
+        usage: inclusive totals in tokens ({"input": 10, "output": 3, "cache_read": 4, ...} as
+            `spanledger.pricing.quote` takes them), where the answer is of no known format.
+        response_id: the provider's id of the answer, which keeps it from being counted twice.
+        operation: `gen_ai.operation.name`.
+
+    Returns:
+        Whether a row was written. Nothing is raised: what cannot be read is logged.
+    """
+    with quietly("recording by hand"):
+        if bootstrap.disabled() or (response is not None and already_recorded.holds(response)):
+            return False
+        reader = _reader(response, provider)
+        body = _body(response) if reader else {}
+        if usage is None and reader is None:
+            log.error(
+                "spanledger.record(): %s is no response that is known; give provider, model and usage",
+                type(response).__name__,
+            )
+            return False
+        if usage is not None:
+            reader = _Told(Response(response_id, model, usage=from_mapping(usage)))
+        elif reader is None:
+            return False
+        found = reader.response(body)
+        name = provider or reader.NAME
+        if found.id is not None and not already_recorded.first(name, found.id):
+            return False
+        asked = Request(operation, model or found.model)
+        call = Call(bootstrap.tracer(f"spanledger.{name}"), reader, asked, name, ("", None))
+        call.body(body)
+        call.finish()
+        if response is not None:
+            already_recorded.hold(response)
+        return True
+    return False
+
+
+def _reader(response: Any, provider: str | None) -> Provider | None:
+    if isinstance(response, Mapping):
+        return NAMES.get(provider or "")
+    return MODULES.get(type(response).__module__.partition(".")[0])
+
+
+def _body(response: Any) -> Json:
+    if isinstance(response, Mapping):
+        return dict(cast("Mapping[str, object]", response))
+    return mapping(response.model_dump(mode="json", by_alias=True, exclude_none=True, warnings=False))

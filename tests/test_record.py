@@ -1,0 +1,111 @@
+"""`spanledger.record()`: calls of unknown clients, and old call sites that report what a door has seen."""
+
+from __future__ import annotations
+
+import gc
+from decimal import Decimal
+
+import anthropic
+import openai
+import pytest
+from loopback_provider import Provider
+
+import spanledger
+from conftest import Recorded
+from spanledger import bootstrap
+from spanledger.seen import Expected
+from spanledger.seen import Recorded as Registry
+
+CHAT = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "how much?"}]}
+
+
+@pytest.fixture(autouse=True)
+def into_the_ledger(ledger: Recorded, monkeypatch):
+    monkeypatch.setattr(bootstrap, "tracer", lambda scope: ledger.tracing.get_tracer(scope, "test"))
+    registry = Registry()
+    for module in ("spanledger.call", "spanledger.manual", "spanledger.doors.stainless"):
+        monkeypatch.setattr(f"{module}.already_recorded", registry)
+
+
+@pytest.fixture
+def client(provider: Provider):
+    with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+        yield client
+
+
+def test_a_response_that_a_door_has_seen_is_not_recorded_again(client, ledger: Recorded):
+    response = client.chat.completions.create(**CHAT)
+    assert spanledger.record(response) is False
+    assert spanledger.record(response.model_copy()) is False
+    assert len(ledger.rows) == 1
+
+
+def test_an_object_without_an_id_is_known_by_itself(client, ledger: Recorded):
+    response = client.embeddings.create(model="text-embedding-3-small", input="x")
+    assert spanledger.record(response) is False
+    assert len(ledger.rows) == 1
+
+
+def test_an_sdks_object_that_no_door_has_seen_is_recorded_once(provider: Provider, ledger: Recorded):
+    usage = anthropic.types.Usage(input_tokens=10, output_tokens=5, cache_read_input_tokens=3)
+    message = anthropic.types.Message(id="msg_9", type="message", role="assistant", model="claude-sonnet-4-6", content=[], usage=usage)  # fmt: skip
+    assert [spanledger.record(message) for _ in range(3)] == [True, False, False]
+    row = ledger.row
+    assert (row["response_id"], row["provider"], row["cache_read_tokens"], row["cost_usd"]) == (
+        "msg_9", "anthropic", 3, Decimal("0.0001059"),
+    )  # fmt: skip
+
+
+def test_an_unknown_client_says_what_it_used(ledger: Recorded):
+    assert spanledger.record(
+        provider="groq", model="llama-3.3-70b-versatile", usage={"input": 100, "output": 10}, response_id="g1"
+    )
+    assert not spanledger.record(
+        provider="groq", model="llama-3.3-70b-versatile", usage={"input": 100, "output": 10}, response_id="g1"
+    )
+    row = ledger.row
+    assert (row["provider"], row["response_id"], row["input_uncached_tokens"], row["price_status"]) == (
+        "groq",
+        "g1",
+        100,
+        "priced",
+    )
+
+
+def test_json_in_a_known_format_is_read(ledger: Recorded):
+    body = {
+        "id": "x1",
+        "model": "gpt-4.1-mini",
+        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+    }
+    assert spanledger.record(body, provider="openai")
+    assert ledger.row["input_uncached_tokens"] == 5
+
+
+def test_what_cannot_be_read_is_said_and_nothing_is_raised(ledger: Recorded, caplog):
+    assert spanledger.record(object()) is False
+    assert "give provider, model and usage" in caplog.text
+    assert ledger.rows == []
+
+
+class Thing:
+    pass
+
+
+def test_a_freed_object_is_never_taken_for_another():
+    registry = Registry()
+    for _ in range(1_000_000):
+        thing = Thing()
+        assert not registry.holds(thing)
+        registry.hold(thing)
+    del thing
+    gc.collect()
+    assert registry._objects == {}
+
+
+def test_what_is_remembered_is_bounded():
+    registry, expected = Registry(capacity=10), Expected(capacity=10)
+    for n in range(100):
+        assert registry.first("openai", str(n))
+        expected.keep(n, n)
+    assert (len(registry._keys), len(expected._values)) == (10, 10)
