@@ -4,10 +4,10 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock prices clean
+.PHONY: help setup demo test test-matrix check format bench lock prices clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .tools/bin/uv: requirements/uv.lock
 	$(PYTHON) -m venv .tools
@@ -27,6 +27,9 @@ demo: setup ## An unmodified application's calls become priced rows: see where t
 
 test: setup ## All tests, with branch coverage
 	$(RUN)pytest --cov --cov-report=term:skip-covered
+
+test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
+	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix
 
 check: setup ## Lint, format, types, import contracts
 	$(RUN)ruff check .
@@ -52,4 +55,4 @@ prices: setup ## Renew the bundled prices from a litellm wheel: make prices VERS
 	$(RUN)python tools/build_prices.py --download $(VERSION)
 
 clean: ## Remove what the targets made
-	rm -rf .venv .tools .demo .bench dist .coverage .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .demo .bench .matrix dist .coverage .pytest_cache .ruff_cache .hypothesis

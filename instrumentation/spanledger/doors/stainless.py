@@ -8,14 +8,14 @@ Patched, in `<package>._base_client` (same signatures in openai >= 1.40 and anth
 - `{Sync,Async}APIClient._process_response`: one successful HTTP response, one `Call`;
 - `BaseClient._process_response_data`: every parsed body and every parsed stream event.
 
-`request` may be hidden by a peer that wraps it on a subclass; then a call begins at its first attempt.
+A peer may have wrapped `request` on a subclass (OpenInference and Logfire do); then ours goes around theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import ModuleType, TracebackType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
@@ -49,6 +49,8 @@ USAGE_HOSTS: Final = {"openai", "azure.ai.openai"}
 RAW_HEADER: Final = "x-stainless-raw-response"
 
 _current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
+_asked: ContextVar[Any] = ContextVar("spanledger_options", default=None)
+"""The options of the request that `_current` belongs to."""
 
 
 class StainlessDoor(Patches):
@@ -67,8 +69,10 @@ class StainlessDoor(Patches):
 
     def install(self) -> None:
         base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
-        self.patch(sync, "request", self._request)
-        self.patch(asynchronous, "request", self._request_async)
+        for cls in _overriding(sync):
+            self.patch(cls, "request", self._request)
+        for cls in _overriding(asynchronous):
+            self.patch(cls, "request", self._request_async)
         self.patch(base, "_build_request", self._build_request)
         self.patch(base, "_process_response_data", self._process_response_data)
         self.patch(sync, "_process_response", self._process_response)
@@ -81,6 +85,8 @@ class StainlessDoor(Patches):
 
     def _begin(self, client: Any, options: Any) -> Call | None:
         with quietly("beginning a call"):
+            if _asked.get() is options:
+                return None  # the same request, on its way through another class's `request`
             body: Any = options.json_data
             if options.extra_json and isinstance(body, dict):
                 body = {**cast("Json", body), **options.extra_json}  # what `extra_body` says goes
@@ -97,21 +103,25 @@ class StainlessDoor(Patches):
         return Call(self._tracer(), self._provider, request, name, server, otel_context.get_current())
 
     def _request(self, original: Any) -> Any:
+        original = _bindable(original)
+
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, options)
             if call is None:
                 return original(client, cast_to, options, *args, **kwargs)
-            with _Sending(call):
+            with _Sending(call, options):
                 return original(client, cast_to, options, *args, **kwargs)
 
         return request
 
     def _request_async(self, original: Any) -> Any:
+        original = _bindable(original)
+
         async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, options)
             if call is None:
                 return await original(client, cast_to, options, *args, **kwargs)
-            with _Sending(call):
+            with _Sending(call, options):
                 return await original(client, cast_to, options, *args, **kwargs)
 
         return request
@@ -236,22 +246,40 @@ def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:
     return hosts.provider_at(url.host) or default, (url.host, url.port)
 
 
+def _overriding(cls: type) -> list[type]:
+    """`cls`, and those of its subclasses that have a `request` of their own."""
+    found = [cls]
+    for subclass in cls.__subclasses__():
+        found += [each for each in _overriding(subclass) if "request" in each.__dict__]
+    return found
+
+
+def _bindable(original: Any) -> Any:
+    """A method as a function of its object: a peer's wrapper is a descriptor that wants to be bound."""
+    if type(original) is FunctionType:  # not isinstance: a wrapper of wrapt's says that it is one
+        return original
+    return lambda client, *args, **kwargs: original.__get__(client, type(client))(*args, **kwargs)
+
+
 class _Sending:
     """Our span is current, and the call known to the inner doors, while the SDK sends; never across a yield."""
 
-    __slots__ = ("_call", "_context", "_token")
+    __slots__ = ("_call", "_context", "_options", "_options_token", "_token")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, options: Any) -> None:
         self._call = call
+        self._options = options
 
     def __enter__(self) -> None:
         self._token = _current.set(self._call)
+        self._options_token = _asked.set(self._options)
         self._context = otel_context.attach(self._call.current())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         otel_context.detach(self._context)
+        _asked.reset(self._options_token)
         _current.reset(self._token)
         if error is not None and not self._call.answered:
             status = getattr(error, "status_code", None)

@@ -1,0 +1,106 @@
+"""`spanledger doctor`: whether calls would be recorded here, shipped, priced and attributed; and what to do if not."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+
+from spanledger import checkup, settings
+from spanledger.checkup import FAILURE, OK, WARNING, Finding
+from spanledger.pricing.table import prices
+from spanledger_clickhouse import schema, shipper
+from spanledger_clickhouse.cli.output import as_json, console
+from spanledger_clickhouse.cli.price_tables import OLD_DAYS
+from spanledger_clickhouse.database import DatabaseError, connected, target
+from spanledger_clickhouse.ledger import Ledger
+
+MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
+
+LAST_DAY: Final = """
+SELECT count(), countIf(unpriced_reason != ''), countIf(attribution_reason != '')
+FROM llm_calls FINAL WHERE start_time > now() - INTERVAL 1 DAY
+"""
+
+
+@click.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Look at everything between a call and its row; exit status 1 where something is broken.
+
+    Run it in the environment, and with the settings, of the application.
+    """
+    findings = [*checkup.entry_points(), *checkup.sdks(), *_spool(), *_prices(), *_database()]
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            console().print(f"{MARKS[finding.status]}  {finding.about}: {finding.text}")
+            if finding.advice:
+                console().print(f"         {finding.advice}")
+    if any(finding.status == FAILURE for finding in findings):
+        raise SystemExit(1)
+
+
+def _spool() -> Iterator[Finding]:
+    directory = settings.spool_dir()
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        advice = "set SPANLEDGER_SPOOL_DIR to a directory that the application may write"
+        yield Finding(FAILURE, "spool", f"{directory} cannot be written: {error.strerror}", advice)
+        return
+    waiting = shipper.waiting(directory)
+    used = sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
+    yield Finding(OK, "spool", f"{directory} holds {used:,} bytes, {waiting:,} of them not shipped yet")
+
+
+def _prices() -> Iterator[Finding]:
+    live = prices().live
+    age = (datetime.now(UTC).date() - live.dated).days if live.dated else None
+    text = f"{live.source} {live.version}, {len(live.models):,} models, sha256 {live.sha256[:12]}"
+    if age is not None and age > OLD_DAYS:
+        advice = "pip install a newer spanledger, or set SPANLEDGER_PRICES_FILE to a newer litellm wheel"
+        yield Finding(WARNING, "prices", f"{text}, {age} days old", advice)
+    else:
+        yield Finding(OK, "prices", text)
+
+
+def _database() -> Iterator[Finding]:
+    try:
+        where = target()
+        with connected(where) as client:
+            pending = [migration.name for migration in schema.pending(client, where)]
+            if pending and not where.embedded:
+                text = f"{len(pending)} objects of the schema of {where.shown} are not up to date"
+                yield Finding(WARNING, "schema", text, "run `spanledger migrate`")
+                return
+            if not pending:
+                yield Finding(OK, "database", f"{where.shown}, schema up to date")
+                client.database = where.database
+                client.command(f"USE `{where.database}`") if where.embedded else None
+                yield from _last_day(Ledger(client, where))
+            else:
+                yield Finding(OK, "database", f"{where.shown}, empty: the first command fills it")
+    except DatabaseError as error:
+        yield Finding(FAILURE, "database", str(error), "rows wait in the spool until it can be reached")
+
+
+def _last_day(ledger: Ledger) -> Iterator[Finding]:
+    calls, unpriced, unattributed = ledger.query(LAST_DAY).rows[0]
+    for count, what, advice in (
+        (unpriced, "without a price", 'see `spanledger sql "SELECT * FROM unpriced_calls"` and docs/pricing.md'),
+        (unattributed, "not fully attributed", "see `spanledger who-forgot`"),
+    ):
+        text = f"{count:,} of {calls:,} calls of the last day are {what}"
+        yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
+
+
+COMMANDS: Final = (doctor,)

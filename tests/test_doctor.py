@@ -1,0 +1,59 @@
+"""`spanledger doctor`: it names what is broken, says what to do, and its exit status tells a script."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from spanledger import checkup
+from spanledger_clickhouse.cli import main
+
+
+def doctor(*arguments: str):
+    done = CliRunner().invoke(main, ["doctor", "--json", *arguments])
+    return done.exit_code, {finding["about"]: finding for finding in json.loads(done.output)}
+
+
+@pytest.fixture(autouse=True)
+def no_database(monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_DSN", "clickhouse://app:s3cret@127.0.0.1:9/llm")
+
+
+def test_all_is_well_but_for_a_database_that_does_not_answer():
+    status, findings = doctor()
+    assert status == 1
+    assert {about: finding["status"] for about, finding in findings.items()} == {
+        "entry points": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "spool": "ok", "prices": "ok",
+        "database": "failure",
+    }  # fmt: skip
+    assert "s3cret" not in json.dumps(findings)
+    assert "wait in the spool" in findings["database"]["advice"]
+
+
+def test_a_hook_that_an_sdk_has_lost_is_named(monkeypatch):
+    import openai._base_client as inside
+
+    monkeypatch.delattr(inside.BaseClient, "_process_response_data")
+    status, findings = doctor()
+    assert status == 1
+    assert findings["openai"]["status"] == "failure"
+    assert "lacks openai._base_client: BaseClient._process_response_data" in findings["openai"]["text"]
+
+
+def test_an_sdk_that_is_not_installed_is_no_failure(monkeypatch):
+    monkeypatch.setitem(checkup.SDKS, "no-such-sdk", ("nothing", ()))
+    assert doctor()[1]["no-such-sdk"] == {"status": "ok", "about": "no-such-sdk", "text": "not installed", "advice": ""}
+
+
+def test_a_spool_that_cannot_be_written_says_which_setting_helps(monkeypatch, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPANLEDGER_SPOOL_DIR", str(tmp_path / "file" / "spool"))
+    assert "SPANLEDGER_SPOOL_DIR" in doctor()[1]["spool"]["advice"]
+
+
+def test_people_read_it_too():
+    output = CliRunner().invoke(main, ["doctor"]).output
+    assert "FAILURE  database" in output

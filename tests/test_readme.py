@@ -1,0 +1,33 @@
+"""The README says what is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from conftest import ROOT
+from spanledger_clickhouse.cli import main
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_coverage_table_is_made_from_the_tests():
+    done = subprocess.run([sys.executable, ROOT / "tools/coverage_table.py", "--check"], check=False)
+    assert done.returncode == 0, "run `python tools/coverage_table.py`"
+
+
+def test_every_command_that_the_readme_names_exists():
+    named = {match[1] for match in re.finditer(r"`spanledger ([a-z-]+)", README)}
+    assert named
+    assert named <= set(main.commands)
+    assert set(main.commands) <= named, "the README's table lacks a command"
+    for name in named:
+        assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
