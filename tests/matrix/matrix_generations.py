@@ -17,6 +17,12 @@ FEWEST = {"openai": 13, "anthropic": 11, "google": 6}
 """How many styles even the oldest generation has."""
 
 
+def test_googles_asynchronous_calls_over_aiohttp_are_rows_too(provider: Provider, tmp_path):
+    styles = ran(python("google-aiohttp", "google-genai", "aiohttp"), "generations.py", provider, tmp_path, "google")
+    assert {"async_generate", "async_stream"} <= set(styles)
+    agree(provider, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("sdk", "version"), [(sdk, version) for sdk, versions in GENERATIONS.items() for version in versions]
 )

@@ -258,7 +258,11 @@ def _bindable(original: Any) -> Any:
     """A method as a function of its object: a peer's wrapper is a descriptor that wants to be bound."""
     if type(original) is FunctionType:  # not isinstance: a wrapper of wrapt's says that it is one
         return original
-    return lambda client, *args, **kwargs: original.__get__(client, type(client))(*args, **kwargs)
+
+    def bound(client: Any, *args: Any, **kwargs: Any) -> Any:
+        return original.__get__(client, type(client))(*args, **kwargs)
+
+    return bound
 
 
 class _Sending:
