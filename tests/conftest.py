@@ -65,7 +65,8 @@ class Recorded:
     def __init__(self, directory: Path) -> None:
         self.spool = Spool(directory, 1 << 30)
         self.tracing = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
-        self.tracing.add_span_processor(LedgerProcessor(self.spool))
+        self.processor = LedgerProcessor(self.spool)
+        self.tracing.add_span_processor(self.processor)
 
     def tracer(self, name: str) -> Callable[[], Any]:
         return lambda: self.tracing.get_tracer(f"spanledger.{name}", "test")

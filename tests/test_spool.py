@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,20 +123,24 @@ def test_a_full_disk_is_one_clear_line_and_the_next_segment_is_clean(tmp_path: P
     assert [file.read_bytes() for file in tmp_path.glob("*.jsonl")] == [b"row\n"]
 
 
+FORKING = """
+import os, sys
+from pathlib import Path
+from spanledger.spool import Spool
+spool = Spool(Path(sys.argv[1]), 1 << 30)
+spool.append(b"parent\\n")
+spool.next_sequence()
+child = os.fork()
+if child == 0:
+    spool.after_fork()
+    os._exit(0 if spool.next_sequence() == 0 and spool.append(b"child\\n") else 1)
+assert os.waitpid(child, 0)[1] == 0
+spool.append(b"parent\\n")
+"""
+
+
 def test_a_forked_child_has_a_segment_and_numbers_of_its_own(tmp_path: Path):
-    spool = Spool(tmp_path, 1 << 30)
-    spool.append(b"parent\n")
-    spool.next_sequence()
-    child = os.fork()
-    if child == 0:
-        try:
-            spool.after_fork()
-            os._exit(0 if spool.next_sequence() == 0 and spool.append(b"child\n") else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    spool.append(b"parent\n")
-    spool.close()
+    subprocess.run([sys.executable, "-c", FORKING, tmp_path], check=True, timeout=60)
     assert sorted(file.read_bytes() for file in tmp_path.glob("*.jsonl")) == [b"child\n", b"parent\nparent\n"]
 
 

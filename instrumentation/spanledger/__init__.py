@@ -1,8 +1,9 @@
 """Spanledger: every LLM call of an application as a priced, attributed row.
 
 Most applications import nothing of this: they start with `opentelemetry-instrument`. What is here is
-for those that build their own TracerProvider (`install`), want a row on its way now (`flush`), or call a
-model by a client that Spanledger does not know (`record`).
+for those that build their own TracerProvider (`install`), want a row on its way now (`flush`), say who causes a
+call without middleware (`attribution`, `feature`, `unit`, `carry`, `carried`), or call a model by a client that
+Spanledger does not know (`record`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,33 @@ from spanledger.version import VERSION
 
 if TYPE_CHECKING:
     from spanledger.bootstrap import flush, install
+    from spanledger.losses import AttributionRequired
     from spanledger.manual import record
+    from spanledger.scopes import attribution, carried, carry, feature, unit
 
 __version__ = VERSION
 
-__all__ = ["__version__", "flush", "install", "record"]
+__all__ = [
+    "AttributionRequired",
+    "__version__",
+    "attribution",
+    "carried",
+    "carry",
+    "feature",
+    "flush",
+    "install",
+    "record",
+    "unit",
+]
 
 
-_HOMES = {"install": "bootstrap", "flush": "bootstrap", "record": "manual"}
+_HOMES = {
+    "install": "bootstrap",
+    "flush": "bootstrap",
+    "record": "manual",
+    "AttributionRequired": "losses",
+    **dict.fromkeys(("attribution", "carried", "carry", "feature", "unit"), "scopes"),
+}
 
 
 def __getattr__(name: str) -> object:

@@ -121,8 +121,15 @@ FEATURE: Final = "spanledger.feature"
 TENANT_ID: Final = "spanledger.tenant.id"
 CUSTOMER_TIER: Final = "spanledger.tier"
 LABEL_PREFIX: Final = "spanledger.label."
+UNIT_NAME: Final = "spanledger.unit.name"
+"""A unit of the application's own work ("pdf"), whose cost is asked for."""
+UNIT_ID: Final = "spanledger.unit.id"
+UNIT_QUANTITY: Final = "spanledger.unit.quantity"
+UNIT_MEASURE: Final = "spanledger.unit.measure"
 ATTRIBUTION_REASON: Final = "spanledger.attribution.reason"
 ATTRIBUTION_MISSING: Final = "spanledger.attribution.missing"
+CONTEXT_LOST_AT: Final = "spanledger.attribution.lost_at"
+"""ingress: the trace came from another service, its baggage did not."""
 CODE_FILE: Final = "code.file.path"
 CODE_LINE: Final = "code.line.number"
 CODE_FUNCTION: Final = "code.function.name"
@@ -140,6 +147,12 @@ BAGGAGE_ALIASES: Final[dict[str, str]] = {
     "tier": CUSTOMER_TIER,
 }
 """Other spellings that are read from baggage; the canonical key wins where both are set."""
+
+# --- what a whole request of the application cost, on the span that served it ---------------------------------
+REQUEST_COST: Final = "spanledger.request.cost_picousd"
+REQUEST_CALLS: Final = "spanledger.request.calls"
+REQUEST_TOKENS: Final = "spanledger.request.tokens"
+REQUEST_UNPRICED: Final = "spanledger.request.unpriced_calls"
 
 # --- resource ---------------------------------------------------------------------------------------------
 SERVICE_NAME: Final = "service.name"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -17,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
-from spanledger import propagation, settings
+from spanledger import call, losses, propagation, sampler, settings
 from spanledger.guard import log, quietly
 from spanledger.processor import LedgerProcessor
 from spanledger.spool import Spool
@@ -41,7 +43,7 @@ def pre_instrument() -> None:
             return
         provider = _unwrapped(trace.get_tracer_provider())
         if provider is not None:
-            install(provider)
+            _attach(provider)
 
 
 def disabled() -> bool:
@@ -65,12 +67,19 @@ def install(tracer_provider: Any = None) -> bool:
         if provider is None:
             log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")
             return False
-        if provider not in _bound:
-            provider.add_span_processor(_ledger())
-            propagation.guard()
-            _bound.add(provider)
+        _attach(provider)
+        _keep_context_in_threads()
         return True
     return False
+
+
+def _attach(provider: TracerProvider) -> None:
+    with _lock:
+        if provider not in _bound:
+            provider.add_span_processor(_ledger())
+            sampler.keep_calls(provider)
+            propagation.guard()
+            _bound.add(provider)
 
 
 def bound() -> bool:
@@ -86,10 +95,23 @@ def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
         return known[1]
     with _lock:
         provider = _unwrapped(given) or _own_provider()
-        install(provider)
+        if not disabled():
+            _attach(provider)
         found = provider.get_tracer(scope, VERSION)
         _tracers[scope] = (given, found)
         return found
+
+
+@contextmanager
+def strict(strictness: losses.Strictness) -> Generator[None]:
+    """Hold every call of this process to `strictness`, for as long as the block runs (tests)."""
+    processor = _ledger()
+    before = processor.strictness
+    processor.strictness = strictness
+    try:
+        yield
+    finally:
+        processor.strictness = before
 
 
 def flush() -> None:
@@ -119,11 +141,22 @@ def _ledger() -> LedgerProcessor:
     global _processor, _spool
     if _processor is None:
         _spool = Spool(settings.spool_dir(), _max_bytes())
-        _processor = LedgerProcessor(_spool)
+        _processor = LedgerProcessor(_spool, losses.configured())
         os.register_at_fork(after_in_child=_after_fork)
         _start_background()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
+
+
+def _keep_context_in_threads() -> None:
+    """Threads, timers and executors inherit the context, as under opentelemetry-instrument, which finds the
+    instrumentor for that by itself."""
+    from opentelemetry.instrumentation.threading import ThreadingInstrumentor
+
+    if "threading" not in os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""):
+        instrumentor: Any = ThreadingInstrumentor()
+        if not instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.instrument(skip_dep_check=True)
 
 
 def _max_bytes() -> int:
@@ -166,7 +199,8 @@ def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
     with quietly("reopening after a fork"):
-        if _spool is not None:
-            _spool.after_fork()
+        call.after_fork()
+        if _processor is not None:
+            _processor.after_fork()
             if _shipper is not None:
                 _start_background()

@@ -34,6 +34,12 @@ CALL_KEY = otel_context.create_key("spanledger-call")
 """Marks a context as being inside an LLM call."""
 
 
+def after_fork() -> None:
+    """In a forked child: nothing is held by a thread that is not there."""
+    already_recorded.after_fork()
+    _expected.after_fork()
+
+
 def in_call(context: Context | None = None) -> bool:
     """Whether `context` (by default the current one) is that of a request to an LLM provider."""
     return otel_context.get_value(CALL_KEY, context) is True

@@ -18,6 +18,10 @@ failures: Counter[tuple[str, str]] = Counter()
 """(what was being done, exception type) -> how often it failed in this process."""
 
 
+class Deliberate(Exception):  # noqa: N818 - the base of what is meant to be seen
+    """An exception that the host asked for (strict mode): `quietly` lets it pass."""
+
+
 class quietly:  # noqa: N801 - reads as a statement
     """Context manager that keeps an `Exception` from reaching the host application."""
 
@@ -34,7 +38,7 @@ class quietly:  # noqa: N801 - reads as a statement
     ) -> bool:
         if error is None:
             return False
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, Deliberate):
             return False
         key = (self._doing, type(error).__name__)
         failures[key] += 1

@@ -3,12 +3,13 @@
 On start it adds the attribution. Just before the end it adds the price: `_on_ending` cannot do that in
 opentelemetry-sdk 1.45 (attributes are frozen before it is called, opentelemetry-python#5614), so the
 span's `end` is wrapped on the instance, which only uses the span's public methods. After the end the
-span goes to the spool. Only spans of Spanledger's own scopes are touched; sampling does not matter.
+span goes to the spool; sampling does not matter. Of other spans only those that serve a request are touched:
+they get the sum of the request's calls (`requests.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,11 +17,13 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from spanledger import attributes as a
-from spanledger.attribution import attribution
+from spanledger.attributing import attribution
 from spanledger.guard import quietly
+from spanledger.losses import NOT_STRICT, Strictness, losses
 from spanledger.pricing import Price, quote
 from spanledger.pricing.price import NOT_BILLED, PROVIDER_REPORTED
-from spanledger.spans import plain, put, remembered
+from spanledger.requests import OpenRequests, Total
+from spanledger.spans import before_end, plain, put, remembered
 from spanledger.spool import Encoder, Spool
 from spanledger.usage import Usage, from_attributes
 
@@ -39,40 +42,55 @@ GROUP_OF: Final = {meter: name for name, meters in GROUPS.items() for meter in m
 class LedgerProcessor(SpanProcessor):
     """Attribution on start, price before the end, the spool after it. Raises nothing into the host."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, strict: Strictness = NOT_STRICT) -> None:
         self._spool = spool
         self._encoder = Encoder()
+        self._requests = OpenRequests()
+        self.strictness = strict
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        scope = span.instrumentation_scope
-        if scope is None or not scope.name.startswith(a.SCOPE_PREFIX):
-            return
-        facts: dict[str, Any] = {}
-        with quietly("attributing a call"):
-            facts.update(attribution(parent_context))
-        with quietly("preparing to price a call"):
-            span.end = self._priced_end(span, facts)
+        with quietly("starting a span"):
+            scope = span.instrumentation_scope
+            if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
+                self._begin(span, parent_context)
+            else:
+                total = self._requests.started(span)
+                if total is not None:
+                    before_end(span, lambda: put(span, total.attributes()) if total.calls else None)
 
-    def _priced_end(self, span: Span, facts: dict[str, Any]) -> Callable[..., None]:
-        """The span's `end`, which first puts the attribution and the price on it."""
+    def _begin(self, span: Span, parent_context: Context | None) -> None:
+        facts = attribution(parent_context)
+        total = self._requests.of(span)
+        if a.ATTRIBUTION_REASON in facts:
+            if total is not None and total.from_elsewhere and facts[a.ATTRIBUTION_REASON] == "no_baggage":
+                facts[a.CONTEXT_LOST_AT] = "ingress"
+            losses.lost(facts)
+        before_end(span, lambda: self._price(span, facts, total))
+        self.strictness.check(facts)
 
-        def priced_end(end_time: int | None = None) -> None:
-            vars(span).pop("end", None)  # the span's own again, and no cycle left for the garbage collector
-            if span.is_recording():
-                with quietly("pricing a call"):
-                    facts.update(cost_attributes(plain(span), remembered(span)))
-                    facts[a.PROCESS_ID] = self._spool.process_id
-                    facts[a.SEQUENCE] = self._spool.next_sequence()
-                    put(span, facts)
-            span.end(end_time)
-
-        return priced_end
+    def _price(self, span: Span, facts: dict[str, Any], total: Total | None) -> None:
+        """Put the attribution and the price on a call that is about to end."""
+        with quietly("pricing a call"):
+            usage = remembered(span)
+            facts.update(cost_attributes(plain(span), usage))
+            facts[a.PROCESS_ID] = self._spool.process_id
+            facts[a.SEQUENCE] = self._spool.next_sequence()
+            put(span, facts)
+            if total is not None:
+                total.add(facts, usage.total if usage else 0)
 
     def on_end(self, span: ReadableSpan) -> None:
-        scope = span.instrumentation_scope
-        if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
-            with quietly("spooling a call"):
+        with quietly("spooling a call"):
+            scope = span.instrumentation_scope
+            if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
                 self._spool.append(self._encoder.line(span))
+            else:
+                self._requests.ended(span)
+
+    def after_fork(self) -> None:
+        """In a forked child: a process of its own."""
+        self._spool.after_fork()
+        self._requests.after_fork()
 
     def shutdown(self) -> None:
         self._spool.close()

@@ -1,29 +1,72 @@
-"""The guard around the global propagator: what baggage says of a user never reaches an LLM provider.
+"""The guard around the global propagator: attribution is ours alone, both ways.
 
-Instrumentations of HTTP clients put the current baggage into every request they see, those of the SDKs
-included. Inside an LLM call (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
+Inward: anyone can send `baggage: user.id=victim`. What a carrier says of attribution is dropped, unless
+`SPANLEDGER_TRUST_INCOMING_BAGGAGE` is set (a gateway in front says who is asking) or the carrier is a
+message broker's, which only our own services write to. What middleware sets afterwards is untouched.
+
+Outward: instrumentations of HTTP clients put the current baggage into every request they see, those of the
+SDKs included. Inside an LLM call (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
 everything else passes as it was.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import baggage, propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
 
+from spanledger import settings
+from spanledger.attributing import is_ours
 from spanledger.call import in_call
+from spanledger.guard import quietly
+
+BROKERS: Final = (
+    *(
+        f"opentelemetry.instrumentation.{name}"
+        for name in (
+            "aio_pika",
+            "aiokafka",
+            "boto3sqs",
+            "celery",
+            "confluent_kafka",
+            "kafka",
+            "pika",
+            "remoulade",
+        )
+    ),
+    "spanledger.middleware",
+)
+"""Modules whose getters read messages of a broker."""
 
 
 class GuardedPropagator(TextMapPropagator):
-    """Another propagator that keeps baggage to ourselves inside an LLM call."""
+    """Another propagator that believes no stranger and tells no provider."""
 
-    def __init__(self, inner: TextMapPropagator) -> None:
+    def __init__(self, inner: TextMapPropagator, *, trusting: bool) -> None:
         self.inner = inner
+        self._trusting = trusting
+        self.dropped = 0
+        """Attribution entries that strangers sent."""
 
     def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
-        return self.inner.extract(carrier, context, getter)
+        found = self.inner.extract(carrier, context, getter)
+        if not self._trusting and not type(getter).__module__.startswith(BROKERS):
+            with quietly("guarding incoming baggage"):
+                found = self._without_theirs(found, context)
+        return found
+
+    def _without_theirs(self, found: Context, before: Context | None) -> Context:
+        """`found` with our entries as they were before the carrier was read."""
+        known = baggage.get_all(before)
+        for key, value in baggage.get_all(found).items():
+            if is_ours(key) and known.get(key) != value:
+                self.dropped += 1
+                found = baggage.remove_baggage(key, found)
+                if key in known:
+                    found = baggage.set_baggage(key, known[key], found)
+        return found
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
         if in_call(context):
@@ -39,4 +82,5 @@ def guard() -> None:
     """Wrap the global propagator, once."""
     current = propagate.get_global_textmap()
     if not isinstance(current, GuardedPropagator):
-        propagate.set_global_textmap(GuardedPropagator(current))
+        trusting = settings.enabled("trust_incoming_baggage")
+        propagate.set_global_textmap(GuardedPropagator(current, trusting=trusting))

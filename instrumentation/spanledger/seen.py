@@ -28,6 +28,10 @@ class Recorded:
         self._objects: dict[int, weakref.ref[Any]] = {}
         self._lock = threading.Lock()
 
+    def after_fork(self) -> None:
+        """In a forked child: a lock that no thread of the parent holds."""
+        self._lock = threading.Lock()
+
     def first(self, provider: str, name: str) -> bool:
         """Whether this id of this provider is met for the first time."""
         key = (provider, name)
@@ -59,6 +63,9 @@ class Expected(Generic[Value]):
     def __init__(self, capacity: int = 10_000) -> None:
         self._capacity = capacity
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
         self._lock = threading.Lock()
 
     def keep(self, key: Hashable, value: Value) -> None:

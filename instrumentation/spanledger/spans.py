@@ -8,7 +8,7 @@ The measurements stand in docs/decisions/0004.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 
@@ -25,6 +25,18 @@ def put(span: Any, attributes: Mapping[str, Any]) -> None:
         cast("dict[str, Any]", found).update(attributes)
     else:
         span.set_attributes(attributes)
+
+
+def before_end(span: Any, act: Callable[[], object]) -> None:
+    """Run `act` just before a span ends, once, while its attributes can still be set (docs/decisions/0002)."""
+
+    def end(end_time: int | None = None) -> None:
+        span.__dict__.pop("end", None)  # the span's own again, and no cycle left for the garbage collector
+        if span.is_recording():
+            act()
+        span.end(end_time)
+
+    span.end = end
 
 
 def remember(span: Any, usage: Any) -> None:

@@ -24,7 +24,12 @@ CREATE TABLE IF NOT EXISTS {db}.llm_calls {on_cluster}
     conversation_id        Nullable(String) CODEC(ZSTD(1)),
     customer_tier          LowCardinality(Nullable(String)) CODEC(ZSTD(1)),
     labels                 Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    unit_name              LowCardinality(Nullable(String)) CODEC(ZSTD(1)), -- a unit of the application's own work
+    unit_id                String CODEC(ZSTD(1)),
+    unit_quantity          Nullable(Float64) CODEC(ZSTD(1)),
+    unit_measure           LowCardinality(String) CODEC(ZSTD(1)),
     attribution_reason     LowCardinality(String) CODEC(ZSTD(1)),
+    context_lost_at        LowCardinality(String) CODEC(ZSTD(1)), -- ingress: the trace came from elsewhere, its baggage did not
     code_file              String CODEC(ZSTD(1)),
     code_line              UInt32 CODEC(ZSTD(1)),
     code_function          String CODEC(ZSTD(1)),

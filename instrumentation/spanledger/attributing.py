@@ -1,0 +1,122 @@
+"""Who caused a call: read from OpenTelemetry baggage, and where it is missing, which code lost it.
+
+Baggage keys and span attributes have the same names (`attributes.py`); values are cut to 256
+printable characters. A missing dimension stays missing: the span says why, and which code made the call
+(`callsite.py`). `scopes.py` is how an application puts it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from functools import lru_cache
+from typing import Any, Final
+
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
+
+from spanledger import attributes as a
+from spanledger import settings
+from spanledger.callsite import call_site
+from spanledger.reading import label
+
+DIMENSIONS: Final = (
+    a.USER_ID,
+    a.SESSION_ID,
+    a.CONVERSATION_ID,
+    a.REQUEST_ID,
+    a.FEATURE,
+    a.TENANT_ID,
+    a.CUSTOMER_TIER,
+)
+EXPECTED: Final = (a.USER_ID, a.FEATURE, a.REQUEST_ID)
+"""Who, for what, and in which request: a call that has these three is fully attributed."""
+
+MAX_LABELS: Final = 16
+
+KEYS: Final = {**{name: name for name in DIMENSIONS}, **a.BAGGAGE_ALIASES}
+
+
+UNITS: Final = {a.UNIT_NAME: str, a.UNIT_ID: str, a.UNIT_QUANTITY: float, a.UNIT_MEASURE: str}
+"""What `spanledger.unit` puts into baggage -> the type of the attribute."""
+
+OURS: Final = frozenset({*KEYS, *UNITS})
+
+
+def is_ours(key: str) -> bool:
+    """Whether a baggage key says who caused a call."""
+    return key in OURS or key.startswith(a.LABEL_PREFIX)
+
+
+def attribution(context: Context | None) -> dict[str, Any]:
+    """Span attributes for the baggage in `context` (None: the current one).
+
+    Complete baggage costs one pass over it; otherwise `spanledger.attribution.reason` says
+    `context_lost` (no parent span and no baggage), `no_baggage` (a parent, but nobody set it) or
+    `partial`, and `code.*` names the calling code.
+    """
+    found: dict[str, Any] = {}
+    labels = 0
+    for key, value in baggage.get_all(context).items():
+        name = KEYS.get(key)
+        if name is None:
+            if key.startswith(a.LABEL_PREFIX):
+                if labels < MAX_LABELS and _allowed(key):
+                    labels += 1
+                    _put(found, key[: len(a.LABEL_PREFIX) + 64], value)
+            elif key in UNITS:
+                _put(found, key, value)
+            continue
+        if key == name or name not in found:
+            _put(found, name, value)
+    if a.UNIT_QUANTITY in found:
+        _number(found)
+    user = found.get(a.USER_ID)
+    if user is not None and (key := _hashing_key()) is not None:
+        found[a.USER_ID] = pseudonym(user, key)
+    missing = [name for name in EXPECTED if name not in found]
+    if missing:
+        parent = trace.get_current_span(context).get_span_context()
+        reason = "partial" if found else "no_baggage" if parent.is_valid else "context_lost"
+        found[a.ATTRIBUTION_REASON] = reason
+        found[a.ATTRIBUTION_MISSING] = missing
+        found.update(call_site())
+    return found
+
+
+def _put(found: dict[str, Any], name: str, value: object) -> None:
+    text = label(value if isinstance(value, str) else str(value))
+    if text is not None:
+        found[name] = text
+
+
+def _number(found: dict[str, Any]) -> None:
+    """The quantity of a unit as a number, or not at all."""
+    try:
+        quantity = float(found.pop(a.UNIT_QUANTITY))
+    except ValueError:
+        return
+    if 0 < quantity < 1e15:
+        found[a.UNIT_QUANTITY] = quantity
+
+
+@lru_cache(maxsize=1)
+def _allow_list() -> frozenset[str] | None:
+    configured = settings.setting("labels")
+    return frozenset(name.strip() for name in configured.split(",")) if configured else None
+
+
+def _allowed(key: str) -> bool:
+    allowed = _allow_list()
+    return allowed is None or key.removeprefix(a.LABEL_PREFIX) in allowed
+
+
+@lru_cache(maxsize=1)
+def _hashing_key() -> bytes | None:
+    configured = settings.setting("hash_user_id")
+    return configured.encode() if configured else None
+
+
+def pseudonym(user: str, key: bytes) -> str:
+    """A user id as 32 hex digits of its HMAC-SHA256: the same user is the same, nobody without the key can tell who."""
+    return hmac.new(key, user.encode(), hashlib.sha256).hexdigest()[:32]

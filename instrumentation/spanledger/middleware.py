@@ -1,0 +1,242 @@
+"""Middleware that puts who is asking, and for what, into OpenTelemetry baggage: ASGI, WSGI, Django, Celery.
+
+    app.add_middleware(spanledger.middleware.AsgiAttribution, user="x-user", routes={"/summarize": "summarize"})
+
+Each is a few lines around a `Scope`: whoever sets the same baggage keys in middleware of their own gets the
+same rows. `user`, `tenant`, `tier`, `session` and `request_id` are the name of a header, or a function of the
+request; a header is believed, so let a header name only what your own gateway sets. `feature` comes from
+`routes` (the longest prefix of the path that stands there), or from a function.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from opentelemetry import baggage, propagate
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter
+
+from spanledger.attributing import is_ours
+from spanledger.guard import quietly
+from spanledger.scopes import Scope, attribution
+
+Source = str | Callable[[Any], str | None] | None
+"""The name of a header, or a function of the request, or None."""
+
+REQUEST_ID: Final = "x-request-id"
+
+
+class Rules:
+    """How a request says who is asking, and for what."""
+
+    def __init__(
+        self,
+        *,
+        user: Source = None,
+        tenant: Source = None,
+        tier: Source = None,
+        session: Source = None,
+        request_id: Source = REQUEST_ID,
+        feature: Callable[[Any], str | None] | None = None,
+        routes: Mapping[str, str] | None = None,
+    ) -> None:
+        """`request_id` falls back to a random one, so that a request's calls are always one sum."""
+        self._sources = {"user": user, "tenant": tenant, "tier": tier, "session": session, "request_id": request_id}
+        self._feature = feature
+        self._routes = sorted((routes or {}).items(), key=lambda route: -len(route[0]))
+
+    def scope(self, request: Any, path: str, header: Callable[[str], str | None]) -> Scope:
+        """The attribution of a request; what a rule fails at is left out, and said."""
+        found: dict[str, str | None] = {}
+        with quietly("reading who is asking"):
+            for name, source in self._sources.items():
+                found[name] = header(source) if isinstance(source, str) else source(request) if source else None
+        with quietly("reading what for"):
+            found["feature"] = self._feature(request) if self._feature else self._route(path)
+        get = found.get
+        return attribution(
+            user=get("user"),
+            feature=get("feature"),
+            request_id=get("request_id") or secrets.token_hex(8),
+            tenant=get("tenant"),
+            tier=get("tier"),
+            session=get("session"),
+        )
+
+    def _route(self, path: str) -> str | None:
+        for prefix, feature in self._routes:
+            if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
+                return feature
+        return None
+
+
+class AsgiAttribution:
+    """ASGI middleware (FastAPI, Starlette, ...): streaming responses and background tasks included.
+
+    A rule that is a function is given the ASGI scope.
+    """
+
+    def __init__(self, app: Any, **rules: Any) -> None:
+        self._app = app
+        self._rules = Rules(**rules)
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope.get("headers", ())}
+        with self._rules.scope(scope, scope.get("path", ""), lambda name: headers.get(name.lower())):
+            await self._app(scope, receive, send)
+
+
+class WsgiAttribution:
+    """WSGI middleware (Flask: `app.wsgi_app = WsgiAttribution(app.wsgi_app, ...)`), streamed bodies included.
+
+    A rule that is a function is given the WSGI environ.
+    """
+
+    def __init__(self, app: Any, **rules: Any) -> None:
+        self._app = app
+        self._rules = Rules(**rules)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        def header(name: str) -> str | None:
+            return environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+
+        scope = self._rules.scope(environ, environ.get("PATH_INFO", ""), header)
+        with scope:
+            body = self._app(environ, start_response)
+            context = otel_context.get_current()  # with the server span that the application may have opened
+        return _Inside(body, scope.context(context))
+
+
+class _Inside:
+    """A body whose parts are made in the context of its request."""
+
+    def __init__(self, body: Iterable[bytes], context: Context) -> None:
+        self._body = body
+        self._parts = iter(body)
+        self._context = context
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        token = otel_context.attach(self._context)
+        try:
+            return next(self._parts)
+        finally:
+            otel_context.detach(token)
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+
+def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Django middleware: `"spanledger.middleware.django_attribution"` in MIDDLEWARE, after authentication.
+
+    The rules are `SPANLEDGER = {"user": ..., "routes": ...}` in the settings; without one, the user is the
+    primary key of `request.user`. A rule that is a function is given the request.
+    """
+    import inspect
+
+    from django.conf import settings as django_settings  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+    configured: dict[str, Any] = dict(getattr(django_settings, "SPANLEDGER", {}))  # pyright: ignore[reportUnknownArgumentType]
+    configured.setdefault("user", _django_user)
+    rules = Rules(**configured)
+
+    def scope(request: Any) -> Scope:
+        return rules.scope(request, request.path, request.headers.get)
+
+    def streamed(response: Any, context: Context) -> Any:
+        if getattr(response, "streaming", False) and not getattr(response, "is_async", False):
+            response.streaming_content = _Inside(response.streaming_content, context)
+        return response
+
+    if inspect.iscoroutinefunction(get_response):
+
+        async def asynchronous(request: Any) -> Any:
+            found = scope(request)
+            with found:
+                return streamed(await get_response(request), found.context())
+
+        from asgiref.sync import markcoroutinefunction  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+        markcoroutinefunction(asynchronous)
+        return asynchronous
+
+    def synchronous(request: Any) -> Any:
+        found = scope(request)
+        with found:
+            return streamed(get_response(request), found.context())
+
+    return synchronous
+
+
+django_attribution.sync_capable = True  # pyright: ignore[reportFunctionMemberAccess]
+django_attribution.async_capable = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _django_user(request: Any) -> str | None:
+    user = getattr(request, "user", None)
+    return str(user.pk) if user is not None and getattr(user, "is_authenticated", False) else None
+
+
+HEADER: Final = "spanledger"
+"""Key of a Celery message's headers."""
+
+
+class _MessageGetter(Getter[Any]):
+    """Reads a broker's message, which only our own services write (propagation.BROKERS)."""
+
+    def get(self, carrier: Any, key: str) -> list[str] | None:
+        value = carrier.get(key)
+        return [value] if isinstance(value, str) else None
+
+    def keys(self, carrier: Any) -> list[str]:
+        return list(carrier)
+
+
+def celery_attribution(*, feature: Callable[[str], str | None] | None = None) -> None:
+    """Carry attribution (and the trace) from whoever sends a Celery task to the worker that runs it.
+
+    Call it once where the Celery application is made, in producers and workers. With OpenTelemetry's own
+    Celery instrumentation it is not needed, but harmless.
+
+    Args:
+        feature: names the feature of tasks that were sent without one, from the task's name.
+    """
+    from celery import signals  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+    found: Any = signals
+    tokens: dict[str, Any] = {}
+
+    def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
+        with quietly("sending a task's attribution"):
+            if headers is not None:
+                carrier: dict[str, str] = {}
+                propagate.inject(carrier)
+                headers[HEADER] = carrier
+
+    def begin(task_id: str = "", task: Any = None, **_: Any) -> None:
+        with quietly("receiving a task's attribution"):
+            carrier: Any = getattr(task.request, HEADER, None) or {}
+            context = propagate.extract(carrier, otel_context.get_current(), _MessageGetter())
+            if feature is not None and not any(is_ours(key) and "feature" in key for key in baggage.get_all(context)):
+                context = attribution(feature=feature(task.name)).context(context)
+            tokens[task_id] = otel_context.attach(context)
+
+    def end(task_id: str = "", **_: Any) -> None:
+        token = tokens.pop(task_id, None)
+        if token is not None:
+            otel_context.detach(token)
+
+    found.before_task_publish.connect(publish, weak=False, dispatch_uid="spanledger")
+    found.task_prerun.connect(begin, weak=False, dispatch_uid="spanledger")
+    found.task_postrun.connect(end, weak=False, dispatch_uid="spanledger")

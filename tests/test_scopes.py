@@ -1,0 +1,376 @@
+"""Scopes and middleware: whoever sets attribution gets it on every call made inside, and on no other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+from loopback_provider import Provider
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.instrumentation.threading import ThreadingInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import SpanKind
+
+import spanledger
+from conftest import Recorded
+from spanledger import attributing, losses
+from spanledger.losses import Strictness
+from spanledger.middleware import AsgiAttribution, WsgiAttribution
+from spanledger.propagation import GuardedPropagator
+from spanledger.sampler import keep_calls
+
+WHO = ("user_id", "feature", "request_id", "tenant_id", "customer_tier", "session_id")
+
+
+@pytest.fixture
+def ask(provider: Provider, ledger: Recorded):
+    with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+        yield lambda text="x": client.embeddings.create(model="text-embedding-3-small", input=text)
+
+
+def told(row, *columns):
+    return tuple(row[column] for column in columns)
+
+
+def test_a_block_and_all_its_words(ask, ledger: Recorded):
+    with spanledger.attribution(
+        user="ada", feature="summarize", request_id="r1", tenant="acme", tier="pro", session="s", labels={"cohort": "b"}
+    ):
+        ask()
+    row = ledger.row
+    assert told(row, *WHO) == ("ada", "summarize", "r1", "acme", "pro", "s")
+    assert told(row, "labels", "attribution_reason", "code_file") == ({"cohort": "b"}, "", "")
+
+
+def test_blocks_nest_and_end(ask, ledger: Recorded):
+    with spanledger.attribution(user="ada", feature="outer"):
+        with spanledger.feature("inner"):
+            ask()
+        ask()
+    ask()
+    assert [told(row, "user_id", "feature") for row in ledger.rows] == [("ada", "inner"), ("ada", "outer"), (None, None)]
+
+
+def test_decorators_serve_functions_of_every_colour(ask, ledger: Recorded):
+    @spanledger.feature("plain")
+    def plain():
+        ask()
+
+    @spanledger.feature("coroutine")
+    async def coroutine():
+        await asyncio.sleep(0)
+        ask()
+
+    @spanledger.feature("generator")
+    def generator():
+        ask()
+        received = yield 1
+        assert received == "sent"
+        ask()
+        try:
+            yield 2
+        except KeyError:
+            ask()
+        return "returned"
+
+    @spanledger.feature("async generator")
+    async def async_generator():
+        ask()
+        yield 1
+        ask()
+
+    plain()
+    asyncio.run(coroutine())
+    steps = generator()
+    assert next(steps) == 1
+    ask()  # between the steps of a generator its scope is closed
+    assert steps.send("sent") == 2
+    with pytest.raises(StopIteration, match="returned"):
+        steps.throw(KeyError())
+
+    async def consume():
+        return [value async for value in async_generator()]
+
+    assert asyncio.run(consume()) == [1]
+    assert [row["feature"] for row in ledger.rows] == [
+        "plain", "coroutine", "generator", None, "generator", "generator", "async generator", "async generator",
+    ]  # fmt: skip
+
+
+def test_one_scope_may_be_entered_by_many_at_a_time(ask, ledger: Recorded):
+    scope = spanledger.feature("shared")
+
+    @scope
+    def work(n: int):
+        with scope:
+            ask(str(n))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    assert {row["feature"] for row in ledger.rows} == {"shared"}
+    assert baggage.get_all() == {}
+
+
+def test_a_unit_has_a_cost_of_its_own(ask, ledger: Recorded):
+    work = spanledger.unit("pdf", quantity=50, unit="page")
+    for _ in range(2):
+        with work:
+            ask()
+            ask()
+    rows = ledger.rows
+    assert {told(row, "unit_name", "unit_quantity", "unit_measure") for row in rows} == {("pdf", 50.0, "page")}
+    assert len({row["unit_id"] for row in rows}) == 2
+    with pytest.raises(ValueError, match="greater than 0"):
+        spanledger.unit("pdf", quantity=0)
+
+
+def test_attribution_can_be_carried_where_no_context_goes(ask, ledger: Recorded):
+    with spanledger.attribution(user="ada", feature="job"):
+        luggage = spanledger.carry()
+    with spanledger.carried(luggage):
+        ask()
+    with spanledger.carried(None):
+        ask()
+    assert [row["user_id"] for row in ledger.rows] == ["ada", None]
+
+
+def test_only_labels_that_are_allowed_are_kept(ask, ledger: Recorded, monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_LABELS", "cohort, plan")
+    attributing._allow_list.cache_clear()
+    with spanledger.attribution(labels={"cohort": "a", "password": "x"}):
+        ask()
+    attributing._allow_list.cache_clear()
+    assert ledger.row["labels"] == {"cohort": "a"}
+
+
+def test_user_ids_can_be_pseudonyms(ask, ledger: Recorded, monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_HASH_USER_ID", "a secret key")
+    attributing._hashing_key.cache_clear()
+    with spanledger.attribution(user="ada@example.com"):
+        ask()
+        ask()
+    attributing._hashing_key.cache_clear()
+    first, second = (row["user_id"] for row in ledger.rows)
+    assert first == second == attributing.pseudonym("ada@example.com", b"a secret key")
+    assert b"ada@example.com" not in b"".join(ledger.lines)
+
+
+def test_a_loss_is_logged_once_a_call_site_and_counted(ask, ledger: Recorded, caplog, monkeypatch):
+    monkeypatch.setattr("spanledger.processor.losses", losses.Losses())
+    for _ in range(3):
+        ask()
+    assert ["no trace and no baggage reached it" in record.message for record in caplog.records] == [True]
+
+
+def test_strict_mode_raises_before_anything_is_sent(ask, provider: Provider, ledger: Recorded):
+    ledger.processor.strictness = Strictness(("feature", "user"), raises=True)
+    with spanledger.feature("x"), pytest.raises(spanledger.AttributionRequired, match="has no user"):
+        ask()
+    assert provider.sold == []
+    with spanledger.attribution(user="ada", feature="x"):
+        ask()
+    assert len(provider.sold) == 1
+
+
+def test_strict_mode_warns_by_default(ask, ledger: Recorded, caplog, monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_REQUIRE", "tenant,nonsense")
+    ledger.processor.strictness = losses.configured()
+    with spanledger.attribution(user="ada", feature="x", request_id="r"):
+        ask()
+        ask()
+    assert "SPANLEDGER_REQUIRE: nonsense is none of" in caplog.text
+    assert sum("has no tenant" in record.message for record in caplog.records) == 1
+
+
+# --- strangers ------------------------------------------------------------------------------------------------
+
+
+def extracted(carrier: dict[str, str], *, trusting: bool = False):
+    guard = GuardedPropagator(propagate.get_global_textmap(), trusting=trusting)
+    return baggage.get_all(guard.extract(carrier))
+
+
+SPOOFED = {"baggage": "user.id=victim,feature=x,spanledger.label.a=b,theirs=1"}
+
+
+def test_a_strangers_baggage_is_dropped_but_for_what_is_not_ours():
+    assert extracted(SPOOFED) == {"theirs": "1"}
+
+
+def test_a_gateway_can_be_trusted():
+    assert extracted(SPOOFED, trusting=True)["user.id"] == "victim"
+
+
+def test_what_we_knew_before_is_not_overwritten_by_a_stranger():
+    guard = GuardedPropagator(propagate.get_global_textmap(), trusting=False)
+    known = baggage.set_baggage("user.id", "ada")
+    assert baggage.get_all(guard.extract(SPOOFED, known)) == {"user.id": "ada", "theirs": "1"}
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampler", "fewest", "most"), [(ParentBased(TraceIdRatioBased(0.1)), 1, 60), (ALWAYS_OFF, 0, 0)]
+)
+def test_sampling_decides_what_the_back_end_gets_and_not_what_the_ledger_holds(
+    sampler, fewest, most, provider: Provider, ledger: Recorded
+):
+    exported = InMemorySpanExporter()
+    tracing = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+    tracing.add_span_processor(SimpleSpanProcessor(exported))
+    tracing.add_span_processor(ledger.processor)
+    keep_calls(tracing)
+    keep_calls(tracing)
+    ledger.tracing = tracing
+    with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+        for _ in range(200):
+            client.embeddings.create(model="text-embedding-3-small", input="x")
+    assert len(ledger.rows) == 200
+    assert fewest <= len(exported.get_finished_spans()) <= most
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+def test_the_server_span_has_the_sum_of_its_calls_children_in_tasks_included(provider: Provider, ledger: Recorded):
+    ended = InMemorySpanExporter()
+    ledger.tracing.add_span_processor(SimpleSpanProcessor(ended))
+    tracer = ledger.tracing.get_tracer("server")
+
+    async def serve() -> None:
+        async with openai.AsyncOpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+
+            async def child(n: int) -> None:
+                with tracer.start_as_current_span("child"):
+                    await client.chat.completions.create(
+                        model="gpt-4.1-mini", messages=[{"role": "user", "content": f"child {n}"}]
+                    )
+
+            with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+                await asyncio.gather(*(asyncio.create_task(child(n)) for n in range(50)))
+
+    asyncio.run(serve())
+    [server] = [span for span in ended.get_finished_spans() if span.name == "GET /"]
+    assert server.attributes == {
+        "spanledger.request.calls": 50,
+        "spanledger.request.cost_picousd": sum(sold.picousd for sold in provider.sold),
+        "spanledger.request.tokens": sum(sold.input + sold.output for sold in provider.sold),
+    }
+
+
+def test_a_trace_that_came_from_elsewhere_without_baggage_lost_it_at_the_ingress(ask, ledger: Recorded):
+    remote = trace.SpanContext(1 << 100, 1 << 40, is_remote=True, trace_flags=trace.TraceFlags(1))
+    parent = trace.set_span_in_context(trace.NonRecordingSpan(remote))
+    tracer = ledger.tracing.get_tracer("server")
+    with tracer.start_as_current_span("GET /", parent, kind=SpanKind.SERVER):
+        ask()
+    with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        ask()
+    assert [told(row, "attribution_reason", "context_lost_at") for row in ledger.rows] == [
+        ("no_baggage", "ingress"), ("no_baggage", ""),
+    ]  # fmt: skip
+
+
+# --- survival --------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_requests_of_fifty_users_do_not_bleed(provider: Provider, ledger: Recorded):
+    threads = ThreadingInstrumentor()
+    threads.instrument()
+    try:
+        with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client, ThreadPoolExecutor(8) as pool:
+
+            def call(text: str) -> None:
+                client.embeddings.create(model="text-embedding-3-small", input=text)
+
+            async def request(n: int) -> None:
+                user, what = f"user-{n % 50}", f"feature-{n % 7}"
+                text = f"{user} {what} r{n}"
+                with spanledger.attribution(user=user, feature=what, request_id=f"r{n}"):
+                    await asyncio.sleep(0)
+                    kind = n % 4
+                    if kind == 0:
+                        await asyncio.to_thread(call, text)
+                    elif kind == 1:
+                        await asyncio.get_running_loop().run_in_executor(pool, call, text)
+                    elif kind == 2:
+                        thread = threading.Thread(target=call, args=(text,))
+                        thread.start()
+                        await asyncio.to_thread(thread.join)
+                    else:
+                        await asyncio.gather(asyncio.create_task(asyncio.to_thread(call, text)))
+
+            async def load() -> None:
+                gate = asyncio.Semaphore(40)
+
+                async def gated(n: int) -> None:
+                    async with gate:
+                        await request(n)
+
+                await asyncio.gather(*(gated(n) for n in range(1000)))
+
+            asyncio.run(load())
+    finally:
+        threads.uninstrument()
+    true = sorted(tuple(sold.prompt.split()) for sold in provider.sold)
+    assert len(true) == 1000
+    assert sorted(told(row, "user_id", "feature", "request_id") for row in ledger.rows) == true
+
+
+# --- middleware ----------------------------------------------------------------------------------------------------------
+
+
+def test_asgi_middleware_reads_headers_and_routes(ask, ledger: Recorded):
+    async def app(scope, receive, send):
+        ask()
+
+    wrapped = AsgiAttribution(app, user="x-user", tenant=lambda scope: scope["tenant"], routes={"/sum": "summarize", "/": "home"})
+    scope = {"type": "http", "path": "/sum/1", "headers": [(b"x-user", b"ada"), (b"x-request-id", b"r1")], "tenant": "acme"}
+    asyncio.run(wrapped(scope, None, None))
+    assert told(ledger.row, *WHO[:4]) == ("ada", "summarize", "r1", "acme")
+
+
+def test_a_request_without_an_id_gets_one(ask, ledger: Recorded):
+    async def app(scope, receive, send):
+        ask()
+        ask()
+
+    asyncio.run(AsgiAttribution(app)({"type": "http", "path": "/", "headers": []}, None, None))
+    first, second = (row["request_id"] for row in ledger.rows)
+    assert first == second
+    assert len(first) == 16
+
+
+def test_a_rule_that_fails_is_left_out_and_the_request_served(ask, ledger: Recorded, caplog):
+    from spanledger import guard
+
+    async def app(scope, receive, send):
+        ask()
+
+    asyncio.run(AsgiAttribution(app, user=lambda scope: scope["no such"])({"type": "http", "path": "/", "headers": []}, None, None))
+    assert ledger.row["user_id"] is None
+    assert guard.failures.pop(("reading who is asking", "KeyError")) == 1
+
+
+def test_wsgi_middleware_covers_a_streamed_body(ask, ledger: Recorded):
+    def app(environ, start_response):
+        ask()
+
+        def body():
+            ask()
+            yield b"x"
+
+        return body()
+
+    wrapped = WsgiAttribution(app, user="x-user", routes={"/chat": "chat"})
+    answer = wrapped({"PATH_INFO": "/chat", "HTTP_X_USER": "ada"}, None)
+    assert list(answer) == [b"x"]
+    assert [told(row, "user_id", "feature") for row in ledger.rows] == [("ada", "chat")] * 2
+    assert context.get_current() == {}
