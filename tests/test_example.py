@@ -139,7 +139,7 @@ def test_spend_sums_to_the_total_whatever_it_is_grouped_by(told, by):
 def test_tables_for_people_name_what_there_is(told):
     *_, env = told
     assert "summarize" in spanledger(env, "spend")
-    assert "index_document" in spanledger(env, "who-forgot")
+    assert "index_documents" in spanledger(env, "who-forgot")
     assert "claude-sonnet-4-6" in spanledger(env, "request", "req-0000")
 
 

@@ -54,7 +54,11 @@ def test_blocks_nest_and_end(ask, ledger: Recorded):
             ask()
         ask()
     ask()
-    assert [told(row, "user_id", "feature") for row in ledger.rows] == [("ada", "inner"), ("ada", "outer"), (None, None)]
+    assert [told(row, "user_id", "feature") for row in ledger.rows] == [
+        ("ada", "inner"),
+        ("ada", "outer"),
+        (None, None),
+    ]
 
 
 def test_decorators_serve_functions_of_every_colour(ask, ledger: Recorded):
@@ -331,8 +335,15 @@ def test_asgi_middleware_reads_headers_and_routes(ask, ledger: Recorded):
     async def app(scope, receive, send):
         ask()
 
-    wrapped = AsgiAttribution(app, user="x-user", tenant=lambda scope: scope["tenant"], routes={"/sum": "summarize", "/": "home"})
-    scope = {"type": "http", "path": "/sum/1", "headers": [(b"x-user", b"ada"), (b"x-request-id", b"r1")], "tenant": "acme"}
+    wrapped = AsgiAttribution(
+        app, user="x-user", tenant=lambda scope: scope["tenant"], routes={"/sum": "summarize", "/": "home"}
+    )
+    scope = {
+        "type": "http",
+        "path": "/sum/1",
+        "headers": [(b"x-user", b"ada"), (b"x-request-id", b"r1")],
+        "tenant": "acme",
+    }
     asyncio.run(wrapped(scope, None, None))
     assert told(ledger.row, *WHO[:4]) == ("ada", "summarize", "r1", "acme")
 
@@ -354,7 +365,11 @@ def test_a_rule_that_fails_is_left_out_and_the_request_served(ask, ledger: Recor
     async def app(scope, receive, send):
         ask()
 
-    asyncio.run(AsgiAttribution(app, user=lambda scope: scope["no such"])({"type": "http", "path": "/", "headers": []}, None, None))
+    asyncio.run(
+        AsgiAttribution(app, user=lambda scope: scope["no such"])(
+            {"type": "http", "path": "/", "headers": []}, None, None
+        )
+    )
     assert ledger.row["user_id"] is None
     assert guard.failures.pop(("reading who is asking", "KeyError")) == 1
 

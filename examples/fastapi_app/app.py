@@ -8,6 +8,7 @@ traces; the three SDKs are used as their documentation shows. Run it with
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -24,6 +25,7 @@ openai_async = AsyncOpenAI()
 anthropic = Anthropic()
 anthropic_async = AsyncAnthropic()
 google = genai.Client()
+uploads: queue.Queue[str] = queue.Queue()
 
 
 @app.middleware("http")
@@ -95,13 +97,17 @@ def search(text: str) -> dict[str, str | None]:
 
 @app.post("/upload")
 async def upload(request: Request) -> dict[str, str]:
-    """Answers at once and lets a background thread do the work: its context is lost on the way."""
-    text = (await request.body()).decode()
-    threading.Thread(target=index_document, args=(text,)).start()
+    """Answers at once and leaves the work to the thread that reads the queue: the context is lost on the way."""
+    uploads.put((await request.body()).decode())
     return {"status": "accepted"}
 
 
-def index_document(text: str) -> None:
-    anthropic.messages.create(
-        model="claude-haiku-4-5", max_tokens=200, messages=[{"role": "user", "content": f"index: {text}"}]
-    )
+def index_documents() -> None:
+    while True:
+        text = uploads.get()
+        anthropic.messages.create(
+            model="claude-haiku-4-5", max_tokens=200, messages=[{"role": "user", "content": f"index: {text}"}]
+        )
+
+
+threading.Thread(target=index_documents, daemon=True).start()

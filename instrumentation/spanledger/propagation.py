@@ -58,14 +58,20 @@ class GuardedPropagator(TextMapPropagator):
         return found
 
     def _without_theirs(self, found: Context, before: Context | None) -> Context:
-        """`found` with our entries as they were before the carrier was read."""
-        known = baggage.get_all(before)
-        for key, value in baggage.get_all(found).items():
-            if is_ours(key) and known.get(key) != value:
-                self.dropped += 1
-                found = baggage.remove_baggage(key, found)
-                if key in known:
-                    found = baggage.set_baggage(key, known[key], found)
+        """`found` with our entries as they were before the carrier was read, in `before` or the current context.
+
+        What our own middleware has said already stays: Flask's instrumentation reads the carrier after a WSGI
+        middleware has run, and begins with an empty context (opentelemetry-instrumentation-flask 0.66b1).
+        """
+        known = {key: value for key, value in baggage.get_all(before).items() if is_ours(key)}
+        theirs = {key: value for key, value in baggage.get_all(found).items() if is_ours(key)}
+        for key in theirs.keys() - known.keys():
+            self.dropped += 1
+            found = baggage.remove_baggage(key, found)
+        for key, value in known.items():
+            if theirs.get(key) != value:
+                self.dropped += key in theirs
+                found = baggage.set_baggage(key, value, found)
         return found
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
