@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Canned(ThreadingHTTPServer):
-    """`answers` maps the end of a path to a body (JSON-able, or bytes), or to a list of bodies, one a request."""
+    """`answers` maps the end of a path to a body (JSON-able, or bytes), a status, or a list of these, one a request."""
 
     daemon_threads = True
 
@@ -73,8 +73,9 @@ class Handler(BaseHTTPRequestHandler):
         kind = "application/json"
         if raw:
             kind = "text/event-stream" if answer.startswith((b"data:", b"event:")) else "application/octet-stream"
+        status = answer if isinstance(answer, int) else 200
         payload = answer if raw else json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()

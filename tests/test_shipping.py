@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC
 from pathlib import Path
 
 import openai
 import pytest
+from click.testing import CliRunner
 from loopback_provider import Provider
+from opentelemetry.sdk.trace import TracerProvider
 
-from conftest import Recorded
-from spanledger_clickhouse import schema, shipper, writer
+from canned import Canned
+from conftest import RESOURCE, Recorded
+from spanledger import attributes as a
+from spanledger.encoding import Encoder
+from spanledger.processor import LedgerProcessor
+from spanledger.spool import Spool
+from spanledger_clickhouse import dead_letters, schema, shipper, writer
+from spanledger_clickhouse.background import BackgroundShipper
+from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import DatabaseError, Target, connect, connected, target
-from spanledger_clickhouse.rows import COLUMNS, Row, rows
+from spanledger_clickhouse.rows import COLUMNS, Row, contents, rows
+from spanledger_clickhouse.sinks import ClickHouseSink, Line, OtlpSink
+from spanledger_clickhouse.writer import PoisonError
 
 
 def record(ledger: Recorded, provider: Provider, calls: int = 3) -> list[Row]:
@@ -28,51 +40,158 @@ def record(ledger: Recorded, provider: Provider, calls: int = 3) -> list[Row]:
     return [row for line in ledger.lines for row in rows(line)]
 
 
+class Got:
+    """A sink in memory; `refuses` and `down` are what it does not take."""
+
+    shown = "memory"
+
+    def __init__(self, refuses: Callable[[Row], bool] = lambda row: False) -> None:
+        self.rows: list[Row] = []
+        self.sends = 0
+        self.refuses = refuses
+
+    def send(self, lines: Sequence[Line]) -> None:
+        self.sends += 1
+        rows = [row for line in lines for row in line.contents.rows]
+        if any(map(self.refuses, rows)):
+            raise PoisonError("it will not")
+        self.rows += rows
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Down(Got):
+    def send(self, lines: Sequence[Line]) -> None:
+        raise DatabaseError("down")
+
+
 def test_draining_takes_every_row_and_removes_finished_segments(ledger: Recorded, provider: Provider):
     expected = record(ledger, provider)
     ledger.spool.close()
-    got: list[Row] = []
-    done = shipper.drain(ledger.spool.directory, got.extend)
-    assert (got, done.rows, done.segments, done.torn) == (expected, 3, 1, 0)
+    got = Got()
+    done = shipper.drain(ledger.spool.directory, got)
+    assert (got.rows, done.rows, done.segments, done.torn) == (expected, 3, 1, 0)
     assert [file.name for file in ledger.spool.directory.iterdir()] == ["ship.lock"]
 
 
 def test_a_segment_that_is_being_written_stays_and_is_not_shipped_twice(ledger: Recorded, provider: Provider):
     record(ledger, provider, 2)
-    got: list[Row] = []
-    shipper.drain(ledger.spool.directory, got.extend)
+    got = Got()
+    shipper.drain(ledger.spool.directory, got)
     record(ledger, provider, 1)
-    shipper.drain(ledger.spool.directory, got.extend)
-    assert len(got) == 3
-    assert len(set(map(repr, got))) == 3
+    shipper.drain(ledger.spool.directory, got)
+    assert len(got.rows) == 3
+    assert len(set(map(repr, got.rows))) == 3
     assert list(ledger.spool.directory.glob("*.jsonl")) != []
 
 
 def test_what_could_not_be_inserted_stays(ledger: Recorded, provider: Provider):
     record(ledger, provider)
     ledger.spool.close()
-
-    def broken(_: list[Row]) -> None:
-        raise DatabaseError("down")
-
     with pytest.raises(DatabaseError):
-        shipper.drain(ledger.spool.directory, broken)
-    got: list[Row] = []
-    shipper.drain(ledger.spool.directory, got.extend)
-    assert len(got) == 3
+        shipper.drain(ledger.spool.directory, Down())
+    got = Got()
+    shipper.drain(ledger.spool.directory, got)
+    assert len(got.rows) == 3
 
 
-def test_a_torn_last_line_loses_nothing_before_it(ledger: Recorded, provider: Provider):
+def test_a_last_record_cut_or_broken_at_any_byte_loses_nothing_before_it(ledger: Recorded, provider: Provider):
     expected = record(ledger, provider)
     ledger.spool.close()
     [file] = ledger.spool.directory.glob("*.jsonl")
     whole = file.read_bytes()
     last = whole.rstrip(b"\n").rfind(b"\n") + 1
-    for cut in range(last + 1, len(whole) - 1, 37):
-        file.write_bytes(whole[:cut])
-        got: list[Row] = []
-        done = shipper.drain(ledger.spool.directory, got.extend)
-        assert (got, done.torn) == (expected[:-1], 1)
+    for at in range(last, len(whole)):
+        for broken in (whole[:at], whole[:at] + b"\x00" + whole[at + 1 :]):
+            file.write_bytes(broken)
+            got = Got()
+            done = shipper.drain(ledger.spool.directory, got)
+            assert got.rows[:2] == expected[:-1], at
+            assert len(got.rows) + done.torn <= 3 + (at == last)
+
+
+def test_a_refused_row_is_isolated_kept_and_can_be_tried_again(ledger: Recorded, provider: Provider):
+    expected = record(ledger, provider, 40)
+    ledger.spool.close()
+    poison = repr(expected[17])
+    got = Got(lambda row: repr(row) == poison)
+    done = shipper.drain(ledger.spool.directory, got)
+    assert (len(got.rows), done.dead) == (39, 1)
+    assert got.sends < 20
+    [letter] = dead_letters.letters(ledger.spool.directory)
+    assert (letter.reason, rows(letter.line)) == ("it will not", [expected[17]])
+    assert dead_letters.exhume(ledger.spool.directory, ledger.spool.directory / "retried.jsonl") == 1
+    got.refuses = lambda row: False
+    shipper.drain(ledger.spool.directory, got)
+    assert sorted(map(repr, got.rows)) == sorted(map(repr, expected))
+    assert list(dead_letters.letters(ledger.spool.directory)) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "poison"), [(None, False), (252, False), (241, False), (60, False), (497, False), (27, True), (407, True)]
+)
+def test_errors_that_pass_are_told_from_rows_that_never_will(code, poison):
+    from clickhouse_connect.driver.exceptions import DatabaseError as TheirError
+
+    error = TheirError("x")
+    error.code = code
+    assert writer.poisonous(error) is poison
+
+
+def test_dead_letters_are_shown_and_retried_by_the_command(monkeypatch, own_state: Path, tmp_path: Path):
+    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    (own_state / "spool").mkdir(parents=True)
+    dead_letters.bury(own_state / "spool", b'{"resourceSpans": []}\n', "it would not")
+    shown = CliRunner().invoke(main, ["ship", "--dead"]).output
+    assert "it would not" in shown
+    assert "1 rows were refused" in shown
+    assert "1 rows go back into the spool" in CliRunner().invoke(main, ["ship", "--dead", "--retry"]).output
+    assert list(dead_letters.letters(own_state / "spool")) == []
+
+
+# --- a Collector ---------------------------------------------------------------------------------------------------
+
+
+def test_a_collector_gets_the_lines_as_they_are(ledger: Recorded, provider: Provider):
+    expected = record(ledger, provider)
+    ledger.spool.close()
+    collector = Canned()
+    collector.answers["/v1/traces"] = {}
+    done = shipper.drain(ledger.spool.directory, OtlpSink(collector.url))
+    collector.close()
+    [(_, path, body)] = collector.asked
+    assert (path, done.rows) == ("/v1/traces", 3)
+    assert rows(gzip.decompress(body)) == expected
+
+
+@pytest.mark.parametrize(("status", "error"), [(503, DatabaseError), (429, DatabaseError), (400, PoisonError)])
+def test_what_a_collector_answers_decides_whether_lines_wait(status, error, ledger: Recorded, provider: Provider):
+    record(ledger, provider, 1)
+    collector = Canned()
+    collector.answers["/v1/traces"] = status
+    with pytest.raises(DatabaseError) as raised:
+        OtlpSink(collector.url).send([Line(line, contents(line)) for line in ledger.lines])
+    collector.close()
+    assert type(raised.value) is error
+
+
+def test_a_collector_that_takes_only_a_part_names_what_it_rejected(ledger: Recorded, provider: Provider):
+    record(ledger, provider, 1)
+    ledger.spool.close()
+    collector = Canned()
+    collector.answers["/v1/traces"] = {"partialSuccess": {"rejectedSpans": "1", "errorMessage": "too old"}}
+    done = shipper.drain(ledger.spool.directory, OtlpSink(collector.url))
+    collector.close()
+    assert done.dead == 1
+    assert "too old" in next(dead_letters.letters(ledger.spool.directory)).reason
+
+
+def test_a_collector_that_is_away_is_said_without_its_password():
+    with pytest.raises(DatabaseError, match=r"cannot reach the Collector at http://me:\*\*\*@127.0.0.1:9/v1/traces"):
+        OtlpSink("http://me:s3cret@127.0.0.1:9").send([])
+    with pytest.raises(DatabaseError, match=r"is no http\(s\) URL"):
+        OtlpSink("grpc://x")
 
 
 def test_one_shipper_a_directory(tmp_path: Path):
@@ -85,7 +204,7 @@ def test_one_shipper_a_directory(tmp_path: Path):
 
 
 def test_a_spool_that_does_not_exist_is_empty(tmp_path: Path):
-    assert shipper.drain(tmp_path / "none", lambda _: None).rows == 0
+    assert shipper.drain(tmp_path / "none", Got()).rows == 0
     assert shipper.waiting(tmp_path / "none") == 0
 
 
@@ -145,6 +264,35 @@ def test_every_view_can_be_asked(embedded, ledger: Recorded, provider: Provider)
             client.query(f"SELECT * FROM `{where.database}`.{name.removesuffix('.sql')}")
 
 
+def holes(client, where: Target) -> list[tuple]:
+    columns = "from_sequence, to_sequence, missing_rows, announced"
+    return client.query(f"SELECT {columns} FROM `{where.database}`.ledger_holes ORDER BY from_sequence").result_rows
+
+
+def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_state: Path, provider: Provider):
+    client, where = embedded
+    encoder = Encoder()
+    spool = Spool(own_state / "spool", 1 << 30, lambda found: encoder.marker(RESOURCE, found))
+    tracing = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
+    tracing.add_span_processor(LedgerProcessor(spool))
+    tracer = tracing.get_tracer("spanledger.openai")
+    for _ in range(10):
+        tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
+    with spool._lock:
+        spool._lost.add(10, 5)
+        spool.next_sequence()
+    tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
+    spool.next_sequence()  # a row that nobody ever wrote, the last one
+    spool.close()
+    kept = [line for file in sorted((own_state / "spool").glob("*.jsonl")) for line in file.read_bytes().splitlines()]
+    lines = [Line(line, contents(line)) for line in kept]
+    without = [line for n, line in enumerate(lines) if n not in (4, 5)]  # rows 3 and 4: line 0 is the start marker
+    ClickHouseSink(where, client).send(without)
+    assert holes(client, where) == [(3, 4, 2, False), (10, 10, 1, True), (12, 12, 1, False)]
+    ClickHouseSink(where, client).send(lines)
+    assert holes(client, where) == [(10, 10, 1, True), (12, 12, 1, False)]
+
+
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[str]:
     """A ClickHouse server, as far as HTTP can tell."""
@@ -168,9 +316,10 @@ def test_a_server_is_migrated_and_written_over_http(front: str, ledger: Recorded
         assert count(client, where) == 3
 
 
-def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Recorded, provider: Provider):
+def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Recorded, provider: Provider, monkeypatch):
     record(ledger, provider)
-    background = shipper.BackgroundShipper(ledger.spool.directory, front)
+    monkeypatch.setenv("SPANLEDGER_DSN", front)
+    background = BackgroundShipper(ledger.spool.directory)
     background.start()
     background.flush()
     for _ in range(100):
@@ -183,9 +332,10 @@ def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Reco
         assert count(client, where) == 3
 
 
-def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Provider, caplog):
+def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Provider, caplog, monkeypatch):
     record(ledger, provider)
-    background = shipper.BackgroundShipper(ledger.spool.directory, "http://app:s3cret@127.0.0.1:9/llm")
+    monkeypatch.setenv("SPANLEDGER_DSN", "http://app:s3cret@127.0.0.1:9/llm")
+    background = BackgroundShipper(ledger.spool.directory)
     with caplog.at_level(logging.ERROR, "spanledger"):
         background.start()
         background.flush()

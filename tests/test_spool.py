@@ -7,6 +7,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from spanledger.spool import SEGMENT_BYTES, Encoder, Spool
+from spanledger import attributes as a
+from spanledger.encoding import Encoder
+from spanledger.spool import SEGMENT_BYTES, Spool
 
 
 class Kept(SpanProcessor):
@@ -93,34 +97,91 @@ def test_a_segment_is_closed_when_it_is_large(tmp_path: Path):
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
 
 
-def test_a_full_spool_refuses_the_newest_and_says_so_once(tmp_path: Path, caplog):
-    spool = Spool(tmp_path, 10)
-    spool.append(b"0123456789\n")
-    spool.close()
+def marker(attributes) -> bytes:
+    return json.dumps(dict(attributes)).encode() + b"\n"
+
+
+def told(directory: Path) -> list[dict]:
+    files = sorted(directory.glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+
+
+def test_a_full_spool_refuses_the_newest_and_tells_what_it_refused_when_there_is_room(tmp_path: Path, caplog):
+    (tmp_path / "other.jsonl").write_bytes(b"x" * 900)
+    spool = Spool(tmp_path, 1200, marker)
+    row = b'{"row": 1}\n'
+    assert spool.append(row, 0, 7)
     with caplog.at_level(logging.ERROR, "spanledger"):
-        assert [spool.append(b"more\n") for _ in range(3)] == [False] * 3
-    assert spool.refused == 3
+        assert [spool.append(b"x" * 400 + b"\n", n, 10) for n in (1, 2, 3)] == [False] * 3
     assert [record.message.count("SPANLEDGER_SPOOL_MAX_BYTES") for record in caplog.records] == [1]
+    (tmp_path / "other.jsonl").unlink()
+    spool._not_before = 0
+    assert spool.append(b'{"row": 2, "text": "' + b"x" * 400 + b'"}\n', 4, 7)
+    spool.close()
+    kinds = [line.get(a.MARKER, "row") for line in told(tmp_path)]
+    assert kinds == ["start", "row", "loss", "row", "end"]
+    loss = told(tmp_path)[2]
+    assert (loss[a.LOST_ROWS], loss[a.COST_TOTAL], loss[a.LOST_FROM], loss[a.LOST_TO]) == (3, 30, 1, 3)
 
 
-def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path, caplog):
+def test_a_directory_that_cannot_be_made_is_one_clear_line_and_memory_serves_until_it_can(tmp_path: Path, caplog):
     (tmp_path / "file").write_text("")
     spool = Spool(tmp_path / "file" / "spool", 1 << 30)
     with caplog.at_level(logging.ERROR, "spanledger"):
-        assert [spool.append(b"row\n") for _ in range(3)] == [False] * 3
+        assert [spool.append(b"%d\n" % n) for n in range(3)] == [True] * 3
     assert ["SPANLEDGER_SPOOL_DIR" in record.message for record in caplog.records] == [True]
-
-
-def test_a_full_disk_is_one_clear_line_and_the_next_segment_is_clean(tmp_path: Path, caplog):
-    spool = Spool(tmp_path, 1 << 30)
-    spool._fd = os.open("/dev/full", os.O_WRONLY)
-    with caplog.at_level(logging.ERROR, "spanledger"):
-        assert not spool.append(b"row\n")
+    (tmp_path / "file").unlink()
     spool._not_before = 0
-    assert spool.append(b"row\n")
+    assert spool.append(b"3\n")
+    assert told(tmp_path / "file" / "spool") == [0, 1, 2, 3]
+
+
+def test_memory_is_bounded_too(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("spanledger.spool.MEMORY_ROWS", 2)
+    (tmp_path / "file").write_text("")
+    spool = Spool(tmp_path / "file" / "spool", 1 << 30)
+    assert [spool.append(b"row\n") for _ in range(3)] == [True, True, False]
+    assert spool.refused == 1
+
+
+def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(tmp_path: Path, caplog):
+    spool = Spool(tmp_path, 1 << 30)
+    spool._fd, spool._opened = os.open("/dev/full", os.O_WRONLY), time.monotonic()
+    with caplog.at_level(logging.ERROR, "spanledger"):
+        assert spool.append(b"1\n")
+        assert spool.append(b"2\n")
+    spool._not_before = 0
+    assert spool.append(b"3\n")
     spool.close()
     assert ["No space left on device" in record.message for record in caplog.records] == [True]
-    assert [file.read_bytes() for file in tmp_path.glob("*.jsonl")] == [b"row\n"]
+    assert told(tmp_path) == [1, 2, 3]
+
+
+def test_a_segment_is_closed_when_it_is_old(tmp_path: Path):
+    spool = Spool(tmp_path, 1 << 30)
+    spool.append(b"1\n")
+    spool._opened -= 1000
+    spool.append(b"2\n")
+    spool.close()
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+
+def test_a_spool_that_is_synchronized_forces_rows_onto_the_device(tmp_path: Path, monkeypatch):
+    synced = threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.set())
+    spool = Spool(tmp_path, 1 << 30, sync_ms=5)
+    spool.append(b"1\n")
+    assert synced.wait(5)
+    spool.close()
+
+
+def test_a_process_that_ends_in_order_says_where_its_numbers_end(tmp_path: Path):
+    spool = Spool(tmp_path, 1 << 30, marker)
+    for _ in range(3):
+        spool.append(b'{"row": 1}\n', spool.next_sequence())
+    spool.close()
+    assert [line.get(a.MARKER, "row") for line in told(tmp_path)] == ["start", "row", "row", "row", "end"]
+    assert told(tmp_path)[-1][a.SEQUENCE] == 3
 
 
 FORKING = """
@@ -146,6 +207,6 @@ def test_a_forked_child_has_a_segment_and_numbers_of_its_own(tmp_path: Path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_lacks_are_spelled_as_proto_json_does(value):
-    from spanledger.spool import _value
+    from spanledger.encoding import _value
 
     assert json.loads(f"{{{_value(value)}}}")["doubleValue"] in ("NaN", "Infinity", "-Infinity")

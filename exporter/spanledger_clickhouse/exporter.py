@@ -15,8 +15,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spanledger import attributes as a
 from spanledger import bootstrap, settings
+from spanledger.encoding import Encoder
 from spanledger.guard import quietly
-from spanledger.spool import Encoder, Spool
+from spanledger.spool import Spool
 
 
 class LedgerSpanExporter(SpanExporter):

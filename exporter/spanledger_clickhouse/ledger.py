@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from spanledger import settings
-from spanledger_clickhouse import schema, shipper, writer
+from spanledger_clickhouse import schema, shipper
 from spanledger_clickhouse.database import DatabaseError, Target, connected, reason, target
+from spanledger_clickhouse.sinks import ClickHouseSink
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = N
     with connected(where) as client:
         schema.migrate(client, where)
         ledger = Ledger(client, where)
-        with suppress(shipper.BusyError):  # another process ships it: what it has not sent yet comes in a second
-            shipper.drain(settings.spool_dir(), lambda batch: writer.insert(client, where, batch), progress)
+        if settings.setting("otlp_endpoint") is None:  # else the spool is a Collector's to get
+            with suppress(shipper.BusyError):  # another process ships it: what it has not sent yet comes in a second
+                shipper.drain(settings.spool_dir(), ClickHouseSink(where, client), progress)
         client.command(f"USE `{where.database}`") if where.embedded else _use(client, where.database)
         yield ledger
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from spanledger import attributes as a
 from spanledger.reading import Json, items, mapping
@@ -149,8 +149,31 @@ KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and i
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 
 
-def rows(line: bytes | str, source: str = "spool") -> Iterator[Row]:
-    """The rows of one OTLP JSON line.
+EVENT_COLUMNS: Final[dict[str, str]] = {
+    "process_id": TEXT,
+    "kind": LOW,
+    "at": "DateTime64(6, 'UTC')",
+    "service": LOW,
+    "host": LOW,
+    "sequence": "Nullable(UInt64)",
+    "lost_rows": "UInt64",
+    "lost_from": "Nullable(UInt64)",
+    "lost_to": "Nullable(UInt64)",
+    "lost_cost_usd": "Decimal(18, 12)",
+}
+"""Column of `ledger_events` -> its type, in the order of an event."""
+
+
+class Contents(NamedTuple):
+    """What a line holds."""
+
+    rows: list[Row]
+    events: list[Row]
+    """Markers: what a process tells of itself (`ledger_events`)."""
+
+
+def contents(line: bytes | str, source: str = "spool") -> Contents:
+    """The rows and markers of one OTLP JSON line.
 
     Raises:
         ValueError: the line is no JSON object.
@@ -158,13 +181,39 @@ def rows(line: bytes | str, source: str = "spool") -> Iterator[Row]:
     document: object = json.loads(line)
     if not isinstance(document, dict):
         raise ValueError("an OTLP JSON line is an object")  # noqa: TRY004 - as json.loads says it
+    found = Contents([], [])
     for resource_spans in items(cast("Json", document), "resourceSpans"):
         resource = attributes_of(mapping(resource_spans, "resource"))
         for scope_spans in items(resource_spans, "scopeSpans"):
             scope = text(mapping(scope_spans, "scope").get("name"))
             for span in items(scope_spans, "spans"):
-                if scope.startswith(a.SCOPE_PREFIX):
-                    yield row(mapping(span), resource, scope, source)
+                if scope == a.MARKER_SCOPE:
+                    found.events.append(event(mapping(span), resource))
+                elif scope.startswith(a.SCOPE_PREFIX):
+                    found.rows.append(row(mapping(span), resource, scope, source))
+    return found
+
+
+def rows(line: bytes | str, source: str = "spool") -> list[Row]:
+    """The rows of one OTLP JSON line; raises as `contents` does."""
+    return contents(line, source).rows
+
+
+def event(span: Json, resource: Attributes) -> Row:
+    """One marker, in the order of `EVENT_COLUMNS`."""
+    at = attributes_of(span)
+    return (
+        text(at.get(a.PROCESS_ID)),
+        text(at.get(a.MARKER)),
+        EPOCH + timedelta(microseconds=nanoseconds(span.get("startTimeUnixNano")) // 1000),
+        text(resource.get(a.SERVICE_NAME)),
+        text(resource.get(a.HOST_NAME)),
+        natural(at.get(a.SEQUENCE)),
+        natural(at.get(a.LOST_ROWS)) or 0,
+        natural(at.get(a.LOST_FROM)),
+        natural(at.get(a.LOST_TO)),
+        money(at.get(a.COST_TOTAL), True),
+    )
 
 
 def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:

@@ -1,4 +1,4 @@
-"""Drains a spool into ClickHouse: segment by segment, acknowledged by offset, deleted when done.
+"""Drains a spool into a sink: segment by segment, acknowledged by offset, deleted when done.
 
 What is shipped of a segment stands beside it in `<segment>.ack` (a byte offset, written after the
 insert was committed): a crash between the two ships those rows again, which the table absorbs. A
@@ -10,25 +10,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from spanledger.guard import log
 from spanledger.spool import SUFFIX
-from spanledger_clickhouse import schema, writer
-from spanledger_clickhouse.database import DatabaseError, connect, target
-from spanledger_clickhouse.rows import Row, rows
+from spanledger_clickhouse import dead_letters
+from spanledger_clickhouse.rows import contents
+from spanledger_clickhouse.sinks import Line, Sink
+from spanledger_clickhouse.writer import PoisonError
 
 BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 8 << 20
 EMPTY_SEGMENT_SECONDS: Final = 60.0
 """A segment this young may be empty because its writer has only just made it."""
-
-Insert = Callable[[list[Row]], None]
 
 
 @dataclass
@@ -39,6 +36,8 @@ class Drained:
     segments: int = 0
     torn: int = 0
     """Lines that are no JSON: a write that a crash or a full disk cut short."""
+    dead: int = 0
+    """Lines that were refused for good; both kinds are kept among the dead letters."""
 
 
 class BusyError(Exception):
@@ -67,38 +66,46 @@ def waiting(directory: Path) -> int:
     return sum(max(0, path.stat().st_size - _acknowledged(path)) for path in directory.glob(f"*{SUFFIX}"))
 
 
-def drain(directory: Path, insert: Insert, progress: Callable[[int], None] = lambda _: None) -> Drained:
+def oldest(directory: Path) -> float:
+    """Seconds since the oldest segment that is not shipped whole was last written to; 0.0 where all is shipped."""
+    times = [path.stat().st_mtime for path in directory.glob(f"*{SUFFIX}") if path.stat().st_size > _acknowledged(path)]
+    return max(0.0, time.time() - min(times)) if times else 0.0
+
+
+def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda _: None) -> Drained:
     """Ship everything that stands in the spool now.
 
     Args:
         directory: the spool.
-        insert: writes a batch and returns when it is committed; what it raises ends the pass, and the
-            batch stays in the spool.
+        sink: what takes the lines; a `DatabaseError` of its ends the pass, and the batch stays in the spool. What
+            it refuses for good is isolated, line by line, among the dead letters.
         progress: told the bytes that each batch took out of the spool.
 
     Raises:
         BusyError: another process ships this spool.
+        DatabaseError: the sink cannot take rows now.
     """
     done = Drained()
     if not directory.is_dir():
         return done
     with sole_shipper(directory):
         for path in sorted(directory.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime, p.name)):
-            _drain_segment(path, insert, progress, done)
+            _drain_segment(path, sink, progress, done)
     return done
 
 
-def _drain_segment(path: Path, insert: Insert, progress: Callable[[int], None], done: Drained) -> None:
+def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], done: Drained) -> None:
     with path.open("rb") as segment:
         finished = _has_no_writer(segment.fileno())  # asked before reading: nothing can follow what we read
         start = _acknowledged(path)
         segment.seek(start)
-        for batch, size in _batches(segment, done, finished):
-            if batch:
-                insert(batch)
+        for batch, torn, size in _batches(segment, finished):
+            _send(sink, batch, path.parent, done)
+            for line in torn:
+                dead_letters.bury(path.parent, line, "no JSON: a write that a crash or a full disk cut short")
             start += size
             _acknowledge(path, start)
-            done.rows += len(batch)
+            done.torn += len(torn)
             progress(size)
         empty = start == 0 and time.time() - path.stat().st_mtime < EMPTY_SEGMENT_SECONDS
         if finished and not empty:
@@ -107,23 +114,41 @@ def _drain_segment(path: Path, insert: Insert, progress: Callable[[int], None], 
             done.segments += 1
 
 
-def _batches(segment: Any, done: Drained, finished: bool) -> Generator[tuple[list[Row], int]]:
-    """(rows, bytes) of the complete lines; the unfinished last line only of a finished segment."""
-    batch: list[Row] = []
+def _send(sink: Sink, batch: list[Line], directory: Path, done: Drained) -> None:
+    """Send a batch; where it is refused, its halves, until the lines that are refused stand alone."""
+    if not batch:
+        return
+    try:
+        sink.send(batch)
+        done.rows += sum(len(line.contents.rows) for line in batch)
+    except PoisonError as error:
+        if len(batch) == 1:
+            dead_letters.bury(directory, batch[0].raw, str(error))
+            done.dead += 1
+            return
+        middle = len(batch) // 2
+        _send(sink, batch[:middle], directory, done)
+        _send(sink, batch[middle:], directory, done)
+
+
+def _batches(segment: Any, finished: bool) -> Generator[tuple[list[Line], list[bytes], int]]:
+    """(lines, torn lines, bytes); an unfinished last line only of a finished segment."""
+    batch: list[Line] = []
+    torn: list[bytes] = []
     size = 0
     for line in segment:
         if not line.endswith(b"\n") and not finished:
             break
         size += len(line)
         try:
-            batch += rows(line)
-        except ValueError:
-            done.torn += 1
+            batch.append(Line(line, contents(line)))
+        except (ValueError, RecursionError):
+            torn.append(line)
         if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
-            yield batch, size
-            batch, size = [], 0
+            yield batch, torn, size
+            batch, torn, size = [], [], 0
     if size:
-        yield batch, size
+        yield batch, torn, size
 
 
 def _has_no_writer(fd: int) -> bool:
@@ -149,74 +174,3 @@ def _acknowledge(path: Path, offset: int) -> None:
     temporary = path.with_suffix(".ack.new")
     temporary.write_text(str(offset))
     os.replace(temporary, _ack_file(path))
-
-
-class BackgroundShipper:
-    """Ships an application's spool to a ClickHouse server from a daemon thread.
-
-    An outage is logged once and retried with growing pauses; the rows wait in the spool.
-    """
-
-    PAUSE: Final = 1.0
-    LONGEST_PAUSE: Final = 60.0
-
-    def __init__(self, directory: Path, dsn: str) -> None:
-        self._directory = directory
-        self._dsn = dsn
-        self._wake = threading.Event()
-        self._stopped = False
-        self._client: Any = None
-        self._out = False
-
-    def start(self) -> None:
-        try:
-            self._target = target(self._dsn)
-        except DatabaseError as error:
-            log.error("%s. Rows wait in %s.", error, self._directory)
-            return
-        self._thread = threading.Thread(target=self._run, name="spanledger-shipper", daemon=True)
-        self._thread.start()
-
-    def flush(self) -> None:
-        """Ship what is there without waiting for the next turn."""
-        self._wake.set()
-
-    def stop(self, timeout: float = 2.0) -> None:
-        """Ship once more and end, within `timeout` seconds; what is left stays in the spool."""
-        self._stopped = True
-        self._wake.set()
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        pause = self.PAUSE
-        while not self._stopped:
-            self._wake.wait(pause)
-            self._wake.clear()
-            pause = self.PAUSE if self._turn() else min(pause * 2, self.LONGEST_PAUSE)
-
-    def _turn(self) -> bool:
-        try:
-            if waiting(self._directory):
-                self._ship()
-        except BusyError:
-            return True  # a sidecar, or another worker of the same host, ships this directory
-        except DatabaseError as error:
-            self._client = None
-            if not self._out:
-                self._out = True
-                log.error("%s. Rows wait in %s and are sent when it can be reached.", error, self._directory)
-            return False
-        except OSError as error:
-            log.error("the spool %s cannot be read: %s", self._directory, error)
-            return False
-        if self._out:
-            self._out = False
-            log.warning("ClickHouse at %s is reached again", self._target.shown)
-        return True
-
-    def _ship(self) -> None:
-        if self._client is None:
-            client = connect(self._target)
-            schema.migrate(client, self._target)
-            self._client = client
-        drain(self._directory, lambda batch: writer.insert(self._client, self._target, batch))

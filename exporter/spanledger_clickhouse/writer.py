@@ -1,18 +1,33 @@
-"""Rows into `llm_calls`: one insert a batch, with a token that makes a repeated insert harmless."""
+"""Rows into ClickHouse: one insert a batch and a table, with a token that makes a repeated insert harmless.
+
+Errors are of two kinds. `DatabaseError`: the server is away, busy, or not set up; the same rows will be taken
+later. `PoisonError`: the rows themselves are refused, and would be refused again.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from spanledger_clickhouse.database import DatabaseError, Target, reason
-from spanledger_clickhouse.rows import COLUMNS, Row
+from spanledger_clickhouse.rows import COLUMNS, EVENT_COLUMNS, Row
 
 NAMES: Final = list(COLUMNS)
-TYPES: Final = list(COLUMNS.values())
 SPAN_ID: Final = NAMES.index("span_id")
 TRACE_ID: Final = NAMES.index("trace_id")
+
+TRANSIENT: Final = frozenset({
+    159, 160, 164, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 265, 279, 285, 286, 289, 290, 319, 394, 425,
+    439, 473, 499, 571, 692, 999, 1000, 1002,
+})  # fmt: skip
+"""Error codes of ClickHouse that pass: time-outs, quotas, memory, too many parts, read-only, lost replicas."""
+SET_UP: Final = frozenset({16, 36, 47, 60, 62, 81, 115, 193, 497, 516})
+"""Codes that say the database is not as it should be: an unknown column, table or database, missing rights."""
+
+
+class PoisonError(DatabaseError):
+    """ClickHouse refuses the rows themselves."""
 
 
 def insert(client: Any, where: Target, rows: Sequence[Row]) -> None:
@@ -23,21 +38,46 @@ def insert(client: Any, where: Target, rows: Sequence[Row]) -> None:
     that stands twice in the batch is written once.
 
     Raises:
-        DatabaseError: the rows are not in the table.
+        PoisonError: the rows are refused.
+        DatabaseError: the rows are not in the table, and may be sent again.
     """
+    unique = {(row[TRACE_ID], row[SPAN_ID]): row for row in rows}
+    _insert(client, where, "llm_calls", COLUMNS, list(unique.values()), repr(sorted(unique)))
+
+
+def insert_events(client: Any, where: Target, events: Sequence[Row]) -> None:
+    """Write markers; raises as `insert` does."""
+    _insert(client, where, "ledger_events", EVENT_COLUMNS, list(events), repr(sorted(map(repr, events))))
+
+
+def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], rows: list[Row], identity: str) -> None:
     from clickhouse_connect.driver.exceptions import Error
 
-    unique = {(row[TRACE_ID], row[SPAN_ID]): row for row in rows}
-    if not unique:
+    if not rows:
         return
-    token = hashlib.sha256(repr(sorted(unique)).encode()).hexdigest()
     try:
         client.insert(
-            f"`{where.database}`.llm_calls",
-            list(unique.values()),
-            column_names=NAMES,
-            column_type_names=TYPES,
-            settings={"insert_deduplication_token": token},
+            f"`{where.database}`.{table}",
+            rows,
+            column_names=list(columns),
+            column_type_names=list(columns.values()),
+            settings={"insert_deduplication_token": hashlib.sha256(identity.encode()).hexdigest()},
         )
     except (Error, OSError) as error:
-        raise DatabaseError(f"inserting {len(unique)} rows into {where.shown} failed: {reason(error)}") from error
+        kind = PoisonError if poisonous(error) else DatabaseError
+        raise kind(f"inserting {len(rows)} rows into {table} of {where.shown} failed: {reason(error)}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise PoisonError(f"{len(rows)} rows cannot be written as {table} has it: {reason(error)}") from error
+
+
+def poisonous(error: BaseException) -> bool:
+    """Whether an error of the driver is about the rows: it has a code, and not one that passes or asks for set-up.
+
+    OperationalError without a code is a connection that failed, 503 or 429 (clickhouse-connect 1.12).
+    """
+    from clickhouse_connect.driver.exceptions import DataError
+
+    if isinstance(error, DataError):
+        return True
+    code = getattr(error, "code", None)
+    return isinstance(code, int) and code > 0 and code not in TRANSIENT and code not in SET_UP

@@ -111,6 +111,12 @@ RECORD_CREATED: Final = "spanledger.record.created"
 # --- the loss ledger -----------------------------------------------------------------------------------
 PROCESS_ID: Final = "spanledger.process.id"
 SEQUENCE: Final = "spanledger.sequence"
+MARKER_SCOPE: Final = "spanledger.ledger"
+MARKER: Final = "spanledger.marker"
+"""start | loss | end: what a line tells of its process."""
+LOST_ROWS: Final = "spanledger.lost.rows"
+LOST_FROM: Final = "spanledger.lost.from_sequence"
+LOST_TO: Final = "spanledger.lost.to_sequence"
 
 # --- attribution: baggage key = span attribute ------------------------------------------------------------
 USER_ID: Final = "user.id"

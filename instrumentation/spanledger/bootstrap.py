@@ -8,6 +8,7 @@ Nothing here raises: an exception in the entry point would end all auto-instrume
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Generator
@@ -16,10 +17,12 @@ from typing import Any
 from weakref import WeakSet
 
 from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
 from spanledger import call, losses, propagation, sampler, settings
+from spanledger.encoding import Encoder
 from spanledger.guard import log, quietly
 from spanledger.processor import LedgerProcessor
 from spanledger.spool import Spool
@@ -140,9 +143,16 @@ def _unwrapped(provider: Any) -> TracerProvider | None:
 def _ledger() -> LedgerProcessor:
     global _processor, _spool
     if _processor is None:
-        _spool = Spool(settings.spool_dir(), _max_bytes())
+        encoder = Encoder()
+        _spool = Spool(
+            settings.spool_dir(),
+            _whole_number("spool_max_bytes", DEFAULT_MAX_BYTES, at_least=1 << 20),
+            lambda attributes: encoder.marker(_resource(), attributes),
+            _whole_number("spool_sync_ms", 0),
+        )
         _processor = LedgerProcessor(_spool, losses.configured())
         os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(_at_exit)
         _start_background()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
@@ -159,15 +169,20 @@ def _keep_context_in_threads() -> None:
             instrumentor.instrument(skip_dep_check=True)
 
 
-def _max_bytes() -> int:
-    text = settings.setting("spool_max_bytes")
+def _resource() -> Resource:
+    """The resource of a provider that we are attached to: it names the service and the host."""
+    return next((provider.resource for provider in _bound), Resource.get_empty())
+
+
+def _whole_number(name: str, default: int, *, at_least: int = 0) -> int:
+    text = settings.setting(name)
     if text is None:
-        return DEFAULT_MAX_BYTES
+        return default
     try:
-        return max(1 << 20, int(text))
+        return max(at_least, int(text))
     except ValueError:
-        log.error("SPANLEDGER_SPOOL_MAX_BYTES=%r is no number of bytes; using %d", text, DEFAULT_MAX_BYTES)
-        return DEFAULT_MAX_BYTES
+        log.error("SPANLEDGER_%s=%r is no whole number; using %d", name.upper(), text, default)
+        return default
 
 
 def _start_background() -> None:
@@ -186,13 +201,22 @@ def _prepare() -> None:
 
 def _start_shipper() -> None:
     global _shipper
-    dsn = settings.setting("dsn")
-    if dsn is None or dsn.startswith("chdb:") or _spool is None:
+    configured = settings.setting("otlp_endpoint") or settings.setting("dsn")
+    if configured is None or configured.startswith("chdb:") or _spool is None:
         return  # the rows wait in the spool: the application never opens the embedded engine
-    from spanledger_clickhouse.shipper import BackgroundShipper  # the one arrow to the other package
+    from spanledger_clickhouse.background import BackgroundShipper  # the one arrow to the other package
 
-    _shipper = BackgroundShipper(_spool.directory, dsn)
+    _shipper = BackgroundShipper(_spool.directory)
     _shipper.start()
+
+
+def _at_exit() -> None:
+    """The ledger learns that this process ended, and where its numbers end; what is spooled is shipped if it can."""
+    with quietly("ending"):
+        if _spool is not None:
+            _spool.close()
+        if _shipper is not None:
+            _shipper.stop()
 
 
 def _after_fork() -> None:

@@ -18,13 +18,14 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from spanledger import attributes as a
 from spanledger.attributing import attribution
+from spanledger.encoding import Encoder
 from spanledger.guard import quietly
 from spanledger.losses import NOT_STRICT, Strictness, losses
 from spanledger.pricing import Price, quote
 from spanledger.pricing.price import NOT_BILLED, PROVIDER_REPORTED
 from spanledger.requests import OpenRequests, Total
 from spanledger.spans import before_end, plain, put, remembered
-from spanledger.spool import Encoder, Spool
+from spanledger.spool import Spool
 from spanledger.usage import Usage, from_attributes
 
 GROUPS: Final = {
@@ -72,9 +73,11 @@ class LedgerProcessor(SpanProcessor):
         """Put the attribution and the price on a call that is about to end."""
         with quietly("pricing a call"):
             usage = remembered(span)
-            facts.update(cost_attributes(plain(span), usage))
+            attributes = plain(span)
+            facts.update(cost_attributes(attributes, usage))
             facts[a.PROCESS_ID] = self._spool.process_id
-            facts[a.SEQUENCE] = self._spool.next_sequence()
+            if not attributes.get(a.RECORD_ID):  # a row that any process may write has no number of this one's
+                facts[a.SEQUENCE] = self._spool.next_sequence()
             put(span, facts)
             if total is not None:
                 total.add(facts, usage.total if usage else 0)
@@ -83,7 +86,13 @@ class LedgerProcessor(SpanProcessor):
         with quietly("spooling a call"):
             scope = span.instrumentation_scope
             if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
-                self._spool.append(self._encoder.line(span))
+                facts = span.attributes or {}
+                sequence, cost = facts.get(a.SEQUENCE), facts.get(a.COST_TOTAL)
+                self._spool.append(
+                    self._encoder.line(span),
+                    sequence if isinstance(sequence, int) else None,
+                    cost if isinstance(cost, int) else 0,
+                )
             else:
                 self._requests.ended(span)
 

@@ -1,58 +1,67 @@
 """The spool: rows on disk before `span.end()` returns, in a format that a stock Collector reads too.
 
-A segment is a file of OTLP JSON lines (OpenTelemetry's file-exporter format), one span a line, written
-by one process: `<process id>-<number>.jsonl`. A row is one `os.write` to a file opened for appending:
+A segment is a file of OTLP JSON lines (OpenTelemetry's file-exporter format, see `encoding.py`), one span a line,
+written by one process: `<process id>-<number>.jsonl`. A row is one `os.write` to a file opened for appending:
 it survives the death of the process, though not of the machine. The writer holds a lock on the segment
 it writes; a reader that gets the lock knows that the segment is finished. `shipper.py` reads.
-
-Encoding is written out by hand: OpenTelemetry's own JSON encoder (opentelemetry-exporter-otlp-json-common
-0.66b1) takes 95 us a span where this takes about 10, and a call may cost 100 in all
-(docs/decisions/0003). A test holds the two against each other.
 """
 
 from __future__ import annotations
 
 import fcntl
 import itertools
-import math
 import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from json.encoder import encode_basestring_ascii as quoted
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import StatusCode
-
+from spanledger import attributes as a
 from spanledger.guard import log
-from spanledger.spans import plain
 
 SUFFIX: Final = ".jsonl"
 SEGMENT_BYTES: Final = 16 << 20
 """A segment is closed beyond this size, so that it can be deleted once it is shipped."""
+SEGMENT_SECONDS: Final = 300.0
+"""... or this long after it was opened."""
 RETRY_SECONDS: Final = 5.0
-KINDS: Final = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5}
-"""opentelemetry-api SpanKind.value -> OTLP's SPAN_KIND number."""
+MEMORY_ROWS: Final = 10_000
+"""Rows kept in memory while no directory can be written."""
+
+Mark = Callable[[Mapping[str, Any]], bytes]
 
 
 class Spool:
-    """The writer of one process. `append` never raises; what cannot be written is counted in `refused`."""
+    """The writer of one process. `append` never raises.
 
-    def __init__(self, directory: Path, max_bytes: int) -> None:
+    A full spool refuses the newest rows: they are counted, with their cost, and a loss marker says so as soon
+    as there is room again. A directory that cannot be written is made up for by memory, as far as
+    `MEMORY_ROWS` goes. Markers tell the ledger where a process's numbers begin and end.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, mark: Mark | None = None, sync_ms: int = 0) -> None:
+        """
+        Args:
+            directory: where segments are; made if it is not there.
+            max_bytes: how much all processes together may keep there.
+            mark: makes a marker's line of its attributes; without one no markers are written.
+            sync_ms: every so many milliseconds what was written is forced onto the device; 0: the system decides.
+        """
         self.directory = directory
         self.max_bytes = max_bytes
         self.refused = 0
         """Rows that found no place, for want of space or of a writable directory."""
         self.written = 0
+        self._mark = mark
+        self._sync_ms = sync_ms
         self._lock = threading.Lock()
         self._fd: int | None = None
-        self._size = 0
-        self._not_before = 0.0
         self._said: set[str] = set()
         self._begin()
 
@@ -61,68 +70,139 @@ class Spool:
         """Random for every process, so that its sequence numbers are its own."""
         self._sequence = itertools.count()
         self._numbers = itertools.count()
+        self._size = 0
+        self._opened = 0.0
+        self._others = 0
+        self._not_before = 0.0
+        self._started = False
+        self._ended_at = -1
+        self._lost = Lost()
+        self._waiting: deque[bytes] = deque()
+        self._dirty = threading.Event()
+        self._syncing = False
+        self._without = Place.NOWHERE
+        """Where rows go while no segment can be opened."""
 
     def next_sequence(self) -> int:
         """The number of the next row of this process: 0, 1, 2, ... A missing number is a lost row."""
         return next(self._sequence)
 
-    def append(self, line: bytes) -> bool:
-        """Write one line (ending in a newline). True when it is in the file."""
-        with self._lock:
-            fd = self._fd if self._fd is not None else self._open()
-            if fd is None:
-                self.refused += 1
-                return False
-            try:
-                written = os.write(fd, line)
-                if written < len(line):
-                    written += os.write(fd, line[written:])
-                complete = written == len(line)
-            except OSError as error:
-                self._say(f"cannot write to the spool {self.directory}: {error.strerror}; rows are lost until it can")
-                complete = False
-            if not complete:
-                self._close()  # a later row begins a new segment; a torn line is the reader's to skip
-                self._not_before = time.monotonic() + RETRY_SECONDS
-                self.refused += 1
-                return False
-            self._size += len(line)
-            self.written += 1
-            if self._size >= SEGMENT_BYTES:
-                self._close()
-            return True
+    def append(self, line: bytes, sequence: int | None = None, picousd: int = 0) -> bool:
+        """Write one line (ending in a newline). True when it is in the file, or kept until it can be.
 
-    def _open(self) -> int | None:
-        if time.monotonic() < self._not_before:
-            return None
+        `sequence` and `picousd` say what is lost where it is neither.
+        """
+        with self._lock:
+            place = self._place(len(line))
+            if place is Place.FILE:
+                if self._write(line):
+                    return True
+                place = self._without
+            if place is Place.MEMORY and len(self._waiting) < MEMORY_ROWS:
+                self._waiting.append(line)
+                return True
+            self.refused += 1
+            self._lost.add(sequence, picousd)
+            return False
+
+    def _place(self, size: int) -> Place:
+        """Where a line of `size` bytes can go now."""
+        now = time.monotonic()
+        if self._fd is not None and now - self._opened > SEGMENT_SECONDS:
+            self._close()
+        if self._fd is None:
+            if now < self._not_before:
+                return self._without
+            self._without = self._open()
+            if self._without is not Place.FILE:
+                self._not_before = now + RETRY_SECONDS
+                return self._without
+        if self._others + self._size + size <= self.max_bytes:
+            return Place.FILE
+        if now >= self._not_before:
+            self._not_before = now + RETRY_SECONDS
+            self._others = self._used() - self._size
+            if self._others + self._size + size <= self.max_bytes:
+                return Place.FILE
+            self._full()
+        return Place.NOWHERE
+
+    def _write(self, line: bytes) -> bool:
+        if not self._started:
+            self._started = True
+            self._put_marker("start", {})
+        while self._waiting:
+            if not self._put(self._waiting[0]):
+                return False
+            self._waiting.popleft()
+            self.written += 1
+        if self._lost:
+            lost, self._lost = self._lost, Lost()
+            self._put_marker("loss", lost.attributes())
+        if not self._put(line):
+            return False
+        self.written += 1
+        if self._size >= SEGMENT_BYTES:
+            self._close()
+        return True
+
+    def _put_marker(self, kind: str, attributes: Mapping[str, Any]) -> None:
+        if self._mark is not None:
+            self._put(self._mark({a.MARKER: kind, a.PROCESS_ID: self.process_id, **attributes}))
+
+    def _put(self, line: bytes) -> bool:
+        """One write, all of it or a new segment next time."""
+        fd = self._fd
+        if fd is None:
+            return False
+        try:
+            written = os.write(fd, line)
+            if written < len(line):
+                written += os.write(fd, line[written:])
+        except OSError as error:
+            self._say(
+                f"cannot write to the spool {self.directory}: {error.strerror}; the last {MEMORY_ROWS:,} rows are kept "
+                "in memory until it can"
+            )
+            written = 0
+        if written != len(line):
+            self._close()  # a torn line is the reader's to skip
+            self._without = Place.MEMORY
+            self._not_before = time.monotonic() + RETRY_SECONDS
+            return False
+        self._size += len(line)
+        if self._sync_ms:
+            self._synchronize()
+        return True
+
+    def _open(self) -> Place:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self._full():
-                self._say(
-                    f"the spool {self.directory} holds its {self.max_bytes} bytes: new rows are lost. Ship it with "
-                    "`spanledger ship`, or raise SPANLEDGER_SPOOL_MAX_BYTES"
-                )
-                self._not_before = time.monotonic() + RETRY_SECONDS
-                return None
+            self._others = self._used()
+            if self._others >= self.max_bytes:
+                self._full()
+                return Place.NOWHERE
             path = self.directory / f"{self.process_id}-{next(self._numbers):06d}{SUFFIX}"
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._say(
-                f"the spool directory {self.directory} cannot be written ({error.strerror}): calls are not recorded. "
-                "Set SPANLEDGER_SPOOL_DIR to a directory that this process may write"
+                f"the spool directory {self.directory} cannot be written ({error.strerror}): the last {MEMORY_ROWS:,} "
+                "rows are kept in memory, and lost with the process. Set SPANLEDGER_SPOOL_DIR to a directory that "
+                "this process may write"
             )
-            self._not_before = time.monotonic() + RETRY_SECONDS
-            return None
-        self._fd, self._size = fd, 0
-        return fd
+            return Place.MEMORY
+        self._fd, self._size, self._opened = fd, 0, time.monotonic()
+        return Place.FILE
 
-    def _full(self) -> bool:
-        used = 0
-        for entry in os.scandir(self.directory):
-            if entry.name.endswith(SUFFIX):
-                used += entry.stat().st_size
-        return used >= self.max_bytes
+    def _full(self) -> None:
+        self._say(
+            f"the spool {self.directory} holds its {self.max_bytes:,} bytes: new rows are lost. Ship it with "
+            "`spanledger ship`, or raise SPANLEDGER_SPOOL_MAX_BYTES"
+        )
+
+    def _used(self) -> int:
+        return sum(entry.stat().st_size for entry in os.scandir(self.directory) if entry.name.endswith(SUFFIX))
 
     def _say(self, message: str) -> None:
         if message not in self._said:
@@ -135,8 +215,17 @@ class Spool:
             self._fd = None
 
     def close(self) -> None:
-        """Finish the segment; the next row opens another."""
+        """The process ends: say so, and finish the segment."""
         with self._lock:
+            if self._started:
+                last = next(self._sequence)
+                self._sequence = itertools.count(last)
+                if last != self._ended_at and self._place(0) is Place.FILE:
+                    self._ended_at = last
+                    if self._lost:
+                        lost, self._lost = self._lost, Lost()
+                        self._put_marker("loss", lost.attributes())
+                    self._put_marker("end", {a.SEQUENCE: last})
             self._close()
 
     def after_fork(self) -> None:
@@ -145,91 +234,54 @@ class Spool:
         self._close()
         self._begin()
 
+    # --- power loss ------------------------------------------------------------------------------------------
 
-class Encoder:
-    """Spans as OTLP JSON lines. Resource and scope are encoded once."""
+    def _synchronize(self) -> None:
+        self._dirty.set()
+        if not self._syncing:
+            self._syncing = True
+            threading.Thread(target=self._keep_synchronized, name="spanledger-sync", daemon=True).start()
 
-    def __init__(self) -> None:
-        self._heads: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, str]] = {}
-
-    def line(self, span: ReadableSpan) -> bytes:
-        """One `{"resourceSpans": [...]}` line holding `span`."""
-        context = span.get_span_context()
-        if context is None:
-            raise ValueError("a span without a context")
-        parent = f',"parentSpanId":"{span.parent.span_id:016x}"' if span.parent else ""
-        attributes = _attributes(plain(span))
-        status = ""
-        if span.status.status_code is StatusCode.ERROR:
-            status = f',"status":{{"message":{quoted(span.status.description or "")},"code":2}}'
-        return (
-            f'{self._head(span)}"traceId":"{context.trace_id:032x}","spanId":"{context.span_id:016x}"{parent}'
-            f',"flags":{int(context.trace_flags)},"name":{quoted(span.name)},"kind":{KINDS[span.kind.value]}'
-            f',"startTimeUnixNano":"{span.start_time}","endTimeUnixNano":"{span.end_time}"'
-            f',"attributes":[{attributes}]{status}}}]}}]}}]}}\n'
-        ).encode("ascii")
-
-    def _head(self, span: ReadableSpan) -> str:
-        resource, scope = span.resource, span.instrumentation_scope
-        known = self._heads.get((id(resource), id(scope)))
-        if known is not None:
-            return known[2]
-        named = _attributes(resource.attributes)
-        name, version = (scope.name, scope.version) if scope else ("", None)
-        versioned = f',"version":{quoted(version)}' if version else ""
-        head = (
-            f'{{"resourceSpans":[{{"resource":{{"attributes":[{named}]}},"scopeSpans":[{{"scope":'
-            f'{{"name":{quoted(name)}{versioned}}},"spans":[{{'
-        )
-        self._heads[id(resource), id(scope)] = (resource, scope, head)  # holding both keeps the ids theirs
-        return head
+    def _keep_synchronized(self) -> None:
+        while True:
+            self._dirty.wait()
+            self._dirty.clear()
+            fd = self._fd
+            if fd is not None:
+                with suppress(OSError):  # closed meanwhile, or a device that cannot
+                    os.fdatasync(fd)
+            time.sleep(self._sync_ms / 1000)
 
 
-def _attributes(found: Mapping[str, object]) -> str:
-    shape = (*found, *map(type, found.values()))
-    template = _templates.get(shape)
-    if template is None:
-        template = ",".join(map(_template, found, found.values()))
-        if len(_templates) < MAX_TEMPLATES:
-            _templates[shape] = template
-    fillings = [
-        quoted(value) if type(value) is str else value if type(value) is int else _value(value)
-        for value in found.values()
-    ]
-    return template % tuple(fillings)
+class Place(Enum):
+    """Where a line can go."""
+
+    FILE = 1
+    MEMORY = 2
+    NOWHERE = 3
 
 
-_templates: dict[tuple[object, ...], str] = {}
-"""Keys and types of attributes -> their JSON with a place for each value: calls come in few shapes."""
+@dataclass
+class Lost:
+    """Rows that were refused, until a marker has told of them."""
 
-MAX_TEMPLATES: Final = 500
+    count: int = 0
+    picousd: int = 0
+    first: int | None = None
+    last: int | None = None
 
+    def __bool__(self) -> bool:
+        return self.count > 0
 
-def _template(key: str, value: object) -> str:
-    opening = f'{{"key":{quoted(key)},"value":{{'.replace("%", "%%")
-    kind = type(value)
-    inside = '"stringValue":%s' if kind is str else '"intValue":"%d"' if kind is int else "%s"
-    return f"{opening}{inside}}}}}"
+    def add(self, sequence: int | None, picousd: int) -> None:
+        self.count += 1
+        self.picousd += picousd
+        if sequence is not None:
+            self.first = sequence if self.first is None else self.first
+            self.last = sequence
 
-
-def _value(value: Any) -> str:
-    """The inside of an OTLP AnyValue: 64-bit integers are strings in OTLP JSON."""
-    if isinstance(value, bool):
-        return f'"boolValue":{"true" if value else "false"}'
-    if isinstance(value, int):
-        return f'"intValue":"{value}"'
-    if isinstance(value, float):
-        return f'"doubleValue":{_double(value)}'
-    if isinstance(value, tuple | list):
-        parts = ",".join(f"{{{_value(part)}}}" for part in cast("Sequence[object]", value))
-        return f'"arrayValue":{{"values":[{parts}]}}'
-    return f'"stringValue":{quoted(str(value))}'
-
-
-def _double(value: float) -> str:
-    """Infinities and NaN as proto-JSON spells them."""
-    if math.isnan(value):
-        return '"NaN"'
-    if math.isinf(value):
-        return '"Infinity"' if value > 0 else '"-Infinity"'
-    return repr(value)
+    def attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = {a.LOST_ROWS: self.count, a.COST_TOTAL: self.picousd}
+        if self.first is not None and self.last is not None:
+            found |= {a.LOST_FROM: self.first, a.LOST_TO: self.last}
+        return found

@@ -14,13 +14,18 @@ import click
 from spanledger import checkup, settings
 from spanledger.checkup import FAILURE, OK, WARNING, Finding
 from spanledger.pricing.table import prices
-from spanledger_clickhouse import schema, shipper
+from spanledger_clickhouse import dead_letters, schema, shipper
 from spanledger_clickhouse.cli.output import as_json, console
 from spanledger_clickhouse.cli.price_tables import OLD_DAYS
 from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.ledger import Ledger
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
+
+LATE_SECONDS: Final = 300
+"""Rows that wait longer than this are not being shipped."""
+
+HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0) FROM ledger_holes"
 
 LAST_DAY: Final = """
 SELECT count(), countIf(unpriced_reason != ''), countIf(attribution_reason != '')
@@ -59,7 +64,17 @@ def _spool() -> Iterator[Finding]:
         return
     waiting = shipper.waiting(directory)
     used = sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
-    yield Finding(OK, "spool", f"{directory} holds {used:,} bytes, {waiting:,} of them not shipped yet")
+    age = shipper.oldest(directory)
+    text = f"{directory} holds {used:,} bytes, {waiting:,} of them not shipped yet"
+    destination = settings.setting("otlp_endpoint") or settings.setting("dsn")
+    if destination and age > LATE_SECONDS:
+        advice = "is the application's shipper, or `spanledger ship --follow`, running, and its destination reachable?"
+        yield Finding(FAILURE, "spool", f"{text}, the oldest for {age:,.0f} s", advice)
+    else:
+        yield Finding(OK, "spool", text)
+    dead = sum(1 for _ in dead_letters.letters(directory))
+    if dead:
+        yield Finding(WARNING, "dead letters", f"{dead} rows were refused", "see `spanledger ship --dead`")
 
 
 def _prices() -> Iterator[Finding]:
@@ -101,6 +116,15 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     ):
         text = f"{count:,} of {calls:,} calls of the last day are {what}"
         yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
+    missing, unannounced = ledger.query(HOLES).rows[0]
+    if missing:
+        advice = (
+            'see `spanledger sql "SELECT * FROM ledger_holes"`; rows still in a spool close their hole when shipped'
+        )
+        text = f"{missing:,} rows are missing, {unannounced:,} of the holes without a word from their process"
+        yield Finding(WARNING, "holes", text, advice)
+    else:
+        yield Finding(OK, "holes", "every process's numbers are complete")
 
 
 COMMANDS: Final = (doctor,)

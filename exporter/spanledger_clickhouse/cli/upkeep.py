@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import click
 
 from spanledger import settings
-from spanledger_clickhouse import schema, shipper, writer
+from spanledger.spool import SUFFIX
+from spanledger_clickhouse import dead_letters, schema, shipper, sinks
 from spanledger_clickhouse.cli.output import console, progress, reported
 from spanledger_clickhouse.database import DatabaseError, connected, target
 
@@ -18,31 +21,51 @@ from spanledger_clickhouse.database import DatabaseError, connected, target
 @click.option(
     "--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between passes with --follow."
 )
+@click.option("--dead", is_flag=True, help="Show the rows that were refused, and why.")
+@click.option("--retry", is_flag=True, help="With --dead: put them back into the spool and ship.")
 @reported
-def ship(follow: bool, every: float) -> None:
-    """Send the rows that wait in the spool to ClickHouse.
+def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
+    """Send the rows that wait in the spool.
 
-    Rows go to SPANLEDGER_DSN, or to the embedded ledger where that is not set. What cannot be sent
-    stays in the spool.
+    Rows go to the Collector of SPANLEDGER_OTLP_ENDPOINT, else to the ClickHouse of SPANLEDGER_DSN, else to the
+    embedded ledger. What cannot be sent stays in the spool; what is refused for good is kept apart (--dead).
     """
-    where = target()
     directory = settings.spool_dir()
+    if dead and not _dead(directory, retry=retry):
+        return
+    sink = sinks.configured() or sinks.ClickHouseSink(target())
+    pause = every
     while True:
         try:
-            with connected(where) as client:
-                schema.migrate(client, where)
-                with progress("shipping", shipper.waiting(directory)) as advance:
-                    done = shipper.drain(directory, lambda batch: writer.insert(client, where, batch), advance)
-            if done.rows or done.torn or not follow:
-                torn = f", {done.torn} torn lines skipped" if done.torn else ""
-                console().print(f"shipped {done.rows:,} rows from {directory} to {where.shown}{torn}")
+            with progress("shipping", shipper.waiting(directory)) as advance:
+                done = shipper.drain(directory, sink, advance)
+            pause = every
+            if done.rows or done.torn or done.dead or not follow:
+                refused = f", {done.torn + done.dead} refused (spanledger ship --dead)" if done.torn + done.dead else ""
+                console().print(f"shipped {done.rows:,} rows from {directory} to {sink.shown}{refused}")
         except (DatabaseError, shipper.BusyError) as error:
             if not follow:
                 raise
-            click.echo(f"{error}; trying again in {every:g} s", err=True)
+            pause = min(pause * 2, 60.0)
+            click.echo(f"{error}; trying again in {pause:g} s", err=True)
         if not follow:
+            sink.close()
             return
-        time.sleep(every)
+        time.sleep(pause)
+
+
+def _dead(directory: Path, *, retry: bool) -> bool:
+    """Show the dead letters, or put them back; whether there is anything to ship then."""
+    found = list(dead_letters.letters(directory))
+    if retry:
+        count = dead_letters.exhume(directory, directory / f"retried-{time.time_ns()}{SUFFIX}")
+        console().print(f"{count} rows go back into the spool")
+        return count > 0
+    for letter in found:
+        when = datetime.fromtimestamp(letter.at, UTC).isoformat(timespec="seconds")
+        console().print(f"{when}  {letter.reason}  ({len(letter.line):,} bytes)")
+    console().print(f"{len(found)} rows were refused; they are kept in {dead_letters.path(directory)}")
+    return False
 
 
 @click.command()

@@ -1,0 +1,77 @@
+"""Lines that nothing will take: kept beside the spool with the reason, shown and retried by `spanledger ship --dead`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from spanledger.guard import log
+from spanledger.reading import document, label, mapping, number
+
+NAME: Final = "dead/letters.jsonl"
+
+
+class Letter(NamedTuple):
+    """A line, and why it is here."""
+
+    line: bytes
+    reason: str
+    at: float
+    """Unix seconds."""
+
+
+def path(directory: Path) -> Path:
+    """The dead letters of a spool."""
+    return directory / NAME
+
+
+def bury(directory: Path, line: bytes, reason: str) -> None:
+    """Keep a line out of the way, on disk before this returns.
+
+    Raises:
+        OSError: it cannot be kept; then it has to stay in the spool.
+    """
+    file = path(directory)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    letter = {"at": time.time(), "reason": reason, "line": line.decode("utf-8", "surrogateescape")}
+    data = json.dumps(letter).encode() + b"\n"
+    fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.write(fd, data) != len(data):
+            raise OSError(28, os.strerror(28))
+    finally:
+        os.close(fd)
+    log.error("a row was refused and is kept in %s: %s (spanledger ship --dead)", file, reason)
+
+
+def letters(directory: Path) -> Iterator[Letter]:
+    """What was refused so far, the oldest first."""
+    try:
+        data = path(directory).read_bytes()
+    except FileNotFoundError:
+        return
+    for entry in data.splitlines():
+        found = mapping(document(entry))
+        line = found.get("line")
+        if isinstance(line, str):
+            raw = line.encode("utf-8", "surrogateescape")
+            yield Letter(raw, label(found, "reason") or "", number(found, "at") or 0.0)
+
+
+def exhume(directory: Path, segment: Path) -> int:
+    """Put every dead letter back into the spool, as the segment `segment`; returns how many.
+
+    The segment stands under its name before the letters are removed: a crash in between sends them twice, which
+    the table absorbs.
+    """
+    found = list(letters(directory))
+    if found:
+        new = segment.with_suffix(".new")
+        new.write_bytes(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in found))
+        os.replace(new, segment)
+        path(directory).unlink()
+    return len(found)

@@ -1,0 +1,144 @@
+"""Where a spool's lines go: ClickHouse directly, or an OpenTelemetry Collector over OTLP/HTTP.
+
+A sink returns when what it was given is safe, raises `PoisonError` for what will never be taken, and any other
+`DatabaseError` for what may be sent again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from spanledger import settings
+from spanledger.reading import at, document, items
+from spanledger_clickhouse import schema, writer
+from spanledger_clickhouse.database import DatabaseError, Target, connect, reason, target
+from spanledger_clickhouse.rows import Contents
+from spanledger_clickhouse.writer import PoisonError
+
+
+class Line(NamedTuple):
+    """One line of a spool."""
+
+    raw: bytes
+    contents: Contents
+
+
+class Sink(Protocol):
+    """Takes lines."""
+
+    @property
+    def shown(self) -> str:
+        """Where the lines go, without any password."""
+        ...
+
+    def send(self, lines: Sequence[Line]) -> None: ...
+    def close(self) -> None: ...
+
+
+class ClickHouseSink:
+    """Inserts rows and markers; connects, and applies the schema, when there is something to send."""
+
+    def __init__(self, where: Target, client: Any = None) -> None:
+        """`client`: an open connection whose schema is in place; the caller closes it."""
+        self._where = where
+        self._client = client
+        self._given = client is not None
+
+    @property
+    def shown(self) -> str:
+        return self._where.shown
+
+    def send(self, lines: Sequence[Line]) -> None:
+        try:
+            if self._client is None:
+                client = connect(self._where)
+                schema.migrate(client, self._where)
+                self._client = client
+            writer.insert(self._client, self._where, [row for line in lines for row in line.contents.rows])
+            writer.insert_events(self._client, self._where, [event for line in lines for event in line.contents.events])
+        except PoisonError:
+            raise
+        except DatabaseError:
+            if not self._given:
+                self.close()  # the next attempt begins with a connection of its own
+            raise
+
+    def close(self) -> None:
+        if self._client is not None and not self._given:
+            client, self._client = self._client, None
+            try:
+                client.close()
+            except Exception:  # noqa: BLE001 - whatever closing fails at, the work is done
+                return
+
+
+RETRYABLE: Final = frozenset({408, 429, 502, 503, 504})
+"""HTTP statuses after which OTLP/HTTP sends again (opentelemetry.io/docs/specs/otlp, and 408)."""
+
+
+class OtlpSink:
+    """Posts lines as they are to a Collector's OTLP/HTTP receiver."""
+
+    TIMEOUT: Final = 30.0
+
+    def __init__(self, endpoint: str) -> None:
+        """
+        Args:
+            endpoint: the receiver's base URL, e.g. http://127.0.0.1:4318; `/v1/traces` is added where it lacks.
+
+        Raises:
+            DatabaseError: it is no http(s) URL.
+        """
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise DatabaseError(f"SPANLEDGER_OTLP_ENDPOINT={settings.masked(endpoint)!r} is no http(s) URL")
+        self._url = endpoint if endpoint.endswith("/v1/traces") else f"{endpoint.rstrip('/')}/v1/traces"
+
+    @property
+    def shown(self) -> str:
+        return settings.masked(self._url)
+
+    def send(self, lines: Sequence[Line]) -> None:
+        spans = [part for line in lines for part in items(document(line.raw), "resourceSpans")]
+        body = gzip.compress(json.dumps({"resourceSpans": spans}, separators=(",", ":")).encode(), 1)
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - http(s) only, see __init__
+        try:
+            with urllib.request.urlopen(request, timeout=self.TIMEOUT) as answer:  # noqa: S310
+                self._read(answer.read(1 << 20), len(lines))
+        except urllib.error.HTTPError as error:
+            with error:
+                kind = DatabaseError if error.code in RETRYABLE or error.code in (401, 403, 404) else PoisonError
+                raise kind(f"{self.shown} answered {error.code} {error.reason}") from error
+        except (OSError, ValueError) as error:
+            raise DatabaseError(f"cannot reach the Collector at {self.shown}: {reason(error)}") from error
+
+    def _read(self, answer: bytes, sent: int) -> None:
+        rejected = at(document(answer), "partialSuccess", "rejectedSpans")
+        if rejected not in (None, 0, "0"):
+            why = at(document(answer), "partialSuccess", "errorMessage")
+            raise PoisonError(f"{self.shown} rejected {rejected} of {sent} spans: {str(why)[:200]}")
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def configured() -> Sink | None:
+    """The sink that the settings name: a Collector, else a ClickHouse server; None where neither is set.
+
+    Raises:
+        DatabaseError: what is set is no address.
+    """
+    endpoint = settings.setting("otlp_endpoint")
+    if endpoint:
+        return OtlpSink(endpoint)
+    dsn = settings.setting("dsn")
+    if dsn is None or dsn.startswith("chdb:"):
+        return None  # the application never opens the embedded engine: the rows wait for a command
+    return ClickHouseSink(target(dsn))
