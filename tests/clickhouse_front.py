@@ -1,17 +1,24 @@
 """ClickHouse's HTTP interface over chDB, so that the server path of clickhouse-connect is exercised for real.
 
-    python tests/clickhouse_front.py DIRECTORY     prints its port, then serves until it is killed
+    python tests/clickhouse_front.py DIRECTORY [--port N] [--faults SEED]
 
-Takes what the driver sends: the query in the URL or the body, settings and parameters in the URL, bodies in
-Native format, plain or compressed. One query at a time, as chDB has it.
+Prints its port, then serves until it is killed. Takes what the driver sends: the query in the URL or the body,
+settings and parameters in the URL, bodies in Native format, plain or compressed. One query at a time, as chDB has it.
+With --faults about half of the inserts go wrong: 503, no answer for a while, a connection reset in the middle of
+the body, or rows committed without an answer.
 """
 
 from __future__ import annotations
 
+import argparse
+import random
 import re
-import sys
+import socket
+import struct
 import tempfile
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -24,10 +31,22 @@ NOT_SETTINGS = {
 }  # fmt: skip
 
 
-class Front(HTTPServer):
-    def __init__(self, directory: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+FAULTS = ("503", "hang", "reset", "silent", "", "", "", "")
+
+
+class Front(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, directory: str, port: int = 0, faults: int | None = None) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.session = session.Session(directory)
+        self.turn = threading.Lock()
+        self.chance = None if faults is None else random.Random(faults)
+
+    def fault(self, query: str) -> str:
+        if self.chance is None or not query.lstrip().upper().startswith("INSERT"):
+            return ""
+        return self.chance.choice(FAULTS)
 
     def run(
         self, query: str, data: bytes, database: str, parameters: dict[str, str], settings: dict[str, str]
@@ -60,21 +79,40 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
-        body = self.body()
         query = asked.get("query", "")
+        fault = self.server.fault(query)
+        if fault == "reset":
+            self.rfile.read(1)
+            return self.hang_up()
+        body = self.body()
+        if fault == "503":
+            return self.answer(503, b"overloaded")
+        if fault == "hang":
+            time.sleep(1.0)
+            return self.hang_up()
         if not query:
             insert = re.match(rb"\s*INSERT\s.*?FORMAT\s+Native\s?", body, re.DOTALL | re.IGNORECASE)
             query, body = (insert[0].decode(), body[insert.end() :]) if insert else (body.decode(), b"")
         settings = {k: v for k, v in asked.items() if k not in NOT_SETTINGS and not k.startswith("param_")}
         parameters = {k: v for k, v in asked.items() if k.startswith("param_")}
         try:
-            result = self.server.run(query, body, asked.get("database") or "default", parameters, settings)
+            with self.server.turn:
+                result = self.server.run(query, body, asked.get("database") or "default", parameters, settings)
         except RuntimeError as error:
             code = re.search(r"Code: (\d+)", str(error))
             headers = {"X-ClickHouse-Exception-Code": code[1] if code else "0"}
             self.answer(500, str(error).encode(), headers)
         else:
+            if fault == "silent":
+                return self.hang_up()
             self.answer(200, result, {"X-ClickHouse-Format": "Native"})
+        return None
+
+    def hang_up(self) -> None:
+        """Reset the connection."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -101,13 +139,17 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        if "--verbose" in sys.argv:
-            super().log_message(format, *args)
+        """Nothing."""
 
 
 def main() -> None:
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    front = Front(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--faults", type=int)
+    asked = parser.parse_args()
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    front = Front(str(asked.directory), asked.port, asked.faults)
     print(front.server_port, flush=True)  # noqa: T201 - how the test learns it
     front.serve_forever()
 

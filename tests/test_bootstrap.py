@@ -217,7 +217,7 @@ child.join()
     assert processes[0] != processes[1]
 
 
-def test_the_exporter_is_inert_beside_the_pipeline_and_writes_without_it(provider: Provider, tmp_path: Path):
+def test_the_exporter_is_inert_beside_the_pipeline(provider: Provider, tmp_path: Path):
     run(CALL, provider, tmp_path, OTEL_TRACES_EXPORTER="spanledger_clickhouse")
     assert calls(tmp_path) == 1
 

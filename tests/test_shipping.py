@@ -16,11 +16,16 @@ import openai
 import pytest
 from click.testing import CliRunner
 from loopback_provider import Provider
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from canned import Canned
 from conftest import RESOURCE, Recorded
 from spanledger import attributes as a
+from spanledger import bootstrap, selfmetrics
 from spanledger.encoding import Encoder
 from spanledger.processor import LedgerProcessor
 from spanledger.spool import Spool
@@ -28,7 +33,9 @@ from spanledger_clickhouse import dead_letters, schema, shipper, writer
 from spanledger_clickhouse.background import BackgroundShipper
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import DatabaseError, Target, connect, connected, target
+from spanledger_clickhouse.exporter import LedgerSpanExporter
 from spanledger_clickhouse.rows import COLUMNS, Row, contents, rows
+from spanledger_clickhouse.shipper import Drained
 from spanledger_clickhouse.sinks import ClickHouseSink, Line, OtlpSink
 from spanledger_clickhouse.writer import PoisonError
 
@@ -194,6 +201,64 @@ def test_a_collector_that_is_away_is_said_without_its_password():
         OtlpSink("grpc://x")
 
 
+def test_the_exporter_alone_writes_retries_and_ships_within_its_deadline(own_state: Path, monkeypatch):
+    collector = Canned()
+    collector.answers["/v1/traces"] = [503, {}]
+    monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setattr(bootstrap, "bound", lambda: False)
+    tracing = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
+    tracing.add_span_processor(BatchSpanProcessor(LedgerSpanExporter(), schedule_delay_millis=60_000))
+    for scope in ("spanledger.openai", "somebody.else"):
+        tracing.get_tracer(scope).start_span("chat", attributes={a.OPERATION: "chat", a.PROVIDER: "openai"}).end()
+    assert tracing.force_flush()
+    for _ in range(100):
+        if not shipper.waiting(own_state / "spool"):
+            break
+        time.sleep(0.1)
+    tracing.shutdown()
+    collector.close()
+    bodies = [gzip.decompress(body) for _, _, body in collector.asked]
+    assert len(rows(bodies[-1] if b"chat" in bodies[-1] else bodies[1])) == 1
+    assert b"somebody" not in b"".join(bodies)
+
+
+def test_a_flush_that_fails_says_so_and_one_that_ships_too(ledger: Recorded, provider: Provider, monkeypatch):
+    record(ledger, provider)
+    collector = Canned()
+    collector.answers["/v1/traces"] = [503, {}]
+    monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", collector.url)
+    background = BackgroundShipper(ledger.spool.directory)
+    background.start()
+    assert background.flush(5) is False
+    assert background.flush(5) is True
+    background.stop()
+    collector.close()
+    assert shipper.waiting(ledger.spool.directory) == 0
+    assert background.shipped.rows == 3
+
+
+def test_the_ledger_counts_itself_through_the_meter(ledger: Recorded, provider: Provider, monkeypatch):
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
+    background = BackgroundShipper(ledger.spool.directory)
+    selfmetrics.observe(ledger.spool)
+    background.observe()
+    record(ledger, provider)
+    shipped = Drained(rows=2, dead=1, torn=1)
+    background.shipped = shipped
+    found = reader.get_metrics_data()
+    assert found is not None
+    [scope] = found.resource_metrics[0].scope_metrics
+    values = {metric.name: next(iter(metric.data.data_points)).value for metric in scope.metrics}
+    assert values.pop("spanledger.spool.oldest_unshipped") >= 0
+    assert values == {
+        "spanledger.rows.recorded": 3, "spanledger.rows.spooled": 3, "spanledger.rows.refused": 0,
+        "spanledger.rows.shipped": 2, "spanledger.rows.dead": 2,
+    }  # fmt: skip
+    meters.shutdown()
+
+
 def test_one_shipper_a_directory(tmp_path: Path):
     with (
         shipper.sole_shipper(tmp_path),
@@ -321,12 +386,9 @@ def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Reco
     monkeypatch.setenv("SPANLEDGER_DSN", front)
     background = BackgroundShipper(ledger.spool.directory)
     background.start()
-    background.flush()
-    for _ in range(100):
-        if not shipper.waiting(ledger.spool.directory):
-            break
-        time.sleep(0.1)
+    assert background.flush(30)
     background.stop()
+    assert shipper.waiting(ledger.spool.directory) == 0
     where = target(front)
     with connected(where) as client:
         assert count(client, where) == 3
@@ -338,11 +400,7 @@ def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Pro
     background = BackgroundShipper(ledger.spool.directory)
     with caplog.at_level(logging.ERROR, "spanledger"):
         background.start()
-        background.flush()
-        for _ in range(100):
-            if caplog.records:
-                break
-            time.sleep(0.05)
+        assert not background.flush(10)
         background.stop()
     [line] = {record.message for record in caplog.records}
     assert "cannot reach ClickHouse at http://app:***@127.0.0.1:9/llm" in line

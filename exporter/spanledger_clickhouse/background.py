@@ -7,9 +7,13 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from opentelemetry import metrics
+
 from spanledger.guard import log
+from spanledger.selfmetrics import counters, observing
+from spanledger.version import VERSION
 from spanledger_clickhouse.database import DatabaseError
-from spanledger_clickhouse.shipper import BusyError, Drained, drain, waiting
+from spanledger_clickhouse.shipper import BusyError, Drained, drain, oldest, waiting
 from spanledger_clickhouse.sinks import Sink, configured
 
 
@@ -26,7 +30,10 @@ class BackgroundShipper:
         self.directory = directory
         self.shipped = Drained()
         """What this process has shipped so far."""
-        self._wake = threading.Event()
+        self._turns = threading.Condition()
+        self._asked = 0
+        self._served = 0
+        self._clean = True
         self._stopped = False
         self._sink: Sink | None = None
         self._thread: threading.Thread | None = None
@@ -42,24 +49,52 @@ class BackgroundShipper:
             self._thread = threading.Thread(target=self._run, name="spanledger-shipper", daemon=True)
             self._thread.start()
 
-    def flush(self) -> None:
-        """Ship what is there without waiting for the next turn."""
-        self._wake.set()
+    def observe(self) -> None:
+        """Offer what was shipped to OpenTelemetry's meter."""
+        counters(
+            {
+                "spanledger.rows.shipped": ("Rows that reached the ledger", lambda: self.shipped.rows),
+                "spanledger.rows.dead": ("Lines among the dead letters", lambda: self.shipped.dead + self.shipped.torn),
+            }
+        )
+        metrics.get_meter("spanledger", VERSION).create_observable_gauge(
+            "spanledger.spool.oldest_unshipped",
+            [observing(lambda: oldest(self.directory))],
+            "s",
+            "How long the oldest row that is not shipped has waited",
+        )
+
+    def flush(self, timeout: float) -> bool:
+        """Ship what is there now, within `timeout` seconds; whether it was shipped."""
+        with self._turns:
+            if self._thread is None:
+                return self._sink is None
+            self._asked += 1
+            turn = self._asked
+            self._turns.notify_all()
+            return self._turns.wait_for(lambda: self._served >= turn, timeout) and self._clean
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ship once more and end, within `timeout` seconds; what is left stays in the spool."""
-        self._stopped = True
-        self._wake.set()
+        with self._turns:
+            self._stopped = True
+            self._asked += 1
+            self._turns.notify_all()
         if self._thread is not None:
             self._thread.join(timeout)
 
     def _run(self) -> None:
         pause = self.PAUSE
         while True:
-            self._wake.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - so that processes do not come all at once
-            self._wake.clear()
-            last = self._stopped
-            pause = self.PAUSE if self._turn() else min(pause * 2, self.LONGEST_PAUSE)
+            with self._turns:
+                spread = pause * random.uniform(0.8, 1.2)  # noqa: S311 - so that processes do not come all at once
+                self._turns.wait_for(lambda: self._asked > self._served, spread)
+                serving, last = self._asked, self._stopped
+            clean = self._turn()
+            pause = self.PAUSE if clean else min(pause * 2, self.LONGEST_PAUSE)
+            with self._turns:
+                self._served, self._clean = serving, clean
+                self._turns.notify_all()
             if last:
                 return
 

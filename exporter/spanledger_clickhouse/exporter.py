@@ -2,7 +2,8 @@
 
 Where Spanledger's own pipeline records in this process the exporter does nothing, so that a row is
 written once. Without it, the sampled spans of Spanledger's scopes go to the spool, and from there to
-ClickHouse by the background shipper or `spanledger ship`.
+ClickHouse by the background shipper or `spanledger ship`: an exporter's retries are the shipper's, and a row
+outlives both them and the process.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spanledger import attributes as a
-from spanledger import bootstrap, settings
+from spanledger import bootstrap
 from spanledger.encoding import Encoder
 from spanledger.guard import quietly
 from spanledger.spool import Spool
+from spanledger_clickhouse.background import BackgroundShipper
 
 
 class LedgerSpanExporter(SpanExporter):
-    """Writes the spans of LLM calls to the spool."""
+    """Writes the spans of LLM calls to the spool, and ships the spool where a destination is set."""
 
     def __init__(self, **_: Any) -> None:
         self._spool: Spool | None = None
+        self._shipper: BackgroundShipper | None = None
+        self._resource = Resource.get_empty()
         self._encoder = Encoder()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -32,13 +37,29 @@ class LedgerSpanExporter(SpanExporter):
             return SpanExportResult.SUCCESS
         written = True
         with quietly("exporting spans"):
-            self._spool = self._spool or Spool(settings.spool_dir(), bootstrap.DEFAULT_MAX_BYTES)
             for span in spans:
                 scope = span.instrumentation_scope
                 if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
-                    written = self._spool.append(self._encoder.line(span)) and written
+                    self._resource = span.resource
+                    written = self._opened().append(self._encoder.line(span)) and written
         return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
+    def _opened(self) -> Spool:
+        if self._spool is None:
+            self._spool = bootstrap.new_spool(lambda: self._resource)
+            self._shipper = BackgroundShipper(self._spool.directory)
+            self._shipper.start()
+        return self._spool
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Ship now what was exported, within the deadline; what is not shipped by then stays on disk."""
+        with quietly("flushing"):
+            return self._shipper is None or self._shipper.flush(timeout_millis / 1000)
+        return False
+
     def shutdown(self) -> None:
-        if self._spool is not None:
-            self._spool.close()
+        with quietly("ending"):
+            if self._spool is not None:
+                self._spool.close()
+            if self._shipper is not None:
+                self._shipper.stop()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
@@ -21,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
-from spanledger import call, losses, propagation, sampler, settings
+from spanledger import call, losses, propagation, sampler, selfmetrics, settings
 from spanledger.encoding import Encoder
 from spanledger.guard import log, quietly
 from spanledger.processor import LedgerProcessor
@@ -37,6 +38,7 @@ _bound: WeakSet[TracerProvider] = WeakSet()
 _private: TracerProvider | None = None
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _shipper: Any = None
+_preparing: threading.Thread | None = None
 
 
 def pre_instrument() -> None:
@@ -117,11 +119,22 @@ def strict(strictness: losses.Strictness) -> Generator[None]:
         processor.strictness = before
 
 
-def flush() -> None:
-    """Hand what is spooled to the shipper now, where a destination is configured. Rows are on disk either way."""
+def flush(timeout: float = 5.0) -> bool:
+    """Ship what is spooled now, where a destination is configured, before a host freezes this process, say.
+
+    Args:
+        timeout: how many seconds it may take.
+
+    Returns:
+        Whether every row is where it should be: at the destination, or on disk where none is configured. Rows that
+        are not stay on disk.
+    """
     with quietly("flushing"):
-        if _shipper is not None:
-            _shipper.flush()
+        until = time.monotonic() + timeout
+        if _preparing is not None:
+            _preparing.join(timeout)
+        return _shipper is None or bool(_shipper.flush(max(0.0, until - time.monotonic())))
+    return False
 
 
 def _own_provider() -> TracerProvider:
@@ -143,19 +156,25 @@ def _unwrapped(provider: Any) -> TracerProvider | None:
 def _ledger() -> LedgerProcessor:
     global _processor, _spool
     if _processor is None:
-        encoder = Encoder()
-        _spool = Spool(
-            settings.spool_dir(),
-            _whole_number("spool_max_bytes", DEFAULT_MAX_BYTES, at_least=1 << 20),
-            lambda attributes: encoder.marker(_resource(), attributes),
-            _whole_number("spool_sync_ms", 0),
-        )
-        _processor = LedgerProcessor(_spool, losses.configured())
+        _spool = new_spool(_resource)
+        _processor = LedgerProcessor(_spool, losses.configured(), flush)
+        selfmetrics.observe(_spool)
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_at_exit)
         _start_background()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
+
+
+def new_spool(resource: Callable[[], Resource]) -> Spool:
+    """The spool that the settings describe; its markers name the `resource` of the moment."""
+    encoder = Encoder()
+    return Spool(
+        settings.spool_dir(),
+        _whole_number("spool_max_bytes", DEFAULT_MAX_BYTES, at_least=1 << 20),
+        lambda attributes: encoder.marker(resource(), attributes),
+        _whole_number("spool_sync_ms", 0),
+    )
 
 
 def _keep_context_in_threads() -> None:
@@ -187,7 +206,9 @@ def _whole_number(name: str, default: int, *, at_least: int = 0) -> int:
 
 def _start_background() -> None:
     """Load the prices off the call's path; start the shipper where a server is configured."""
-    threading.Thread(target=_prepare, name="spanledger-prepare", daemon=True).start()
+    global _preparing
+    _preparing = threading.Thread(target=_prepare, name="spanledger-prepare", daemon=True)
+    _preparing.start()
 
 
 def _prepare() -> None:
@@ -206,8 +227,11 @@ def _start_shipper() -> None:
         return  # the rows wait in the spool: the application never opens the embedded engine
     from spanledger_clickhouse.background import BackgroundShipper  # the one arrow to the other package
 
+    observed = _shipper is not None
     _shipper = BackgroundShipper(_spool.directory)
     _shipper.start()
+    if not observed:
+        _shipper.observe()
 
 
 def _at_exit() -> None:

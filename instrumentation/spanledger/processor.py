@@ -9,7 +9,7 @@ they get the sum of the request's calls (`requests.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -43,8 +43,12 @@ GROUP_OF: Final = {meter: name for name, meters in GROUPS.items() for meter in m
 class LedgerProcessor(SpanProcessor):
     """Attribution on start, price before the end, the spool after it. Raises nothing into the host."""
 
-    def __init__(self, spool: Spool, strict: Strictness = NOT_STRICT) -> None:
+    def __init__(
+        self, spool: Spool, strict: Strictness = NOT_STRICT, flush: Callable[[float], bool] = lambda _: True
+    ) -> None:
+        """`flush` ships what is spooled, within a number of seconds."""
         self._spool = spool
+        self._flush = flush
         self._encoder = Encoder()
         self._requests = OpenRequests()
         self.strictness = strict
@@ -104,9 +108,11 @@ class LedgerProcessor(SpanProcessor):
     def shutdown(self) -> None:
         self._spool.close()
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the base class's name
-        """Rows are on disk when a span has ended; there is nothing to wait for."""
-        return True
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Rows are on disk when a span has ended; where a destination is configured they are also shipped now."""
+        with quietly("flushing"):
+            return self._flush(timeout_millis / 1000)
+        return False
 
 
 def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -> dict[str, Any]:

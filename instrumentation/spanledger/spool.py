@@ -57,6 +57,8 @@ class Spool:
         self.max_bytes = max_bytes
         self.refused = 0
         """Rows that found no place, for want of space or of a writable directory."""
+        self.recorded = 0
+        """Rows that were handed in."""
         self.written = 0
         self._mark = mark
         self._sync_ms = sync_ms
@@ -93,6 +95,7 @@ class Spool:
         `sequence` and `picousd` say what is lost where it is neither.
         """
         with self._lock:
+            self.recorded += 1
             place = self._place(len(line))
             if place is Place.FILE:
                 if self._write(line):

@@ -1,0 +1,158 @@
+"""Real processes, real sockets, killed at random: what the provider sold is in ClickHouse, once, to the picodollar.
+
+An application under `opentelemetry-instrument`, `spanledger ship --follow` beside it, and ClickHouse behind a front
+that refuses, hangs, resets and commits without answering. Each of the three is SIGKILLed and started again at random
+moments while calls go on. SPANLEDGER_FAULT_SECONDS makes the load longer, SPANLEDGER_FAULT_SEEDS makes it others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import demo
+import pytest
+from loopback_provider import Provider
+
+from spanledger_clickhouse import shipper
+from spanledger_clickhouse.database import connected, target
+from test_examples import BIN, environment
+from test_process_ends import until
+
+SECONDS = float(os.environ.get("SPANLEDGER_FAULT_SECONDS", "20"))
+SEEDS = [int(seed) for seed in os.environ.get("SPANLEDGER_FAULT_SEEDS", "1,2").split(",")]
+THREADS = 4
+
+APPLICATION = f"""
+import os, threading, time
+from openai import OpenAI
+
+client = OpenAI(max_retries=0, timeout=5)
+done = os.open("done", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+def work(thread):
+    number = 0
+    while True:
+        number += 1
+        prompt = f"{{os.getpid()}} {{thread}} {{number}}"
+        answer = client.chat.completions.create(model="gpt-4.1-mini", messages=[{{"role": "user", "content": prompt}}])
+        os.write(done, f"{{answer.id}}\\n".encode())
+        time.sleep(0.01)
+
+for thread in range({THREADS}):
+    threading.Thread(target=work, args=(thread,)).start()
+"""
+
+
+class Program:
+    """A program that is killed and started again."""
+
+    def __init__(self, *command: object, state: Path, env: dict[str, str]) -> None:
+        self.command, self.state, self.env = [str(part) for part in command], state, env
+        self.kills = 0
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, cwd=self.state, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.kills += 1
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+class Programs:
+    """What a test started; all of it is gone afterwards."""
+
+    def __init__(self, state: Path, env: dict[str, str]) -> None:
+        self.state, self.env = state, env
+        self.started: list[Program] = []
+
+    def __call__(self, *command: object, **more: str) -> Program:
+        program = Program(*command, state=self.state, env={**self.env, **more})
+        self.started.append(program)
+        return program
+
+
+@pytest.fixture
+def programs(provider: Provider, tmp_path: Path) -> Iterator[Programs]:
+    found = Programs(tmp_path, environment(provider, tmp_path))
+    yield found
+    for program in found.started:
+        program.kill()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path: Path, programs: Programs, capsys):
+    chance = random.Random(seed)
+    port = demo.free_port()
+    dsn = f"clickhouse://default:s3cret@127.0.0.1:{port}/llm"
+    (tmp_path / "app.py").write_text(APPLICATION)
+    server = [sys.executable, Path(__file__).parent / "clickhouse_front.py", tmp_path / "server", "--port", port]
+    front = programs(*server, "--faults", seed)
+    follow = [BIN / "spanledger", "ship", "--follow", "--every", "0.2"]
+    ship = programs(*follow, SPANLEDGER_DSN=dsn)
+    own = {"SPANLEDGER_DSN": dsn} if seed % 2 else {}  # the application ships too: one of the two holds the spool
+    app = programs(BIN / "opentelemetry-instrument", BIN / "python", "app.py", **own)
+    until(lambda: len(provider.sold) > 20)
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0.2, 2.0))
+        victim = chance.choice([app, app, ship, front])
+        victim.kill()
+        time.sleep(chance.uniform(0.0, 0.3))
+        victim.start()
+    for program in (app, ship, front):
+        program.kill()
+
+    quiet = programs(*server)
+    until(lambda: _up(dsn))
+    shipped = subprocess.run(
+        [BIN / "spanledger", "ship"],
+        env={**programs.env, "SPANLEDGER_DSN": dsn},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shipped.returncode == 0, shipped.stderr
+    with connected(target(dsn)) as client:
+        rows = client.query("SELECT response_id, cost_usd, process_id, sequence FROM llm.llm_calls FINAL").result_rows
+        holes = client.query("SELECT sum(missing_rows) FROM llm.ledger_holes WHERE NOT announced").result_rows[0][0]
+        stored = client.query("SELECT count() FROM llm.llm_calls").result_rows[0][0]
+    quiet.kill()
+
+    sold = {each.id: each.picousd or 0 for each in provider.sold}
+    have = {row[0]: row[1] for row in rows}
+    returned = set((tmp_path / "done").read_text().split())
+    missing = sold.keys() - have.keys()
+    with capsys.disabled():
+        print(  # noqa: T201 - the seed, and what happened, belong in the output
+            f"\nseed {seed}: {app.kills}, {ship.kills}, {front.kills} kills of application, shipper and database; "
+            f"{len(sold)} calls sold, {len(have)} rows ({stored} stored), {len(missing)} cut off with the application"
+        )
+    assert len(rows) == len(have)
+    assert have.keys() <= sold.keys()
+    assert not returned - have.keys(), "a call that came back to the application has a row"
+    assert len(missing) <= THREADS * app.kills, "only calls that were under way when it was killed have none"
+    assert sum(have.values(), Decimal(0)).scaleb(12) == sum(sold[each] for each in have)
+    assert holes <= len(missing)
+    assert app.kills > 2
+    assert shipper.waiting(tmp_path / "spanledger/spool") == 0
+
+
+def _up(dsn: str) -> bool:
+    try:
+        with connected(target(dsn)):
+            return True
+    except Exception:  # noqa: BLE001 - whatever it says, it is not up yet
+        return False
