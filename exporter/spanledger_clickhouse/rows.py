@@ -304,10 +304,12 @@ def attributes_of(owner: Json) -> dict[str, Value]:
     """The attributes of an OTLP span or resource as plain values."""
     found: dict[str, Value] = {}
     for item in items(owner, "attributes"):
-        pair = mapping(item)
-        key = pair.get("key")
-        if isinstance(key, str):
-            found[key] = any_value(mapping(pair, "value"))
+        if isinstance(item, dict):
+            pair = cast("Json", item)
+            key, value = pair.get("key"), pair.get("value")
+            if isinstance(key, str) and isinstance(value, dict):
+                content = cast("Json", value).get("stringValue")  # most are strings
+                found[key] = content if isinstance(content, str) else any_value(cast("Json", value))
     return found
 
 
