@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from loopback_provider import Provider
 
 from spanledger_clickhouse import shipper
 from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.rollups import Rollups
 from test_examples import BIN, environment
 from test_process_ends import until
 
-SECONDS = float(os.environ.get("SPANLEDGER_FAULT_SECONDS", "20"))
+SECONDS = float(os.environ.get("SPANLEDGER_FAULT_SECONDS", "12"))
 SEEDS = [int(seed) for seed in os.environ.get("SPANLEDGER_FAULT_SEEDS", "1,2").split(",")]
 THREADS = 4
 
@@ -129,6 +131,9 @@ def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path:
         rows = client.query("SELECT response_id, cost_usd, process_id, sequence FROM llm.llm_calls FINAL").result_rows
         holes = client.query("SELECT sum(missing_rows) FROM llm.ledger_holes WHERE NOT announced").result_rows[0][0]
         stored = client.query("SELECT count() FROM llm.llm_calls").result_rows[0][0]
+        rollups = Rollups(client, target(dsn))
+        rollups.refresh(now=datetime.now(UTC) + timedelta(hours=1))
+        rolled = client.query("SELECT sum(calls), sum(cost_usd) FROM llm.llm_costs_1h").result_rows[0]
     quiet.kill()
 
     sold = {each.id: each.picousd or 0 for each in provider.sold}
@@ -145,6 +150,7 @@ def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path:
     assert not returned - have.keys(), "a call that came back to the application has a row"
     assert len(missing) <= THREADS * app.kills, "only calls that were under way when it was killed have none"
     assert sum(have.values(), Decimal(0)).scaleb(12) == sum(sold[each] for each in have)
+    assert rolled == (len(have), sum(have.values(), Decimal(0)))
     assert holes <= len(missing)
     assert app.kills > 2
     assert shipper.waiting(tmp_path / "spanledger/spool") == 0

@@ -1,30 +1,84 @@
 """Applies the schema: numbered tables of `schema/`, then the views of `views/`, each an `.sql` file.
 
 Every file is idempotent. What was applied is recorded in `schema_migrations` with the file's checksum;
-a view whose text changed is replaced.
+a view whose text changed is replaced. The same files make the single-node, the replicated and the cluster form:
+
+- `{db}`, `{on_cluster}`, `{engine}`, `{engine_args}`: where, and `Replicated` or not; `{global_args}` for tables that
+  every node has whole.
+- `{rollup:NAME:WINDOW}` in a view: the SELECT of a rollup over the calls of WINDOW.
+- `{window}` in a view: all calls; the same file also makes `<view>_between(since=..., until=...)`.
+- `{now}` in a view: the present; the same file also makes `<view>_at(as_of=...)`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
+from spanledger import settings
+from spanledger_clickhouse import rollups
 from spanledger_clickhouse.database import DatabaseError, Target, reason
 
-SINGLE_NODE: Final = {"on_cluster": "", "engine": "", "engine_args": ""}
+EVERYWHERE: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
+"""ZooKeeper path and replica of a table that has no shards: every node is a replica of it."""
+
+SHARDED: Final = {"llm_calls": "cityHash64(trace_id)", "ledger_events": "cityHash64(process_id)"}
+"""Table that a cluster shards -> by what. A function of the sorting key, so that FINAL per shard is FINAL of all."""
+
+WINDOWED: Final = {
+    "between": ("{window}", "c.start_time >= {since:DateTime('UTC')} AND c.start_time < {until:DateTime('UTC')}"),
+    "at": ("{now}", "{as_of:DateTime('UTC')}"),
+}
+"""Suffix of a second, parameterized view -> the place that makes it, what stands there."""
+PLAIN: Final = {"{window}": "1", "{now}": "now('UTC')"}
 
 LEDGER: Final = (
-    "CREATE TABLE IF NOT EXISTS {db}.schema_migrations (name String, checksum String, "
-    "applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = ReplacingMergeTree(applied_at) ORDER BY name"
+    "CREATE TABLE IF NOT EXISTS {db}.schema_migrations{on_cluster} (name String, checksum String, "
+    "applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = {engine}ReplacingMergeTree({global_args_comma}applied_at) "
+    "ORDER BY name"
 )
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How many servers there are, as far as statements have to know."""
+
+    cluster: str = ""
+    """The name in remote_servers; '' where there is one node."""
+    replicated: bool = False
+    """Replicated engines: always on a cluster; alone for a database of the Replicated engine."""
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Placeholder -> what stands there."""
+        return {
+            "{on_cluster}": f" ON CLUSTER '{self.cluster}'" if self.cluster else "",
+            "{engine}": "Replicated" if self.replicated else "",
+            "{engine_args}": "",
+            "{global_args}": EVERYWHERE if self.replicated else "",
+            "{global_args_comma}": f"{EVERYWHERE}, " if self.replicated else "",
+        }
+
+
+def topology() -> Topology:
+    """What SPANLEDGER_CLUSTER and SPANLEDGER_REPLICATED say.
+
+    Raises:
+        DatabaseError: the cluster's name is none.
+    """
+    cluster = settings.setting("cluster") or ""
+    if not re.fullmatch(r"[\w.{}-]*", cluster):
+        raise DatabaseError(f"SPANLEDGER_CLUSTER={cluster!r} is no name of a cluster")
+    return Topology(cluster, bool(cluster) or settings.enabled("replicated"))
 
 
 @dataclass(frozen=True)
 class Migration:
     name: str
-    """Path below the package, e.g. "schema/010_llm_calls.sql"."""
+    """Path below the package, e.g. "schema/010_llm_calls.sql"; what else its file makes after a "#"."""
     statement: str
 
     @property
@@ -32,17 +86,72 @@ class Migration:
         return hashlib.sha256(self.statement.encode()).hexdigest()[:16]
 
 
-def migrations(database: str) -> list[Migration]:
+def migrations(database: str, servers: Topology | None = None) -> list[Migration]:
     """Every object of the schema as a statement for `database`, in the order of creation."""
+    servers = servers or Topology()
     found: list[Migration] = []
-    for folder in ("schema", "views"):
+    for folder, made in (("schema", _tables), ("views", _views)):
         files = sorted((resources.files("spanledger_clickhouse") / folder).iterdir(), key=lambda file: file.name)
         for file in files:
             if file.name.endswith(".sql"):
-                statement = file.read_text(encoding="utf-8")
-                for name, value in {**SINGLE_NODE, "db": _identifier(database)}.items():
-                    statement = statement.replace("{" + name + "}", value)
-                found.append(Migration(f"{folder}/{file.name}", statement))
+                found += made(f"{folder}/{file.name}", file.read_text(encoding="utf-8"), database, servers)
+    return found
+
+
+def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
+    table = re.search(r"\{db\}\.(\w+)", text)
+    shard = SHARDED.get(table[1]) if table and servers.cluster else None
+    if table is None or shard is None:
+        return [Migration(name, _rendered(text, database, servers))]
+    local = text.replace(f"{{db}}.{table[1]}", f"{{db}}.{table[1]}_local")
+    front = (
+        f"CREATE TABLE IF NOT EXISTS {{db}}.{table[1]}{{on_cluster}} AS {{db}}.{table[1]}_local "
+        f"ENGINE = Distributed('{servers.cluster}', '{database}', '{table[1]}_local', {shard})"
+    )
+    return [
+        Migration(name, _rendered(local, database, servers)),
+        Migration(f"{name}#distributed", _rendered(front, database, servers)),
+    ]
+
+
+def _views(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
+    text = re.sub(r"\{rollup:(\w+):([^}]*)\}", lambda m: rollups.select(m[1]).replace("{window}", m[2]), text)
+    text = re.sub(r"^(CREATE OR REPLACE VIEW \{db\}\.\w+) AS$", r"\1{on_cluster} AS", text, count=1, flags=re.MULTILINE)
+    plain = text
+    for place, meant in PLAIN.items():
+        plain = plain.replace(place, meant)
+    found = [Migration(name, _rendered(plain, database, servers))]
+    for suffix, (place, parameter) in WINDOWED.items():
+        if place in text:
+            second = re.sub(r"(VIEW \{db\}\.\w+)", rf"\1_{suffix}", text, count=1).replace(place, parameter)
+            for other, meant in PLAIN.items():
+                second = second.replace(other, meant)
+            found.append(Migration(f"{name}#{suffix}", _rendered(second, database, servers)))
+    return found
+
+
+def _rendered(text: str, database: str, servers: Topology) -> str:
+    for place, value in {"{db}": _identifier(database), **servers.places}.items():
+        text = text.replace(place, value)
+    if servers.replicated:
+        text = text.replace(
+            "non_replicated_deduplication_window =",
+            "replicated_deduplication_window_seconds = 604800, replicated_deduplication_window =",
+        )
+    return text
+
+
+def refreshable(database: str, servers: Topology | None = None) -> list[Migration]:
+    """Views with which a server keeps the rollups by itself, where nothing of ours runs beside it: each replaces its
+    rollup as a whole every five minutes, which suits ledgers of up to some 100 million calls."""
+    found: list[Migration] = []
+    for name in rollups.NAMES:
+        made = rollups.select(name).replace("{window}", "c.start_time < toStartOfHour(now('UTC'))")
+        statement = (
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {{db}}.{name}_refresh{{on_cluster}} REFRESH EVERY 5 MINUTE "
+            f"TO {{db}}.{name} AS SELECT *, toStartOfHour(now('UTC')) AS closed_until FROM ({made})"
+        )
+        found.append(Migration(f"refreshable/{name}", _rendered(statement, database, servers or Topology())))
     return found
 
 
@@ -52,33 +161,47 @@ def _identifier(name: str) -> str:
     return f"`{name}`"
 
 
-def applied(client: Any, where: Target) -> dict[str, str]:
+def applied(client: Any, where: Target, servers: Topology | None = None) -> dict[str, str]:
     """Name -> checksum of what the database has."""
+    servers = servers or Topology()
     quoted = _identifier(where.database)
-    client.command(f"CREATE DATABASE IF NOT EXISTS {quoted}")
-    client.command(LEDGER.replace("{db}", quoted))
+    client.command(_rendered("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", where.database, servers))
+    client.command(_rendered(LEDGER, where.database, servers))
     result = client.query(f"SELECT name, checksum FROM {quoted}.schema_migrations FINAL")
     return {str(name): str(checksum) for name, checksum in result.result_rows}
 
 
-def pending(client: Any, where: Target) -> list[Migration]:
-    """What `migrate` would apply."""
-    have = applied(client, where)
-    return [m for m in migrations(where.database) if have.get(m.name) != m.checksum]
+def pending(client: Any, where: Target, servers: Topology | None = None) -> list[Migration]:
+    """What `migrate` would apply.
+
+    Raises:
+        DatabaseError: a newer release has made this ledger's tables.
+    """
+    have = applied(client, where, servers)
+    wanted = migrations(where.database, servers)
+    unknown = sorted(name for name in have.keys() - {m.name for m in wanted} if name.startswith("schema/"))
+    if unknown:
+        raise DatabaseError(
+            f"{where.shown} was made by a newer release of Spanledger (it has {unknown[0]}): upgrade this one with "
+            "pip install --upgrade spanledger"
+        )
+    return [m for m in wanted if have.get(m.name) != m.checksum]
 
 
-def migrate(client: Any, where: Target) -> list[Migration]:
+def migrate(client: Any, where: Target, servers: Topology | None = None) -> list[Migration]:
     """Bring the schema up to date; returns what was applied.
 
     Raises:
-        DatabaseError: a statement failed; those before it stay, and a second run continues.
+        DatabaseError: a statement failed (those before it stay, and a second run continues), or a newer release has
+            made this ledger's tables.
     """
     from clickhouse_connect.driver.exceptions import Error
 
+    servers = servers or topology()
     name = "schema_migrations"
     done: list[Migration] = []
     try:
-        for migration in pending(client, where):
+        for migration in pending(client, where, servers):
             name = migration.name
             client.command(migration.statement)
             client.insert(

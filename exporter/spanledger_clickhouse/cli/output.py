@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from spanledger import settings
@@ -48,6 +48,15 @@ def ledger() -> Generator[Ledger]:
     """The ledger, with a progress bar while a full spool is taken in."""
     with progress("taking in rows", shipper.waiting(settings.spool_dir())) as advance, opened(advance) as found:
         yield found
+
+
+@contextmanager
+def days_done() -> Generator[Callable[[int, int], None]]:
+    """A function to tell (days done, days in all) to; a bar on a terminal where there are many."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("rebuilding days", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

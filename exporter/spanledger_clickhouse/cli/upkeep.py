@@ -1,9 +1,10 @@
-"""Commands that keep the ledger: ship, migrate."""
+"""Commands that keep the ledger: ship, migrate, rollup, verify."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,11 @@ import click
 from spanledger import settings
 from spanledger.spool import SUFFIX
 from spanledger_clickhouse import dead_letters, schema, shipper, sinks
-from spanledger_clickhouse.cli.output import console, progress, reported
+from spanledger_clickhouse.cli.output import console, days_done, progress, reported
 from spanledger_clickhouse.database import DatabaseError, connected, target
+from spanledger_clickhouse.rollups import Rebuilt, Rollups
+
+ROLLUP_SECONDS: Final = 60.0
 
 
 @click.command()
@@ -29,12 +33,14 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
 
     Rows go to the Collector of SPANLEDGER_OTLP_ENDPOINT, else to the ClickHouse of SPANLEDGER_DSN, else to the
     embedded ledger. What cannot be sent stays in the spool; what is refused for good is kept apart (--dead).
+    With --follow the rollups of a ClickHouse server are kept up to date as well.
     """
     directory = settings.spool_dir()
     if dead and not _dead(directory, retry=retry):
         return
     sink = sinks.configured() or sinks.ClickHouseSink(target())
     pause = every
+    rolled = 0.0
     while True:
         try:
             with progress("shipping", shipper.waiting(directory)) as advance:
@@ -43,6 +49,9 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
             if done.rows or done.torn or done.dead or not follow:
                 refused = f", {done.torn + done.dead} refused (spanledger ship --dead)" if done.torn + done.dead else ""
                 console().print(f"shipped {done.rows:,} rows from {directory} to {sink.shown}{refused}")
+            if follow and settings.setting("otlp_endpoint") is None and time.monotonic() - rolled > ROLLUP_SECONDS:
+                rolled = time.monotonic()
+                _roll()
         except (DatabaseError, shipper.BusyError) as error:
             if not follow:
                 raise
@@ -52,6 +61,70 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
             sink.close()
             return
         time.sleep(pause)
+
+
+def _roll(progress: Callable[[int, int], None] = lambda _, __: None) -> Rebuilt:
+    """Bring the rollups up to date."""
+    where = target()
+    with connected(where) as client:
+        schema.migrate(client, where)
+        return Rollups(client, where).refresh(progress=progress)
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on, once a minute, until interrupted.")
+@reported
+def rollup(follow: bool) -> None:
+    """Rebuild the rollups of the days whose calls have changed.
+
+    `spanledger ship --follow` does this by itself; run it from cron where nothing else of Spanledger runs. Closed
+    hours are then answered from the rollups (llm_costs, llm_costs_daily, llm_costs_users), later ones from the calls.
+    """
+    while True:
+        with days_done() as progress:
+            done = _roll(progress)
+        if done.days or not follow:
+            console().print(f"rebuilt {len(done.days)} days{_span(done.days)}")
+        for day in done.kept:
+            console().print(f"{day} keeps its rollup: fewer calls are left than it has counted")
+        if not follow:
+            return
+        time.sleep(ROLLUP_SECONDS)
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Rebuild the days that differ.")
+@click.option("--force", is_flag=True, help="With --repair: also where calls have expired (their rollup is lost).")
+@reported
+def verify(repair: bool, force: bool) -> None:
+    """Compare the rollups with the calls; exit status 1 where they differ and were not repaired.
+
+    Days whose calls have all expired are left out: their rollups are all that is left of them.
+    """
+    where = target()
+    with connected(where) as client:
+        schema.migrate(client, where)
+        rollups = Rollups(client, where)
+        found = rollups.differences()
+        for each in found:
+            console().print(
+                f"{each.day}  {each.rollup}: {each.calls[0]:,} calls and {each.cost_usd[0]} USD, "
+                f"the table has {each.calls[1]:,} and {each.cost_usd[1]}"
+            )
+        if not found:
+            console().print("the rollups say what the calls say")
+            return
+        if repair:
+            done = rollups.repair([each.day for each in found], shrink=force)
+            console().print(f"rebuilt {len(done.days)} days{_span(done.days)}")
+            if not done.kept:
+                return
+            console().print(f"{len(done.kept)} days kept: fewer calls are left than they count (--force rebuilds them)")
+    raise click.exceptions.Exit(1)
+
+
+def _span(days: list[date]) -> str:
+    return f" ({days[0]} to {days[-1]})" if days else ""
 
 
 def _dead(directory: Path, *, retry: bool) -> bool:
@@ -81,8 +154,9 @@ def migrate(dry_run: bool, status: bool) -> None:
     where = target()
     with connected(where) as client:
         if status or dry_run:
-            names = [m.name for m in schema.pending(client, where)]
-            for migration in schema.migrations(where.database):
+            servers = schema.topology()
+            names = [m.name for m in schema.pending(client, where, servers)]
+            for migration in schema.migrations(where.database, servers):
                 state = "pending" if migration.name in names else "applied"
                 if status or state == "pending":
                     console().print(f"{state}  {migration.name}")
@@ -95,4 +169,4 @@ def migrate(dry_run: bool, status: bool) -> None:
     console().print(f"{where.shown} is up to date")
 
 
-COMMANDS: Final = (ship, migrate)
+COMMANDS: Final = (ship, migrate, rollup, verify)

@@ -2,7 +2,7 @@
 -- Sorting key = identity of a span: only columns that never change, so a redelivered or corrected row
 -- replaces its earlier version (read with FINAL). Token meters are disjoint: any total is a plain sum.
 -- A cost of NULL is unknown and says why in price_status; 0 is free of charge.
-CREATE TABLE IF NOT EXISTS {db}.llm_calls {on_cluster}
+CREATE TABLE IF NOT EXISTS {db}.llm_calls{on_cluster}
 (
     -- identity
     tenant_id              LowCardinality(String) DEFAULT '' CODEC(ZSTD(1)),

@@ -1,5 +1,5 @@
 -- What processes tell of themselves: where their numbers begin and end, and which rows found no place.
-CREATE TABLE IF NOT EXISTS {db}.ledger_events {on_cluster}
+CREATE TABLE IF NOT EXISTS {db}.ledger_events{on_cluster}
 (
     process_id    String CODEC(ZSTD(1)),
     kind          LowCardinality(String), -- start, loss, end

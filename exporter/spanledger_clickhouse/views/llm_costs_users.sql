@@ -1,0 +1,8 @@
+-- Spend by day and user: closed hours from the rollup, the rest from the calls. A day may come in two parts.
+CREATE OR REPLACE VIEW {db}.llm_costs_users AS
+WITH (SELECT max(closed_until) FROM {db}.llm_costs_1d_user WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1d_user)) AS closed
+SELECT bucket, tenant_id, nullIf(user_id, '') AS user_id, nullIf(feature, '') AS feature, calls, unpriced_calls, tokens, cost_usd, max_cost_usd
+FROM {db}.llm_costs_1d_user
+UNION ALL
+SELECT bucket, tenant_id, nullIf(user_id, '') AS user_id, nullIf(feature, '') AS feature, calls, unpriced_calls, tokens, cost_usd, max_cost_usd
+FROM ({rollup:llm_costs_1d_user:c.start_time >= closed})
