@@ -91,7 +91,12 @@ def migrations(database: str, servers: Topology | None = None) -> list[Migration
     servers = servers or Topology()
     found: list[Migration] = []
     for folder, made in (("schema", _tables), ("views", _views)):
-        files = sorted((resources.files("spanledger_clickhouse") / folder).iterdir(), key=lambda file: file.name)
+        files = sorted(
+            (resources.files("spanledger_clickhouse") / folder).iterdir(),
+            key=lambda file: (
+                (not file.name.startswith("llm_costs"), file.name) if folder == "views" else (True, file.name)
+            ),
+        )  # other views stand on llm_costs*
         for file in files:
             if file.name.endswith(".sql"):
                 found += made(f"{folder}/{file.name}", file.read_text(encoding="utf-8"), database, servers)

@@ -10,5 +10,6 @@ SELECT
     avg(c.output_tokens)                              AS mean_output_tokens,
     countIf(c.unpriced_reason != '')                  AS unpriced_calls
 FROM {db}.llm_calls AS c FINAL
+WHERE {window}
 GROUP BY feature
 ORDER BY total_cost_usd DESC NULLS LAST

@@ -11,5 +11,6 @@ SELECT
         / nullIf(input_tokens_total, 0)               AS cache_read_share,
     countIf(c.unpriced_reason != '')                  AS unpriced_calls
 FROM {db}.llm_calls AS c FINAL
+WHERE {window}
 GROUP BY provider, model
 ORDER BY total_cost_usd DESC NULLS LAST

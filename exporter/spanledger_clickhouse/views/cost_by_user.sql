@@ -9,5 +9,6 @@ SELECT
     sum(c.total_tokens)                               AS tokens,
     countIf(c.unpriced_reason != '')                  AS unpriced_calls
 FROM {db}.llm_calls AS c FINAL
+WHERE {window}
 GROUP BY user_id
 ORDER BY total_cost_usd DESC NULLS LAST

@@ -12,6 +12,6 @@ SELECT
     groupUniqArray(c.trace_id)                        AS trace_ids,
     countIf(c.unpriced_reason != '')                  AS unpriced_calls
 FROM {db}.llm_calls AS c FINAL
-WHERE isNotNull(c.request_id)
+WHERE isNotNull(c.request_id) AND {window}
 GROUP BY c.request_id
 ORDER BY total_cost_usd DESC NULLS LAST

@@ -12,6 +12,6 @@ SELECT
     countIf(isNull(c.request_id))                     AS calls_without_request,
     max(c.start_time)                                 AS last_call
 FROM {db}.llm_calls AS c FINAL
-WHERE c.attribution_reason != ''
+WHERE c.attribution_reason != '' AND {window}
 GROUP BY code_file, code_line, code_function, reason
 ORDER BY total_cost_usd DESC NULLS LAST

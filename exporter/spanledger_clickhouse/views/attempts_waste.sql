@@ -1,0 +1,20 @@
+-- What failed, was retried or was broken off, by feature and model. maybe_billed: attempts without an answer, which the
+-- provider may have served and charged all the same.
+CREATE OR REPLACE VIEW {db}.attempts_waste AS
+SELECT
+    c.feature                                         AS feature,
+    c.model                                           AS model,
+    count()                                           AS calls,
+    countIf(c.attempts > 1)                           AS retried_calls,
+    sum(toUInt64(c.attempts)) - count()               AS extra_attempts,
+    countIf(c.outcome = 'error')                      AS failed_calls,
+    countIf(c.outcome = 'aborted')                    AS aborted_calls,
+    sumIf(c.cost_usd, c.outcome = 'aborted')          AS aborted_cost_usd,
+    sumIf(c.cost_usd, lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'incomplete')) AS truncated_cost_usd,
+    sum(arrayCount(billed -> billed = 'unknown', c.attempt_billed)) AS maybe_billed,
+    sum(arraySum(arrayMap((duration, billed) -> if(billed = 'yes', 0, duration), c.attempt_duration_us, c.attempt_billed))) / 1e6 AS lost_seconds
+FROM {db}.llm_calls AS c FINAL
+WHERE {window}
+GROUP BY feature, model
+HAVING retried_calls + failed_calls + aborted_calls > 0 OR truncated_cost_usd > 0
+ORDER BY failed_calls + retried_calls DESC

@@ -1,0 +1,39 @@
+-- One line a call under plain names, for people and notebooks. input_cost_usd has the cache's part, as input_tokens
+-- has; cost of tools is in the total only. cache_hit: an answer of the application's own cache, told by the span
+-- attribute spanledger.cache.hit.
+CREATE OR REPLACE VIEW {db}.llm_call_record AS
+SELECT
+    c.span_id                                         AS call_id,
+    c.start_time                                      AS timestamp,
+    c.model                                           AS model,
+    c.feature                                         AS feature_name,
+    c.user_id                                         AS user_id,
+    coalesce(c.session_id, c.conversation_id)         AS session_id,
+    c.input_tokens                                    AS input_tokens,
+    c.output_tokens                                   AS output_tokens,
+    c.total_tokens                                    AS total_tokens,
+    c.input_cost_usd + c.cache_read_cost_usd + c.cache_write_cost_usd AS input_cost_usd,
+    c.output_cost_usd                                 AS output_cost_usd,
+    c.cost_usd                                        AS total_cost_usd,
+    c.duration_us / 1000                              AS latency_ms,
+    if(c.duration_us > ifNull(c.time_to_first_chunk_us, 0) AND c.output_tokens > 0,
+       c.output_tokens * 1e6 / (c.duration_us - ifNull(c.time_to_first_chunk_us, 0)), NULL) AS tokens_per_second,
+    c.temperature                                     AS temperature,
+    c.max_tokens                                      AS max_tokens,
+    c.prompt_hash                                     AS prompt_hash,
+    multiIf(
+        c.outcome = 'error', 'error',
+        empty(c.finish_reasons), '',
+        lower(c.finish_reasons[1]) IN ('stop', 'end_turn', 'stop_sequence', 'completed'), 'stop',
+        lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'model_context_window_exceeded', 'incomplete'), 'length',
+        lower(c.finish_reasons[1]) IN ('content_filter', 'safety', 'refusal', 'recitation', 'blocklist', 'prohibited_content', 'spii'), 'content_filter',
+        lower(c.finish_reasons[1]) IN ('tool_calls', 'tool_use', 'function_call'), 'tool_use',
+        lower(c.finish_reasons[1]))                   AS finish_reason,
+    c.attributes['spanledger.cache.hit'] = 'true'     AS cache_hit,
+    c.error_type                                      AS error,
+    c.request_model                                   AS requested_model,
+    c.finish_reasons                                  AS finish_reasons_raw,
+    c.response_id                                     AS response_id,
+    c.trace_id                                        AS trace_id
+FROM {db}.llm_calls AS c FINAL
+WHERE {window}
