@@ -17,6 +17,8 @@ NAMES: Final = list(COLUMNS)
 SPAN_ID: Final = NAMES.index("span_id")
 TRACE_ID: Final = NAMES.index("trace_id")
 
+CORRECTED: Final = {**COLUMNS, "row_version": "UInt64"}
+
 TRANSIENT: Final = frozenset({
     159, 160, 164, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 265, 279, 285, 286, 289, 290, 319, 394, 425,
     439, 473, 499, 571, 692, 999, 1000, 1002,
@@ -30,8 +32,12 @@ class PoisonError(DatabaseError):
     """ClickHouse refuses the rows themselves."""
 
 
-def insert(client: Any, where: Target, rows: Sequence[Row]) -> None:
+def insert(client: Any, where: Target, rows: Sequence[Row], edition: int = 0) -> None:
     """Write rows; returns when ClickHouse has committed them.
+
+    `edition`, milliseconds since 1970, makes them corrections: they take the place of what was written before. Rows
+    as they come from a span have the end of their call for an edition, so one that is delivered again never undoes a
+    correction.
 
     The driver itself sends an insert again after a connection reset (clickhouse-connect 1.12 marks
     every insert retryable), so the batch carries a deduplication token made of its span ids. A span
@@ -42,7 +48,11 @@ def insert(client: Any, where: Target, rows: Sequence[Row]) -> None:
         DatabaseError: the rows are not in the table, and may be sent again.
     """
     unique = {(row[TRACE_ID], row[SPAN_ID]): row for row in rows}
-    _insert(client, where, "llm_calls", COLUMNS, list(unique.values()), repr(sorted(unique)))
+    rows, columns, identity = list(unique.values()), COLUMNS, repr(sorted(unique))
+    if edition:  # a token of its own: with the first delivery's, ClickHouse would drop the correction without a word
+        rows, columns = [(*row, edition) for row in rows], CORRECTED
+        identity = f"{edition}:{identity}"
+    _insert(client, where, "llm_calls", columns, rows, identity)
 
 
 def insert_events(client: Any, where: Target, events: Sequence[Row]) -> None:

@@ -22,22 +22,23 @@ from spanledger.encoding import Encoder
 from spanledger.guard import quietly
 from spanledger.losses import NOT_STRICT, Strictness, losses
 from spanledger.pricing import Price, quote
-from spanledger.pricing.price import NOT_BILLED, PROVIDER_REPORTED
+from spanledger.pricing.price import GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
 from spanledger.requests import OpenRequests, Total
 from spanledger.spans import before_end, plain, put, remembered
 from spanledger.spool import Spool
 from spanledger.usage import Usage, from_attributes
 
-GROUPS: Final = {
-    a.COST_INPUT: ("input", "input_audio", "input_image", "input_video"),
-    a.COST_CACHE_READ: ("cache_read", "cache_read_audio", "cache_read_image", "cache_read_video"),
-    a.COST_CACHE_WRITE: ("cache_write", "cache_write_1h", "cache_write_12h"),
-    a.COST_OUTPUT: ("output", "output_audio", "output_image", "output_video", "reasoning"),
-    a.COST_TOOLS: ("web_searches", "file_searches", "code_sessions", "maps_queries"),
+COST_OF: Final = {
+    "input": a.COST_INPUT,
+    "cache_read": a.COST_CACHE_READ,
+    "cache_write": a.COST_CACHE_WRITE,
+    "output": a.COST_OUTPUT,
+    "tools": a.COST_TOOLS,
+    OTHER: a.COST_OTHER,
 }
-"""Cost attribute -> the components it sums; any other component counts as `other`."""
+"""Group of components -> the attribute that has their sum."""
 
-GROUP_OF: Final = {meter: name for name, meters in GROUPS.items() for meter in meters}
+COST_OF_METER: Final = {meter: COST_OF[group] for meter, group in GROUP_OF.items()}
 
 
 class LedgerProcessor(SpanProcessor):
@@ -156,7 +157,7 @@ def price_attributes(price: Price) -> dict[str, Any]:
         found[a.COST_TOTAL] = total
         found[a.COST_AMOUNT] = total / 1e12
         for part in price.components:
-            name = GROUP_OF.get(part.meter, a.COST_OTHER)
+            name = COST_OF_METER.get(part.meter, a.COST_OTHER)
             found[name] = found.get(name, 0) + part.amount
     if price.computed_picousd is not None:
         found[a.COST_COMPUTED] = price.computed_picousd

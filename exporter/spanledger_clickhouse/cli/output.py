@@ -51,11 +51,11 @@ def ledger() -> Generator[Ledger]:
 
 
 @contextmanager
-def days_done() -> Generator[Callable[[int, int], None]]:
-    """A function to tell (days done, days in all) to; a bar on a terminal where there are many."""
+def days_done(what: str = "rebuilding days") -> Generator[Callable[[int, int], None]]:
+    """A function to tell (done, in all) to, and a bar on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("rebuilding days", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

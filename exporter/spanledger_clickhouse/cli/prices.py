@@ -12,8 +12,9 @@ import click
 from spanledger.pricing import Price, quote
 from spanledger.pricing.table import prices as in_force
 from spanledger.reading import at, count, label, mapping
+from spanledger_clickhouse import price_list
 from spanledger_clickhouse.cli import price_tables
-from spanledger_clickhouse.cli.output import as_json, console
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
 from spanledger_clickhouse.cli.price_tables import explained
 
 TOKEN_OPTIONS: Final = (
@@ -157,6 +158,18 @@ def as_dict(price: Price) -> dict[str, Any]:
         "version": price.version,
         "flags": list(price.flags),
     }
+
+
+@prices.command()
+@reported
+def sync() -> None:
+    """Write the prices in force to the table llm_prices.
+
+    SQL asks it: cache_savings, the bounds of unpriced_calls. Run it again after an upgrade of the prices.
+    """
+    with ledger() as found:
+        count = price_list.sync(found.client, found.where, in_force())
+    console().print(f"{count:,} prices written")
 
 
 for command in price_tables.COMMANDS:

@@ -1,4 +1,4 @@
-"""Commands that keep the ledger: ship, migrate, rollup, verify."""
+"""Commands that keep the ledger: ship, migrate, rollup, verify, reprice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import click
 
 from spanledger import settings
 from spanledger.spool import SUFFIX
-from spanledger_clickhouse import dead_letters, schema, shipper, sinks
-from spanledger_clickhouse.cli.output import console, days_done, progress, reported
+from spanledger_clickhouse import dead_letters, repricing, schema, shipper, sinks
+from spanledger_clickhouse.cli.output import as_json, console, days_done, ledger, progress, reported, show
 from spanledger_clickhouse.database import DatabaseError, connected, target
+from spanledger_clickhouse.ledger import Result
 from spanledger_clickhouse.rollups import Rebuilt, Rollups
 
 ROLLUP_SECONDS: Final = 60.0
@@ -123,6 +124,43 @@ def verify(repair: bool, force: bool) -> None:
     raise click.exceptions.Exit(1)
 
 
+@click.command()
+@click.option("--since", type=click.DateTime(), required=True, help="The first moment (UTC), e.g. 2026-03-01.")
+@click.option("--until", type=click.DateTime(), help="The first moment after it; default: now.")
+@click.option("--model", help="Only calls of this model.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@as_json
+@reported
+def reprice(since: datetime, until: datetime | None, model: str | None, dry_run: bool, as_json: bool) -> None:
+    """Price calls again with the prices in force, as of the time of each call.
+
+    What changes is kept in the table `corrections`, old figures beside new ones, and the rollups follow. Calls that
+    had no price get one where there is one now. Running it again goes on where it stopped.
+
+    \b
+    Example:
+      spanledger reprice --since 2026-03-01 --until 2026-04-01 --dry-run
+    """
+    end = (until or datetime.now(UTC)).replace(tzinfo=UTC)
+    with ledger() as found:
+        with days_done("pricing hours") as advance:
+            changes = repricing.reprice(
+                found.client,
+                found.where,
+                since.replace(tzinfo=UTC),
+                end,
+                model=model,
+                dry_run=dry_run,
+                progress=advance,
+            )
+        if not dry_run and changes:
+            Rollups(found.client, found.where).refresh()
+    rows = [(c.model, c.calls, c.healed, c.old_usd, c.new_usd, c.new_usd - c.old_usd) for c in changes]
+    columns = ("model", "calls", "healed", "old_cost_usd", "new_cost_usd", "difference_usd")
+    types = ("String", "UInt64", "UInt64", "Decimal(38, 12)", "Decimal(38, 12)", "Decimal(38, 12)")
+    show(Result(columns, types, rows), "Would change" if dry_run else "Changed", json_output=as_json)
+
+
 def _span(days: list[date]) -> str:
     return f" ({days[0]} to {days[-1]})" if days else ""
 
@@ -169,4 +207,4 @@ def migrate(dry_run: bool, status: bool) -> None:
     console().print(f"{where.shown} is up to date")
 
 
-COMMANDS: Final = (ship, migrate, rollup, verify)
+COMMANDS: Final = (ship, migrate, rollup, verify, reprice)

@@ -19,6 +19,18 @@ NEEDS_MAPPING: Final = "unpriced:needs_mapping"
 
 ATTO_PER_PICO: Final = 10**6
 
+OTHER: Final = "other"
+GROUPS: Final = {
+    "input": ("input", "input_audio", "input_image", "input_video"),
+    "cache_read": ("cache_read", "cache_read_audio", "cache_read_image", "cache_read_video"),
+    "cache_write": ("cache_write", "cache_write_1h", "cache_write_12h"),
+    "output": ("output", "output_audio", "output_image", "output_video", "reasoning"),
+    "tools": ("web_searches", "file_searches", "code_sessions", "maps_queries"),
+}
+"""What a cost is shown by -> the meters it sums; any other meter counts as `OTHER`."""
+
+GROUP_OF: Final = {meter: group for group, meters in GROUPS.items() for meter in meters}
+
 
 class Component(NamedTuple):
     """quantity x rate = amount, rounded once."""
