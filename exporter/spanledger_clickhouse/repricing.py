@@ -179,7 +179,7 @@ def cost_columns(price: Price) -> dict[str, Decimal | None]:
     total = price.total_picousd
     if total is None:
         return {"cost_usd": None, **{f"{name}_cost_usd": None for name in names}}
-    sums = dict.fromkeys(names, 0)
+    sums: dict[str, int] = dict.fromkeys(names, 0)
     for part in price.components:
         sums[GROUP_OF.get(part.meter, OTHER)] += part.amount
     return {

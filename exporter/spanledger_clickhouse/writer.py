@@ -65,19 +65,38 @@ def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], 
 
     if not rows:
         return
+    names, types, values = _told(columns, rows)
     try:
         client.insert(
             f"`{where.database}`.{table}",
-            rows,
-            column_names=list(columns),
-            column_type_names=list(columns.values()),
-            settings={"insert_deduplication_token": hashlib.sha256(identity.encode()).hexdigest()},
+            values,
+            column_names=names,
+            column_type_names=types,
+            column_oriented=True,
+            settings={
+                "insert_deduplication_token": hashlib.sha256(identity.encode()).hexdigest(),
+                "optimize_on_insert": 0,  # no row stands twice in a batch: nothing to collapse, and twice as fast
+            },
         )
     except (Error, OSError) as error:
         kind = PoisonError if poisonous(error) else DatabaseError
         raise kind(f"inserting {len(rows)} rows into {table} of {where.shown} failed: {reason(error)}") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PoisonError(f"{len(rows)} rows cannot be written as {table} has it: {reason(error)}") from error
+
+
+def _told(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[str], list[str], list[Sequence[object]]]:
+    """Names, types and values of the columns in which a row says more than the column's default: of the seventy meters
+    and labels a batch has few, and the rest would be half of the work."""
+    names: list[str] = []
+    types: list[str] = []
+    values: list[Sequence[object]] = []
+    for (name, kind), column in zip(columns.items(), zip(*rows, strict=True), strict=True):
+        if any(value is not None for value in column) if "Nullable" in kind else any(column):
+            names.append(name)
+            types.append(kind)
+            values.append(column)
+    return names, types, values
 
 
 def poisonous(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
--- Spend by day and user.
+-- Spend by day and user; a partition is a day, so the key begins with the user.
 CREATE TABLE IF NOT EXISTS {db}.llm_costs_1d_user{on_cluster}
 (
     bucket               Date CODEC(Delta(2), ZSTD(1)),
@@ -14,4 +14,4 @@ CREATE TABLE IF NOT EXISTS {db}.llm_costs_1d_user{on_cluster}
 )
 ENGINE = {engine}MergeTree({global_args})
 PARTITION BY bucket
-ORDER BY (bucket, tenant_id, user_id, feature)
+ORDER BY (bucket, user_id, tenant_id, feature)

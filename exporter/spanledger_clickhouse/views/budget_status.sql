@@ -4,20 +4,31 @@
 CREATE OR REPLACE VIEW {db}.budget_status AS
 WITH
     toDateTime({now}, 'UTC') AS as_of,
+    toDate(as_of) - 32 AS first_day,
     spent AS
     (
-        SELECT part.1 AS scope, part.2 AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
-        FROM {db}.llm_costs_daily
-        ARRAY JOIN [('global', ''), ('tenant', toString(tenant_id)), ('tier', ifNull(toString(customer_tier), '')),
-                    ('feature', ifNull(toString(feature), ''))] AS part
-        WHERE bucket > toDate(as_of) - 62 AND bucket <= toDate(as_of)
-            AND (part.1, part.2) IN (SELECT toString(scope), key FROM {db}.budgets FINAL)
+        SELECT part.1 AS scope, part.2 AS key, day, sum(paid) AS cost
+        FROM
+        (
+            SELECT ifNull(toString(feature), '') AS name, toDate(bucket) AS day, toFloat64(sum(cost_usd)) AS paid
+            FROM {db}.llm_costs
+            WHERE bucket >= toDateTime(first_day, 'UTC') AND bucket < toDateTime(toDate(as_of) + 1, 'UTC')
+            GROUP BY name, day
+        )
+        ARRAY JOIN [('global', ''), ('feature', name)] AS part
         GROUP BY scope, key, day
         UNION ALL
-        SELECT 'user' AS scope, ifNull(user_id, '') AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
+        SELECT part.1 AS scope, part.2 AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
+        FROM {db}.llm_costs_daily
+        ARRAY JOIN [('tenant', toString(tenant_id)), ('tier', ifNull(toString(customer_tier), ''))] AS part
+        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND (
+            tenant_id IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'tenant')
+            OR customer_tier IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'tier'))
+        GROUP BY scope, key, day
+        UNION ALL
+        SELECT 'user' AS scope, user_key AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
         FROM {db}.llm_costs_users
-        WHERE bucket > toDate(as_of) - 62 AND bucket <= toDate(as_of)
-            AND key IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'user')
+        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND user_key IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'user')
         GROUP BY key, day
     ),
     paced AS

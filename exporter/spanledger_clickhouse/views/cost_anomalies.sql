@@ -6,53 +6,43 @@
 CREATE OR REPLACE VIEW {db}.cost_anomalies AS
 WITH
     toStartOfHour(toDateTime({now}, 'UTC')) AS this_hour,
-    paid AS
-    (
-        SELECT bucket AS hour, toFloat64(sum(cost_usd)) AS cost
-        FROM {db}.llm_costs
-        WHERE bucket > this_hour - INTERVAL 14 DAY AND bucket <= this_hour
-        GROUP BY hour
-    ),
-    filled AS
-    (
-        SELECT first + toIntervalHour(number) AS hour, ifNull(p.cost, 0) AS cost
+    ( -- one row of arrays, looked at once
+        SELECT groupArrayArray(every)
         FROM
         (
-            SELECT min(hour) AS first, arrayJoin(range(toUInt32(dateDiff('hour', min(hour), this_hour)) + 1)) AS number
-            FROM paid HAVING count() > 0
-        ) AS h
-        LEFT JOIN paid AS p ON p.hour = h.first + toIntervalHour(h.number)
-    ),
-    by_clock AS
-    (
-        SELECT toHour(hour) AS clock, groupArray((hour, cost)) AS points FROM filled GROUP BY clock
-    ),
-    robust AS
-    (
-        SELECT
-            point.1                                                      AS hour,
-            point.2                                                      AS cost,
-            arrayMap(p -> p.2, arrayFilter(p -> p.1 < point.1, points))  AS before,
-            arrayReduce('quantileExactInclusive(0.5)', before)           AS normal,
-            arrayReduce('quantileExactInclusive(0.5)', arrayMap(v -> abs(v - normal), before)) AS mad,
-            greatest(1.4826 * mad, 0.1 * normal, 0.05 * (SELECT avg(cost) FROM filled)) AS spread,
-            (point.2 - normal) / nullIf(spread, 0)                       AS score
-        FROM by_clock ARRAY JOIN points AS point
-        WHERE length(before) >= 3
-    ),
-    found AS
-    (
-        SELECT 'same_hour_mad' AS method, hour, cost, score, normal FROM robust WHERE score > 4
-        UNION ALL
-        SELECT
-            'source_z'                                                   AS method,
-            hour,
-            cost,
-            (cost - (SELECT avg(cost) FROM paid)) / nullIf((SELECT stddevSamp(cost) FROM paid), 0) AS score,
-            (SELECT avg(cost) FROM paid)                                 AS normal
-        FROM paid
-        WHERE score > 3 AND (SELECT count() FROM paid) >= 24
-    ),
+            SELECT
+                arrayMap(i -> arrayMap(k -> filled[i - 24 * k], arrayFilter(k -> i > 24 * k, range(1, 15))), range(1, length(filled) + 1)) AS before,
+                arrayMap(b -> arrayReduce('quantileExactInclusive(0.5)', b), before)  AS medians,
+                arrayMap((b, m) -> 1.4826 * arrayReduce('quantileExactInclusive(0.5)', arrayMap(v -> abs(v - m), b)), before, medians) AS spreads,
+                arrayConcat(
+                    arrayFilter(h -> h.4 > 4, arrayMap(
+                        (h, c, b, m, s) -> ('same_hour_mad', h, c, if(length(b) >= 3, (c - m) / nullIf(greatest(s, 0.1 * m, 0.05 * mean_hour), 0), NULL), m),
+                        clock, filled, before, medians, spreads)),
+                    arrayFilter(h -> h.4 > 3, arrayMap(
+                        (h, c) -> ('source_z', h, c, if(length(costs) >= 24, (c - mean) / nullIf(deviation, 0), NULL), mean), hours, costs))
+                ) AS every
+            FROM
+            (
+                SELECT
+                    groupArray(hour)                                             AS hours,
+                    groupArray(cost)                                             AS costs,
+                    arrayMap(n -> arrayMin(hours) + toIntervalHour(n), range(toUInt32(dateDiff('hour', arrayMin(hours), this_hour)) + 1)) AS clock,
+                    arrayMap(h -> if(has(hours, h), costs[indexOf(hours, h)], 0.), clock) AS filled,
+                    arrayAvg(costs)                                              AS mean,
+                    arrayReduce('stddevSamp', costs)                             AS deviation,
+                    arrayAvg(filled)                                             AS mean_hour
+                FROM
+                (
+                    SELECT bucket AS hour, toFloat64(sum(cost_usd)) AS cost
+                    FROM {db}.llm_costs
+                    WHERE bucket > this_hour - INTERVAL 14 DAY AND bucket <= this_hour
+                    GROUP BY hour
+                )
+                HAVING count() > 0
+            )
+        )
+    ) AS hits,
+    found AS (SELECT hit.1 AS method, hit.2 AS hour, hit.3 AS cost, hit.4 AS score, hit.5 AS normal FROM (SELECT arrayJoin(hits) AS hit)),
     who AS
     (
         SELECT
@@ -64,7 +54,7 @@ WITH
             SELECT toStartOfHour(c.start_time) AS hour, part.1 AS kind, part.2 AS name, sum(c.cost_usd) AS cost
             FROM {db}.llm_calls AS c FINAL
             ARRAY JOIN [('user', ifNull(c.user_id, '')), ('feature', ifNull(toString(c.feature), ''))] AS part
-            WHERE toStartOfHour(c.start_time) IN (SELECT hour FROM found)
+            WHERE toStartOfHour(c.start_time) IN (SELECT arrayJoin(hits.2))
             GROUP BY hour, kind, name
         )
         GROUP BY hour

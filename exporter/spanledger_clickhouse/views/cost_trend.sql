@@ -5,11 +5,14 @@ WITH
     toDate({now}) - 28 AS first_day,
     daily AS
     (
-        SELECT
-            feature,
-            sumForEach(arrayMap(day -> if(day = dateDiff('day', first_day, bucket), toFloat64(cost_usd), 0.), range(28))) AS cost
-        FROM {db}.llm_costs_daily
-        WHERE bucket >= first_day AND bucket < first_day + 28
+        SELECT feature, sumForEach(arrayMap(n -> if(n = dateDiff('day', first_day, day), paid, 0.), range(28))) AS cost
+        FROM
+        (
+            SELECT feature, toDate(bucket) AS day, toFloat64(sum(cost_usd)) AS paid
+            FROM {db}.llm_costs
+            WHERE bucket >= toDateTime(first_day, 'UTC') AND bucket < toDateTime(first_day + 28, 'UTC')
+            GROUP BY feature, day
+        )
         GROUP BY feature
     ),
     weekly AS
