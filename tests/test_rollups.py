@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from clickhouse_connect.driver.exceptions import DatabaseError as ClickHouseError
 
-from spanledger_clickhouse import schema, writer
+from spanledger_clickhouse import rights, schema, sinks, writer
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import DatabaseError, Target, connected, target
 from spanledger_clickhouse.rollups import Rollups, select
+from spanledger_clickhouse.rows import Contents
 from synthetic import call
 
 NOW = datetime(2026, 3, 10, 14, 30, tzinfo=UTC)
@@ -231,3 +233,65 @@ def test_a_refreshable_view_of_the_same_select_needs_nothing_of_ours(ledger):
 
 def test_every_rollup_has_its_select():
     assert all("{window}" in select(name) for name in ("llm_costs_1h", "llm_costs_1d", "llm_costs_1d_user"))
+
+
+def test_old_calls_are_deleted_only_where_that_is_asked_for(ledger, monkeypatch):
+    client, where = ledger
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+
+    def ttl() -> bool:
+        query = "SELECT create_table_query LIKE '%TTL%400%' FROM system.tables WHERE name = 'llm_calls'"
+        return bool(client.query(query).result_rows[0][0])
+
+    assert not ttl()
+    assert CliRunner().invoke(main, ["migrate", "--retention-days", "0"]).exit_code == 0
+    assert CliRunner().invoke(main, ["migrate", "--retention-days", "400"]).exit_code == 0
+    assert ttl()
+    assert CliRunner().invoke(main, ["migrate", "--retention-days", "0"]).exit_code == 0
+    assert not ttl()
+    assert CliRunner().invoke(main, ["migrate", "--refreshable"]).exit_code == 0
+
+
+# --- rights --------------------------------------------------------------------------------------------------------
+
+
+def test_rights_are_the_least(ledger):
+    client, _ = ledger
+    made = rights.statements("llm", ("acme",))
+    for statement in made:
+        client.query(f"EXPLAIN AST {statement}")
+    grants = {
+        role: [s for s in made if s.startswith("GRANT") and s.endswith(f"TO {role}")]
+        for role in ("spanledger_writer", "spanledger_reader", "`spanledger_tenant_acme`")
+    }
+    assert grants["spanledger_writer"] == [
+        "GRANT INSERT ON `llm`.llm_calls TO spanledger_writer",
+        "GRANT INSERT ON `llm`.ledger_events TO spanledger_writer",
+    ]
+    assert grants["spanledger_reader"] == ["GRANT SELECT ON `llm`.* TO spanledger_reader"]
+    assert grants["`spanledger_tenant_acme`"] == ["GRANT SELECT ON `llm`.* TO `spanledger_tenant_acme`"]
+    policies = [s for s in made if s.startswith("CREATE ROW POLICY")]
+    tables = {
+        row[0]
+        for row in client.query(
+            "SELECT name FROM system.tables WHERE database = 'spanledger' AND engine LIKE '%MergeTree'"
+        ).result_rows
+    }
+    assert tables - {"llm_prices"} == {s.split(" ON `llm`.")[1].split()[0] for s in policies}
+    with pytest.raises(DatabaseError, match="is no name"):
+        rights.statements("llm", ("x' OR 1",))
+
+
+def test_a_writer_that_may_only_insert_ships(ledger, monkeypatch):
+    client, where = ledger
+
+    def refused(*_: Any) -> None:
+        error = ClickHouseError("Not enough privileges")
+        error.code = 497
+        raise DatabaseError("applying failed") from error
+
+    monkeypatch.setattr(schema, "migrate", refused)
+    monkeypatch.setattr(sinks, "connect", lambda _: client)
+    line = sinks.Line(b"", Contents([tuple(row.values()) for row in some(3)], []))
+    sinks.ClickHouseSink(where).send([line])
+    assert sums(ledger, "llm_costs")[0] == 3

@@ -120,6 +120,14 @@ def _unquoted(part: str | None) -> str | None:
     return unquote(part) if part is not None else None
 
 
+ACCESS_DENIED: Final = 497
+
+
+def denied(error: DatabaseError) -> bool:
+    """Whether ClickHouse said that the user has not the right."""
+    return getattr(error.__cause__, "code", None) == ACCESS_DENIED
+
+
 def reason(error: BaseException) -> str:
     """What an error of the driver says, on one line and not longer than 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__

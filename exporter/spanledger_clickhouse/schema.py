@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -158,6 +159,40 @@ def refreshable(database: str, servers: Topology | None = None) -> list[Migratio
         )
         found.append(Migration(f"refreshable/{name}", _rendered(statement, database, servers or Topology())))
     return found
+
+
+def retain(client: Any, where: Target, days: int) -> Migration:
+    """Delete calls that are older than `days` days, month by month; 0: keep them for ever. Rollups stay either way.
+
+    Raises:
+        DatabaseError: ClickHouse refused it.
+    """
+    servers = topology()
+    table = "{db}.llm_calls_local{on_cluster}" if servers.cluster else "{db}.llm_calls"
+    change = f"MODIFY TTL toDateTime(start_time) + INTERVAL {int(days)} DAY DELETE" if days else "REMOVE TTL"
+    has = client.query(
+        "SELECT count() FROM system.tables WHERE database = {db:String} AND name LIKE 'llm_calls%' "
+        "AND create_table_query LIKE '%TTL toDateTime(start_time)%'",
+        parameters={"db": where.database},
+    ).result_rows[0][0]
+    made = Migration(f"llm_calls: {change}", _rendered(f"ALTER TABLE {table} {change}", where.database, servers))
+    return made if not days and not has else apply(client, where, [made])[0]
+
+
+def apply(client: Any, where: Target, statements: Sequence[Migration]) -> list[Migration]:
+    """Run statements that are not part of the schema's own sequence.
+
+    Raises:
+        DatabaseError: ClickHouse refused one.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    for each in statements:
+        try:
+            client.command(each.statement)
+        except Error as error:
+            raise DatabaseError(f"{each.name} in {where.shown} failed: {reason(error)}") from error
+    return list(statements)
 
 
 def _identifier(name: str) -> str:

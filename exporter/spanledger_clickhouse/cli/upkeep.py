@@ -13,6 +13,7 @@ import click
 from spanledger import settings
 from spanledger.spool import SUFFIX
 from spanledger_clickhouse import dead_letters, repricing, schema, shipper, sinks
+from spanledger_clickhouse import rights as least
 from spanledger_clickhouse.cli.output import as_json, console, days_done, ledger, progress, reported, show
 from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.ledger import Result
@@ -182,12 +183,17 @@ def _dead(directory: Path, *, retry: bool) -> bool:
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
 @click.option("--status", is_flag=True, help="Only say what has been applied.")
+@click.option("--retention-days", type=click.IntRange(0), help="Delete calls older than this (0: never); rollups stay.")
+@click.option(
+    "--refreshable", is_flag=True, help="Have the server itself keep the rollups, where no command of ours runs."
+)
 @reported
-def migrate(dry_run: bool, status: bool) -> None:
+def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable: bool) -> None:
     """Create the ledger's tables and views, or bring them up to date.
 
     Running it again changes nothing. It needs the right to create tables in the database of
-    SPANLEDGER_DSN.
+    SPANLEDGER_DSN (spanledger rights). SPANLEDGER_CLUSTER names a cluster, SPANLEDGER_REPLICATED=true asks for
+    replicated tables.
     """
     where = target()
     with connected(where) as client:
@@ -202,9 +208,28 @@ def migrate(dry_run: bool, status: bool) -> None:
                 console().print(f"{where.shown} is up to date")
             return
         done = schema.migrate(client, where)
+        if retention_days is not None:
+            done.append(schema.retain(client, where, retention_days))
+        if refreshable:
+            done += schema.apply(client, where, schema.refreshable(where.database, schema.topology()))
     for migration in done:
         console().print(f"applied  {migration.name}")
     console().print(f"{where.shown} is up to date")
 
 
-COMMANDS: Final = (ship, migrate, rollup, verify, reprice)
+@click.command()
+@click.option("--tenant", "tenants", multiple=True, help="Also a role that sees this tenant's rows alone; repeat it.")
+@click.option("--database", help="Default: that of SPANLEDGER_DSN.")
+@reported
+def rights(tenants: tuple[str, ...], database: str | None) -> None:
+    """Print SQL for users with least rights: writer, reader, maintainer, tenants.
+
+    \b
+    Example:
+      spanledger rights --tenant acme | clickhouse-client
+    """
+    for statement in least.statements(database or target().database, tenants):
+        click.echo(f"{statement};")
+
+
+COMMANDS: Final = (ship, migrate, rights, rollup, verify, reprice)
