@@ -92,7 +92,7 @@ def _database() -> Iterator[Finding]:
     try:
         where = target()
         with connected(where) as client:
-            pending = [migration.name for migration in schema.pending(client, where)]
+            pending = [migration.name for migration in schema.pending(client, where, schema.topology())]
             if pending and not where.embedded:
                 text = f"{len(pending)} objects of the schema of {where.shown} are not up to date"
                 yield Finding(WARNING, "schema", text, "run `spanledger migrate`")
@@ -116,13 +116,19 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     ):
         text = f"{count:,} of {calls:,} calls of the last day are {what}"
         yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
+    budgets = ledger.query("SELECT count(), countIf(scope = 'user') FROM budgets FINAL").rows[0]
+    if not all(budgets):
+        what = "no budget is set" if not budgets[0] else "no budget limits a single user"
+        yield Finding(WARNING, "budgets", what, "see `spanledger budget set --help`")
+    else:
+        yield Finding(OK, "budgets", f"{budgets[0]:,} are set")
     missing, unannounced = ledger.query(HOLES).rows[0]
     if missing:
         advice = (
             'see `spanledger sql "SELECT * FROM ledger_holes"`; rows still in a spool close their hole when shipped'
         )
         text = f"{missing:,} rows are missing, {unannounced:,} of the holes without a word from their process"
-        yield Finding(WARNING, "holes", text, advice)
+        yield Finding(FAILURE if unannounced else WARNING, "holes", text, advice)
     else:
         yield Finding(OK, "holes", "every process's numbers are complete")
 
