@@ -48,7 +48,7 @@ WITH
     written * toDecimal64((1 + model_number) * 0.000000125, 12) AS c_write, output * toDecimal64((1 + model_number) * 0.0000004, 12) AS c_out
 SELECT
     concat('tenant-', toString(request % 300)),
-    toDateTime64({begin:DateTime}, 6, 'UTC') + toIntervalMicrosecond(intDiv(number * {span:UInt64}, {rows:UInt64}) + a % 1000000),
+    toDateTime64({begin:DateTime}, 6, 'UTC') + toIntervalMicrosecond(toUInt64(number * ({span:UInt64} / {rows:UInt64})) + a % 1000000),
     lower(hex(MD5(toString(intDiv(number, 3))))), lower(leftPad(hex(a), 16, '0')), concat('chatcmpl-', substring(lower(hex(MD5(toString(number)))), 1, 24)),
     lower(hex(cityHash64('process', request % 200, intDiv(number, 100000)))), intDiv(number, 200),
     concat('service-', toString(feature_number % 40)), if(b % 50 = 0, 'staging', 'prod'), if(c % 100 = 0, NULL, concat('feature-', toString(feature_number))),
@@ -88,8 +88,8 @@ QUESTIONS = {
         "SELECT tenant_id, customer_tier, sum(cost_usd) AS s FROM llm_costs_daily WHERE {days} GROUP BY tenant_id, customer_tier ORDER BY s DESC",
     ),
     "share without price or owner": (
-        "SELECT countIf(price_status LIKE 'unpriced:%') / count(), sumIf(cost_usd, attribution_reason != '') / sum(cost_usd) FROM llm_calls FINAL WHERE {calls}",
-        "SELECT sum(unpriced_calls) / sum(calls), sum(unattributed_cost_usd) / sum(cost_usd) FROM llm_costs WHERE {rollup}",
+        "SELECT countIf(price_status LIKE 'unpriced:%') / count(), sumIf(cost_usd, attribution_reason != '') / nullIf(sum(cost_usd), 0) FROM llm_calls FINAL WHERE {calls}",
+        "SELECT sum(unpriced_calls) / sum(calls), sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0) FROM llm_costs WHERE {rollup}",
     ),
     "cache hit rate by model": (
         "SELECT c.model AS m, sum(toUInt64(cache_read_tokens)) / sum(c.input_tokens) FROM llm_calls AS c FINAL WHERE {calls} GROUP BY m",
@@ -167,7 +167,12 @@ def inserts(client: Any, where: Target, begin: datetime) -> None:
             size,
             times,
         )
-    measured("Arrow, 50,000 a batch", lambda _: client.insert_arrow("inserted", arrow), 50_000, 4)
+    measured(
+        "Arrow, 50,000 a batch",
+        lambda _: client.insert_arrow("inserted", arrow, settings={"optimize_on_insert": 0}),
+        50_000,
+        4,
+    )
     client.command("DROP TABLE inserted")
 
 
