@@ -183,15 +183,52 @@ def test_what_a_collector_answers_decides_whether_lines_wait(status, error, ledg
     assert type(raised.value) is error
 
 
-def test_a_collector_that_takes_only_a_part_names_what_it_rejected(ledger: Recorded, provider: Provider):
-    record(ledger, provider, 1)
+def test_a_collector_that_takes_only_a_part_is_not_sent_the_rest_again(ledger: Recorded, provider: Provider, caplog):
+    record(ledger, provider, 3)
     ledger.spool.close()
     collector = Canned()
     collector.answers["/v1/traces"] = {"partialSuccess": {"rejectedSpans": "1", "errorMessage": "too old"}}
-    done = shipper.drain(ledger.spool.directory, OtlpSink(collector.url))
+    shipper.drain(ledger.spool.directory, OtlpSink(collector.url))
     collector.close()
-    assert done.dead == 1
-    assert "too old" in next(dead_letters.letters(ledger.spool.directory)).reason
+    assert len(collector.asked) == 1
+    assert "rejected 1 of 3 spans for good: too old" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [302, b"<html>please log in</html>"])
+def test_what_is_no_receiver_is_not_taken_for_a_commit(answer, ledger: Recorded, provider: Provider):
+    record(ledger, provider, 1)
+    collector = Canned()
+    collector.answers["/v1/traces"] = answer
+    with pytest.raises(DatabaseError) as raised:
+        OtlpSink(collector.url).send([Line(line, contents(line)) for line in ledger.lines])
+    collector.close()
+    assert type(raised.value) is DatabaseError
+
+
+def test_whatever_a_sink_raises_the_shipper_goes_on(ledger: Recorded, provider: Provider, monkeypatch, caplog):
+    record(ledger, provider)
+    monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    background = BackgroundShipper(ledger.spool.directory)
+    background.start()
+    got, sinks = Got(), [Broken()]
+    background._sink = sinks[0]
+    assert background.flush(5) is False
+    background._sink = got
+    assert background.flush(5) is True
+    background.stop()
+    assert len(got.rows) == 3
+    assert "shipping failed with RuntimeError" in caplog.text
+
+
+class Broken(Got):
+    def send(self, lines: Sequence[Line]) -> None:
+        raise RuntimeError("secret")
+
+
+def test_a_password_that_is_not_escaped_is_not_shown():
+    with pytest.raises(DatabaseError) as raised:
+        target("clickhouse://user:se/cret@host:8123/llm")
+    assert "cret" not in str(raised.value)
 
 
 def test_a_collector_that_is_away_is_said_without_its_password():
@@ -243,7 +280,7 @@ def test_the_ledger_counts_itself_through_the_meter(ledger: Recorded, provider: 
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
     background = BackgroundShipper(ledger.spool.directory)
     selfmetrics.observe(ledger.spool)
-    background.observe()
+    BackgroundShipper.observe(lambda: background)
     record(ledger, provider)
     shipped = Drained(rows=2, dead=1, torn=1)
     background.shipped = shipped
@@ -326,7 +363,10 @@ def test_every_view_can_be_asked(embedded, ledger: Recorded, provider: Provider)
     for migration in schema.migrations(where.database):
         folder, _, name = migration.name.partition("/")
         if folder == "views":
-            client.query(f"SELECT * FROM `{where.database}`.{name.removesuffix('.sql')}")
+            view, _, kind = name.replace(".sql", "").partition("#")
+            window = "(since = '2026-03-01 00:00:00', until = '2026-04-01 00:00:00')"
+            given = {"": "", "between": f"_between{window}", "at": "_at(as_of = '2026-03-01 00:00:00')"}[kind]
+            client.query(f"SELECT * FROM `{where.database}`.{view}{given}")
 
 
 def holes(client, where: Target) -> list[tuple]:

@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from spanledger import attributes as a
 from spanledger.encoding import Encoder
-from spanledger.spool import SEGMENT_BYTES, Spool
+from spanledger.spool import SEGMENT_BYTES, Lost, Spool
 
 
 class Kept(SpanProcessor):
@@ -210,3 +210,21 @@ def test_numbers_that_json_lacks_are_spelled_as_proto_json_does(value):
     from spanledger.encoding import _value
 
     assert json.loads(f"{{{_value(value)}}}")["doubleValue"] in ("NaN", "Infinity", "-Infinity")
+
+
+def test_what_memory_kept_is_written_at_the_end(tmp_path: Path):
+    """A directory that could not be made when the first rows came, and can be when the process ends."""
+    (tmp_path / "spool").write_text("in the way")
+    spool = Spool(tmp_path / "spool", 1 << 20)
+    assert spool.append(b"one\n")
+    (tmp_path / "spool").unlink()
+    spool.close()
+    [file] = (tmp_path / "spool").glob("*.jsonl")
+    assert file.read_bytes() == b"one\n"
+
+
+def test_losses_of_two_threads_have_their_bounds():
+    lost = Lost()
+    for sequence in (11, 10, 12):
+        lost.add(sequence, 1)
+    assert (lost.first, lost.last, lost.count) == (10, 12, 3)

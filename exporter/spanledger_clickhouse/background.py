@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ class BackgroundShipper:
         self._served = 0
         self._clean = True
         self._stopped = False
+        self._elsewhere = False
         self._sink: Sink | None = None
         self._thread: threading.Thread | None = None
         self._out = False
@@ -49,17 +51,21 @@ class BackgroundShipper:
             self._thread = threading.Thread(target=self._run, name="spanledger-shipper", daemon=True)
             self._thread.start()
 
-    def observe(self) -> None:
-        """Offer what was shipped to OpenTelemetry's meter."""
+    @staticmethod
+    def observe(current: Callable[[], BackgroundShipper]) -> None:
+        """Offer what was shipped to OpenTelemetry's meter; `current` is asked each time, for a forked child has its own."""
         counters(
             {
-                "spanledger.rows.shipped": ("Rows that reached the ledger", lambda: self.shipped.rows),
-                "spanledger.rows.dead": ("Lines among the dead letters", lambda: self.shipped.dead + self.shipped.torn),
+                "spanledger.rows.shipped": ("Rows that reached the ledger", lambda: current().shipped.rows),
+                "spanledger.rows.dead": (
+                    "Lines among the dead letters",
+                    lambda: current().shipped.dead + current().shipped.torn,
+                ),
             }
         )
         metrics.get_meter("spanledger", VERSION).create_observable_gauge(
             "spanledger.spool.oldest_unshipped",
-            [observing(lambda: oldest(self.directory))],
+            [observing(lambda: oldest(current().directory))],
             "s",
             "How long the oldest row that is not shipped has waited",
         )
@@ -72,7 +78,8 @@ class BackgroundShipper:
             self._asked += 1
             turn = self._asked
             self._turns.notify_all()
-            return self._turns.wait_for(lambda: self._served >= turn, timeout) and self._clean
+            done = self._turns.wait_for(lambda: self._served >= turn, timeout) and self._clean
+            return done and not (self._elsewhere and waiting(self.directory))
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ship once more and end, within `timeout` seconds; what is left stays in the spool."""
@@ -99,27 +106,29 @@ class BackgroundShipper:
                 return
 
     def _turn(self) -> bool:
-        sink = self._sink
-        if sink is None:
-            return True
+        """One pass over the spool; whether nothing stood in its way."""
+        trouble = self._pass()
+        if trouble and not self._out:
+            log.error("%s", trouble)
+        elif not trouble and self._out and self._sink is not None:
+            log.warning("%s is reached again", self._sink.shown)
+        self._out = bool(trouble)
+        return not trouble
+
+    def _pass(self) -> str:
+        """Ship what is there; '' or what is wrong."""
+        self._elsewhere = False
         try:
-            if waiting(self.directory):
-                done = drain(self.directory, sink)
+            if self._sink is not None and waiting(self.directory):
+                done = drain(self.directory, self._sink)
                 self.shipped.rows += done.rows
                 self.shipped.dead += done.dead + done.torn
         except BusyError:
-            return True  # a sidecar, or another worker of the same host, ships this directory
+            self._elsewhere = True  # a sidecar, or another worker of the same host, ships this directory
         except DatabaseError as error:
-            if not self._out:
-                self._out = True
-                log.error("%s. Rows wait in %s and are sent when it can be reached.", error, self.directory)
-            return False
+            return f"{error}. Rows wait in {self.directory} and are sent when it can be reached."
         except OSError as error:
-            if not self._out:
-                self._out = True
-                log.error("the spool %s cannot be read: %s", self.directory, error)
-            return False
-        if self._out:
-            self._out = False
-            log.warning("%s is reached again", sink.shown)
-        return True
+            return f"the spool {self.directory} cannot be read: {error}"
+        except Exception as error:  # noqa: BLE001 - the thread goes on, whatever a driver or a server comes up with
+            return f"shipping failed with {type(error).__name__}. Rows wait in {self.directory}."
+        return ""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from spanledger import settings
 
@@ -50,12 +50,20 @@ def target(dsn: str | None = None) -> Target:
     parts = urlsplit(dsn)
     if parts.scheme == "chdb":
         return Target(dsn, DEFAULT_DATABASE)
-    if parts.scheme not in SERVER_SCHEMES or not parts.hostname:
+    if parts.scheme not in SERVER_SCHEMES or not parts.hostname or not _has_port(parts):
         raise DatabaseError(
             f"SPANLEDGER_DSN={settings.masked(dsn)!r} is no DSN: use clickhouse[s]://user:password@host:port/database, "
             "http(s)://..., or chdb:///path"
         )
     return Target(dsn, parts.path.strip("/") or DEFAULT_DATABASE)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is a number or left out; a password with an unescaped / ends up in its place."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 @contextmanager

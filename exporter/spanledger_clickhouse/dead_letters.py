@@ -41,7 +41,9 @@ def bury(directory: Path, line: bytes, reason: str) -> None:
     data = json.dumps(letter).encode() + b"\n"
     fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        size = os.fstat(fd).st_size
         if os.write(fd, data) != len(data):
+            os.ftruncate(fd, size)  # half a letter would spoil the next one
             raise OSError(28, os.strerror(28))
     finally:
         os.close(fd)

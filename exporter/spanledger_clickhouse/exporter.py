@@ -8,6 +8,7 @@ outlives both them and the process.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,9 +48,21 @@ class LedgerSpanExporter(SpanExporter):
     def _opened(self) -> Spool:
         if self._spool is None:
             self._spool = bootstrap.new_spool(lambda: self._resource)
+            self._ship()
+            os.register_at_fork(after_in_child=self._after_fork)
+        return self._spool
+
+    def _ship(self) -> None:
+        if self._spool is not None:
             self._shipper = BackgroundShipper(self._spool.directory)
             self._shipper.start()
-        return self._spool
+
+    def _after_fork(self) -> None:
+        """In a forked child: a spool and a shipper of its own."""
+        with quietly("reopening after a fork"):
+            if self._spool is not None:
+                self._spool.after_fork()
+            self._ship()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Ship now what was exported, within the deadline; what is not shipped by then stays on disk."""

@@ -68,7 +68,14 @@ def sync(client: Any, where: Target, prices: Prices) -> int:
     from clickhouse_connect.driver.exceptions import Error
 
     rows = list(listed(prices))
+    current = {(row[0], row[2]) for row in rows}
+    names = ["price_key", "valid_from", "is_deleted"]
     try:
+        known = client.query(f"SELECT price_key, valid_from FROM `{where.database}`.llm_prices FINAL").result_rows
+        gone = [[key, at.replace(tzinfo=UTC), 1] for key, at in known if (key, at.replace(tzinfo=UTC)) not in current]
+        if gone:
+            client.insert(f"`{where.database}`.llm_prices", gone, column_names=names,
+                          column_type_names=["String", "DateTime('UTC')", "UInt8"])  # fmt: skip
         client.insert(
             f"`{where.database}`.llm_prices", rows, column_names=list(COLUMNS), column_type_names=list(COLUMNS.values())
         )

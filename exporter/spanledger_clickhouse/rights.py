@@ -26,6 +26,12 @@ COMMON = (
 """Tables without: a tenant's reader sees nothing of them but the prices."""
 
 
+def _views() -> list[str]:
+    """The plain views: a materialized view, a stage of a rollup or a shard would show what no policy guards."""
+    files = (resources.files("spanledger_clickhouse") / "views").iterdir()
+    return sorted(file.name.removesuffix(".sql") for file in files if file.name.endswith(".sql"))
+
+
 def statements(database: str, tenants: tuple[str, ...] = ()) -> list[str]:
     """The statements, in order.
 
@@ -44,7 +50,7 @@ def statements(database: str, tenants: tuple[str, ...] = ()) -> list[str]:
     for tenant in tenants:
         role = f"`spanledger_tenant_{tenant}`"
         found.append(f"CREATE ROLE IF NOT EXISTS {role} SETTINGS PROFILE 'spanledger_reader'")
-        found.append(f"GRANT SELECT ON {{db}}.* TO {role}")
+        found += [f"GRANT SELECT ON {{db}}.{name} TO {role}" for name in (*TENANTS, *COMMON, *_views())]
         found += [
             f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING tenant_id = '{tenant}' "
             f"AS RESTRICTIVE TO {role}"

@@ -2,11 +2,11 @@
 CREATE ROLE IF NOT EXISTS spanledger_writer;
 GRANT INSERT ON {db}.llm_calls TO spanledger_writer;
 GRANT INSERT ON {db}.ledger_events TO spanledger_writer;
-CREATE SETTINGS PROFILE IF NOT EXISTS spanledger_writer SETTINGS async_insert = 1, wait_for_async_insert = 1, max_execution_time = 60, max_memory_usage = 2000000000;
+CREATE SETTINGS PROFILE IF NOT EXISTS spanledger_writer SETTINGS async_insert = 1, wait_for_async_insert = 1, max_execution_time = 60, max_memory_usage = 2000000000 TO spanledger_writer;
 
 CREATE ROLE IF NOT EXISTS spanledger_reader;
 GRANT SELECT ON {db}.* TO spanledger_reader;
-CREATE SETTINGS PROFILE IF NOT EXISTS spanledger_reader SETTINGS readonly = 1, max_execution_time = 30 CHANGEABLE_IN_READONLY, max_memory_usage = 8000000000, max_rows_to_read = 2000000000, max_result_rows = 1000000;
+CREATE SETTINGS PROFILE IF NOT EXISTS spanledger_reader SETTINGS readonly = 1, max_execution_time = 30 CHANGEABLE_IN_READONLY, max_memory_usage = 8000000000, max_rows_to_read = 2000000000, max_result_rows = 1000000 TO spanledger_reader;
 CREATE QUOTA IF NOT EXISTS spanledger_reader KEYED BY user_name FOR INTERVAL 1 minute MAX queries = 600, execution_time = 300 TO spanledger_reader;
 
 CREATE ROLE IF NOT EXISTS spanledger_maintainer;

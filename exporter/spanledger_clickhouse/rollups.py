@@ -75,8 +75,8 @@ class Rollups:
 
         done = Rebuilt()
         try:
-            moment: datetime = self._one("SELECT now64(3)")
-            closed = (now or moment).replace(tzinfo=UTC, minute=0, second=0, microsecond=0)
+            moment: datetime = self._one("SELECT now64(3, 'UTC')").replace(tzinfo=UTC)
+            closed = (now or moment).replace(minute=0, second=0, microsecond=0)
             days = self._dirty(closed)
             self._sweep()
             for number, day in enumerate(days):
@@ -91,7 +91,7 @@ class Rollups:
         return done
 
     def _dirty(self, closed: datetime) -> list[date]:
-        """Days with news, oldest first, and the last day that is not closed as far as it could be."""
+        """Days with news, oldest first."""
         seen = self._one(f"SELECT max(seen_until) FROM {self._db}.rollup_state WHERE name = 'rollups'")
         since = max(seen.replace(tzinfo=UTC) - OVERLAP, datetime(1970, 1, 1, tzinfo=UTC))
         found = self._client.query(
@@ -100,12 +100,14 @@ class Rollups:
             parameters={"since": since, "closed": closed},
         )
         days = {row[0] for row in found.result_rows}
-        last = self._one(
-            f"SELECT max(bucket) FROM {self._db}.llm_costs_1h WHERE closed_until < toDateTime(toDate(bucket) + 1)"
+        # Hours that were open at the last run are closed now: their calls may have come long before this one.
+        open_then = self._client.query(
+            f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls WHERE start_time < {{closed:DateTime}} "
+            f"AND start_time >= (SELECT max(closed_until) FROM {self._db}.llm_costs_1h WHERE bucket = "
+            f"(SELECT max(bucket) FROM {self._db}.llm_costs_1h))",
+            parameters={"closed": closed},
         )
-        if last.year > 1970 and last.date() <= closed.date():
-            days.add(last.date())
-        return sorted(days)
+        return sorted(days | {row[0] for row in open_then.result_rows})
 
     def rebuild(self, day: date, closed: datetime, done: Rebuilt, *, shrink: bool = False) -> None:
         """Make every rollup of one day anew; with fewer calls than before only where `shrink` allows it."""
@@ -210,7 +212,7 @@ class Rollups:
 
         done = Rebuilt()
         try:
-            closed = self._one("SELECT toStartOfHour(now())").replace(tzinfo=UTC)
+            closed = self._one("SELECT toStartOfHour(now('UTC'))").replace(tzinfo=UTC)
             for day in sorted(set(days)):
                 self.rebuild(day, closed, done, shrink=shrink)
         except Error as error:

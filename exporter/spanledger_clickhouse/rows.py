@@ -226,7 +226,7 @@ def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:
     trace_id, span_id = text(span.get("traceId")), text(span.get("spanId"))
     record, seen_at = text(at.get(a.RECORD_ID)), start
     if record:
-        # A job that any process may ask about: the same job is the same row, whoever saw it finished.
+        # A job that any process may ask about: the same job of a tenant is the same row, whoever saw it finished.
         digest = hashlib.sha256(f"{text(at.get(a.PROVIDER))}:{record}".encode()).hexdigest()
         trace_id, span_id = digest[:32], digest[32:48]
         created = natural(at.get(a.RECORD_CREATED))

@@ -114,6 +114,8 @@ def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migr
         f"CREATE TABLE IF NOT EXISTS {{db}}.{table[1]}{{on_cluster}} AS {{db}}.{table[1]}_local "
         f"ENGINE = Distributed('{servers.cluster}', '{database}', '{table[1]}_local', {shard})"
     )
+    if "ALTER TABLE" in text:  # the front fills its own defaults: it changes as the shards do
+        front = re.sub(r" CODEC\([^\n]*\)(?=,?\n)", "", text)
     return [
         Migration(name, _rendered(local, database, servers)),
         Migration(f"{name}#distributed", _rendered(front, database, servers)),
@@ -161,6 +163,16 @@ def refreshable(database: str, servers: Topology | None = None) -> list[Migratio
     return found
 
 
+def expires(client: Any, where: Target) -> bool:
+    """Whether calls are deleted after a time."""
+    found = client.query(
+        "SELECT count() FROM system.tables WHERE database = {db:String} AND name LIKE 'llm_calls%' "
+        "AND create_table_query LIKE '%TTL toDateTime(start_time)%'",
+        parameters={"db": where.database},
+    )
+    return bool(found.result_rows[0][0])
+
+
 def retain(client: Any, where: Target, days: int) -> Migration:
     """Delete calls that are older than `days` days, month by month; 0: keep them for ever. Rollups stay either way.
 
@@ -170,11 +182,13 @@ def retain(client: Any, where: Target, days: int) -> Migration:
     servers = topology()
     table = "{db}.llm_calls_local{on_cluster}" if servers.cluster else "{db}.llm_calls"
     change = f"MODIFY TTL toDateTime(start_time) + INTERVAL {int(days)} DAY DELETE" if days else "REMOVE TTL"
-    has = client.query(
-        "SELECT count() FROM system.tables WHERE database = {db:String} AND name LIKE 'llm_calls%' "
-        "AND create_table_query LIKE '%TTL toDateTime(start_time)%'",
+    has = expires(client, where)
+    kept = client.query(
+        "SELECT count() FROM system.tables WHERE database = {db:String} AND name = 'llm_costs_1h_refresh'",
         parameters={"db": where.database},
     ).result_rows[0][0]
+    if days and kept:
+        raise DatabaseError(f"the rollups of {where.shown} are refreshable views, which forget calls that are deleted")
     made = Migration(f"llm_calls: {change}", _rendered(f"ALTER TABLE {table} {change}", where.database, servers))
     return made if not days and not has else apply(client, where, [made])[0]
 

@@ -63,12 +63,23 @@ def waiting(directory: Path) -> int:
     """Bytes in the spool that are not shipped yet."""
     if not directory.is_dir():
         return 0
-    return sum(max(0, path.stat().st_size - _acknowledged(path)) for path in directory.glob(f"*{SUFFIX}"))
+    return sum(max(0, _size(path) - _acknowledged(path)) for path in directory.glob(f"*{SUFFIX}"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # shipped, and deleted, meanwhile
+        return 0
 
 
 def oldest(directory: Path) -> float:
     """Seconds since the oldest segment that is not shipped whole was last written to; 0.0 where all is shipped."""
-    times = [path.stat().st_mtime for path in directory.glob(f"*{SUFFIX}") if path.stat().st_size > _acknowledged(path)]
+    times: list[float] = []
+    for path in directory.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > _acknowledged(path):
+                times.append(path.stat().st_mtime)
     return max(0.0, time.time() - min(times)) if times else 0.0
 
 

@@ -7,14 +7,16 @@ A sink returns when what it was given is safe, raises `PoisonError` for what wil
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from spanledger import settings
+from spanledger.guard import log
 from spanledger.reading import at, document, items
 from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.database import DatabaseError, Target, connect, denied, reason, target
@@ -82,8 +84,20 @@ class ClickHouseSink:
                 return
 
 
+SET_UP: Final = (401, 403, 404, 405)
+"""Statuses that say something about how the receiver is set up, not about the rows."""
 RETRYABLE: Final = frozenset({408, 429, 502, 503, 504})
 """HTTP statuses after which OTLP/HTTP sends again (opentelemetry.io/docs/specs/otlp, and 408)."""
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: a POST would become a GET without its body, and any page's 200 would pass for a commit."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+OPENER: Final = urllib.request.build_opener(_Straight)
 
 
 class OtlpSink:
@@ -114,20 +128,28 @@ class OtlpSink:
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - http(s) only, see __init__
         try:
-            with urllib.request.urlopen(request, timeout=self.TIMEOUT) as answer:  # noqa: S310
+            with OPENER.open(request, timeout=self.TIMEOUT) as answer:
                 self._read(answer.read(1 << 20), len(lines))
         except urllib.error.HTTPError as error:
             with error:
-                kind = DatabaseError if error.code in RETRYABLE or error.code in (401, 403, 404) else PoisonError
+                kind = (
+                    DatabaseError
+                    if error.code in RETRYABLE or 300 <= error.code < 400 or error.code in SET_UP
+                    else PoisonError
+                )
                 raise kind(f"{self.shown} answered {error.code} {error.reason}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise DatabaseError(f"cannot reach the Collector at {self.shown}: {reason(error)}") from error
 
     def _read(self, answer: bytes, sent: int) -> None:
-        rejected = at(document(answer), "partialSuccess", "rejectedSpans")
+        found: object = document(answer) if answer.strip() else {"partialSuccess": None}
+        if not isinstance(found, dict):
+            raise DatabaseError(f"{self.shown} is no OTLP receiver: its answer is no JSON object")
+        rejected = at(cast("object", found), "partialSuccess", "rejectedSpans")
         if rejected not in (None, 0, "0"):
-            why = at(document(answer), "partialSuccess", "errorMessage")
-            raise PoisonError(f"{self.shown} rejected {rejected} of {sent} spans: {str(why)[:200]}")
+            # The rest was taken, and OTLP forbids to send any of it again.
+            why = str(at(cast("object", found), "partialSuccess", "errorMessage"))[:200]
+            log.error("%s rejected %s of %s spans for good: %s", self.shown, rejected, sent, why)
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -20,8 +20,8 @@ TRACE_ID: Final = NAMES.index("trace_id")
 CORRECTED: Final = {**COLUMNS, "row_version": "UInt64"}
 
 TRANSIENT: Final = frozenset({
-    159, 160, 164, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 265, 279, 285, 286, 289, 290, 319, 394, 425,
-    439, 473, 499, 571, 692, 999, 1000, 1002,
+    74, 75, 76, 159, 160, 164, 173, 198, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 265, 279, 285, 286, 289, 290, 319, 394, 425,
+    439, 473, 499, 571, 692, 722, 745, 999, 1000, 1001, 1002,
 })  # fmt: skip
 """Error codes of ClickHouse that pass: time-outs, quotas, memory, too many parts, read-only, lost replicas."""
 SET_UP: Final = frozenset({16, 36, 47, 60, 62, 81, 115, 193, 497, 516})
@@ -75,6 +75,7 @@ def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], 
             column_oriented=True,
             settings={
                 "insert_deduplication_token": hashlib.sha256(identity.encode()).hexdigest(),
+                "distributed_foreground_insert": 1,  # on a cluster: when the shard has it, not when it is queued
                 "optimize_on_insert": 0,  # no row stands twice in a batch: nothing to collapse, and twice as fast
             },
         )

@@ -227,11 +227,11 @@ def _start_shipper() -> None:
         return  # the rows wait in the spool: the application never opens the embedded engine
     from spanledger_clickhouse.background import BackgroundShipper  # the one arrow to the other package
 
-    observed = _shipper is not None
+    first = _shipper is None
     _shipper = BackgroundShipper(_spool.directory)
     _shipper.start()
-    if not observed:
-        _shipper.observe()
+    if first:
+        BackgroundShipper.observe(lambda: _shipper)
 
 
 def _at_exit() -> None:
@@ -250,5 +250,4 @@ def _after_fork() -> None:
         call.after_fork()
         if _processor is not None:
             _processor.after_fork()
-            if _shipper is not None:
-                _start_background()
+            _start_background()

@@ -124,7 +124,8 @@ class Spool:
             return Place.FILE
         if now >= self._not_before:
             self._not_before = now + RETRY_SECONDS
-            self._others = self._used() - self._size
+            with suppress(OSError):
+                self._others = self._used() - self._size
             if self._others + self._size + size <= self.max_bytes:
                 return Place.FILE
             self._full()
@@ -134,14 +135,9 @@ class Spool:
         if not self._started:
             self._started = True
             self._put_marker("start", {})
-        while self._waiting:
-            if not self._put(self._waiting[0]):
-                return False
-            self._waiting.popleft()
-            self.written += 1
-        if self._lost:
-            lost, self._lost = self._lost, Lost()
-            self._put_marker("loss", lost.attributes())
+        if not self._put_waiting():
+            return False
+        self._tell_losses()
         if not self._put(line):
             return False
         self.written += 1
@@ -149,9 +145,24 @@ class Spool:
             self._close()
         return True
 
-    def _put_marker(self, kind: str, attributes: Mapping[str, Any]) -> None:
-        if self._mark is not None:
-            self._put(self._mark({a.MARKER: kind, a.PROCESS_ID: self.process_id, **attributes}))
+    def _put_marker(self, kind: str, attributes: Mapping[str, Any]) -> bool:
+        if self._mark is None:
+            return True
+        return self._put(self._mark({a.MARKER: kind, a.PROCESS_ID: self.process_id, **attributes}))
+
+    def _tell_losses(self) -> None:
+        """Say which rows were refused; what cannot be said now is said later."""
+        if self._lost and self._put_marker("loss", self._lost.attributes()):
+            self._lost = Lost()
+
+    def _put_waiting(self) -> bool:
+        """Write the rows that memory kept."""
+        while self._waiting:
+            if not self._put(self._waiting[0]):
+                return False
+            self._waiting.popleft()
+            self.written += 1
+        return True
 
     def _put(self, line: bytes) -> bool:
         """One write, all of it or a new segment next time."""
@@ -205,7 +216,12 @@ class Spool:
         )
 
     def _used(self) -> int:
-        return sum(entry.stat().st_size for entry in os.scandir(self.directory) if entry.name.endswith(SUFFIX))
+        used = 0
+        for entry in os.scandir(self.directory):
+            if entry.name.endswith(SUFFIX):
+                with suppress(FileNotFoundError):  # shipped, and deleted, meanwhile
+                    used += entry.stat().st_size
+        return used
 
     def _say(self, message: str) -> None:
         if message not in self._said:
@@ -213,28 +229,32 @@ class Spool:
             log.error("%s", message)
 
     def _close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd = self._fd, None  # first: the number is free even where closing says that something failed
+        if fd is not None:
+            with suppress(OSError):
+                os.close(fd)
 
     def close(self) -> None:
         """The process ends: say so, and finish the segment."""
         with self._lock:
-            if self._started:
-                last = next(self._sequence)
-                self._sequence = itertools.count(last)
-                if last != self._ended_at and self._place(0) is Place.FILE:
-                    self._ended_at = last
-                    if self._lost:
-                        lost, self._lost = self._lost, Lost()
-                        self._put_marker("loss", lost.attributes())
-                    self._put_marker("end", {a.SEQUENCE: last})
+            last = next(self._sequence)
+            self._sequence = itertools.count(last)
+            self._not_before = 0.0  # the last chance: do not wait for a better moment
+            if (self._started or self._waiting) and last != self._ended_at and self._place(0) is Place.FILE:
+                self._ended_at = last
+                if not self._started:
+                    self._started = True
+                    self._put_marker("start", {})
+                self._put_waiting()
+                self._tell_losses()
+                self._put_marker("end", {a.SEQUENCE: last})
             self._close()
 
     def after_fork(self) -> None:
         """In a forked child: a process of its own, with a segment and a numbering of its own."""
         self._lock = threading.Lock()
         self._close()
+        self.recorded = self.written = self.refused = 0
         self._begin()
 
     # --- power loss ------------------------------------------------------------------------------------------
@@ -280,8 +300,8 @@ class Lost:
         self.count += 1
         self.picousd += picousd
         if sequence is not None:
-            self.first = sequence if self.first is None else self.first
-            self.last = sequence
+            self.first = sequence if self.first is None else min(self.first, sequence)
+            self.last = sequence if self.last is None else max(self.last, sequence)
 
     def attributes(self) -> dict[str, Any]:
         found: dict[str, Any] = {a.LOST_ROWS: self.count, a.COST_TOTAL: self.picousd}

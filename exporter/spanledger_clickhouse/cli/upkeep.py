@@ -170,7 +170,8 @@ def _dead(directory: Path, *, retry: bool) -> bool:
     """Show the dead letters, or put them back; whether there is anything to ship then."""
     found = list(dead_letters.letters(directory))
     if retry:
-        count = dead_letters.exhume(directory, directory / f"retried-{time.time_ns()}{SUFFIX}")
+        with shipper.sole_shipper(directory):  # no letter is buried while they are taken out
+            count = dead_letters.exhume(directory, directory / f"retried-{time.time_ns()}{SUFFIX}")
         console().print(f"{count} rows go back into the spool")
         return count > 0
     for letter in found:
@@ -207,6 +208,10 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
             if dry_run and not names:
                 console().print(f"{where.shown} is up to date")
             return
+        if refreshable and (retention_days or schema.expires(client, where)):
+            raise click.UsageError(
+                "refreshable rollups forget calls that are deleted: use `spanledger rollup` with a retention"
+            )
         done = schema.migrate(client, where)
         if retention_days is not None:
             done.append(schema.retain(client, where, retention_days))

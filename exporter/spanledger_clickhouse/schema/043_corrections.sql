@@ -18,4 +18,4 @@ CREATE TABLE IF NOT EXISTS {db}.corrections{on_cluster}
 )
 ENGINE = {engine}ReplacingMergeTree({global_args_comma}at)
 PARTITION BY toYYYYMM(start_time)
-ORDER BY (toStartOfHour(start_time), tenant_id, trace_id, span_id, new_price_version, ifNull(new_cost_usd, -1))
+ORDER BY (toStartOfHour(start_time), tenant_id, trace_id, span_id, new_price_version, ifNull(old_cost_usd, -1), ifNull(new_cost_usd, -1))

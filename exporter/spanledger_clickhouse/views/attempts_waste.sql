@@ -6,7 +6,7 @@ SELECT
     c.model                                           AS model,
     count()                                           AS calls,
     countIf(c.attempts > 1)                           AS retried_calls,
-    sum(toUInt64(c.attempts)) - count()               AS extra_attempts,
+    sum(greatest(toUInt64(c.attempts), 1)) - count()               AS extra_attempts,
     countIf(c.outcome = 'error')                      AS failed_calls,
     countIf(c.outcome = 'aborted')                    AS aborted_calls,
     sumIf(c.cost_usd, c.outcome = 'aborted')          AS aborted_cost_usd,

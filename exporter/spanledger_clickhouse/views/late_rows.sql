@@ -10,5 +10,6 @@ SELECT
     max(dateDiff('second', c.start_time, c.inserted_at))                AS longest_delay_s
 FROM {db}.llm_calls AS c FINAL
 WHERE c.inserted_at > c.start_time + toIntervalMicrosecond(c.duration_us) + INTERVAL 1 HOUR
+    AND (c.trace_id, c.span_id) NOT IN (SELECT trace_id, span_id FROM {db}.corrections)
 GROUP BY process_id, service
 ORDER BY longest_delay_s DESC

@@ -23,6 +23,7 @@ WITH
             groupArrayIf((assumeNotNull(lost_from), assumeNotNull(lost_to)), kind = 'loss' AND isNotNull(lost_from)) AS losses
         FROM {db}.ledger_events FINAL
         GROUP BY process_id
+        HAVING min(at) >= (SELECT toStartOfDay(min(start_time)) FROM {db}.llm_calls) -- else its calls may have expired
     ),
     edges AS
     (
