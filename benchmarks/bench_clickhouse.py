@@ -225,6 +225,9 @@ def main() -> None:
                 print(f"made {asked.rows:,} calls, {generate(client, asked.rows, begin):,.0f} rows/s within the engine")
             client.insert("budgets", [["all", "global", "", "month", 10_000], ["f", "feature", "feature-1", "month", 500], ["u", "user", "user-7", "day", 5]],
                           column_names=["name", "scope", "key", "period", "amount_usd"])  # fmt: skip
+            start = time.monotonic()
+            client.command("OPTIMIZE TABLE llm_calls FINAL")  # what a server does by itself with months that are over
+            print(f"merged into one part a month: {time.monotonic() - start:.1f} s")
             size = client.query(
                 "SELECT sum(bytes_on_disk) / sum(rows), sum(rows) FROM system.parts WHERE active AND table = 'llm_calls'"
             ).result_rows[0]
