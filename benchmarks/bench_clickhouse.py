@@ -134,7 +134,7 @@ class Nowhere:
             pass
 
 
-def inserts(client: Any, where: Target, begin: datetime) -> None:
+def inserts(client: Any, where: Target) -> None:
     """Rows a second into a table of the same shape, by path."""
     sample: list[Row] = [
         tuple(row) for row in client.query(f"SELECT {', '.join(COLUMNS)} FROM llm_calls LIMIT 50000").result_rows
@@ -232,7 +232,7 @@ def main() -> None:
                 "SELECT sum(bytes_on_disk) / sum(rows), sum(rows) FROM system.parts WHERE active AND table = 'llm_calls'"
             ).result_rows[0]
             print(f"on disk: {size[0]:.1f} bytes a row, indexes included")
-            inserts(client, where, begin)
+            inserts(client, where)
             start = time.monotonic()
             done = Rollups(client, where).refresh()
             print(

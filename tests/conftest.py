@@ -21,6 +21,8 @@ from spanledger.doors.websockets import GOOGLE_MODULE, OPENAI_MODULES, SocketDoo
 from spanledger.processor import LedgerProcessor
 from spanledger.providers import anthropic, google, openai
 from spanledger.spool import SUFFIX, Spool
+from spanledger_clickhouse import schema
+from spanledger_clickhouse.database import Target, connected, target
 from spanledger_clickhouse.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +116,15 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
     for door in doors:
         door.remove()
     recorded.spool.close()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
+    """A ledger in the embedded engine, its schema in place."""
+    where = target(f"chdb://{tmp_path / 'chdb'}")
+    with connected(where) as client:
+        schema.migrate(client, where)
+        yield client, where
 
 
 def truth(sold: Sold) -> dict[str, Any]:

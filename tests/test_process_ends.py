@@ -183,7 +183,7 @@ def job():
     subprocess.run([BIN / "python", "-c", send], cwd=tmp_path, env=env, check=True, timeout=60)
     with program(["celery", "-A", "jobs", "worker", "-c", "2", "-P", "prefork"], provider, tmp_path, "term"):
         until(lambda: len(provider.sold) == 6)
-        time.sleep(0.5)  # the answers are on their way to the workers
+        until(lambda: len(Ledger(tmp_path).rows) == 6)
     ledger = Ledger(tmp_path)
     ledger.is_whole(provider, len(ledger.numbers))
 

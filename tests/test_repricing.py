@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from spanledger.pricing.table import prices
-from spanledger_clickhouse import price_list, repricing, schema, writer
+from spanledger_clickhouse import price_list, repricing, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import Target, connected, target
+from spanledger_clickhouse.database import Target
 from spanledger_clickhouse.rollups import Rollups
 from synthetic import call
 
@@ -25,23 +23,21 @@ RIGHT = Decimal(100 * 400_000 + 20 * 1_600_000).scaleb(-12)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
-    where = target(f"chdb://{tmp_path / 'chdb'}")
-    with connected(where) as client:
-        schema.migrate(client, where)
-        rows = [
-            call(start_time=START + timedelta(hours=number // 4), trace_id=f"{number:032x}", **columns)
-            for number, columns in enumerate(
-                [{"cost_usd": RIGHT, "price_version": "old"}] * 3
-                + [{"cost_usd": Decimal("0.5"), "price_version": "old"}] * 3
-                + [{"cost_usd": None, "price_status": "unpriced:no_price"}] * 3
-                + [{"cost_usd": Decimal(1), "price_status": "provider_reported"}, {"cost_usd": None, "price_status": "not_billed", "outcome": "error"}]
-                + [{"cost_usd": None, "price_status": "unpriced:no_usage", "usage_source": "missing"}]
-                + [{"cost_usd": None, "response_model": "nobody-knows", "request_model": "nobody-knows"}]
-            )
-        ]  # fmt: skip
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
-        yield client, where
+def ledger(embedded: tuple[Any, Target]) -> tuple[Any, Target]:
+    client, where = embedded
+    rows = [
+        call(start_time=START + timedelta(hours=number // 4), trace_id=f"{number:032x}", **columns)
+        for number, columns in enumerate(
+            [{"cost_usd": RIGHT, "price_version": "old"}] * 3
+            + [{"cost_usd": Decimal("0.5"), "price_version": "old"}] * 3
+            + [{"cost_usd": None, "price_status": "unpriced:no_price"}] * 3
+            + [{"cost_usd": Decimal(1), "price_status": "provider_reported"}, {"cost_usd": None, "price_status": "not_billed", "outcome": "error"}]
+            + [{"cost_usd": None, "price_status": "unpriced:no_usage", "usage_source": "missing"}]
+            + [{"cost_usd": None, "response_model": "nobody-knows", "request_model": "nobody-knows"}]
+        )
+    ]  # fmt: skip
+    writer.insert(client, where, [tuple(row.values()) for row in rows])
+    return client, where
 
 
 def costs(ledger: tuple[Any, Target]) -> list[Any]:
@@ -128,7 +124,17 @@ def test_the_command_says_what_changes(ledger, monkeypatch):
 
 def test_the_price_list_has_former_prices_too(ledger):
     client, where = ledger
+    gone = ["a-model-that-is-gone", "openai", START, START]
+    client.insert(
+        f"`{where.database}`.llm_prices", [gone], column_names=["price_key", "provider", "valid_from", "valid_to"]
+    )
     assert price_list.sync(client, where, prices()) > 1000
+    assert (
+        client.query(
+            f"SELECT count() FROM `{where.database}`.llm_prices FINAL WHERE provider = 'openai' AND price_key LIKE '%gone'"
+        ).result_rows[0][0]
+        == 0
+    )
     query = f"SELECT input_usd, output_usd FROM `{where.database}`.llm_prices FINAL WHERE price_key = 'gpt-4.1-mini' AND valid_to > now()"
     assert client.query(query).result_rows == [(Decimal("0.0000004"), Decimal("0.0000016"))]
     overlapping = client.query(

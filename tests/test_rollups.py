@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,11 +23,8 @@ NOW = datetime(2026, 3, 10, 14, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
-    where = target(f"chdb://{tmp_path / 'chdb'}")
-    with connected(where) as client:
-        schema.migrate(client, where)
-        yield client, where
+def ledger(embedded: tuple[Any, Target]) -> tuple[Any, Target]:
+    return embedded
 
 
 def some(count: int, seed: int = 1, *, days: int = 5) -> list[dict[str, Any]]:
@@ -303,6 +299,8 @@ def test_rights_are_the_least(ledger):
         ).result_rows
     }
     assert tables - {"llm_prices"} == {s.split(" ON `llm`.")[1].split()[0] for s in policies}
+    printed = CliRunner().invoke(main, ["rights", "--database", "llm", "--tenant", "acme"])
+    assert printed.output.splitlines() == [f"{statement};" for statement in made]
     with pytest.raises(DatabaseError, match="is no name"):
         rights.statements("llm", ("x' OR 1",))
 

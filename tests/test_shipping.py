@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import openai
@@ -34,7 +35,7 @@ from spanledger_clickhouse.background import BackgroundShipper
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import DatabaseError, Target, connect, connected, target
 from spanledger_clickhouse.exporter import LedgerSpanExporter
-from spanledger_clickhouse.rows import COLUMNS, Row, contents, rows
+from spanledger_clickhouse.rows import COLUMNS, EVENT_COLUMNS, Row, contents, rows
 from spanledger_clickhouse.shipper import Drained
 from spanledger_clickhouse.sinks import ClickHouseSink, Line, OtlpSink
 from spanledger_clickhouse.writer import PoisonError
@@ -172,7 +173,19 @@ def test_a_collector_gets_the_lines_as_they_are(ledger: Recorded, provider: Prov
     assert rows(gzip.decompress(body)) == expected
 
 
-@pytest.mark.parametrize(("status", "error"), [(503, DatabaseError), (429, DatabaseError), (400, PoisonError)])
+NO_RECEIVER = b"<html>please log in</html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (503, DatabaseError),
+        (429, DatabaseError),
+        (302, DatabaseError),
+        (NO_RECEIVER, DatabaseError),
+        (400, PoisonError),
+    ],
+)
 def test_what_a_collector_answers_decides_whether_lines_wait(status, error, ledger: Recorded, provider: Provider):
     record(ledger, provider, 1)
     collector = Canned()
@@ -192,17 +205,6 @@ def test_a_collector_that_takes_only_a_part_is_not_sent_the_rest_again(ledger: R
     collector.close()
     assert len(collector.asked) == 1
     assert "rejected 1 of 3 spans for good: too old" in caplog.text
-
-
-@pytest.mark.parametrize("answer", [302, b"<html>please log in</html>"])
-def test_what_is_no_receiver_is_not_taken_for_a_commit(answer, ledger: Recorded, provider: Provider):
-    record(ledger, provider, 1)
-    collector = Canned()
-    collector.answers["/v1/traces"] = answer
-    with pytest.raises(DatabaseError) as raised:
-        OtlpSink(collector.url).send([Line(line, contents(line)) for line in ledger.lines])
-    collector.close()
-    assert type(raised.value) is DatabaseError
 
 
 def test_whatever_a_sink_raises_the_shipper_goes_on(ledger: Recorded, provider: Provider, monkeypatch, caplog):
@@ -310,14 +312,6 @@ def test_a_spool_that_does_not_exist_is_empty(tmp_path: Path):
     assert shipper.waiting(tmp_path / "none") == 0
 
 
-@pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[tuple[object, Target]]:
-    where = target(f"chdb://{tmp_path / 'chdb'}")
-    with connected(where) as client:
-        schema.migrate(client, where)
-        yield client, where
-
-
 def count(client, where: Target) -> int:
     return client.query(f"SELECT count() FROM `{where.database}`.llm_calls FINAL").result_rows[0][0]
 
@@ -372,6 +366,20 @@ def test_every_view_can_be_asked(embedded, ledger: Recorded, provider: Provider)
 def holes(client, where: Target) -> list[tuple]:
     columns = "from_sequence, to_sequence, missing_rows, announced"
     return client.query(f"SELECT {columns} FROM `{where.database}`.ledger_holes ORDER BY from_sequence").result_rows
+
+
+def test_calls_that_have_expired_are_no_holes(embedded, ledger: Recorded, provider: Provider):
+    client, where = embedded
+    rows = record(ledger, provider)
+    ends = list(EVENT_COLUMNS)
+    old = ("expired", "end", datetime(2025, 1, 1, tzinfo=UTC), "app", "", 500, 0, None, None, Decimal(0))
+    begun = ("cut", "start", datetime(2025, 1, 31, tzinfo=UTC), "app", "", None, 0, None, None, Decimal(0))
+    cut = {**dict(zip(COLUMNS, rows[0], strict=True)), "process_id": "cut", "sequence": 100, "span_id": "c" * 16}
+    writer.insert(client, where, [*rows, tuple(cut.values())])
+    client.insert(f"`{where.database}`.ledger_events", [old, begun], column_names=ends)
+    assert holes(client, where) == []
+    client.command(f"TRUNCATE TABLE `{where.database}`.ledger_events")
+    assert holes(client, where) == [(0, 99, 100, False)], "a process that told nothing has no excuse"
 
 
 def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_state: Path, provider: Provider):

@@ -19,11 +19,11 @@ WITH
             process_id,
             any(service)                                                AS told_service,
             any(host)                                                   AS host,
+            min(at)                                                     AS began,
             maxIf(sequence, kind = 'end')                               AS ended_at,
             groupArrayIf((assumeNotNull(lost_from), assumeNotNull(lost_to)), kind = 'loss' AND isNotNull(lost_from)) AS losses
         FROM {db}.ledger_events FINAL
         GROUP BY process_id
-        HAVING min(at) >= (SELECT toStartOfDay(min(start_time)) FROM {db}.llm_calls) -- else its calls may have expired
     ),
     edges AS
     (
@@ -37,6 +37,7 @@ WITH
                       if(isNull(t.ended_at), [], [toInt64(assumeNotNull(t.ended_at))]))) AS marks
         FROM numbered AS n
         FULL OUTER JOIN told AS t ON n.process_id = t.process_id
+        WHERE t.process_id = '' OR t.began >= (SELECT toStartOfDay(min(start_time)) FROM {db}.llm_calls) -- else calls of it may have expired
     )
 SELECT
     process_id,
