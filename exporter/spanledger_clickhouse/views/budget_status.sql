@@ -5,31 +5,43 @@ CREATE OR REPLACE VIEW {db}.budget_status AS
 WITH
     toDateTime({now}, 'UTC') AS as_of,
     toDate(as_of) - 32 AS first_day,
+    (SELECT max(closed_until) FROM {db}.llm_costs_1h WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1h)) AS closed_hours,
+    (SELECT max(closed_until) FROM {db}.llm_costs_1d WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1d)) AS closed_days,
+    (SELECT max(closed_until) FROM {db}.llm_costs_1d_user WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1d_user)) AS closed_users,
+    (SELECT groupArray((toString(scope), key)) FROM {db}.budgets FINAL) AS wanted,
     spent AS
     (
         SELECT part.1 AS scope, part.2 AS key, day, sum(paid) AS cost
         FROM
         (
-            SELECT ifNull(toString(feature), '') AS name, toDate(bucket) AS day, toFloat64(sum(cost_usd)) AS paid
-            FROM {db}.llm_costs
-            WHERE bucket >= toDateTime(first_day, 'UTC') AND bucket < toDateTime(toDate(as_of) + 1, 'UTC')
+            SELECT toString(feature) AS name, toDate(bucket) AS day, toFloat64(sum(cost_usd)) AS paid
+            FROM {db}.llm_costs_1h
+            WHERE bucket >= toDateTime(first_day, 'UTC') AND bucket < least(closed_hours, toDateTime(toDate(as_of) + 1, 'UTC'))
             GROUP BY name, day
         )
         ARRAY JOIN [('global', ''), ('feature', name)] AS part
         GROUP BY scope, key, day
         UNION ALL
         SELECT part.1 AS scope, part.2 AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
-        FROM {db}.llm_costs_daily
-        ARRAY JOIN [('tenant', toString(tenant_id)), ('tier', ifNull(toString(customer_tier), ''))] AS part
-        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND (
-            tenant_id IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'tenant')
-            OR customer_tier IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'tier'))
+        FROM {db}.llm_costs_1d
+        ARRAY JOIN [('tenant', toString(tenant_id)), ('tier', toString(customer_tier))] AS part
+        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND arrayExists(w -> w.1 IN ('tenant', 'tier'), wanted)
         GROUP BY scope, key, day
         UNION ALL
-        SELECT 'user' AS scope, user_key AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
-        FROM {db}.llm_costs_users
-        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND user_key IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'user')
+        SELECT 'user' AS scope, user_id AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
+        FROM {db}.llm_costs_1d_user
+        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND user_id IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'user')
         GROUP BY key, day
+        UNION ALL
+        -- what is in no rollup yet, for all of them at once
+        SELECT part.1 AS scope, part.2 AS key, toDate(c.start_time) AS day, toFloat64(ifNull(sum(c.cost_usd), 0)) AS cost
+        FROM {db}.llm_calls AS c FINAL
+        ARRAY JOIN [('global', ''), ('feature', ifNull(toString(c.feature), '')), ('tenant', toString(c.tenant_id)),
+            ('tier', ifNull(toString(c.customer_tier), '')), ('user', ifNull(c.user_id, ''))] AS part
+        WHERE c.start_time >= least(closed_hours, closed_days, closed_users) AND c.start_time >= toDateTime(first_day, 'UTC')
+            AND c.start_time < toDateTime(toDate(as_of) + 1, 'UTC') AND has(wanted, part)
+            AND c.start_time >= multiIf(part.1 IN ('global', 'feature'), closed_hours, part.1 = 'user', closed_users, closed_days)
+        GROUP BY scope, key, day
     ),
     paced AS
     (
