@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from clickhouse_connect.driver.exceptions import DatabaseError as ClickHouseError
 
-from spanledger_clickhouse import rights, schema, sinks, writer
+from spanledger_clickhouse import schema, sinks, writer
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import DatabaseError, Target, connected, target
 from spanledger_clickhouse.rollups import Rollups, select
@@ -272,37 +272,6 @@ def test_old_calls_are_deleted_only_where_that_is_asked_for(ledger, monkeypatch)
 
 
 # --- rights --------------------------------------------------------------------------------------------------------
-
-
-def test_rights_are_the_least(ledger):
-    client, _ = ledger
-    made = rights.statements("llm", ("acme",))
-    for statement in made:
-        client.query(f"EXPLAIN AST {statement}")
-    grants = {
-        role: [s for s in made if s.startswith("GRANT") and s.endswith(f"TO {role}")]
-        for role in ("spanledger_writer", "spanledger_reader", "`spanledger_tenant_acme`")
-    }
-    assert grants["spanledger_writer"] == [
-        "GRANT INSERT ON `llm`.llm_calls TO spanledger_writer",
-        "GRANT INSERT ON `llm`.ledger_events TO spanledger_writer",
-    ]
-    assert grants["spanledger_reader"] == ["GRANT SELECT ON `llm`.* TO spanledger_reader"]
-    tenant = {grant.split(" ON `llm`.")[1].split()[0] for grant in grants["`spanledger_tenant_acme`"]}
-    assert {"llm_calls", "cost_by_user", "llm_costs_daily"} <= tenant
-    assert not {name for name in tenant if "*" in name or "stage" in name or "refresh" in name or "local" in name}
-    policies = [s for s in made if s.startswith("CREATE ROW POLICY")]
-    tables = {
-        row[0]
-        for row in client.query(
-            "SELECT name FROM system.tables WHERE database = 'spanledger' AND engine LIKE '%MergeTree'"
-        ).result_rows
-    }
-    assert tables - {"llm_prices"} == {s.split(" ON `llm`.")[1].split()[0] for s in policies}
-    printed = CliRunner().invoke(main, ["rights", "--database", "llm", "--tenant", "acme"])
-    assert printed.output.splitlines() == [f"{statement};" for statement in made]
-    with pytest.raises(DatabaseError, match="is no name"):
-        rights.statements("llm", ("x' OR 1",))
 
 
 def test_a_writer_that_may_only_insert_ships(ledger, monkeypatch):

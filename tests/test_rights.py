@@ -1,0 +1,147 @@
+"""Least rights: the statements that `spanledger rights` prints, and what the engine lets each role do with them.
+
+The embedded engine has no CREATE USER, but takes its one user's grants and row filters from a config.xml in the
+working directory: so each role is tried in a process of its own, with the grants that our statements name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from spanledger_clickhouse import rights
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import DatabaseError
+
+CONFIG = "<clickhouse><users_config>users.xml</users_config></clickhouse>"
+USERS = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>
+<password></password><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
+<grants>{grants}</grants><databases><spanledger>{filters}</spanledger></databases></default></users></clickhouse>"""
+
+ASK = """
+import json, sys
+import clickhouse_connect
+from clickhouse_connect.driver.exceptions import Error
+from spanledger_clickhouse import writer
+from spanledger_clickhouse.database import DatabaseError, target
+from synthetic import call
+where = target(f"chdb://{sys.argv[1]}")
+client = clickhouse_connect.get_client(dsn=where.dsn)
+answers = []
+for question in json.loads(sys.argv[2]):
+    try:
+        if question == "insert":
+            writer.insert(client, where, [tuple(call(span_id="f" * 16, tenant_id="acme").values())])
+            answers.append("done")
+        else:
+            answers.append([list(map(str, row)) for row in client.query(question).result_rows])
+    except (Error, DatabaseError) as error:
+        cause = error if isinstance(error, Error) else error.__cause__
+        answers.append(cause.code)
+print(json.dumps(answers))
+"""
+DENIED, CALLS = 497, "SELECT sum(calls) FROM spanledger.{}"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed ledger with five calls: three of acme, two of globex."""
+    directory = tmp_path_factory.mktemp("kept") / "ledger"
+    script = (
+        "import sys; from spanledger_clickhouse import schema, writer\n"
+        "from spanledger_clickhouse.database import connected, target; from spanledger_clickhouse.rollups import Rollups\n"
+        "from synthetic import call\n"
+        "where = target(f'chdb://{sys.argv[1]}')\n"
+        "rows = [tuple(call(span_id=f'{n:016x}', tenant_id='acme' if n < 3 else 'globex', user_id=f'u{n}').values()) for n in range(5)]\n"
+        "with connected(where) as client:\n"
+        "    schema.migrate(client, where); writer.insert(client, where, rows); Rollups(client, where).refresh()\n"
+    )
+    run([script, str(directory)], directory.parent)
+    return directory
+
+
+def run(arguments: list[str], directory: Path) -> str:
+    path = {"PYTHONPATH": str(Path(__file__).parent), "HOME": str(directory), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", *arguments],
+        cwd=directory,
+        env=path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def allowed(kept: Path, directory: Path, role: str, questions: list[str]) -> list[Any]:
+    """The answers of a user with the role's grants and row policies: rows, or the code of the refusal."""
+    made = rights.statements("spanledger", ("acme",))
+    grants = [s.removesuffix(f" TO {role}") for s in made if s.startswith("GRANT") and s.endswith(f" TO {role}")]
+    policies = [re.search(r"ON `spanledger`\.(\w+) .* USING (.*) AS ", s) for s in made if s.endswith(f" TO {role}")]
+    filters = [f"<{p[1]}><filter>{p[2]}</filter></{p[1]}>" for p in policies if p]
+    assert grants
+    (directory / "config.xml").write_text(CONFIG)
+    (directory / "users.xml").write_text(
+        USERS.format(grants="".join(f"<query>{grant}</query>" for grant in grants), filters="".join(filters))
+    )
+    return json.loads(run([ASK, str(kept), json.dumps(questions)], directory))
+
+
+def test_a_writer_adds_rows_and_sees_nothing(kept, tmp_path):
+    asked = ["insert", "SELECT count() FROM spanledger.llm_calls", "ALTER TABLE spanledger.llm_calls DELETE WHERE 1",
+             "DROP TABLE spanledger.llm_calls", "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')"]  # fmt: skip
+    assert allowed(kept, tmp_path, "spanledger_writer", asked) == ["done", *[DENIED] * 4]
+
+
+def test_a_reader_sees_everything_and_changes_nothing(kept, tmp_path):
+    asked = [CALLS.format("llm_costs"), "SELECT count() > 0 FROM spanledger.cost_by_user", "insert",
+             "ALTER TABLE spanledger.llm_calls DELETE WHERE 1", "TRUNCATE TABLE spanledger.budgets"]  # fmt: skip
+    assert allowed(kept, tmp_path, "spanledger_reader", asked)[1:] == [[["1"]], *[DENIED] * 3]
+
+
+def test_a_tenant_sees_its_own_rows_in_tables_views_and_rollups(kept, tmp_path):
+    role = "`spanledger_tenant_acme`"
+    asked = ["SELECT DISTINCT tenant_id FROM spanledger.llm_calls", "SELECT DISTINCT tenant_id FROM spanledger.llm_costs_users",
+             "SELECT DISTINCT tenant_id FROM spanledger.llm_costs_daily", "SELECT count() FROM spanledger.llm_costs_1h",
+             "SELECT count() FROM spanledger.cost_by_user WHERE user_id IN ('u3', 'u4')", "insert"]  # fmt: skip
+    assert allowed(kept, tmp_path, role, asked) == [[["acme"]]] * 3 + [[["0"]], [["0"]], DENIED]
+
+
+def test_every_statement_parses_and_grants_the_least(embedded):
+    client, _ = embedded
+    made = rights.statements("llm", ("acme",))
+    for statement in made:
+        client.query(f"EXPLAIN AST {statement}")
+    grants = {
+        role: [s for s in made if s.startswith("GRANT") and s.endswith(f"TO {role}")]
+        for role in ("spanledger_writer", "spanledger_reader", "`spanledger_tenant_acme`")
+    }
+    assert grants["spanledger_writer"] == [
+        "GRANT INSERT ON `llm`.llm_calls TO spanledger_writer",
+        "GRANT INSERT ON `llm`.ledger_events TO spanledger_writer",
+    ]
+    assert grants["spanledger_reader"] == ["GRANT SELECT ON `llm`.* TO spanledger_reader"]
+    tenant = {grant.split(" ON `llm`.")[1].split()[0] for grant in grants["`spanledger_tenant_acme`"]}
+    assert {"llm_calls", "cost_by_user", "llm_costs_daily"} <= tenant
+    assert not {name for name in tenant if "*" in name or "stage" in name or "refresh" in name or "local" in name}
+    policies = [s for s in made if s.startswith("CREATE ROW POLICY")]
+    tables = {
+        row[0]
+        for row in client.query(
+            "SELECT name FROM system.tables WHERE database = 'spanledger' AND engine LIKE '%MergeTree'"
+        ).result_rows
+    }
+    assert tables - {"llm_prices"} == {s.split(" ON `llm`.")[1].split()[0] for s in policies}
+    printed = CliRunner().invoke(main, ["rights", "--database", "llm", "--tenant", "acme"])
+    assert printed.output.splitlines() == [f"{statement};" for statement in made]
+    with pytest.raises(DatabaseError, match="is no name"):
+        rights.statements("llm", ("x' OR 1",))
