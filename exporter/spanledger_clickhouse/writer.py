@@ -28,6 +28,12 @@ SET_UP: Final = frozenset({16, 36, 47, 60, 62, 81, 115, 193, 497, 516})
 """Codes that say the database is not as it should be: an unknown column, table or database, missing rights."""
 
 
+SMALL: Final = 1000
+"""Rows of a batch below which the server gathers batches into one part; the embedded engine cannot."""
+GATHERED: Final = {"async_insert": 1, "wait_for_async_insert": 1}
+"""Waiting: an insert that is not waited for would lose rows, and errors, without a word."""
+
+
 class PoisonError(DatabaseError):
     """ClickHouse refuses the rows themselves."""
 
@@ -77,6 +83,7 @@ def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], 
                 "insert_deduplication_token": hashlib.sha256(identity.encode()).hexdigest(),
                 "distributed_foreground_insert": 1,  # on a cluster: when the shard has it, not when it is queued
                 "optimize_on_insert": 0,  # no row stands twice in a batch: nothing to collapse, and twice as fast
+                **(GATHERED if len(rows) < SMALL and not where.embedded else {}),
             },
         )
     except (Error, OSError) as error:
