@@ -1,25 +1,22 @@
 """The one mapping from an OTLP span to a row of `llm_calls`, for every way in.
 
-Takes spans as OTLP JSON (a spool's line, or a protobuf message turned into the same dict) and gives
-tuples in the order of `COLUMNS`. Pure and total: a value of the wrong type becomes the column's empty
-value, so no span can fail a batch; text is made valid UTF-8.
+Takes spans (`otlp.py`) and gives tuples in the order of `COLUMNS`. Pure and total: a value of the wrong type becomes
+the column's empty value.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple, cast
 
 from spanledger import attributes as a
-from spanledger.reading import Json, items, mapping
+from spanledger.reading import Json
 from spanledger.usage import from_attributes
+from spanledger_clickhouse.otlp import Span, many, natural, real, shown, spans, text, texts
 
-Value = str | int | float | bool | list["Value"] | None
-Attributes = Mapping[str, Value]
 Row = tuple[object, ...]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -182,15 +179,11 @@ def contents(line: bytes | str, source: str = "spool") -> Contents:
     if not isinstance(document, dict):
         raise ValueError("an OTLP JSON line is an object")  # noqa: TRY004 - as json.loads says it
     found = Contents([], [])
-    for resource_spans in items(cast("Json", document), "resourceSpans"):
-        resource = attributes_of(mapping(resource_spans, "resource"))
-        for scope_spans in items(resource_spans, "scopeSpans"):
-            scope = text(mapping(scope_spans, "scope").get("name"))
-            for span in items(scope_spans, "spans"):
-                if scope == a.MARKER_SCOPE:
-                    found.events.append(event(mapping(span), resource))
-                elif scope.startswith(a.SCOPE_PREFIX):
-                    found.rows.append(row(mapping(span), resource, scope, source))
+    for span in spans(cast("Json", document)):
+        if span.scope == a.MARKER_SCOPE:
+            found.events.append(event(span))
+        elif span.scope.startswith(a.SCOPE_PREFIX):
+            found.rows.append(row(span, source))
     return found
 
 
@@ -199,13 +192,13 @@ def rows(line: bytes | str, source: str = "spool") -> list[Row]:
     return contents(line, source).rows
 
 
-def event(span: Json, resource: Attributes) -> Row:
+def event(span: Span) -> Row:
     """One marker, in the order of `EVENT_COLUMNS`."""
-    at = attributes_of(span)
+    at, resource = span.attributes, span.resource
     return (
         text(at.get(a.PROCESS_ID)),
         text(at.get(a.MARKER)),
-        EPOCH + timedelta(microseconds=nanoseconds(span.get("startTimeUnixNano")) // 1000),
+        EPOCH + timedelta(microseconds=span.start // 1000),
         text(resource.get(a.SERVICE_NAME)),
         text(resource.get(a.HOST_NAME)),
         natural(at.get(a.SEQUENCE)),
@@ -216,14 +209,14 @@ def event(span: Json, resource: Attributes) -> Row:
     )
 
 
-def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:
+def row(span: Span, source: str) -> Row:
     """One span as a row, in the order of `COLUMNS`."""
-    at = attributes_of(span)
-    start, end = nanoseconds(span.get("startTimeUnixNano")), nanoseconds(span.get("endTimeUnixNano"))
+    at, resource = span.attributes, span.resource
+    start = span.start
     usage = from_attributes(at)
     tokens = [getattr(usage, field) if usage else 0 for _, field in TOKENS]
     priced = natural(at.get(a.COST_TOTAL)) is not None
-    trace_id, span_id = text(span.get("traceId")), text(span.get("spanId"))
+    trace_id, span_id = span.trace_id, span.span_id
     record, seen_at = text(at.get(a.RECORD_ID)), start
     if record:
         # A job that any process may ask about: the same job of a tenant is the same row, whoever saw it finished.
@@ -236,7 +229,7 @@ def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:
         EPOCH + timedelta(microseconds=start // 1000),
         trace_id,
         span_id,
-        text(span.get("parentSpanId")),
+        span.parent_span_id,
         text(at.get(a.RESPONSE_ID)),
         text(at.get(a.PROCESS_ID)),
         natural(at.get(a.SEQUENCE)),
@@ -284,7 +277,7 @@ def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:
         text(at.get(a.PRICE_SOURCE)),
         text(at.get(a.PRICE_VERSION)),
         texts(at.get(a.PRICE_FLAGS)),
-        max(0, end - seen_at) // 1000,
+        max(0, span.end - seen_at) // 1000,
         seconds_to_us(at.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
         text(at.get(a.OUTCOME)),
         text(at.get(a.ERROR_TYPE)),
@@ -295,65 +288,9 @@ def row(span: Json, resource: Attributes, scope: str, source: str) -> Row:
         texts(at.get(a.ATTEMPT_BILLED)),
         text(at.get(a.USAGE_RAW)),
         {text(key): shown(at[key]) for key in at if key not in KNOWN and not key.startswith(a.LABEL_PREFIX)},
-        text(scope),
+        text(span.scope),
         source,
     )
-
-
-def attributes_of(owner: Json) -> dict[str, Value]:
-    """The attributes of an OTLP span or resource as plain values."""
-    found: dict[str, Value] = {}
-    for item in items(owner, "attributes"):
-        if isinstance(item, dict):
-            pair = cast("Json", item)
-            key, value = pair.get("key"), pair.get("value")
-            if isinstance(key, str) and isinstance(value, dict):
-                content = cast("Json", value).get("stringValue")  # most are strings
-                found[key] = content if isinstance(content, str) else any_value(cast("Json", value))
-    return found
-
-
-def any_value(value: Json) -> Value:
-    """An OTLP AnyValue; 64-bit integers come as strings."""
-    for kind, content in value.items():
-        if kind == "intValue":
-            return natural_or_negative(content)
-        if kind == "arrayValue":
-            return [any_value(mapping(part)) for part in items(content, "values")]
-        if kind == "doubleValue":
-            return float(content) if isinstance(content, int | float | str) and _is_float(content) else None
-        if kind in ("stringValue", "boolValue"):
-            return content if isinstance(content, str | bool) else None
-        return json.dumps(content)
-    return None
-
-
-def _is_float(content: float | str) -> bool:
-    try:
-        float(content)
-    except ValueError:
-        return False
-    return True
-
-
-def natural_or_negative(content: object) -> int | None:
-    if isinstance(content, str):
-        digits = content.removeprefix("-")
-        return int(content) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
-    return content if type(content) is int else None
-
-
-def nanoseconds(value: object) -> int:
-    found = natural_or_negative(value)
-    return found if found is not None and 0 <= found < 2**63 else 0
-
-
-def natural(value: object, bits: int = 63) -> int | None:
-    return value if type(value) is int and 0 <= value < 2**bits else None
-
-
-def real(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def seconds_to_us(value: object) -> int | None:
@@ -366,22 +303,3 @@ def money(value: object, priced: bool) -> Decimal | None:
     if type(value) is int and abs(value) <= MAX_PICO:
         return Decimal(value).scaleb(-12)
     return Decimal(0) if priced else None
-
-
-def text(value: object) -> str:
-    """A string that ClickHouse takes: valid UTF-8, '' for anything that is none."""
-    if not isinstance(value, str):
-        return ""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
-
-
-def many(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def texts(value: object) -> list[str]:
-    return [text(part) for part in many(value)]
-
-
-def shown(value: object) -> str:
-    return text(value) if isinstance(value, str) else text(json.dumps(value))

@@ -20,7 +20,7 @@ from spanledger.spool import SUFFIX
 from spanledger_clickhouse import dead_letters
 from spanledger_clickhouse.rows import contents
 from spanledger_clickhouse.sinks import Line, Sink
-from spanledger_clickhouse.writer import PoisonError
+from spanledger_clickhouse.writer import isolate
 
 BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 8 << 20
@@ -126,20 +126,17 @@ def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], done
 
 
 def _send(sink: Sink, batch: list[Line], directory: Path, done: Drained) -> None:
-    """Send a batch; where it is refused, its halves, until the lines that are refused stand alone."""
-    if not batch:
-        return
-    try:
-        sink.send(batch)
-        done.rows += sum(len(line.contents.rows) for line in batch)
-    except PoisonError as error:
-        if len(batch) == 1:
-            dead_letters.bury(directory, batch[0].raw, str(error))
-            done.dead += 1
-            return
-        middle = len(batch) // 2
-        _send(sink, batch[:middle], directory, done)
-        _send(sink, batch[middle:], directory, done)
+    """Send a batch; lines that are refused for good go to the dead letters."""
+
+    def send(lines: list[Line]) -> None:
+        sink.send(lines)
+        done.rows += sum(len(line.contents.rows) for line in lines)
+
+    def refused(line: Line, why: str) -> None:
+        dead_letters.bury(directory, line.raw, why)
+        done.dead += 1
+
+    isolate(send, batch, refused)
 
 
 def _batches(segment: Any, finished: bool) -> Generator[tuple[list[Line], list[bytes], int]]:

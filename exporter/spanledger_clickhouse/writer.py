@@ -7,11 +7,13 @@ later. `PoisonError`: the rows themselves are refused, and would be refused agai
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from spanledger_clickhouse.database import DatabaseError, Target, reason
 from spanledger_clickhouse.rows import COLUMNS, EVENT_COLUMNS, Row
+
+T = TypeVar("T")
 
 NAMES: Final = list(COLUMNS)
 SPAN_ID: Final = NAMES.index("span_id")
@@ -91,6 +93,25 @@ def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], 
         raise kind(f"inserting {len(rows)} rows into {table} of {where.shown} failed: {reason(error)}") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PoisonError(f"{len(rows)} rows cannot be written as {table} has it: {reason(error)}") from error
+
+
+def isolate(send: Callable[[list[T]], None], batch: list[T], refused: Callable[[T, str], None]) -> None:
+    """Send a batch; where it is refused, its halves, until what is refused stands alone and is told to `refused`.
+
+    Raises:
+        DatabaseError: of `send`, other than `PoisonError`: nothing more is sent.
+    """
+    if not batch:
+        return
+    try:
+        send(batch)
+    except PoisonError as error:
+        if len(batch) == 1:
+            refused(batch[0], str(error))
+            return
+        middle = len(batch) // 2
+        isolate(send, batch[:middle], refused)
+        isolate(send, batch[middle:], refused)
 
 
 def _told(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[str], list[str], list[Sequence[object]]]:
