@@ -16,6 +16,7 @@ from spanledger_clickhouse.rows import COLUMNS, EVENT_COLUMNS, Row
 T = TypeVar("T")
 
 NAMES: Final = list(COLUMNS)
+TENANT_ID: Final = NAMES.index("tenant_id")
 SPAN_ID: Final = NAMES.index("span_id")
 TRACE_ID: Final = NAMES.index("trace_id")
 
@@ -55,7 +56,7 @@ def insert(client: Any, where: Target, rows: Sequence[Row], edition: int = 0) ->
         PoisonError: the rows are refused.
         DatabaseError: the rows are not in the table, and may be sent again.
     """
-    unique = {(row[TRACE_ID], row[SPAN_ID]): row for row in rows}
+    unique = {(row[TENANT_ID], row[TRACE_ID], row[SPAN_ID]): row for row in rows}
     rows, columns, identity = list(unique.values()), COLUMNS, repr(sorted(unique))
     if edition:  # a token of its own: with the first delivery's, ClickHouse would drop the correction without a word
         rows, columns = [(*row, edition) for row in rows], CORRECTED

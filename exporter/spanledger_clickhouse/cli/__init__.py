@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from spanledger.version import VERSION
-from spanledger_clickhouse.cli import budgets, doctor, prices, questions, upkeep
+from spanledger_clickhouse.cli import budgets, doctor, gateway, prices, questions, upkeep
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,7 +18,14 @@ def main() -> None:
     """
 
 
-for command in (*questions.COMMANDS, *budgets.COMMANDS, *upkeep.COMMANDS, *prices.COMMANDS, *doctor.COMMANDS):
+for command in (
+    *questions.COMMANDS,
+    *budgets.COMMANDS,
+    *upkeep.COMMANDS,
+    *gateway.COMMANDS,
+    *prices.COMMANDS,
+    *doctor.COMMANDS,
+):
     main.add_command(command)
 
 __all__ = ["main"]

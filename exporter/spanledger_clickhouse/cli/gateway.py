@@ -1,0 +1,107 @@
+"""`spanledger gateway`: takes spans from Collectors."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from pathlib import Path
+from typing import Final
+
+import click
+
+from spanledger import settings
+from spanledger_clickhouse.cli.output import reported
+from spanledger_clickhouse.database import DatabaseError, target
+
+MEGABYTE: Final = 1 << 20
+DRAIN_SECONDS: Final = 30
+
+
+@click.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, envvar="SPANLEDGER_GATEWAY_HOST", help="Where to listen."
+)
+@click.option(
+    "--port", default=4319, show_default=True, envvar="SPANLEDGER_GATEWAY_PORT", type=click.IntRange(0, 65535)
+)
+@click.option(
+    "--tokens-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), envvar="SPANLEDGER_GATEWAY_TOKENS_FILE",
+    help="Lines of tenant=token; *=token takes spans of any tenant. Also SPANLEDGER_GATEWAY_TOKENS=tenant=token,...",
+)  # fmt: skip
+@click.option("--no-auth", is_flag=True, help="Take spans from anybody, also on an address that others can reach.")
+@click.option(
+    "--tls-certificate", type=click.Path(exists=True, dir_okay=False), envvar="SPANLEDGER_GATEWAY_TLS_CERTIFICATE"
+)
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False), envvar="SPANLEDGER_GATEWAY_TLS_KEY")
+@click.option("--max-request-mb", default=64, show_default=True, type=click.IntRange(1), help="Of a request, unpacked.")
+@click.option(
+    "--max-waiting-mb", default=256, show_default=True, type=click.IntRange(1), help="Of all requests together."
+)
+@click.option("--no-rollups", is_flag=True, help="Leave the rollups to another process (spanledger rollup).")
+@reported
+def gateway(
+    host: str,
+    port: int,
+    tokens_file: Path | None,
+    no_auth: bool,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    max_request_mb: int,
+    max_waiting_mb: int,
+    no_rollups: bool,
+) -> None:
+    """Receive spans over OTLP/HTTP and write them to ClickHouse.
+
+    For a Collector, or any OpenTelemetry SDK: it answers 200 when ClickHouse has committed, prices spans that come
+    without a price, and drops what is no LLM call. /healthz, /readyz and /metrics tell how it is. It ends on SIGTERM
+    when what is under way is committed.
+
+    \b
+    Example:
+      SPANLEDGER_DSN=clickhouse://writer:secret@db:8123/spanledger \\
+      SPANLEDGER_GATEWAY_TOKENS='*=a-long-random-token' spanledger gateway --host 0.0.0.0
+    """
+    try:
+        import uvicorn
+
+        from spanledger_clickhouse.gateway import Gateway, Limits, tokens_of
+    except ImportError as error:
+        raise click.ClickException(f"{error}: pip install 'spanledger[gateway]'") from error
+    from spanledger_clickhouse.intake import Intake
+
+    try:
+        known = tokens_of(tokens_file, settings.setting("gateway_tokens"))
+    except (OSError, ValueError) as error:
+        raise DatabaseError(f"the gateway's tokens cannot be read: {error}") from error
+    if not known and not no_auth and not _loopback(host):
+        raise click.UsageError(
+            f"{host} can be reached by others: set SPANLEDGER_GATEWAY_TOKENS or --tokens-file, or say --no-auth"
+        )
+    if bool(tls_certificate) != bool(tls_key):
+        raise click.UsageError("--tls-certificate and --tls-key go together")
+    where = target()
+    limits = Limits(max_request_mb * MEGABYTE, max_waiting_mb * MEGABYTE)
+    intake = Intake(where, settings.spool_dir(), limits.waiting_bytes, roll=not no_rollups)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    click.echo(f"spans from http{'s' if tls_key else ''}://{host}:{port}/v1/traces go to {where.shown}", err=True)
+    uvicorn.run(
+        Gateway(intake, known, limits).app(),
+        host=host,
+        port=port,
+        ssl_certfile=tls_certificate,
+        ssl_keyfile=tls_key,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+COMMANDS: Final = (gateway,)

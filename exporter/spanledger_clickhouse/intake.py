@@ -1,0 +1,230 @@
+"""Takes the spans of many requests and commits them in groups: what came while one insert ran goes into the next.
+
+A request is answered when ClickHouse has its rows. Memory is bounded by the bytes that wait; beyond them a request is
+sent away, and its sender, who keeps the rows, comes again.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from spanledger.guard import log
+from spanledger_clickhouse import dead_letters, otlp, schema, writer
+from spanledger_clickhouse.calls import Batch, Entry, Place, Response, Sorter
+from spanledger_clickhouse.database import DatabaseError, Target, connect, denied
+from spanledger_clickhouse.otlp import Span
+from spanledger_clickhouse.rollups import Rollups
+
+GROUP: Final = 20_000
+"""Spans of one insert, about."""
+ROLLUP_SECONDS: Final = 60.0
+LOOK_BACK_DAYS: Final = 2
+"""How old a row may be that a response id is looked for in."""
+
+
+class FullError(Exception):
+    """As many bytes wait as may."""
+
+
+class Answer(NamedTuple):
+    """What became of a request's spans."""
+
+    rows: int
+    refused: int
+    """Spans that ClickHouse will never take; they are kept among the dead letters."""
+    reason: str
+
+
+class Request(NamedTuple):
+    """The spans of one request."""
+
+    spans: list[Span]
+    tenant: str
+    """The tenant that the sender's token names; '' where the spans may say."""
+    answer: Future[Answer]
+
+
+@dataclass
+class Counts:
+    """What a gateway has done since it began."""
+
+    rows: int = 0
+    refused: int = 0
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    commits: int = 0
+    failed_commits: int = 0
+    commit_seconds: float = 0.0
+    last_commit: float = 0.0
+    """Unix seconds."""
+
+
+class Intake:
+    """One thread that inserts, whatever the number of requests."""
+
+    def __init__(self, where: Target, directory: Path, max_bytes: int, *, roll: bool = True) -> None:
+        """
+        Args:
+            where: the ledger.
+            directory: for dead letters.
+            max_bytes: of requests that wait, decompressed.
+            roll: keep the rollups as well, once a minute.
+        """
+        self.counts = Counts()
+        self.waiting = 0
+        """Bytes of requests that are not answered yet."""
+        self._where, self._directory, self._max, self._roll = where, directory, max_bytes, roll
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._sorter = Sorter(self._known)
+        self._client: Any = None
+        self._out = False
+        self._rolled = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="spanledger-intake", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Commit what waits, and end."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the last thing that was asked of ClickHouse worked."""
+        return self._client is not None
+
+    def admit(self, size: int) -> None:
+        """Reserve bytes for a request that is about to be read.
+
+        Raises:
+            FullError: there is no room.
+        """
+        with self._lock:
+            if self.waiting + size > self._max and self.waiting:
+                raise FullError
+            self.waiting += size
+
+    def release(self, size: int) -> None:
+        """Give back what was reserved."""
+        with self._lock:
+            self.waiting -= size
+
+    def submit(self, spans: list[Span], tenant: str) -> Future[Answer]:
+        """Have spans committed; the future raises DatabaseError where they were not, and may be sent again."""
+        answer: Future[Answer] = Future()
+        self._queue.put(Request(spans, tenant, answer))
+        return answer
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            group: list[Request] = []
+            try:
+                first = self._queue.get(timeout=1.0)
+                last = first is None
+                if first is not None:
+                    group.append(first)
+                while not last and sum(len(request.spans) for request in group) < GROUP:
+                    more = self._queue.get_nowait()
+                    last = more is None
+                    if more is not None:
+                        group.append(more)
+            except queue.Empty:
+                pass
+            self._serve(group)
+        if self._client is not None:
+            self._client.close()
+
+    def _serve(self, group: list[Request]) -> None:
+        try:
+            if self._client is None:
+                self._client = self._connected()
+            if group:
+                self._commit(group)
+                if self._out:
+                    log.warning("%s takes rows again", self._where.shown)
+                self._out = False
+            if self._roll and time.monotonic() - self._rolled > ROLLUP_SECONDS:
+                self._rolled = time.monotonic()
+                Rollups(self._client, self._where).refresh()
+        except Exception as error:  # noqa: BLE001 - whatever it is, senders keep their rows, and the thread goes on
+            self._failed(group, error)
+
+    def _failed(self, group: list[Request], error: Exception) -> None:
+        known = error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")
+        if not self._out:
+            log.error("%s. Senders keep their rows and come again.", known)
+        self._out = True
+        client, self._client = self._client, None
+        if client is not None:
+            try:
+                client.close()
+            except Exception:  # noqa: BLE001 - it is given up anyway
+                log.debug("closing a broken connection failed")
+        self.counts.failed_commits += bool(group)
+        for request in group:
+            if not request.answer.done():
+                request.answer.set_exception(known)
+
+    def _connected(self) -> Any:
+        client = connect(self._where)
+        try:
+            schema.migrate(client, self._where)
+        except DatabaseError as error:
+            if not denied(error):
+                raise  # else a writer that may only insert: whoever may, has migrated
+        return client
+
+    def _commit(self, group: list[Request]) -> None:
+        began = time.monotonic()
+        found = self._sorter.sort([Batch(request.tenant, request.spans) for request in group])
+        rows: Counter[int] = Counter()
+        refusals: dict[int, list[str]] = {}
+
+        def send(entries: list[Entry]) -> None:
+            writer.insert(self._client, self._where, [row for each in entries for row in each.contents.rows])
+            writer.insert_events(
+                self._client, self._where, [event for each in entries for event in each.contents.events]
+            )
+            for each in entries:
+                rows[each.batch] += len(each.contents.rows)
+
+        def refused(entry: Entry, why: str) -> None:
+            dead_letters.bury(self._directory, otlp.line(entry.span), why)
+            refusals.setdefault(entry.batch, []).append(why)
+
+        writer.isolate(send, found.entries, refused)
+        self.counts.rows += sum(rows.values())
+        self.counts.refused += sum(map(len, refusals.values()))
+        self.counts.dropped += found.dropped
+        self.counts.commits += 1
+        self.counts.commit_seconds += time.monotonic() - began
+        self.counts.last_commit = time.time()
+        for number, request in enumerate(group):
+            reasons = refusals.get(number, [])
+            request.answer.set_result(Answer(rows[number], len(reasons), "; ".join(sorted(set(reasons)))[:500]))
+
+    def _known(self, responses: Collection[str]) -> dict[Response, Place]:
+        """Which of the response ids have a row."""
+        from clickhouse_connect.driver.exceptions import Error
+
+        try:
+            found = self._client.query(
+                f"SELECT provider, response_id, trace_id, span_id FROM `{self._where.database}`.llm_calls "
+                f"WHERE response_id IN {{ids:Array(String)}} AND start_time > now() - INTERVAL {LOOK_BACK_DAYS} DAY",
+                parameters={"ids": list(responses)},
+            )
+        except Error as error:
+            if getattr(error, "code", None) == 497:
+                return {}  # a writer that may only insert: what this gateway remembers has to do
+            raise
+        return {(row[0], row[1]): (row[2], row[3]) for row in found.result_rows}
