@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix check format bench lock prices clean
+.PHONY: help setup demo collector test test-matrix check format bench lock prices clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,20 @@ setup: .venv/.ready ## Install the tools and the locked dependencies
 demo: setup ## An unmodified application's calls become priced rows: see where the money went
 	$(RUN)python examples/demo.py
 
-test: setup ## All tests, with branch coverage
+# The OpenTelemetry Collector's own builder, of the release of the components.
+.tools/go/builder: collector-config/builder-config.yaml
+	@command -v go >/dev/null || { echo "the Collector is built with Go 1.26 or newer: install it (https://go.dev/dl)"; exit 2; }
+	GOBIN=$(CURDIR)/.tools/go go install go.opentelemetry.io/collector/cmd/builder@v0.159.0
+	@touch $@
+
+.collector/otelcol-spanledger: .tools/go/builder collector-config/builder-config.yaml
+	@mkdir -p .collector
+	cd collector-config && ../.tools/go/builder --config builder-config.yaml
+	@mv .collector/build/otelcol-spanledger $@
+
+collector: .collector/otelcol-spanledger ## Build the OpenTelemetry Collector that collector-config/ is for (minutes, the first time)
+
+test: setup collector ## All tests, with branch coverage
 	$(RUN)pytest --cov --cov-report=term:skip-covered
 
 test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
@@ -55,4 +68,4 @@ prices: setup ## Renew the bundled prices from a litellm wheel: make prices VERS
 	$(RUN)python tools/build_prices.py --download $(VERSION)
 
 clean: ## Remove what the targets made
-	rm -rf .venv .tools .demo .bench .matrix dist .coverage .pytest_cache .ruff_cache .hypothesis
+	rm -rf .collector .venv .tools .demo .bench .matrix dist .coverage .pytest_cache .ruff_cache .hypothesis

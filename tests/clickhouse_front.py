@@ -53,7 +53,8 @@ class Front(ThreadingHTTPServer):
     ) -> bytes:
         self.session.query(f"USE `{database}`")
         for name, value in parameters.items():
-            self.session.query(f"SET {name} = '{value}'")
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            self.session.query(f"SET {name} = '{escaped}'")
         insert = re.match(r"\s*INSERT\s+INTO\s+(.*?)\s+FORMAT\s+Native\s*$", query, re.DOTALL | re.IGNORECASE)
         quoted = ", ".join(f"{name} = '{value}'" for name, value in settings.items())
         if insert:
