@@ -318,6 +318,20 @@ CONVENTIONS: dict[str, tuple[Span, Decimal]] = {
         foreign("openlit.otel.tracing", gen_ai__provider__name="gemini", gen_ai__request__model="gemini-2.5-flash", **{"gen_ai.usage.reasoning_tokens": 200}),
         cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
     ),
+    "openllmetry, Bedrock": (  # so does this one's
+        foreign("opentelemetry.instrumentation.bedrock", gen_ai__provider__name="aws.bedrock", gen_ai__request__model="anthropic.claude-3-5-sonnet-20241022-v2:0",
+                **{"gen_ai.usage.input_tokens": 600, "gen_ai.usage.cache_read.input_tokens": 400}),
+        cost("anthropic.claude-3-5-sonnet-20241022-v2:0", "aws.bedrock", input=1000, cache_read=400, output=100),
+    ),
+    "Azure, by its host": (
+        foreign(gen_ai__request__model="gpt-4o", server__address="shop.openai.azure.com"),
+        cost("gpt-4o", "azure.ai.openai", input=1000, output=100),
+    ),
+    "official, interactions": (
+        foreign("opentelemetry.instrumentation.google_genai", gen_ai__operation__name="interactions.create", gen_ai__provider__name="gemini",
+                gen_ai__request__model="gemini-2.5-flash", **{"gen_ai.usage.reasoning.output_tokens": 200}),
+        cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
+    ),
     "pydantic-ai": (
         foreign("pydantic-ai", **{"gen_ai.usage.details.cache_read_tokens": 400, "operation.cost": 0.5}),
         cost(input=1000, cache_read=400, output=100),

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from spanledger import attributes as a
+from spanledger.hosts import provider_at
 from spanledger_clickhouse.otlp import Attributes, Span, Value, natural, text, texts
 from spanledger_clickhouse.rows import KNOWN
 
 CALLS: Final = frozenset({
     "chat", "generate_content", "text_completion", "embeddings", "image", "image_generation", "audio", "speech_to_text", "text_to_speech",
-    "model_request", "completion", "fill_in_middle", "generate", "realtime",
+    "model_request", "completion", "fill_in_middle", "generate", "realtime", "interactions.create",
 })  # fmt: skip
 """Values of gen_ai.operation.name that are billed; `fetch_response` reports what was billed before."""
 
@@ -26,6 +27,14 @@ KINDS: Final = {"LLM": "chat", "EMBEDDING": "embeddings"}
 OLD_KIND: Final = "llm.request.type"
 OLD_KINDS: Final = {"chat": "chat", "completion": "text_completion", "embedding": "embeddings"}
 """Values of llm.request.type (openllmetry before it took over the convention) -> the operation."""
+
+TRACELOOP_KIND: Final = "traceloop.span.kind"
+"""On workflows, tasks, agents and tools of openllmetry, never on a call."""
+COMPACTION: Final = {
+    a.INPUT_TOKENS: "anthropic.usage.compaction.input_tokens",
+    a.OUTPUT_TOKENS: "anthropic.usage.compaction.output_tokens",
+}
+"""Billed beside the totals, by the Anthropic SDK's own spans."""
 
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     a.PROVIDER: ("gen_ai.system", "llm.provider", "llm.system"),
@@ -74,6 +83,7 @@ PROVIDERS: Final = {
     "vertex_ai": "gcp.vertex_ai",
     "vertexai": "gcp.vertex_ai",
     "google-vertex": "gcp.vertex_ai",
+    "google-cloud": "gcp.vertex_ai",
     "aws": "aws.bedrock",
     "bedrock": "aws.bedrock",
     "aws_bedrock": "aws.bedrock",
@@ -92,16 +102,22 @@ class Quirk:
     input_without_cache: tuple[str, ...] = ()
     """Providers whose input leaves out what was read from, and written to, the cache."""
     output_without_reasoning: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    """Only calls of these; all where there are none."""
     usage_elsewhere: bool = False
     """A call without usage is told again, with it, by a second span: logfire's log of a stream that has ended."""
 
 
 GOOGLE: Final = ("gcp.gemini", "gcp.vertex_ai")
 QUIRKS: Final = (
+    Quirk("openlit", input_without_cache=("anthropic", "aws.bedrock"), output_without_reasoning=GOOGLE),
+    Quirk("opentelemetry.instrumentation.bedrock", input_without_cache=("aws.bedrock",)),
+    Quirk("opentelemetry.instrumentation.google_generativeai", output_without_reasoning=GOOGLE),
     Quirk(
-        "openlit", input_without_cache=("anthropic",), output_without_reasoning=GOOGLE
-    ),  # its utils.py of each provider
-    Quirk("opentelemetry.instrumentation.google_generativeai", output_without_reasoning=GOOGLE),  # span_utils.py:736
+        "opentelemetry.instrumentation.google_genai",
+        output_without_reasoning=GOOGLE,
+        operations=("interactions.create",),
+    ),
     Quirk("logfire.", usage_elsewhere=True),
 )
 NONE: Final = Quirk("")
@@ -114,7 +130,7 @@ def call(span: Span) -> Span | None:
     """
     at = span.attributes
     operation = _operation(at)
-    if operation is None:
+    if operation is None or TRACELOOP_KIND in at:
         return None
     found: dict[str, Value] = dict(at)
     for name, others in NAMES.items():
@@ -125,13 +141,17 @@ def call(span: Span) -> Span | None:
     found[a.OPERATION] = operation
     provider = text(found.get(a.PROVIDER))
     found[a.PROVIDER] = PROVIDERS.get(provider.lower(), provider)
-    quirk = next((q for q in QUIRKS if span.scope.startswith(q.scope)), NONE)
+    if found[a.PROVIDER] == "openai":  # most instrumentors name the client; what is billed is who answers
+        found[a.PROVIDER] = provider_at(text(found.get(a.SERVER_ADDRESS))) or "openai"
+    quirk = next(
+        (q for q in QUIRKS if span.scope.startswith(q.scope) and (not q.operations or operation in q.operations)), NONE
+    )
     read, written = natural(found.get(a.INPUT_TOKENS)), natural(found.get(a.OUTPUT_TOKENS))
     source = "exact" if read is not None else "partial" if written is not None else "missing"
     if quirk.usage_elsewhere and source == "missing" and not span.failed:
         return None
     _count(found, quirk)
-    for name, canonical in a.BAGGAGE_ALIASES.items():
+    for name, canonical in (*a.BAGGAGE_ALIASES.items(), ("gen_ai.user", a.USER_ID)):
         if found.get(name) and not found.get(canonical):
             found[canonical] = found[name]
     found[a.USAGE_SOURCE] = source
@@ -159,6 +179,9 @@ def _count(found: dict[str, Value], quirk: Quirk) -> None:
     def tokens(name: str) -> int:
         return natural(found.get(name)) or 0
 
+    for name, beside in COMPACTION.items():
+        if tokens(beside):
+            found[name] = tokens(name) + tokens(beside)
     if provider in quirk.input_without_cache:
         found[a.INPUT_TOKENS] = tokens(a.INPUT_TOKENS) + tokens(a.CACHE_READ_TOKENS) + tokens(a.CACHE_WRITE_TOKENS)
         found.pop(a.REPORTED_TOTAL, None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, Final
 
-from spanledger.pricing.resolve import canonical
-from spanledger.pricing.rules import Entry
+from spanledger.pricing.price import ATTO_PER_PICO
+from spanledger.pricing.resolve import Match, canonical, namespace, resolve
+from spanledger.pricing.rules import TIERS, Entry, rates_for
 from spanledger.pricing.table import Prices
 from spanledger_clickhouse.database import DatabaseError, Target, reason
 
@@ -59,26 +60,109 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
+METERS: Final = {
+    "input": "input", "audio_input": "input_audio", "cache_read": "cache_read", "cache_write": "cache_write",
+    "cache_write_1h": "cache_write_1h", "output": "output", "audio_output": "output_audio", "reasoning": "reasoning",
+}  # fmt: skip
+"""Column of `llm_rates` (and long_, and _usd) -> meter."""
+RATE_COLUMNS: Final = {
+    "provider": "LowCardinality(String)",
+    "model": "String",
+    "tier": "LowCardinality(String)",
+    "valid_from": "DateTime('UTC')",
+    "valid_to": "DateTime('UTC')",
+    "price_key": "String",
+    "price_version": "String",
+    "long_above": "UInt32",
+    **{f"{prefix}{name}_usd": "Nullable(Decimal(18, 12))" for prefix in ("", "long_") for name in METERS},
+}
+TIER_NAMES: Final = ("", *dict.fromkeys(TIERS.values()))
+
+
+def rates(prices: Prices) -> Iterator[tuple[Any, ...]]:
+    """Rows of `llm_rates`: what `quote` charges a token, by the names under which it finds a model exactly.
+
+    Left out are models whose rates depend on the time of day, on brackets or on more than one length of context, or
+    are no whole number of picodollars: there, a product in SQL would not be the price.
+    """
+    names: dict[tuple[str, str], None] = {}
+    for table in prices.tables:
+        for key in table.models:
+            entry = table.entry(key)
+            if entry is not None:
+                provider = canonical(entry.provider)
+                for prefix in ("", *namespace(provider).prefixes):
+                    if key.startswith(prefix):
+                        names[provider, key.removeprefix(prefix)] = None
+    for provider, name in names:
+        found = resolve(prices, provider, (name,))
+        if isinstance(found, Match) and {"exact", "alias"} & set(found.flags):
+            yield from _rate_rows(provider, name, found.entry, found.table.version)
+
+
+def _rate_rows(provider: str, name: str, entry: Entry, version: str) -> Iterator[tuple[Any, ...]]:
+    begin = BEGINNING
+    for until, former in (*entry.earlier, (None, entry)):
+        end = _midnight(until) if until else END
+        standard = _rates(former, "")
+        for tier in TIER_NAMES:
+            row = (standard if not tier else _rates(former, tier)) or (0, *(None for _ in range(2 * len(METERS))))
+            if row != standard or not tier:  # without rates: known, and not to be priced by another tier's
+                yield provider, name, tier, begin, end, entry.key, version, *row
+        begin = end
+
+
+def _rates(entry: Entry, tier: str) -> tuple[Any, ...] | None:
+    """(long_above, rates, long rates); None where SQL cannot have them."""
+    if entry.off_peak or entry.brackets or len(entry.thresholds) > 1:
+        return None
+    above = entry.thresholds[0] if entry.thresholds else 0
+    found: list[Decimal | None] = []
+    for crossed in (0, above):
+        plan = rates_for(entry, tier, crossed)
+        for meter in METERS.values():
+            rate = plan[meter]
+            if rate is not None and rate.atto % ATTO_PER_PICO:
+                return None
+            found.append(Decimal(rate.atto).scaleb(-18).quantize(Decimal("1e-12")) if rate is not None else None)
+    return (above, *found) if any(rate is not None for rate in found) else None
+
+
 def sync(client: Any, where: Target, prices: Prices) -> int:
-    """Write the prices in force to `llm_prices`; returns how many rows.
+    """Write the prices in force to `llm_prices` and `llm_rates`; returns how many rows.
 
     Raises:
         DatabaseError: ClickHouse refused them.
     """
     from clickhouse_connect.driver.exceptions import Error
 
-    rows = list(listed(prices))
-    current = {(row[0], row[2]) for row in rows}
-    names = ["price_key", "valid_from", "is_deleted"]
     try:
-        known = client.query(f"SELECT price_key, valid_from FROM `{where.database}`.llm_prices FINAL").result_rows
-        gone = [[key, at.replace(tzinfo=UTC), 1] for key, at in known if (key, at.replace(tzinfo=UTC)) not in current]
-        if gone:
-            client.insert(f"`{where.database}`.llm_prices", gone, column_names=names,
-                          column_type_names=["String", "DateTime('UTC')", "UInt8"])  # fmt: skip
-        client.insert(
-            f"`{where.database}`.llm_prices", rows, column_names=list(COLUMNS), column_type_names=list(COLUMNS.values())
+        return _replace(
+            client, where, "llm_prices", COLUMNS, ("price_key", "valid_from"), list(listed(prices))
+        ) + _replace(
+            client, where, "llm_rates", RATE_COLUMNS, ("provider", "model", "tier", "valid_from"), list(rates(prices))
         )
     except Error as error:
         raise DatabaseError(f"writing prices to {where.shown} failed: {reason(error)}") from error
+
+
+def _replace(
+    client: Any,
+    where: Target,
+    table: str,
+    columns: Mapping[str, str],
+    key: tuple[str, ...],
+    rows: list[tuple[Any, ...]],
+) -> int:
+    """Make the rows all that the table has."""
+    name = f"`{where.database}`.{table}"
+    at = [list(columns).index(column) for column in key]
+    current = {tuple(row[place] for place in at) for row in rows}
+    known = client.query(f"SELECT {', '.join(key)} FROM {name} FINAL").result_rows
+    had = [tuple(value.replace(tzinfo=UTC) if isinstance(value, datetime) else value for value in row) for row in known]
+    gone = [(*row, 1) for row in had if row not in current]
+    types = [columns[column] for column in key]
+    if gone:
+        client.insert(name, gone, column_names=[*key, "is_deleted"], column_type_names=[*types, "UInt8"])
+    client.insert(name, rows, column_names=list(columns), column_type_names=list(columns.values()))
     return len(rows)

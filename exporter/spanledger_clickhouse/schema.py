@@ -139,6 +139,7 @@ def _views(name: str, text: str, database: str, servers: Topology) -> list[Migra
 
 
 def _rendered(text: str, database: str, servers: Topology) -> str:
+    text = text.replace("'{db}.", f"'{database}.")  # within a string: the name of a dictionary
     for place, value in {"{db}": _identifier(database), **servers.places}.items():
         text = text.replace(place, value)
     if servers.replicated:
@@ -161,6 +162,16 @@ def refreshable(database: str, servers: Topology | None = None) -> list[Migratio
         )
         found.append(Migration(f"refreshable/{name}", _rendered(statement, database, servers or Topology())))
     return found
+
+
+def otel_traces(database: str, servers: Topology | None = None) -> list[Migration]:
+    """The table of the Collector's own exporter, and the views that make rows of the ledger of it."""
+    files = sorted((resources.files("spanledger_clickhouse") / "otel_traces").iterdir(), key=lambda file: file.name)
+    return [
+        Migration(f"otel_traces/{file.name}", _rendered(file.read_text("utf-8"), database, servers or Topology()))
+        for file in files
+        if file.name.endswith(".sql")
+    ]
 
 
 def expires(client: Any, where: Target) -> bool:

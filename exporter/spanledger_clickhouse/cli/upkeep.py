@@ -188,8 +188,11 @@ def _dead(directory: Path, *, retry: bool) -> bool:
 @click.option(
     "--refreshable", is_flag=True, help="Have the server itself keep the rollups, where no command of ours runs."
 )
+@click.option(
+    "--otel-traces", is_flag=True, help="Also what the Collector's own clickhouse exporter writes to (sql-only.yaml)."
+)
 @reported
-def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable: bool) -> None:
+def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable: bool, otel_traces: bool) -> None:
     """Create the ledger's tables and views, or bring them up to date.
 
     Running it again changes nothing. It needs the right to create tables in the database of
@@ -217,6 +220,8 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
             done.append(schema.retain(client, where, retention_days))
         if refreshable:
             done += schema.apply(client, where, schema.refreshable(where.database, schema.topology()))
+        if otel_traces:
+            done += schema.apply(client, where, schema.otel_traces(where.database, schema.topology()))
     for migration in done:
         console().print(f"applied  {migration.name}")
     console().print(f"{where.shown} is up to date")

@@ -1,0 +1,211 @@
+"""The way without anything of ours between the Collector and ClickHouse: otel_traces, priced in SQL."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from loopback_provider import Provider
+
+from conftest import Recorded
+from spanledger import attributes as a
+from spanledger.pricing import quote
+from spanledger.pricing.resolve import canonical
+from spanledger.pricing.table import prices
+from spanledger_clickhouse import otlp, price_list, schema
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.otlp import Span
+from spanledger_clickhouse.rows import COLUMNS
+from test_gateway import CONVENTIONS, foreign
+from test_pricing_oracle import oracle
+
+AT = datetime(2026, 11, 23, 8, tzinfo=UTC)
+NS = int(AT.timestamp()) * 10**9
+TRACES = {
+    "Timestamp": "DateTime64(9)", "TraceId": "String", "SpanId": "String", "ParentSpanId": "String", "SpanName": "LowCardinality(String)",
+    "ServiceName": "LowCardinality(String)", "ResourceAttributes": "Map(LowCardinality(String), String)", "ScopeName": "String",
+    "SpanAttributes": "Map(LowCardinality(String), String)", "Duration": "UInt64", "StatusCode": "LowCardinality(String)",
+}  # fmt: skip
+
+SUPPORTED = {
+    "tiny", "plain", "zero_out", "out_only", "cache_read", "all_cached", "cache_write", "cache_write_1h", "cache_mix", "reasoning",
+    "at_128k", "at_200k", "over_200k", "at_272k", "over_272k_mix", "over_1m", "cached_over_200k", "audio", "batch", "batch_cached",
+    "batch_write", "batch_long", "flex", "flex_long", "priority", "priority_long", "ultrafast",
+}  # fmt: skip
+NOT_SUPPORTED = {
+    "cache_write_12h", "audio_cached", "image_in", "image_out", "geo_us", "fast", "eu_residency", "vertex_region", "offpeak", "web3",
+}  # fmt: skip
+"""Usages that SQL leaves to `spanledger reprice`: they are unpriced:not_in_sql, never a wrong figure."""
+
+USAGE = {
+    "input": a.INPUT_TOKENS, "output": a.OUTPUT_TOKENS, "cache_read": a.CACHE_READ_TOKENS, "reasoning": a.REASONING_TOKENS,
+    "audio_in": a.AUDIO_INPUT_TOKENS, "audio_out": a.AUDIO_OUTPUT_TOKENS, "image_in": a.IMAGE_INPUT_TOKENS, "image_out": a.IMAGE_OUTPUT_TOKENS,
+    "cache_write_1h": a.CACHE_WRITE_1H_TOKENS, "cache_write_12h": a.CACHE_WRITE_12H_TOKENS, "cached_audio": a.AUDIO_CACHE_READ_TOKENS,
+    "web_search": a.WEB_SEARCHES,
+}  # fmt: skip
+
+
+@pytest.fixture
+def traces(embedded) -> Iterator[Any]:
+    """A client whose ledger has otel_traces and the prices in force."""
+    client, where = embedded
+    price_list.sync(client, where, prices())
+    schema.apply(client, where, schema.otel_traces(where.database))
+    client.command(f"USE `{where.database}`")
+    yield client
+    client.command("DROP DICTIONARY llm_rates_dictionary")  # it outlives its database in the engine
+
+
+def said(value: Any) -> str:
+    """An attribute as the exporter writes it into the map."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def row(span: Span) -> list[Any]:
+    return [
+        datetime.fromtimestamp(0, UTC) + timedelta(microseconds=span.start // 1000), span.trace_id, span.span_id, span.parent_span_id,
+        span.name, span.resource.get("service.name", ""), {k: said(v) for k, v in span.resource.items()}, span.scope,
+        {k: said(v) for k, v in span.attributes.items()}, span.end - span.start, "Error" if span.failed else "Unset",
+    ]  # fmt: skip
+
+
+def insert(client: Any, *spans: Span) -> None:
+    client.insert(
+        "otel_traces", [row(span) for span in spans], column_names=list(TRACES), column_type_names=list(TRACES.values())
+    )
+
+
+def test_every_usage_of_the_oracle_costs_in_sql_what_it_costs_in_python(traces: Any, capsys):
+    spans: list[Span] = []
+    expected: dict[str, tuple[str, int | None]] = {}
+    for number, (line, vector) in enumerate(oracle()):
+        usage = dict(vector["usage"])
+        attributes: dict[str, Any] = {USAGE[name]: count for name, count in usage.items() if name in USAGE}
+        written = sum(usage.get(name, 0) for name in ("cache_write", "cache_write_1h", "cache_write_12h"))
+        if written:
+            attributes[a.CACHE_WRITE_TOKENS] = written
+        if "web_search" in vector:
+            attributes[a.WEB_SEARCHES] = vector["web_search"]
+            usage["web_searches"] = vector["web_search"]
+        geo = vector.get("geo") or vector.get("data_residency") or vector.get("vertex_location") or ""
+        attributes |= {
+            a.OPERATION: "chat", a.PROVIDER: canonical(line["p"]), a.REQUEST_MODEL: line["m"], a.SERVICE_TIER: vector["tier"] or "",
+            a.INFERENCE_GEO: geo, a.SPEED: vector.get("speed") or "",
+        }  # fmt: skip
+        span_id = f"{number:016x}"
+        price = quote(
+            line["p"], line["m"], usage, tier=vector["tier"] or "", geo=geo, speed=vector.get("speed") or "", at=AT
+        )
+        expected[span_id] = (line["v"], price.total_picousd)
+        spans.append(Span("otlp.test", {}, attributes, "a" * 32, span_id, "", "chat", NS, NS, False))
+    for begin in range(0, len(spans), 5000):
+        insert(traces, *spans[begin : begin + 5000])
+    found = traces.query("SELECT span_id, cost_usd, price_status FROM llm_calls FINAL").result_rows
+    assert len(found) == len(spans)
+    counts: Counter[tuple[str, str]] = Counter()
+    wrong: list[tuple[str, Any, Any]] = []
+    for span_id, cost, status in found:
+        vector, picousd = expected[span_id]
+        if cost is not None and int(cost.scaleb(12)) != picousd:
+            wrong.append((vector, cost, picousd))
+        counts[vector, status] += 1
+    priced = sum(count for (_, status), count in counts.items() if status == "priced")
+    supported = sum(count for (vector, _), count in counts.items() if vector in SUPPORTED)
+    priced_supported = sum(
+        count for (vector, status), count in counts.items() if vector in SUPPORTED and status == "priced"
+    )
+    with capsys.disabled():
+        print(  # noqa: T201 - how far SQL goes belongs in the output
+            f"\n{priced:,} of {len(spans):,} priced in SQL, all as in Python; of usages that SQL supports {priced_supported / supported:.1%}"
+        )
+    assert not wrong
+    assert (
+        priced_supported / supported > 0.97
+    )  # the rest: prices by the clock, by bracket, in fractions of a picodollar
+    assert {vector for vector, _ in counts} == SUPPORTED | NOT_SUPPORTED
+    never = {"geo_us", "fast", "eu_residency", "vertex_region", "web3", "cache_write_12h"}
+    assert not [key for key in counts if key[0] in never and key[1] == "priced"]
+
+
+def test_spans_of_ours_are_the_same_rows_as_through_python(traces: Any, ledger: Recorded, provider: Provider):
+    import anthropic
+    import openai
+
+    with openai.OpenAI(base_url=provider.url + "/v1", api_key="k") as client:
+        client.chat.completions.create(
+            model="gpt-4.1-mini", messages=[{"role": "user", "content": "hi"}], temperature=0.5
+        )
+        for _ in client.chat.completions.create(
+            model="gpt-4.1-mini", stream=True, messages=[{"role": "user", "content": "s"}]
+        ):
+            pass
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[{"role": "user", "content": "[429] x"}])
+    with anthropic.Anthropic(base_url=provider.url, api_key="k") as client:
+        client.messages.create(model="claude-sonnet-4-6", max_tokens=9, messages=[{"role": "user", "content": "y"}])
+    insert(traces, *(span for line in ledger.lines for span in otlp.spans(json.loads(line))))
+    columns = [name for name in COLUMNS if name not in ("attributes", "source")]
+    found = traces.query(f"SELECT {', '.join(columns)} FROM llm_calls FINAL ORDER BY start_time").result_rows
+    assert len(found) == 4
+    expected = [tuple(call[name] for name in columns) for call in ledger.rows]
+    for got, wanted in zip(found, expected, strict=True):
+        made = (got[0], got[1].replace(tzinfo=UTC), *got[2:])
+        assert dict(zip(columns, made, strict=True)) == dict(zip(columns, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_calls_of_other_instrumentors_cost_the_same_in_sql(traces: Any, name: str):
+    span, expected = CONVENTIONS[name]
+    insert(traces, span)
+    assert traces.query("SELECT cost_usd, price_status FROM llm_calls").result_rows == [(expected, "priced")]
+
+
+def test_nothing_that_a_span_says_fails_the_insert(traces: Any):
+    hostile = [
+        "",
+        "-5",
+        "99999999999999999999",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "abc",
+        "NaN",
+        "1e309",
+        "[",
+        '{"a":',
+        "\x00",
+        "'; DROP TABLE llm_calls; --",
+        "ü" * 300,
+    ]
+    names = [*{value for key, value in vars(a).items() if key.isupper() and isinstance(value, str)}]
+    spans = [
+        Span("spanledger.openai" if n % 2 else "x", {}, {**dict.fromkeys(names, text), a.OPERATION: "chat"}, "a" * 32, f"{n:016x}", "", "x", NS, NS, False)
+        for n, text in enumerate(hostile)
+    ]  # fmt: skip
+    insert(
+        traces, *spans, foreign(gen_ai__operation__name="invoke_agent"), foreign("app", gen_ai__operation__name=None)
+    )
+    insert(traces, foreign(start=NS), foreign(start=NS))
+    assert traces.query("SELECT count() FROM llm_calls FINAL").result_rows == [(len(hostile) + 1,)]
+
+
+def test_markers_become_events(traces: Any, ledger: Recorded):
+    marker = Span(a.MARKER_SCOPE, {"service.name": "shop", "host.name": "h"}, {a.PROCESS_ID: "p", a.MARKER: "loss", a.LOST_ROWS: 3, a.COST_TOTAL: 5},
+                  "a" * 32, "1" * 16, "", "loss", NS, NS, False)  # fmt: skip
+    insert(traces, marker)
+    assert traces.query(
+        "SELECT process_id, kind, lost_rows, toString(lost_cost_usd), host FROM ledger_events"
+    ).result_rows == [("p", "loss", 3, "0.000000000005", "h")]
+    assert traces.query("SELECT count() FROM llm_calls").result_rows == [(0,)]
+
+
+def test_the_command_makes_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'made'}")
+    found = CliRunner().invoke(main, ["migrate", "--otel-traces"])
+    assert found.exit_code == 0, found.output
+    assert "otel_traces/30_llm_calls_of_otel_traces.sql" in found.output
