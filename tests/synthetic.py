@@ -32,3 +32,95 @@ def call(**columns: Any) -> dict[str, Any]:
         row |= {name: None for name, _ in COSTS}
         row["price_status"] = "unpriced:no_model" if row["price_status"] == "priced" else row["price_status"]
     return row
+
+
+def shop(until: datetime, calls: int = 20_000, seed: int = 5) -> list[dict[str, Any]]:
+    """Thirty days of a shop's calls that end at `until`: a rhythm of days, growth, a user who ran away three hours
+    ago, calls without a price, without an owner, retried, cut short, told twice."""
+    import math
+    import random
+    from datetime import timedelta
+
+    chance = random.Random(seed)
+    features = {"summarize": 5, "search": 9, "chat": 12, "translate": 2, "classify": 4, "extract": 3}
+    models = {
+        "gpt-4.1-mini": ("openai", 400_000, 100_000, 1_600_000), "gpt-5.4-mini": ("openai", 750_000, 75_000, 4_500_000),
+        "claude-sonnet-4-6": ("anthropic", 3_000_000, 300_000, 15_000_000), "gemini-3.5-flash": ("gcp.gemini", 1_500_000, 150_000, 9_000_000),
+    }  # fmt: skip
+    begin = until - timedelta(days=30)
+    rows: list[dict[str, Any]] = []
+
+    def one(at: datetime, feature: str | None, user: str | None, size: float = 1.0) -> None:
+        number = len(rows)
+        model = chance.choices(list(models), [6, 4, 2, 3])[0]
+        provider, rate_in, rate_read, rate_out = models[model]
+        fresh, cached, output = (
+            int(size * chance.randrange(20_000, 90_000)),
+            chance.choice([0, 0, 4096, 16_384]),
+            int(size * chance.randrange(1000, 9000)),
+        )
+        unpriced, failed, retried = chance.random() < 0.004, chance.random() < 0.01, chance.random() < 0.03
+        parts = {
+            "input_cost_usd": Decimal(fresh * rate_in).scaleb(-12), "cache_read_cost_usd": Decimal(cached * rate_read).scaleb(-12),
+            "output_cost_usd": Decimal(output * rate_out).scaleb(-12),
+        }  # fmt: skip
+        paid = not unpriced and not failed
+        lost = feature is None or user is None
+        rows.append(call(
+            start_time=at, trace_id=f"{number // 3:032x}", span_id=f"{number:016x}", response_id=f"resp-{number}", process_id=f"p{number % 3}", sequence=number // 3,
+            tenant_id=f"tenant-{int(user[5:]) % 7}" if user else "", customer_tier=["free", "pro", "enterprise"][int(user[5:]) % 3] if user else None,
+            user_id=user, feature=feature, request_id=f"req-{number // 3}", provider=provider, request_model="gpt-6-preview" if unpriced else model,
+            response_model="gpt-6-preview" if unpriced else model, price_key=model, price_source="bundled", price_version="1.109.1", service=f"service-{number % 3}",
+            environment=chance.choices(["prod", "staging"], [9, 1])[0], input_uncached_tokens=fresh, cache_read_tokens=cached, output_text_tokens=output,
+            cost_usd=sum(parts.values(), Decimal(0)) if paid else None, **(parts if paid else {}),
+            price_status="not_billed" if failed else "priced" if paid else "unpriced:no_model", outcome="error" if failed else "ok",
+            attempts=3 if retried else 1, attempt_status=["500", "500", "200"] if retried else ["200"], attempt_duration_us=[1000] * (3 if retried else 1),
+            attempt_billed=["no", "unknown", "yes"] if retried else ["yes"], finish_reasons=["length" if chance.random() < 0.06 else "stop"], max_tokens=32_000,
+            duration_us=int(chance.lognormvariate(14.5, 0.6)), time_to_first_chunk_us=chance.randrange(100_000, 900_000),
+            attribution_reason="context_lost" if lost else "", code_file="shop/jobs.py" if lost else "", code_line=108 if lost else 0,
+            code_function="index_documents" if lost else "",
+        ))  # fmt: skip
+
+    for _ in range(calls):
+        share = chance.random() ** 0.8  # more of them towards the end: growth
+        at = begin + share * (until - begin)
+        if chance.random() < 0.6 + 0.4 * math.sin((at.hour - 8) / 24 * 2 * math.pi):
+            lost = chance.random() < 0.04
+            one(
+                at,
+                None if lost else chance.choices(list(features), list(features.values()))[0],
+                None if lost else f"user-{int(chance.paretovariate(1.1)) % 400}",
+            )
+    for minute in range(170):
+        one(until - timedelta(minutes=175 - minute), "summarize", "user-847", 6.0)
+    for twice in [row for row in rows[-170:] if row["cost_usd"] is not None][:2]:
+        rows.append({**twice, "span_id": f"{len(rows):016x}", "scope": "spanledger.openai"})
+    return rows
+
+
+def open_shop(client: Any, where: Any, until: datetime, calls: int = 20_000) -> list[dict[str, Any]]:
+    """Write a shop's month into a ledger, with budgets, revenue, prices, rollups, a correction, a late row and a hole."""
+    from datetime import timedelta
+
+    from spanledger.pricing.table import prices
+    from spanledger_clickhouse import price_list, schema, writer
+    from spanledger_clickhouse.rollups import Rollups
+
+    schema.migrate(client, where)
+    rows = shop(until, calls)
+    kept = [row for row in rows if row["sequence"] not in (700, 701)]  # two rows that never came
+    for start in range(0, len(kept), 5000):
+        writer.insert(client, where, [tuple(row.values()) for row in kept[start : start + 5000]])
+    database = f"`{where.database}`"
+    client.insert(f"{database}.budgets", [
+        ["everything", "global", "", "month", Decimal(4500 * calls // 20_000)], ["a day", "global", "", "day", Decimal(200 * calls // 20_000)], ["chat", "feature", "chat", "month", Decimal(1000 * calls // 20_000)],
+        ["summaries", "feature", "summarize", "month", Decimal(600 * calls // 20_000)], ["free users", "tier", "free", "month", Decimal(2000 * calls // 20_000)], ["user 847", "user", "user-847", "day", Decimal(5)],
+    ], column_names=["name", "scope", "key", "period", "amount_usd"])  # fmt: skip
+    month = until.date().replace(day=1)
+    client.insert(f"{database}.revenue", [[month, f"tenant-{n}", tier, Decimal(50 + 300 * n)] for n in range(7) for tier in ("pro", "enterprise")],
+                  column_names=["month", "tenant_id", "customer_tier", "amount_usd"])  # fmt: skip
+    client.insert(f"{database}.corrections", [[until - timedelta(hours=1), until - timedelta(hours=3), "t", "s", "gpt-4.1-mini", Decimal("0.1"), Decimal("0.2")]],
+                  column_names=["at", "start_time", "trace_id", "span_id", "model", "old_cost_usd", "new_cost_usd"])  # fmt: skip
+    price_list.sync(client, where, prices())
+    Rollups(client, where).refresh()
+    return kept

@@ -1,0 +1,207 @@
+"""Dashboards and alert rules: every question is asked of a made-up shop's month, with the data source's macros expanded."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from spanledger_clickhouse.database import Target, connected, target
+from synthetic import open_shop
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+import grafana
+from grafana_preview import Window, draw, expand, page
+
+NOW = datetime.now(UTC)
+WEEK = Window(NOW - timedelta(days=7), NOW)
+NUMBERS = ("Decimal", "Float", "Int", "UInt")
+READABLE = (*NUMBERS, "String", "DateTime", "Date", "Bool", "Enum", "Array", "LowCardinality", "UUID")
+PANELS = [
+    pytest.param(panel, id=f"{made.uid.removeprefix('spanledger-')}: {panel.title}")
+    for made in grafana.DASHBOARDS for panel in made.panels if isinstance(panel, grafana.Panel)
+]  # fmt: skip
+
+
+class Shop:
+    def __init__(self, client: Any, where: Target, rows: list[dict[str, Any]]) -> None:
+        self.client, self.where = client, where
+        self.rows = rows
+
+    def ask(self, sql: str) -> Any:
+        return self.client.query(sql)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    where = target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
+    with connected(where) as client:
+        rows = open_shop(client, where, NOW, calls=6000)
+        client.command(f"USE `{where.database}`")
+        yield Shop(client, where, rows)
+
+
+def kinds(found: Any) -> list[str]:
+    return [re.sub(r"^(LowCardinality|Nullable)\((.*)\)$", r"\2", kind.name) for kind in found.column_types]
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_panel_has_an_answer_that_grafana_can_draw(shop: Shop, panel: grafana.Panel):
+    found = shop.ask(expand(panel.sql, WEEK))
+    names, types = list(found.column_names), kinds(found)
+    assert found.result_rows, "no rows"
+    assert not [kind for kind in types if not kind.startswith(READABLE) and "Nullable" not in kind], types
+    if panel.kind == grafana.STAT:
+        assert len(names) == 1
+        assert types[0].startswith((*NUMBERS, "Nullable"))
+        assert found.result_rows[0][0] is not None
+    elif panel.kind == grafana.SERIES:
+        assert names[0] == "time"
+        assert types[0].startswith("DateTime")
+        assert len({row[0] for row in found.result_rows}) > 1
+        assert len(names) == 2 or types[1].startswith(("String", "LowCardinality")) or names[1] == "name"
+    elif panel.kind in (grafana.GAUGE, grafana.BARS):
+        assert len(names) == 2
+    assert set(panel.units) <= set(names)
+    assert set(panel.links) <= set(names)
+    assert "<" in draw(grafana.panel(panel, 1, 0, 0), names, found.result_rows)
+
+
+def test_variables_narrow_every_panel(shop: Shop):
+    one = {"environment": ["prod"], "service": ["service-1"], "feature": ["chat", "it's"], "tenant": ["tenant-1"]}
+    for parameter in PANELS:
+        panel = parameter.values[0]
+        assert isinstance(panel, grafana.Panel)
+        shop.ask(expand(panel.sql, Window(WEEK.since, WEEK.until, one)))
+    spent = next(panel for panel in grafana.BURN.panels if isinstance(panel, grafana.Panel))
+    expected = sum(
+        (row["cost_usd"] or Decimal(0) for row in shop.rows
+         if row["environment"] == "prod" and row["service"] == "service-1" and row["feature"] == "chat"), Decimal(0),
+    )  # fmt: skip
+    month = Window(NOW - timedelta(days=32), NOW, {**one, "feature": ["chat"]})
+    assert shop.ask(expand(spent.sql, month)).result_rows == [(expected,)]
+
+
+def test_what_the_panels_say_is_true(shop: Shop):
+    def answer(made: grafana.Dashboard, title: str, window: Window = WEEK) -> Any:
+        [panel] = [panel for panel in made.panels if isinstance(panel, grafana.Panel) and panel.title == title]
+        return shop.ask(expand(panel.sql, window)).result_rows
+
+    month = Window(NOW - timedelta(days=32), NOW)
+    priced = [row for row in shop.rows if row["cost_usd"] is not None]
+    assert answer(grafana.BURN, "Spent in this time", month) == [
+        (sum((row["cost_usd"] for row in priced), Decimal(0)),)
+    ]
+    features = {row[0]: row[1] for row in answer(grafana.BURN, "Features", month)}
+    assert features == {
+        feature: sum((row["cost_usd"] for row in priced if row["feature"] == feature), Decimal(0))
+        for feature in {row["feature"] for row in shop.rows}
+    }  # fmt: skip
+    assert answer(grafana.TRUST, "Rows lost", month) == [(6,)]  # two numbers of each of three processes
+    assert answer(grafana.TRUST, "Rows that count a response twice", month) == [(2,)]
+    assert answer(grafana.WHERE, "Users")[0][0] == "user-847"
+    unclaimed = [row["cost_usd"] or Decimal(0) for row in shop.rows if row["attribution_reason"]]
+    [(share,)] = answer(grafana.TRUST, "Spend without an owner", month)
+    assert float(share) == pytest.approx(
+        float(sum(unclaimed, Decimal(0)) / sum((row["cost_usd"] for row in priced), Decimal(0)))
+    )
+
+
+@pytest.mark.parametrize("rule", grafana.RULES, ids=lambda rule: rule.uid)
+def test_a_rule_can_be_asked_by_the_server_alone(shop: Shop, rule: grafana.Rule):
+    assert "$" not in rule.sql, "macros and variables are the browser's"
+    shop.ask(rule.sql)
+    columns = {name: kind for name, kind, *_ in shop.ask(f"DESCRIBE ({rule.sql})").result_rows}
+    numeric = [name for name, kind in columns.items() if re.match(r"(Nullable\()?U?(Float|Decimal|Int)", kind)]
+    assert len(numeric) == 1, f"one number is the value, texts are labels: {columns}"
+    assert all("String" in kind for name, kind in columns.items() if name not in numeric), columns
+    labels = columns.keys() - set(numeric)
+    assert set(re.findall(r"\$labels\.(\w+)", rule.says)) <= labels
+
+
+def test_the_runaway_user_rings(shop: Shop):
+    """The first rule that pages: the user, and what they did."""
+    rings = {
+        rule.uid: [row for row in shop.ask(rule.sql).result_rows if float(row[-1] or 0) > rule.above]
+        for rule in grafana.RULES
+    }
+    assert [row[:2] for row in rings["spanledger-user-hour"]] == [("user-847", "summarize")]
+    assert rings["spanledger-budget"]
+    assert rings["spanledger-hole"]
+    assert rings["spanledger-unattributed"]
+    assert not rings["spanledger-silence"]
+
+
+def test_the_files_are_those_that_the_code_makes():
+    for path, text in grafana.files().items():
+        assert path.read_text() == text, f"{path.name} is out of date: python tools/grafana.py"
+
+
+def test_panels_do_not_overlap_and_have_numbers_of_their_own():
+    for made in grafana.DASHBOARDS:
+        panels = grafana.dashboard(made)["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        taken: set[tuple[int, int]] = set()
+        for panel in panels:
+            place = panel["gridPos"]
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert not cells & taken, panel["title"]
+            assert place["x"] + place["w"] <= 24
+            taken |= cells
+        json.dumps(grafana.dashboard(made))
+
+
+def test_dashboards_are_what_grafanas_own_types_say(tmp_path: Path):
+    home = ROOT / ".tools/grafana"
+    compiler = home / "node_modules/.bin/tsc"
+    if not compiler.exists():
+        assert shutil.which("npm"), "Grafana's types come from npm: install Node.js"
+        home.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "install", "--no-save", "--no-package-lock", "--silent", "--prefix", home, "@grafana/schema@13.2.3", "typescript@5.9.3"],
+                       check=True, capture_output=True, timeout=300)  # fmt: skip
+
+    def errors(made: dict[str, Any], name: str) -> str:
+        source = home / f"{name}.ts"
+        text = json.dumps(made).replace(
+            '"mode": "absolute"', '"mode": ThresholdsMode.Absolute'
+        )  # an enum to TypeScript
+        source.write_text(
+            "import { type Dashboard, ThresholdsMode } from '@grafana/schema';\n"
+            f"export const d: Partial<Dashboard> = {text};\n"
+        )
+        done = subprocess.run([compiler, "--noEmit", "--strict", "--skipLibCheck", "--moduleResolution", "bundler", "--module", "esnext", source],
+                              cwd=home, capture_output=True, text=True, check=False)  # fmt: skip
+        source.unlink()
+        return done.stdout
+
+    for made in grafana.DASHBOARDS:
+        assert errors(grafana.dashboard(made), made.uid) == ""
+    assert errors({**grafana.dashboard(grafana.BURN), "graphTooltip": "both"}, "broken") != "", (
+        "the compiler finds nothing"
+    )
+
+
+def test_a_dashboard_is_drawn_without_an_empty_panel(shop: Shop):
+    def ask(sql: str) -> Any:
+        found = shop.ask(sql)
+        return found.column_names, found.result_rows
+
+    for made in grafana.DASHBOARDS:
+        text, height = page(grafana.dashboard(made), ask, WEEK)
+        assert "No data" not in text
+        assert height > 500

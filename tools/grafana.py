@@ -1,0 +1,407 @@
+"""Makes Grafana's dashboards and alert rules: `python tools/grafana.py` writes them, `--check` says whether they are up to date.
+
+A dashboard is a table of panels; the SQL stands here and nowhere else. Conventions of the ClickHouse data source 4.20:
+macros `$__timeFilter` and `$__timeInterval`, `$__conditionalAll` for variables that may be "all" (not in alert rules:
+it is the browser that expands it), `:singlequote` in IN lists. Costs leave ClickHouse as Decimal or Float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+HOME: Final = Path(__file__).parent.parent / "exporter/spanledger_clickhouse/grafana"
+DATASOURCE: Final = {"type": "grafana-clickhouse-datasource", "uid": "${datasource}"}
+PLUGIN: Final = "4.20.0"
+
+
+def chosen(*names: str, of: str = "") -> str:
+    """A condition for each variable: the values chosen, or everything; `of` stands before the columns."""
+    return " AND ".join(f"$__conditionalAll({of}{column} IN (${{{name}:singlequote}}), ${name})" for name, column in (
+        (name, {"tenant": "tenant_id"}.get(name, name)) for name in names
+    ))  # fmt: skip
+
+
+HOURS: Final = f"$__timeFilter(bucket) AND {chosen('environment', 'service', 'feature')}"
+DAYS: Final = f"$__dateFilter(bucket) AND {chosen('environment', 'service', 'feature', 'tenant')}"
+USERS: Final = f"$__dateFilter(bucket) AND {chosen('feature', 'tenant')}"
+CALLS: Final = f"$__timeFilter(c.start_time) AND {chosen('environment', 'service', 'feature', 'tenant', of='c.')}"
+
+STAT, SERIES, TABLE, GAUGE, BARS, TEXT = "stat", "timeseries", "table", "bargauge", "barchart", "text"
+USD, SHARE, COUNT, SECONDS, PERCENT, DATE = "currencyUSD", "percentunit", "short", "s", "percent", "dateTimeAsLocal"
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    kind: str
+    sql: str
+    wide: int = 6
+    """Of 24 columns."""
+    tall: int = 4
+    unit: str = USD
+    says: str = ""
+    """What to do with it: the panel's description."""
+    units: dict[str, str] = field(default_factory=dict[str, str])
+    """Column of a table -> unit."""
+    red_above: float | None = None
+    stacked: bool = False
+    links: dict[str, str] = field(default_factory=dict[str, str])
+    """Column of a table -> where a click on it leads."""
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    uid: str
+    title: str
+    says: str
+    range: str
+    panels: tuple[Panel | str, ...]
+    """A text begins a row of that title."""
+
+
+TO_WHERE: Final = "/d/spanledger-where?${__url_time_range}&var-feature=${__data.fields.feature}"
+TO_CALLS: Final = "/d/spanledger-where?${__url_time_range}&var-request=${__value.raw}"
+TO_TRACE: Final = "${traces}${__value.raw}"
+
+TOP_FEATURES: Final = (
+    f"(SELECT feature FROM llm_costs WHERE {HOURS} GROUP BY feature ORDER BY sum(cost_usd) DESC LIMIT 10)"
+)
+
+BURN = Dashboard(
+    "spanledger-burn", "Burn", "What is spent, on what, and how long the budgets will do.", "now-30d",
+    (
+        Panel("Spent in this time", STAT, f"SELECT sum(cost_usd) AS spent FROM llm_costs WHERE {HOURS}"),
+        Panel("The same time before", STAT,
+              "SELECT sum(cost_usd) AS spent FROM llm_costs WHERE bucket >= $__fromTime - ($__toTime - $__fromTime) AND bucket < $__fromTime "
+              f"AND {chosen('environment', 'service', 'feature')}"),
+        Panel("Today", STAT, f"SELECT sum(cost_usd) AS today FROM llm_costs WHERE bucket >= toStartOfDay(now('UTC')) AND {chosen('environment', 'service', 'feature')}"),
+        Panel("This month", STAT, f"SELECT sum(cost_usd) AS month FROM llm_costs WHERE bucket >= toStartOfMonth(now('UTC')) AND {chosen('environment', 'service', 'feature')}"),
+        Panel("This month, projected", STAT, "SELECT min(projected_usd) AS projected FROM budget_status WHERE scope = 'global' AND period = 'month'",
+              says="Spent so far, and the pace of the last seven days for the rest of the month. Needs a global budget: spanledger budget set."),
+        Panel("Month's budget used", STAT, "SELECT max(utilisation) AS used FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=SHARE, red_above=0.9),
+        Panel("Used up on", STAT, "SELECT toUnixTimestamp(min(exhausted_at)) * 1000 AS exhausted FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=DATE,
+              says="When the global budget will be used up at the pace of the last seven days."),
+        Panel("Cost per 1,000 calls", STAT, f"SELECT 1000 * sum(cost_usd) / nullIf(sum(calls), 0) AS cost FROM llm_costs WHERE {HOURS}"),
+        "Over time",
+        Panel("Spend by feature", SERIES,
+              "SELECT $__timeInterval(bucket) AS time, if(feature IN " + TOP_FEATURES + ", feature, if(isNull(feature), 'unclaimed', 'other')) AS name, "
+              f"sum(cost_usd) AS cost FROM llm_costs WHERE {HOURS} GROUP BY time, name ORDER BY time", 16, 9, stacked=True),
+        Panel("Spend by provider", SERIES, f"SELECT $__timeInterval(bucket) AS time, provider AS name, sum(cost_usd) AS cost FROM llm_costs WHERE {HOURS} GROUP BY time, name ORDER BY time", 8, 9, stacked=True),
+        "Budgets",
+        Panel("Budgets used", GAUGE, "SELECT name, utilisation FROM budget_status ORDER BY utilisation DESC LIMIT 20", 8, 8, SHARE, red_above=1.0),
+        Panel("Budgets", TABLE,
+              "SELECT name, concat(scope, if(key = '', '', concat(' ', key))) AS of, period, amount_usd AS amount, spent_usd AS spent, utilisation, projected_usd AS projected, "
+              "exhausted_at, exhausted_earliest AS earliest, exhausted_latest AS latest FROM budget_status ORDER BY utilisation DESC", 16, 8,
+              units={"amount": USD, "spent": USD, "projected": USD, "utilisation": SHARE},
+              says="earliest and latest: between them four times in five, if days are independent."),
+        "Who",
+        Panel("Features", TABLE,
+              f"SELECT feature, sum(cost_usd) AS cost, sum(calls) AS calls, cost / calls AS per_call FROM llm_costs WHERE {HOURS} GROUP BY feature ORDER BY cost DESC LIMIT 50", 8, 9,
+              units={"cost": USD, "per_call": USD}, links={"feature": TO_WHERE}),
+        Panel("Tenants and tiers", TABLE,
+              f"SELECT tenant_id AS tenant, customer_tier AS tier, sum(cost_usd) AS cost, sum(calls) AS calls FROM llm_costs_daily WHERE {DAYS} GROUP BY tenant, tier ORDER BY cost DESC LIMIT 50", 8, 9,
+              units={"cost": USD}),
+        Panel("Margin this month", TABLE,
+              "SELECT tenant_id AS tenant, customer_tier AS tier, revenue_usd AS revenue, total_cost_usd AS cost, margin_usd AS margin, margin_share AS share FROM cost_by_tenant_tier "
+              f"WHERE month = toStartOfMonth(today()) AND {chosen('tenant')} ORDER BY margin LIMIT 50", 8, 9, units={"revenue": USD, "cost": USD, "margin": USD, "share": SHARE},
+              says="Revenue is what the table revenue has. The ones that lose money come first."),
+        Panel("Week over week", TABLE,
+              "SELECT feature, last_week_usd AS last_week, this_week_usd AS this_week, week_over_week AS change, slope_usd_per_week AS slope, slope_share, rising FROM cost_trend "
+              f"WHERE {chosen('feature')} ORDER BY abs(this_week - last_week) DESC LIMIT 20", 16, 8,
+              units={"last_week": USD, "this_week": USD, "change": SHARE, "slope": USD, "slope_share": SHARE}, links={"feature": TO_WHERE},
+              says="slope: robust, over four weeks. A slow drift rings no alarm of the hour; it is seen here."),
+        Panel("Spend by tier", BARS, f"SELECT ifNull(customer_tier, 'no tier') AS tier, sum(cost_usd) AS cost FROM llm_costs_daily WHERE {DAYS} GROUP BY tier ORDER BY cost DESC", 8, 8),
+    ),
+)  # fmt: skip
+
+WHERE = Dashboard(
+    "spanledger-where", "Where it goes", "Feature by user by model, down to the call and its trace.", "now-7d",
+    (
+        "Who and what",
+        Panel("Models", TABLE,
+              "SELECT provider, model, if(sum(unpriced_calls) = sum(calls), NULL, sum(cost_usd)) AS cost, sum(calls) AS calls, sum(unpriced_calls) AS unpriced, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cache_read_tokens) / nullIf(input, 0) AS cached "
+              f"FROM llm_costs WHERE {HOURS} GROUP BY provider, model ORDER BY cost DESC LIMIT 50", 12, 8, units={"cost": USD, "cached": SHARE}),
+        Panel("Feature by model", TABLE,
+              f"SELECT feature, model, sum(cost_usd) AS cost, sum(calls) AS calls, cost / calls AS per_call FROM llm_costs WHERE {HOURS} GROUP BY feature, model ORDER BY cost DESC LIMIT 50", 12, 8,
+              units={"cost": USD, "per_call": USD}, links={"feature": TO_WHERE}),
+        Panel("Users", TABLE,
+              f"SELECT user_id AS user, sum(cost_usd) AS cost, sum(calls) AS calls, max(max_cost_usd) AS dearest, topKWeighted(1)(ifNull(feature, '-'), toUInt64(greatest(0, toFloat64(cost_usd)) * 1e6))[1] AS mostly FROM llm_costs_users WHERE {USERS} GROUP BY user_id ORDER BY cost DESC LIMIT 20", 12, 8,
+              units={"cost": USD, "dearest": USD}),
+        Panel("Requests", TABLE,
+              "SELECT request_id AS request, any(c.feature) AS feature, any(c.user_id) AS user, sum(c.cost_usd) AS cost, count() AS calls, min(c.start_time) AS began "
+              f"FROM llm_calls AS c FINAL WHERE {CALLS} AND isNotNull(request_id) GROUP BY request_id ORDER BY cost DESC LIMIT 20", 12, 8, units={"cost": USD}, links={"request": TO_CALLS}),
+        "A call",
+        Panel("Cost of a call, p95", SERIES,
+              "SELECT $__timeInterval(bucket) AS time, model AS name, quantilesTDigestMerge(0.5, 0.95, 0.99)(cost)[2] AS p95 FROM llm_quantiles_1h "
+              f"WHERE $__timeFilter(bucket) AND {chosen('environment')} GROUP BY time, name ORDER BY time", 8, 8, says="By model: features differ in their models more than in their prompts."),
+        Panel("Duration, p95", SERIES,
+              "SELECT $__timeInterval(bucket) AS time, model AS name, quantilesTDigestMerge(0.5, 0.95, 0.99)(duration)[2] AS p95 FROM llm_quantiles_1h "
+              f"WHERE $__timeFilter(bucket) AND {chosen('environment')} GROUP BY time, name ORDER BY time", 8, 8, SECONDS),
+        Panel("Cost of a call, by model", TABLE,
+              "SELECT model, quantilesTDigestMerge(0.5, 0.95, 0.99)(cost) AS q, arrayMap(v -> if(isNaN(v), NULL, v), q) AS k, k[1] AS p50, k[2] AS p95, k[3] AS p99 FROM llm_quantiles_1h "
+              f"WHERE $__timeFilter(bucket) AND {chosen('environment')} GROUP BY model ORDER BY p95 DESC", 8, 8, units={"p50": USD, "p95": USD, "p99": USD}),
+        "What could be saved",
+        Panel("Cache", TABLE,
+              f"SELECT feature, model, hit_rate, read_savings_usd AS saved, write_surcharge_usd AS surcharge, net_savings_usd AS net FROM cache_savings_between(since = toDateTime($__fromTime), until = toDateTime($__toTime)) WHERE {chosen('feature')} ORDER BY net DESC LIMIT 50", 8, 8,
+              units={"hit_rate": SHARE, "saved": USD, "surcharge": USD, "net": USD}, says="Against the same tokens uncached. Needs prices in SQL: spanledger prices sync."),
+        Panel("Retries, aborts, truncation", TABLE,
+              f"SELECT feature, model, calls, retried_calls AS retried, failed_calls AS failed, maybe_billed, aborted_cost_usd AS aborted, truncated_cost_usd AS truncated FROM attempts_waste_between(since = toDateTime($__fromTime), until = toDateTime($__toTime)) WHERE {chosen('feature')} ORDER BY aborted + truncated DESC LIMIT 50", 8, 8,
+              units={"aborted": USD, "truncated": USD}, says="maybe_billed: attempts that timed out after the provider may have answered."),
+        Panel("Hints", TABLE,
+              f"SELECT feature, calls, mean_input_tokens AS mean_in, p95_input_tokens AS p95_in, mean_output_tokens AS mean_out, truncation_rate AS truncated, arrayStringConcat(hints, '; ') AS hints FROM efficiency_between(since = toDateTime($__fromTime), until = toDateTime($__toTime)) WHERE {chosen('feature')} ORDER BY calls DESC LIMIT 50", 8, 8,
+              COUNT, units={"truncated": SHARE}),
+        "Out of the ordinary",
+        Panel("Hours that cost more than they should", TABLE,
+              "SELECT hour, method, hourly_cost_usd AS cost, normal_cost_usd AS normal, score, arrayMap(u -> u.1, top_users) AS users, arrayMap(f -> f.1, top_features) AS features FROM cost_anomalies "
+              "WHERE $__timeFilter(hour) ORDER BY hour DESC LIMIT 50", 24, 8, units={"cost": USD, "normal": USD}),
+        "Calls of one request, or the latest",
+        Panel("Calls", TABLE,
+              "SELECT start_time, c.feature AS feature, user_id AS user, c.model AS model, c.input_tokens AS input, c.output_tokens AS output, cost_usd AS cost, duration_us / 1e6 AS duration, attempts, outcome, trace_id AS trace "
+              f"FROM llm_calls AS c FINAL WHERE {CALLS} AND ('$request' = '' OR request_id = '$request') ORDER BY start_time DESC LIMIT 200", 24, 10,
+              units={"cost": USD, "duration": SECONDS}, links={"trace": TO_TRACE}),
+    ),
+)  # fmt: skip
+
+TRUST = Dashboard(
+    "spanledger-trust", "Can I trust it", "What the sum leaves out, counts twice, or does not know whom to charge.", "now-7d",
+    (
+        Panel("Spend without an owner", STAT, f"SELECT sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01,
+              says="Calls whose context was lost on the way. The table below names the lines of code."),
+        Panel("Calls without a price", STAT, f"SELECT sum(unpriced_calls) / nullIf(sum(calls), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01),
+        Panel("Rows lost", STAT, "SELECT sum(missing_rows) AS lost FROM ledger_holes WHERE $__timeFilter(last_call)", unit=COUNT, red_above=1,
+              says="Numbers of processes that are missing: spool full, or a disk that broke."),
+        Panel("Rows that count a response twice", STAT, "SELECT sum(total_rows - 1) AS twice FROM duplicate_calls WHERE $__timeFilter(first_call)", unit=COUNT, red_above=1),
+        Panel("Newest row", STAT, "SELECT dateDiff('second', max(inserted_at), now64(3)) AS lag FROM llm_calls WHERE inserted_at > now() - INTERVAL 7 DAY", unit=SECONDS, red_above=3600,
+              says="Since a row last came in. Silence is no proof of thrift."),
+        Panel("Ingest lag, p95", STAT, f"SELECT quantile(0.95)(dateDiff('second', start_time + toIntervalMicrosecond(duration_us), inserted_at)) AS lag FROM llm_calls AS c FINAL WHERE {CALLS}", unit=SECONDS, red_above=600),
+        Panel("Prices, age", STAT, "SELECT dateDiff('second', max(updated_at), now64(3)) AS age FROM llm_prices", unit=SECONDS, red_above=30 * 86400,
+              says="Since prices were last written: spanledger prices sync."),
+        Panel("Rollups, closed until", STAT, "SELECT toUnixTimestamp(max(closed_until)) * 1000 AS until FROM llm_costs_1h", unit=DATE),
+        "Without an owner",
+        Panel("Where the context was lost", TABLE,
+              "SELECT code_file AS file, code_line AS line, code_function AS function, reason, total_cost_usd AS cost, calls, last_call FROM unattributed_spend_between(since = toDateTime($__fromTime), until = toDateTime($__toTime)) ORDER BY cost DESC LIMIT 50", 16, 8, units={"cost": USD}),
+        Panel("Share without an owner", SERIES,
+              f"SELECT $__timeInterval(bucket) AS time, sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0) AS share FROM llm_costs WHERE {HOURS} GROUP BY time ORDER BY time", 8, 8, SHARE),
+        "Without a price",
+        Panel("Unpriced calls", TABLE,
+              "SELECT reason, provider, request_model AS model, response_model AS answered, calls, low_usd AS low, high_usd AS high, last_call FROM unpriced_calls_between(since = toDateTime($__fromTime), until = toDateTime($__toTime)) ORDER BY calls DESC LIMIT 50", 16, 8, units={"low": USD, "high": USD},
+              says="low and high: what they may have cost, by the provider's cheapest and dearest model. spanledger reprice prices them when a price is there."),
+        Panel("Prices in use", TABLE,
+              f"SELECT price_source AS source, price_version AS version, count() AS calls, sum(cost_usd) AS cost FROM llm_calls AS c FINAL WHERE {CALLS} GROUP BY source, version ORDER BY calls DESC", 8, 8, units={"cost": USD}),
+        "Lost, late, twice",
+        Panel("Holes", TABLE, "SELECT service, host, process_id AS process, from_sequence AS first, to_sequence AS last, missing_rows AS missing, announced, last_call FROM ledger_holes WHERE $__timeFilter(last_call) ORDER BY last_call DESC LIMIT 50", 8, 8, COUNT),
+        Panel("Late rows", TABLE, "SELECT service, process_id AS process, calls, total_cost_usd AS cost, longest_delay_s AS delay FROM late_rows WHERE $__timeFilter(last_call) ORDER BY delay DESC LIMIT 50", 8, 8, units={"cost": USD, "delay": SECONDS}),
+        Panel("Counted twice", TABLE, "SELECT provider, response_id AS response, total_rows AS rows, counted_twice_usd AS twice, arrayStringConcat(scopes, ', ') AS scopes FROM duplicate_calls WHERE $__timeFilter(first_call) ORDER BY twice DESC LIMIT 50", 8, 8, units={"twice": USD}),
+        "How rows come in",
+        Panel("Rows by way in", SERIES, f"SELECT $__timeInterval(start_time) AS time, toString(source) AS name, count() AS calls FROM llm_calls AS c FINAL WHERE {CALLS} GROUP BY time, name ORDER BY time", 12, 8, COUNT, stacked=True),
+        Panel("Costs that were corrected", TABLE, "SELECT toStartOfHour(at) AS when, model, count() AS calls, sum(old_cost_usd) AS old, sum(new_cost_usd) AS new FROM corrections FINAL WHERE $__timeFilter(at) GROUP BY when, model ORDER BY when DESC LIMIT 50", 12, 8, units={"old": USD, "new": USD}),
+    ),
+)  # fmt: skip
+
+DASHBOARDS: Final = (BURN, WHERE, TRUST)
+
+VARIABLES: Final = {
+    "environment": "SELECT DISTINCT environment FROM llm_costs WHERE bucket > now() - INTERVAL 30 DAY AND isNotNull(environment) ORDER BY environment",
+    "service": "SELECT DISTINCT service FROM llm_costs WHERE bucket > now() - INTERVAL 30 DAY ORDER BY service",
+    "tenant": "SELECT DISTINCT tenant_id FROM llm_costs_daily WHERE bucket > today() - 30 ORDER BY tenant_id",
+    "feature": "SELECT DISTINCT feature FROM llm_costs WHERE bucket > now() - INTERVAL 30 DAY AND isNotNull(feature) ORDER BY feature",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Fires for every row of its query, with the row's texts as labels; the one number is the value."""
+
+    uid: str
+    title: str
+    sql: str
+    above: float
+    says: str
+    severity: str = "warn"
+    """page | warn."""
+    every: str = "5m"
+    silence_is: str = "OK"
+    """No rows at all."""
+
+
+RULES: Final = (
+    Rule("spanledger-budget", "A budget passed a threshold",
+         "SELECT name, toString(round(threshold * 100)) AS threshold_percent, utilisation FROM budget_status ARRAY JOIN thresholds_passed AS threshold", 0,
+         "Budget {{ $labels.name }} is past {{ $labels.threshold_percent }} %. Each threshold rings once a period."),
+    Rule("spanledger-user-hour", "A user spends more than 1 % of the daily budget in an hour",
+         "SELECT user_id AS user, feature, model, share FROM user_hour_over_daily_share", 0.01,
+         "{{ $labels.user }}, mostly {{ $labels.feature }} with {{ $labels.model }}: {{ humanizePercentage $values.A.Value }} of a day's budget in the last hour.", "page"),
+    Rule("spanledger-hour", "An hour costs more than it should",
+         "SELECT toString(hour) AS began, top_users[1].1 AS user, top_features[1].1 AS feature, toFloat64(hourly_cost_usd) AS cost FROM cost_anomalies WHERE method = 'same_hour_mad' AND hour >= now('UTC') - INTERVAL 3 HOUR", 0,
+         "The hour from {{ $labels.began }} cost {{ $values.A.Value }} USD; most of it {{ $labels.feature }}, {{ $labels.user }}.", "page"),
+    Rule("spanledger-exhausted", "A budget will not last its period",
+         "SELECT name, toString(toDate(exhausted_at)) AS day, projected_utilisation FROM budget_status WHERE over_before_end AND utilisation < 1", 0,
+         "Budget {{ $labels.name }} will be used up on {{ $labels.day }} at the pace of the last seven days."),
+    Rule("spanledger-drift", "A feature grows week after week",
+         "SELECT ifNull(feature, 'unclaimed') AS feature, slope_share FROM cost_trend WHERE rising", 0.1,
+         "{{ $labels.feature }} grows by {{ humanizePercentage $values.A.Value }} a week, over four weeks.", every="1h"),
+    Rule("spanledger-unpriced", "Calls of a model without a price",
+         "SELECT request_model AS model, reason, toFloat64(calls) AS calls FROM unpriced_calls_between(since = now('UTC') - INTERVAL 1 HOUR, until = now('UTC'))", 0,
+         "{{ $labels.model }} has no price ({{ $labels.reason }}). Upgrade the prices or override one; spanledger reprice does the rest."),
+    Rule("spanledger-unattributed", "Spend without an owner",
+         "SELECT toFloat64(sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0)) AS share FROM llm_costs WHERE bucket > now('UTC') - INTERVAL 1 DAY", 0.01,
+         "{{ humanizePercentage $values.A.Value }} of the last day's spend lacks an owner. spanledger who-forgot names the lines of code.", every="1h"),
+    Rule("spanledger-hole", "Rows of the ledger are missing",
+         "SELECT service, process_id AS process, toFloat64(missing_rows) AS missing FROM ledger_holes WHERE last_call > now('UTC') - INTERVAL 1 DAY", 0,
+         "{{ $values.A.Value }} rows of {{ $labels.service }} ({{ $labels.process }}) never came.", "page"),
+    Rule("spanledger-silence", "No call has come in",
+         "SELECT toFloat64(dateDiff('second', max(inserted_at), now64(3))) AS seconds FROM llm_calls WHERE inserted_at > now() - INTERVAL 7 DAY", 3600,
+         "Nothing has come in for {{ humanizeDuration $values.A.Value }}: applications are quiet, or cannot reach the ledger.", silence_is="Alerting"),
+)  # fmt: skip
+
+
+def dashboard(made: Dashboard) -> dict[str, Any]:
+    """A dashboard as Grafana has it."""
+    panels: list[dict[str, Any]] = []
+    x = y = tallest = 0
+    for each in made.panels:
+        number = len(panels) + 1
+        if isinstance(each, str):
+            y, x, tallest = y + tallest, 0, 0
+            panels.append(
+                {
+                    "id": number,
+                    "type": "row",
+                    "title": each,
+                    "collapsed": False,
+                    "panels": [],
+                    "gridPos": {"h": 1, "w": 24, "x": 0, "y": y},
+                }
+            )
+            y += 1
+            continue
+        if x + each.wide > 24:
+            y, x, tallest = y + tallest, 0, 0
+        panels.append(panel(each, number, x, y))
+        x, tallest = x + each.wide, max(tallest, each.tall)
+    return {
+        "uid": made.uid, "title": f"Spanledger: {made.title}", "description": made.says, "tags": ["spanledger", "llm", "cost"],
+        "editable": True, "graphTooltip": 1, "refresh": "1m", "schemaVersion": 42, "version": 1, "timezone": "utc",
+        "time": {"from": made.range, "to": "now"}, "templating": {"list": variables()}, "panels": panels,
+        "annotations": {"list": []},
+        "links": [
+            {"title": other.title, "type": "link", "url": f"/d/{other.uid}", "keepTime": True, "includeVars": True, "asDropdown": False,
+             "icon": "dashboard", "tags": [], "targetBlank": False, "tooltip": other.says}
+            for other in DASHBOARDS if other is not made
+        ],
+    }  # fmt: skip
+
+
+def panel(made: Panel, number: int, x: int, y: int) -> dict[str, Any]:
+    steps = [
+        {"color": "green", "value": None},
+        *([{"color": "red", "value": made.red_above}] if made.red_above is not None else []),
+    ]
+    custom: dict[str, Any] = {}
+    if made.kind == SERIES:
+        custom = {"drawStyle": "bars" if made.stacked else "line", "fillOpacity": 80 if made.stacked else 10, "lineWidth": 1,
+                  "stacking": {"mode": "normal" if made.stacked else "none", "group": "A"}}  # fmt: skip
+    overrides = [
+        {"matcher": {"id": "byName", "options": column}, "properties": [{"id": "unit", "value": unit}]} for column, unit in made.units.items()
+    ] + [
+        {"matcher": {"id": "byName", "options": column}, "properties": [{"id": "links", "value": [{"title": "Look closer", "url": url}]}]}
+        for column, url in made.links.items()
+    ]  # fmt: skip
+    if "quantilesTDigestMerge(0.5, 0.95, 0.99)(cost) AS q" in made.sql:
+        overrides.append(
+            {"matcher": {"id": "byName", "options": "q"}, "properties": [{"id": "custom.hidden", "value": True}]}
+        )
+    options: dict[str, Any] = {
+        STAT: {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "value" if made.red_above is not None else "none",
+               "graphMode": "none", "justifyMode": "auto", "textMode": "value", "orientation": "auto"},
+        SERIES: {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}, "tooltip": {"mode": "multi", "sort": "desc"}},
+        TABLE: {"showHeader": True, "cellHeight": "sm"},
+        GAUGE: {"displayMode": "basic", "orientation": "horizontal", "reduceOptions": {"calcs": [], "fields": "", "values": True}, "valueMode": "color", "showUnfilled": True},
+        BARS: {"orientation": "horizontal", "showValue": "auto", "xTickLabelRotation": 0, "legend": {"displayMode": "hidden", "placement": "bottom", "showLegend": False, "calcs": []},
+               "tooltip": {"mode": "single", "sort": "none"}},
+    }[made.kind]  # fmt: skip
+    return {
+        "id": number, "type": made.kind, "title": made.title, "description": made.says, "datasource": DATASOURCE, "pluginVersion": "",
+        "gridPos": {"h": made.tall, "w": made.wide, "x": x, "y": y}, "options": options,
+        "fieldConfig": {
+            "defaults": {"unit": made.unit if made.kind != TABLE else "short", "custom": custom, **({"min": 0, "max": 1} if made.kind == GAUGE else {}),
+                         "thresholds": {"mode": "absolute", "steps": steps}, "noValue": "-"},
+            "overrides": overrides,
+        },
+        "targets": [{
+            "refId": "A", "datasource": DATASOURCE, "editorType": "sql", "rawSql": made.sql, "pluginVersion": PLUGIN,
+            "format": 0 if made.kind == SERIES else 1, "queryType": "timeseries" if made.kind == SERIES else "table",
+        }],
+    }  # fmt: skip
+
+
+def variables() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": "datasource", "label": "ledger", "type": "datasource", "query": "grafana-clickhouse-datasource", "refresh": 1, "hide": 0},
+    ]  # fmt: skip
+    found += [
+        {"name": name, "label": name, "type": "query", "datasource": DATASOURCE, "query": {"editorType": "sql", "rawSql": sql, "refId": name},
+         "multi": True, "includeAll": True, "allValue": "", "refresh": 2, "sort": 1, "hide": 0, "current": {"text": ["All"], "value": ["$__all"]}}
+        for name, sql in VARIABLES.items()
+    ]  # fmt: skip
+    found += [
+        {"name": "request", "label": "request id", "type": "textbox", "query": "", "hide": 0, "current": {"text": "", "value": ""}},
+        {"name": "traces", "label": "link to a trace", "type": "textbox", "query": "/explore?traceId=", "hide": 2,
+         "current": {"text": "/explore?traceId=", "value": "/explore?traceId="}},
+    ]  # fmt: skip
+    return found
+
+
+def alerting() -> dict[str, Any]:
+    """Alert rules as Grafana's provisioning has them: no variables, no macros that only a browser expands."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for rule in RULES:
+        ledger = {"type": "grafana-clickhouse-datasource", "uid": "spanledger"}
+        groups.setdefault(rule.every, []).append({
+            "uid": rule.uid, "title": rule.title, "condition": "B", "for": "0s", "noDataState": rule.silence_is, "execErrState": "Error",
+            "annotations": {"summary": rule.title, "description": rule.says, "__dashboardUid__": "spanledger-burn"},
+            "labels": {"severity": rule.severity, "product": "spanledger"}, "isPaused": False,
+            "data": [
+                {"refId": "A", "datasourceUid": "spanledger", "relativeTimeRange": {"from": 3600, "to": 0},
+                 "model": {"refId": "A", "datasource": ledger, "editorType": "sql", "rawSql": rule.sql, "format": 1, "queryType": "table", "pluginVersion": PLUGIN}},
+                {"refId": "B", "datasourceUid": "__expr__", "relativeTimeRange": {"from": 0, "to": 0},
+                 "model": {"refId": "B", "type": "threshold", "datasource": {"type": "__expr__", "uid": "__expr__"}, "expression": "A",
+                           "conditions": [{"evaluator": {"type": "gt", "params": [rule.above]}}]}},
+            ],
+        })  # fmt: skip
+    return {
+        "apiVersion": 1,
+        "groups": [
+            {"orgId": 1, "name": f"spanledger every {every}", "folder": "Spanledger", "interval": every, "rules": rules}
+            for every, rules in groups.items()
+        ],
+    }
+
+
+def files() -> dict[Path, str]:
+    """Everything that is made: path -> text."""
+    found = {HOME / f"dashboards/{made.uid}.json": dashboard(made) for made in DASHBOARDS}
+    found[HOME / "provisioning/alerting/rules.json"] = alerting()
+    return {path: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for path, content in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a file is out of date")
+    check = parser.parse_args().check
+    stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        print(f"{'out of date' if check else 'written'}: {path.relative_to(HOME)}")
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(files()[path])
+    sys.exit(bool(stale) and check)
+
+
+if __name__ == "__main__":
+    main()
