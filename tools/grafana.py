@@ -124,7 +124,7 @@ WHERE = Dashboard(
     (
         "Who and what",
         Panel("Models", TABLE,
-              "SELECT provider, model, if(sum(unpriced_calls) = sum(calls), NULL, sum(cost_usd)) AS cost, sum(calls) AS calls, sum(unpriced_calls) AS unpriced, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cache_read_tokens) / nullIf(input, 0) AS cached "
+              "SELECT provider, model, sum(calls) AS calls, sum(unpriced_calls) AS unpriced, if(unpriced = calls, NULL, sum(cost_usd)) AS cost, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cache_read_tokens) / nullIf(input, 0) AS cached "
               f"FROM llm_costs WHERE {HOURS} GROUP BY provider, model ORDER BY cost DESC LIMIT 50", 12, 8, units={"cost": USD, "cached": SHARE}),
         Panel("Feature by model", TABLE,
               f"SELECT feature, model, sum(cost_usd) AS cost, sum(calls) AS calls, cost / calls AS per_call FROM llm_costs WHERE {HOURS} GROUP BY feature, model ORDER BY cost DESC LIMIT 50", 12, 8,
