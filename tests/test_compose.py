@@ -1,0 +1,113 @@
+"""docker-compose.yml, without a Docker engine: every path, variable, user and command in it is one that there is."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from spanledger_clickhouse import rights
+from spanledger_clickhouse.cli import main
+
+TEXT = (ROOT / "docker-compose.yml").read_text()
+STACK: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, Any] = STACK["services"]
+EXAMPLE = (ROOT / "deploy/env.example").read_text()
+
+
+def test_every_path_that_is_mounted_is_there():
+    mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", [])]
+    for source, *_ in mounts:
+        if source.startswith("."):
+            assert (ROOT / source).exists(), source
+        else:
+            assert source in STACK["volumes"], source
+    assert {source for source, *_ in mounts if not source.startswith(".")} == set(STACK["volumes"])
+
+
+def test_every_variable_is_in_the_example_and_no_secret_has_a_default():
+    named = set(re.findall(r"^(\w+)=", EXAMPLE, re.MULTILINE))
+    used = dict(re.findall(r"\$\{(\w+)(:?[-?][^}]*)?\}", TEXT))
+    assert set(used) == named
+    assert re.search(r"^\w+=\S", EXAMPLE, re.MULTILINE) is None, "the example has no values"
+    for name in named:
+        if name.endswith(("PASSWORD", "TOKEN")):
+            demanded = re.findall(rf"\$\{{{name}(:?[-?][^}}]*)?\}}", TEXT)
+            assert any(how.startswith(":?") for how in demanded), f"{name} must be set"
+            assert not any(how.startswith((":-", "-")) for how in demanded), f"{name} has a default"
+
+
+def test_images_are_pinned_and_services_are_told_apart_from_the_world():
+    for name, service in SERVICES.items():
+        assert re.search(r":[\w.]*\d[\w.]*$|:local$", service["image"]), f"{name}: {service['image']}"
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name} listens to everybody"
+    for name in ("clickhouse", "gateway", "grafana"):
+        assert SERVICES[name]["healthcheck"]["test"]
+
+
+def test_what_a_service_waits_for_is_a_service():
+    for service in SERVICES.values():
+        for other, how in service.get("depends_on", {}).items():
+            assert other in SERVICES
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[other]
+
+
+@pytest.mark.parametrize("name", ["gateway", "rollup"])
+def test_a_command_is_one_that_spanledger_has(name: str):
+    program, command, *arguments = SERVICES[name]["command"]
+    assert program == "spanledger"
+    made = main.commands[command].make_context(command, list(arguments))
+    if name == "gateway":
+        assert (made.params["host"], made.params["port"], made.params["no_rollups"]) == ("0.0.0.0", 4319, True)
+
+
+def test_the_other_commands_are_there_too():
+    for step in SERVICES["migrate"]["command"][-1].split(" && "):
+        _, command, *rest = step.split()
+        found = main.commands[command]
+        assert not rest or rest[0] in getattr(found, "commands", {})
+    assert (ROOT / SERVICES["app"]["command"][-1]).exists()
+    for configuration in re.findall(r"--config=/etc/otelcol/(\S+?)\"", TEXT):
+        assert (ROOT / "collector-config" / configuration).exists()
+
+
+def test_the_collector_gets_every_variable_of_its_configuration():
+    configuration = (ROOT / "collector-config/gateway.yaml").read_text()
+    known = set(re.findall(r"\$\{env:(\w+)", configuration))
+    assert set(SERVICES["collector"]["environment"]) <= known
+    assert known - set(SERVICES["collector"]["environment"]) == {"SPANLEDGER_COLLECTOR_HEALTH_PORT"}
+
+
+def test_grafana_gets_every_variable_of_its_provisioning():
+    folder = ROOT / "exporter/spanledger_clickhouse/grafana/provisioning"
+    used = {name for file in folder.rglob("*.yaml") for name in re.findall(r"\$\{?([A-Z][A-Z_]+)", file.read_text())}
+    assert used <= set(SERVICES["grafana"]["environment"])
+    contact = yaml.safe_load((folder / "alerting/contact-points.yaml").read_text())
+    names = {point["name"] for point in contact["contactPoints"]}
+    [policy] = contact["policies"]
+    assert {policy["receiver"], *(route["receiver"] for route in policy["routes"])} <= names
+
+
+def test_the_users_of_the_stack_have_the_rights_that_the_command_prints():
+    tree = ET.parse(ROOT / "deploy/clickhouse-users.xml")
+    made = rights.statements("spanledger")
+    for role in ("writer", "reader", "maintainer"):
+        user = tree.find(f"users/spanledger_{role}")
+        assert user is not None
+        grants = [query.text for query in user.findall("grants/query")]
+        wanted = [
+            s.replace("`", "").removesuffix(f" TO spanledger_{role}")
+            for s in made
+            if s.startswith("GRANT") and s.endswith(f" TO spanledger_{role}")
+        ]
+        assert grants == wanted
+        password = user.find("password")
+        assert password is not None
+        assert password.get("from_env") in SERVICES["clickhouse"]["environment"]
+    assert tree.find("users/default") is not None
