@@ -1,0 +1,196 @@
+"""`spanledger gateway`: spans a second for each core, time to answer, memory; beside other receivers that only take.
+
+    python benchmarks/bench_gateway.py [--spans 100000] [--batch 1000]
+
+The gateway decodes, prices what has no price, and commits to ClickHouse (chDB, in its own process) before it answers.
+Beside it, in the same run: the Collector of `make collector` with an exporter that throws away, and rotel (PyPI) with
+its blackhole, where they can be had. Those say how fast OTLP can be taken at all; what each does is not the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
+CLIENTS = 4
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def batches(spans: int, batch: int, *, priced: bool) -> list[bytes]:
+    """Requests in protobuf; `priced`: spans of ours with their cost, else another instrumentor's without."""
+    found: list[bytes] = []
+    now = time.time_ns()
+    for begin in range(0, spans, batch):
+        request: Any = ExportTraceServiceRequest()
+        scope = request.resource_spans.add().scope_spans.add()
+        scope.scope.name = "spanledger.openai" if priced else "opentelemetry.util.genai.handler"
+        for number in range(begin, begin + batch):
+            span = scope.spans.add()
+            span.trace_id, span.span_id = number.to_bytes(16, "big"), (number + 1).to_bytes(8, "big")
+            span.name, span.start_time_unix_nano, span.end_time_unix_nano = "chat gpt-4.1-mini", now, now + 10**9
+            values: dict[str, str | int] = {
+                "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4.1-mini",
+                "gen_ai.response.model": "gpt-4.1-mini", "gen_ai.response.id": f"resp-{number}-{priced}", "gen_ai.usage.input_tokens": 1000 + number % 100,
+                "gen_ai.usage.output_tokens": 50, "user.id": f"user-{number % 1000}", "spanledger.feature": "chat", "spanledger.request.id": f"req-{number // 3}",
+                "server.address": "api.openai.com",
+            }  # fmt: skip
+            if priced:
+                values |= {
+                    "spanledger.cost.total_picousd": 480_000_000, "spanledger.cost.input_picousd": 400_000_000, "spanledger.cost.output_picousd": 80_000_000,
+                    "spanledger.price.status": "priced", "spanledger.price.key": "gpt-4.1-mini", "spanledger.process.id": "p", "spanledger.sequence": number,
+                    "spanledger.outcome": "ok", "spanledger.attempts": 1, "spanledger.usage.source": "exact",
+                }  # fmt: skip
+            for key, value in values.items():
+                pair = span.attributes.add()
+                pair.key = key
+                if isinstance(value, int):
+                    pair.value.int_value = value
+                else:
+                    pair.value.string_value = value
+        found.append(request.SerializeToString())
+    return found
+
+
+def used(pid: int) -> float:
+    """Seconds of CPU that a process and its threads have used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def resident(pid: int) -> float:
+    """The most memory it has had, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def ready(url: str, process: subprocess.Popen[bytes]) -> bool:
+    for _ in range(600):
+        if process.poll() is not None:
+            return False
+        try:
+            if httpx.post(url, content=b"", headers={"Content-Type": "application/x-protobuf"}).status_code == 200:
+                return True
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    return False
+
+
+def measured(name: str, command: list[Any], env: dict[str, str], url: str, requests: list[bytes], batch: int) -> None:
+    process = subprocess.Popen(
+        [str(part) for part in command], env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        if not ready(url, process):
+            print(f"{name:<44} did not start")
+            return
+        times: list[float] = []
+        refused = 0
+        left = iter(requests)
+        lock = threading.Lock()
+
+        def send() -> None:
+            nonlocal refused
+            with httpx.Client(timeout=120) as client:
+                while True:
+                    with lock:
+                        content = next(left, None)
+                    if content is None:
+                        return
+                    start = time.perf_counter()
+                    status = client.post(
+                        url, content=content, headers={"Content-Type": "application/x-protobuf"}
+                    ).status_code
+                    times.append(time.perf_counter() - start)
+                    refused += status != 200
+
+        cpu, start = used(process.pid), time.perf_counter()
+        threads = [threading.Thread(target=send) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        taken, cpu = time.perf_counter() - start, used(process.pid) - cpu
+        spans = len(requests) * batch
+        times.sort()
+        print(
+            f"{name:<44}{spans / taken:>12,.0f}{spans / max(cpu, 0.01):>16,.0f}{times[len(times) // 2] * 1000:>12,.0f}"
+            f"{times[int(len(times) * 0.99)] * 1000:>12,.0f}{resident(process.pid):>10,.0f}"
+            + (f"   {refused} refused" if refused else "")
+        )
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def rotel() -> Path | None:
+    """The agent of the rotel package, in an environment of its own (.bench)."""
+    home = ROOT / ".bench/rotel"
+    if not home.exists():
+        subprocess.run([ROOT / ".tools/bin/uv", "pip", "install", "--quiet", "--target", home, "rotel"], check=False)
+    return next(home.rglob("rotel-agent"), None)
+
+
+def main() -> None:
+    from demo import free_port
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spans", type=int, default=100_000)
+    parser.add_argument("--batch", type=int, default=1000)
+    asked = parser.parse_args()
+    ours = batches(asked.spans, asked.batch, priced=True)
+    theirs = batches(asked.spans, asked.batch, priced=False)
+    print(
+        f"{asked.spans:,} spans in requests of {asked.batch:,} ({len(ours[0]) / asked.batch:,.0f} bytes a span), {CLIENTS} clients on the same cores"
+    )
+    print(f"{'':<44}{'spans/s':>12}{'spans/s of CPU':>16}{'median ms':>12}{'p99 ms':>12}{'MB':>10}")
+    with tempfile.TemporaryDirectory() as directory:
+        for name, requests in (("gateway, spans with their price", ours), ("gateway, spans that it prices", theirs)):
+            port = free_port()
+            env = {"SPANLEDGER_DSN": f"chdb://{directory}/{port}", "XDG_STATE_HOME": directory}
+            command = [Path(sys.executable).with_name("spanledger"), "gateway", "--port", port, "--no-rollups"]
+            measured(name, command, env, f"http://127.0.0.1:{port}/v1/traces", requests, asked.batch)
+        binary = ROOT / ".collector/otelcol-spanledger"
+        if binary.exists():
+            port = free_port()
+            configuration = Path(directory, "nop.yaml")
+            configuration.write_text(
+                f"receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}\n"
+                "exporters: {nop: {}}\n"
+                "service: {telemetry: {metrics: {level: none}}, pipelines: {traces: {receivers: [otlp], exporters: [nop]}}}\n"
+            )  # fmt: skip
+            measured(
+                "the Collector, throwing away",
+                [binary, "--config", configuration],
+                {},
+                f"http://127.0.0.1:{port}/v1/traces",
+                ours,
+                asked.batch,
+            )
+        else:
+            print("the Collector: run `make collector` first")
+        agent = rotel()
+        if agent is not None:
+            port, grpc = free_port(), free_port()
+            command = [agent, "start", "--otlp-http-endpoint", f"127.0.0.1:{port}", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}", "--exporter", "blackhole",
+                       "--pid-file", f"{directory}/rotel.pid", "--log-file", f"{directory}/rotel.log"]  # fmt: skip
+            measured("rotel, throwing away", command, {}, f"http://127.0.0.1:{port}/v1/traces", ours, asked.batch)
+        else:
+            print("rotel: pip could not get it")
+
+
+if __name__ == "__main__":
+    main()
