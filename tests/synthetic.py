@@ -121,6 +121,13 @@ def open_shop(client: Any, where: Any, until: datetime, calls: int = 20_000) -> 
                   column_names=["month", "tenant_id", "customer_tier", "amount_usd"])  # fmt: skip
     client.insert(f"{database}.corrections", [[until - timedelta(hours=1), until - timedelta(hours=3), "t", "s", "gpt-4.1-mini", Decimal("0.1"), Decimal("0.2")]],
                   column_names=["at", "start_time", "trace_id", "span_id", "model", "old_cost_usd", "new_cost_usd"])  # fmt: skip
+    invoiced: dict[tuple[Any, str], Decimal] = {}
+    for row in rows:  # the provider counts the rows that never came, and not those that are told twice
+        if row["cost_usd"] is not None and row["scope"] != "spanledger.openai":
+            key = (row["start_time"].date(), row["provider"])
+            invoiced[key] = invoiced.get(key, Decimal(0)) + row["cost_usd"]
+    client.insert(f"{database}.invoices", [[day, provider, amount] for (day, provider), amount in invoiced.items()],
+                  column_names=["day", "provider", "amount_usd"])  # fmt: skip
     price_list.sync(client, where, prices())
     Rollups(client, where).refresh()
     return kept

@@ -470,3 +470,22 @@ def test_anomalies_by_both_methods(asked: Asked):
         assert [Decimal(entry[1] or 0) for entry in users] == by_user[:3], method
         assert spent == pytest.approx(float(cost(rows)))
         assert len(features) <= 3
+
+
+def test_the_ledger_beside_the_invoice(asked: Asked):
+    days = asked.grouped(lambda row: (row["start_time"].date(), row["provider"]))
+    chosen = [(date(2026, 3, 3), "openai"), (date(2026, 3, 4), "anthropic"), (date(2025, 1, 1), "openai")]
+    asked.client.insert(
+        f"`{asked.where.database}`.invoices",
+        [[*key, project, Decimal("1.25")] for key in chosen for project in ("a", "b")],
+        column_names=["day", "provider", "project", "amount_usd"],
+    )
+    found = {row[:2]: row[2:] for row in asked("reconciliation")}
+    assert found.keys() == set(chosen)
+    for key in chosen:
+        rows = days.get(key, [])
+        paid = sum((row["cost_usd"] for row in rows if row["cost_usd"] is not None), ZERO)
+        unpriced = sum(row["price_status"].startswith("unpriced") for row in rows)
+        invoiced, ledger, residual, share, count = found[key]
+        assert (invoiced, ledger, residual, count) == (Decimal("2.5"), paid, Decimal("2.5") - paid, unpriced)
+        assert share == pytest.approx(float((Decimal("2.5") - paid) / Decimal("2.5")))

@@ -19,7 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,6 +89,8 @@ def shown(value: Any, unit: str) -> str:
             return "-"
         case datetime():
             return f"{value:%Y-%m-%d %H:%M}"
+        case date():
+            return f"{value}"
         case list() | tuple():
             return ", ".join(map(str, value))
         case str() | bool():

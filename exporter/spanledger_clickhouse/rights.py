@@ -19,11 +19,14 @@ COMMON = (
     "llm_quantiles_1h",
     "ledger_events",
     "budgets",
+    "invoices",
     "llm_prices",
+    "llm_rates",
     "rollup_state",
     "schema_migrations",
 )
 """Tables without: a tenant's reader sees nothing of them but the prices."""
+PRICES = ("llm_prices", "llm_rates")
 
 
 def _views() -> list[str]:
@@ -59,6 +62,6 @@ def statements(database: str, tenants: tuple[str, ...] = ()) -> list[str]:
         found += [
             f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING 0 AS RESTRICTIVE TO {role}"
             for table in COMMON
-            if table != "llm_prices"
+            if table not in PRICES
         ]
     return [statement.replace("{db}", f"`{database}`") for statement in found]
