@@ -1,0 +1,62 @@
+"""`spanledger export`: calls, or FOCUS usage, as a file for other tools."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from spanledger_clickhouse.cli.output import ledger, reported
+from spanledger_clickhouse.database import DatabaseError, reason
+
+FORMATS: Final = {"csv": "CSVWithNames", "parquet": "Parquet", "jsonl": "JSONEachRow"}
+WHAT: Final = {"focus": "focus_cost_and_usage_between", "calls": "llm_call_record_between"}
+"""What to export -> the view that has it."""
+
+
+@click.command()
+@click.option(
+    "--format", "form", type=click.Choice(["focus", *FORMATS]), default="focus", show_default=True,
+    help="focus: FOCUS 1.4 columns as CSV; csv, parquet, jsonl: one line a call.",
+)  # fmt: skip
+@click.option("--since", type=click.DateTime(), required=True, help="The first moment (UTC), e.g. 2026-03-01.")
+@click.option("--until", type=click.DateTime(), help="The first moment after it; default: now.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file; default: standard output.")
+@reported
+def export(form: str, since: datetime, until: datetime | None, out: Path | None) -> None:
+    """Write the calls of a time, or what they used in the columns of FOCUS, to a file.
+
+    \b
+    Example:
+      spanledger export --format focus --since 2026-03-01 --until 2026-04-01 --out march.csv
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    view = WHAT["focus" if form == "focus" else "calls"]
+    window: dict[str, Any] = {"since": since, "until": until or datetime.now(UTC).replace(tzinfo=None)}
+    if out is None and form == "parquet" and sys.stdout.isatty():
+        raise click.UsageError("Parquet is no text for a terminal: say --out FILE")
+    times = {name: f"{at:%Y-%m-%d %H:%M:%S}" for name, at in window.items()}
+    query = f"SELECT * FROM {view}(since = '{times['since']}', until = '{times['until']}')"
+    with ledger() as found:
+        try:
+            data: bytes = found.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
+        except Error as error:
+            raise DatabaseError(f"exporting failed: {reason(error)}") from error
+    if out is None:
+        click.get_binary_stream("stdout").write(data)
+        return
+    new = out.with_name(f".{out.name}.new")
+    try:
+        new.write_bytes(data)
+        os.replace(new, out)
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written: {error}") from error
+    click.echo(f"{len(data):,} bytes written to {out}", err=True)
+
+
+COMMANDS: Final = (export,)
