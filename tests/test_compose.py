@@ -97,7 +97,7 @@ def test_grafana_gets_every_variable_of_its_provisioning():
 def test_the_users_of_the_stack_have_the_rights_that_the_command_prints():
     tree = ET.parse(ROOT / "deploy/clickhouse-users.xml")
     made = rights.statements("spanledger")
-    for role in ("writer", "reader", "maintainer"):
+    for role in ("gateway", "reader", "maintainer"):
         user = tree.find(f"users/spanledger_{role}")
         assert user is not None
         grants = [query.text for query in user.findall("grants/query")]

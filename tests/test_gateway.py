@@ -30,13 +30,14 @@ from conftest import Recorded
 from spanledger import attributes as a
 from spanledger.pricing import quote
 from spanledger.usage import from_totals
-from spanledger_clickhouse import dead_letters, otlp, receiving, writer
+from spanledger_clickhouse import calls, dead_letters, otlp, receiving, writer
 from spanledger_clickhouse.calls import Batch, Sorter
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import DatabaseError, Target, connected, target
 from spanledger_clickhouse.gateway import Gateway, Limits, tokens
 from spanledger_clickhouse.intake import Intake
 from spanledger_clickhouse.otlp import Span
+from spanledger_clickhouse.rows import rows
 from spanledger_clickhouse.writer import PoisonError
 
 DEFAULTS = Limits()
@@ -235,7 +236,8 @@ async def test_a_refused_row_is_a_partial_success_and_a_dead_letter(served: Serv
     assert answer.json() == {"partialSuccess": {"rejectedSpans": "1", "errorMessage": "no such thing"}}
     assert len(served.rows()) == 5
     (letter,) = dead_letters.letters(own_state / "spool")
-    assert next(otlp.spans(json.loads(letter.line))).span_id == "2" * 16
+    [kept] = rows(letter.line)  # as it would have been: priced, and ours to read
+    assert (kept[3], kept[writer.NAMES.index("cost_usd")]) == ("2" * 16, cost(input=1000, output=100))
     binary = ExportTraceServiceResponse.FromString(
         (await served.post(protobuf(spans[-1]), "application/x-protobuf")).content
     )
@@ -243,7 +245,7 @@ async def test_a_refused_row_is_a_partial_success_and_a_dead_letter(served: Serv
 
 
 async def test_beyond_its_memory_requests_are_sent_away(where: Target, own_state: Path, monkeypatch):
-    served = Served(where, own_state, limits=Limits(request_bytes=4 << 20, waiting_bytes=6000))
+    served = Served(where, own_state, limits=Limits(request_bytes=4 << 20, waiting_bytes=4500))
     insert, ready = writer.insert, asyncio.Event()
     loop = asyncio.get_running_loop()
     held = __import__("threading").Event()
@@ -355,7 +357,9 @@ def test_calls_of_other_instrumentors_are_priced_each_as_it_counts(name: str):
 
 
 def ids(*spans: Span, sorter: Sorter | None = None) -> tuple[list[str], dict[str, int]]:
-    found = (sorter or Sorter()).sort([Batch("", spans)])
+    sorter = sorter or Sorter()
+    found = sorter.sort([Batch("", spans)])
+    sorter.learn(found.entries)
     return sorted(entry.span.span_id for entry in found.entries), dict(found.dropped)
 
 
@@ -371,20 +375,71 @@ def test_of_calls_that_wrap_each_other_the_one_nearest_the_wire_counts():
 
 def test_a_response_is_one_row_whoever_tells_of_it():
     ours = foreign(
-        "spanledger.openai", "1" * 16, **{"gen_ai.response.id": "r", a.PRICE_STATUS: "priced", a.COST_TOTAL: 5}
+        "spanledger.openai",
+        "1" * 16,
+        **{"gen_ai.response.id": "chatcmpl-0123456789", a.PRICE_STATUS: "priced", a.COST_TOTAL: 5},
     )
-    theirs = foreign("logfire.openai", "2" * 16, **{"gen_ai.response.id": "r"})
-    again = foreign("openlit.otel.tracing", "3" * 16, **{"gen_ai.response.id": "r"})
+    theirs = foreign("logfire.openai", "2" * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
+    again = foreign("openlit.otel.tracing", "3" * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
     assert ids(theirs, again, ours) == (["1" * 16], {"same_response": 2})
-    sorter = Sorter(lambda _: {("openai", "r"): ("b" * 32, "9" * 16)})  # the ledger has it
+    sorter = Sorter(lambda _: {("", "openai", "chatcmpl-0123456789"): ("b" * 32, "9" * 16)})  # the ledger has it
     assert ids(theirs, sorter=sorter) == ([], {"same_response": 1})
 
 
 def test_a_tenant_cannot_hide_another_tenants_calls():
+    known = {("mallory", "openai", "chatcmpl-0123456789"): ("b" * 32, "9" * 16)}
+    sorter = Sorter(lambda _: known)
+    for tenant, span in (("mallory", "1"), ("acme", "2")):
+        call = foreign(span_id=span * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
+        found = sorter.sort([Batch(tenant, [call._replace(trace_id=span * 32)])])
+        sorter.learn(found.entries)
+        assert len(found.entries) == (tenant == "acme")
+
+
+def test_servers_of_ones_own_that_number_their_answers_are_not_taken_for_each_other():
+    spans = [foreign(span_id=f"{n:016x}", **{"gen_ai.response.id": "chatcmpl-7"}) for n in range(3)]
+    assert len(ids(*spans)[0]) == 3
+
+
+def test_what_was_not_committed_hides_nothing():
     sorter = Sorter()
-    first = sorter.sort([Batch("mallory", [foreign(**{"gen_ai.response.id": "r"})])])
-    second = sorter.sort([Batch("acme", [foreign(span_id="2" * 16, **{"gen_ai.response.id": "r"})])])
-    assert [len(found.entries) for found in (first, second)] == [1, 1]
+    inner = foreign("openlit.otel.tracing", "3" * 16, parent="1" * 16)
+    outer = foreign("pydantic-ai", "1" * 16)
+    assert len(sorter.sort([Batch("", [inner])]).entries) == 1  # and then the insert failed
+    assert len(sorter.sort([Batch("", [outer])]).entries) == 1
+    assert ids(inner, sorter=sorter)[0] == ["3" * 16]
+    assert ids(outer, sorter=sorter) == ([], {"wrapper": 1})
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(calls, "REMEMBERED", 100)
+    sorter = Sorter()
+    for turn in range(30):
+        spans = [foreign(span_id=f"{n:016x}")._replace(trace_id=f"{turn * 50 + n:032x}") for n in range(50)]
+        found = sorter.sort([Batch("", [*spans, foreign(span_id="x" * 100_000)])])
+        sorter.learn(found.entries)
+    assert sorter._spans <= 100
+    assert len(sorter._wrapping) <= len(sorter._parents) <= 100
+
+
+HOSTILE = [2**62, 10**400, -1, "9" * 500, float("inf"), "\ud800", [], {}, True, None]
+
+
+@pytest.mark.parametrize("scope", ["spanledger.openai", "openlit.otel.tracing"])
+def test_no_value_of_an_attribute_stands_in_the_way_of_others(scope: str):
+    names = [value for key, value in vars(a).items() if key.isupper() and isinstance(value, str)]
+    bad = [
+        foreign(scope, f"{n:016x}", **{**dict.fromkeys(names, value), a.OPERATION: "chat", f"{a.LABEL_PREFIX}\ud800": "x"})._replace(end=2**63 - 1)
+        for n, value in enumerate(HOSTILE)
+    ]  # fmt: skip
+    found = Sorter().sort([Batch("", [*bad, foreign(scope, "f" * 16)])])
+    assert not found.unreadable
+    assert len(found.entries) == len(HOSTILE) + 1
+    for value in (str(10**400), "1e999", 10**400):
+        document = {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [
+            {"key": "x", "value": {"intValue": value}}, {"key": "y", "value": {"doubleValue": value}},
+        ]}]}]}]}  # fmt: skip
+        assert len(list(otlp.spans(document))) == 1
 
 
 def test_agents_tools_and_streams_told_twice_are_no_calls():
@@ -474,3 +529,13 @@ def test_an_unpacked_body_is_never_longer_than_the_limit():
     with pytest.raises(receiving.RefusedError):
         receiving.unpacked(gzip.compress(b"x" * 1001), "gzip", 1000)
     assert receiving.unpacked(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
+    for pack, name in ((gzip.compress, "gzip"), (zstd.compress, "zstd")):
+        assert receiving.unpacked(pack(b"one") + pack(b"two"), name, 1000) == b"onetwo", "every member counts"
+
+
+def test_a_request_with_too_many_spans_is_refused():
+    content = (
+        b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b",".join([b"{}"] * (receiving.MAX_SPANS + 1)) + b"]}]}]}"
+    )
+    with pytest.raises(receiving.RefusedError, match="smaller batches"):
+        receiving.spans(content, "application/json")

@@ -102,6 +102,11 @@ def test_a_writer_adds_rows_and_sees_nothing(kept, tmp_path):
     assert allowed(kept, tmp_path, "spanledger_writer", asked) == ["done", *[DENIED] * 4]
 
 
+def test_a_gateway_adds_rows_and_asks_only_for_answers_it_has(kept, tmp_path):
+    asked = ["insert", "SELECT count(response_id) > 0 FROM spanledger.llm_calls", "SELECT user_id FROM spanledger.llm_calls", "SELECT cost_usd FROM spanledger.llm_calls"]  # fmt: skip
+    assert allowed(kept, tmp_path, "spanledger_gateway", asked) == ["done", [["1"]], DENIED, DENIED]
+
+
 def test_a_reader_sees_everything_and_changes_nothing(kept, tmp_path):
     asked = [CALLS.format("llm_costs"), "SELECT count() > 0 FROM spanledger.cost_by_user", "insert",
              "ALTER TABLE spanledger.llm_calls DELETE WHERE 1", "TRUNCATE TABLE spanledger.budgets"]  # fmt: skip

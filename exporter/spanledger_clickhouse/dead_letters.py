@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,6 +31,15 @@ def path(directory: Path) -> Path:
     return directory / NAME
 
 
+@contextmanager
+def _alone(directory: Path) -> Generator[None]:
+    """Nobody else buries, or takes out, meanwhile: a gateway and a command may share a directory."""
+    path(directory).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (path(directory).parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def bury(directory: Path, line: bytes, reason: str) -> None:
     """Keep a line out of the way, on disk before this returns.
 
@@ -36,17 +47,17 @@ def bury(directory: Path, line: bytes, reason: str) -> None:
         OSError: it cannot be kept; then it has to stay in the spool.
     """
     file = path(directory)
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     letter = {"at": time.time(), "reason": reason, "line": line.decode("utf-8", "surrogateescape")}
     data = json.dumps(letter).encode() + b"\n"
-    fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        size = os.fstat(fd).st_size
-        if os.write(fd, data) != len(data):
-            os.ftruncate(fd, size)  # half a letter would spoil the next one
-            raise OSError(28, os.strerror(28))
-    finally:
-        os.close(fd)
+    with _alone(directory):
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(fd).st_size
+            if os.write(fd, data) != len(data):
+                os.ftruncate(fd, size)  # half a letter would spoil the next one
+                raise OSError(28, os.strerror(28))
+        finally:
+            os.close(fd)
     log.error("a row was refused and is kept in %s: %s (spanledger ship --dead)", file, reason)
 
 
@@ -70,10 +81,11 @@ def exhume(directory: Path, segment: Path) -> int:
     The segment stands under its name before the letters are removed: a crash in between sends them twice, which
     the table absorbs.
     """
-    found = list(letters(directory))
-    if found:
-        new = segment.with_suffix(".new")
-        new.write_bytes(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in found))
-        os.replace(new, segment)
-        path(directory).unlink()
+    with _alone(directory):
+        found = list(letters(directory))
+        if found:
+            new = segment.with_suffix(".new")
+            new.write_bytes(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in found))
+            os.replace(new, segment)
+            path(directory).unlink()
     return len(found)

@@ -142,7 +142,7 @@ def call(span: Span) -> Span | None:
     provider = text(found.get(a.PROVIDER))
     found[a.PROVIDER] = PROVIDERS.get(provider.lower(), provider)
     if found[a.PROVIDER] == "openai":  # most instrumentors name the client; what is billed is who answers
-        found[a.PROVIDER] = provider_at(text(found.get(a.SERVER_ADDRESS))) or "openai"
+        found[a.PROVIDER] = provider_at(text(found.get(a.SERVER_ADDRESS))[:253]) or "openai"
     quirk = next(
         (q for q in QUIRKS if span.scope.startswith(q.scope) and (not q.operations or operation in q.operations)), NONE
     )

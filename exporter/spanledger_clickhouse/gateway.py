@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from spanledger.guard import log
 from spanledger_clickhouse.database import DatabaseError
 from spanledger_clickhouse.intake import Answer, FullError, Intake
 from spanledger_clickhouse.receiving import JSON, PROTOBUF, RefusedError, spans, unpacked
@@ -106,6 +107,9 @@ class Gateway:
             return self._said(kind, 503, str(error), retry=RETRY_SECONDS)
         except TimeoutError:
             return self._said(kind, 503, "ClickHouse has not committed in time", retry=RETRY_SECONDS)
+        except Exception as error:  # noqa: BLE001 - 500 would have a Collector drop the batch; 503 keeps it
+            log.error("a request failed with %s", type(error).__name__)
+            return self._said(kind, 503, "the gateway failed; it has logged how", retry=RETRY_SECONDS)
         return self._accepted(kind, answer)
 
     def _tenant(self, request: Request) -> str:
@@ -142,13 +146,15 @@ class Gateway:
                 body += chunk
             encoding = request.headers.get("content-encoding", "")
             data = await run_in_threadpool(unpacked, bytes(body), encoding, self._limits.request_bytes)
-            hold(len(data))
+            hold(max(0, len(data) - len(body)))
+            del body
             found = await run_in_threadpool(spans, data, request.headers.get("content-type", ""))
-            del body, data
+            del data
             if not found:
                 return Answer(0, 0, "")
-            committed = asyncio.wrap_future(self._intake.submit(found, tenant))
-            return await asyncio.wait_for(asyncio.shield(committed), self._limits.answer_seconds)
+            committed = self._intake.submit(found, tenant, held)
+            held = 0  # the intake's to give back: what is not committed in time still waits there
+            return await asyncio.wait_for(asyncio.wrap_future(committed), self._limits.answer_seconds)
         finally:
             self._intake.release(held)
 

@@ -18,14 +18,16 @@ from typing import Any, Final, NamedTuple
 
 from spanledger.guard import log
 from spanledger_clickhouse import dead_letters, otlp, schema, writer
-from spanledger_clickhouse.calls import Batch, Entry, Place, Response, Sorter
-from spanledger_clickhouse.database import DatabaseError, Target, connect, denied
+from spanledger_clickhouse.calls import Answered, Batch, Entry, Place, Sorter, line
+from spanledger_clickhouse.database import ACCESS_DENIED, DatabaseError, Target, connect, connected, denied
 from spanledger_clickhouse.otlp import Span
 from spanledger_clickhouse.rollups import Rollups
 
 GROUP: Final = 20_000
 """Spans of one insert, about."""
 ROLLUP_SECONDS: Final = 60.0
+ASKED_AT_ONCE: Final = 400
+"""Response ids of one question: ClickHouse takes 128 KiB of a parameter, and an id has 256 characters at most."""
 LOOK_BACK_DAYS: Final = 2
 """How old a row may be that a response id is looked for in."""
 
@@ -86,14 +88,17 @@ class Intake:
         self._sorter = Sorter(self._known)
         self._client: Any = None
         self._out = False
-        self._rolled = time.monotonic()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spanledger-intake", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        if self._roll:
+            threading.Thread(target=self._keep_rollups, name="spanledger-rollups", daemon=True).start()
 
     def stop(self, timeout: float = 30.0) -> None:
         """Commit what waits, and end."""
+        self._ended.set()
         self._queue.put(None)
         self._thread.join(timeout)
 
@@ -109,7 +114,7 @@ class Intake:
             FullError: there is no room.
         """
         with self._lock:
-            if self.waiting + size > self._max and self.waiting:
+            if self.waiting + size > self._max:
                 raise FullError
             self.waiting += size
 
@@ -118,9 +123,13 @@ class Intake:
         with self._lock:
             self.waiting -= size
 
-    def submit(self, spans: list[Span], tenant: str) -> Future[Answer]:
-        """Have spans committed; the future raises DatabaseError where they were not, and may be sent again."""
+    def submit(self, spans: list[Span], tenant: str, size: int) -> Future[Answer]:
+        """Have spans committed; the future raises DatabaseError where they were not, and may be sent again.
+
+        `size`: bytes that were reserved for them; given back when they are committed, refused, or no longer wanted.
+        """
         answer: Future[Answer] = Future()
+        answer.add_done_callback(lambda _: self.release(size))
         self._queue.put(Request(spans, tenant, answer))
         return answer
 
@@ -144,7 +153,8 @@ class Intake:
         if self._client is not None:
             self._client.close()
 
-    def _serve(self, group: list[Request]) -> None:
+    def _serve(self, waiting: list[Request]) -> None:
+        group = [request for request in waiting if request.answer.set_running_or_notify_cancel()]
         try:
             if self._client is None:
                 self._client = self._connected()
@@ -153,11 +163,17 @@ class Intake:
                 if self._out:
                     log.warning("%s takes rows again", self._where.shown)
                 self._out = False
-            if self._roll and time.monotonic() - self._rolled > ROLLUP_SECONDS:
-                self._rolled = time.monotonic()
-                Rollups(self._client, self._where).refresh()
         except Exception as error:  # noqa: BLE001 - whatever it is, senders keep their rows, and the thread goes on
             self._failed(group, error)
+
+    def _keep_rollups(self) -> None:
+        """Once a minute, beside the inserts: a day of many calls takes its time."""
+        while not self._ended.wait(ROLLUP_SECONDS):
+            try:
+                with connected(self._where) as client:
+                    Rollups(client, self._where).refresh()
+            except Exception as error:  # noqa: BLE001 - the next minute is another chance; verify tells of differences
+                log.warning("the rollups were not brought up to date: %s", error)
 
     def _failed(self, group: list[Request], error: Exception) -> None:
         known = error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")
@@ -195,14 +211,18 @@ class Intake:
             writer.insert_events(
                 self._client, self._where, [event for each in entries for event in each.contents.events]
             )
+            self._sorter.learn(entries)
             for each in entries:
                 rows[each.batch] += len(each.contents.rows)
 
         def refused(entry: Entry, why: str) -> None:
-            dead_letters.bury(self._directory, otlp.line(entry.span), why)
+            dead_letters.bury(self._directory, line(entry), why)
             refusals.setdefault(entry.batch, []).append(why)
 
         writer.isolate(send, found.entries, refused)
+        for number, span, why in found.unreadable:
+            dead_letters.bury(self._directory, otlp.line(span), why)
+            refusals.setdefault(number, []).append(why)
         self.counts.rows += sum(rows.values())
         self.counts.refused += sum(map(len, refusals.values()))
         self.counts.dropped += found.dropped
@@ -213,18 +233,23 @@ class Intake:
             reasons = refusals.get(number, [])
             request.answer.set_result(Answer(rows[number], len(reasons), "; ".join(sorted(set(reasons)))[:500]))
 
-    def _known(self, responses: Collection[str]) -> dict[Response, Place]:
+    def _known(self, responses: Collection[str]) -> dict[Answered, Place]:
         """Which of the response ids have a row."""
         from clickhouse_connect.driver.exceptions import Error
 
+        found: dict[Answered, Place] = {}
+        asked = list(responses)
         try:
-            found = self._client.query(
-                f"SELECT provider, response_id, trace_id, span_id FROM `{self._where.database}`.llm_calls "
-                f"WHERE response_id IN {{ids:Array(String)}} AND start_time > now() - INTERVAL {LOOK_BACK_DAYS} DAY",
-                parameters={"ids": list(responses)},
-            )
+            for begin in range(0, len(asked), ASKED_AT_ONCE):
+                rows = self._client.query(
+                    "SELECT tenant_id, provider, response_id, trace_id, span_id "
+                    f"FROM `{self._where.database}`.llm_calls WHERE response_id IN {{ids:Array(String)}} "
+                    f"AND start_time > now() - INTERVAL {LOOK_BACK_DAYS} DAY",
+                    parameters={"ids": asked[begin : begin + ASKED_AT_ONCE]},
+                ).result_rows
+                found |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
         except Error as error:
-            if getattr(error, "code", None) == 497:
+            if getattr(error, "code", None) == ACCESS_DENIED:
                 return {}  # a writer that may only insert: what this gateway remembers has to do
             raise
-        return {(row[0], row[1]): (row[2], row[3]) for row in found.result_rows}
+        return found

@@ -226,7 +226,7 @@ def any_value(value: Json) -> Value:
 def _is_float(content: float | str) -> bool:
     try:
         float(content)
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     return True
 
@@ -234,8 +234,8 @@ def _is_float(content: float | str) -> bool:
 def integer(content: object) -> int | None:
     if isinstance(content, str):
         digits = content.removeprefix("-")
-        return int(content) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
-    return content if type(content) is int else None
+        return integer(int(content)) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+    return content if type(content) is int and -(2**63) <= content < 2**63 else None
 
 
 def nanoseconds(value: object) -> int:
@@ -248,7 +248,9 @@ def natural(value: object, bits: int = 63) -> int | None:
 
 
 def real(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, float):
+        return value
+    return float(value) if type(value) is int and abs(value) < 2**63 else None
 
 
 def text(value: object) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final, cast
 
 from spanledger.reading import Json
@@ -13,6 +14,13 @@ from spanledger_clickhouse.otlp import Span
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
+
+
+SUSPICIOUS: Final = 1 << 20
+RATIO: Final = 500
+"""OTLP packs to a tenth or a fiftieth: beyond this, and a megabyte, it is there to fill memory."""
+MAX_SPANS: Final = 50_000
+"""Of one request: a span is at least a hundred times as large in memory as the empty one on the wire."""
 
 
 class RefusedError(Exception):
@@ -46,17 +54,22 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
         raise
     except Exception as error:
         raise RefusedError(400, f"the body is no {encoding}: {error}") from error
+    if len(data) > SUSPICIOUS and len(data) > RATIO * len(body):
+        raise RefusedError(413, f"the request unpacks to more than {RATIO} times its size: that is no telemetry")
     if len(data) > limit:
         raise RefusedError(413, f"the request is longer than {limit:,} bytes when unpacked: send smaller batches")
     return data
 
 
+def _counted(found: Iterator[Span]) -> list[Span]:
+    counted = list(islice(found, MAX_SPANS + 1))
+    if len(counted) > MAX_SPANS:
+        raise RefusedError(413, f"the request has more than {MAX_SPANS:,} spans: send smaller batches")
+    return counted
+
+
 def _zlib(data: bytes, limit: int, wbits: int) -> bytes:
-    unpacker = zlib.decompressobj(wbits)
-    found = unpacker.decompress(data, limit + 1)
-    if not unpacker.eof and len(found) <= limit:
-        raise ValueError("it is cut short")
-    return found
+    return _members(data, limit, lambda: zlib.decompressobj(wbits))
 
 
 def _zstd(data: bytes, limit: int) -> bytes:
@@ -65,12 +78,22 @@ def _zstd(data: bytes, limit: int) -> bytes:
     except ImportError:
         from backports import zstd  # what clickhouse-connect brings
 
-    module = cast("Any", zstd)
-    unpacker: Any = module.ZstdDecompressor()
-    found: bytes = unpacker.decompress(data, limit + 1)
-    if not unpacker.eof and len(found) <= limit:
-        raise ValueError("it is cut short")
-    return found
+    return _members(data, limit, cast("Any", zstd).ZstdDecompressor)
+
+
+def _members(data: bytes, limit: int, unpacker_of: Callable[[], Any]) -> bytes:
+    """All members of a stream, one after the other; a little more than `limit` bytes at most."""
+    found = bytearray()
+    while True:
+        unpacker = unpacker_of()
+        found += unpacker.decompress(data, limit + 1 - len(found))
+        if len(found) > limit:
+            return bytes(found)
+        if not unpacker.eof:
+            raise ValueError("it is cut short")
+        data = unpacker.unused_data
+        if not data:
+            return bytes(found)
 
 
 def spans(body: bytes, content_type: str) -> list[Span]:
@@ -82,12 +105,12 @@ def spans(body: bytes, content_type: str) -> list[Span]:
     kind = content_type.partition(";")[0].strip().lower()
     try:
         if kind == PROTOBUF:
-            return list(otlp.decoded(body))
+            return _counted(otlp.decoded(body))
         if kind == JSON:
             document: object = json.loads(body)
             if not isinstance(document, dict):
                 raise RefusedError(400, "the body is no ExportTraceServiceRequest: it is no JSON object")
-            return list(otlp.spans(cast("Json", document)))
-    except (ValueError, RecursionError) as error:
+            return _counted(otlp.spans(cast("Json", document)))
+    except (ValueError, RecursionError, OverflowError) as error:
         raise RefusedError(400, f"the body is no ExportTraceServiceRequest: {error}") from error
     raise RefusedError(415, f"Content-Type {kind[:60]!r} is not OTLP's: use {PROTOBUF} or {JSON}")

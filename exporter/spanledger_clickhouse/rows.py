@@ -20,6 +20,10 @@ from spanledger_clickhouse.otlp import Span, many, natural, real, shown, spans, 
 Row = tuple[object, ...]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_SECOND: Final = 4_102_444_800
+"""2100: what says that it is later is no time."""
+LONGEST: Final = 366 * 86_400 * 10**9
+"""Nanoseconds of the longest call that is believed."""
 MAX_PICO: Final = 10**18 - 1
 """Decimal(18, 12) holds less than a million dollars a row."""
 
@@ -198,7 +202,7 @@ def event(span: Span) -> Row:
     return (
         text(at.get(a.PROCESS_ID)),
         text(at.get(a.MARKER)),
-        EPOCH + timedelta(microseconds=span.start // 1000),
+        EPOCH + timedelta(microseconds=min(span.start, LAST_SECOND * 10**9) // 1000),
         text(resource.get(a.SERVICE_NAME)),
         text(resource.get(a.HOST_NAME)),
         natural(at.get(a.SEQUENCE)),
@@ -223,10 +227,10 @@ def row(span: Span, source: str) -> Row:
         digest = hashlib.sha256(f"{text(at.get(a.PROVIDER))}:{record}".encode()).hexdigest()
         trace_id, span_id = digest[:32], digest[32:48]
         created = natural(at.get(a.RECORD_CREATED))
-        start = created * 10**9 if created else start
+        start = created * 10**9 if created and created < LAST_SECOND else start
     return (
         text(at.get(a.TENANT_ID)),
-        EPOCH + timedelta(microseconds=start // 1000),
+        EPOCH + timedelta(microseconds=min(start, LAST_SECOND * 10**9) // 1000),
         trace_id,
         span_id,
         span.parent_span_id,
@@ -241,7 +245,7 @@ def row(span: Span, source: str) -> Row:
         text(at.get(a.SESSION_ID)) or None,
         text(at.get(a.CONVERSATION_ID)) or None,
         text(at.get(a.CUSTOMER_TIER)) or None,
-        {key.removeprefix(a.LABEL_PREFIX): text(at[key]) for key in at if key.startswith(a.LABEL_PREFIX)},
+        {text(key.removeprefix(a.LABEL_PREFIX)): text(at[key]) for key in at if key.startswith(a.LABEL_PREFIX)},
         text(at.get(a.UNIT_NAME)) or None,
         text(at.get(a.UNIT_ID)),
         real(at.get(a.UNIT_QUANTITY)),
@@ -277,7 +281,7 @@ def row(span: Span, source: str) -> Row:
         text(at.get(a.PRICE_SOURCE)),
         text(at.get(a.PRICE_VERSION)),
         texts(at.get(a.PRICE_FLAGS)),
-        max(0, span.end - seen_at) // 1000,
+        min(max(0, span.end - seen_at), LONGEST) // 1000,
         seconds_to_us(at.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
         text(at.get(a.OUTCOME)),
         text(at.get(a.ERROR_TYPE)),

@@ -150,7 +150,7 @@ def _batches(segment: Any, finished: bool) -> Generator[tuple[list[Line], list[b
         size += len(line)
         try:
             batch.append(Line(line, contents(line)))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, OverflowError):
             torn.append(line)
         if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
             yield batch, torn, size

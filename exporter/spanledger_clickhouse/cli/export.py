@@ -48,7 +48,7 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
         except Error as error:
             raise DatabaseError(f"exporting failed: {reason(error)}") from error
     if out is None:
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
         return
     new = out.with_name(f".{out.name}.new")
     try:

@@ -77,6 +77,8 @@ def gateway(
         raise click.UsageError(
             f"{host} can be reached by others: set SPANLEDGER_GATEWAY_TOKENS or --tokens-file, or say --no-auth"
         )
+    if max_waiting_mb < 2 * max_request_mb:
+        raise click.UsageError("--max-waiting-mb has to be twice --max-request-mb or more: else one request fills it")
     if bool(tls_certificate) != bool(tls_key):
         raise click.UsageError("--tls-certificate and --tls-key go together")
     where = target()

@@ -10,7 +10,7 @@ WITH
     (name -> toInt64OrNull(a[concat('spanledger.cost.', name, '_picousd')]) * toDecimal64('0.000000000001', 12)) AS brought,
     (name -> if(isNotNull(total), ifNull(brought(name), toDecimal64(0, 12)), NULL)) AS part
 SELECT
-    a['spanledger.tenant.id'] AS tenant_id,
+    ifNull(maybe(['spanledger.tenant.id', 'tenant.id', 'tenant_id']), '') AS tenant_id,
     if(a['spanledger.record.id'] != '' AND toUInt64OrZero(a['spanledger.record.created']) > 0,
         toDateTime64(toUInt64OrZero(a['spanledger.record.created']), 6, 'UTC'), toDateTime64(Timestamp, 6, 'UTC')) AS start_time,
     if(a['spanledger.record.id'] != '', substring(digest, 1, 32), TraceId) AS trace_id,
@@ -22,7 +22,7 @@ SELECT
     ServiceName AS service,
     nullIf(if(r['deployment.environment.name'] != '', r['deployment.environment.name'], r['deployment.environment']), '') AS environment,
     maybe(['spanledger.feature', 'feature', 'feature_id']) AS feature,
-    maybe(['user.id', 'enduser.id', 'user_id']) AS user_id,
+    maybe(['user.id', 'enduser.id', 'user_id', 'gen_ai.user']) AS user_id,
     maybe(['spanledger.request.id', 'request.id', 'request_id']) AS request_id,
     maybe(['session.id', 'session_id']) AS session_id,
     maybe(['gen_ai.conversation.id']) AS conversation_id,
@@ -41,7 +41,7 @@ SELECT
     the_operation AS operation,
     asked_model AS request_model,
     answered_model AS response_model,
-    a['server.address'] AS server_address,
+    host AS server_address,
     the_service_tier AS service_tier,
     a['spanledger.inference_geo'] AS inference_geo,
     a['spanledger.speed'] AS speed,
@@ -94,7 +94,7 @@ SELECT
     if(counts, 'llm_rates', a['spanledger.price.source']) AS price_source,
     if(counts, the_price_version, a['spanledger.price.version']) AS price_version,
     listed(a['spanledger.price.flags']) AS price_flags,
-    intDiv(Duration, 1000) AS duration_us,
+    intDiv(Lasted, 1000) AS duration_us,
     accurateCastOrNull(trunc(toFloat64OrNull(a['gen_ai.response.time_to_first_chunk']) * 1e6), 'UInt64') AS time_to_first_chunk_us,
     multiIf(ours, a['spanledger.outcome'], StatusCode IN ('Error', 'STATUS_CODE_ERROR'), 'error', 'ok') AS outcome,
     a['error.type'] AS error_type,
@@ -145,7 +145,9 @@ FROM
                         least(thought, text_out) AS reasoned,
                         [plain_in, audio_in, read_in, written, written_1h, text_out - reasoned, audio_out, reasoned] AS meters,
                         image_in + video_in + image_out + video_out + written_12h + read_audio + searched = 0
-                            AND a['spanledger.inference_geo'] = '' AND a['spanledger.speed'] = '' AS by_rates,
+                            AND a['spanledger.inference_geo'] = '' AND a['spanledger.speed'] = ''
+                            -- a host may stand for another provider, or for a region with rates of its own
+                            AND (host IN ('', 'api.openai.com', 'api.anthropic.com', 'generativelanguage.googleapis.com', 'aiplatform.googleapis.com') OR endsWith(host, '.openai.azure.com')) AS by_rates,
                         multiIf(
                             dictHas('{db}.llm_rates_dictionary', (the_provider, the_model, tier), ended), (the_provider, the_model, tier),
                             dictHas('{db}.llm_rates_dictionary', (the_provider, the_model, ''), ended), (the_provider, the_model, ''),
@@ -184,7 +186,7 @@ FROM
                                 (
                                     SELECT
                                         *,
-                                        multiIf(ours, a['gen_ai.provider.name'], said_provider = 'openai' AND endsWith(a['server.address'], '.openai.azure.com'), 'azure.ai.openai', transform(said_provider,
+                                        multiIf(ours, a['gen_ai.provider.name'], said_provider = 'openai' AND endsWith(host, '.openai.azure.com'), 'azure.ai.openai', transform(said_provider,
                                             ['azure', 'azure_openai', 'az.ai.openai', 'az.ai.inference', 'google', 'gemini', 'google_generativeai', 'gcp.gen_ai', 'google-gla', 'vertex_ai', 'vertexai', 'google-vertex', 'google-cloud', 'aws', 'bedrock', 'aws_bedrock', 'xai', 'mistralai'],
                                             ['azure.ai.openai', 'azure.ai.openai', 'azure.ai.openai', 'azure.ai.inference', 'gcp.gemini', 'gcp.gemini', 'gcp.gemini', 'gcp.gemini', 'gcp.gemini', 'gcp.vertex_ai', 'gcp.vertex_ai', 'gcp.vertex_ai', 'gcp.vertex_ai', 'aws.bedrock', 'aws.bedrock', 'aws.bedrock', 'x_ai', 'mistral_ai'],
                                             said_provider)) AS the_provider,
@@ -200,19 +202,20 @@ FROM
                                             (names -> a[arrayFirst(name -> a[name] != '', names)]) AS first,
                                             (names -> toUInt32(least(toUInt64OrZero(first(names)), 1000000000))) AS tokens
                                         SELECT
-                                            a, ResourceAttributes AS r, Timestamp, Duration, TraceId, SpanId, ParentSpanId, ServiceName, ScopeName, StatusCode,
+                                            a, ResourceAttributes AS r, Timestamp, if(Duration > 31622400000000000, 0, Duration) AS Lasted, TraceId, SpanId, ParentSpanId, ServiceName, ScopeName, StatusCode,
                                             startsWith(ScopeName, 'spanledger.') AS ours,
                                             startsWith(ScopeName, 'openlit') AS openlit,
                                             lower(first(['gen_ai.provider.name', 'gen_ai.system', 'llm.provider', 'llm.system'])) AS said_provider,
                                             first(['gen_ai.request.model', 'llm.request.model', 'llm.model_name', 'embedding.model_name']) AS asked_model,
                                             first(['gen_ai.response.model', 'llm.response.model']) AS answered_model,
                                             first(['gen_ai.response.id', 'llm.response.id']) AS the_response,
-                                            first(['spanledger.service_tier', 'openai.response.service_tier', 'anthropic.response.service_tier']) AS the_service_tier,
+                                            first(['spanledger.service_tier', 'openai.response.service_tier', 'anthropic.response.service_tier', 'gen_ai.openai.response.service_tier']) AS the_service_tier,
                                             multiIf(a['gen_ai.operation.name'] != '', a['gen_ai.operation.name'],
                                                 a['openinference.span.kind'] != '', transform(upper(a['openinference.span.kind']), ['LLM', 'EMBEDDING'], ['chat', 'embeddings'], ''),
                                                 transform(a['llm.request.type'], ['chat', 'completion', 'embedding'], ['chat', 'text_completion', 'embeddings'], '')) AS the_operation,
                                             a['spanledger.price.status'] AS brought_status,
-                                            toDateTime(addNanoseconds(Timestamp, Duration), 'UTC') AS ended,
+                                            first(['server.address', 'net.peer.name']) AS host,
+                                            toDateTime(addNanoseconds(Timestamp, Lasted), 'UTC') AS ended,
                                             ['gen_ai.usage.input_tokens', 'gen_ai.usage.prompt_tokens', 'llm.usage.prompt_tokens', 'llm.token_count.prompt'] AS names_in,
                                             ['gen_ai.usage.output_tokens', 'gen_ai.usage.completion_tokens', 'llm.usage.completion_tokens', 'llm.token_count.completion'] AS names_out,
                                             first(names_in) != '' OR first(names_out) != '' AS used,

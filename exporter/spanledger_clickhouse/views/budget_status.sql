@@ -11,6 +11,8 @@ WITH
     (SELECT groupArray((toString(scope), key)) FROM {db}.budgets FINAL) AS wanted,
     spent AS
     (
+        -- a day may be in a rollup until noon and in the calls from there: one sum a day
+        SELECT scope, key, day, sum(cost) AS cost FROM (
         SELECT part.1 AS scope, part.2 AS key, day, sum(paid) AS cost
         FROM
         (
@@ -42,6 +44,7 @@ WITH
             AND c.start_time < toDateTime(toDate(as_of) + 1, 'UTC') AND has(wanted, part)
             AND c.start_time >= multiIf(part.1 IN ('global', 'feature'), closed_hours, part.1 = 'user', closed_users, closed_days)
         GROUP BY scope, key, day
+        ) GROUP BY scope, key, day
     ),
     paced AS
     (
