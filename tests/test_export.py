@@ -1,0 +1,63 @@
+"""Calls as files for other tools: what is in the file is what is in the ledger."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from spanledger_clickhouse import schema, writer
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import connected, target
+from synthetic import call
+
+
+@pytest.fixture
+def march(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = target(f"chdb://{tmp_path / 'ledger'}")
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+    rows = [
+        call(span_id=f"{n:016x}", start_time=datetime(2026, 3, n + 1, tzinfo=UTC), feature='sum, "quoted"', cost_usd=Decimal("0.000000000007"))
+        for n in range(3)
+    ]  # fmt: skip
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(row.values()) for row in rows])
+
+
+WINDOW = ["export", "--since", "2026-03-01", "--until", "2026-03-03"]
+
+
+def test_focus_is_csv_with_exact_costs(march):
+    found = CliRunner().invoke(main, WINDOW)
+    assert found.exit_code == 0, found.output
+    lines = list(csv.DictReader(io.StringIO(found.stdout)))
+    assert sum(Decimal(line["BilledCost"]) for line in lines if line["BilledCost"] != "\\N") == Decimal(
+        "0.000000000014"
+    )
+    assert {line["x_Feature"] for line in lines} == {'sum, "quoted"'}
+    assert {line["ServiceProviderName"] for line in lines} == {"openai"}
+
+
+def test_calls_come_as_csv_json_lines_and_parquet(march, tmp_path: Path):
+    lines = list(csv.DictReader(io.StringIO(CliRunner().invoke(main, [*WINDOW, "--format", "csv"]).stdout)))
+    objects = [
+        json.loads(line) for line in CliRunner().invoke(main, [*WINDOW, "--format", "jsonl"]).stdout.splitlines()
+    ]
+    assert [line["call_id"] for line in lines] == [found["call_id"] for found in objects]
+    assert len(lines) == 2
+    out = tmp_path / "march.parquet"
+    assert CliRunner().invoke(main, [*WINDOW, "--format", "parquet", "--out", str(out)]).exit_code == 0
+    assert out.read_bytes()[:4] == b"PAR1"
+
+
+def test_a_file_that_cannot_be_written_is_said(march, tmp_path: Path):
+    found = CliRunner().invoke(main, [*WINDOW, "--out", str(tmp_path / "nowhere/x.csv")])
+    assert found.exit_code == 1
+    assert "cannot be written" in found.output
