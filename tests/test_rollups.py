@@ -283,7 +283,7 @@ def test_a_writer_that_may_only_insert_ships(ledger, monkeypatch):
         raise DatabaseError("applying failed") from error
 
     monkeypatch.setattr(schema, "migrate", refused)
-    monkeypatch.setattr(sinks, "connect", lambda _: client)
+    monkeypatch.setattr(schema, "connect", lambda _: client)
     line = sinks.Line(b"", Contents([tuple(row.values()) for row in some(3)], []))
     sinks.ClickHouseSink(where).send([line])
     assert sums(ledger, "llm_costs")[0] == 3

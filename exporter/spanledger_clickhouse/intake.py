@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from spanledger.guard import log
 from spanledger_clickhouse import dead_letters, otlp, schema, writer
 from spanledger_clickhouse.calls import Answered, Batch, Entry, Place, Sorter, line
-from spanledger_clickhouse.database import ACCESS_DENIED, DatabaseError, Target, connect, connected, denied
+from spanledger_clickhouse.database import ACCESS_DENIED, DatabaseError, Target, connected
 from spanledger_clickhouse.otlp import Span
 from spanledger_clickhouse.rollups import Rollups
 
@@ -157,7 +157,7 @@ class Intake:
         group = [request for request in waiting if request.answer.set_running_or_notify_cancel()]
         try:
             if self._client is None:
-                self._client = self._connected()
+                self._client = schema.ready(self._where)
             if group:
                 self._commit(group)
                 if self._out:
@@ -190,15 +190,6 @@ class Intake:
         for request in group:
             if not request.answer.done():
                 request.answer.set_exception(known)
-
-    def _connected(self) -> Any:
-        client = connect(self._where)
-        try:
-            schema.migrate(client, self._where)
-        except DatabaseError as error:
-            if not denied(error):
-                raise  # else a writer that may only insert: whoever may, has migrated
-        return client
 
     def _commit(self, group: list[Request]) -> None:
         began = time.monotonic()

@@ -12,6 +12,7 @@ a view whose text changed is replaced. The same files make the single-node, the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 from spanledger import settings
 from spanledger_clickhouse import rollups
-from spanledger_clickhouse.database import DatabaseError, Target, reason
+from spanledger_clickhouse.database import DatabaseError, Target, connect, denied, reason
 
 EVERYWHERE: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
 """ZooKeeper path and replica of a table that has no shards: every node is a replica of it."""
@@ -279,3 +280,21 @@ def migrate(client: Any, where: Target, servers: Topology | None = None) -> list
     except Error as error:
         raise DatabaseError(f"applying {name} to {where.shown} failed: {reason(error)}") from error
     return done
+
+
+def ready(where: Target) -> Any:
+    """A connection whose schema is up to date; the caller closes it. A user who may only insert finds it as it is:
+    whoever may, has migrated.
+
+    Raises:
+        DatabaseError: as `connect` and `migrate` do.
+    """
+    client = connect(where)
+    try:
+        migrate(client, where)
+    except DatabaseError as error:
+        if not denied(error):
+            with contextlib.suppress(Exception):  # whatever closing fails at, the error is the other one
+                client.close()
+            raise
+    return client

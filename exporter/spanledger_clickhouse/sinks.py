@@ -19,7 +19,7 @@ from spanledger import settings
 from spanledger.guard import log
 from spanledger.reading import at, document, items
 from spanledger_clickhouse import schema, writer
-from spanledger_clickhouse.database import DatabaseError, Target, connect, denied, reason, target
+from spanledger_clickhouse.database import DatabaseError, Target, reason, target
 from spanledger_clickhouse.rows import Contents
 from spanledger_clickhouse.writer import PoisonError
 
@@ -59,13 +59,7 @@ class ClickHouseSink:
     def send(self, lines: Sequence[Line]) -> None:
         try:
             if self._client is None:
-                client = connect(self._where)
-                try:
-                    schema.migrate(client, self._where)
-                except DatabaseError as error:
-                    if not denied(error):
-                        raise  # else a writer that may only insert: whoever may, has migrated
-                self._client = client
+                self._client = schema.ready(self._where)
             writer.insert(self._client, self._where, [row for line in lines for row in line.contents.rows])
             writer.insert_events(self._client, self._where, [event for line in lines for event in line.contents.events])
         except PoisonError:
