@@ -7,11 +7,13 @@ import gzip
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -476,25 +478,52 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-@pytest.fixture
-def running(where: Target, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+@contextmanager
+def started(
+    where: Target, *options: object, trusting: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command, ready; its process and address."""
     port = free_port()
     environment = {**os.environ, "SPANLEDGER_DSN": where.dsn, "SPANLEDGER_GATEWAY_TOKENS": "*=0123456789abcdef"}
     process = subprocess.Popen(
-        [Path(sys.executable).with_name("spanledger"), "gateway", "--port", str(port)],
+        [Path(sys.executable).with_name("spanledger"), "gateway", "--port", str(port), *map(str, options)],
         env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
+    url = f"http{'s' if trusting else ''}://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
+            if httpx.get(f"{url}/readyz", verify=trust(trusting)).status_code == 200:
                 break
         except httpx.HTTPError:
             time.sleep(0.1)
-    yield process, url
-    process.kill()
-    process.communicate()
+    try:
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def trust(certificate: Path | None) -> Any:
+    return ssl.create_default_context(cafile=certificate) if certificate else True
+
+
+@pytest.fixture
+def running(where: Target) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with started(where) as found:
+        yield found
+
+
+def test_over_tls_too(where: Target, tmp_path: Path):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=gateway",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key], check=True, capture_output=True)  # fmt: skip
+    with started(where, "--tls-certificate", certificate, "--tls-key", key, trusting=certificate) as (_, url):
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer 0123456789abcdef"}
+        answer = httpx.post(f"{url}/v1/traces", content=body(foreign()), headers=headers, verify=trust(certificate))
+        assert answer.status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.post(f"{url.replace('https', 'http')}/v1/traces", content=body(foreign()), headers=headers)
 
 
 def test_on_sigterm_it_commits_what_it_has_and_ends(running, where: Target):
