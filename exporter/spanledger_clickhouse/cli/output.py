@@ -82,12 +82,17 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
         rows = [dict(zip(result.columns, map(plain, row), strict=True)) for row in result.rows]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    console().print(table(result, title) if result.rows else f"[bold]{title}[/bold]\nno rows")
+
+
+def table(result: Result, title: str) -> Table:
+    """A result as a table for people."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column, kind in zip(result.columns, result.types, strict=True):
-        table.add_column(column, justify="right" if _numeric(kind) else "left", overflow="fold")
+        made.add_column(column, justify="right" if _numeric(kind) else "left", overflow="fold")
     for row in result.rows:
-        table.add_row(*(cell(column, value) for column, value in zip(result.columns, row, strict=True)))
-    console().print(table if result.rows else f"[bold]{title}[/bold]\nno rows")
+        made.add_row(*(cell(column, value) for column, value in zip(result.columns, row, strict=True)))
+    return made
 
 
 def _numeric(kind: str) -> bool:

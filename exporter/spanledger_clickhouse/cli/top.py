@@ -1,0 +1,76 @@
+"""`spanledger top`: what is being spent now, refreshed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Final
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, table, usd
+from spanledger_clickhouse.ledger import Ledger, Result
+
+BY: Final = {
+    "feature": "c.feature",
+    "user": "c.user_id",
+    "model": "c.model",
+    "tenant": "c.tenant_id",
+    "service": "c.service",
+}
+
+NOW: Final = """
+SELECT {by} AS {name}, sum(c.cost_usd) AS cost_usd, count() AS calls,
+       sum(c.cost_usd) * 60 / {{minutes:UInt32}} AS per_hour_usd,
+       countIf(c.outcome != 'ok') AS failed, countIf(c.unpriced_reason != '') AS unpriced, max(c.start_time) AS last_call
+FROM llm_calls AS c FINAL
+WHERE c.start_time > now64(6) - toIntervalMinute({{minutes:UInt32}})
+GROUP BY {name} ORDER BY cost_usd DESC NULLS LAST, calls DESC LIMIT {{top:UInt32}}
+"""
+
+
+@click.command()
+@click.option("--by", type=click.Choice(list(BY)), default="feature", show_default=True, help="What to group by.")
+@click.option("--minutes", default=60, show_default=True, type=click.IntRange(1, 10080), help="How far back.")
+@click.option("--top", "rows", default=20, show_default=True, type=click.IntRange(1), help="How many rows.")
+@click.option("--every", default=5.0, show_default=True, type=click.FloatRange(1.0), help="Seconds between two looks.")
+@click.option("--once", is_flag=True, help="Look once (as where the output is no terminal).")
+@as_json
+@reported
+def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: bool) -> None:
+    """What is being spent now: by feature, user, model, tenant or service, dearest first.
+
+    Ends with Ctrl-C.
+
+    \b
+    Example:
+      spanledger top --by user --minutes 15
+    """
+    title = f"Spend of the last {minutes} minutes by {by}"
+
+    def look(found: Ledger) -> Result:
+        query = NOW.format(by=BY[by], name=f"by_{by}")
+        result = found.query(query, {"minutes": minutes, "top": rows})
+        return Result((by, *result.columns[1:]), result.types, result.rows)
+
+    if once or as_json or not sys.stdout.isatty():
+        with ledger() as found:
+            show(look(found), title, json_output=as_json)
+        return
+    with Live(console=console(), screen=True, auto_refresh=False) as live:
+        while True:
+            with ledger() as found:  # opened anew each time: an embedded ledger is free for others in between
+                result = look(found)
+            spent = sum((row[1] or 0 for row in result.rows), 0)
+            below = Text(f"\n{usd(spent)} USD; every {every:g} s; Ctrl-C ends", style="dim")
+            live.update(Group(table(result, title), below), refresh=True)
+            try:
+                time.sleep(every)
+            except KeyboardInterrupt:
+                return
+
+
+COMMANDS: Final = (top,)
