@@ -15,7 +15,6 @@ from spanledger_clickhouse.otlp import Span
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 
-
 SUSPICIOUS: Final = 1 << 20
 RATIO: Final = 500
 """OTLP packs to a tenth or a fiftieth: beyond this, and a megabyte, it is there to fill memory."""
@@ -37,21 +36,11 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     Raises:
         RefusedError: 413 beyond `limit` bytes (a bomb is never unpacked further), 400 where it is broken, 415 for another encoding.
     """
-    match encoding.strip().lower():
-        case "" | "identity":
-            unpack: Callable[[bytes, int], bytes] = lambda data, _: data  # noqa: E731
-        case "gzip":
-            unpack = lambda data, size: _zlib(data, size, zlib.MAX_WBITS | 16)  # noqa: E731
-        case "deflate":
-            unpack = lambda data, size: _zlib(data, size, zlib.MAX_WBITS)  # noqa: E731
-        case "zstd":
-            unpack = _zstd
-        case other:
-            raise RefusedError(415, f"Content-Encoding {other[:40]!r} is not known: use gzip or zstd")
+    unpack = UNPACK.get(encoding.strip().lower())
+    if unpack is None:
+        raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} is not known: use gzip or zstd")
     try:
         data = unpack(body, limit)
-    except RefusedError:
-        raise
     except Exception as error:
         raise RefusedError(400, f"the body is no {encoding}: {error}") from error
     if len(data) > SUSPICIOUS and len(data) > RATIO * len(body):
@@ -66,10 +55,6 @@ def _counted(found: Iterator[Span]) -> list[Span]:
     if len(counted) > MAX_SPANS:
         raise RefusedError(413, f"the request has more than {MAX_SPANS:,} spans: send smaller batches")
     return counted
-
-
-def _zlib(data: bytes, limit: int, wbits: int) -> bytes:
-    return _members(data, limit, lambda: zlib.decompressobj(wbits))
 
 
 def _zstd(data: bytes, limit: int) -> bytes:
@@ -94,6 +79,16 @@ def _members(data: bytes, limit: int, unpacker_of: Callable[[], Any]) -> bytes:
         data = unpacker.unused_data
         if not data:
             return bytes(found)
+
+
+UNPACK: Final[dict[str, Callable[[bytes, int], bytes]]] = {
+    "": lambda data, _: data,
+    "identity": lambda data, _: data,
+    "gzip": lambda data, limit: _members(data, limit, lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)),
+    "deflate": lambda data, limit: _members(data, limit, zlib.decompressobj),
+    "zstd": _zstd,
+}
+"""Content-Encoding -> what unpacks it, to a little more than a number of bytes at most."""
 
 
 def spans(body: bytes, content_type: str) -> list[Span]:
