@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show
+from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, reported, show
 from spanledger_clickhouse.database import DatabaseError, reason
 
 SCOPES: Final = ("global", "tenant", "tier", "feature", "user")
@@ -19,21 +19,6 @@ SELECT name, scope, key, period, amount_usd, round(spent_usd, 6) AS spent_usd, r
        round(projected_usd, 2) AS projected_usd, exhausted_at, exhausted_earliest, exhausted_latest
 FROM
 """
-
-
-class Usd(click.ParamType[Decimal]):
-    """An amount of money above zero."""
-
-    name = "USD"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
-        try:
-            found = Decimal(str(value))
-        except InvalidOperation:
-            found = Decimal(0)
-        if not found.is_finite() or not Decimal("0.000001") <= found < Decimal(10**12):
-            self.fail(f"{value!r} is no amount of dollars above zero", param, ctx)
-        return found
 
 
 @click.group()

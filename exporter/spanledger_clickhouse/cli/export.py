@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import ledger, reported
+from spanledger_clickhouse.cli.output import ledger, reported, write
 from spanledger_clickhouse.database import DatabaseError, reason
 
 FORMATS: Final = {"csv": "CSVWithNames", "parquet": "Parquet", "jsonl": "JSONEachRow"}
@@ -47,16 +46,7 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
             data: bytes = found.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
         except Error as error:
             raise DatabaseError(f"exporting failed: {reason(error)}") from error
-    if out is None:
-        sys.stdout.buffer.write(data)
-        return
-    new = out.with_name(f".{out.name}.new")
-    try:
-        new.write_bytes(data)
-        os.replace(new, out)
-    except OSError as error:
-        raise click.ClickException(f"{out} cannot be written: {error}") from error
-    click.echo(f"{len(data):,} bytes written to {out}", err=True)
+    write(data, out)
 
 
 COMMANDS: Final = (export,)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import click
@@ -28,6 +30,21 @@ SMALL_SPOOL = 1 << 20
 """Bytes to ship below which a progress bar would only flicker."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, money as decimal strings.")
+
+
+class Usd(click.ParamType[Decimal]):
+    """An amount of money above zero."""
+
+    name = "USD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        try:
+            found = Decimal(str(value))
+        except InvalidOperation:
+            found = Decimal(0)
+        if not found.is_finite() or not Decimal("0.000001") <= found < Decimal(10**12):
+            self.fail(f"{value!r} is no amount of dollars above zero", param, ctx)
+        return found
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
@@ -136,3 +153,19 @@ def plain(value: Any) -> Any:
 def lines(values: Sequence[str]) -> None:
     for value in values:
         console().print(value)
+
+
+def write(text: str | bytes, out: Path | None) -> None:
+    """Put a document into a file, whole or not at all, or onto standard output."""
+    data = text.encode() if isinstance(text, str) else text
+    if out is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    new = out.with_name(f".{out.name}.new")
+    try:
+        new.write_bytes(data)
+        os.replace(new, out)
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written: {error.strerror}") from error
+    click.echo(f"{len(data):,} bytes written to {out}", err=True)

@@ -1,0 +1,121 @@
+"""A report as one HTML file: no scripts, nothing loaded from anywhere, charts as inline SVG, fit for print and mail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from spanledger_clickhouse.report.figures import Report
+from spanledger_clickhouse.report.sections import NOBODY, Section, headline, sections, usd
+
+STYLE = """
+:root { color-scheme: light; --ink: #1c2430; --quiet: #5d6875; --line: #dfe4ea; --bar: #2f6fb2; --over: #b3261e; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
+p.when { color: var(--quiet); margin: .2rem 0 1rem; } p.headline { font-size: 1.15rem; margin: 0 0 1rem; } p.note { color: var(--quiet); margin: .4rem 0 0; }
+table { border-collapse: collapse; width: 100%; } td, th { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; } th { font-weight: 600; color: var(--quiet); }
+table.facts td { text-align: left; } table.facts td:first-child { width: 18rem; color: var(--quiet); }
+.over { color: var(--over); font-weight: 600; }
+svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--quiet); }
+@media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } table, figure { break-inside: avoid; } }
+figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: .9rem; }
+"""
+
+
+def page(report: Report) -> str:
+    """The report as a whole document."""
+    title = f"LLM cost report, {report.until:%Y-%m-%d}"
+    over = ' class="headline over"' if report.over_budget else ' class="headline"'
+    parts = [
+        "<!doctype html>",
+        f'<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>',
+        f"<style>{STYLE}</style></head><body>",
+        f'<h1>{title}</h1><p class="when">{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC</p>',
+        f"<p{over}>{escape(headline(report))}</p>",
+        _figure("Cost of a day, last four weeks", _columns(report)),
+    ]
+    for section in sections(report):
+        parts.append(f"<h2>{escape(section.title)}</h2>")
+        if section.title == "Cost by feature" and report.features:
+            parts.append(_figure("Share of the cost, by feature", _bars(report)))
+        parts.append(_table(section))
+        if section.note:
+            parts.append(f'<p class="note">{escape(section.note)}</p>')
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def _table(section: Section) -> str:
+    if not section.rows:
+        return "" if section.note else "<p>nothing</p>"
+    rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in section.rows)
+    if not any(section.head):
+        return f'<table class="facts">{rows}</table>'
+    head = "".join(f"<th>{escape(name)}</th>" for name in section.head)
+    return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _cell(text: str) -> str:
+    mark = ' class="over"' if text.endswith(("OVER BUDGET", " OVER")) else ""
+    return f"<td{mark}>{escape(text)}</td>"
+
+
+def _figure(caption: str, svg: str) -> str:
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _columns(report: Report) -> str:
+    """A column a day, the window's days darker; the budget's day as a line, where it is within reach."""
+    width, height, left, bottom = 900, 200, 60, 24
+    costs = [float(cost) for _, cost in report.daily]
+    budget = float(report.budget_usd) / 30 if report.budget_usd else 0.0
+    top = max([*costs, budget if budget < 3 * max(costs, default=0) else 0.0, 1e-9]) * 1.08
+    step = (width - left) / max(1, len(costs))
+    scale = (height - bottom) / top
+    parts: list[str] = []
+    for part in (0.5, 1.0):
+        y = height - bottom - part * top / 1.08 * scale
+        parts.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dfe4ea"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{usd(part * top / 1.08)}</text>')
+    for number, ((day, cost), value) in enumerate(zip(report.daily, costs, strict=True)):
+        x, tall = left + number * step, value * scale
+        color = "#2f6fb2" if day >= report.since.date() else "#a9c4e0"
+        said = f"<title>{day:%Y-%m-%d}: {usd(cost)}</title>"
+        parts.append(_box(x + 1, height - bottom - tall, step - 2, tall, color, said))
+        if number % 7 == 0:
+            anchor = "middle" if x + step < width - 20 else "end"
+            at = x + step / 2 if anchor == "middle" else width
+            parts.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor="{anchor}">{day:%d %b}</text>')
+    if 0 < budget < top:
+        y = height - bottom - budget * scale
+        parts.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#b3261e" stroke-dasharray="5 4"/>')
+        parts.append(f'<text x="{left + 4}" y="{y - 4:.1f}" style="fill:#b3261e">a thirtieth of the budget</text>')
+    return _svg(width, height, parts)
+
+
+def _bars(report: Report) -> str:
+    """A bar a feature, the dearest ten."""
+    width, row, left = 900, 26, 190
+    shown = report.features[:10]
+    top = max([float(f.cost_usd or 0) for f in shown] + [1e-9])
+    parts: list[str] = []
+    for number, feature in enumerate(shown):
+        y, wide = number * row, float(feature.cost_usd or 0) / top * (width - left - 110)
+        name = feature.feature or NOBODY
+        parts.append(f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{escape(_short(name))}</text>')
+        parts.append(_box(left, y + 5, wide, row - 10, "#2f6fb2" if feature.feature else "#9aa4af", ""))
+        parts.append(f'<text x="{left + wide + 8:.1f}" y="{y + 17}">{usd(feature.cost_usd)}</text>')
+    return _svg(width, row * len(shown), parts)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 26 else f"{name[:25]}…"
+
+
+def _box(x: float, y: float, width: float, height: float, color: str, inside: str) -> str:
+    shape = f'x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{max(0.0, height):.1f}"'
+    return f'<rect {shape} fill="{color}">{inside}</rect>'
+
+
+def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'

@@ -1,0 +1,168 @@
+"""What a report says, section by section, in words and figures: every format shows these.
+
+Formats decide how a table looks; what stands in it is decided here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from spanledger_clickhouse.report.figures import SHOWN_ANOMALIES, Report
+
+NOBODY: Final = "(no feature)"
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    head: tuple[str, ...] = ()
+    """Names of the columns; the first is text, the others are figures."""
+    rows: Sequence[tuple[str, ...]] = ()
+    note: str = ""
+
+
+def sections(report: Report) -> list[Section]:
+    """The report in the order in which it is read."""
+    found = [_summary(report), _features(report), _users(report), _models(report), _efficiency(report)]
+    return [*found, _anomalies(report), *_budgets(report), _waste(report), _trust(report)]
+
+
+def headline(report: Report) -> str:
+    """The report in one line."""
+    return (
+        f"{usd(report.total_usd)} in {report.days:g} days ({change(report.total_usd, report.before_usd)}), "
+        f"{usd(report.projected_month_usd)} projected for a month"
+        + (f", {_used(report)}" if report.budget_usd is not None else "")
+    )
+
+
+def usd(amount: Any) -> str:
+    """Dollars and cents; below a dollar to the hundredth of a cent; - for what is not known."""
+    if amount is None:
+        return "-"
+    value = Decimal(str(amount))
+    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:,.4f}"
+
+
+def share(part: Any, whole: Any) -> str:
+    return f"{float(part) / float(whole):.1%}" if whole and part is not None else "-"
+
+
+def change(now: Decimal | None, before: Decimal) -> str:
+    return "-" if now is None else f"{float(now / before) - 1:+.1%}" if before else "new"
+
+
+def _used(report: Report) -> str:
+    if report.utilisation is None:
+        return "no budget"
+    return f"{report.utilisation:.1%} of the budget" + (" - OVER BUDGET" if report.over_budget else "")
+
+
+def _summary(report: Report) -> Section:
+    ahead = report.forecast
+    rows = [
+        (f"{report.days:g}-day total", usd(report.total_usd)),
+        ("calls", f"{report.calls:,}"),
+        ("the time before", f"{usd(report.before_usd)} ({change(report.total_usd, report.before_usd)})"),
+        ("projected month", usd(report.projected_month_usd)),
+        ("budget", usd(report.budget_usd)),
+        ("utilisation", _used(report)),
+        ("spent this month", usd(ahead.spent_usd)),
+        ("forecast of this month", f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80 %)"),
+    ]
+    if report.budget_usd is not None:
+        at = ahead.exhausted_at
+        rows.append(("budget used up", "not this month" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"))
+    return Section("Summary", ("", ""), rows)
+
+
+def _features(report: Report) -> Section:
+    rows = [
+        (
+            f.feature or NOBODY,
+            usd(f.cost_usd),
+            share(f.cost_usd, report.total_usd),
+            f"{f.calls:,}",
+            usd(f.mean_usd),
+            change(f.cost_usd, f.before_usd),
+        )
+        for f in report.features
+    ]
+    rising = ", ".join(f"{feature or NOBODY} (+{growth:.0%} a week)" for feature, growth in report.rising)
+    note = f"Rising for four weeks: {rising}" if rising else ""
+    return Section("Cost by feature", ("feature", "cost", "share", "calls", "$/call", "change"), rows, note)
+
+
+def _users(report: Report) -> Section:
+    rows = [
+        (u.user_id, usd(u.cost_usd), share(u.cost_usd, report.total_usd), f"{u.calls:,}",
+         usd(u.max_usd))
+        for u in report.users
+    ]  # fmt: skip
+    return Section("Top cost users", ("user", "cost", "share", "calls", "dearest call"), rows)
+
+
+def _models(report: Report) -> Section:
+    rows = [
+        (f"{m.provider} {m.model}", usd(m.cost_usd), share(m.cost_usd, report.total_usd), f"{m.calls:,}")
+        for m in report.models
+    ]
+    return Section("Cost by model", ("model", "cost", "share", "calls"), rows)
+
+
+def _efficiency(report: Report) -> Section:
+    found = report.efficiency
+    rows = [] if found is None else [
+        ("mean input", f"{found.mean_input:,.0f} tokens"),
+        ("mean output", f"{found.mean_output:,.0f} tokens"),
+        ("P95 input", f"{found.p95_input:,.0f} tokens"),
+        ("truncated", f"{found.truncation_rate:.1%}"),
+    ]  # fmt: skip
+    return Section("Efficiency", ("", ""), rows)
+
+
+def _anomalies(report: Report) -> Section:
+    rows = [
+        (f"{a.hour:%Y-%m-%d %H:%M}", f"{usd(a.cost_usd)}/h", f"{usd(a.normal_usd)}/h", f"{a.score:.1f} sigma",
+         ", ".join(a.users), ", ".join(a.features))
+        for a in report.anomalies[:SHOWN_ANOMALIES]
+    ]  # fmt: skip
+    count = len(report.anomalies)
+    note = f"{count} in the last 14 days" + (f"; the newest {len(rows)} are shown" if count > len(rows) else "")
+    return Section("Anomalies", ("hour (UTC)", "cost", "normal", "deviation", "top users", "features"), rows, note)
+
+
+def _budgets(report: Report) -> Iterator[Section]:
+    rows = [
+        (f"{b.name} ({b.scope}{f' {b.key}' if b.key else ''})", usd(b.spent_usd), f"{usd(b.amount_usd)}/{b.period}",
+         f"{b.utilisation:.1%}" + (" OVER" if b.utilisation > 1 else ""),
+         "-" if b.exhausted_at is None else f"{b.exhausted_at:%Y-%m-%d}")
+        for b in report.budgets
+    ]  # fmt: skip
+    if rows:
+        yield Section("Budgets", ("budget", "spent", "of", "used", "used up"), rows)
+
+
+def _waste(report: Report) -> Section:
+    w = report.waste
+    return Section("Retries and waste", ("", ""), [
+        ("retried calls", f"{w.retried_calls:,} ({w.extra_attempts:,} extra attempts)"),
+        ("failed calls", f"{w.failed_calls:,}"),
+        ("attempts that may have been charged", f"{w.maybe_billed:,}"),
+        ("answers broken off", usd(w.aborted_usd)),
+        ("answers cut off at max_tokens", usd(w.truncated_usd)),
+    ])  # fmt: skip
+
+
+def _trust(report: Report) -> Section:
+    t = report.trust
+    residual = "no invoice" if t.residual_usd is None else f"{usd(t.residual_usd)} (invoices less ledger)"
+    return Section("Can it be trusted", ("", ""), [
+        ("without an owner", f"{share(t.unattributed_usd, report.total_usd)} of the cost, {t.unattributed_calls:,} calls"),
+        ("without a price", f"{share(t.unpriced_calls, report.calls)} of the calls, {t.unpriced_calls:,}"),
+        ("rows lost", f"{t.lost_rows:,}" + (f" ({t.unannounced_holes:,} holes unannounced)" if t.unannounced_holes else "")),
+        ("residual", residual),
+    ])  # fmt: skip

@@ -1,0 +1,47 @@
+"""A report as Slack blocks, for an incoming webhook: `spanledger report --format slack | curl -d @- $WEBHOOK`.
+
+Limits of Block Kit: 50 blocks a message, 3,000 characters a section, 150 a header (https://api.slack.com/reference/block-kit).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from spanledger_clickhouse.report.figures import Report
+from spanledger_clickhouse.report.sections import Section, headline, sections
+
+SECTION_CHARACTERS: Final = 2900
+ROWS: Final = 10
+TITLES: Final = ("Summary", "Cost by feature", "Top cost users", "Anomalies", "Budgets", "Can it be trusted")
+
+
+def message(report: Report) -> dict[str, Any]:
+    """A message of an incoming webhook."""
+    blocks: list[dict[str, Any]] = [
+        {"type": "header", "text": {"type": "plain_text", "text": f"LLM cost, {report.since:%d %b} to {report.until:%d %b %Y}"}},
+        *(_block(section) for section in sections(report) if section.title in TITLES),
+    ]  # fmt: skip
+    return {"text": escaped(headline(report)), "blocks": blocks}
+
+
+def _block(section: Section) -> dict[str, Any]:
+    shown = [f"• {escaped(row[0])}: {escaped(_figures(section, row))}" for row in section.rows[:ROWS]]
+    if len(section.rows) > ROWS:
+        shown.append(f"and {len(section.rows) - ROWS} more")
+    if section.note:
+        shown.append(escaped(section.note))
+    text = "\n".join([f"*{escaped(section.title)}*", *(shown or ["nothing"])])
+    return {"type": "section", "text": {"type": "mrkdwn", "text": text[:SECTION_CHARACTERS]}}
+
+
+def _figures(section: Section, row: tuple[str, ...]) -> str:
+    """The rest of a row; a figure whose column does not say itself what it is gets its name."""
+    named = {"calls", "normal"}
+    return ", ".join(
+        f"{cell} {name}" if name in named else cell for name, cell in zip(section.head[1:], row[1:], strict=True) if cell
+    )
+
+
+def escaped(text: str) -> str:
+    """Text in which Slack sees no markup of its own."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("*", "∗").replace("`", "ˋ")

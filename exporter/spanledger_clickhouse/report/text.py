@@ -1,0 +1,65 @@
+"""A report as plain text, for a terminal or a mail, and as Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from spanledger_clickhouse.report.figures import Report
+from spanledger_clickhouse.report.sections import Section, sections
+
+RULE = "-" * 78
+
+
+def plain(report: Report) -> str:
+    """The report in a fixed-width font."""
+    lines = [f"LLM COST REPORT  {report.until:%Y-%m-%d}", f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC"]  # fmt: skip
+    for section in sections(report):
+        lines += ["", section.title.upper(), RULE, *_table(section)]
+        if section.note:
+            lines.append(section.note)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _table(section: Section) -> list[str]:
+    if not section.rows:
+        return [] if section.note else ["nothing"]
+    titled = any(section.head)
+    rows = [section.head, *section.rows] if titled else list(section.rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(section.head))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 or not titled else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown with tables (GitHub's)."""
+    lines = [
+        f"# LLM cost report, {report.until:%Y-%m-%d}",
+        "",
+        f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC",
+    ]
+    for section in sections(report):
+        lines += ["", f"## {section.title}", ""]
+        if section.rows:
+            lines += markdown_table(section.head, section.rows)
+        elif not section.note:
+            lines.append("nothing")
+        if section.note:
+            lines += [*([""] if section.rows else []), escaped(section.note)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]] | tuple[tuple[str, ...], ...]) -> list[str]:
+    """A table, its first column to the left, the others to the right."""
+    cells = [" | ".join(escaped(cell) for cell in row) for row in (head, *rows)]
+    marks = " | ".join([":--", *["--:"] * (len(head) - 1)])
+    return [f"| {line} |" for line in (cells[0], marks, *cells[1:])]
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is: names of features and users are anybody's."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text).replace("\n", " ")
