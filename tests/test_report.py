@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -26,11 +25,11 @@ NOW = "2026-03-21 15:20:00"
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory) -> Iterator[str]:
+def shop(tmp_path_factory) -> str:
     where = target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
     with connected(where) as client:
         open_shop(client, where, datetime.fromisoformat(NOW).replace(tzinfo=UTC), 5000)
-    yield where.dsn
+    return where.dsn
 
 
 def run(dsn: str, *arguments: str) -> Result:

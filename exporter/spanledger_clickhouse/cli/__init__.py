@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from spanledger.version import VERSION
-from spanledger_clickhouse.cli import budgets, doctor, export, gateway, prices, questions, report, top, upkeep
+from spanledger_clickhouse.cli import budgets, doctor, export, forgot, gateway, prices, questions, report, top, upkeep
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -20,6 +20,7 @@ def main() -> None:
 
 for command in (
     *questions.COMMANDS,
+    *forgot.COMMANDS,
     *report.COMMANDS,
     *top.COMMANDS,
     *export.COMMANDS,

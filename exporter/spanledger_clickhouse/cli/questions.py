@@ -1,8 +1,7 @@
-"""Commands that ask the ledger: spend, request, who-forgot, sql."""
+"""Commands that ask the ledger: spend, request, sql."""
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import click
@@ -73,23 +72,6 @@ def request(request_id: str, as_json: bool) -> None:
         show(result, f"Calls of request {request_id}", json_output=as_json)
 
 
-@click.command("who-forgot")
-@as_json
-@reported
-def who_forgot(as_json: bool) -> None:
-    """Code whose calls lack a feature, user or request, dearest first.
-
-    reason is context_lost (no trace and no baggage: often a thread or a background job), no_baggage
-    (a trace, but nobody set baggage) or partial (some of it is missing).
-    """
-    with ledger() as found:
-        result = found.query("SELECT * FROM unattributed_spend LIMIT 50")
-        if not as_json:
-            below = os.getcwd() + os.sep
-            result.rows[:] = [(str(row[0]).removeprefix(below), *row[1:]) for row in result.rows]
-        show(result, "Calls that are not fully attributed", json_output=as_json)
-
-
 @click.command()
 @click.argument("query")
 @as_json
@@ -105,4 +87,4 @@ def sql(query: str, as_json: bool) -> None:
         show(found.query(query), "", json_output=as_json)
 
 
-COMMANDS: Final = (spend, request, who_forgot, sql)
+COMMANDS: Final = (spend, request, sql)

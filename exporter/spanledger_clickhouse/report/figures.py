@@ -187,6 +187,7 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
         monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
         budget_usd = min(monthly, default=None)
     total, calls, unattributed, unattributed_calls, unpriced, before = ask.one(TOTAL)
+    lost, holes = ask.one(HOLES)
     daily = tuple(ask.daily())
     return Report(
         since, until, total, calls, before, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
@@ -195,7 +196,7 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
         tuple(UserCost(*row) for row in ask.many(USERS)),
         tuple(ModelCost(*row) for row in ask.many(MODELS)),
         ask.efficiency(), tuple(ask.anomalies()), tuple(ask.many(RISING)), budgets, Waste(*ask.one(WASTE)),
-        Trust(unattributed, unattributed_calls, unpriced, *ask.one(HOLES), ask.one(RESIDUAL)[0]), daily,
+        Trust(unattributed, unattributed_calls, unpriced, lost, holes, ask.one(RESIDUAL)[0]), daily,
     )  # fmt: skip
 
 
@@ -253,7 +254,12 @@ class _Asked:
     as_of: datetime
 
     def many(self, query: str) -> list[tuple[Any, ...]]:
-        times = {"since": self.since, "until": self.until, "as_of": self.as_of.astimezone(UTC), "before": self.since - (self.until - self.since)}
+        times = {
+            "since": self.since,
+            "until": self.until,
+            "as_of": self.as_of.astimezone(UTC),
+            "before": self.since - (self.until - self.since),
+        }
         words = {name: f"toDateTime('{at:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, at in times.items()}
         texts = {f"{name}_text": f"'{at:%Y-%m-%d %H:%M:%S}'" for name, at in times.items()}
         return self.ledger.query(query.format(**words, **texts)).rows
@@ -273,16 +279,15 @@ class _Asked:
             yield day, found.get(day, Decimal(0))
 
     def efficiency(self) -> Efficiency | None:
-        calls, *figures = self.one(EFFICIENCY)
-        return Efficiency(*(float(figure) for figure in figures)) if calls else None
+        calls, mean_input, mean_output, p95_input, truncated = self.one(EFFICIENCY)
+        return Efficiency(mean_input, mean_output, float(p95_input), truncated) if calls else None
 
     def anomalies(self) -> Iterator[Anomaly]:
         for hour, cost, normal, score, users, features in self.many(ANOMALIES):
             yield Anomaly(hour, cost, normal, score, tuple(users), tuple(features))
 
     def budgets(self) -> Iterator[Budget]:
-        for *plain, exhausted in self.many(BUDGETS):
-            yield Budget(*plain, exhausted)
+        return (Budget(*row) for row in self.many(BUDGETS))
 
 
 WINDOW: Final = "bucket >= {since} AND bucket < {until}"
@@ -322,7 +327,9 @@ ANOMALIES: Final = """
 SELECT hour, hourly_cost_usd, normal_cost_usd, score, arrayFilter(x -> x != '', top_users.1), arrayFilter(x -> x != '', top_features.1)
 FROM cost_anomalies_at(as_of = {as_of_text}) WHERE method = 'same_hour_mad' ORDER BY hour DESC
 """
-RISING: Final = "SELECT feature, slope_share FROM cost_trend_at(as_of = {as_of_text}) WHERE rising ORDER BY slope_share DESC"
+RISING: Final = (
+    "SELECT feature, slope_share FROM cost_trend_at(as_of = {as_of_text}) WHERE rising ORDER BY slope_share DESC"
+)
 BUDGETS: Final = """
 SELECT name, scope, key, period, amount_usd, spent_usd, utilisation, exhausted_at
 FROM budget_status_at(as_of = {as_of_text}) ORDER BY utilisation DESC

@@ -88,7 +88,9 @@ def _columns(report: Report) -> str:
             parts.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor="{anchor}">{day:%d %b}</text>')
     if 0 < budget < top:
         y = height - bottom - budget * scale
-        parts.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#b3261e" stroke-dasharray="5 4"/>')
+        parts.append(
+            f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#b3261e" stroke-dasharray="5 4"/>'
+        )
         parts.append(f'<text x="{left + 4}" y="{y - 4:.1f}" style="fill:#b3261e">a thirtieth of the budget</text>')
     return _svg(width, height, parts)
 

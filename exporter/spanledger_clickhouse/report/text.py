@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from spanledger_clickhouse.report.figures import Report
 from spanledger_clickhouse.report.sections import Section, sections
@@ -53,7 +54,7 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]] | tuple[tuple[str, ...], ...]) -> list[str]:
+def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """A table, its first column to the left, the others to the right."""
     cells = [" | ".join(escaped(cell) for cell in row) for row in (head, *rows)]
     marks = " | ".join([":--", *["--:"] * (len(head) - 1)])

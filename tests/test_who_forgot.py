@@ -1,0 +1,94 @@
+"""`spanledger who-forgot`: which code, whose, what it costs a week, and what mends it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from spanledger_clickhouse import schema, writer
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.cli.forgot import Site, fix
+from spanledger_clickhouse.codeowners import CodeOwners, repository
+from spanledger_clickhouse.database import connected, target
+from synthetic import call
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    root = tmp_path / "repo"
+    for file in (".git/HEAD", "shop/jobs.py", "shop/api/search.py", "docs/a.md", "docs/b/c.md"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("")
+    (root / "CODEOWNERS").write_text(
+        "# owners\n*       @shop/everyone\n/shop/  @shop/backend ada@shop.example # the shop\n*.md @docs\ndocs/* @writers\nshop/api/ @search\n/shop/free.py\n"
+    )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "owners"),
+    [
+        ("shop/jobs.py", ("@shop/backend", "ada@shop.example")),
+        ("shop/api/search.py", ("@search",)),
+        ("docs/a.md", ("@writers",)),
+        ("docs/b/c.md", ("@docs",)),
+        ("shop/free.py", ()),
+        ("setup.py", ("@shop/everyone",)),
+        ("/srv/app/shop/jobs.py", ("@shop/backend", "ada@shop.example")),
+    ],
+)
+def test_the_last_pattern_that_fits_wins(repo: Path, file: str, owners: tuple[str, ...]):
+    assert CodeOwners(repo).of(file) == owners
+
+
+def test_the_repository_is_found_from_below_and_need_not_have_owners(repo: Path, tmp_path: Path):
+    assert repository(repo / "shop/api").of("shop/jobs.py")[0] == "@shop/backend"
+    assert CodeOwners(tmp_path / "none").of("shop/jobs.py") == ()
+
+
+def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: Path, monkeypatch):
+    where = target(f"chdb://{tmp_path / 'ledger'}")
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+    monkeypatch.chdir(repo)
+    now = datetime.now(UTC)
+    lost = {"feature": None, "user_id": None, "request_id": None}
+    here = {
+        "code_file": "/srv/app/shop/jobs.py",
+        "code_line": 108,
+        "code_function": "index",
+        "attribution_reason": "context_lost",
+    }
+    partial = {
+        "code_file": str(repo / "shop/api/search.py"),
+        "code_line": 7,
+        "code_function": "Search.run",
+        "attribution_reason": "partial",
+    }
+    rows = [
+        call(span_id="1" * 16, start_time=now - timedelta(days=1), cost_usd=Decimal(6), **lost, **here),
+        call(span_id="2" * 16, start_time=now - timedelta(days=9), cost_usd=Decimal(6), **lost, **here),
+        call(span_id="3" * 16, start_time=now - timedelta(days=2), cost_usd=Decimal(1), feature="x", user_id=None, request_id="r", **partial),
+        call(span_id="4" * 16, start_time=now, cost_usd=None, feature=None, user_id="u", request_id="r", **{**partial, "code_line": 9}),
+    ]  # fmt: skip
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(row.values()) for row in rows])
+    found = json.loads(CliRunner().invoke(main, ["who-forgot", "--json"]).stdout)
+    assert [tuple(row.values()) for row in found] == [
+        ("shop/jobs.py:108", "index", "@shop/backend ada@shop.example", "context_lost", "6.000000000000", 1,
+         'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is made'),
+        ("shop/api/search.py:7", "Search.run", "@search", "partial", "1.000000000000", 1, "with spanledger.attribution(user=...):"),
+        ("shop/api/search.py:9", "Search.run", "@search", "partial", None, 1, '@spanledger.feature("run")  # above Search.run'),
+    ]  # fmt: skip
+    fortnight = json.loads(CliRunner().invoke(main, ["who-forgot", "--days", "14", "--json"]).stdout)
+    assert (fortnight[0]["calls"], Decimal(fortnight[0]["week_usd"])) == (2, 6)
+
+
+def test_a_context_lost_on_the_way_in_is_mended_in_the_middleware():
+    site = Site("a.py", 1, "f", "no_baggage", "ingress", None, 1, 1, 1, 1, datetime.now(UTC))
+    assert "middleware" in fix(site)
