@@ -308,3 +308,14 @@ def test_without_our_doors_the_sdk_is_as_it_was(client: openai.OpenAI, provider:
     door.remove()
     assert SyncAPIClient.request.__wrapped__ is original
     assert BaseClient._build_request.__name__ == "_build_request"
+
+
+def test_the_project_that_is_billed_is_kept(ledger: Recorded):
+    import httpx
+
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    body = {"id": "c1", "object": "chat.completion", "model": "gpt-4.1-mini", "choices": [], "usage": usage}
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, json=body, headers={"openai-project": "proj_a"}))
+    with openai.OpenAI(api_key="k", http_client=httpx.Client(transport=answer)) as client:
+        client.chat.completions.create(**CHAT)
+    assert ledger.row["attributes"] == {"spanledger.provider.project": "proj_a"}

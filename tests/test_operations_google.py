@@ -45,6 +45,17 @@ def vertex(server: Canned) -> genai.Client:
     return genai.Client(vertexai=True, api_key="k", http_options={"base_url": server.url})
 
 
+def test_the_project_that_is_billed_is_kept(server, ledger: Recorded):
+    from google.oauth2.credentials import Credentials
+
+    client = genai.Client(
+        vertexai=True, project="my-project", location="europe-west1", credentials=Credentials("token"), http_options={"base_url": server.url}
+    )  # fmt: skip
+    server.answers["generateContent"] = ANSWER
+    client.models.generate_content(model="gemini-3.5-flash", contents="x")
+    assert ledger.row["attributes"] == {"spanledger.provider.project": "my-project"}
+
+
 def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
     return tuple(row[column] for column in columns)
 

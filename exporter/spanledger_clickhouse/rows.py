@@ -146,7 +146,9 @@ COLUMNS: Final[dict[str, str]] = {
 }
 """Column of `llm_calls` -> its type, in the order of a row."""
 
-KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
+KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)} - {
+    a.PROVIDER_PROJECT
+}
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 
 

@@ -37,6 +37,8 @@ INFERENCE_GEO: Final = "spanledger.inference_geo"
 SPEED: Final = "spanledger.speed"
 BATCH: Final = "spanledger.batch"
 PROVIDER_COST: Final = "spanledger.provider_cost_usd"
+PROVIDER_PROJECT: Final = "spanledger.provider.project"
+"""The project that the provider bills (OpenAI names it in each answer, Vertex in each path): invoices are split by it."""
 
 # --- usage: gen_ai.* totals include their parts ---------------------------------------------------
 INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"

@@ -63,6 +63,7 @@ class Call:
         "_tracer",
         "answered",
         "hides_usage",
+        "project",
         "request",
     )
 
@@ -88,6 +89,8 @@ class Call:
         self.request = request
         self.answered = False
         """Whether a response has claimed this call."""
+        self.project: str | None = None
+        """Whose account at the provider is billed, where provider and SDK say it."""
         self.hides_usage = False
         """Whether the stream has a usage event that we asked for and the caller did not."""
         self._began = time.time_ns()
@@ -107,7 +110,9 @@ class Call:
     def another(self, request: Request | None = None) -> Call:
         """A call of its own for one more billed response to the same request (a middleware's second hop)."""
         server = self._server
-        return Call(self._tracer, self._provider, request or self.request, self._provider_name, server, self._context)
+        made = Call(self._tracer, self._provider, request or self.request, self._provider_name, server, self._context)
+        made.project = self.project
+        return made
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
@@ -254,6 +259,7 @@ class Call:
             (a.BATCH, response.batch or None),
             (a.RECORD_ID, response.record),
             (a.RECORD_CREATED, response.created),
+            (a.PROVIDER_PROJECT, self.project),
         ):
             if value is not None:
                 facts[name] = value

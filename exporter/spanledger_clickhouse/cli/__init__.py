@@ -5,7 +5,21 @@ from __future__ import annotations
 import click
 
 from spanledger.version import VERSION
-from spanledger_clickhouse.cli import budgets, doctor, export, forgot, gateway, prices, questions, report, top, upkeep
+from spanledger_clickhouse.cli import (
+    budgets,
+    ci_diff,
+    completion,
+    doctor,
+    export,
+    forgot,
+    gateway,
+    prices,
+    questions,
+    reconcile,
+    report,
+    top,
+    upkeep,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -22,6 +36,7 @@ for command in (
     *questions.COMMANDS,
     *forgot.COMMANDS,
     *report.COMMANDS,
+    *reconcile.COMMANDS,
     *top.COMMANDS,
     *export.COMMANDS,
     *budgets.COMMANDS,
@@ -29,6 +44,8 @@ for command in (
     *gateway.COMMANDS,
     *prices.COMMANDS,
     *doctor.COMMANDS,
+    *ci_diff.COMMANDS,
+    *completion.COMMANDS,
 ):
     main.add_command(command)
 

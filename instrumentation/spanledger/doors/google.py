@@ -101,7 +101,10 @@ class GoogleDoor(Patches):
             default = "gcp.vertex_ai" if getattr(client, "vertexai", False) else self._provider.NAME
             name = hosts.provider_at(server[0]) or default
             context = _origin.get() or otel_context.get_current()
-            return Sent(Call(self._tracer(), self._provider, request, name, server, context))
+            call = Call(self._tracer(), self._provider, request, name, server, context)
+            _, vertex, path = url.partition("/projects/")
+            call.project = path.partition("/")[0] if vertex else None
+            return Sent(call)
         return None
 
     def _request(self, original: Any) -> Any:

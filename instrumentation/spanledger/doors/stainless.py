@@ -27,7 +27,7 @@ from spanledger.doors.following import MAX_JSON, follow
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
 from spanledger.providers import Provider, Request
-from spanledger.reading import Json, document, mapping
+from spanledger.reading import Json, document, label, mapping
 
 HOOKS: Final[Hooks] = {
     "BaseClient": {
@@ -46,6 +46,8 @@ HOOKS: Final[Hooks] = {
 USAGE_HOSTS: Final = {"openai", "azure.ai.openai"}
 """Providers known to accept `stream_options.include_usage` (openai 3.57 chat_completion_stream_options_param)."""
 
+PROJECT_HEADER: Final = "openai-project"
+"""In OpenAI's answers, beside openai-organization (https://platform.openai.com/docs/api-reference/debugging-requests)."""
 RAW_HEADER: Final = "x-stainless-raw-response"
 
 _current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
@@ -180,6 +182,7 @@ class StainlessDoor(Patches):
             if call is None:
                 return None
             call.answered = True
+            call.project = label(response.headers.get(PROJECT_HEADER))
             whole = not stream and hasattr(response, "_content")
             response._spanledger = call, whole
             if not whole:

@@ -1,0 +1,164 @@
+"""`spanledger ci-diff`: what a change of the code will cost, before it is merged."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, plain, reported, table
+from spanledger_clickhouse.ledger import Result
+from spanledger_clickhouse.report.sections import NOBODY, usd
+from spanledger_clickhouse.report.text import markdown_table
+from spanledger_clickhouse.run_costs import Difference, RunError, differences, read_run
+
+LIVE: Final = """
+SELECT feature, toUInt64(uniqExact(ifNull(request_id, trace_id)) * 30 / {days}) AS requests
+FROM llm_calls FINAL WHERE start_time > now() - INTERVAL {days} DAY GROUP BY feature
+"""
+LIVE_DAYS: Final = 7
+COLUMNS: Final = ("feature", "requests", "$/request before", "after", "change", "calls/request", "$/month")
+
+
+class Volume(click.ParamType[tuple[str, int]]):
+    """FEATURE=REQUESTS."""
+
+    name = "FEATURE=REQUESTS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        feature, equals, count = str(value).rpartition("=")
+        if not equals or not count.isdigit():
+            self.fail(f"{value!r} is not FEATURE=REQUESTS, e.g. summarize=120000", param, ctx)
+        return feature, int(count)
+
+
+@click.command("ci-diff")
+@click.argument("base", type=click.Path(exists=True, path_type=Path))
+@click.argument("head", type=click.Path(exists=True, path_type=Path))
+@click.option("--volume", type=Volume(), multiple=True, help="Requests a month of a feature; repeat it.")
+@click.option("--live", is_flag=True, help="Take the volume of the last seven days from the ledger (SPANLEDGER_DSN).")
+@click.option("--fail-over", "limit", type=Usd(), help="Exit status 1 where the change costs more than this a month.")
+@click.option(
+    "--fail-over-percent",
+    "percent",
+    type=click.FloatRange(0),
+    help="Or where a request of a feature costs this much more.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "md"]),
+    default="text",
+    show_default=True,
+    help="md: a comment for the pull request.",
+)
+@as_json
+@reported
+def ci_diff(
+    base: Path, head: Path, volume: tuple[tuple[str, int], ...], live: bool, limit: Decimal | None, percent: float | None,
+    form: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare the cost of two runs of the tests: of the base branch (BASE) and of the change (HEAD).
+
+    Each is the spool directory of a run: SPANLEDGER_SPOOL_DIR=base opentelemetry-instrument pytest. Costs are compared
+    by feature and request (calls with the same request id, else the same trace).
+
+    \b
+    Examples:
+      spanledger ci-diff base head --volume summarize=120000 --fail-over 500
+      spanledger ci-diff base head --live --format md > comment.md
+    """
+    try:
+        runs = read_run(base), read_run(head)
+    except RunError as error:
+        raise click.ClickException(str(error)) from error
+    found = differences(*runs, {**(_live() if live else {}), **dict(volume)})
+    known = [each.month_usd for each in found if each.month_usd is not None]
+    month = sum(known, Decimal(0)) if known else None
+    broken = _broken(found, month, limit, percent)
+    if as_json:
+        click.echo(json.dumps({"month_usd": plain(month), "broken": broken, "features": [_facts(each) for each in found]}, indent=2))  # fmt: skip
+    elif form == "md":
+        click.echo(_comment(found, month, broken))
+    else:
+        types = ("String", *["Decimal"] * (len(COLUMNS) - 1))
+        console().print(
+            table(Result(COLUMNS, types, [_cells(each) for each in found]), "Cost of a request, before and after")
+        )
+        console().print(f"\n{_sentence(month)}")
+    for each in broken:
+        click.echo(f"over the limit: {each}", err=True)
+    if broken:
+        raise click.exceptions.Exit(1)
+
+
+def _live() -> dict[str | None, int]:
+    with ledger() as found:
+        return dict(found.query(LIVE.format(days=LIVE_DAYS)).rows)
+
+
+def _broken(found: list[Difference], month: Decimal | None, limit: Decimal | None, percent: float | None) -> list[str]:
+    """What passed a limit, in words."""
+    told: list[str] = []
+    if limit is not None:
+        if month is None:
+            raise click.UsageError("--fail-over needs a volume: say --live, or --volume FEATURE=REQUESTS")
+        if month > limit:
+            told.append(f"{usd(month)} more a month, and {usd(limit)} is allowed")
+    if percent is not None:
+        told += [
+            f"a request of {each.feature or NOBODY} costs {each.change_share:+.1%}, and {percent:g} % is allowed"
+            for each in found
+            if each.change_share is not None and each.head.requests and each.change_share * 100 > percent
+        ]
+    return told
+
+
+def _cells(each: Difference) -> tuple[str, ...]:
+    before, after = each.base, each.head
+    share = each.change_share
+    return (
+        each.feature or NOBODY,
+        f"{before.requests:,} / {after.requests:,}",
+        usd(before.request_usd) if before.requests else "-",
+        usd(after.request_usd) if after.requests else "-",
+        "gone" if not after.requests else "new" if share is None else f"{share:+.1%}",
+        f"{_per_request(before)} / {_per_request(after)}",
+        usd(each.month_usd),
+    )
+
+
+def _per_request(run: Any) -> str:
+    return f"{run.calls / run.requests:.2f}" if run.requests else "-"
+
+
+def _facts(each: Difference) -> dict[str, Any]:
+    return {
+        "feature": each.feature,
+        **{f"{name}_{what}": plain(getattr(run, what)) for name, run in (("base", each.base), ("head", each.head))
+           for what in ("cost_usd", "requests", "calls", "unpriced", "tokens", "request_usd")},
+        "change_usd": plain(each.change_usd),
+        "change_share": each.change_share,
+        "month_usd": plain(each.month_usd),
+    }  # fmt: skip
+
+
+def _sentence(month: Decimal | None) -> str:
+    if month is None:
+        return "The volume of live traffic is not known: say --live, or --volume FEATURE=REQUESTS."
+    return f"At live volume this change costs {usd(abs(month))} {'less' if month < 0 else 'more'} a month."
+
+
+def _comment(found: list[Difference], month: Decimal | None, broken: list[str]) -> str:
+    lines = ["### LLM cost of this change", "", _sentence(month), ""]
+    lines += markdown_table(COLUMNS, [_cells(each) for each in found])
+    unpriced = sum(each.head.unpriced for each in found)
+    if unpriced:
+        lines += ["", f"{unpriced} calls have no price and are not counted."]
+    return "\n".join([*lines, *(f"\n**Over the limit:** {each}" for each in broken)])
+
+
+COMMANDS: Final = (ci_diff,)

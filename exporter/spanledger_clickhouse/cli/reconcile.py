@@ -1,0 +1,98 @@
+"""`spanledger reconcile`: an invoice beside the ledger, and what explains the difference."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+import click
+
+from spanledger_clickhouse import invoices, reconciling
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show
+from spanledger_clickhouse.ledger import Result
+from spanledger_clickhouse.reconciling import CAUSES, Residual
+from spanledger_clickhouse.report.sections import share, usd
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--provider", default="", help="Whose invoice it is, where the file does not say it (openai, anthropic, ...)."
+)
+@click.option(
+    "--project-by", default="provider", show_default=True,
+    help="What says which project a call was billed to: provider (as OpenAI and Vertex say it), service, environment, "
+         "tenant, feature, label:<name>.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Compare only; do not keep the invoice in the table invoices.")
+@click.option(
+    "--fail-over", type=click.FloatRange(0), help="Exit status 1 where more than this per cent is unexplained."
+)
+@as_json
+@reported
+def reconcile(
+    file: Path, provider: str, project_by: str, dry_run: bool, fail_over: float | None, as_json: bool
+) -> None:
+    """Compare an invoice with the ledger: the residual of each day, project and model, and what explains it.
+
+    FILE is OpenAI's costs (JSON of /v1/organization/costs, or CSV), Anthropic's cost report (JSON of
+    /v1/organizations/cost_report), Google's billing export (JSON lines or CSV), or a CSV with the columns day, provider,
+    project, model, amount_usd. Only days and providers that the invoice has are compared. What explains a residual:
+
+    \b
+    rounding      decimals that the invoice left out
+    unpriced      calls of the ledger without a price (at the mean of those that have one)
+    unattributed  calls whose project nobody knows
+    tier          calls whose service tier or batch rate was estimated
+    maybe_billed  attempts whose answer was lost (at the mean of a call)
+    outside       a model that the ledger has no call of on that day: it did not pass an instrumented process
+
+    \b
+    Example:
+      spanledger reconcile costs.json --fail-over 1
+    """
+    try:
+        lines = invoices.read(file.read_bytes(), provider)
+    except (invoices.InvoiceError, OSError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
+    with ledger() as found:
+        compared = reconciling.reconcile(found, lines, project_by)
+        if not dry_run:
+            reconciling.keep(found, lines)
+    _show(compared, as_json=as_json)
+    billed = sum((each.invoiced for each in compared), Decimal(0))
+    unexplained = sum((abs(each.unexplained) for each in compared), Decimal(0))
+    if not as_json:
+        total = sum((each.ledger for each in compared), Decimal(0))
+        console().print(
+            f"\ninvoiced {usd(billed)}, ledger {usd(total)}, residual {usd(billed - total)}; "
+            f"unexplained {usd(unexplained)} ({share(unexplained, billed)} of the invoice)"
+        )
+    if fail_over is not None and unexplained > billed * Decimal(str(fail_over)) / 100:
+        raise click.exceptions.Exit(1)
+
+
+def _show(compared: list[Residual], *, as_json: bool) -> None:
+    if as_json:
+        names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd",
+                 *(f"{cause}_usd" for cause in CAUSES), "unexplained_usd")  # fmt: skip
+        rows = [
+            (r.day, r.provider, r.project, r.model, r.invoiced, r.ledger, r.residual, *r.causes.values(), r.unexplained)
+            for r in compared
+        ]
+    else:
+        names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd", "explained by", "unexplained_usd")  # fmt: skip
+        rows = [
+            (r.day, r.provider, r.project, r.model, r.invoiced, r.ledger, r.residual, _why(r), r.unexplained)
+            for r in compared
+        ]
+    types = tuple("Decimal" if name.endswith("_usd") else "String" for name in names)
+    show(Result(names, types, list(rows)), "Invoice and ledger (USD)", json_output=as_json)
+
+
+def _why(each: Residual) -> str:
+    return ", ".join(f"{cause} {usd(amount)}" for cause, amount in each.causes.items() if amount) or "-"
+
+
+COMMANDS: Final = (reconcile,)
