@@ -19,6 +19,7 @@ def doctor(*arguments: str):
 
 @pytest.fixture(autouse=True)
 def no_database(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("SPANLEDGER_DSN", "clickhouse://app:s3cret@127.0.0.1:9/llm")
 
 
@@ -26,7 +27,7 @@ def test_all_is_well_but_for_a_database_that_does_not_answer():
     status, findings = doctor()
     assert status == 1
     assert {about: finding["status"] for about, finding in findings.items()} == {
-        "entry points": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "spool": "ok", "prices": "ok",
+        "entry points": "ok", "opentelemetry": "ok", "sampler": "ok", "propagators": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "spool": "ok", "shipper": "ok", "prices": "ok",
         "database": "failure",
     }  # fmt: skip
     assert "s3cret" not in json.dumps(findings)
@@ -57,3 +58,40 @@ def test_a_spool_that_cannot_be_written_says_which_setting_helps(monkeypatch, tm
 def test_people_read_it_too():
     output = CliRunner().invoke(main, ["doctor"]).output
     assert "FAILURE  database" in output
+
+
+def test_an_exporter_that_would_end_opentelemetrys_start_is_named(monkeypatch):
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")  # with the distro: OTLP over gRPC, which is not installed
+    status, findings = doctor()
+    assert status == 1
+    assert "no exporter otlp_proto_grpc for traces" in findings["opentelemetry"]["text"]
+    for signal in ("TRACES", "METRICS", "LOGS"):
+        monkeypatch.setenv(f"OTEL_{signal}_EXPORTER", "none")
+    assert doctor()[1]["opentelemetry"]["status"] == "ok"
+    monkeypatch.setenv("SPANLEDGER_DISABLED", "1")
+    assert "switched off" in doctor()[1]["opentelemetry"]["text"]
+
+
+def test_the_sampler_and_the_propagators_in_force_are_told(monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.1")
+    monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext,b3")
+    findings = doctor()[1]
+    assert findings["sampler"]["text"].startswith("parentbased_traceidratio 0.1:")
+    assert (findings["propagators"]["status"], "add baggage" in findings["propagators"]["advice"]) == ("warning", True)
+
+
+def test_a_spool_that_nobody_ships_is_told(own_state: Path):
+    from spanledger_clickhouse import shipper
+
+    spool = own_state / "spool"
+    spool.mkdir(parents=True)
+    (spool / "p.jsonl").write_text("{}\n")
+    assert doctor()[1]["shipper"]["status"] == "warning"
+    with shipper.sole_shipper(spool):
+        assert doctor()[1]["shipper"]["text"] == "a process ships the spool"
+
+
+def test_brackets_in_a_message_are_shown(monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_DSN", "mysql://h")
+    assert "use clickhouse[s]://" in " ".join(CliRunner().invoke(main, ["doctor"]).output.split())

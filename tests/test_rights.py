@@ -31,6 +31,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error
 from spanledger_clickhouse import writer
 from spanledger_clickhouse.database import DatabaseError, target
+from spanledger_clickhouse.ledger import opened
 from synthetic import call
 where = target(f"chdb://{sys.argv[1]}")
 client = clickhouse_connect.get_client(dsn=where.dsn)
@@ -40,6 +41,9 @@ for question in json.loads(sys.argv[2]):
         if question == "insert":
             writer.insert(client, where, [tuple(call(span_id="f" * 16, tenant_id="acme").values())])
             answers.append("done")
+        elif question == "a command":
+            with opened(dsn=where.dsn) as ledger:
+                answers.append([list(map(str, row)) for row in ledger.query("SELECT count() > 0 FROM llm_calls").rows])
         else:
             answers.append([list(map(str, row)) for row in client.query(question).result_rows])
     except (Error, DatabaseError) as error:
@@ -109,8 +113,8 @@ def test_a_gateway_adds_rows_and_asks_only_for_answers_it_has(kept, tmp_path):
 
 def test_a_reader_sees_everything_and_changes_nothing(kept, tmp_path):
     asked = [CALLS.format("llm_costs"), "SELECT count() > 0 FROM spanledger.cost_by_user", "insert",
-             "ALTER TABLE spanledger.llm_calls DELETE WHERE 1", "TRUNCATE TABLE spanledger.budgets"]  # fmt: skip
-    assert allowed(kept, tmp_path, "spanledger_reader", asked)[1:] == [[["1"]], *[DENIED] * 3]
+             "ALTER TABLE spanledger.llm_calls DELETE WHERE 1", "TRUNCATE TABLE spanledger.budgets", "a command"]  # fmt: skip
+    assert allowed(kept, tmp_path, "spanledger_reader", asked)[1:] == [[["1"]], *[DENIED] * 3, [["1"]]]
 
 
 def test_a_tenant_sees_its_own_rows_in_tables_views_and_rollups(kept, tmp_path):

@@ -173,6 +173,35 @@ def test_a_collector_gets_the_lines_as_they_are(ledger: Recorded, provider: Prov
     assert rows(gzip.decompress(body)) == expected
 
 
+def test_a_collector_that_wants_a_token_gets_it(ledger: Recorded, provider: Provider, monkeypatch):
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    got: list[str | None] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            got.append(self.headers["authorization"])
+            self.send_response(200)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    record(ledger, provider, 1)
+    monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", "authorization=Bearer%20s3cret, x-scope=a")
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        OtlpSink(f"http://127.0.0.1:{server.server_port}").send([Line(line, contents(line)) for line in ledger.lines])
+    assert got == ["Bearer s3cret"]
+    monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", "x=1,s3cret")
+    with pytest.raises(DatabaseError, match="^part 2 of SPANLEDGER_OTLP_HEADERS is no name=value$"):
+        OtlpSink("http://127.0.0.1:1")
+
+
 NO_RECEIVER = b"<html>please log in</html>"
 
 

@@ -108,12 +108,15 @@ def connect(where: Target) -> Any:
             "or set SPANLEDGER_DSN to a ClickHouse server"
         ) from error
     except (Error, OSError) as error:
+        if where.embedded and isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
         if where.embedded:
             raise DatabaseError(
                 f"the embedded ledger {where.shown} cannot be opened. One process at a time may hold it: "
                 "is another spanledger command running?"
             ) from error
-        raise DatabaseError(f"cannot reach ClickHouse at {where.shown}: {reason(error)}") from error
+        what = "refused by" if getattr(error, "code", None) == AUTHENTICATION_FAILED else "cannot reach"
+        raise DatabaseError(f"{what} ClickHouse at {where.shown}: {reason(error)}") from error
 
 
 def _embedded(where: Target, clickhouse_connect: Any) -> Any:
@@ -129,6 +132,7 @@ def _unquoted(part: str | None) -> str | None:
 
 
 ACCESS_DENIED: Final = 497
+AUTHENTICATION_FAILED: Final = 516
 
 
 def denied(error: DatabaseError) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from spanledger import settings
 from spanledger_clickhouse import schema, shipper
-from spanledger_clickhouse.database import DatabaseError, Target, connected, reason, target
+from spanledger_clickhouse.database import DatabaseError, Target, connected, denied, reason, target
 from spanledger_clickhouse.sinks import ClickHouseSink
 
 
@@ -55,13 +55,25 @@ def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = N
     """
     where = target(dsn)
     with connected(where) as client:
-        schema.migrate(client, where)
+        with suppress_denied():  # a reader asks what is there: whoever may, has migrated
+            schema.migrate(client, where)
         ledger = Ledger(client, where)
         if settings.setting("otlp_endpoint") is None:  # else the spool is a Collector's to get
-            with suppress(shipper.BusyError):  # another process ships it: what it has not sent yet comes in a second
+            # Another process may be shipping it: what it has not sent yet comes in a second. A reader ships nothing.
+            with suppress(shipper.BusyError), suppress_denied():
                 shipper.drain(settings.spool_dir(), ClickHouseSink(where, client), progress)
         client.command(f"USE `{where.database}`") if where.embedded else _use(client, where.database)
         yield ledger
+
+
+@contextmanager
+def suppress_denied() -> Generator[None]:
+    """Go on where the database's user has not the right."""
+    try:
+        yield
+    except DatabaseError as error:
+        if not denied(error):
+            raise
 
 
 def _use(client: Any, database: str) -> None:

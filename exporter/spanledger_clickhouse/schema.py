@@ -228,12 +228,24 @@ def _identifier(name: str) -> str:
 
 
 def applied(client: Any, where: Target, servers: Topology | None = None) -> dict[str, str]:
-    """Name -> checksum of what the database has."""
+    """Name -> checksum of what the database has.
+
+    Raises:
+        DatabaseError: ClickHouse refused it.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
     servers = servers or Topology()
-    quoted = _identifier(where.database)
-    client.command(_rendered("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", where.database, servers))
-    client.command(_rendered(LEDGER, where.database, servers))
-    result = client.query(f"SELECT name, checksum FROM {quoted}.schema_migrations FINAL")
+    asked = f"SELECT name, checksum FROM {_identifier(where.database)}.schema_migrations FINAL"
+    try:
+        try:
+            result = client.query(asked)
+        except Error:  # a new ledger, most likely: one that may only read finds its own here, and creates nothing
+            client.command(_rendered("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", where.database, servers))
+            client.command(_rendered(LEDGER, where.database, servers))
+            result = client.query(asked)
+    except Error as error:
+        raise DatabaseError(f"asking {where.shown} for its schema failed: {reason(error)}") from error
     return {str(name): str(checksum) for name, checksum in result.result_rows}
 
 

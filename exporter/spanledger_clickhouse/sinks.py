@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from spanledger import settings
 from spanledger.guard import log
@@ -110,6 +111,7 @@ class OtlpSink:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise DatabaseError(f"SPANLEDGER_OTLP_ENDPOINT={settings.masked(endpoint)!r} is no http(s) URL")
+        self._headers = _headers()
         self._url = endpoint if endpoint.endswith("/v1/traces") else f"{endpoint.rstrip('/')}/v1/traces"
 
     @property
@@ -119,7 +121,7 @@ class OtlpSink:
     def send(self, lines: Sequence[Line]) -> None:
         spans = [part for line in lines for part in items(document(line.raw), "resourceSpans")]
         body = gzip.compress(json.dumps({"resourceSpans": spans}, separators=(",", ":")).encode(), 1)
-        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        headers = {**self._headers, "Content-Type": "application/json", "Content-Encoding": "gzip"}
         request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - http(s) only, see __init__
         try:
             with OPENER.open(request, timeout=self.TIMEOUT) as answer:
@@ -147,6 +149,25 @@ class OtlpSink:
 
     def close(self) -> None:
         """Nothing is kept open."""
+
+
+def _headers() -> dict[str, str]:
+    """SPANLEDGER_OTLP_HEADERS, in the form of OTEL_EXPORTER_OTLP_HEADERS: `authorization=Bearer%20<token>,x-scope=a`.
+
+    Raises:
+        DatabaseError: a part of it is no header. The message does not quote it: it may be a secret.
+    """
+    found: dict[str, str] = {}
+    for number, part in enumerate((settings.setting("otlp_headers") or "").split(","), 1):
+        name, equals, value = (unquote(word).strip() for word in part.partition("="))
+        if part.strip() and not (equals and HEADER.fullmatch(name) and value.isprintable()):
+            raise DatabaseError(f"part {number} of SPANLEDGER_OTLP_HEADERS is no name=value")
+        if name:
+            found[name] = value
+    return found
+
+
+HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_|~-]+")
 
 
 def configured() -> Sink | None:

@@ -46,6 +46,7 @@ def pre_instrument() -> None:
     with quietly("starting Spanledger"):
         if disabled():
             return
+        propagation.guard()  # before the first request: the first call may come much later
         provider = _unwrapped(trace.get_tracer_provider())
         if provider is not None:
             _attach(provider)
@@ -80,10 +81,10 @@ def install(tracer_provider: Any = None) -> bool:
 
 def _attach(provider: TracerProvider) -> None:
     with _lock:
+        propagation.guard()  # each time: the application may have set a propagator of its own since
         if provider not in _bound:
             provider.add_span_processor(_ledger())
             sampler.keep_calls(provider)
-            propagation.guard()
             _bound.add(provider)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from importlib import metadata
 from typing import Final, NamedTuple
 
+from spanledger import settings
 from spanledger.doors import gaos, google, stainless
 from spanledger.doors.patching import Hooks, missing
 from spanledger.guard import log
@@ -86,3 +88,46 @@ def entry_points() -> list[Finding]:
         advice = "install spanledger with pip or uv, in the environment that runs the application"
         return [Finding(FAILURE, "entry points", f"missing: {', '.join(lacking)}", advice)]
     return [Finding(OK, "entry points", "opentelemetry-instrument finds Spanledger")]
+
+
+def environment() -> list[Finding]:
+    """What OpenTelemetry is told by this environment: whether it starts at all, and the sampler and propagators in force."""
+    found: list[Finding] = []
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    rate = os.environ.get("OTEL_TRACES_SAMPLER_ARG")
+    text = f"{sampler}{f' {rate}' if rate else ''}: it decides about your traces, and every call is recorded whatever it says"
+    found.append(Finding(OK, "sampler", text))
+    propagators = os.environ.get("OTEL_PROPAGATORS", "tracecontext,baggage")
+    if "baggage" in [each.strip() for each in propagators.split(",")]:
+        found.append(Finding(OK, "propagators", propagators))
+    else:
+        advice = "add baggage to OTEL_PROPAGATORS, else attribution reaches no other process, job or service"
+        found.append(Finding(WARNING, "propagators", f"{propagators}: baggage is not among them", advice))
+    return [*_exporters(), *found]
+
+
+def _exporters() -> list[Finding]:
+    """An exporter that is asked for and not installed ends OpenTelemetry's own start, and with it every instrumentor."""
+    if settings.enabled("disabled") or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return [
+            Finding(
+                FAILURE, "opentelemetry", "it is switched off here", "unset SPANLEDGER_DISABLED and OTEL_SDK_DISABLED"
+            )
+        ]
+    distro = bool(metadata.entry_points(group="opentelemetry_distro"))
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc" if distro else "http/protobuf")
+    lacking: list[str] = []
+    for signal in ("traces", "metrics", "logs"):
+        variable = f"OTEL_{signal.upper()}_EXPORTER"
+        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", protocol)
+        for name in os.environ.get(variable, "otlp" if distro else "").split(","):
+            wanted = f"otlp_proto_{own.partition('/')[0]}" if name.strip() == "otlp" else name.strip()
+            if wanted not in ("", "none") and not metadata.entry_points(
+                group=f"opentelemetry_{signal}_exporter", name=wanted
+            ):
+                lacking.append(f"{wanted} for {signal}")
+    if not lacking:
+        return [Finding(OK, "opentelemetry", "every exporter that is asked for is installed")]
+    advice = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or OTEL_TRACES_EXPORTER=none OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none"  # fmt: skip
+    text = f"no exporter {', no '.join(lacking)} is installed: opentelemetry-instrument starts nothing, and NO call is recorded"
+    return [Finding(FAILURE, "opentelemetry", text, advice)]

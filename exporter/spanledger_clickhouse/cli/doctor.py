@@ -7,9 +7,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import click
+from rich.markup import escape
 
 from spanledger import checkup, settings
 from spanledger.checkup import FAILURE, OK, WARNING, Finding
@@ -17,7 +19,7 @@ from spanledger.pricing.table import prices
 from spanledger_clickhouse import dead_letters, schema, shipper
 from spanledger_clickhouse.cli.output import as_json, console
 from spanledger_clickhouse.cli.price_tables import OLD_DAYS
-from spanledger_clickhouse.database import DatabaseError, connected, target
+from spanledger_clickhouse.database import DatabaseError, connected, denied, target
 from spanledger_clickhouse.ledger import Ledger
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
@@ -40,14 +42,14 @@ def doctor(as_json: bool) -> None:
 
     Run it in the environment, and with the settings, of the application.
     """
-    findings = [*checkup.entry_points(), *checkup.sdks(), *_spool(), *_prices(), *_database()]
+    findings = [*checkup.entry_points(), *checkup.environment(), *checkup.sdks(), *_spool(), *_prices(), *_database()]
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         for finding in findings:
-            console().print(f"{MARKS[finding.status]}  {finding.about}: {finding.text}")
+            console().print(f"{MARKS[finding.status]}  {escape(f'{finding.about}: {finding.text}')}")
             if finding.advice:
-                console().print(f"         {finding.advice}")
+                console().print(f"         {escape(finding.advice)}")
     if any(finding.status == FAILURE for finding in findings):
         raise SystemExit(1)
 
@@ -72,9 +74,26 @@ def _spool() -> Iterator[Finding]:
         yield Finding(FAILURE, "spool", f"{text}, the oldest for {age:,.0f} s", advice)
     else:
         yield Finding(OK, "spool", text)
+    if destination:
+        yield _shipper(directory, waiting)
     dead = sum(1 for _ in dead_letters.letters(directory))
     if dead:
         yield Finding(WARNING, "dead letters", f"{dead} rows were refused", "see `spanledger ship --dead`")
+
+
+def _shipper(directory: Path, waiting: int) -> Finding:
+    """Whether a process ships the spool at the moment: the application's thread, or a sidecar."""
+    try:
+        with shipper.sole_shipper(directory):
+            alive = False
+    except shipper.BusyError:
+        alive = True
+    if alive:
+        return Finding(OK, "shipper", "a process ships the spool")
+    if not waiting:
+        return Finding(OK, "shipper", "no process ships the spool now, and nothing waits in it")
+    advice = "start the application, or `spanledger ship --follow`; `spanledger ship` sends what waits now"
+    return Finding(WARNING, "shipper", "no process ships the spool now", advice)
 
 
 def _prices() -> Iterator[Finding]:
@@ -105,6 +124,9 @@ def _database() -> Iterator[Finding]:
             else:
                 yield Finding(OK, "database", f"{where.shown}, empty: the first command fills it")
     except DatabaseError as error:
+        if denied(error):  # an application's user, who may add rows and no more
+            yield Finding(OK, "database", "reached; this user may not read it: ask with a reader for what is in it")
+            return
         yield Finding(FAILURE, "database", str(error), "rows wait in the spool until it can be reached")
 
 
