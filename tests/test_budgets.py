@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import connected, target
+from synthetic import call
 
 
 def run(*arguments: str) -> Result:
@@ -48,3 +53,47 @@ def test_what_makes_no_sense_is_said(arguments: tuple[str, ...], said: str):
     result = run(*arguments)
     assert result.exit_code != 0
     assert said in result.output
+
+
+def test_a_budget_is_tried_on_the_past(tmp_path: Path):
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    noon = (now - timedelta(days=2)).replace(hour=12)
+    rows = [
+        call(
+            span_id=f"{n:016x}",
+            start_time=noon + timedelta(hours=n),
+            feature="chat",
+            user_id="ada",
+            cost_usd=Decimal(3),
+        )
+        for n in range(4)
+    ] + [call(span_id="f" * 16, start_time=noon, feature="other", user_id="bob", cost_usd=Decimal(90))]
+    where = target(f"chdb://{tmp_path / 'chdb'}")
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(row.values()) for row in rows])
+    run(
+        "set",
+        "chat",
+        "10",
+        "--scope",
+        "feature",
+        "--key",
+        "chat",
+        "--period",
+        "day",
+        "--threshold",
+        "1",
+        "--threshold",
+        "0.5",
+    )
+    [day] = json.loads(run("test", "chat", "--days", "5", "--json").stdout)
+    assert day == {
+        "day": f"{noon:%Y-%m-%d}", "spent_usd": "12.000000000000", "used_share": 1.2,
+        "passed 50%": f"{noon:%Y-%m-%d} 13h", "passed 100%": f"{noon:%Y-%m-%d} 15h",
+    }  # fmt: skip
+    [day] = json.loads(run("test", "chat", "--amount", "20", "--json").stdout)
+    assert (day["passed 50%"], day["passed 100%"]) == (f"{noon:%Y-%m-%d} 15h", None)
+    run("set", "all", "1000")
+    assert sum(Decimal(row["spent_usd"]) for row in json.loads(run("test", "all", "--json").stdout)) == 102
+    assert "there is no budget 'nobody'" in run("test", "nobody").output

@@ -198,7 +198,7 @@ def test_a_collector_that_wants_a_token_gets_it(ledger: Recorded, provider: Prov
         OtlpSink(f"http://127.0.0.1:{server.server_port}").send([Line(line, contents(line)) for line in ledger.lines])
     assert got == ["Bearer s3cret"]
     monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", "x=1,s3cret")
-    with pytest.raises(DatabaseError, match="^part 2 of SPANLEDGER_OTLP_HEADERS is no name=value$"):
+    with pytest.raises(DatabaseError, match=r"^part 2 of SPANLEDGER_OTLP_HEADERS is no name=value$"):
         OtlpSink("http://127.0.0.1:1")
 
 

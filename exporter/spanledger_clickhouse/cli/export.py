@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import ledger, reported, write
+from spanledger_clickhouse.cli.output import ledger, reported, working, write
 from spanledger_clickhouse.database import DatabaseError, reason
 
 FORMATS: Final = {"csv": "CSVWithNames", "parquet": "Parquet", "jsonl": "JSONEachRow"}
@@ -41,7 +41,7 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
         raise click.UsageError("Parquet is no text for a terminal: say --out FILE")
     times = {name: f"{at:%Y-%m-%d %H:%M:%S}" for name, at in window.items()}
     query = f"SELECT * FROM {view}(since = '{times['since']}', until = '{times['until']}')"
-    with ledger() as found:
+    with ledger() as found, working("exporting"):
         try:
             data: bytes = found.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
         except Error as error:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from spanledger_clickhouse.cli.output import as_json, ledger, reported, show
+from spanledger_clickhouse.cli.output import as_json, ledger, reported, show, working
 from spanledger_clickhouse.codeowners import CodeOwners, repository
 from spanledger_clickhouse.ledger import Result
 
@@ -65,7 +65,7 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     until = datetime.now(UTC)
     times = {"since": until - timedelta(days=days), "until": until}
     query = LOST.format(top=top, **{name: f"{at:%Y-%m-%d %H:%M:%S}" for name, at in times.items()})
-    with ledger() as found:
+    with ledger() as found, working("asking the ledger"):
         sites = [Site(*row) for row in found.query(query).rows]
     owners = repository(Path.cwd())
     rows = [_row(site, owners, days) for site in sites]

@@ -68,6 +68,17 @@ def ledger() -> Generator[Ledger]:
 
 
 @contextmanager
+def working(what: str) -> Generator[None]:
+    """A sign of life on a terminal while something takes its time that cannot be counted."""
+    shown = Console(stderr=True)
+    if not sys.stderr.isatty():
+        yield
+        return
+    with shown.status(what):
+        yield
+
+
+@contextmanager
 def days_done(what: str = "rebuilding days") -> Generator[Callable[[int, int], None]]:
     """A function to tell (done, in all) to, and a bar on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, usd
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, usd, working
 
 SPEND: Final = {
     "feature": "SELECT feature, total_cost_usd, calls, mean_cost_usd, p95_cost_usd, unpriced_calls FROM cost_by_feature",
@@ -44,7 +44,7 @@ def spend(by: str, top: int, as_json: bool) -> None:
     Example:
       spanledger spend --by user --top 5
     """
-    with ledger() as found:
+    with ledger() as found, working("asking the ledger"):
         show(found.query(f"{SPEND[by]} LIMIT {top}"), f"Spend by {by} (USD)", json_output=as_json)
         if not as_json:
             total, calls, unpriced, unattributed, lost = found.query(TOTAL).rows[0]
@@ -63,7 +63,7 @@ def request(request_id: str, as_json: bool) -> None:
 
     REQUEST_ID is what the application put into baggage as spanledger.request.id.
     """
-    with ledger() as found:
+    with ledger() as found, working("asking the ledger"):
         result = found.query(REQUEST, {"id": request_id})
         if not result.rows:
             raise click.ClickException(
@@ -83,7 +83,7 @@ def sql(query: str, as_json: bool) -> None:
     Example:
       spanledger sql "SELECT feature, sum(cost_usd) FROM llm_calls FINAL GROUP BY feature"
     """
-    with ledger() as found:
+    with ledger() as found, working("asking the ledger"):
         show(found.query(query), "", json_output=as_json)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from spanledger_clickhouse import invoices, reconciling
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, working
 from spanledger_clickhouse.ledger import Result
 from spanledger_clickhouse.reconciling import CAUSES, Residual
 from spanledger_clickhouse.report.sections import share, usd
@@ -56,7 +56,7 @@ def reconcile(
         lines = invoices.read(file.read_bytes(), provider)
     except (invoices.InvoiceError, OSError) as error:
         raise click.ClickException(f"{file}: {error}") from error
-    with ledger() as found:
+    with ledger() as found, working("comparing"):
         compared = reconciling.reconcile(found, lines, project_by)
         if not dry_run:
             reconciling.keep(found, lines)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, ledger, plain, reported, write
+from spanledger_clickhouse.cli.output import Usd, as_json, ledger, plain, reported, working, write
 from spanledger_clickhouse.report import html, slack, text
 from spanledger_clickhouse.report.figures import Report, hour_after, report
 
@@ -62,7 +62,7 @@ def weekly(
     begin = since.replace(tzinfo=UTC) if since else hour_after(end) - timedelta(days=days)
     if begin >= end:
         raise click.UsageError(f"--since {begin:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M}")
-    with ledger() as found:
+    with ledger() as found, working("asking the ledger"):
         figures = report(found, begin, end, budget)
     write(FORMATS["json" if as_json else form](figures), out)
 

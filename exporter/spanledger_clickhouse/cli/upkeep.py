@@ -14,7 +14,7 @@ from spanledger import settings
 from spanledger.spool import SUFFIX
 from spanledger_clickhouse import dead_letters, repricing, schema, shipper, sinks
 from spanledger_clickhouse import rights as least
-from spanledger_clickhouse.cli.output import as_json, console, days_done, ledger, progress, reported, show
+from spanledger_clickhouse.cli.output import as_json, console, days_done, ledger, progress, reported, show, working
 from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.ledger import Result
 from spanledger_clickhouse.rollups import Rebuilt, Rollups
@@ -107,7 +107,8 @@ def verify(repair: bool, force: bool) -> None:
     with connected(where) as client:
         schema.migrate(client, where)
         rollups = Rollups(client, where)
-        found = rollups.differences()
+        with working("comparing"):
+            found = rollups.differences()
         for each in found:
             console().print(
                 f"{each.day}  {each.rollup}: {each.calls[0]:,} calls and {each.cost_usd[0]} USD, "
