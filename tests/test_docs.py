@@ -27,6 +27,7 @@ from loopback_provider import Provider
 
 from conftest import ROOT, Recorded
 from spanledger import attribution
+from spanledger.limits.policy import load
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 from synthetic import open_shop
@@ -253,7 +254,10 @@ def python_block(text: str) -> None:
 
 
 def toml_block(text: str) -> None:
-    assert tomllib.loads(text)
+    if "limit" in tomllib.loads(text):
+        Path("limits.toml").write_text(text)
+        assert load("limits.toml").limits
+        return
     Path("prices.toml").write_text(text)
     env = {"SPANLEDGER_PRICE_OVERRIDES": str(Path("prices.toml").absolute())}
     done = subprocess.run(

@@ -3,7 +3,7 @@
 Most applications import nothing of this: they start with `opentelemetry-instrument`. What is here is
 for those that build their own TracerProvider (`install`), want a row on its way now (`flush`), say who causes a
 call without middleware (`attribution`, `feature`, `unit`, `carry`, `carried`), or call a model by a client that
-Spanledger does not know (`record`).
+Spanledger does not know (`record`), or keep limits in their own code (`check_request_allowed`, `record_actual_cost`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from spanledger.version import VERSION
 
 if TYPE_CHECKING:
     from spanledger.bootstrap import flush, install
+    from spanledger.limits.limiter import check_request_allowed, record_actual_cost
     from spanledger.losses import AttributionRequired
     from spanledger.manual import record
     from spanledger.scopes import attribution, carried, carry, feature, unit
@@ -27,10 +28,12 @@ __all__ = [
     "attribution",
     "carried",
     "carry",
+    "check_request_allowed",
     "feature",
     "flush",
     "install",
     "record",
+    "record_actual_cost",
     "unit",
 ]
 
@@ -40,6 +43,7 @@ _HOMES = {
     "flush": "bootstrap",
     "record": "manual",
     "AttributionRequired": "losses",
+    **dict.fromkeys(("check_request_allowed", "record_actual_cost"), "limits.limiter"),
     **dict.fromkeys(("attribution", "carried", "carry", "feature", "unit"), "scopes"),
 }
 

@@ -1,0 +1,49 @@
+"""The hour, day or month that a moment is in, in UTC or a named zone, across changes of the clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Final, NamedTuple
+
+WINDOWS: Final = ("hour", "day", "month")
+"""In the order in which they are checked."""
+
+
+class Window(NamedTuple):
+    """From `start` up to, and without, `end`; both in UTC."""
+
+    start: datetime
+    end: datetime
+
+    def seconds_left(self, at: datetime) -> float:
+        return max(0.0, (self.end - at).total_seconds())
+
+
+def window(name: str, at: datetime, zone: tzinfo = UTC) -> Window:
+    """The window `name` (hour, day, month) that `at` is in.
+
+    Args:
+        name: one of WINDOWS.
+        at: a moment with a time zone.
+        zone: whose clock says when a day begins. A day in which it changes has 23 or 25 hours; the hour that
+            is there twice is two windows. (Lord Howe Island, whose clock changes by half an hour, has odd hours then.)
+
+    Raises:
+        ValueError: there is no such window.
+    """
+    local = at.astimezone(zone)
+    if name == "hour":
+        start = at.astimezone(UTC) - timedelta(
+            minutes=local.minute, seconds=local.second, microseconds=local.microsecond
+        )
+        return Window(start, start + timedelta(hours=1))
+    if name == "day":
+        return Window(_midnight(local.date(), zone), _midnight(local.date() + timedelta(days=1), zone))
+    if name == "month":
+        first = local.date().replace(day=1)
+        return Window(_midnight(first, zone), _midnight((first + timedelta(days=32)).replace(day=1), zone))
+    raise ValueError(f"{name!r} is no window: use {', '.join(WINDOWS)}")
+
+
+def _midnight(day: date, zone: tzinfo) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)

@@ -1,0 +1,462 @@
+"""Limits: what is let through never costs more than the limit, whoever asks at once, whatever becomes of the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import spanledger
+from redis_server import RedisServer
+from spanledger.limits import limiter as limiters
+from spanledger.limits import store as stores
+from spanledger.limits.estimate import text_tokens, worst_picousd
+from spanledger.limits.limiter import Decision, Limiter
+from spanledger.limits.policy import Limit, Policy, PolicyError, load, policy
+from spanledger.limits.store import Account, MemoryStore, RedisStore, Store, StoreError
+from spanledger.limits.windows import window
+from spanledger.pricing import quote
+
+USD = 10**12
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+# --- windows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "zone", "at", "hours"),
+    [
+        ("hour", UTC, "2026-03-29T01:30:00+00:00", 1),
+        ("day", UTC, "2026-03-29T01:30:00+00:00", 24),
+        ("day", BERLIN, "2026-03-29T12:00:00+00:00", 23),  # the clock goes forward
+        ("day", BERLIN, "2026-10-25T12:00:00+00:00", 25),  # and back
+        ("month", UTC, "2026-02-28T23:59:59.999999+00:00", 28 * 24),
+        ("month", UTC, "2028-02-29T00:00:00+00:00", 29 * 24),
+        ("month", BERLIN, "2026-10-31T23:30:00+00:00", 30 * 24),  # November there
+        ("month", BERLIN, "2026-03-05T00:00:00+00:00", 31 * 24 - 1),
+        ("hour", ZoneInfo("Asia/Kolkata"), "2026-03-29T01:45:00+00:00", 1),
+    ],
+)
+def test_a_window_is_as_long_as_the_clock_says(name, zone, at, hours):
+    found = window(name, datetime.fromisoformat(at), zone)
+    assert found.end - found.start == timedelta(hours=hours)
+    assert found.start.astimezone(zone).minute == 0
+
+
+def test_the_hour_that_is_there_twice_is_two_windows():
+    first, second = (window("hour", datetime(2026, 10, 25, hour, 30, tzinfo=UTC), BERLIN) for hour in (0, 1))
+    assert first.end == second.start
+
+
+@given(st.integers(1_577_836_800, 1_893_456_000).map(lambda s: datetime.fromtimestamp(s, UTC)), st.sampled_from(["hour", "day", "month"]),
+       st.sampled_from(["UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Kolkata", "Pacific/Apia"]))  # fmt: skip
+def test_every_moment_is_in_its_window_and_windows_meet(at, name, zone):
+    found = window(name, at, ZoneInfo(zone))
+    assert found.start <= at < found.end
+    assert window(name, found.end, ZoneInfo(zone)).start == found.end
+    assert window(name, found.end - timedelta(microseconds=1), ZoneInfo(zone)) == found
+
+
+# --- policy -------------------------------------------------------------------------------------------------------------
+
+
+GOOD = """
+[[limit]]
+name = "all"
+window = "month"
+amount_usd = 10000
+[[limit]]
+name = "a user's hour"
+window = "hour"
+amount_usd = 1.5
+per = "user"
+scope = { tier = "free" }
+zone = "Europe/Berlin"
+fail_closed = true
+[request]
+max_input_tokens = 32000
+max_output_tokens = 4096
+"""
+
+
+def test_a_file_of_limits_is_read_the_shortest_window_first(tmp_path: Path):
+    file = tmp_path / "limits.toml"
+    file.write_text(GOOD)
+    assert load(str(file)) == Policy(
+        (Limit("a user's hour", "hour", 15 * USD // 10, {"tier": "free"}, "user", BERLIN, True), Limit("all", "month", 10_000 * USD)),
+        32_000,
+        4_096,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[limit]]\nwindow='day'\namount_usd=1", "limit 1 has no name"),
+        ("[[limit]]\nname='a'\nwindow='week'\namount_usd=1", "use hour, day, month"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=-1", "dollars above zero"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=true", "dollars above zero"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=nan", "dollars above zero"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=1\nzone='Mars'", "is no time zone"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=1\nper='planet'", "use tenant, tier"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=1\nscope={planet='x'}", "scope is a table"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=1\nfail_closed='yes'", "true or false"),
+        (
+            "[[limit]]\nname='a'\nwindow='day'\namount_usd=1\n[[limit]]\nname='a'\nwindow='day'\namount_usd=2",
+            "two limits",
+        ),
+        ("[[limits]]", "'limits' is not known"),
+        ("[request]\nmax_input_tokens='many'", "a number of tokens"),
+        ("limit = 3 = 4", "not valid TOML"),
+    ],
+)
+def test_what_makes_no_sense_is_said(text: str, said: str, tmp_path: Path):
+    file = tmp_path / "limits.toml"
+    file.write_text(text)
+    with pytest.raises(PolicyError, match=said):
+        load(str(file))
+
+
+def test_a_file_that_is_not_there_enforces_nothing_and_is_logged(monkeypatch, caplog):
+    limiters.configured.cache_clear()
+    monkeypatch.setenv("SPANLEDGER_LIMITS", "/nowhere/limits.toml")
+    allowed = spanledger.check_request_allowed(
+        provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1
+    )
+    assert allowed == Decision(True)._asdict()
+    assert "no limits are enforced: SPANLEDGER_LIMITS=/nowhere/limits.toml cannot be read" in caplog.text
+    limiters.configured.cache_clear()
+
+
+# --- the store: in this process, and in Redis -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request, redis: RedisServer) -> Store:
+    if request.param == "memory":
+        return MemoryStore()
+    made = RedisStore(redis.url, deadline=2.0)
+    made._client.flushall()
+    return made
+
+
+def account(key: str = "a", usd: float = 1, lives: int = 60) -> Account:
+    return Account(key, int(usd * USD), lives)
+
+
+def test_what_is_held_counts_until_the_cost_is_known(store: Store):
+    assert store.reserve("r1", [account()], 6 * USD // 10) is None
+    assert store.balance("a") == (0, 6 * USD // 10)
+    assert store.reserve("r2", [account()], 5 * USD // 10) == 0
+    store.settle("r1", [account()], 2 * USD // 10)
+    assert store.balance("a") == (2 * USD // 10, 0)
+    assert store.reserve("r2", [account()], 8 * USD // 10) is None
+
+
+def test_all_accounts_or_none(store: Store):
+    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 6 * USD // 10) == 1
+    assert store.balance("a") == (0, 0)
+    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 4 * USD // 10) is None
+    assert store.balance("a") == store.balance("b") == (0, 4 * USD // 10)
+
+
+def test_what_was_abandoned_is_free_again_and_a_late_cost_counts_all_the_same(store: Store, monkeypatch):
+    monkeypatch.setattr(stores, "HOLD_SECONDS", 0.2)
+    assert store.reserve("r1", [account()], USD) is None
+    assert store.reserve("r2", [account()], USD) == 0
+    time.sleep(0.25)
+    assert store.reserve("r2", [account()], USD // 2) is None
+    store.settle("r1", [account()], USD // 4)
+    assert store.balance("a") == (USD // 4, USD // 2)
+
+
+def test_sums_are_exact_beyond_what_a_double_holds(store: Store):
+    for number in range(3):
+        store.settle(f"r{number}", [account("big", 900_000)], 3 * 10**16 + 1)
+    assert store.balance("big") == (9 * 10**16 + 3, 0)
+
+
+# --- the limiter -----------------------------------------------------------------------------------------------------------
+
+
+def limiter_of(store: Store, *limits: Limit, now=None, **caps: int) -> Limiter:
+    return Limiter(Policy(limits, **caps), store, **({"now": now} if now else {}))
+
+
+def test_the_order_is_size_then_hour_then_day_then_month(store: Store):
+    at = datetime(2026, 3, 31, 22, 59, 30, tzinfo=UTC)
+    found = policy({"limit": [
+        {"name": "m", "window": "month", "amount_usd": 3}, {"name": "d", "window": "day", "amount_usd": 2}, {"name": "h", "window": "hour", "amount_usd": 1},
+    ], "request": {"max_output_tokens": 100}})  # fmt: skip
+    limiter = Limiter(found, store, lambda: at)
+    asked = {"user": "ada"}
+    assert limiter.check(asked, USD, 5, 101) == Decision(
+        False, "the request may take 101 tokens of output, and 100 are allowed"
+    )
+    for hour in (22, 23):
+        at = datetime(2026, 3, 31, hour, 59, 30, tzinfo=UTC)
+        assert limiter.check(asked, USD).allowed
+        assert limiter.check(asked, USD)[:3] == (False, "limit 'h': $1 for the hour is used up", 30)
+    at = datetime(2026, 3, 31, 23, 59, 30, 500_000, tzinfo=UTC)
+    assert limiter.check(asked, USD)[:3] == (False, "limit 'h': $1 for the hour is used up", 30)
+    at = datetime(2026, 4, 1, tzinfo=UTC)
+    assert limiter.check(asked, USD).allowed
+    at = datetime(2026, 4, 1, 1, tzinfo=UTC)
+    assert limiter.check(asked, USD).allowed
+    at = datetime(2026, 4, 1, 2, 0, 1, tzinfo=UTC)
+    assert limiter.check(asked, USD)[:3] == (False, "limit 'd': $2 for the day is used up", 22 * 3600 - 1)
+    at = datetime(2026, 4, 2, 2, tzinfo=UTC)
+    assert limiter.check(asked, USD).allowed
+    at = datetime(2026, 4, 3, tzinfo=UTC)
+    assert limiter.check(asked, USD)[:3] == (False, "limit 'm': $3 for the month is used up", 28 * 86_400)
+
+
+def test_each_user_has_an_hour_of_their_own_and_scopes_narrow(store: Store):
+    limiter = limiter_of(store, Limit("u", "hour", USD, {"tier": "free"}, "user"))
+    assert limiter.check({"user": "ada", "tier": "free"}, USD).allowed
+    assert not limiter.check({"user": "ada", "tier": "free"}, USD).allowed
+    assert limiter.check({"user": "bob", "tier": "free"}, USD).allowed
+    assert limiter.check({"user": "ada", "tier": "pro"}, USD).reservation == ""
+    assert limiter.check({"user": None, "tier": "free"}, USD).reservation == ""
+
+
+def test_a_failed_call_frees_all_and_a_cost_counts_once(store: Store):
+    limiter = limiter_of(store, Limit("all", "month", USD))
+    first = limiter.check({}, USD)
+    assert limiter.settle(first.reservation, 0)
+    second = limiter.check({}, USD)
+    assert limiter.settle(second.reservation, USD // 2)
+    assert not limiter.settle(second.reservation, USD // 2)
+    assert limiter.check({}, USD // 2).allowed
+
+
+def test_a_model_without_a_price_passes_unless_the_limit_fails_closed(store: Store):
+    assert limiter_of(store, Limit("open", "hour", USD)).check({}, None).allowed
+    refused = limiter_of(store, Limit("closed", "hour", USD, fail_closed=True)).check({}, None)
+    assert (refused.allowed, refused.reason) == (
+        False,
+        "limit 'closed': the model has no price, and the limit fails closed",
+    )
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_hundred_at_once_never_pass_the_limit_by_more_than_the_error_of_their_estimates(seed: int):
+    """Threads over the store in memory; what a call really costs differs from the estimate either way."""
+    chance = random.Random(seed)
+    store = MemoryStore()
+    limiter = limiter_of(store, Limit("all", "month", USD), Limit("u", "month", USD // 2, {}, "user"))
+    plans = [
+        (chance.randrange(1, USD // 20), chance.choice([0.0, 0.5, 1.0, 1.2]), chance.random() < 0.1) for _ in range(100)
+    ]
+    spent: list[int] = []
+    error: list[int] = []
+
+    def one(number: int) -> None:
+        estimate, factor, failed = plans[number]
+        found = limiter.check({"user": f"u{number % 5}"}, estimate)
+        if found.allowed:
+            actual = 0 if failed else int(estimate * factor)
+            spent.append(actual)
+            error.append(max(0, actual - estimate))
+            limiter.settle(found.reservation, actual)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(spent) <= USD + sum(error)
+    for key in store._balances:
+        assert store.balance(key)[1] == 0, "nothing is held any more"
+    [month] = [key for key in store._balances if key.startswith("all")]
+    assert store.balance(month)[0] == sum(spent)
+
+
+CALLER = """
+import json, random, sys, threading, time
+from spanledger.limits.limiter import Limiter
+from spanledger.limits.policy import Limit, Policy
+from spanledger.limits.store import RedisStore
+url, seed, callers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+chance = random.Random(seed)
+limiter = Limiter(Policy((Limit("all", "month", 10**12),)), RedisStore(url, deadline=float(sys.argv[4])))
+told = []
+def one(estimate, actual, pause):
+    found = limiter.check({}, estimate)
+    if found.allowed:
+        time.sleep(pause)
+        told.append((found.reason, estimate, actual, limiter.settle(found.reservation, actual)))
+def caller(plans):
+    for plan in plans: one(*plan)
+def plan():
+    estimate = chance.randrange(1, 10**12 // 40)
+    return estimate, int(estimate * chance.choice([0, 0.4, 1, 1.1])), chance.random() * 0.004
+threads = [threading.Thread(target=caller, args=([plan() for _ in range(6)],)) for _ in range(callers)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(json.dumps({"told": told, "counted": limiter.counted}))
+"""
+
+
+def callers(
+    url: str, seed: int, processes: int = 4, threads: int = 25, deadline: float = 5.0
+) -> list[subprocess.Popen]:
+    words = [sys.executable, "-c", CALLER, url]
+    return [
+        subprocess.Popen([*words, str(seed * 100 + n), str(threads), str(deadline)], stdout=subprocess.PIPE, text=True)
+        for n in range(processes)
+    ]
+
+
+def told(processes: list[subprocess.Popen]) -> list[tuple[str, int, int, bool]]:
+    found: list[tuple[str, int, int, bool]] = []
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        found += [tuple(each) for each in json.loads(output)["told"]]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisServer, seed: int):
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    calls = told(callers(redis.url, seed))
+    spent = sum(actual for _, _, actual, _ in calls)
+    error = sum(max(0, actual - estimate) for _, estimate, actual, _ in calls)
+    assert all(counted for *_, counted in calls)
+    assert len(calls) > 20
+    assert USD // 2 < spent <= USD + error
+    [key] = [key.decode() for key in store._client.keys("*") if not key.endswith((b":held", b":until"))]
+    assert store.balance(key.removeprefix(stores.PREFIX)) == (spent, 0)
+    assert store._client.exists(f"{key}:held", f"{key}:until") == 0
+
+
+# --- when Redis is away ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+def test_a_store_that_is_gone_lets_pass_or_refuses_as_the_limit_says(own_redis: RedisServer, caplog):
+    store = RedisStore(own_redis.url)
+    opened, closed = (
+        limiter_of(store, Limit("o", "hour", USD)),
+        limiter_of(store, Limit("c", "hour", USD, fail_closed=True)),
+    )
+    held = opened.check({}, USD // 2)
+    assert held.reservation
+    own_redis.stop()
+    assert opened.check({}, USD)[:2] == (True, "store")
+    refused = closed.check({}, USD)
+    assert (refused.allowed, refused.retry_after_seconds) == (False, 1)
+    assert "Redis does not answer" in refused.reason
+    assert not opened.settle(held.reservation, USD)
+    assert opened.counted["store_down"] == 2
+    assert caplog.text.count("limits are not enforced") == 2, "once for each limiter"
+    own_redis.start()
+    assert opened.check({}, USD).reservation
+
+
+def test_a_store_that_is_slow_costs_its_deadline_and_no_more(own_redis: RedisServer):
+    limiter = limiter_of(RedisStore(own_redis.url), Limit("o", "hour", USD))
+    assert limiter.check({}, 1).reservation
+    own_redis.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert limiter.check({}, 1)[:2] == (True, "store")
+        assert time.monotonic() - began < 0.5
+    finally:
+        own_redis.signal(signal.SIGCONT)
+
+
+def test_callers_go_on_while_redis_is_killed_and_comes_back(own_redis: RedisServer):
+    running = callers(own_redis.url, 7, processes=2, threads=10, deadline=0.05)
+    time.sleep(0.6)
+    own_redis.stop()
+    time.sleep(0.3)
+    own_redis.start()
+    assert told(running), "calls were let through all the while"
+
+
+def test_an_address_that_is_none_is_said_without_a_secret():
+    with pytest.raises(StoreError, match="is no URL of Redis"):
+        RedisStore("http://user:s3cret@h")
+
+
+# --- estimates, and the functions for one's own code ---------------------------------------------------------------------------
+
+
+@given(st.text(max_size=200))
+def test_no_text_has_more_tokens_than_its_bound(text: str):
+    assert text_tokens(text) >= len(text.encode("utf-8", "surrogatepass"))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input": 1000, "output": 50},
+        {"input": 1000, "output": 50, "cache_read": 900},
+        {"input": 1000, "output": 50, "cache_write": 1000},
+        {"input": 1000, "output": 50, "cache_write": 1000, "cache_write_1h": 1000},
+        {"input": 1000, "output": 50, "reasoning": 50},
+    ],
+)
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [("anthropic", "claude-sonnet-4-6"), ("openai", "gpt-5.4-mini"), ("gcp.gemini", "gemini-3.5-flash")],
+)
+def test_no_way_of_charging_is_dearer_than_the_estimate(usage, provider, model):
+    total = quote(provider, model, usage).total_picousd
+    estimate = worst_picousd(provider, model, 1000, 50)
+    assert estimate is not None
+    assert total is None or total <= estimate
+
+
+def test_ones_own_code_asks_and_tells(tmp_path: Path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    limiters.configured.cache_clear()
+    file = tmp_path / "limits.toml"
+    file.write_text('[[limit]]\nname = "u"\nwindow = "day"\nper = "user"\namount_usd = 0.02\n')
+    monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+    asked = {
+        "provider": "anthropic",
+        "model": "claude-sonnet-4-6",
+        "input_tokens": 1000,
+        "max_output_tokens": 500,
+        "user": "ada",
+    }
+    first = spanledger.check_request_allowed(**asked)
+    assert (first["allowed"], first["reason"], first["retry_after_seconds"]) == (True, "", 0)
+    second = spanledger.check_request_allowed(**asked)
+    assert (second["allowed"], second["reason"]) == (False, "limit 'u': $0.02 for the day is used up")
+    assert 0 < second["retry_after_seconds"] <= 86_400
+    assert spanledger.record_actual_cost(first["reservation"], Decimal("0.004"))
+    assert spanledger.check_request_allowed(**asked)["allowed"]
+    assert not spanledger.record_actual_cost("", 1)
+    limiters.configured.cache_clear()
