@@ -15,6 +15,7 @@ from spanledger.version import VERSION
 
 if TYPE_CHECKING:
     from spanledger.bootstrap import flush, install
+    from spanledger.limits.door import BudgetExceeded
     from spanledger.limits.limiter import check_request_allowed, record_actual_cost
     from spanledger.losses import AttributionRequired
     from spanledger.manual import record
@@ -24,6 +25,7 @@ __version__ = VERSION
 
 __all__ = [
     "AttributionRequired",
+    "BudgetExceeded",
     "__version__",
     "attribution",
     "carried",
@@ -43,6 +45,7 @@ _HOMES = {
     "flush": "bootstrap",
     "record": "manual",
     "AttributionRequired": "losses",
+    "BudgetExceeded": "limits.door",
     **dict.fromkeys(("check_request_allowed", "record_actual_cost"), "limits.limiter"),
     **dict.fromkeys(("attribution", "carried", "carry", "feature", "unit"), "scopes"),
 }

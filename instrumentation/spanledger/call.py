@@ -8,6 +8,7 @@ added by `LedgerProcessor`, which sees the span start and end.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
@@ -63,6 +64,7 @@ class Call:
         "_tracer",
         "answered",
         "hides_usage",
+        "on_end",
         "project",
         "request",
     )
@@ -91,6 +93,8 @@ class Call:
         """Whether a response has claimed this call."""
         self.project: str | None = None
         """Whose account at the provider is billed, where provider and SDK say it."""
+        self.on_end: Callable[[int | None, bool], object] | None = None
+        """Told, once the span has ended, (picodollars or None, whether anything may have been sold)."""
         self.hides_usage = False
         """Whether the stream has a usage event that we asked for and the caller did not."""
         self._began = time.time_ns()
@@ -112,7 +116,22 @@ class Call:
         server = self._server
         made = Call(self._tracer, self._provider, request or self.request, self._provider_name, server, self._context)
         made.project = self.project
+        made.on_end = self.on_end
         return made
+
+    @property
+    def sells(self) -> bool:
+        """Whether the request is one that is billed; an answer that is only asked for again is not."""
+        return self._span is not None
+
+    @property
+    def provider_name(self) -> str:
+        return self._provider_name
+
+    @property
+    def context(self) -> Context | None:
+        """The caller's; None: the current one."""
+        return self._context
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
@@ -217,6 +236,15 @@ class Call:
             self._span.set_attribute(a.ERROR_TYPE, str(status) if status else type(error).__qualname__)
             self._end(self._span, Response(), "error")
 
+    def refuse(self, error: BaseException) -> None:
+        """The call was not made at all: a row without an attempt."""
+        self._finished = True
+        with quietly("recording a refused call"):
+            if self._span is not None:
+                self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                self._span.set_attribute(a.ERROR_TYPE, type(error).__name__)
+                self._end(self._span, Response(), "error")
+
     def _end(self, span: Span, response: Response, outcome: str) -> None:
         if not span.is_recording():
             return
@@ -272,3 +300,9 @@ class Call:
             remember(span, usage)
         finally:
             span.end()
+            self._tell(span, outcome)
+
+    def _tell(self, span: Span, outcome: str) -> None:
+        if self.on_end is not None:
+            cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
+            self.on_end(cost if isinstance(cost, int) else None, outcome != "error")

@@ -19,6 +19,7 @@ from spanledger.doors.following import follow
 from spanledger.doors.google import Sending, Sent
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
+from spanledger.limits import door as limits
 from spanledger.providers import Provider
 from spanledger.reading import document
 
@@ -55,6 +56,7 @@ class GaosDoor(Patches):
             sent = self._begin(request)
             if sent is None:
                 return original(sdk, hook_ctx, request, *args, **kwargs)
+            limits.admit(sent.call, document(request.content))
             with Sending(sent):
                 response = original(sdk, hook_ctx, request, *args, **kwargs)
             _answered(sent.call, response)
@@ -67,6 +69,7 @@ class GaosDoor(Patches):
             sent = self._begin(request)
             if sent is None:
                 return await original(sdk, hook_ctx, request, *args, **kwargs)
+            limits.admit(sent.call, document(request.content))
             with Sending(sent):
                 response = await original(sdk, hook_ctx, request, *args, **kwargs)
             _answered(sent.call, response)

@@ -25,6 +25,7 @@ from spanledger import hosts
 from spanledger.call import Call
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
+from spanledger.limits import door as limits
 from spanledger.providers import Provider
 from spanledger.reading import document
 
@@ -112,6 +113,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return original(client, http_request, *args, **kwargs)
+            limits.admit(sent.call, http_request.data)
             with Sending(sent):
                 response = original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)
@@ -124,6 +126,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return await original(client, http_request, *args, **kwargs)
+            limits.admit(sent.call, http_request.data)
             with Sending(sent):
                 response = await original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)

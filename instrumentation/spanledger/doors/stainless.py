@@ -26,6 +26,7 @@ from spanledger.call import Call, already_recorded
 from spanledger.doors.following import MAX_JSON, follow
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
+from spanledger.limits import door as limits
 from spanledger.providers import Provider, Request
 from spanledger.reading import Json, document, label, mapping
 
@@ -111,6 +112,7 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return original(client, cast_to, options, *args, **kwargs)
+            limits.admit(call, options.json_data)
             with _Sending(call, options):
                 return original(client, cast_to, options, *args, **kwargs)
 
@@ -123,6 +125,7 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return await original(client, cast_to, options, *args, **kwargs)
+            limits.admit(call, options.json_data)
             with _Sending(call, options):
                 return await original(client, cast_to, options, *args, **kwargs)
 

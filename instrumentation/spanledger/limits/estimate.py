@@ -7,12 +7,17 @@ the dearest way the model has of charging input (a cache write costs up to twice
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from spanledger.pricing import quote
 
 MESSAGE_TOKENS: Final = 16
 """Of a message's role and separators, generously (OpenAI's chat format takes 3 or 4)."""
+MEDIA_TOKENS: Final = 6000
+"""Of an image, a sound or a file in a request: above what providers count for an image of the largest size they take
+(OpenAI 5,000 tokens, Anthropic some 4,800). Of longer sounds and documents it is too little."""
+MEDIA_KEYS: Final = frozenset({"data", "url", "file_data", "image_url", "inline_data", "inlineData", "b64_json"})
+"""Keys whose long texts are media, not words."""
 INPUT_METERS: Final = ("input", "cache_write", "cache_write_1h")
 """Ways in which a token of input may be charged; what is read from a cache is never dearer."""
 
@@ -36,3 +41,18 @@ def worst_picousd(provider: str, model: str, input_tokens: int, output_tokens: i
 def text_tokens(*texts: str) -> int:
     """A bound of the tokens of messages' texts, by their bytes."""
     return sum(len(text.encode("utf-8", "surrogatepass")) + MESSAGE_TOKENS for text in texts)
+
+
+def body_tokens(body: object, key: str = "") -> int:
+    """A bound of the tokens of a request's body: its texts (names and schemas of tools included) by their bytes, media by
+    MEDIA_TOKENS each. What the provider keeps from before (previous_response_id, files by id, a cache by name) is not
+    in the body and not counted."""
+    if isinstance(body, str):
+        media = key in MEDIA_KEYS and (len(body) > 1000 or body.startswith(("data:", "http")))
+        return MEDIA_TOKENS if media else len(body.encode("utf-8", "surrogatepass"))
+    if isinstance(body, dict):
+        found = cast("dict[object, object]", body)
+        return MESSAGE_TOKENS + sum(len(str(name)) + body_tokens(value, str(name)) for name, value in found.items())
+    if isinstance(body, list | tuple):
+        return sum(body_tokens(each, key) for each in cast("list[object]", body))
+    return 0 if body is None else len(str(body))

@@ -43,7 +43,7 @@ class Limiter:
     """A policy over a store. Any number of threads may use it, and any number of processes the same Redis."""
 
     def __init__(self, policy: Policy, store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._policy = policy
+        self.policy = policy
         self._store = store
         self._now = now
         self._open: OrderedDict[str, tuple[Account, ...]] = OrderedDict()
@@ -72,7 +72,7 @@ class Limiter:
         too_large = self._too_large(input_tokens, output_tokens)
         if too_large:
             return Decision(False, too_large)
-        limits = [limit for limit in self._policy.limits if limit.counts(request)]
+        limits = [limit for limit in self.policy.limits if limit.counts(request)]
         if not limits:
             return Decision(True)
         if estimate is None and (closed := next((limit for limit in limits if limit.fail_closed), None)):
@@ -101,9 +101,15 @@ class Limiter:
         Returns:
             Whether it was counted. Said twice, it counts once.
         """
-        accounts = self._open.pop(reservation, None)
-        if accounts is None:
-            return False
+        accounts = self.take(reservation)
+        return bool(accounts) and self.count(reservation, accounts, spent_picousd)
+
+    def take(self, reservation: str) -> tuple[Account, ...]:
+        """The accounts in which a reservation is held, for who counts its costs himself; () where it is not known."""
+        return self._open.pop(reservation, ())
+
+    def count(self, reservation: str, accounts: tuple[Account, ...], spent_picousd: int) -> bool:
+        """Count a cost; the first one frees what was held. Whether the store has it."""
         try:
             self._store.settle(reservation, accounts, spent_picousd)
         except StoreError as error:
@@ -119,8 +125,8 @@ class Limiter:
 
     def _too_large(self, input_tokens: int, output_tokens: int) -> str:
         for what, tokens, cap in (
-            ("input", input_tokens, self._policy.max_input_tokens),
-            ("output", output_tokens, self._policy.max_output_tokens),
+            ("input", input_tokens, self.policy.max_input_tokens),
+            ("output", output_tokens, self.policy.max_output_tokens),
         ):
             if cap is not None and tokens > cap:
                 return f"the request may take {tokens:,} tokens of {what}, and {cap:,} are allowed"

@@ -1,17 +1,22 @@
 """Limits as data: what may be spent, on what, in which window; and what a single request may ask for.
 
-# limits.toml, named by SPANLEDGER_LIMITS
-[[limit]]
-name = "a user's hour"
-per = "user"              # each user has one; or  scope = { feature = "summarize" }  for one of them all
-window = "hour"           # hour, day, month
-amount_usd = 1
-zone = "Europe/Berlin"    # default: UTC
-fail_closed = true        # default: where the store does not answer, the call passes
+    # limits.toml, named by SPANLEDGER_LIMITS
+    enforce = true            # every call of the SDKs asks by itself; default: only your code
 
-[request]
-max_input_tokens = 32000
-max_output_tokens = 4096
+    [[limit]]
+    name = "a user's hour"
+    per = "user"              # each user has one; or  scope = { feature = "summarize" }  for one of them all
+    window = "hour"           # hour, day, month
+    amount_usd = 1
+    zone = "Europe/Berlin"    # default: UTC
+    fail_closed = true        # default: where the store does not answer, the call passes
+
+    [request]
+    max_input_tokens = 32000
+    max_output_tokens = 4096
+    assumed_output_tokens = 4096   # of a call that sets no maximum
+
+Dimensions are those of attribution: tenant, tier, feature, user.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from spanledger.limits.windows import WINDOWS
 from spanledger.reading import Json, items, mapping
 
+CAPS: Final = ("max_input_tokens", "max_output_tokens", "assumed_output_tokens")
 DIMENSIONS: Final = ("tenant", "tier", "feature", "user")
 MAX_PICOUSD: Final = 2**53
 """$9,007: above it Redis's scripts compare in doubles, to within a millionth of a dollar."""
@@ -70,6 +76,10 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
+    assumed_output_tokens: int = 4096
+    """What a call that sets no maximum is taken to answer at most."""
+    enforce: bool = False
+    """Whether the doors ask for every call; else only the application's code does."""
 
 
 def load(path: str) -> Policy:
@@ -90,9 +100,12 @@ def load(path: str) -> Policy:
 
 def policy(found: Json, path: str = "limits") -> Policy:
     """The policy that a parsed TOML document describes; raises as `load` does."""
-    unknown = found.keys() - {"limit", "request"}
+    unknown = found.keys() - {"limit", "request", "enforce"}
     if unknown:
-        raise PolicyError(f"{path}: {min(unknown)!r} is not known: use [[limit]] and [request]")
+        raise PolicyError(f"{path}: {min(unknown)!r} is not known: use enforce, [[limit]] and [request]")
+    enforce = found.get("enforce", False)
+    if not isinstance(enforce, bool):
+        raise PolicyError(f"{path}: enforce is true or false")
     limits = [_limit(cast("Json", each), f"{path}, limit {n}") for n, each in enumerate(items(found, "limit"), 1)]
     names = [limit.name for limit in limits]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -100,7 +113,8 @@ def policy(found: Json, path: str = "limits") -> Policy:
         raise PolicyError(f"{path}: two limits are named {twice!r}")
     caps = mapping(found, "request")
     limits.sort(key=lambda limit: WINDOWS.index(limit.window))
-    return Policy(tuple(limits), *(_cap(caps, name, path) for name in ("max_input_tokens", "max_output_tokens")))
+    most_read, most_written, assumed = (_cap(caps, name, path) for name in CAPS)
+    return Policy(tuple(limits), most_read, most_written, assumed or Policy.assumed_output_tokens, enforce)
 
 
 def _limit(each: Json, where: str) -> Limit:

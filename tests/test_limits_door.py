@@ -1,0 +1,202 @@
+"""Limits at the door: a call of any SDK that has no room is refused before it is sent, and what ran is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from google import genai
+from loopback_provider import Provider
+
+import spanledger
+from conftest import Recorded
+from spanledger import BudgetExceeded
+from spanledger.limits import limiter as limiters
+from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
+
+MESSAGES: Any = [{"role": "user", "content": "how much is it?"}]
+
+
+@pytest.fixture
+def limited(tmp_path: Path, monkeypatch):
+    """Put limits in force; returns what is spent and held of the only one."""
+
+    def put(amount: str, more: str = "") -> None:
+        file = tmp_path / "limits.toml"
+        file.write_text(
+            f'enforce = true\n[[limit]]\nname = "u"\nwindow = "month"\nper = "user"\namount_usd = {amount}\n{more}'
+        )
+        monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+        limiters.configured.cache_clear()
+
+    yield put
+    limiters.configured.cache_clear()
+
+
+def balance() -> tuple[Decimal, int]:
+    limiter = limiters.configured()
+    assert limiter is not None
+    [key] = limiter._store._balances  # type: ignore[attr-defined]
+    spent, held = limiter._store.balance(key)
+    return Decimal(spent).scaleb(-12), held
+
+
+def ask_openai(url: str, **more: Any) -> Any:
+    with openai.OpenAI(api_key="k", base_url=f"{url}/v1") as client:
+        answer = client.chat.completions.create(model="gpt-5.4-mini", messages=MESSAGES, max_tokens=100, **more)
+        return list(answer) if more.get("stream") else answer
+
+
+async def ask_openai_async(url: str) -> None:
+    async with openai.AsyncOpenAI(api_key="k", base_url=f"{url}/v1") as client:
+        await client.chat.completions.create(model="gpt-5.4-mini", messages=MESSAGES, max_tokens=100)
+
+
+def ask_anthropic(url: str) -> None:
+    with anthropic.Anthropic(api_key="k", base_url=url) as client:
+        client.messages.create(model="claude-sonnet-4-6", max_tokens=100, messages=MESSAGES)
+
+
+def ask_google(url: str) -> None:
+    client = genai.Client(api_key="k", http_options={"base_url": url})
+    client.models.generate_content(model="gemini-3.5-flash", contents="how much is it?")
+
+
+ASKS = {
+    "openai": ask_openai,
+    "stream": lambda url: ask_openai(url, stream=True),
+    "async": lambda url: asyncio.run(ask_openai_async(url)),
+    "anthropic": ask_anthropic,
+    "google": ask_google,
+}
+
+
+@pytest.mark.parametrize("style", ASKS)
+def test_a_call_that_has_no_room_is_refused_before_it_is_sent(
+    style: str, limited, ledger: Recorded, provider: Provider
+):
+    limited("0.000001")
+    with spanledger.attribution(user="ada", feature="f", request_id="r"), pytest.raises(BudgetExceeded) as refused:
+        ASKS[style](provider.url)
+    assert refused.value.reason == "limit 'u': $0.000001 for the month is used up"
+    assert 0 < refused.value.retry_after_seconds <= 31 * 86_400
+    assert provider.sold == []
+    row = ledger.row
+    assert (row["outcome"], row["error_type"], row["attempts"], row["cost_usd"]) == ("error", "BudgetExceeded", 0, None)
+    assert not row["price_status"].startswith("unpriced:")
+    assert row["attempt_billed"] == []
+
+
+@pytest.mark.parametrize("style", ASKS)
+def test_what_ran_is_counted_as_the_ledger_counts_it_and_nothing_stays_held(
+    style, limited, ledger: Recorded, provider: Provider
+):
+    limited("5")
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        ASKS[style](provider.url)
+    assert balance() == (ledger.row["cost_usd"], 0)
+    assert ledger.row["cost_usd"] > 0
+
+
+def test_a_retried_call_holds_once_and_a_failed_one_frees_all(limited, ledger: Recorded, provider: Provider):
+    limited("5")
+    with (
+        spanledger.attribution(user="ada"),
+        openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1", max_retries=2) as client,
+    ):
+        client.chat.completions.create(
+            model="gpt-5.4-mini", max_tokens=9, messages=[{"role": "user", "content": "[429] how much?"}]
+        )
+        assert balance() == (ledger.row["cost_usd"], 0)
+    with spanledger.attribution(user="ada"), pytest.raises(openai.APIConnectionError):
+        openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9", max_retries=0).chat.completions.create(
+            model="gpt-5.4-mini", messages=MESSAGES
+        )
+    assert balance() == (ledger.rows[0]["cost_usd"], 0)
+
+
+def test_somebody_elses_calls_go_on(limited, ledger: Recorded, provider: Provider):
+    limited("0.000001")
+    with spanledger.attribution(user="ada"), pytest.raises(BudgetExceeded):
+        ask_openai(provider.url)
+    ask_openai(provider.url)  # nobody's: no limit per user counts it
+    assert len(provider.sold) == 1
+
+
+def test_a_request_that_is_too_large_is_refused(limited, ledger: Recorded, provider: Provider):
+    limited("5", "[request]\nmax_output_tokens = 50\n")
+    with pytest.raises(BudgetExceeded, match="may take 100 tokens of output, and 50 are allowed") as refused:
+        ask_openai(provider.url)
+    assert refused.value.retry_after_seconds == 0
+
+
+def test_limits_of_ones_own_code_refuse_no_call(limited, ledger: Recorded, provider: Provider, tmp_path: Path):
+    limited("0.000001")
+    file = tmp_path / "limits.toml"
+    file.write_text(file.read_text().replace("enforce = true", ""))
+    limiters.configured.cache_clear()
+    with spanledger.attribution(user="ada"):
+        ask_openai(provider.url)
+    assert len(provider.sold) == 1
+
+
+def test_what_breaks_in_here_lets_the_call_pass(limited, ledger: Recorded, provider: Provider, monkeypatch):
+    from spanledger import guard
+    from spanledger.limits import door
+
+    limited("5")
+    monkeypatch.setattr(door, "body_tokens", lambda _: 1 / 0)
+    ask_openai(provider.url)
+    assert len(provider.sold) == 1
+    assert guard.failures.pop(("checking limits", "ZeroDivisionError")) == 1
+
+
+def test_words_count_by_their_bytes_and_media_by_the_piece():
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "é" * 100}, image]}]}
+    assert MEDIA_TOKENS + 200 <= body_tokens(body) < MEDIA_TOKENS + 500
+
+
+# --- as an answer of a web application -------------------------------------------------------------------------------------
+
+
+def test_web_applications_answer_429_with_retry_after():
+    import httpx
+    from fastapi import FastAPI
+    from flask import Flask
+
+    from spanledger.limits.responses import for_django, for_flask, for_starlette
+
+    def refuse() -> None:
+        raise BudgetExceeded("limit 'u'", 30)
+
+    expected = {"error": "budget_exceeded", "reason": "limit 'u'", "retry_after_seconds": 30}
+    app = FastAPI()
+    app.add_exception_handler(BudgetExceeded, for_starlette)
+    app.get("/")(refuse)
+
+    async def fetch() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://app") as client:
+            return await client.get("/")
+
+    answer = asyncio.run(fetch())
+    assert (answer.status_code, answer.headers["retry-after"], answer.json()) == (429, "30", expected)
+
+    flask = Flask("app")
+    flask.register_error_handler(BudgetExceeded, for_flask)
+    flask.get("/")(refuse)
+    response = flask.test_client().get("/")
+    assert (response.status_code, response.headers["Retry-After"], response.json) == (429, "30", expected)
+
+    from django.conf import settings
+
+    if not settings.configured:
+        settings.configure(DEFAULT_CHARSET="utf-8")
+    made = for_django(lambda request: request).process_exception(None, BudgetExceeded("limit 'u'", 30))
+    assert (made.status_code, made["Retry-After"]) == (429, "30")
+    assert for_django(lambda request: request).process_exception(None, ValueError("x")) is None
