@@ -24,7 +24,7 @@ import spanledger
 from redis_server import RedisServer
 from spanledger.limits import limiter as limiters
 from spanledger.limits import store as stores
-from spanledger.limits.estimate import text_tokens, worst_picousd
+from spanledger.limits.estimate import stepped, text_tokens, worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.policy import Limit, Policy, PolicyError, load, policy
 from spanledger.limits.store import Account, MemoryStore, RedisStore, Store, StoreError
@@ -438,6 +438,11 @@ def test_no_way_of_charging_is_dearer_than_the_estimate(usage, provider, model):
     assert total is None or total <= estimate
 
 
+@given(st.integers(0, 10**9))
+def test_a_step_up_is_a_thirty_second_at_most(tokens: int):
+    assert tokens <= stepped(tokens) <= tokens + tokens // 32 + 1
+
+
 def test_ones_own_code_asks_and_tells(tmp_path: Path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     limiters.configured.cache_clear()
@@ -460,3 +465,22 @@ def test_ones_own_code_asks_and_tells(tmp_path: Path, monkeypatch, caplog):
     assert spanledger.check_request_allowed(**asked)["allowed"]
     assert not spanledger.record_actual_cost("", 1)
     limiters.configured.cache_clear()
+
+
+def test_a_forked_child_asks_by_itself_even_where_its_parent_held_the_lock(tmp_path: Path, monkeypatch):
+    file = tmp_path / "limits.toml"
+    file.write_text('[[limit]]\nname = "all"\nwindow = "day"\namount_usd = 1\n')
+    code = """
+import os, spanledger, sys
+from spanledger.limits.limiter import configured
+asked = dict(provider="openai", model="gpt-5.4-mini", input_tokens=10, max_output_tokens=10)
+first = spanledger.check_request_allowed(**asked)
+with configured()._store._lock:
+    child = os.fork()
+    if child == 0:
+        second = spanledger.check_request_allowed(**asked)
+        os._exit(0 if second["allowed"] and second["reservation"] != first["reservation"] else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0

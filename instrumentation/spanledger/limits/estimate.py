@@ -7,6 +7,7 @@ the dearest way the model has of charging input (a cache write costs up to twice
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, cast
 
 from spanledger.pricing import quote
@@ -31,6 +32,18 @@ def worst_picousd(provider: str, model: str, input_tokens: int, output_tokens: i
         input_tokens: all of the prompt.
         output_tokens: all that may be answered, reasoning included.
     """
+    return _worst(provider, model, stepped(input_tokens), stepped(output_tokens))
+
+
+def stepped(tokens: int) -> int:
+    """The next number up of which there are 32 in each doubling, at most a thirty-second more: estimates of requests of
+    about the same size are one estimate."""
+    step = 1 << max(0, tokens.bit_length() - 6)
+    return -(-tokens // step) * step
+
+
+@lru_cache(maxsize=4096)
+def _worst(provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
     totals = [
         quote(provider, model, {"input": input_tokens, "output": output_tokens, **({meter: input_tokens} if meter != "input" else {})}).total_picousd
         for meter in INPUT_METERS

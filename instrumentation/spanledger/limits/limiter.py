@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ from spanledger.guard import log, quietly
 from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.policy import Limit, Policy, PolicyError, load
 from spanledger.limits.store import Account, MemoryStore, RedisStore, Store, StoreError
-from spanledger.limits.windows import window
+from spanledger.limits.windows import Window, window
 
 AFTER_SECONDS: Final = 86_400
 """How long the figures of a window stay after its end, for calls that end late."""
@@ -39,6 +41,16 @@ class Decision(NamedTuple):
         return self._asdict()
 
 
+class _Running(NamedTuple):
+    """A window that is under way."""
+
+    window: Window
+    begun: int
+    """Unix seconds of its start."""
+    lives_seconds: int
+    """How long its figures are kept after they were last touched."""
+
+
 class Limiter:
     """A policy over a store. Any number of threads may use it, and any number of processes the same Redis."""
 
@@ -46,6 +58,9 @@ class Limiter:
         self.policy = policy
         self._store = store
         self._now = now
+        self._windows: dict[str, _Running] = {}
+        self._name = secrets.token_hex(8)
+        self._numbers = itertools.count()
         self._open: OrderedDict[str, tuple[Account, ...]] = OrderedDict()
         self.counted: Counter[str] = Counter()
         """allowed | refused | store_down: what became of requests, for metrics."""
@@ -78,12 +93,12 @@ class Limiter:
         if estimate is None and (closed := next((limit for limit in limits if limit.fail_closed), None)):
             return Decision(False, f"limit {closed.name!r}: the model has no price, and the limit fails closed")
         now = self._now()
-        windows = [window(limit.window, now, limit.zone) for limit in limits]
+        windows = [self._window(limit, now) for limit in limits]
         accounts = tuple(
-            Account(f"{limit.bucket(request)}\x1f{int(w.start.timestamp())}", limit.amount_picousd, ceil(w.seconds_left(now)) + AFTER_SECONDS)
+            Account(f"{limit.bucket(request)}\x1f{w.begun}", limit.amount_picousd, w.lives_seconds)
             for limit, w in zip(limits, windows, strict=True)
-        )  # fmt: skip
-        reservation = secrets.token_hex(12)
+        )
+        reservation = f"{self._name}:{next(self._numbers)}"
         try:
             full = self._store.reserve(reservation, accounts, estimate or 0)
         except StoreError as error:
@@ -93,7 +108,16 @@ class Limiter:
             return Decision(True, "", 0, reservation)
         limit = limits[full]
         amount = Decimal(limit.amount_picousd).scaleb(-12)
-        return Decision(False, f"limit {limit.name!r}: ${amount.normalize():f} for the {limit.window} is used up", ceil(windows[full].seconds_left(now)))  # fmt: skip
+        return Decision(False, f"limit {limit.name!r}: ${amount.normalize():f} for the {limit.window} is used up", ceil(windows[full].window.seconds_left(now)))  # fmt: skip
+
+    def _window(self, limit: Limit, now: datetime) -> _Running:
+        """The window of a limit that is under way; it is worked out once."""
+        found = self._windows.get(limit.name)
+        if found is None or not found.window.start <= now < found.window.end:
+            made = window(limit.window, now, limit.zone)
+            lives = ceil((made.end - made.start).total_seconds()) + AFTER_SECONDS
+            found = self._windows[limit.name] = _Running(made, int(made.start.timestamp()), lives)
+        return found
 
     def settle(self, reservation: str, spent_picousd: int) -> bool:
         """Count what a request has cost, in picodollars (0: it failed), and free the rest of what was held.
@@ -155,6 +179,9 @@ def configured() -> Limiter | None:
     except (PolicyError, StoreError) as error:
         log.error("no limits are enforced: %s", error)
         return None
+
+
+os.register_at_fork(after_in_child=configured.cache_clear)  # a child has locks, connections and reservations of its own
 
 
 def check_request_allowed(

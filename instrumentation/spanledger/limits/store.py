@@ -58,6 +58,7 @@ class Store(Protocol):
 class _Balance:
     until: float
     spent: int = 0
+    sum_held: int = 0
     held: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     """Reservation -> (amount, when it counts as abandoned)."""
 
@@ -73,12 +74,12 @@ class MemoryStore:
         now = time.monotonic()
         with self._lock:
             found = [self._balance(account, now) for account in accounts]
-            for number, (account, balance) in enumerate(zip(accounts, found, strict=True)):
-                held = sum(each for each, _ in balance.held.values())
-                if balance.spent + held + amount > account.limit_picousd:
+            for number, balance in enumerate(found):
+                if balance.spent + balance.sum_held + amount > accounts[number].limit_picousd:
                     return number
             for balance in found:
                 balance.held[reservation] = (amount, now + HOLD_SECONDS)
+                balance.sum_held += amount
         return None
 
     def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
@@ -86,21 +87,26 @@ class MemoryStore:
         with self._lock:
             for account in accounts:
                 balance = self._balance(account, now)
-                balance.held.pop(reservation, None)
+                balance.sum_held -= balance.held.pop(reservation, (0, 0.0))[0]
                 balance.spent += spent
 
     def balance(self, key: str) -> tuple[int, int]:
         with self._lock:
             found = self._balances.get(key)
-            return (found.spent, sum(each for each, _ in found.held.values())) if found else (0, 0)
+            return (found.spent, found.sum_held) if found else (0, 0)
 
     def _balance(self, account: Account, now: float) -> _Balance:
         found = self._balances.get(account.key)
         if found is None:
             self._balances = {key: each for key, each in self._balances.items() if each.until > now}
             found = self._balances[account.key] = _Balance(now + account.lives_seconds)
-        for reservation in [name for name, (_, until) in found.held.items() if until <= now]:
-            del found.held[reservation]
+        while found.held:  # in the order in which they were made
+            first = next(iter(found.held))
+            amount, until = found.held[first]
+            if until > now:
+                break
+            del found.held[first]
+            found.sum_held -= amount
         return found
 
 
