@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from click.testing import CliRunner
 from google import genai
 from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
+from redis_server import RedisServer
 from spanledger import BudgetExceeded
 from spanledger.limits import limiter as limiters
 from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import connected, target
 
 MESSAGES: Any = [{"role": "user", "content": "how much is it?"}]
 
@@ -200,3 +205,72 @@ def test_web_applications_answer_429_with_retry_after():
     made = for_django(lambda request: request).process_exception(None, BudgetExceeded("limit 'u'", 30))
     assert (made.status_code, made["Retry-After"]) == (429, "30")
     assert for_django(lambda request: request).process_exception(None, ValueError("x")) is None
+
+
+# --- stopping by hand --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_stopped_is_refused_within_seconds_and_each_change_is_a_row(
+    limited, ledger: Recorded, provider: Provider, tmp_path: Path, monkeypatch
+):
+    server = RedisServer(tmp_path)
+    where = target(f"chdb://{tmp_path / 'chdb'}")
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+    limited("5")
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def refused() -> bool:
+        with spanledger.attribution(user="ada", feature="summarize"):
+            try:
+                ask_openai(provider.url)
+            except BudgetExceeded as error:
+                return error.reason == "feature 'summarize' is stopped (spanledger resume feature=summarize)"
+        return False
+
+    def within(seconds: float, wanted: bool) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if refused() is wanted:
+                return True
+            time.sleep(0.1)
+        return False
+
+    try:
+        assert not refused()
+        assert run("stop") == "nothing is stopped\n"
+        run("stop", "feature=summarize", "--reason", "loops")
+        assert within(5, wanted=True)
+        with spanledger.attribution(user="ada", feature="search"):
+            ask_openai(provider.url)
+        assert run("stop") == "feature=summarize\n"
+        run("resume", "feature=summarize")
+        assert within(5, wanted=False)
+        assert "is not stopped" in CliRunner().invoke(main, ["resume", "feature=summarize"]).output
+        assert "is not DIMENSION=VALUE" in CliRunner().invoke(main, ["stop", "planet=x"]).output
+        run("stop", "user=ada")
+        server.stop()
+        assert (
+            CliRunner().invoke(main, ["stop", "user=bob"]).output.strip()
+            == "Error: Redis does not answer: ConnectionError"
+        )
+    finally:
+        server.stop()
+    with connected(where) as client:
+        client.command(f"USE `{where.database}`")
+        rows = client.query(
+            "SELECT kind, dimension, key, reason, who LIKE '%@%' FROM limit_events ORDER BY at"
+        ).result_rows
+    assert rows == [
+        ("stop", "feature", "summarize", "loops", 1),
+        ("resume", "feature", "summarize", "", 1),
+        ("stop", "user", "ada", "", 1),
+    ]
+
+
+def test_without_redis_nobody_would_hear_of_a_stop():
+    assert "SPANLEDGER_REDIS_URL is not set" in CliRunner().invoke(main, ["stop", "feature=x"]).output

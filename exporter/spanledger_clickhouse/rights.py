@@ -20,6 +20,7 @@ COMMON = (
     "ledger_events",
     "budgets",
     "invoices",
+    "limit_events",
     "llm_prices",
     "llm_rates",
     "rollup_state",

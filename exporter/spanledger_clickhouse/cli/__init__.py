@@ -17,6 +17,7 @@ from spanledger_clickhouse.cli import (
     questions,
     reconcile,
     report,
+    stops,
     top,
     upkeep,
 )
@@ -40,6 +41,7 @@ for command in (
     *top.COMMANDS,
     *export.COMMANDS,
     *budgets.COMMANDS,
+    *stops.COMMANDS,
     *upkeep.COMMANDS,
     *gateway.COMMANDS,
     *prices.COMMANDS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from spanledger.limits.windows import Window, window
 
 AFTER_SECONDS: Final = 86_400
 """How long the figures of a window stay after its end, for calls that end late."""
+STOPS_SECONDS: Final = 2.0
+"""How old the list of what is stopped by hand may be."""
 MAX_OPEN: Final = 100_000
 """Reservations remembered by a process; the oldest are forgotten first, and run out by themselves."""
 
@@ -58,12 +61,14 @@ class Limiter:
         self.policy = policy
         self._store = store
         self._now = now
+        self._stops: frozenset[str] = frozenset()
+        self._stops_until = 0.0
         self._windows: dict[str, _Running] = {}
         self._name = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._open: OrderedDict[str, tuple[Account, ...]] = OrderedDict()
         self.counted: Counter[str] = Counter()
-        """allowed | refused | store_down: what became of requests, for metrics."""
+        """allowed | refused | store_down | stops_unknown: what became of requests, for metrics."""
 
     def check(
         self, request: Mapping[str, str | None], estimate_picousd: int | None, input_tokens: int = 0, output_tokens: int = 0
@@ -84,6 +89,9 @@ class Limiter:
     def _check(
         self, request: Mapping[str, str | None], estimate: int | None, input_tokens: int, output_tokens: int
     ) -> Decision:  # fmt: skip
+        stopped = self._stopped(request)
+        if stopped:
+            return Decision(False, stopped)
         too_large = self._too_large(input_tokens, output_tokens)
         if too_large:
             return Decision(False, too_large)
@@ -146,6 +154,21 @@ class Limiter:
         self._open[reservation] = accounts
         while len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)
+
+    def _stopped(self, request: Mapping[str, str | None]) -> str:
+        """What stops the request by hand; the list is asked for anew when it is older than STOPS_SECONDS."""
+        now = time.monotonic()
+        if now >= self._stops_until:
+            self._stops_until = now + STOPS_SECONDS  # other threads go on with the list there is
+            try:
+                self._stops = self._store.stopped()
+            except StoreError:
+                self.counted["stops_unknown"] += 1  # what was stopped stays stopped
+        if self._stops:
+            for dimension, value in request.items():
+                if value is not None and f"{dimension}={value}" in self._stops:
+                    return f"{dimension} {value!r} is stopped (spanledger resume {dimension}={value})"
+        return ""
 
     def _too_large(self, input_tokens: int, output_tokens: int) -> str:
         for what, tokens, cap in (

@@ -16,6 +16,7 @@ HOLD_SECONDS: Final = 900.0
 """A call that has taken this long will not come back: no SDK waits longer by default (openai 3.57: 600 s)."""
 DEADLINE_SECONDS: Final = 0.02
 """How long Redis may take to answer; then the limit's failure rule decides."""
+STOPPED: Final = "stopped"
 PREFIX: Final = "spanledger:{limits}:"
 """The braces keep all keys in one slot of a cluster, where one script may touch them all."""
 
@@ -51,6 +52,10 @@ class Store(Protocol):
 
     def balance(self, key: str) -> tuple[int, int]:
         """(spent, held) of an account. Raises StoreError."""
+        ...
+
+    def stopped(self) -> frozenset[str]:
+        """What is stopped by hand, as "feature=summarize". Raises StoreError."""
         ...
 
 
@@ -94,6 +99,9 @@ class MemoryStore:
         with self._lock:
             found = self._balances.get(key)
             return (found.spent, found.sum_held) if found else (0, 0)
+
+    def stopped(self) -> frozenset[str]:
+        return frozenset()  # `spanledger stop` speaks to every process, by way of Redis
 
     def _balance(self, account: Account, now: float) -> _Balance:
         found = self._balances.get(account.key)
@@ -195,6 +203,26 @@ class RedisStore:
         except self._errors as error:
             raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
         return int(spent or 0), int(held or 0)
+
+    def stopped(self) -> frozenset[str]:
+        try:
+            return frozenset(name.decode("utf-8", "replace") for name in self._client.smembers(PREFIX + STOPPED))
+        except self._errors as error:
+            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
+
+    def stop(self, what: str) -> None:
+        """Refuse what `what` ("feature=summarize") names, in every process. Raises StoreError."""
+        self._change("sadd", what)
+
+    def resume(self, what: str) -> None:
+        """Let it go on. Raises StoreError."""
+        self._change("srem", what)
+
+    def _change(self, command: str, what: str) -> None:
+        try:
+            getattr(self._client, command)(PREFIX + STOPPED, what)
+        except self._errors as error:
+            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
 
     def _run(self, script: Any, accounts: Sequence[Account], arguments: list[Any]) -> int:
         try:

@@ -1,0 +1,104 @@
+"""`spanledger stop` and `resume`: refuse a feature, user, tenant or tier in every process, within seconds, and say who did it."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from typing import Any, Final
+
+import click
+
+from spanledger import settings
+from spanledger.limits.policy import DIMENSIONS
+from spanledger.limits.store import RedisStore, StoreError
+from spanledger_clickhouse.cli.output import console, ledger, reported
+from spanledger_clickhouse.database import DatabaseError, reason
+
+PATIENCE_SECONDS: Final = 5.0
+
+
+class What(click.ParamType[tuple[str, str]]):
+    """DIMENSION=VALUE."""
+
+    name = "DIMENSION=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        dimension, _, key = str(value).partition("=")
+        if dimension not in DIMENSIONS or not key:
+            self.fail(f"{value!r} is not DIMENSION=VALUE, e.g. feature=summarize ({', '.join(DIMENSIONS)})", param, ctx)
+        return dimension, key
+
+
+def _store() -> RedisStore:
+    url = settings.setting("redis_url")
+    if url is None:
+        raise click.ClickException(
+            "SPANLEDGER_REDIS_URL is not set: it is by way of Redis that every process hears of it. Set it here and in the "
+            "application, and enforce = true in the application's file of limits (docs/limits.md)"
+        )
+    return RedisStore(url, PATIENCE_SECONDS)
+
+
+@click.command()
+@click.argument("what", type=What(), required=False)
+@click.option("--reason", "why", default="", help="Why; it is kept with who and when in the table limit_events.")
+@reported
+def stop(what: tuple[str, str] | None, why: str) -> None:
+    """Refuse calls of a feature, user, tenant or tier, in every process within five seconds; without WHAT, list what is.
+
+    It is in force where the application's file of limits says enforce = true (docs/limits.md).
+
+    \b
+    Example:
+      spanledger stop feature=summarize --reason "loops since the release of noon"
+    """
+    try:
+        store = _store()
+        if what is None:
+            for each in sorted(store.stopped()) or ["nothing is stopped"]:
+                console().print(each, markup=False)
+            return
+        store.stop("=".join(what))
+    except StoreError as error:
+        raise click.ClickException(str(error)) from error
+    console().print(f"{'='.join(what)} is stopped", markup=False)
+    _note("stop", what, why)
+
+
+@click.command()
+@click.argument("what", type=What())
+@click.option("--reason", "why", default="", help="Why; it is kept with who and when in the table limit_events.")
+@reported
+def resume(what: tuple[str, str], why: str) -> None:
+    """Let go on what `spanledger stop` has stopped.
+
+    \b
+    Example:
+      spanledger resume feature=summarize
+    """
+    try:
+        store = _store()
+        if "=".join(what) not in store.stopped():
+            raise click.ClickException(f"{'='.join(what)} is not stopped; see `spanledger stop`")
+        store.resume("=".join(what))
+    except StoreError as error:
+        raise click.ClickException(str(error)) from error
+    console().print(f"{'='.join(what)} goes on", markup=False)
+    _note("resume", what, why)
+
+
+def _note(kind: str, what: tuple[str, str], why: str) -> None:
+    """A row of who did it. It comes after the deed: a ledger that is away delays no stop."""
+    from clickhouse_connect.driver.exceptions import Error
+
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    with ledger() as found:
+        try:
+            found.client.insert(
+                f"`{found.where.database}`.limit_events", [[kind, *what, who, why]], column_names=["kind", "dimension", "key", "who", "reason"]
+            )  # fmt: skip
+        except Error as error:
+            raise DatabaseError(f"it is done, but noting who did it failed: {reason(error)}") from error
+
+
+COMMANDS: Final = (stop, resume)
