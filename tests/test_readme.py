@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 from click.testing import CliRunner
 
 from conftest import ROOT
@@ -31,3 +33,14 @@ def test_every_command_that_the_readme_names_exists():
 def test_every_link_leads_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_command_has_an_example_in_its_help():
+    def leaves(group: click.Group) -> Iterator[click.Command]:
+        for command in group.commands.values():
+            if isinstance(command, click.Group):
+                yield from leaves(command)
+            else:
+                yield command
+
+    assert [command.name for command in leaves(main) if "Example" not in (command.help or "")] == []

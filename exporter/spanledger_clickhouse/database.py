@@ -108,8 +108,6 @@ def connect(where: Target) -> Any:
             "or set SPANLEDGER_DSN to a ClickHouse server"
         ) from error
     except (Error, OSError) as error:
-        if where.embedded and isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
         if where.embedded:
             raise DatabaseError(
                 f"the embedded ledger {where.shown} cannot be opened. One process at a time may hold it: "
@@ -121,7 +119,10 @@ def connect(where: Target) -> Any:
 
 def _embedded(where: Target, clickhouse_connect: Any) -> Any:
     path = Path(where.dsn.removeprefix("chdb://").partition("?")[0]).expanduser()
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
     return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
 
 

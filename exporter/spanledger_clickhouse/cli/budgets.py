@@ -56,7 +56,12 @@ def put(name: str, amount: Decimal, scope: str, key: str, period: str, threshold
 @click.argument("name")
 @reported
 def remove(name: str) -> None:
-    """Remove the budget NAME."""
+    """Remove the budget NAME.
+
+    \b
+    Example:
+      spanledger budget remove summaries
+    """
     with ledger() as found:
         known = found.query("SELECT count() FROM budgets FINAL WHERE name = {name:String}", {"name": name}).rows[0][0]
     if not known:
@@ -70,7 +75,12 @@ def remove(name: str) -> None:
 @as_json
 @reported
 def listed(as_of: datetime | None, as_json: bool) -> None:
-    """Each budget in its period: spent, projected, and when it will be used up."""
+    """Each budget in its period: spent, projected, and when it will be used up.
+
+    \b
+    Example:
+      spanledger budget list --as-of 2026-03-15
+    """
     view = f"budget_status_at(as_of = '{as_of:%Y-%m-%d %H:%M:%S}')" if as_of else "budget_status"
     with ledger() as found:
         show(found.query(f"{STATUS} {view}"), "Budgets (USD)", json_output=as_json)

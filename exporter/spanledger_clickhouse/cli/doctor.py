@@ -41,6 +41,10 @@ def doctor(as_json: bool) -> None:
     """Look at everything between a call and its row; exit status 1 where something is broken.
 
     Run it in the environment, and with the settings, of the application.
+
+    \b
+    Example:
+      spanledger doctor --json
     """
     findings = [*checkup.entry_points(), *checkup.environment(), *checkup.sdks(), *_spool(), *_prices(), *_database()]
     if as_json:

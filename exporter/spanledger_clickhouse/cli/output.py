@@ -133,7 +133,7 @@ def cell(column: str, value: Any) -> str:
         return "-"
     if column.endswith("_usd"):
         return usd(value)
-    if column.endswith("_share"):
+    if column.endswith("_share") or column == "utilisation":
         return f"{float(value):.1%}"
     if isinstance(value, float):
         return f"{value:,.1f}"

@@ -145,7 +145,12 @@ def _value(entry: Json, field: str) -> str | None:
 @click.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Look for what is wrong with the prices in force; exit status 1 where something is."""
+    """Look for what is wrong with the prices in force; exit status 1 where something is.
+
+    \b
+    Example:
+      SPANLEDGER_PRICE_OVERRIDES=prices.toml spanledger prices check
+    """
     findings = list(_findings(tables.prices()))
     if as_json:
         click.echo(json.dumps(findings, indent=2))
@@ -195,6 +200,10 @@ def explain(row: str) -> None:
 
     Prints each component as quantity x rate = amount under the prices in force now, and what the row
     holds, which is what was in force then.
+
+    \b
+    Example:
+      spanledger prices explain resp_0123456789abcdef
     """
     with ledger() as found:
         result = found.query(ROW, {"id": row})

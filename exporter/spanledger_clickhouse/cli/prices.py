@@ -166,6 +166,10 @@ def sync() -> None:
     """Write the prices in force to the table llm_prices.
 
     SQL asks it: cache_savings, the bounds of unpriced_calls. Run it again after an upgrade of the prices.
+
+    \b
+    Example:
+      spanledger prices sync
     """
     with ledger() as found:
         count = price_list.sync(found.client, found.where, in_force())

@@ -32,6 +32,12 @@ FROM llm_calls AS c FINAL
 """
 
 
+EMPTY: Final = (
+    "\nno calls yet: was the program started with opentelemetry-instrument, and with the same settings? "
+    "`spanledger doctor` looks"
+)
+
+
 @click.command()
 @click.option("--by", type=click.Choice(list(SPEND)), default="feature", show_default=True, help="What to group by.")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
@@ -48,6 +54,9 @@ def spend(by: str, top: int, as_json: bool) -> None:
         show(found.query(f"{SPEND[by]} LIMIT {top}"), f"Spend by {by} (USD)", json_output=as_json)
         if not as_json:
             total, calls, unpriced, unattributed, lost = found.query(TOTAL).rows[0]
+            if not calls:
+                console().print(EMPTY)
+                return
             console().print(
                 f"\ntotal {usd(total or 0)} USD in {calls:,} calls; {unpriced:,} without a price; "
                 f"{usd(unattributed or 0)} USD in {lost:,} calls not fully attributed (spanledger who-forgot)"
@@ -62,6 +71,10 @@ def request(request_id: str, as_json: bool) -> None:
     """The calls that one request of the application made.
 
     REQUEST_ID is what the application put into baggage as spanledger.request.id.
+
+    \b
+    Example:
+      spanledger request req-0036 --json
     """
     with ledger() as found, working("asking the ledger"):
         result = found.query(REQUEST, {"id": request_id})

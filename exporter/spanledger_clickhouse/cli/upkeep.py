@@ -36,6 +36,11 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
     Rows go to the Collector of SPANLEDGER_OTLP_ENDPOINT, else to the ClickHouse of SPANLEDGER_DSN, else to the
     embedded ledger. What cannot be sent stays in the spool; what is refused for good is kept apart (--dead).
     With --follow the rollups of a ClickHouse server are kept up to date as well.
+
+    \b
+    Examples:
+      spanledger ship --follow
+      spanledger ship --dead --retry
     """
     directory = settings.spool_dir()
     if dead and not _dead(directory, retry=retry):
@@ -81,6 +86,10 @@ def rollup(follow: bool) -> None:
 
     `spanledger ship --follow` does this by itself; run it from cron where nothing else of Spanledger runs. Closed
     hours are then answered from the rollups (llm_costs, llm_costs_daily, llm_costs_users), later ones from the calls.
+
+    \b
+    Example:
+      spanledger rollup --follow
     """
     while True:
         with days_done() as progress:
@@ -102,6 +111,10 @@ def verify(repair: bool, force: bool) -> None:
     """Compare the rollups with the calls; exit status 1 where they differ and were not repaired.
 
     Days whose calls have all expired are left out: their rollups are all that is left of them.
+
+    \b
+    Example:
+      spanledger verify --repair
     """
     where = target()
     with connected(where) as client:
@@ -199,6 +212,11 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
     Running it again changes nothing. It needs the right to create tables in the database of
     SPANLEDGER_DSN (spanledger rights). SPANLEDGER_CLUSTER names a cluster, SPANLEDGER_REPLICATED=true asks for
     replicated tables.
+
+    \b
+    Examples:
+      spanledger migrate --dry-run
+      spanledger migrate --retention-days 400
     """
     where = target()
     with connected(where) as client:
