@@ -109,3 +109,12 @@ def test_what_is_remembered_is_bounded():
         assert registry.first("openai", str(n))
         expected.keep(n, n)
     assert (len(registry._keys), len(expected._values)) == (10, 10)
+
+
+def test_an_answer_of_vertex_is_known_though_it_does_not_say_that_it_is(ledger: Recorded, provider: Provider):
+    from google import genai
+
+    client = genai.Client(vertexai=True, api_key="k", http_options={"base_url": provider.url})
+    response = client.models.generate_content(model="gemini-3.5-flash", contents="x")
+    assert spanledger.record(response.model_copy()) is False
+    assert [row["provider"] for row in ledger.rows] == ["gcp.vertex_ai"]

@@ -85,7 +85,8 @@ def exhume(directory: Path, segment: Path) -> int:
         found = list(letters(directory))
         if found:
             new = segment.with_suffix(".new")
-            new.write_bytes(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in found))
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in found))
             os.replace(new, segment)
             path(directory).unlink()
     return len(found)

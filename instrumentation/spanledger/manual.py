@@ -26,6 +26,13 @@ NAMES: Final[dict[str, Provider]] = {
 }
 
 
+SAME_SDK: Final = (
+    ("openai", "azure.ai.openai"),
+    ("gcp.gemini", "gcp.vertex_ai"),
+)
+"""gen_ai.provider.name of the clients of one SDK, which an answer itself does not tell."""
+
+
 class _Told:
     """A provider of which only the caller knows anything: it reads what `record` was told."""
 
@@ -85,7 +92,7 @@ def record(
             return False
         found = reader.response(body)
         name = provider or reader.NAME
-        if found.id is not None and not already_recorded.first(name, found.id):
+        if found.id is not None and not _first(name, found.id):
             return False
         asked = Request(operation, model or found.model)
         call = Call(bootstrap.tracer(f"spanledger.{name}"), reader, asked, name, ("", None))
@@ -95,6 +102,13 @@ def record(
             already_recorded.hold(response)
         return True
     return False
+
+
+def _first(name: str, identity: str) -> bool:
+    """Whether no door has recorded this answer, under any name that a client of the same SDK may have had."""
+    names = next((same for same in SAME_SDK if name in same), (name,))
+    met = [already_recorded.first(each, identity) for each in names]  # every name learns of it
+    return all(met)
 
 
 def _reader(response: Any, provider: str | None) -> Provider | None:

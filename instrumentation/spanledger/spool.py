@@ -272,7 +272,7 @@ class Spool:
             fd = self._fd
             if fd is not None:
                 with suppress(OSError):  # closed meanwhile, or a device that cannot
-                    os.fdatasync(fd)
+                    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync
             time.sleep(self._sync_ms / 1000)
 
 

@@ -1,6 +1,6 @@
 """Where prices come from: the table in force, its version and its age.
 
-Precedence: the user's own rates (`overrides.py`) > `SPANLEDGER_PRICES_FILE` (a LiteLLM table as .json, or a litellm wheel, read as a zip
+Precedence: the user's own rates (SPANLEDGER_PRICE_OVERRIDES) > `SPANLEDGER_PRICES_FILE` (a LiteLLM table as .json, or a litellm wheel, read as a zip
 archive: nothing of it is executed) > an installed litellm newer than the bundled snapshot > the
 bundled snapshot; and for models that LiteLLM has dropped, the retired prices. An installed litellm is
 found by its metadata and read from its files, never imported: importing it takes seconds and fetches
