@@ -16,11 +16,15 @@ p.when { color: var(--quiet); margin: .2rem 0 1rem; } p.headline { font-size: 1.
 table { border-collapse: collapse; width: 100%; } td, th { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 td:first-child, th:first-child { text-align: left; padding-left: 0; } th { font-weight: 600; color: var(--quiet); }
 table.facts td { text-align: left; } table.facts td:first-child { width: 18rem; color: var(--quiet); }
+.whole { white-space: nowrap; }
 .over { color: var(--over); font-weight: 600; }
 svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--quiet); }
 @media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } table, figure { break-inside: avoid; } }
 figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: .9rem; }
 """
+
+WHOLE = 20
+"""Characters of a figure or a date, which is not broken over two lines."""
 
 
 def page(report: Report) -> str:
@@ -56,7 +60,10 @@ def _table(section: Section) -> str:
 
 
 def _cell(text: str) -> str:
-    mark = ' class="over"' if text.endswith(("OVER BUDGET", " OVER")) else ""
+    marks = ["over"] if text.endswith(("OVER BUDGET", " OVER")) else []
+    if len(text) <= WHOLE and ", " not in text:
+        marks.append("whole")
+    mark = f' class="{" ".join(marks)}"' if marks else ""
     return f"<td{mark}>{escape(text)}</td>"
 
 
