@@ -120,6 +120,8 @@ def test_a_file_of_limits_is_read_the_shortest_window_first(tmp_path: Path):
             "[[limit]]\nname='a'\nwindow='day'\namount_usd=1\n[[limit]]\nname='a'\nwindow='day'\namount_usd=2",
             "two limits",
         ),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=1\naction='shout'", "use block or warn"),
+        ("[[limit]]\nname='a'\nwindow='day'\namount_usd=1\nthresholds=[0.8, 'x']", "use shares such as"),
         ("[[limits]]", "'limits' is not known"),
         ("[request]\nmax_input_tokens='many'", "a number of tokens"),
         ("limit = 3 = 4", "not valid TOML"),
@@ -138,7 +140,7 @@ def test_a_file_that_is_not_there_enforces_nothing_and_is_logged(monkeypatch, ca
     allowed = spanledger.check_request_allowed(
         provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1
     )
-    assert allowed == Decision(True)._asdict()
+    assert allowed == Decision(True).as_dict()
     assert "no limits are enforced: SPANLEDGER_LIMITS=/nowhere/limits.toml cannot be read" in caplog.text
     limiters.configured.cache_clear()
 
@@ -167,27 +169,27 @@ def account(key: str = "a", usd: float = 1, lives: int = 60) -> Account:
 
 
 def test_what_is_held_counts_until_the_cost_is_known(store: Store):
-    assert store.reserve("r1", [account()], 6 * USD // 10) is None
+    assert store.reserve("r1", [account()], 6 * USD // 10) == (None, (6 * USD // 10,))
     assert store.balance("a") == (0, 6 * USD // 10)
-    assert store.reserve("r2", [account()], 5 * USD // 10) == 0
+    assert store.reserve("r2", [account()], 5 * USD // 10).full == 0
     store.settle("r1", [account()], 2 * USD // 10)
     assert store.balance("a") == (2 * USD // 10, 0)
-    assert store.reserve("r2", [account()], 8 * USD // 10) is None
+    assert store.reserve("r2", [account()], 8 * USD // 10) == (None, (USD,))
 
 
 def test_all_accounts_or_none(store: Store):
-    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 6 * USD // 10) == 1
+    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 6 * USD // 10).full == 1
     assert store.balance("a") == (0, 0)
-    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 4 * USD // 10) is None
+    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 4 * USD // 10).full is None
     assert store.balance("a") == store.balance("b") == (0, 4 * USD // 10)
 
 
 def test_what_was_abandoned_is_free_again_and_a_late_cost_counts_all_the_same(store: Store, monkeypatch):
     monkeypatch.setattr(stores, "HOLD_SECONDS", 0.2)
-    assert store.reserve("r1", [account()], USD) is None
-    assert store.reserve("r2", [account()], USD) == 0
+    assert store.reserve("r1", [account()], USD).full is None
+    assert store.reserve("r2", [account()], USD).full == 0
     time.sleep(0.25)
-    assert store.reserve("r2", [account()], USD // 2) is None
+    assert store.reserve("r2", [account()], USD // 2).full is None
     store.settle("r1", [account()], USD // 4)
     assert store.balance("a") == (USD // 4, USD // 2)
 
@@ -240,6 +242,24 @@ def test_each_user_has_an_hour_of_their_own_and_scopes_narrow(store: Store):
     assert limiter.check({"user": "bob", "tier": "free"}, USD).allowed
     assert limiter.check({"user": "ada", "tier": "pro"}, USD).reservation == ""
     assert limiter.check({"user": None, "tier": "free"}, USD).reservation == ""
+
+
+def test_thresholds_are_told_once_each_in_a_window_over_all_who_ask(store: Store, caplog):
+    at = datetime(2026, 3, 31, 22, tzinfo=UTC)
+    limit = Limit("u", "day", USD, {}, "user", action="warn")
+    first, second = (Limiter(Policy((limit,)), store, lambda: at) for _ in range(2))
+    said = []
+    for number in range(12):
+        found = (first, second)[number % 2].check({"user": "ada"}, USD // 10)
+        assert found.allowed, "it warns, and refuses nothing"
+        said.append(found.warnings)
+    assert said == [()] * 7 + [("u 80%",), ("u 90%",), ("u 100%",), ("u 100%",), ("u 100%",)]
+    lines = [record.message for record in caplog.records]
+    assert lines == [f"limit 'u' of one user: {n}% of $1 for the day is used" for n in (80, 90, 100)]
+    first.check({"user": "bob"}, 95 * USD // 100)
+    at = datetime(2026, 4, 1, tzinfo=UTC)
+    assert second.check({"user": "ada"}, USD * 2).warnings == ("u 100%",)
+    assert len(caplog.records) == 5
 
 
 def test_a_failed_call_frees_all_and_a_cost_counts_once(store: Store):
@@ -348,7 +368,7 @@ def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisSer
     assert all(counted for *_, counted in calls)
     assert len(calls) > 20
     assert USD // 2 < spent <= USD + error
-    [key] = [key.decode() for key in store._client.keys("*") if not key.endswith((b":held", b":until"))]
+    [key] = [key.decode() for key in store._client.keys("*") if not key.endswith((b":held", b":until", b":told"))]
     assert store.balance(key.removeprefix(stores.PREFIX)) == (spent, 0)
     assert store._client.exists(f"{key}:held", f"{key}:until") == 0
 

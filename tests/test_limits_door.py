@@ -133,6 +133,14 @@ def test_somebody_elses_calls_go_on(limited, ledger: Recorded, provider: Provide
     assert len(provider.sold) == 1
 
 
+def test_a_call_that_passed_a_threshold_says_so_on_its_row(limited, ledger: Recorded, provider: Provider, caplog):
+    limited("0.000001", 'action = "warn"\n')
+    with spanledger.attribution(user="ada"):
+        ask_openai(provider.url)
+    assert ledger.row["attributes"] == {"spanledger.limit.warnings": "u 100%"}
+    assert "limit 'u' of one user" in caplog.text
+
+
 def test_a_request_that_is_too_large_is_refused(limited, ledger: Recorded, provider: Provider):
     limited("5", "[request]\nmax_output_tokens = 50\n")
     with pytest.raises(BudgetExceeded, match="may take 100 tokens of output, and 50 are allowed") as refused:

@@ -147,7 +147,8 @@ COLUMNS: Final[dict[str, str]] = {
 """Column of `llm_calls` -> its type, in the order of a row."""
 
 KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)} - {
-    a.PROVIDER_PROJECT
+    a.PROVIDER_PROJECT,
+    a.LIMIT_WARNINGS,
 }
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 

@@ -110,6 +110,9 @@ RECORD_ID: Final = "spanledger.record.id"
 RECORD_CREATED: Final = "spanledger.record.created"
 """Unix seconds: when what was billed was asked for."""
 
+LIMIT_WARNINGS: Final = "spanledger.limit.warnings"
+"""Limits of which a threshold had been passed when the call was let through."""
+
 # --- the loss ledger -----------------------------------------------------------------------------------
 PROCESS_ID: Final = "spanledger.process.id"
 SEQUENCE: Final = "spanledger.sequence"

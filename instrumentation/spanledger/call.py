@@ -64,6 +64,7 @@ class Call:
         "_tracer",
         "answered",
         "hides_usage",
+        "notes",
         "on_end",
         "project",
         "request",
@@ -93,6 +94,8 @@ class Call:
         """Whether a response has claimed this call."""
         self.project: str | None = None
         """Whose account at the provider is billed, where provider and SDK say it."""
+        self.notes: dict[str, Any] | None = None
+        """Further attributes of the span."""
         self.on_end: Callable[[int | None, bool], object] | None = None
         """Told, once the span has ended, (picodollars or None, whether anything may have been sold)."""
         self.hides_usage = False
@@ -295,6 +298,7 @@ class Call:
             facts[a.ATTEMPT_STATUS] = tuple(status for status, _, _ in self._attempts)
             facts[a.ATTEMPT_DURATION_US] = tuple(duration for _, duration, _ in self._attempts)
             facts[a.ATTEMPT_BILLED] = tuple(billed for _, _, billed in self._attempts)
+        facts.update(self.notes or {})
         try:
             put(span, facts)
             remember(span, usage)

@@ -65,6 +65,8 @@ def _asked(limiter: Limiter, call: Call, body: object) -> BudgetExceeded | None:
     found = limiter.check(request, estimate, read, asked.max_tokens or 0)
     if not found.allowed:
         return BudgetExceeded(found.reason, found.retry_after_seconds)
+    if found.warnings:
+        call.notes = {a.LIMIT_WARNINGS: ", ".join(found.warnings)}
     if found.reservation:
         call.on_end = _Held(limiter, found.reservation, estimate or 0)
     return None

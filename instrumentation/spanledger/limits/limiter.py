@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from spanledger import settings
 from spanledger.guard import log, quietly
 from spanledger.limits.estimate import worst_picousd
-from spanledger.limits.policy import Limit, Policy, PolicyError, load
+from spanledger.limits.policy import BLOCK, Limit, Policy, PolicyError, load
 from spanledger.limits.store import Account, MemoryStore, RedisStore, Store, StoreError
 from spanledger.limits.windows import Window, window
 
@@ -25,6 +25,9 @@ AFTER_SECONDS: Final = 86_400
 """How long the figures of a window stay after its end, for calls that end late."""
 STOPS_SECONDS: Final = 2.0
 """How old the list of what is stopped by hand may be."""
+ENDLESS: Final = 2**62
+"""The amount of a limit that only warns."""
+MAX_TOLD: Final = 10_000
 MAX_OPEN: Final = 100_000
 """Reservations remembered by a process; the oldest are forgotten first, and run out by themselves."""
 
@@ -39,9 +42,11 @@ class Decision(NamedTuple):
     """Until the end of the window whose limit has no room; 0 where waiting does not help."""
     reservation: str = ""
     """For `settle`; "" where nothing is held."""
+    warnings: tuple[str, ...] = ()
+    """Limits of which a threshold has been passed, e.g. ("everything 90%",)."""
 
     def as_dict(self) -> dict[str, Any]:
-        return self._asdict()
+        return {**self._asdict(), "warnings": list(self.warnings)}
 
 
 class _Running(NamedTuple):
@@ -63,12 +68,13 @@ class Limiter:
         self._now = now
         self._stops: frozenset[str] = frozenset()
         self._stops_until = 0.0
+        self._told: OrderedDict[tuple[str, float], None] = OrderedDict()
         self._windows: dict[str, _Running] = {}
         self._name = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._open: OrderedDict[str, tuple[Account, ...]] = OrderedDict()
         self.counted: Counter[str] = Counter()
-        """allowed | refused | store_down | stops_unknown: what became of requests, for metrics."""
+        """allowed | refused | threshold | store_down | stops_unknown: what became of requests, for metrics."""
 
     def check(
         self, request: Mapping[str, str | None], estimate_picousd: int | None, input_tokens: int = 0, output_tokens: int = 0
@@ -103,20 +109,56 @@ class Limiter:
         now = self._now()
         windows = [self._window(limit, now) for limit in limits]
         accounts = tuple(
-            Account(f"{limit.bucket(request)}\x1f{w.begun}", limit.amount_picousd, w.lives_seconds)
+            Account(
+                f"{limit.bucket(request)}\x1f{w.begun}",
+                limit.amount_picousd if limit.action == BLOCK else ENDLESS,
+                w.lives_seconds,
+            )
             for limit, w in zip(limits, windows, strict=True)
         )
         reservation = f"{self._name}:{next(self._numbers)}"
         try:
-            full = self._store.reserve(reservation, accounts, estimate or 0)
+            held = self._store.reserve(reservation, accounts, estimate or 0)
         except StoreError as error:
             return self._unanswered(limits, error)
-        if full is None:
+        if held.full is None:
             self._remember(reservation, accounts)
-            return Decision(True, "", 0, reservation)
-        limit = limits[full]
+            return Decision(True, "", 0, reservation, self._warnings(limits, accounts, held.used))
+        limit = limits[held.full]
         amount = Decimal(limit.amount_picousd).scaleb(-12)
-        return Decision(False, f"limit {limit.name!r}: ${amount.normalize():f} for the {limit.window} is used up", ceil(windows[full].window.seconds_left(now)))  # fmt: skip
+        return Decision(False, f"limit {limit.name!r}: ${amount.normalize():f} for the {limit.window} is used up", ceil(windows[held.full].window.seconds_left(now)))  # fmt: skip
+
+    def _warnings(self, limits: Sequence[Limit], accounts: Sequence[Account], used: Sequence[int]) -> tuple[str, ...]:
+        """The highest threshold that each limit has passed; the first to pass it, over all processes, says so."""
+        found: list[str] = []
+        for limit, account, amount in zip(limits, accounts, used, strict=False):
+            share = amount / limit.amount_picousd
+            passed = [threshold for threshold in limit.thresholds if share >= threshold]
+            if not passed:
+                continue
+            found.append(f"{limit.name} {passed[-1]:.0%}")
+            self._tell(limit, account, passed[-1], share)
+        return tuple(found)
+
+    def _tell(self, limit: Limit, account: Account, threshold: float, share: float) -> None:
+        """Say that a threshold has been passed, unless somebody has. Whose amount it is stands on the rows, not in logs."""
+        said = (account.key, threshold)
+        if said in self._told:
+            return
+        self._told[said] = None
+        if len(self._told) > MAX_TOLD:
+            self._told.popitem(last=False)
+        try:
+            first = self._store.first(account, str(threshold))
+        except StoreError:
+            first = True  # better twice than never
+        if first:
+            self.counted["threshold"] += 1
+            dollars = Decimal(limit.amount_picousd).scaleb(-12).normalize()
+            whose = f" of one {limit.per}" if limit.per else ""
+            log.warning(
+                "limit %r%s: %.0f%% of $%s for the %s is used", limit.name, whose, share * 100, f"{dollars:f}", limit.window
+            )  # fmt: skip
 
     def _window(self, limit: Limit, now: datetime) -> _Running:
         """The window of a limit that is under way; it is worked out once."""

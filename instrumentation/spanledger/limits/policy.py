@@ -9,6 +9,8 @@
     window = "hour"           # hour, day, month
     amount_usd = 1
     zone = "Europe/Berlin"    # default: UTC
+    action = "block"          # or "warn": tell of the thresholds, refuse nothing
+    thresholds = [0.8, 1.0]   # default: 0.8, 0.9, 0.95, 1.0
     fail_closed = true        # default: where the store does not answer, the call passes
 
     [request]
@@ -35,6 +37,8 @@ from spanledger.reading import Json, items, mapping
 
 CAPS: Final = ("max_input_tokens", "max_output_tokens", "assumed_output_tokens")
 DIMENSIONS: Final = ("tenant", "tier", "feature", "user")
+BLOCK: Final = "block"
+WARN: Final = "warn"
 MAX_PICOUSD: Final = 2**53
 """$9,007: above it Redis's scripts compare in doubles, to within a millionth of a dollar."""
 
@@ -57,6 +61,10 @@ class Limit:
     zone: tzinfo = UTC
     fail_closed: bool = False
     """Whether a request is refused where the store does not answer."""
+    action: str = BLOCK
+    """block | warn: what becomes of a request that has no room."""
+    thresholds: tuple[float, ...] = (0.8, 0.9, 0.95, 1.0)
+    """Shares of the amount that are told of, each once in a window over all processes."""
 
     def counts(self, request: Mapping[str, str | None]) -> bool:
         """Whether a request of these dimensions is counted. One without a user is nobody's: no limit per user counts it."""
@@ -120,7 +128,17 @@ def policy(found: Json, path: str = "limits") -> Policy:
 def _limit(each: Json, where: str) -> Limit:
     if not isinstance(cast("object", each), dict):
         raise PolicyError(f"{where} is no table")
-    unknown = each.keys() - {"name", "window", "amount_usd", "scope", "per", "zone", "fail_closed"}
+    unknown = each.keys() - {
+        "name",
+        "window",
+        "amount_usd",
+        "scope",
+        "per",
+        "zone",
+        "fail_closed",
+        "action",
+        "thresholds",
+    }
     if unknown:
         raise PolicyError(f"{where}: {min(unknown)!r} is not known")
     name, window, per = each.get("name"), each.get("window"), each.get("per", "")
@@ -137,8 +155,22 @@ def _limit(each: Json, where: str) -> Limit:
     fail_closed = each.get("fail_closed", False)
     if not isinstance(fail_closed, bool):
         raise PolicyError(f"{where}: fail_closed is true or false")
+    action = each.get("action", BLOCK)
+    if action not in (BLOCK, WARN):
+        raise PolicyError(f"{where}: action = {action!r}; use block or warn")
     texts = {key: str(value) for key, value in scope.items()}
-    return Limit(name, str(window), _picousd(each.get("amount_usd"), where), texts, str(per), _zone(each.get("zone"), where), fail_closed)  # fmt: skip
+    return Limit(name, str(window), _picousd(each.get("amount_usd"), where), texts, str(per), _zone(each.get("zone"), where), fail_closed,
+                 str(action), _thresholds(each, where))  # fmt: skip
+
+
+def _thresholds(each: Json, where: str) -> tuple[float, ...]:
+    found = each.get("thresholds", Limit.thresholds)
+    values: list[float] = []
+    for value in cast("list[object]", found) if isinstance(found, list | tuple) else [None]:
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 < value <= 10:
+            raise PolicyError(f"{where}: thresholds = {found!r}; use shares such as [0.8, 1.0]")
+        values.append(float(value))
+    return tuple(sorted(values))
 
 
 def _picousd(value: Any, where: str) -> int:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol
 
 HOLD_SECONDS: Final = 900.0
 """A call that has taken this long will not come back: no SDK waits longer by default (openai 3.57: 600 s)."""
@@ -30,20 +30,31 @@ class Account(NamedTuple):
 
     key: str
     limit_picousd: int
+    """More than this is not held in it."""
     lives_seconds: int
     """How long the figures are of use: until the window is over, and a little."""
 
 
-class Store(Protocol):
-    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> int | None:
-        """Hold `amount` in every account, or in none of them.
+class Reserved(NamedTuple):
+    """What became of an amount that was to be held."""
 
-        Returns:
-            None where it is held; else the index of the first account that has no room for it.
+    full: int | None
+    """The index of the first account that has no room for it; None: it is held in all."""
+    used: tuple[int, ...] = ()
+    """Of each account, what is spent and held now, this amount included."""
+
+
+class Store(Protocol):
+    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
+        """Hold `amount` in every account, or in none of them.
 
         Raises:
             StoreError: it is not known whether it is held.
         """
+        ...
+
+    def first(self, account: Account, what: str) -> bool:
+        """Whether this is said of an account for the first time, over all that use the store. Raises StoreError."""
         ...
 
     def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
@@ -66,6 +77,7 @@ class _Balance:
     sum_held: int = 0
     held: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     """Reservation -> (amount, when it counts as abandoned)."""
+    told: set[str] = field(default_factory=set[str])
 
 
 class MemoryStore:
@@ -75,17 +87,17 @@ class MemoryStore:
         self._balances: dict[str, _Balance] = {}
         self._lock = threading.Lock()
 
-    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> int | None:
+    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         now = time.monotonic()
         with self._lock:
             found = [self._balance(account, now) for account in accounts]
             for number, balance in enumerate(found):
                 if balance.spent + balance.sum_held + amount > accounts[number].limit_picousd:
-                    return number
+                    return Reserved(number)
             for balance in found:
                 balance.held[reservation] = (amount, now + HOLD_SECONDS)
                 balance.sum_held += amount
-        return None
+            return Reserved(None, tuple(balance.spent + balance.sum_held for balance in found))
 
     def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
         now = time.monotonic()
@@ -99,6 +111,14 @@ class MemoryStore:
         with self._lock:
             found = self._balances.get(key)
             return (found.spent, found.sum_held) if found else (0, 0)
+
+    def first(self, account: Account, what: str) -> bool:
+        with self._lock:
+            told = self._balance(account, time.monotonic()).told
+            if what in told:
+                return False
+            told.add(what)
+            return True
 
     def stopped(self) -> frozenset[str]:
         return frozenset()  # `spanledger stop` speaks to every process, by way of Redis
@@ -129,18 +149,21 @@ for i, key in ipairs(KEYS) do
     redis.call('ZREM', key .. ':until', gone)
   end
   local known = redis.call('HMGET', key, 'spent', 'held')
-  if tonumber(known[1] or 0) + tonumber(known[2] or 0) + tonumber(amount) > tonumber(ARGV[2 + 2 * i]) then return i - 1 end
+  if tonumber(known[1] or 0) + tonumber(known[2] or 0) + tonumber(amount) > tonumber(ARGV[2 + 2 * i]) then return {i - 1} end
 end
+local answer = {-1}
 for i, key in ipairs(KEYS) do
   local lives = tonumber(ARGV[3 + 2 * i])
   redis.call('HINCRBY', key, 'held', amount)
   redis.call('HSET', key .. ':held', id, amount)
   redis.call('ZADD', key .. ':until', now + hold, id)
   for _, each in ipairs({key, key .. ':held', key .. ':until'}) do redis.call('PEXPIRE', each, lives) end
+  for _, figure in ipairs(redis.call('HMGET', key, 'spent', 'held')) do table.insert(answer, figure or '0') end
 end
-return -1
+return answer
 """
-"""KEYS: accounts. ARGV: reservation, amount, hold in ms, then (limit, life in ms) of each account. All or nothing."""
+"""KEYS: accounts. ARGV: reservation, amount, hold in ms, then (limit, life in ms) of each account. All or nothing.
+Returns the account without room, or -1 and what is spent and held of each, as texts: they are exact."""
 
 SETTLE: Final = """
 local id, spent = ARGV[1], ARGV[2]
@@ -189,10 +212,22 @@ class RedisStore:
         self._reserve: Any = client.register_script(RESERVE)
         self._settle: Any = client.register_script(SETTLE)
 
-    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> int | None:
+    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         bounds = [figure for a in accounts for figure in (a.limit_picousd, a.lives_seconds * 1000)]
-        full = self._run(self._reserve, accounts, [reservation, amount, int(HOLD_SECONDS * 1000), *bounds])
-        return None if full < 0 else full
+        full, *figures = self._run(self._reserve, accounts, [reservation, amount, int(HOLD_SECONDS * 1000), *bounds])
+        if full >= 0:
+            return Reserved(full)
+        numbers = [int(figure) for figure in figures]
+        return Reserved(None, tuple(spent + held for spent, held in zip(numbers[::2], numbers[1::2], strict=True)))
+
+    def first(self, account: Account, what: str) -> bool:
+        key = f"{PREFIX}{account.key}:told"
+        try:
+            new = self._client.sadd(key, what)
+            self._client.expire(key, account.lives_seconds)
+        except self._errors as error:
+            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
+        return bool(new)
 
     def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
         self._run(self._settle, accounts, [reservation, spent, *(a.lives_seconds * 1000 for a in accounts)])
@@ -224,8 +259,8 @@ class RedisStore:
         except self._errors as error:
             raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
 
-    def _run(self, script: Any, accounts: Sequence[Account], arguments: list[Any]) -> int:
+    def _run(self, script: Any, accounts: Sequence[Account], arguments: list[Any]) -> Any:
         try:
-            return cast("int", script(keys=[PREFIX + account.key for account in accounts], args=arguments))
+            return script(keys=[PREFIX + account.key for account in accounts], args=arguments)
         except self._errors as error:
             raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
