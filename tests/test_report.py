@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from spanledger_clickhouse import schema
+from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 from spanledger_clickhouse.report.figures import forecast
-from synthetic import open_shop
+from synthetic import call, open_shop
 
 GOLDEN = Path(__file__).parent / "data/report"
 NOW = "2026-03-21 15:20:00"
@@ -78,6 +78,41 @@ def test_an_empty_ledger_has_a_report(tmp_path: Path):
         found = run(where.dsn, "--format", form)
         assert found.exit_code == 0, found.output
     assert "7-day total             $0.00" in run(where.dsn).stdout
+
+
+def test_what_has_no_price_is_no_zero_and_breaks_no_report(tmp_path: Path):
+    where = target(f"chdb://{tmp_path / 'ledger'}")
+    at = datetime(2026, 3, 20, tzinfo=UTC)
+    rows = [call(span_id="1" * 16, start_time=at, feature="[/stream]", user_id="u", cost_usd=None)]
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(row.values()) for row in rows])
+    assert "[/stream]     -      -      1       -       -" in run(where.dsn).stdout
+    spent = CliRunner(env={"SPANLEDGER_DSN": where.dsn}).invoke(main, ["spend"])
+    assert spent.exit_code == 0
+    assert "[/stream]" in spent.output
+
+
+def test_a_report_that_ends_with_a_month_has_that_months_budgets(tmp_path: Path):
+    where = target(f"chdb://{tmp_path / 'ledger'}")
+    rows = [
+        call(
+            span_id=f"{n:016x}",
+            start_time=datetime(2026, 3, 31, 12, tzinfo=UTC) + timedelta(days=n),
+            cost_usd=Decimal(63 + 7 * n),
+        )
+        for n in range(2)
+    ]
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(row.values()) for row in rows])
+    environment = {"SPANLEDGER_DSN": where.dsn}
+    CliRunner(env=environment).invoke(main, ["budget", "set", "all", "100"])
+    march = CliRunner(env=environment).invoke(
+        main, ["report", "--since", "2026-03-01", "--until", "2026-04-01", "--json"]
+    )
+    [budget] = json.loads(march.stdout)["budgets"]
+    assert budget["spent_usd"] == 63
 
 
 def test_a_window_that_ends_before_it_begins_is_refused(shop):

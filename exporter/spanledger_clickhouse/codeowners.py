@@ -24,7 +24,7 @@ class CodeOwners:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file else []
         rules = (line.partition("#")[0].strip() for line in lines)
         self._rules = [
-            _Rule(line) for line in rules if line and line[0] not in "[^"
+            _Rule(line) for line in rules if line and line[0] not in "[^!" and line[-1] != "\\"
         ]  # GitLab's [sections] are headings
 
     def __bool__(self) -> bool:
@@ -36,7 +36,7 @@ class CodeOwners:
             return Path(file).relative_to(self._root).as_posix()
         except ValueError:
             parts = Path(file).parts
-            ends = ("/".join(parts[n:]) for n in range(1, len(parts)))
+            ends = ("/".join(parts[n:]) for n in range(len(parts)) if parts[n] != "/")
             return next((end for end in ends if (self._root / end).is_file()), file)
 
     def of(self, file: str) -> tuple[str, ...]:
@@ -56,7 +56,11 @@ class _Rule:
         if not self._spec.match_file(path):
             return False
         # `docs/*` are the files of docs, not of what is below it: there CODEOWNERS differs from .gitignore
-        return not self._pattern.endswith("/*") or path.count("/") == self._pattern.strip("/").count("/")
+        return (
+            not self._pattern.endswith("/*")
+            or "**" in self._pattern
+            or path.count("/") == self._pattern.strip("/").count("/")
+        )
 
 
 def repository(below: Path) -> CodeOwners:

@@ -29,6 +29,10 @@ class InvoiceError(Exception):
     """The file is no invoice that can be read; the message says where and why."""
 
 
+EXACT: Final = 12
+"""Decimal places of an amount that was not rounded to be shown."""
+
+
 class Line(NamedTuple):
     """One amount of an invoice."""
 
@@ -68,8 +72,12 @@ def read(data: bytes, provider: str = "") -> list[Line]:
         raise InvoiceError("the file is no UTF-8 text: export it as CSV, JSON or JSON lines") from error
     if not text.strip():
         raise InvoiceError("the file is empty")
-    records = list(_json(text)) if text.lstrip()[0] in "[{" else list(csv.DictReader(io.StringIO(text)))
-    lines = [line for record in records for line in _lines(record, provider)]
+    try:
+        table = text.lstrip()[0] not in "[{"
+        records = list(csv.DictReader(io.StringIO(text, newline=None))) if table else list(_json(text))
+        lines = [line for record in records for line in _lines(record, provider.strip().lower())]
+    except (csv.Error, RecursionError, ValueError, OverflowError) as error:
+        raise InvoiceError(f"the file cannot be read: {error}") from error
     if not lines:
         raise InvoiceError("the file has no amount in it")
     return lines
@@ -97,7 +105,10 @@ def _lines(record: dict[str, Any], provider: str) -> Iterator[Line]:
     elif isinstance(record.get("results"), list):
         yield from _bucket(record)
     else:
-        yield _flat(_flattened(record), provider)
+        flat = _flattened(record)
+        service = str(next((flat[name] for name in FIELDS["service"] if flat.get(name)), "")).lower()
+        if not service or any(part in service for part, _ in SERVICES):  # else another product of Google's
+            yield _flat(flat, provider)
 
 
 def _bucket(bucket: dict[str, Any]) -> Iterator[Line]:
@@ -178,6 +189,8 @@ def _flat(record: dict[str, Any], provider: str) -> Line:
     rate = _amount(found["rate"], None)[0] if found["rate"] is not None else None
     usd, places = _amount(found["amount"], None if rate else found["currency"])
     usd = (usd + _credits(found["credits"])) / (rate or 1)
+    if "starting_at" in record:  # Anthropic's cost report, its buckets taken apart: cents
+        usd, places, provider = usd / 100, places + 2, ANTHROPIC
     service = str(found["service"] or "").lower()
     named = found["provider"] or next((name for part, name in SERVICES if part in service), "") or provider
     if not named:
@@ -186,7 +199,7 @@ def _flat(record: dict[str, Any], provider: str) -> Line:
         raise InvoiceError("the file does not say whose it is: add a column provider, or say --provider")
     model = model_key(str(found["model"])) if found["model"] else _item(str(found["item"] or ""))
     source = "google billing" if service else "csv"
-    return Line(_day(found["day"]), str(named), str(found["project"] or ""), model, usd, source, places)
+    return Line(_day(found["day"]), str(named).strip().lower(), str(found["project"] or ""), model, usd, source, places)
 
 
 def _item(item: str) -> str:
@@ -219,13 +232,17 @@ def _amount(value: Any, currency: Any) -> tuple[Decimal, int]:
         raise InvoiceError(
             f"the amounts are in {currency}, not in USD: convert them, or add a column currency_conversion_rate"
         )
-    text = str(value).strip().lstrip("$").replace(",", "")
+    text = str(value).strip().replace("$", "", 1)
+    if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text):
+        text = text.replace(",", "")
     try:
         found = Decimal(text)
     except InvalidOperation:
         raise InvoiceError(f"{value!r} is no amount") from None
     if not found.is_finite():
         raise InvoiceError(f"{value!r} is no amount")
+    if not isinstance(value, str) or not found:
+        return found, EXACT  # a JSON number has lost its zeros, and nothing was rounded to nothing
     exponent = found.as_tuple().exponent
     return found, max(0, -exponent) if isinstance(exponent, int) else 0
 

@@ -47,8 +47,10 @@ class Ledger:
 
 
 @contextmanager
-def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = None) -> Generator[Ledger]:
-    """The ledger of SPANLEDGER_DSN, else the embedded one; what waits in the spool is shipped first.
+def opened(
+    progress: Callable[[int], None] = lambda _: None, dsn: str | None = None, *, take_in: bool = True
+) -> Generator[Ledger]:
+    """The ledger of SPANLEDGER_DSN, else the embedded one; what waits in the spool is shipped first (`take_in`).
 
     Raises:
         DatabaseError: it cannot be opened.
@@ -58,7 +60,7 @@ def opened(progress: Callable[[int], None] = lambda _: None, dsn: str | None = N
         with suppress_denied():  # a reader asks what is there: whoever may, has migrated
             schema.migrate(client, where)
         ledger = Ledger(client, where)
-        if settings.setting("otlp_endpoint") is None:  # else the spool is a Collector's to get
+        if take_in and settings.setting("otlp_endpoint") is None:  # else the spool is a Collector's to get
             # Another process may be shipping it: what it has not sent yet comes in a second. A reader ships nothing.
             with suppress(shipper.BusyError), suppress_denied():
                 shipper.drain(settings.spool_dir(), ClickHouseSink(where, client), progress)

@@ -124,8 +124,8 @@ def explained(invoiced: dict[Key, list[Line]], found: dict[Key, Part]) -> list[R
         }
         left = bill - part.cost
         causes: dict[str, Decimal] = dict.fromkeys(CAUSES, ZERO)
-        if key in nobodys and not lines:  # spend whose project nobody knows: what other projects took of it
-            causes["unattributed"] = left + nobodys[key]
+        if key in nobodys:  # spend whose project nobody knows: what other projects took of it
+            causes["unattributed"] = nobodys[key] - part.cost
             left -= causes["unattributed"]
         for cause, (sign, limit) in limits.items():
             if left == 0 or (sign == 1 and left < 0):
@@ -143,8 +143,10 @@ def _unpriced(part: Part, bill: Decimal) -> Decimal:
     """What the calls without a price may have cost: their tokens at the mean of the others, else all of the bill."""
     if not part.unpriced:
         return ZERO
-    if not part.priced_tokens or not part.unpriced_tokens:
+    if part.calls == part.unpriced:
         return bill
+    if not part.priced_tokens or not part.unpriced_tokens:
+        return part.unpriced * part.mean
     return part.cost * part.unpriced_tokens / part.priced_tokens
 
 

@@ -71,6 +71,10 @@ def _lacking(module: str, hooks: Hooks) -> list[str]:
         if importlib.util.find_spec(module) is None:
             return []  # a part that this generation of the SDK does not have
         return missing(importlib.import_module(module), hooks)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            return []  # nor the package that it would be in
+        return [f"it cannot be imported (no module {error.name})"]
     except ImportError as error:
         log.debug("importing %s", module, exc_info=True)
         return [f"it cannot be imported ({type(error).__name__})"]
@@ -88,6 +92,10 @@ def entry_points() -> list[Finding]:
         advice = "install spanledger with pip or uv, in the environment that runs the application"
         return [Finding(FAILURE, "entry points", f"missing: {', '.join(lacking)}", advice)]
     return [Finding(OK, "entry points", "opentelemetry-instrument finds Spanledger")]
+
+
+OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+"""Protocol -> the exporter's entry point; the SDK knows no other (opentelemetry-sdk 1.45, _configuration)."""
 
 
 def environment() -> list[Finding]:
@@ -115,13 +123,13 @@ def _exporters() -> list[Finding]:
             )
         ]
     distro = bool(metadata.entry_points(group="opentelemetry_distro"))
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc" if distro else "http/protobuf")
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "grpc"
     lacking: list[str] = []
     for signal in ("traces", "metrics", "logs"):
         variable = f"OTEL_{signal.upper()}_EXPORTER"
-        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", protocol)
+        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "").strip() or protocol
         for name in os.environ.get(variable, "otlp" if distro else "").split(","):
-            wanted = f"otlp_proto_{own.partition('/')[0]}" if name.strip() == "otlp" else name.strip()
+            wanted = OTLP.get(own, f"OTLP over {own}") if name.strip() == "otlp" else name.strip()
             if wanted not in ("", "none") and not metadata.entry_points(
                 group=f"opentelemetry_{signal}_exporter", name=wanted
             ):

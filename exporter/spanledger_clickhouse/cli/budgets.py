@@ -17,7 +17,7 @@ DEFAULT_THRESHOLDS: Final = (0.8, 0.9, 0.95, 1.0)
 
 STATUS: Final = """
 SELECT name, scope, key, period, amount_usd, round(spent_usd, 6) AS spent_usd, round(utilisation, 4) AS utilisation,
-       round(projected_usd, 2) AS projected_usd, exhausted_at, exhausted_earliest, exhausted_latest
+       round(projected_usd, 6) AS projected_usd, exhausted_at, exhausted_earliest, exhausted_latest
 FROM
 """
 
@@ -49,7 +49,7 @@ def put(name: str, amount: Decimal, scope: str, key: str, period: str, threshold
         needed = "a global budget has no --key" if key else f"--key says which {scope}"
         raise click.UsageError(needed)
     _write([name, scope, key, period, amount, list(thresholds or DEFAULT_THRESHOLDS), 0])
-    console().print(f"budget {name}: {amount:,} USD a {period}, {scope} {key}".rstrip())
+    console().print(f"budget {name}: {amount:,} USD a {period}, {scope} {key}".rstrip(), markup=False)
 
 
 @budget.command("remove")
@@ -67,7 +67,7 @@ def remove(name: str) -> None:
     if not known:
         raise click.ClickException(f"there is no budget {name!r}; see `spanledger budget list`")
     _write([name, "global", "", "month", Decimal(0), [], 1])
-    console().print(f"budget {name} removed")
+    console().print(f"budget {name} removed", markup=False)
 
 
 @budget.command("list")
@@ -148,7 +148,7 @@ def _passed(
         for number, threshold in enumerate(thresholds):
             if row[1][number] is None and row[0] >= amount * Decimal(str(threshold)):
                 row[1][number] = f"{hour:%Y-%m-%d %H}h"
-    return [(name, spent, float(spent / amount), *times) for name, (spent, times) in found.items()]
+    return [(name, spent, float(spent / amount) if amount else None, *times) for name, (spent, times) in found.items()]
 
 
 def _write(row: list[Any]) -> None:

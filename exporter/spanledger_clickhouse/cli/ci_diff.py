@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, plain, reported, table
-from spanledger_clickhouse.ledger import Result
+from spanledger_clickhouse.cli.output import Usd, as_json, console, plain, reported, table
+from spanledger_clickhouse.ledger import Result, opened
 from spanledger_clickhouse.report.sections import NOBODY, usd
-from spanledger_clickhouse.report.text import markdown_table
+from spanledger_clickhouse.report.text import escaped, markdown_table
 from spanledger_clickhouse.run_costs import Difference, RunError, differences, read_run
 
 LIVE: Final = """
@@ -96,13 +96,16 @@ def ci_diff(
 
 
 def _live() -> dict[str | None, int]:
-    with ledger() as found:
+    with opened(take_in=False) as found:  # what stands in the spool is the run of the tests
         return dict(found.query(LIVE.format(days=LIVE_DAYS)).rows)
 
 
 def _broken(found: list[Difference], month: Decimal | None, limit: Decimal | None, percent: float | None) -> list[str]:
     """What passed a limit, in words."""
     told: list[str] = []
+    unpriced = sum(each.head.unpriced for each in found)
+    if unpriced and (limit is not None or percent is not None):
+        told.append(f"{unpriced} calls have no price: what they cost cannot be said")
     if limit is not None:
         if month is None:
             raise click.UsageError("--fail-over needs a volume: say --live, or --volume FEATURE=REQUESTS")
@@ -125,7 +128,13 @@ def _cells(each: Difference) -> tuple[str, ...]:
         f"{before.requests:,} / {after.requests:,}",
         usd(before.request_usd) if before.requests else "-",
         usd(after.request_usd) if after.requests else "-",
-        "gone" if not after.requests else "new" if share is None else f"{share:+.1%}",
+        "gone"
+        if not after.requests
+        else "no price"
+        if before.unpriced or after.unpriced
+        else "new"
+        if share is None
+        else f"{share:+.1%}",
         f"{_per_request(before)} / {_per_request(after)}",
         usd(each.month_usd),
     )
@@ -158,7 +167,7 @@ def _comment(found: list[Difference], month: Decimal | None, broken: list[str]) 
     unpriced = sum(each.head.unpriced for each in found)
     if unpriced:
         lines += ["", f"{unpriced} calls have no price and are not counted."]
-    return "\n".join([*lines, *(f"\n**Over the limit:** {each}" for each in broken)])
+    return "\n".join([*lines, *(f"\n**Over the limit:** {escaped(each)}" for each in broken)])
 
 
 COMMANDS: Final = (ci_diff,)

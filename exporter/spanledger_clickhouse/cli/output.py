@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -17,6 +18,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from spanledger import settings
 from spanledger_clickhouse import shipper
@@ -56,6 +58,11 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except (DatabaseError, shipper.BusyError) as error:
             raise click.ClickException(str(error)) from error
+        except PermissionError as error:
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}; run the command as the user of the application, or set "
+                "SPANLEDGER_SPOOL_DIR and XDG_STATE_HOME to directories of your own"
+            ) from error
 
     return run
 
@@ -108,18 +115,20 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
     """Print a result."""
     if json_output:
         rows = [dict(zip(result.columns, map(plain, row), strict=True)) for row in result.rows]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
         return
-    console().print(table(result, title) if result.rows else f"[bold]{title}[/bold]\nno rows")
+    console().print(table(result, title) if result.rows else Text(f"{title}\nno rows"))
 
 
 def table(result: Result, title: str) -> Table:
     """A result as a table for people."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    made = Table(
+        title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
+    )
     for column, kind in zip(result.columns, result.types, strict=True):
-        made.add_column(column, justify="right" if _numeric(kind) else "left", overflow="fold")
+        made.add_column(Text(column), justify="right" if _numeric(kind) else "left", overflow="fold")
     for row in result.rows:
-        made.add_row(*(cell(column, value) for column, value in zip(result.columns, row, strict=True)))
+        made.add_row(*(Text(cell(column, value)) for column, value in zip(result.columns, row, strict=True)))
     return made
 
 
@@ -131,9 +140,12 @@ def cell(column: str, value: Any) -> str:
     """A value for people: money to six digits, shares as per cent, - for what is not known."""
     if value is None:
         return "-"
-    if column.endswith("_usd"):
+    numeric = isinstance(value, int | float | Decimal)
+    if numeric and not isfinite(value):
+        return str(value)
+    if numeric and column.endswith("_usd"):
         return usd(value)
-    if column.endswith("_share") or column == "utilisation":
+    if numeric and (column.endswith("_share") or column == "utilisation"):
         return f"{float(value):.1%}"
     if isinstance(value, float):
         return f"{value:,.1f}"
@@ -152,6 +164,8 @@ def plain(value: Any) -> Any:
     """A value for JSON: exact decimals and times as strings."""
     if isinstance(value, Decimal):
         return format(value, "f")
+    if isinstance(value, float) and not isfinite(value):
+        return None
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, list | tuple):
@@ -169,12 +183,16 @@ def lines(values: Sequence[str]) -> None:
 def write(text: str | bytes, out: Path | None) -> None:
     """Put a document into a file, whole or not at all, or onto standard output."""
     data = text.encode() if isinstance(text, str) else text
-    if out is None:
+    if out is None or str(out) == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
+    out = out.resolve()  # the file that a link names, not the link
     new = out.with_name(f".{out.name}.new")
     try:
+        if out.exists() and not out.is_file():  # a pipe or a device stays what it is
+            out.write_bytes(data)
+            return
         new.write_bytes(data)
         os.replace(new, out)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 from typing import Any, Final
 
@@ -91,7 +92,11 @@ def _note(kind: str, what: tuple[str, str], why: str) -> None:
     """A row of who did it. It comes after the deed: a ledger that is away delays no stop."""
     from clickhouse_connect.driver.exceptions import Error
 
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = f"uid {os.getuid()}"
+    who = f"{user}@{socket.gethostname()}"
     with ledger() as found:
         try:
             found.client.insert(

@@ -84,7 +84,7 @@ class Budget:
     period: str
     amount_usd: Decimal
     spent_usd: float
-    utilisation: float
+    utilisation: float | None
     exhausted_at: datetime | None
     """At the pace of the last seven days; None: not within a hundred years."""
 
@@ -113,7 +113,7 @@ class Trust:
     """Rows that processes numbered and that never came."""
     unannounced_holes: int
     residual_usd: Decimal | None
-    """Invoices less ledger over the days that have an invoice; None where none has."""
+    """Invoices less ledger over the whole days of the window that have an invoice; None where none has."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,9 @@ class _Asked:
             "before": self.since - (self.until - self.since),
         }
         words = {name: f"toDateTime('{at:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, at in times.items()}
+        times["moment"] = times["as_of"] - timedelta(
+            seconds=1
+        )  # a report that ends at midnight is about the day before
         texts = {f"{name}_text": f"'{at:%Y-%m-%d %H:%M:%S}'" for name, at in times.items()}
         return self.ledger.query(query.format(**words, **texts)).rows
 
@@ -306,7 +309,7 @@ WHERE bucket >= toStartOfDay({{until}} - 1) - INTERVAL {CHART_DAYS} DAY AND buck
 """
 FEATURES: Final = f"""
 SELECT feature, if(priced = 0, NULL, sumIf(cost_usd, {WINDOW})) AS cost, toUInt64(sumIf(calls, {WINDOW})) AS n,
-       cost / priced, sumIf(cost_usd, bucket < {{since}}), n - sumIf(unpriced_calls, {WINDOW}) AS priced
+       cost / nullIf(priced, 0), sumIf(cost_usd, bucket < {{since}}), n - sumIf(unpriced_calls, {WINDOW}) AS priced
 FROM llm_costs WHERE bucket >= {{before}} AND bucket < {{until}}
 GROUP BY feature HAVING n > 0 ORDER BY cost DESC NULLS LAST, n DESC
 """
@@ -325,14 +328,14 @@ FROM llm_calls AS c FINAL WHERE c.outcome != 'error' AND c.start_time >= {since}
 """
 ANOMALIES: Final = """
 SELECT hour, hourly_cost_usd, normal_cost_usd, score, arrayFilter(x -> x != '', top_users.1), arrayFilter(x -> x != '', top_features.1)
-FROM cost_anomalies_at(as_of = {as_of_text}) WHERE method = 'same_hour_mad' ORDER BY hour DESC
+FROM cost_anomalies_at(as_of = {moment_text}) WHERE method = 'same_hour_mad' ORDER BY hour DESC
 """
 RISING: Final = (
     "SELECT feature, slope_share FROM cost_trend_at(as_of = {as_of_text}) WHERE rising ORDER BY slope_share DESC"
 )
 BUDGETS: Final = """
 SELECT name, scope, key, period, amount_usd, spent_usd, utilisation, exhausted_at
-FROM budget_status_at(as_of = {as_of_text}) ORDER BY utilisation DESC
+FROM budget_status_at(as_of = {moment_text}) ORDER BY utilisation DESC
 """
 WASTE: Final = """
 SELECT toUInt64(sum(retried_calls)), toUInt64(sum(extra_attempts)), toUInt64(sum(failed_calls)), toUInt64(sum(maybe_billed)),
@@ -341,8 +344,8 @@ FROM attempts_waste_between(since = {since_text}, until = {until_text})
 """
 HOLES: Final = """
 SELECT toUInt64(sum(missing_rows)), toUInt64(countIf(NOT announced)) FROM ledger_holes
-WHERE last_call >= {since} OR last_call = toDateTime(0)
+WHERE last_call >= {since} AND last_call < {until}
 """
 RESIDUAL: Final = """
-SELECT if(count() = 0, NULL, sum(residual_usd)) FROM reconciliation WHERE day >= toDate({since}) AND day < toDate({until})
+SELECT if(count() = 0, NULL, sum(residual_usd)) FROM reconciliation WHERE day >= toDate({since} + INTERVAL 1 DAY - INTERVAL 1 SECOND) AND day < toDate({until})
 """

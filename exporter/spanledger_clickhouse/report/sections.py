@@ -138,7 +138,7 @@ def _anomalies(report: Report) -> Section:
 def _budgets(report: Report) -> Iterator[Section]:
     rows = [
         (f"{b.name} ({b.scope}{f' {b.key}' if b.key else ''})", usd(b.spent_usd), f"{usd(b.amount_usd)}/{b.period}",
-         f"{b.utilisation:.1%}" + (" OVER" if b.utilisation > 1 else ""),
+         "-" if b.utilisation is None else f"{b.utilisation:.1%}" + (" OVER" if b.utilisation > 1 else ""),
          "-" if b.exhausted_at is None else f"{b.exhausted_at:%Y-%m-%d}")
         for b in report.budgets
     ]  # fmt: skip
