@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import click
@@ -31,6 +32,11 @@ SELECT sum(c.cost_usd) AS total_cost_usd, count() AS calls, countIf(c.unpriced_r
 FROM llm_calls AS c FINAL
 """
 
+
+ASKS: Final = re.compile(
+    r"(\s|\(|--[^\n]*\n|/\*.*?\*/)*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS)\b", re.IGNORECASE | re.DOTALL
+)
+"""How a statement begins that changes nothing."""
 
 EMPTY: Final = (
     "\nno calls yet: was the program started with opentelemetry-instrument, and with the same settings? "
@@ -87,15 +93,20 @@ def request(request_id: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("query")
+@click.option("--write", is_flag=True, help="Allow a statement that changes the ledger (ALTER, DELETE, INSERT, ...).")
 @as_json
 @reported
-def sql(query: str, as_json: bool) -> None:
+def sql(query: str, write: bool, as_json: bool) -> None:
     """Ask the ledger a question in SQL.
+
+    Without --write only what asks is sent: SELECT, WITH, SHOW, DESCRIBE, EXPLAIN, EXISTS.
 
     \b
     Example:
       spanledger sql "SELECT feature, sum(cost_usd) FROM llm_calls FINAL GROUP BY feature"
     """
+    if not write and not ASKS.match(query):
+        raise click.UsageError("this statement does not ask: say --write if it is meant to change the ledger")
     with ledger() as found, working("asking the ledger"):
         show(found.query(query), "", json_output=as_json)
 
