@@ -26,6 +26,7 @@ from click.testing import CliRunner
 from loopback_provider import Provider
 
 from conftest import ROOT, Recorded
+from redis_server import RedisServer
 from spanledger import attribution
 from spanledger.limits.policy import load
 from spanledger_clickhouse.cli import main
@@ -113,12 +114,20 @@ def shop(tmp_path_factory) -> str:
     return where.dsn
 
 
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def desk(shop: str, tmp_path: Path, monkeypatch, ledger: Recorded, provider: Provider) -> Path:
+def desk(shop: str, redis: RedisServer, tmp_path: Path, monkeypatch, ledger: Recorded, provider: Provider) -> Path:
     """A working directory with the files that the pages name."""
     import anthropic
 
     monkeypatch.setenv("SPANLEDGER_DSN", shop)
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", redis.url)
     monkeypatch.setenv("HOME", str(tmp_path))
     desk = tmp_path / "desk"
     with anthropic.Anthropic(api_key="k", base_url=provider.url) as client, attribution(feature="summarize"):
