@@ -134,6 +134,13 @@ def test_what_makes_no_sense_is_said(text: str, said: str, tmp_path: Path):
         load(str(file))
 
 
+def test_a_file_that_is_no_utf8_is_said(tmp_path: Path):
+    file = tmp_path / "limits.toml"
+    file.write_bytes(b"[[limit]]\nname = '\xff'\n")
+    with pytest.raises(PolicyError, match="not valid TOML"):
+        load(str(file))
+
+
 def test_a_file_that_is_not_there_enforces_nothing_and_is_logged(monkeypatch, caplog):
     limiters.configured.cache_clear()
     monkeypatch.setenv("SPANLEDGER_LIMITS", "/nowhere/limits.toml")

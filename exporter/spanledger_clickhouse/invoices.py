@@ -131,7 +131,7 @@ def _openai(bucket: dict[str, Any], each: dict[str, Any]) -> Line:
 
 
 def _line_item(item: Any) -> str:
-    """ "gpt-5.4-mini-2026-03-17, cached input" -> the model; "web search tool calls" has none."""
+    """The model of a line such as "gpt-5.4-mini-2026-03-17, cached input"; "web search tool calls" has none."""
     name, comma, _ = str(item or "").partition(", ")
     return model_key(name) if comma and " " not in name else ""
 
@@ -144,7 +144,7 @@ def _anthropic(bucket: dict[str, Any], each: dict[str, Any]) -> Line:
 
 
 def _described(description: str) -> str:
-    """ "Claude Sonnet 4.6 Usage - Input Tokens" -> "Claude Sonnet 4.6"."""
+    """The model of a description such as "Claude Sonnet 4.6 Usage - Input Tokens"."""
     name, usage, _ = description.partition(" Usage")
     return name.replace(".", "-") if usage and name.lower().startswith("claude") else ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -150,7 +150,7 @@ class Report:
     budgets: tuple[Budget, ...]
     waste: Waste
     trust: Trust
-    daily: tuple[tuple[date, Decimal], ...] = field(default=())
+    daily: tuple[tuple[date, Decimal], ...]
     """The last 29 days, the one under way last; days without calls included."""
 
     @property
@@ -261,9 +261,8 @@ class _Asked:
             "before": self.since - (self.until - self.since),
         }
         words = {name: f"toDateTime('{at:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, at in times.items()}
-        times["moment"] = times["as_of"] - timedelta(
-            seconds=1
-        )  # a report that ends at midnight is about the day before
+        # A report that ends at midnight is about the day before.
+        times["moment"] = times["as_of"] - timedelta(seconds=1)
         texts = {f"{name}_text": f"'{at:%Y-%m-%d %H:%M:%S}'" for name, at in times.items()}
         return self.ledger.query(query.format(**words, **texts)).rows
 

@@ -56,7 +56,7 @@ class GaosDoor(Patches):
             sent = self._begin(request)
             if sent is None:
                 return original(sdk, hook_ctx, request, *args, **kwargs)
-            limits.admit(sent.call, document(request.content))
+            limits.admit(sent.call, request.content)
             with Sending(sent):
                 response = original(sdk, hook_ctx, request, *args, **kwargs)
             _answered(sent.call, response)
@@ -69,7 +69,7 @@ class GaosDoor(Patches):
             sent = self._begin(request)
             if sent is None:
                 return await original(sdk, hook_ctx, request, *args, **kwargs)
-            limits.admit(sent.call, document(request.content))
+            limits.admit(sent.call, request.content)
             with Sending(sent):
                 response = await original(sdk, hook_ctx, request, *args, **kwargs)
             _answered(sent.call, response)

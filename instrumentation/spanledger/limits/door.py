@@ -14,6 +14,7 @@ from spanledger.call import Call
 from spanledger.guard import Deliberate, quietly
 from spanledger.limits.estimate import body_tokens, worst_picousd
 from spanledger.limits.limiter import Limiter, configured
+from spanledger.reading import document
 
 DIMENSIONS: Final = {"user": a.USER_ID, "feature": a.FEATURE, "tenant": a.TENANT_ID, "tier": a.CUSTOMER_TIER}
 
@@ -36,18 +37,18 @@ def admit(call: Call, body: object) -> None:
     """Let a call pass and hold what it may cost until it ends.
 
     Args:
-        call: just begun; its attribution is on its span.
-        body: what is asked, parsed; its texts are counted, not kept.
+        call: just begun.
+        body: what is asked, parsed or as JSON; its texts are counted, not kept.
 
     Raises:
         BudgetExceeded: a limit that enforces refuses it. Whatever goes wrong in here lets it pass.
     """
-    limiter = configured()
-    if limiter is None or not limiter.policy.enforce:
-        return
     refused = None
     with quietly("checking limits"):
-        refused = _asked(limiter, call, body)
+        limiter = configured()
+        if limiter is None or not limiter.policy.enforce:
+            return
+        refused = _asked(limiter, call, document(body) if isinstance(body, str | bytes) else body)
     if refused is not None:
         call.refuse(refused)
         raise refused

@@ -1,7 +1,7 @@
 """What a call may cost at most, before it is made.
 
-Tokens of a text: tiktoken where it is installed and knows the model without asking the network; else one token a byte of
-UTF-8, which no byte-level tokenizer exceeds (each token stands for at least one byte). The cost is that of all input at
+Tokens of a text: one a byte of UTF-8, which no byte-level tokenizer exceeds (each token stands for at least one byte).
+The cost is that of all input at
 the dearest way the model has of charging input (a cache write costs up to twice the rate) and of all output allowed.
 """
 

@@ -24,13 +24,11 @@ Dimensions are those of attribution: tenant, tier, feature, user.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, cast
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from spanledger.limits.windows import WINDOWS
 from spanledger.reading import Json, items, mapping
@@ -39,8 +37,6 @@ CAPS: Final = ("max_input_tokens", "max_output_tokens", "assumed_output_tokens")
 DIMENSIONS: Final = ("tenant", "tier", "feature", "user")
 BLOCK: Final = "block"
 WARN: Final = "warn"
-MAX_PICOUSD: Final = 2**53
-"""$9,007: above it Redis's scripts compare in doubles, to within a millionth of a dollar."""
 
 
 class PolicyError(Exception):
@@ -96,12 +92,14 @@ def load(path: str) -> Policy:
     Raises:
         PolicyError: it cannot be read, or something in it is no limit.
     """
+    import tomllib  # not needed where there are no limits
+
     try:
         with open(os.path.expanduser(path), "rb") as file:
             found = tomllib.load(file, parse_float=Decimal)
     except OSError as error:
         raise PolicyError(f"SPANLEDGER_LIMITS={path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or no UTF-8
         raise PolicyError(f"{path} is not valid TOML: {error}") from error
     return policy(found, path)
 
@@ -186,6 +184,8 @@ def _picousd(value: Any, where: str) -> int:
 def _zone(value: Any, where: str) -> tzinfo:
     if value is None:
         return UTC
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return ZoneInfo(str(value))
     except (ZoneInfoNotFoundError, ValueError, OSError):

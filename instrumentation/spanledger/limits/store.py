@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -212,6 +213,14 @@ class RedisStore:
         self._reserve: Any = client.register_script(RESERVE)
         self._settle: Any = client.register_script(SETTLE)
 
+    @contextmanager
+    def _answering(self) -> Generator[None]:
+        """Turn whatever keeps Redis from answering into StoreError."""
+        try:
+            yield
+        except self._errors as error:
+            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
+
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         bounds = [figure for a in accounts for figure in (a.limit_picousd, a.lives_seconds * 1000)]
         full, *figures = self._run(self._reserve, accounts, [reservation, amount, int(HOLD_SECONDS * 1000), *bounds])
@@ -222,28 +231,22 @@ class RedisStore:
 
     def first(self, account: Account, what: str) -> bool:
         key = f"{PREFIX}{account.key}:told"
-        try:
+        with self._answering():
             new = self._client.sadd(key, what)
             self._client.expire(key, account.lives_seconds)
-        except self._errors as error:
-            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
         return bool(new)
 
     def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
         self._run(self._settle, accounts, [reservation, spent, *(a.lives_seconds * 1000 for a in accounts)])
 
     def balance(self, key: str) -> tuple[int, int]:
-        try:
+        with self._answering():
             spent, held = self._client.hmget(PREFIX + key, "spent", "held")
-        except self._errors as error:
-            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
         return int(spent or 0), int(held or 0)
 
     def stopped(self) -> frozenset[str]:
-        try:
+        with self._answering():
             return frozenset(name.decode("utf-8", "replace") for name in self._client.smembers(PREFIX + STOPPED))
-        except self._errors as error:
-            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
 
     def stop(self, what: str) -> None:
         """Refuse what `what` ("feature=summarize") names, in every process. Raises StoreError."""
@@ -254,13 +257,9 @@ class RedisStore:
         self._change("srem", what)
 
     def _change(self, command: str, what: str) -> None:
-        try:
+        with self._answering():
             getattr(self._client, command)(PREFIX + STOPPED, what)
-        except self._errors as error:
-            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
 
     def _run(self, script: Any, accounts: Sequence[Account], arguments: list[Any]) -> Any:
-        try:
+        with self._answering():
             return script(keys=[PREFIX + account.key for account in accounts], args=arguments)
-        except self._errors as error:
-            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
