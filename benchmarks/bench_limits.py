@@ -15,12 +15,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from redis_server import RedisServer
+from spanledger.limits.asking import configured
 from spanledger.limits.estimate import body_tokens, worst_picousd
-from spanledger.limits.limiter import Limiter, configured
-from spanledger.limits.policy import Limit, Policy
+from spanledger.limits.limiter import Limiter
+from spanledger.limits.policy import BLOCK, Budget, Policy
 from spanledger.limits.store import MemoryStore, RedisStore, Store
 
-LIMITS = tuple(Limit(name, name, 10**15, {}, per) for name, per in (("hour", "user"), ("day", "user"), ("month", "")))
+LIMITS = tuple(
+    Budget(name, name, 10**15, {}, per, action=BLOCK)
+    for name, per in (("hour", "user"), ("day", "user"), ("month", ""))
+)
 BODY = {"model": "gpt-5.4-mini", "max_tokens": 500, "messages": [{"role": "user", "content": "word " * 400}]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -19,11 +20,12 @@ import spanledger
 from conftest import Recorded
 from redis_server import RedisServer
 from spanledger import BudgetExceeded
-from spanledger.limits import limiter as limiters
+from spanledger.limits import asking, tokenizer
 from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 
+BLOCK = 'action = "block"\n'
 MESSAGES: Any = [{"role": "user", "content": "how much is it?"}]
 
 
@@ -34,17 +36,17 @@ def limited(tmp_path: Path, monkeypatch):
     def put(amount: str, more: str = "") -> None:
         file = tmp_path / "limits.toml"
         file.write_text(
-            f'enforce = true\n[[limit]]\nname = "u"\nwindow = "month"\nper = "user"\namount_usd = {amount}\n{more}'
+            f'enforce = true\n[[budget]]\nname = "u"\nwindow = "month"\nper = "user"\namount_usd = {amount}\n{more or BLOCK}'
         )
         monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
-        limiters.configured.cache_clear()
+        asking.configured.cache_clear()
 
     yield put
-    limiters.configured.cache_clear()
+    asking.configured.cache_clear()
 
 
 def balance() -> tuple[Decimal, int]:
-    limiter = limiters.configured()
+    limiter = asking.configured()
     assert limiter is not None
     [key] = limiter._store._balances  # type: ignore[attr-defined]
     spent, held = limiter._store.balance(key)
@@ -88,7 +90,7 @@ def test_a_call_that_has_no_room_is_refused_before_it_is_sent(
     limited("0.000001")
     with spanledger.attribution(user="ada", feature="f", request_id="r"), pytest.raises(BudgetExceeded) as refused:
         ASKS[style](provider.url)
-    assert refused.value.reason == "limit 'u': $0.000001 for the month is used up"
+    assert refused.value.reason == "budget 'u': $0.000001 for the month is used up"
     assert 0 < refused.value.retry_after_seconds <= 31 * 86_400
     assert provider.sold == []
     row = ledger.row
@@ -137,8 +139,11 @@ def test_a_call_that_passed_a_threshold_says_so_on_its_row(limited, ledger: Reco
     limited("0.000001", 'action = "warn"\n')
     with spanledger.attribution(user="ada"):
         ask_openai(provider.url)
-    assert ledger.row["attributes"] == {"spanledger.limit.warnings": "u 100%"}
-    assert "limit 'u' of one user" in caplog.text
+        ask_openai(provider.url)
+    first, second = sorted(ledger.rows, key=lambda row: row["start_time"])
+    assert first["attributes"] == {}
+    assert second["attributes"] == {"spanledger.budget.warnings": "u 100%"}
+    assert "budget 'u' of one user" in caplog.text
 
 
 def test_a_request_that_is_too_large_is_refused(limited, ledger: Recorded, provider: Provider):
@@ -152,7 +157,7 @@ def test_limits_of_ones_own_code_refuse_no_call(limited, ledger: Recorded, provi
     limited("0.000001")
     file = tmp_path / "limits.toml"
     file.write_text(file.read_text().replace("enforce = true", ""))
-    limiters.configured.cache_clear()
+    asking.configured.cache_clear()
     with spanledger.attribution(user="ada"):
         ask_openai(provider.url)
     assert len(provider.sold) == 1
@@ -175,6 +180,154 @@ def test_words_count_by_their_bytes_and_media_by_the_piece():
     assert MEDIA_TOKENS + 200 <= body_tokens(body) < MEDIA_TOKENS + 500
 
 
+# --- another model ---------------------------------------------------------------------------------------------------------
+
+CHEAPER = {
+    "gpt-5.4-mini": "gpt-5.4-nano",
+    "claude-sonnet-4-6": "claude-haiku-4-5",
+    "gemini-3.5-flash": "gemini-3.1-flash-lite",
+}
+DOWNGRADE = 'action = "downgrade"\n[features.f.downgrade]\n' + "".join(f'"{a}" = "{b}"\n' for a, b in CHEAPER.items())
+
+
+@pytest.mark.parametrize("style", ASKS)
+def test_a_cheaper_model_is_asked_when_the_budget_runs_short(style: str, limited, ledger: Recorded, provider: Provider):
+    limited("0.000001", DOWNGRADE)
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        ASKS[style](provider.url)
+    row = ledger.row
+    asked, other = next(pair for pair in CHEAPER.items() if pair[1] == row["request_model"])
+    assert row["attributes"]["spanledger.downgrade.requested_model"] == asked
+    assert row["attributes"]["spanledger.downgrade.reason"] == "budget 'u': 95% of $0.000001 for the month is used"
+    assert provider.sold[-1].model == other == row["response_model"]
+    assert row["cost_usd"] > 0
+    assert balance() == (row["cost_usd"], 0)
+
+
+@pytest.mark.parametrize("kept", ["pinned = true", "critical = true"])
+def test_a_pinned_or_critical_feature_keeps_its_model(kept: str, limited, ledger: Recorded, provider: Provider):
+    limited("0.000001", DOWNGRADE.replace("[features.f.downgrade]", f"[features.f]\n{kept}\n[features.f.downgrade]"))
+    with spanledger.attribution(user="ada", feature="f"):
+        ask_openai(provider.url)
+    assert ledger.row["request_model"] == "gpt-5.4-mini"
+    assert "spanledger.downgrade.reason" not in ledger.row["attributes"]
+
+
+def test_a_critical_feature_is_never_refused_and_still_counted(limited, ledger: Recorded, provider: Provider):
+    limited("0.000001", BLOCK + "[features.f]\ncritical = true\n")
+    with spanledger.attribution(user="ada", feature="f"):
+        ask_openai(provider.url)
+    assert balance() == (ledger.row["cost_usd"], 0)
+    with spanledger.attribution(user="ada", feature="another"), pytest.raises(BudgetExceeded):
+        ask_openai(provider.url)
+
+
+def test_a_model_that_no_map_names_goes_on(limited, ledger: Recorded, provider: Provider):
+    limited("0.000001", 'action = "downgrade"\n[features."*".downgrade]\n"another" = "gpt-5.4-nano"\n')
+    with spanledger.attribution(user="ada", feature="f"):
+        ask_openai(provider.url)
+    assert ledger.row["request_model"] == "gpt-5.4-mini"
+
+
+def test_a_feature_may_have_caps_of_its_own(limited, ledger: Recorded, provider: Provider):
+    limited("5", BLOCK + "[features.f]\nmax_output_tokens = 50\n[request]\nmax_output_tokens = 1000\n")
+    ask_openai(provider.url)
+    with spanledger.attribution(feature="f"), pytest.raises(BudgetExceeded, match="100 tokens of output, and 50"):
+        ask_openai(provider.url)
+    with pytest.raises(BudgetExceeded, match="1,100 tokens of output, and 1,000"):
+        ask_openai(provider.url, n=11)
+
+
+# --- tokens as a tokenizer counts them ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_tokenizer(monkeypatch) -> None:
+    """The real tables come over the network."""
+    monkeypatch.setattr(tokenizer, "installed", lambda: False)
+
+
+@pytest.fixture
+def tiktoken(no_tokenizer, monkeypatch) -> threading.Event:
+    """tiktoken with a small table of its own, which comes when the event is set: the real ones are fetched."""
+    import tiktoken as real
+
+    fetched = threading.Event()
+
+    ranks = {bytes([n]): n for n in range(256)} | {b"wo": 256, b"rd": 257, b"word": 258, b" word": 259, b" wo": 260}
+    encoding = real.Encoding("small", pat_str=r" ?\w+|\W", mergeable_ranks=ranks, special_tokens={})
+    monkeypatch.setattr(real, "encoding_for_model", lambda _: fetched.wait(10) and encoding)
+    monkeypatch.setattr(tokenizer, "_encodings", {})
+    monkeypatch.setattr(tokenizer, "installed", lambda: True)
+    return fetched
+
+
+def wait_for_the_tokenizer(fetched: threading.Event) -> None:
+    fetched.set()
+    while tokenizer.counter("openai", "gpt-5.4-mini") is None:
+        time.sleep(0.01)
+
+
+def test_a_prompt_is_counted_by_a_tokenizer_before_it_is_refused_for_its_bound(
+    limited, ledger: Recorded, provider: Provider, tiktoken
+):
+    limited("5", BLOCK + "[request]\nmax_input_tokens = 700\n")
+    words = [{"role": "user", "content": "word" + " word" * 499}]
+
+    def ask(messages: Any) -> None:
+        with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+            client.chat.completions.create(model="gpt-5.4-mini", messages=messages, max_tokens=100)
+
+    with pytest.raises(BudgetExceeded, match="tokens of input, and 700 are allowed"):
+        ask(words)  # 2,499 bytes; the tokenizer is being loaded
+    wait_for_the_tokenizer(tiktoken)
+    ask(words)
+    assert len(provider.sold) == 1
+    with pytest.raises(BudgetExceeded, match=r"may take 1,6\d\d tokens of input"):
+        ask([{"role": "user", "content": " word" * 1500}])
+
+
+def test_a_budget_that_a_bound_would_use_up_has_room_for_what_a_tokenizer_counts(
+    limited, ledger: Recorded, provider: Provider, tiktoken
+):
+    wait_for_the_tokenizer(tiktoken)
+    limited("0.005", BLOCK)
+    with spanledger.attribution(user="ada"), openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+        client.chat.completions.create(
+            model="gpt-5.4-mini", messages=[{"role": "user", "content": " word" * 2000}], max_tokens=10
+        )
+    assert balance()[1] == 0
+    assert tokenizer.counter("anthropic", "claude-sonnet-4-6") is None
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_not_opened_when_its_budget_is_used_up_and_its_turns_are_counted(
+    limited, ledger: Recorded, monkeypatch
+):
+    from openai.resources.realtime.realtime import RealtimeConnection
+
+    from test_sockets_openai import DONE, SESSION, Socket
+
+    limited("0.00001", BLOCK)
+    client = openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1")
+    with spanledger.attribution(user="ada"):
+        with pytest.raises(OSError):  # it was let through, and nobody listens there
+            client.realtime.connect(model="gpt-realtime").enter()
+        list(RealtimeConnection(Socket(SESSION, DONE)))
+        assert balance() == (ledger.row["cost_usd"], 0)
+        assert ledger.row["cost_usd"] > Decimal("0.00001")
+        with pytest.raises(BudgetExceeded):
+            client.realtime.connect(model="gpt-realtime").enter()
+    refused = ledger.rows[-1]
+    assert (refused["request_model"], refused["error_type"], refused["attempts"]) == (
+        "gpt-realtime",
+        "BudgetExceeded",
+        0,
+    )
+
+
 # --- as an answer of a web application -------------------------------------------------------------------------------------
 
 
@@ -186,9 +339,9 @@ def test_web_applications_answer_429_with_retry_after():
     from spanledger.limits.responses import for_django, for_flask, for_starlette
 
     def refuse() -> None:
-        raise BudgetExceeded("limit 'u'", 30)
+        raise BudgetExceeded("budget 'u'", 30)
 
-    expected = {"error": "budget_exceeded", "reason": "limit 'u'", "retry_after_seconds": 30}
+    expected = {"error": "budget_exceeded", "reason": "budget 'u'", "retry_after_seconds": 30}
     app = FastAPI()
     app.add_exception_handler(BudgetExceeded, for_starlette)
     app.get("/")(refuse)
@@ -210,7 +363,7 @@ def test_web_applications_answer_429_with_retry_after():
 
     if not settings.configured:
         settings.configure(DEFAULT_CHARSET="utf-8")
-    made = for_django(lambda request: request).process_exception(None, BudgetExceeded("limit 'u'", 30))
+    made = for_django(lambda request: request).process_exception(None, BudgetExceeded("budget 'u'", 30))
     assert (made.status_code, made["Retry-After"]) == (429, "30")
     assert for_django(lambda request: request).process_exception(None, ValueError("x")) is None
 

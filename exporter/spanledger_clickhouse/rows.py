@@ -148,7 +148,9 @@ COLUMNS: Final[dict[str, str]] = {
 
 KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)} - {
     a.PROVIDER_PROJECT,
-    a.LIMIT_WARNINGS,
+    a.BUDGET_WARNINGS,
+    a.REQUESTED_MODEL,
+    a.DOWNGRADE_REASON,
 }
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 

@@ -15,8 +15,8 @@ from spanledger.version import VERSION
 
 if TYPE_CHECKING:
     from spanledger.bootstrap import flush, install
+    from spanledger.limits.asking import check_request_allowed, record_actual_cost
     from spanledger.limits.door import BudgetExceeded
-    from spanledger.limits.limiter import check_request_allowed, record_actual_cost
     from spanledger.losses import AttributionRequired
     from spanledger.manual import record
     from spanledger.scopes import attribution, carried, carry, feature, unit
@@ -46,7 +46,7 @@ _HOMES = {
     "record": "manual",
     "AttributionRequired": "losses",
     "BudgetExceeded": "limits.door",
-    **dict.fromkeys(("check_request_allowed", "record_actual_cost"), "limits.limiter"),
+    **dict.fromkeys(("check_request_allowed", "record_actual_cost"), "limits.asking"),
     **dict.fromkeys(("attribution", "carried", "carry", "feature", "unit"), "scopes"),
 }
 

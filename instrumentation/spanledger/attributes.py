@@ -110,8 +110,11 @@ RECORD_ID: Final = "spanledger.record.id"
 RECORD_CREATED: Final = "spanledger.record.created"
 """Unix seconds: when what was billed was asked for."""
 
-LIMIT_WARNINGS: Final = "spanledger.limit.warnings"
-"""Limits of which a threshold had been passed when the call was let through."""
+BUDGET_WARNINGS: Final = "spanledger.budget.warnings"
+"""Budgets of which a threshold had been passed when the call was let through."""
+REQUESTED_MODEL: Final = "spanledger.downgrade.requested_model"
+"""What the application asked for, where another model was asked (`gen_ai.request.model`) because a budget ran short."""
+DOWNGRADE_REASON: Final = "spanledger.downgrade.reason"
 
 # --- the loss ledger -----------------------------------------------------------------------------------
 PROCESS_ID: Final = "spanledger.process.id"

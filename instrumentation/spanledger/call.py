@@ -57,6 +57,7 @@ class Call:
         "_context",
         "_finished",
         "_first_chunk_ns",
+        "_notes",
         "_provider",
         "_provider_name",
         "_server",
@@ -64,7 +65,6 @@ class Call:
         "_tracer",
         "answered",
         "hides_usage",
-        "notes",
         "on_end",
         "project",
         "request",
@@ -89,13 +89,12 @@ class Call:
         self._attempts: list[tuple[str, int, str]] = []
         self._first_chunk_ns: int | None = None
         self._finished = False
+        self._notes: Mapping[str, str] = {}
         self.request = request
         self.answered = False
         """Whether a response has claimed this call."""
         self.project: str | None = None
         """Whose account at the provider is billed, where provider and SDK say it."""
-        self.notes: dict[str, Any] | None = None
-        """Further attributes of the span."""
         self.on_end: Callable[[int | None, bool], object] | None = None
         """Told, once the span has ended, (picodollars or None, whether anything may have been sold)."""
         self.hides_usage = False
@@ -120,6 +119,7 @@ class Call:
         made = Call(self._tracer, self._provider, request or self.request, self._provider_name, server, self._context)
         made.project = self.project
         made.on_end = self.on_end
+        made._notes = self._notes
         return made
 
     @property
@@ -135,6 +135,19 @@ class Call:
     def context(self) -> Context | None:
         """The caller's; None: the current one."""
         return self._context
+
+    def note(self, name: str, value: str) -> None:
+        """A further attribute of the span."""
+        self._notes = {**self._notes, name: value}
+
+    def downgrade(self, model: str, reason: str) -> None:
+        """Another model is asked than the caller named."""
+        self.note(a.REQUESTED_MODEL, self.request.model or "")
+        self.note(a.DOWNGRADE_REASON, reason)
+        self.request = self.request._replace(model=model)
+        if self._span is not None:
+            self._span.update_name(f"{self.request.operation} {model}")
+            self._span.set_attribute(a.REQUEST_MODEL, model)
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
@@ -298,7 +311,7 @@ class Call:
             facts[a.ATTEMPT_STATUS] = tuple(status for status, _, _ in self._attempts)
             facts[a.ATTEMPT_DURATION_US] = tuple(duration for _, duration, _ in self._attempts)
             facts[a.ATTEMPT_BILLED] = tuple(billed for _, _, billed in self._attempts)
-        facts.update(self.notes or {})
+        facts.update(self._notes)
         try:
             put(span, facts)
             remember(span, usage)

@@ -56,7 +56,7 @@ def stop(what: tuple[str, str] | None, why: str) -> None:
     try:
         store = _store()
         if what is None:
-            for each in sorted(store.stopped()) or ["nothing is stopped"]:
+            for each in sorted(store.controls().stopped) or ["nothing is stopped"]:
                 console().print(each, markup=False)
             return
         store.stop("=".join(what))
@@ -79,7 +79,7 @@ def resume(what: tuple[str, str], why: str) -> None:
     """
     try:
         store = _store()
-        if "=".join(what) not in store.stopped():
+        if "=".join(what) not in store.controls().stopped:
             raise click.ClickException(f"{'='.join(what)} is not stopped; see `spanledger stop`")
         store.resume("=".join(what))
     except StoreError as error:

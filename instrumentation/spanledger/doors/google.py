@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType, TracebackType
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -113,7 +113,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return original(client, http_request, *args, **kwargs)
-            limits.admit(sent.call, http_request.data)
+            limits.admit(sent.call, http_request.data, partial(_ask_instead, http_request, sent.call.request.model))
             with Sending(sent):
                 response = original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)
@@ -126,7 +126,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return await original(client, http_request, *args, **kwargs)
-            limits.admit(sent.call, http_request.data)
+            limits.admit(sent.call, http_request.data, partial(_ask_instead, http_request, sent.call.request.model))
             with Sending(sent):
                 response = await original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)
@@ -175,6 +175,14 @@ class GoogleDoor(Patches):
             return _AsyncResumed(await original(*args, **kwargs))
 
         return stream
+
+
+def _ask_instead(http_request: Any, asked: str | None, model: str) -> bool:
+    """Put another model into a request's path; whether it has one."""
+    before, found, after = str(http_request.url).rpartition(f"/{asked}:")
+    if found:
+        http_request.url = f"{before}/{model}:{after}"
+    return bool(found)
 
 
 class Sending:

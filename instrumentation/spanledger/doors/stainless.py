@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any, Final, cast
 
@@ -112,7 +113,7 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return original(client, cast_to, options, *args, **kwargs)
-            limits.admit(call, options.json_data)
+            limits.admit(call, options.json_data, partial(_ask_instead, options))
             with _Sending(call, options):
                 return original(client, cast_to, options, *args, **kwargs)
 
@@ -125,7 +126,7 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return await original(client, cast_to, options, *args, **kwargs)
-            limits.admit(call, options.json_data)
+            limits.admit(call, options.json_data, partial(_ask_instead, options))
             with _Sending(call, options):
                 return await original(client, cast_to, options, *args, **kwargs)
 
@@ -269,6 +270,17 @@ def _bindable(original: Any) -> Any:
         return original.__get__(client, type(client))(*args, **kwargs)
 
     return bound
+
+
+def _ask_instead(options: Any, model: str) -> bool:
+    """Put another model into a request; whether it has one."""
+    replaced = False
+    for name in ("json_data", "extra_json"):
+        body = getattr(options, name, None)
+        if isinstance(body, dict) and "model" in body:
+            setattr(options, name, {**cast("Json", body), "model": model})
+            replaced = True
+    return replaced
 
 
 class _Sending:

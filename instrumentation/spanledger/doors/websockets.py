@@ -4,7 +4,7 @@ They do not pass the SDKs' HTTP functions. Patched is the one method that each c
 messages by: `recv_bytes` of OpenAI's classes (iteration and `recv()` go through it; openai 3.57
 `resources/realtime/realtime.py`), `_receive` of Google's `AsyncSession`. One row for each message that bills
 something; what it belongs to (the session's model) is kept on the connection. The bytes are only looked
-into where they can hold usage or a session.
+into where they can hold usage or a session. Where limits are enforced, a session asks when it is opened.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from opentelemetry.trace import Tracer
 from spanledger.call import Call
 from spanledger.doors.patching import Patches
 from spanledger.guard import quietly
+from spanledger.limits import door as limits
 from spanledger.providers import Provider, Request, google_live, openai_socket
 from spanledger.reading import Json, document, mapping
 
@@ -63,14 +64,40 @@ class SocketDoor(Patches):
 
     def install_openai(self, module: ModuleType) -> None:
         for name in OPENAI_MODULES[module.__name__]:
-            cls = getattr(module, name, None)
+            cls, manager = getattr(module, name, None), getattr(module, f"{name}Manager", None)
+            asynchronous = name.startswith("Async")
             if cls is not None and "recv_bytes" in cls.__dict__:
-                self.patch(cls, "recv_bytes", self._recv_async if name.startswith("Async") else self._recv)
+                self.patch(cls, "recv_bytes", self._recv_async if asynchronous else self._recv)
+            for opening in ("__aenter__" if asynchronous else "__enter__", "enter"):
+                if manager is not None and opening in manager.__dict__:
+                    self.patch(manager, opening, self._open_async if asynchronous else self._open)
 
     def install_google(self, module: ModuleType) -> None:
         if "_receive" in module.AsyncSession.__dict__ and "connect" in module.AsyncLive.__dict__:
             self.patch(module.AsyncLive, "connect", self._connect)
             self.patch(module.AsyncSession, "_receive", self._receive)
+
+    def _admit(self, model: str) -> None:
+        """Ask whether a session may be opened; raises BudgetExceeded."""
+
+        def begin(request: Request) -> Call:
+            return Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None))
+
+        limits.admit_session(begin, model)
+
+    def _open(self, original: Any) -> Any:
+        def enter(manager: Any) -> Any:
+            self._admit(_model(manager))
+            return original(manager)
+
+        return enter
+
+    def _open_async(self, original: Any) -> Any:
+        async def enter(manager: Any) -> Any:
+            self._admit(_model(manager))
+            return await original(manager)
+
+        return enter
 
     def _recv(self, original: Any) -> Any:
         def recv_bytes(connection: Any) -> Any:
@@ -100,6 +127,7 @@ class SocketDoor(Patches):
             known = connection.__dict__["_spanledger"] = _Connection(otel_context.get_current())
         for request, body in told.told(known.session, event):
             call = Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None), known.context)
+            limits.count(call)
             call.body(body)
             call.finish()
 
@@ -107,7 +135,7 @@ class SocketDoor(Patches):
 
     def _connect(self, original: Any) -> Any:
         def connect(live: Any, *args: Any, **kwargs: Any) -> Any:
-            return _Connecting(original(live, *args, **kwargs), str(kwargs.get("model") or ""))
+            return _Connecting(original(live, *args, **kwargs), str(kwargs.get("model") or ""), self._admit)
 
         return connect
 
@@ -124,14 +152,22 @@ class SocketDoor(Patches):
         return receive
 
 
+def _model(manager: Any) -> str:
+    """The model that a connection is asked for with (openai 3.57: a private attribute of each class of managers)."""
+    found = getattr(manager, f"_{type(manager).__name__}__model", "")
+    return found if isinstance(found, str) else ""
+
+
 class _Connecting:
     """`async with client.aio.live.connect(model=...)`, which tells the session its model."""
 
-    def __init__(self, inner: Any, model: str) -> None:
+    def __init__(self, inner: Any, model: str, admit: Callable[[str], None]) -> None:
         self._inner = inner
         self._model = model
+        self._admit = admit
 
     async def __aenter__(self) -> Any:
+        self._admit(self._model)
         session = await self._inner.__aenter__()
         with quietly("beginning a session"):
             session.__dict__["_spanledger"] = _Connection(otel_context.get_current(), self._model)

@@ -1,29 +1,36 @@
-"""Limits at the door that records the call: a call that has no room raises BudgetExceeded before anything is sent.
+"""Budgets at the door that records the call: before anything is sent, it may be refused, or asked of another model.
 
-The one place where Spanledger stops a call, and only where the file of limits says `enforce = true`. A refused call is a
-row of its own: outcome error, error_type BudgetExceeded, no attempts, no cost.
+The one place where Spanledger stops a call, and only where a budget says so and the application enforces (a file of
+budgets with `enforce = true`, or a Redis where they are published). A refused call is a row of its own: outcome error,
+error_type BudgetExceeded, no attempts, no cost. A downgraded one says on its row which model was asked for, and why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
+
+from opentelemetry.context import Context
 
 from spanledger import attributes as a
 from spanledger.attributing import dimensions
 from spanledger.call import Call
 from spanledger.guard import Deliberate, quietly
-from spanledger.limits.estimate import body_tokens, worst_picousd
-from spanledger.limits.limiter import Limiter, configured
+from spanledger.limits.asking import configured
+from spanledger.limits.estimate import body_tokens, choices, worst_picousd
+from spanledger.limits.limiter import Decision, Hold, Limiter, Question
+from spanledger.limits.tokenizer import counter
+from spanledger.providers import Request
 from spanledger.reading import document
 
 DIMENSIONS: Final = {"user": a.USER_ID, "feature": a.FEATURE, "tenant": a.TENANT_ID, "tier": a.CUSTOMER_TIER}
 
 
 class BudgetExceeded(Deliberate):
-    """A limit has no room for this call, or the call is larger than is allowed. Nothing was sent.
+    """A budget has no room for this call, or the call is larger than is allowed. Nothing was sent.
 
     Attributes:
-        reason: which limit, in words.
+        reason: which budget, in words.
         retry_after_seconds: until its window ends; 0 where waiting does not help.
     """
 
@@ -33,56 +40,116 @@ class BudgetExceeded(Deliberate):
         self.retry_after_seconds = retry_after_seconds
 
 
-def admit(call: Call, body: object) -> None:
+def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = None) -> None:
     """Let a call pass and hold what it may cost until it ends.
 
     Args:
         call: just begun.
         body: what is asked, parsed or as JSON; its texts are counted, not kept.
+        ask_instead: puts another model into the request and says whether it could; None: the model cannot be replaced.
 
     Raises:
-        BudgetExceeded: a limit that enforces refuses it. Whatever goes wrong in here lets it pass.
+        BudgetExceeded: a budget refuses it. Whatever goes wrong in here lets it pass as it is.
     """
     refused = None
     with quietly("checking limits"):
-        limiter = configured()
-        if limiter is None or not limiter.policy.enforce:
+        limiter = _enforcing()
+        if limiter is None or not call.sells or call.request.model is None:
             return
-        refused = _asked(limiter, call, document(body) if isinstance(body, str | bytes) else body)
+        refused = _asked(limiter, call, document(body) if isinstance(body, str | bytes) else body, ask_instead)
     if refused is not None:
         call.refuse(refused)
         raise refused
 
 
-def _asked(limiter: Limiter, call: Call, body: object) -> BudgetExceeded | None:
-    asked = call.request
-    if not call.sells or asked.model is None:
-        return None
-    who = dimensions(call.context)
-    request = {dimension: who.get(name) for dimension, name in DIMENSIONS.items()}
-    read = body_tokens(body)
-    written = asked.max_tokens or limiter.policy.assumed_output_tokens
-    estimate = worst_picousd(call.provider_name, asked.model, read, written)
-    found = limiter.check(request, estimate, read, asked.max_tokens or 0)
+def _enforcing() -> Limiter | None:
+    limiter = configured()
+    return limiter if limiter is not None and limiter.policy.enforce else None
+
+
+def _asked(
+    limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], bool] | None
+) -> BudgetExceeded | None:
+    question, read, written = _question(limiter, call, body, can_replace=ask_instead is not None)
+    estimate = question.price(question.model, read)
+    found = limiter.check(_who(call.context), estimate, read, written, question)
     if not found.allowed:
         return BudgetExceeded(found.reason, found.retry_after_seconds)
     if found.warnings:
-        call.notes = {a.LIMIT_WARNINGS: ", ".join(found.warnings)}
-    if found.reservation:
-        call.on_end = _Held(limiter, found.reservation, estimate or 0)
+        call.note(a.BUDGET_WARNINGS, ", ".join(found.warnings))
+    if found.model and ask_instead is not None and ask_instead(found.model):
+        call.downgrade(found.model, found.reason)
+    if (hold := limiter.take(found.reservation)) is not None:
+        call.on_end = _counting(hold, estimate or 0)
     return None
 
 
-class _Held:
-    """What a call holds until it ends. Each response that it turns out to bill is counted."""
+def _question(limiter: Limiter, call: Call, body: object, *, can_replace: bool) -> tuple[Question, int, int]:
+    """What a call asks for; the tokens of its prompt and of its answers, at most (0: it does not say)."""
+    asked, provider = call.request, call.provider_name
+    model = asked.model or ""
+    answers = choices(body)
+    written = answers * (asked.max_tokens or limiter.policy.assumed_output_tokens)
 
-    def __init__(self, limiter: Limiter, reservation: str, estimate: int) -> None:
-        self._limiter = limiter
-        self._reservation = reservation
-        self._estimate = estimate
-        self._accounts = limiter.take(reservation)
+    def price(name: str, read: int) -> int | None:
+        return worst_picousd(provider, name, read, written, asked.service_tier or "", asked.expected)
 
-    def __call__(self, cost: int | None, sold: bool) -> None:
-        """`cost` in picodollars; None of what was sold is taken for all that it was estimated to cost at most."""
-        spent = cost if cost is not None else self._estimate if sold else 0
-        self._limiter.count(self._reservation, self._accounts, spent)
+    def sharper() -> int | None:
+        count = counter(provider, model)
+        return None if count is None else body_tokens(body, counted=count)
+
+    question = Question(model, price, sharper, can_replace)
+    return question, body_tokens(body), answers * (asked.max_tokens or 0)
+
+
+def _who(context: Context | None) -> dict[str, str | None]:
+    who = dimensions(context)
+    return {dimension: who.get(name) for dimension, name in DIMENSIONS.items()}
+
+
+def _counting(hold: Hold, estimate: int) -> Callable[[int | None, bool], object]:
+    """What a call tells at its end. What was sold at an unknown price is taken for all that it was estimated at most."""
+    return lambda cost, sold: hold.count(cost if cost is not None else estimate if sold else 0)
+
+
+# --- sessions: a socket that stays open ------------------------------------------------------------------------
+
+
+def admit_session(begin: Callable[[Request], Call], model: str) -> None:
+    """Let a session be opened, where its budgets have any room at all.
+
+    Args:
+        begin: makes the call that records a refusal.
+        model: of the session; "" where it is not known.
+
+    Raises:
+        BudgetExceeded: a budget refuses it.
+    """
+    refused = None
+    with quietly("checking limits"):
+        limiter = _enforcing()
+        if limiter is None:
+            return
+        found = _any_room(limiter)
+        if not found.allowed:
+            refused = BudgetExceeded(found.reason, found.retry_after_seconds)
+            begin(Request("chat", model or None)).refuse(refused)
+    if refused is not None:
+        raise refused
+
+
+def _any_room(limiter: Limiter) -> Decision:
+    """Whether anything more may be spent: a millionth of a cent, which is held only for as long as that takes."""
+    found = limiter.check(_who(None), 10_000)
+    if (hold := limiter.take(found.reservation)) is not None:
+        hold.count(0)
+    return found
+
+
+def count(call: Call) -> None:
+    """Have the cost of a call counted that nobody asked for: a turn of a session that is open."""
+    with quietly("counting a cost"):
+        limiter = _enforcing()
+        hold = limiter.hold(_who(call.context)) if limiter is not None else None
+        if hold is not None:
+            call.on_end = _counting(hold, 0)

@@ -1,16 +1,19 @@
 """What a call may cost at most, before it is made.
 
-Tokens of a text: one a byte of UTF-8, which no byte-level tokenizer exceeds (each token stands for at least one byte).
-The cost is that of all input at
-the dearest way the model has of charging input (a cache write costs up to twice the rate) and of all output allowed.
+Tokens of a text: one a byte of UTF-8, which no byte-level tokenizer exceeds (each token stands for at least one byte);
+where that would be too much, as a tokenizer counts them (tokenizer.py). The cost is that of all input at the dearest way
+the model has of charging input (a cache write costs up to twice the rate) and of all output allowed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, cast
 
 from spanledger.pricing import quote
+from spanledger.reading import Json, mapping
+from spanledger.usage import Usage
 
 MESSAGE_TOKENS: Final = 16
 """Of a message's role and separators, generously (OpenAI's chat format takes 3 or 4)."""
@@ -19,11 +22,15 @@ MEDIA_TOKENS: Final = 6000
 (OpenAI 5,000 tokens, Anthropic some 4,800). Of longer sounds and documents it is too little."""
 MEDIA_KEYS: Final = frozenset({"data", "url", "file_data", "image_url", "inline_data", "inlineData", "b64_json"})
 """Keys whose long texts are media, not words."""
+NUMBER_TOKENS: Final = 24
+"""Of a number, true, false or null: no more than the digits of the longest."""
 INPUT_METERS: Final = ("input", "cache_write", "cache_write_1h")
 """Ways in which a token of input may be charged; what is read from a cache is never dearer."""
 
 
-def worst_picousd(provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
+def worst_picousd(
+    provider: str, model: str, input_tokens: int, output_tokens: int, tier: str = "", expected: Usage | None = None
+) -> int | None:
     """The most that a call may cost, in picodollars; None where the model has no price.
 
     Args:
@@ -31,8 +38,14 @@ def worst_picousd(provider: str, model: str, input_tokens: int, output_tokens: i
         model: as it is asked for.
         input_tokens: all of the prompt.
         output_tokens: all that may be answered, reasoning included.
+        tier: the service tier that is asked for, as the provider spells it.
+        expected: what the request itself says is sold (images, seconds, characters).
     """
-    return _worst(provider, model, stepped(input_tokens), stepped(output_tokens))
+    worst = _worst(provider, model, stepped(input_tokens), output_tokens, tier)
+    if expected is None:
+        return worst
+    made = quote(provider, model, expected, tier=tier).total_picousd
+    return worst if made is None else made if worst is None else max(worst, made)
 
 
 def stepped(tokens: int) -> int:
@@ -43,29 +56,57 @@ def stepped(tokens: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _worst(provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
-    totals = [
-        quote(provider, model, {"input": input_tokens, "output": output_tokens, **({meter: input_tokens} if meter != "input" else {})}).total_picousd
-        for meter in INPUT_METERS
-    ]  # fmt: skip
-    return max((total for total in totals if total is not None), default=None)
+def _worst(provider: str, model: str, input_tokens: int, output_tokens: int, tier: str) -> int | None:
+    totals: list[int] = []
+    for meter in INPUT_METERS:
+        usage = {"input": input_tokens, "output": output_tokens}
+        if meter != "input":
+            usage[meter] = input_tokens
+        total = quote(provider, model, usage, tier=tier).total_picousd
+        if total is not None:
+            totals.append(total)
+    return max(totals, default=None)
+
+
+def choices(body: object) -> int:
+    """How many answers a request asks for (OpenAI's `n`, Google's `candidateCount`)."""
+    if not isinstance(body, dict):
+        return 1
+    found = cast("Json", body)
+    asked = found.get("n")
+    if asked is None and "generationConfig" in found:
+        asked = mapping(found, "generationConfig").get("candidateCount")
+    return asked if type(asked) is int and asked > 1 else 1
 
 
 def text_tokens(*texts: str) -> int:
     """A bound of the tokens of messages' texts, by their bytes."""
-    return sum(len(text.encode("utf-8", "surrogatepass")) + MESSAGE_TOKENS for text in texts)
+    return sum(text_bytes(text) + MESSAGE_TOKENS for text in texts)
 
 
-def body_tokens(body: object, key: str = "") -> int:
-    """A bound of the tokens of a request's body: its texts (names and schemas of tools included) by their bytes, media by
+def text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def body_tokens(body: object, key: str = "", counted: Callable[[str], int] = text_bytes) -> int:
+    """A bound of the tokens of a request's body: its texts (names and schemas of tools included) by `counted`, media by
     MEDIA_TOKENS each. What the provider keeps from before (previous_response_id, files by id, a cache by name) is not
     in the body and not counted."""
     if isinstance(body, str):
-        media = key in MEDIA_KEYS and (len(body) > 1000 or body.startswith(("data:", "http")))
-        return MEDIA_TOKENS if media else len(body.encode("utf-8", "surrogatepass"))
+        if key in MEDIA_KEYS and (len(body) > 1000 or body.startswith(("data:", "http"))):
+            return MEDIA_TOKENS
+        return counted(body)
     if isinstance(body, dict):
-        found = cast("dict[object, object]", body)
-        return MESSAGE_TOKENS + sum(len(str(name)) + body_tokens(value, str(name)) for name, value in found.items())
+        total = MESSAGE_TOKENS
+        for name, value in cast("dict[str, object]", body).items():
+            kind = type(value)
+            if kind is str and name not in MEDIA_KEYS:
+                total += len(str(name)) + counted(cast("str", value))
+            elif value is None or kind is int or kind is bool or kind is float:
+                total += len(str(name)) + NUMBER_TOKENS
+            else:
+                total += len(str(name)) + body_tokens(value, str(name), counted)
+        return total
     if isinstance(body, list | tuple):
-        return sum(body_tokens(each, key) for each in cast("list[object]", body))
-    return 0 if body is None else len(str(body))
+        return sum([body_tokens(each, key, counted) for each in cast("list[object]", body)])
+    return NUMBER_TOKENS

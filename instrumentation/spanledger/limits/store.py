@@ -1,4 +1,4 @@
-"""What is spent and what is held of each limit: in this process, or in Redis for all processes.
+"""What is spent and what is held of each budget: in this process, or in Redis for all processes.
 
 An amount is *held* from the moment that a call is let through until its cost is known; then it is *spent*. What is held
 for longer than HOLD_SECONDS was abandoned (its process died) and is free again. Amounts are picodollars.
@@ -16,8 +16,11 @@ from typing import Any, Final, NamedTuple, Protocol
 HOLD_SECONDS: Final = 900.0
 """A call that has taken this long will not come back: no SDK waits longer by default (openai 3.57: 600 s)."""
 DEADLINE_SECONDS: Final = 0.02
-"""How long Redis may take to answer; then the limit's failure rule decides."""
+"""How long Redis may take to answer; then the budget's failure rule decides."""
+DONE_SECONDS: Final = 60.0
+"""How long Redis remembers that a cost is counted: it is told again within seconds, or not at all."""
 STOPPED: Final = "stopped"
+PUBLISHED: Final = "budgets"
 PREFIX: Final = "spanledger:{limits}:"
 """The braces keep all keys in one slot of a cluster, where one script may touch them all."""
 
@@ -27,13 +30,13 @@ class StoreError(Exception):
 
 
 class Account(NamedTuple):
-    """One limit's amount in one window."""
+    """One budget's amount in one window."""
 
     key: str
     limit_picousd: int
-    """More than this is not held in it."""
+    """More than this is not spent and held in it together."""
     lives_seconds: int
-    """How long the figures are of use: until the window is over, and a little."""
+    """How long its figures are of use from when they are first touched: until the window is over, and a little."""
 
 
 class Reserved(NamedTuple):
@@ -41,8 +44,17 @@ class Reserved(NamedTuple):
 
     full: int | None
     """The index of the first account that has no room for it; None: it is held in all."""
-    used: tuple[int, ...] = ()
-    """Of each account, what is spent and held now, this amount included."""
+    spent: Sequence[int] = ()
+    """Of each account, what is spent so far; what is held does not count."""
+
+
+class Controls(NamedTuple):
+    """What people have told every process."""
+
+    stopped: frozenset[str] = frozenset()
+    """What is stopped by hand, as "feature=summarize"."""
+    published: str = ""
+    """Budgets, as a JSON document of `policy.policy`'s form."""
 
 
 class Store(Protocol):
@@ -54,138 +66,162 @@ class Store(Protocol):
         """
         ...
 
-    def first(self, account: Account, what: str) -> bool:
-        """Whether this is said of an account for the first time, over all that use the store. Raises StoreError."""
+    def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:
+        """Free the amount that is `held`, if it still is, and count `spent`; what is spent of each account now.
+        Raises StoreError."""
         ...
 
-    def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
-        """Free what is held, and count `spent`. Raises StoreError."""
+    def first(self, account: Account, what: str) -> bool:
+        """Whether this is said of an account for the first time, over all that use the store. Raises StoreError."""
         ...
 
     def balance(self, key: str) -> tuple[int, int]:
         """(spent, held) of an account. Raises StoreError."""
         ...
 
-    def stopped(self) -> frozenset[str]:
-        """What is stopped by hand, as "feature=summarize". Raises StoreError."""
+    def controls(self) -> Controls:
+        """What people have told every process. Raises StoreError."""
         ...
 
 
-@dataclass
+@dataclass(slots=True)
 class _Balance:
     until: float
     spent: int = 0
-    sum_held: int = 0
-    held: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
-    """Reservation -> (amount, when it counts as abandoned)."""
+    used: int = 0
+    """What is spent and held."""
     told: set[str] = field(default_factory=set[str])
 
 
 class MemoryStore:
-    """Limits of this process alone."""
+    """Budgets of this process alone."""
 
     def __init__(self) -> None:
         self._balances: dict[str, _Balance] = {}
+        self._holds: dict[str, tuple[int, float, list[_Balance]]] = {}
+        """Reservation -> (amount, when it counts as abandoned, where), in the order in which they were made."""
         self._lock = threading.Lock()
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         now = time.monotonic()
+        found: list[_Balance] = []
         with self._lock:
-            found = [self._balance(account, now) for account in accounts]
-            for number, balance in enumerate(found):
-                if balance.spent + balance.sum_held + amount > accounts[number].limit_picousd:
-                    return Reserved(number)
-            for balance in found:
-                balance.held[reservation] = (amount, now + HOLD_SECONDS)
-                balance.sum_held += amount
-            return Reserved(None, tuple(balance.spent + balance.sum_held for balance in found))
-
-    def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
-        now = time.monotonic()
-        with self._lock:
+            if self._holds:
+                self._free(now)
             for account in accounts:
-                balance = self._balance(account, now)
-                balance.sum_held -= balance.held.pop(reservation, (0, 0.0))[0]
+                balance = self._balances.get(account[0]) or self._new(account, now)
+                if balance.used + amount > account[1]:
+                    return Reserved(len(found))
+                found.append(balance)
+            self._holds[reservation] = amount, now + HOLD_SECONDS, found
+            spent: list[int] = []
+            for balance in found:
+                balance.used += amount
+                spent.append(balance.spent)
+        return Reserved(None, spent)
+
+    def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:  # noqa: ARG002 - the hold knows
+        sums: list[int] = []
+        with self._lock:
+            amount, _, found = self._holds.pop(reservation, None) or (0, 0.0, self._found(accounts))
+            for balance in found:
+                balance.used += spent - amount
                 balance.spent += spent
+                sums.append(balance.spent)
+        return sums
 
     def balance(self, key: str) -> tuple[int, int]:
         with self._lock:
             found = self._balances.get(key)
-            return (found.spent, found.sum_held) if found else (0, 0)
+            return (found.spent, found.used - found.spent) if found else (0, 0)
 
     def first(self, account: Account, what: str) -> bool:
         with self._lock:
-            told = self._balance(account, time.monotonic()).told
+            told = self._found([account])[0].told
             if what in told:
                 return False
             told.add(what)
             return True
 
-    def stopped(self) -> frozenset[str]:
-        return frozenset()  # `spanledger stop` speaks to every process, by way of Redis
+    def controls(self) -> Controls:
+        return Controls()  # people speak to every process, by way of Redis
 
-    def _balance(self, account: Account, now: float) -> _Balance:
-        found = self._balances.get(account.key)
-        if found is None:
-            self._balances = {key: each for key, each in self._balances.items() if each.until > now}
-            found = self._balances[account.key] = _Balance(now + account.lives_seconds)
-        while found.held:  # in the order in which they were made
-            first = next(iter(found.held))
-            amount, until = found.held[first]
+    def _found(self, accounts: Sequence[Account]) -> list[_Balance]:
+        now = time.monotonic()
+        return [self._balances.get(account.key) or self._new(account, now) for account in accounts]
+
+    def _new(self, account: Account, now: float) -> _Balance:
+        self._balances = {key: each for key, each in self._balances.items() if each.until > now}
+        made = self._balances[account.key] = _Balance(now + account.lives_seconds)
+        return made
+
+    def _free(self, now: float) -> None:
+        """What was abandoned is held no longer."""
+        while self._holds:
+            oldest = next(iter(self._holds))
+            amount, until, where = self._holds[oldest]
             if until > now:
-                break
-            del found.held[first]
-            found.sum_held -= amount
-        return found
+                return
+            del self._holds[oldest]
+            for balance in where:
+                balance.used -= amount
 
 
 RESERVE: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local id, amount, hold = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local hold, amount = ARGV[1], ARGV[2]
+local spent = {-1}
 for i, key in ipairs(KEYS) do
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key .. ':until', '-inf', now)) do
-    redis.call('HINCRBY', key, 'held', '-' .. redis.call('HGET', key .. ':held', gone))
-    redis.call('HDEL', key .. ':held', gone)
-    redis.call('ZREM', key .. ':until', gone)
+  local holds = key .. ':holds'
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do
+    redis.call('HINCRBY', key, 'held', '-' .. string.match(gone, '%d+$'))
+    redis.call('ZREM', holds, gone)
   end
   local known = redis.call('HMGET', key, 'spent', 'held')
   if tonumber(known[1] or 0) + tonumber(known[2] or 0) + tonumber(amount) > tonumber(ARGV[2 + 2 * i]) then return {i - 1} end
+  spent[i + 1] = known[1] or '0'
 end
-local answer = {-1}
 for i, key in ipairs(KEYS) do
-  local lives = tonumber(ARGV[3 + 2 * i])
   redis.call('HINCRBY', key, 'held', amount)
-  redis.call('HSET', key .. ':held', id, amount)
-  redis.call('ZADD', key .. ':until', now + hold, id)
-  for _, each in ipairs({key, key .. ':held', key .. ':until'}) do redis.call('PEXPIRE', each, lives) end
-  for _, figure in ipairs(redis.call('HMGET', key, 'spent', 'held')) do table.insert(answer, figure or '0') end
+  redis.call('ZADD', key .. ':holds', now + tonumber(ARGV[3]), hold)
+  redis.call('PEXPIRE', key .. ':holds', ARGV[3 + 2 * i])
+  redis.call('PEXPIRE', key, ARGV[3 + 2 * i])
 end
-return answer
+return spent
 """
-"""KEYS: accounts. ARGV: reservation, amount, hold in ms, then (limit, life in ms) of each account. All or nothing.
-Returns the account without room, or -1 and what is spent and held of each, as texts: they are exact."""
+"""KEYS: accounts. ARGV: hold ("reservation:amount"), amount, life of the hold in ms, then (limit, life in ms) of each
+account. All or nothing. Returns the account without room, or -1 and what is spent of each, as texts: they are exact."""
 
 SETTLE: Final = """
-local id, spent = ARGV[1], ARGV[2]
-for i, key in ipairs(KEYS) do
-  local lives = tonumber(ARGV[2 + i])
-  local held = redis.call('HGET', key .. ':held', id)
-  if held then
-    redis.call('HINCRBY', key, 'held', '-' .. held)
-    redis.call('HDEL', key .. ':held', id)
-    redis.call('ZREM', key .. ':until', id)
+local spent = {}
+local new = redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[4])
+for i = 2, #KEYS do
+  local key = KEYS[i]
+  if new then
+    if redis.call('ZREM', key .. ':holds', ARGV[1]) == 1 then redis.call('HINCRBY', key, 'held', '-' .. ARGV[2]) end
+    redis.call('HINCRBY', key, 'spent', ARGV[3])
+    redis.call('PEXPIRE', key, ARGV[3 + i])
   end
-  redis.call('HINCRBY', key, 'spent', spent)
-  redis.call('PEXPIRE', key, lives)
+  spent[i - 1] = redis.call('HGET', key, 'spent') or '0'
 end
+return spent
+"""
+"""KEYS: a mark that it is done, then accounts. ARGV: hold, amount held, amount spent, life of the mark in ms, then the life
+in ms of each account. Returns what is spent of each. What is sent again because no answer came counts once."""
+
+RAISE: Final = """
+local known = redis.call('HGET', KEYS[1], 'spent')
+if tonumber(known or 0) >= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'spent', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-"""KEYS: accounts. ARGV: reservation, spent, then the life in ms of each account."""
+"""KEYS: an account. ARGV: what is known to be spent, life in ms."""
 
 
 class RedisStore:
-    """Limits of every process that uses the same Redis."""
+    """Budgets of every process that uses the same Redis."""
 
     def __init__(self, url: str, deadline: float = DEADLINE_SECONDS) -> None:
         """
@@ -212,6 +248,7 @@ class RedisStore:
         self._client = client
         self._reserve: Any = client.register_script(RESERVE)
         self._settle: Any = client.register_script(SETTLE)
+        self._raise: Any = client.register_script(RAISE)
 
     @contextmanager
     def _answering(self) -> Generator[None]:
@@ -223,11 +260,15 @@ class RedisStore:
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         bounds = [figure for a in accounts for figure in (a.limit_picousd, a.lives_seconds * 1000)]
-        full, *figures = self._run(self._reserve, accounts, [reservation, amount, int(HOLD_SECONDS * 1000), *bounds])
-        if full >= 0:
-            return Reserved(full)
-        numbers = [int(figure) for figure in figures]
-        return Reserved(None, tuple(spent + held for spent, held in zip(numbers[::2], numbers[1::2], strict=True)))
+        hold = f"{reservation}:{amount}"
+        full, *spent = self._run(self._reserve, accounts, [hold, amount, int(HOLD_SECONDS * 1000), *bounds])
+        return Reserved(full) if full >= 0 else Reserved(None, [int(each) for each in spent])
+
+    def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:
+        done = Account(f"done:{reservation}", 0, 0)
+        lives = [a.lives_seconds * 1000 for a in accounts]
+        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives]
+        return [int(each) for each in self._run(self._settle, [done, *accounts], arguments)]
 
     def first(self, account: Account, what: str) -> bool:
         key = f"{PREFIX}{account.key}:told"
@@ -236,30 +277,43 @@ class RedisStore:
             self._client.expire(key, account.lives_seconds)
         return bool(new)
 
-    def settle(self, reservation: str, accounts: Sequence[Account], spent: int) -> None:
-        self._run(self._settle, accounts, [reservation, spent, *(a.lives_seconds * 1000 for a in accounts)])
-
     def balance(self, key: str) -> tuple[int, int]:
         with self._answering():
             spent, held = self._client.hmget(PREFIX + key, "spent", "held")
         return int(spent or 0), int(held or 0)
 
-    def stopped(self) -> frozenset[str]:
-        with self._answering():
-            return frozenset(name.decode("utf-8", "replace") for name in self._client.smembers(PREFIX + STOPPED))
+    def controls(self) -> Controls:
+        with self._answering(), self._client.pipeline(transaction=False) as both:
+            both.smembers(PREFIX + STOPPED)
+            both.get(PREFIX + PUBLISHED)
+            stopped, published = both.execute()
+        return Controls(frozenset(map(_text, stopped)), _text(published or b""))
+
+    # --- for people: the commands ----------------------------------------------------------------------------
 
     def stop(self, what: str) -> None:
         """Refuse what `what` ("feature=summarize") names, in every process. Raises StoreError."""
-        self._change("sadd", what)
+        with self._answering():
+            self._client.sadd(PREFIX + STOPPED, what)
 
     def resume(self, what: str) -> None:
         """Let it go on. Raises StoreError."""
-        self._change("srem", what)
-
-    def _change(self, command: str, what: str) -> None:
         with self._answering():
-            getattr(self._client, command)(PREFIX + STOPPED, what)
+            self._client.srem(PREFIX + STOPPED, what)
+
+    def publish(self, document: str) -> None:
+        """Have every process take its budgets from a document (see `Controls`). Raises StoreError."""
+        with self._answering():
+            self._client.set(PREFIX + PUBLISHED, document)
+
+    def at_least(self, account: Account, spent: int) -> bool:
+        """Take an account's spend to be `spent` where less is counted in it; whether it was. Raises StoreError."""
+        return bool(self._run(self._raise, [account], [spent, account.lives_seconds * 1000]))
 
     def _run(self, script: Any, accounts: Sequence[Account], arguments: list[Any]) -> Any:
         with self._answering():
             return script(keys=[PREFIX + account.key for account in accounts], args=arguments)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
