@@ -90,10 +90,10 @@ def test_a_budget_is_tried_on_the_past(tmp_path: Path):
     [day] = json.loads(run("test", "chat", "--days", "5", "--json").stdout)
     assert day == {
         "day": f"{noon:%Y-%m-%d}", "spent_usd": "12.000000000000", "used_share": 1.2,
-        "passed 50%": f"{noon:%Y-%m-%d} 13h", "passed 100%": f"{noon:%Y-%m-%d} 15h",
+        "passed 50%": f"{noon:%Y-%m-%d} 13:00", "passed 100%": f"{noon:%Y-%m-%d} 15:00",
     }  # fmt: skip
     [day] = json.loads(run("test", "chat", "--amount", "20", "--json").stdout)
-    assert (day["passed 50%"], day["passed 100%"]) == (f"{noon:%Y-%m-%d} 15h", None)
+    assert (day["passed 50%"], day["passed 100%"]) == (f"{noon:%Y-%m-%d} 15:00", None)
     run("set", "all", "1000")
     assert sum(Decimal(row["spent_usd"]) for row in json.loads(run("test", "all", "--json").stdout)) == 102
     assert "there is no budget 'nobody'" in run("test", "nobody").output

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -335,62 +336,97 @@ import json, random, sys, threading, time
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import Budget, Policy
 from spanledger.limits.store import RedisStore
-url, seed, callers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-chance = random.Random(seed)
-limiter = Limiter(Policy((Budget("all", "month", 10**12, action="block"),)), RedisStore(url, deadline=float(sys.argv[4])))
-told = []
-def one(estimate, actual, pause):
-    found = limiter.check({}, estimate)
-    if found.allowed:
-        time.sleep(pause)
-        told.append((found.reason, estimate, actual, limiter.settle(found.reservation, actual)))
-def caller(plans):
-    for plan in plans: one(*plan)
-def plan():
-    estimate = chance.randrange(1, 10**12 // 40)
-    return estimate, int(estimate * chance.choice([0, 0.4, 1, 1.1])), chance.random() * 0.004
-threads = [threading.Thread(target=caller, args=([plan() for _ in range(6)],)) for _ in range(callers)]
-[t.start() for t in threads]; [t.join() for t in threads]
-print(json.dumps({"told": told, "counted": limiter.counted}))
+url, number, callers, calls, deadline, fail_closed = sys.argv[1], *(float(word) for word in sys.argv[2:])
+for line in sys.stdin:
+    seed = int(line)
+    chance = random.Random(seed * 100 + number)
+    budget = Budget(f"all {seed}", "month", 10**12, action="block", fail_closed=bool(fail_closed))
+    limiter = Limiter(Policy((budget,)), RedisStore(url, deadline))
+    told = []
+    def one(estimate, actual, pause):
+        began = time.monotonic()
+        found = limiter.check({}, estimate)
+        took = time.monotonic() - began
+        if found.allowed:
+            time.sleep(pause)
+            limiter.settle(found.reservation, actual)
+            told.append((found.reason, estimate, actual, found.reservation, took))
+        elif deadline < 1:
+            time.sleep(0.01)
+    def caller(plans):
+        for plan in plans: one(*plan)
+    def plan():
+        estimate = chance.randrange(1, 10**12 // 40)
+        return estimate, int(estimate * chance.choice([0, 0.4, 1, 1.1])), chance.random() * 0.004
+    threads = [threading.Thread(target=caller, args=([plan() for _ in range(int(calls))],)) for _ in range(int(callers))]
+    [t.start() for t in threads]; [t.join() for t in threads]
+    end = time.monotonic() + 30
+    while len(limiter._backlog) and time.monotonic() < end: time.sleep(0.05)
+    print(json.dumps({"told": told, "waiting": len(limiter._backlog), "counted": limiter.counted}), flush=True)
 """
 
 
-def callers(
-    url: str, seed: int, processes: int = 4, threads: int = 25, deadline: float = 5.0
-) -> list[subprocess.Popen]:
-    words = [sys.executable, "-c", CALLER, url]
-    return [
-        subprocess.Popen([*words, str(seed * 100 + n), str(threads), str(deadline)], stdout=subprocess.PIPE, text=True)
-        for n in range(processes)
-    ]
+class Callers:
+    """Processes with many threads each, which spend a dollar together, as often as they are told to."""
+
+    def __init__(
+        self, url: str, processes: int = 4, threads: int = 25, calls: int = 3, deadline: float = 5.0, fail_closed: bool = False
+    ) -> None:  # fmt: skip
+        words = [str(each) for each in (threads, calls, deadline, int(fail_closed))]
+        self.running = [
+            subprocess.Popen(
+                [sys.executable, "-c", CALLER, url, str(number), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
+            for number in range(processes)
+        ]  # fmt: skip
+
+    def begin(self, seed: int) -> None:
+        for process in self.running:
+            assert process.stdin is not None
+            process.stdin.write(f"{seed}\n")
+
+    def told(self) -> list[dict[str, Any]]:
+        """What each process has to say of the run that was begun."""
+        found: list[dict[str, Any]] = []
+        for process in self.running:
+            assert process.stdout is not None
+            found.append(json.loads(process.stdout.readline()))
+            assert found[-1]["waiting"] == 0, "all costs have been told"
+        return found
+
+    def end(self) -> None:
+        for process in self.running:
+            process.communicate(timeout=60)
+            assert process.returncode == 0
 
 
-def told(processes: list[subprocess.Popen]) -> list[tuple[str, int, int, bool]]:
-    found: list[tuple[str, int, int, bool]] = []
-    for process in processes:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        found += [tuple(each) for each in json.loads(output)["told"]]
-    return found
+def sums(found: list[dict[str, Any]]) -> tuple[int, int]:
+    """(what was spent, by how much calls cost more than their estimates)."""
+    calls = [call for each in found for call in each["told"]]
+    return sum(call[2] for call in calls), sum(max(0, call[2] - call[1]) for call in calls)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisServer, seed: int):
+def account_of(store: RedisStore, seed: int) -> str:
+    [key] = [key.decode() for key in store._client.keys(f"*all {seed}\x1f*") if not key.endswith((b":holds", b":told"))]
+    return key.removeprefix(stores.PREFIX)
+
+
+def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisServer):
+    """Fifty runs: nothing is spent beyond the dollar and the declared error, nothing stays held, every cost is counted."""
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
-    calls = told(callers(redis.url, seed))
-    spent = sum(actual for _, _, actual, _ in calls)
-    error = sum(max(0, actual - estimate) for _, estimate, actual, _ in calls)
-    assert all(counted for *_, counted in calls)
-    assert len(calls) > 20
-    assert USD // 2 < spent <= USD + error
-    [key] = [
-        key.decode()
-        for key in store._client.keys("*")
-        if not key.endswith((b":holds", b":told")) and b"done:" not in key
-    ]
-    assert store.balance(key.removeprefix(stores.PREFIX)) == (spent, 0)
-    assert store._client.exists(f"{key}:holds") == 0
+    callers = Callers(redis.url)
+    for seed in range(50):
+        callers.begin(seed)
+        found = callers.told()
+        spent, error = sums(found)
+        assert USD // 2 < spent <= USD + error, seed
+        key = account_of(store, seed)
+        assert store.balance(key) == (spent, 0), seed
+        assert not store._client.exists(f"{stores.PREFIX}{key}:holds"), seed
+        assert sum(each["counted"]["refused"] for each in found) > 0, seed
+        assert all(each["counted"].get("store_down", 0) == 0 for each in found), seed
+    callers.end()
 
 
 # --- when Redis is away ------------------------------------------------------------------------------------------------------
@@ -451,13 +487,42 @@ def test_a_store_that_is_slow_costs_its_deadline_and_no_more(own_redis: RedisSer
         own_redis.signal(signal.SIGCONT)
 
 
-def test_callers_go_on_while_redis_is_killed_and_comes_back(own_redis: RedisServer):
-    running = callers(own_redis.url, 7, processes=2, threads=10, deadline=0.05)
-    time.sleep(0.6)
-    own_redis.stop()
-    time.sleep(0.3)
-    own_redis.start()
-    assert told(running), "calls were let through all the while"
+@pytest.mark.parametrize(("fail_closed", "fault"), [(False, "kill"), (True, "kill"), (False, "pause"), (True, "pause")])
+def test_redis_is_killed_or_paused_in_the_middle_of_a_run(tmp_path: Path, fail_closed: bool, fault: str):
+    """Fail closed: the dollar is never passed. Fail open: callers go on, and in the end every cost is counted once."""
+    server = RedisServer(tmp_path, durable=True)
+    seed = 7
+    try:
+        callers = Callers(server.url, processes=3, threads=10, calls=60, deadline=0.25, fail_closed=fail_closed)
+        callers.begin(seed)
+        for pause in (0.8, 0.5, 0.5):
+            time.sleep(pause)
+            if fault == "kill":
+                server.stop()
+                time.sleep(0.4)
+                server.start()
+            else:
+                server.signal(signal.SIGSTOP)
+                time.sleep(0.6)
+                server.signal(signal.SIGCONT)
+        found = callers.told()
+        callers.end()
+        spent, error = sums(found)
+        store = RedisStore(server.url, deadline=2.0)
+        key = account_of(store, seed)
+        assert store.balance(key)[0] == spent, "each cost once"
+        held = {name.decode().rpartition(":")[0] for name in store._client.zrange(f"{stores.PREFIX}{key}:holds", 0, -1)}
+        assert not held & {call[3] for each in found for call in each["told"]}, "what was allowed is not held any more"
+        assert sum(each["counted"].get("store_down", 0) for each in found) > 0
+        assert max(call[4] for each in found for call in each["told"]) < 2.0
+        unasked = [call for each in found for call in each["told"] if call[0] == "store"]
+        if fail_closed:
+            assert spent <= USD + error
+            assert not unasked
+        else:
+            assert unasked
+    finally:
+        server.stop()
 
 
 def test_an_address_that_is_none_is_said_without_a_secret():

@@ -1,55 +1,144 @@
-"""`spanledger budget`: what may be spent, and how far it has come."""
+"""`spanledger budget`: what may be spent, what becomes of calls when it runs short; the questions are in budget_questions."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import contextlib
+from collections.abc import Generator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, reported, show
-from spanledger_clickhouse.database import DatabaseError, reason
-from spanledger_clickhouse.ledger import Result
+from spanledger.limits.documents import PolicyError, load
+from spanledger.limits.policy import ACTIONS, DIMENSIONS, EVERY, Budget, Rule
+from spanledger.limits.windows import WINDOWS
+from spanledger_clickhouse import audit, budgets
+from spanledger_clickhouse.cli.budget_questions import QUESTIONS
+from spanledger_clickhouse.cli.output import Usd, console, ledger, reported
+from spanledger_clickhouse.database import DatabaseError
+from spanledger_clickhouse.ledger import Ledger
+from spanledger_clickhouse.publishing import publish
 
-SCOPES: Final = ("global", "tenant", "tier", "feature", "user")
-DEFAULT_THRESHOLDS: Final = (0.8, 0.9, 0.95, 1.0)
-
-STATUS: Final = """
-SELECT name, scope, key, period, amount_usd, round(spent_usd, 6) AS spent_usd, round(utilisation, 4) AS utilisation,
-       round(projected_usd, 6) AS projected_usd, exhausted_at, exhausted_earliest, exhausted_latest
-FROM
-"""
+SCOPES: Final = ("global", *DIMENSIONS)
 
 
 @click.group()
 def budget() -> None:
-    """Budgets: set them, and see how far each has come (view budget_status)."""
+    """Budgets: set them, see how far each has come, have calls refused or downgraded when one runs short."""
+
+
+for question in QUESTIONS:
+    budget.add_command(question)
+
+
+@contextlib.contextmanager
+def _changing() -> Generator[Ledger]:
+    """The ledger; what was changed in it is published at the end, where a Redis is set."""
+    with ledger() as found:
+        yield found
+        if (count := publish(found)) is not None:
+            console().print(f"published to Redis: {count} budgets; processes take them within seconds", markup=False)
 
 
 @budget.command("set")
 @click.argument("name")
 @click.argument("amount", type=Usd())
-@click.option("--scope", type=click.Choice(SCOPES), default="global", show_default=True, help="What it limits.")
-@click.option("--key", default="", help="Which tenant, tier, feature or user.")
-@click.option("--period", type=click.Choice(("day", "month")), default="month", show_default=True, help="In UTC.")
 @click.option(
-    "--threshold", "thresholds", type=click.FloatRange(0, 10), multiple=True, help="Share to tell of; repeat it."
+    "--scope", "scopes", multiple=True, metavar="DIMENSION=VALUE",
+    help="What it limits: tenant, tier, feature, user; repeat it for several at once. Without: everything.",
+)  # fmt: skip
+@click.option("--key", default="", help="With --scope DIMENSION: which one.")
+@click.option("--per", type=click.Choice(DIMENSIONS), help="Each of these has the amount for itself.")
+@click.option("--period", type=click.Choice(WINDOWS), default="month", show_default=True)
+@click.option(
+    "--zone", default="UTC", show_default=True, help="Whose clock says when a day begins, e.g. Europe/Berlin."
+)
+@click.option("--action", type=click.Choice(ACTIONS), default="warn", show_default=True, help="What becomes of calls.")
+@click.option("--at", type=float, help="The share from which it acts; default: 0.95 to downgrade, 1 to block.")
+@click.option("--fail-closed", is_flag=True, help="Refuse calls also where Redis does not answer.")
+@click.option(
+    "--threshold",
+    "thresholds",
+    type=float,
+    multiple=True,
+    help="Share to tell of; repeat it. [default: 0.8 0.9 0.95 1]",
 )
 @reported
-def put(name: str, amount: Decimal, scope: str, key: str, period: str, thresholds: tuple[float, ...]) -> None:
+def put(
+    name: str,
+    amount: Decimal,
+    scopes: tuple[str, ...],
+    key: str,
+    per: str | None,
+    period: str,
+    zone: str,
+    action: str,
+    at: float | None,
+    fail_closed: bool,
+    thresholds: tuple[float, ...],
+) -> None:
     """Set the budget NAME to AMOUNT dollars, or change it.
+
+    Calls are downgraded or refused only by applications that enforce budgets (docs/limits.md).
 
     \b
     Examples:
       spanledger budget set all 10000
-      spanledger budget set summaries 500 --scope feature --key summarize --threshold 0.8 --threshold 1
+      spanledger budget set summaries 500 --scope feature=summarize --threshold 0.8 --threshold 1
+      spanledger budget set "a user's hour" 1 --per user --period hour --action block
     """
-    if (scope == "global") != (key == ""):
-        needed = "a global budget has no --key" if key else f"--key says which {scope}"
-        raise click.UsageError(needed)
-    _write([name, scope, key, period, amount, list(thresholds or DEFAULT_THRESHOLDS), 0])
-    console().print(f"budget {name}: {amount:,} USD a {period}, {scope} {key}".rstrip(), markup=False)
+    found = budgets.described(
+        name,
+        amount_usd=amount,
+        scope=_scope(scopes, key),
+        per=per,
+        window=period,
+        zone=zone,
+        action=action,
+        at=at,
+        fail_closed=fail_closed or None,
+        thresholds=list(thresholds) or None,
+    )
+    with _changing() as opened:
+        budgets.put(opened, found)
+        audit.note(opened, "set", "budget", name, told(found))
+    console().print(f"budget {name}: {told(found)}", markup=False)
+
+
+def _scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
+    """ "feature=summarize", or "feature" and --key."""
+    found: dict[str, str] = {}
+    for scope in scopes:
+        dimension, given, value = scope.partition("=")
+        if dimension not in SCOPES:
+            raise click.UsageError(f"--scope {scope}: use {', '.join(DIMENSIONS)}, e.g. --scope feature=summarize")
+        if dimension == "global":
+            continue
+        if not (value if given else key):
+            raise click.UsageError(f"--scope {dimension}={'...'} or --key says which {dimension}")
+        found[dimension] = value if given else key
+    if key and not found:
+        raise click.UsageError("a global budget has no --key")
+    return found
+
+
+def told(found: Budget) -> str:
+    """A budget in words."""
+    amount = Decimal(found.amount_picousd).scaleb(-12)
+    words = [
+        f"{amount.normalize():,f} USD a {found.window}",
+        ", ".join(f"{k}={v}" for k, v in found.scope.items()) or "global",
+    ]
+    if found.per:
+        words.append(f"each {found.per}")
+    if str(found.zone) != "UTC":
+        words.append(str(found.zone))
+    if found.action != "warn":
+        words.append(f"{found.action} at {found.acts_at.normalize():%}")
+    if found.fail_closed:
+        words.append("fails closed")
+    return ", ".join(words)
 
 
 @budget.command("remove")
@@ -62,115 +151,118 @@ def remove(name: str) -> None:
     Example:
       spanledger budget remove summaries
     """
-    with ledger() as found:
-        known = found.query("SELECT count() FROM budgets FINAL WHERE name = {name:String}", {"name": name}).rows[0][0]
-    if not known:
-        raise click.ClickException(f"there is no budget {name!r}; see `spanledger budget list`")
-    _write([name, "global", "", "month", Decimal(0), [], 1])
+    with _changing() as opened:
+        known = opened.query("SELECT count() FROM budgets FINAL WHERE name = {name:String}", {"name": name}).rows[0][0]
+        if not known:
+            raise click.ClickException(f"there is no budget {name!r}; see `spanledger budget list`")
+        budgets.put(opened, Budget(name, "month", 0), deleted=True)
+        audit.note(opened, "remove", "budget", name)
     console().print(f"budget {name} removed", markup=False)
 
 
-@budget.command("list")
-@click.option("--as-of", type=click.DateTime(), help="As it was then (UTC; whole days).")
-@as_json
+class Downgrade(click.ParamType[tuple[str, str]]):
+    """MODEL=CHEAPER."""
+
+    name = "MODEL=CHEAPER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        model, _, other = str(value).partition("=")
+        if not model or not other:
+            self.fail(f"{value!r} is not MODEL=CHEAPER, e.g. gpt-5.4=gpt-5.4-mini", param, ctx)
+        return model, other
+
+
+@budget.command("feature")
+@click.argument("feature")
+@click.option("--downgrade", type=Downgrade(), multiple=True, help="Which model to ask in place of which; repeat it.")
+@click.option("--pinned", is_flag=True, help="Never another model.")
+@click.option("--critical", is_flag=True, help="Never another model, and never refused.")
+@click.option("--max-input-tokens", type=click.IntRange(1), help="Of one request.")
+@click.option("--max-output-tokens", type=click.IntRange(1), help="Of one request.")
+@click.option("--remove", "removed", is_flag=True, help="Forget what holds for it.")
 @reported
-def listed(as_of: datetime | None, as_json: bool) -> None:
-    """Each budget in its period: spent, projected, and when it will be used up.
+def feature_rule(
+    feature: str,
+    downgrade: tuple[tuple[str, str], ...],
+    pinned: bool,
+    critical: bool,
+    max_input_tokens: int | None,
+    max_output_tokens: int | None,
+    removed: bool,
+) -> None:
+    """What budgets may do to the calls of FEATURE ("*": of every feature that is not named); it replaces what held before.
 
     \b
-    Example:
-      spanledger budget list --as-of 2026-03-15
+    Examples:
+      spanledger budget feature summarize --downgrade gpt-5.4=gpt-5.4-mini
+      spanledger budget feature checkout --critical
     """
-    view = f"budget_status_at(as_of = '{as_of:%Y-%m-%d %H:%M:%S}')" if as_of else "budget_status"
-    with ledger() as found:
-        show(found.query(f"{STATUS} {view}"), "Budgets (USD)", json_output=as_json)
+    found = Rule(dict(downgrade), pinned, critical, max_input_tokens, max_output_tokens)
+    if found == Rule() and not removed:
+        raise click.UsageError("say what holds for it, or --remove")
+    with _changing() as opened:
+        budgets.put_rule(opened, feature, found, deleted=removed)
+        audit.note(opened, "remove" if removed else "set", "feature", feature, _rule_told(found))
+    console().print(f"feature {feature}: {'removed' if removed else _rule_told(found)}", markup=False)
 
 
-SCOPED: Final = {
-    "global": "1",
-    "tenant": "c.tenant_id = {key:String}",
-    "tier": "c.customer_tier = {key:String}",
-    "feature": "c.feature = {key:String}",
-    "user": "c.user_id = {key:String}",
-}
-"""Scope of a budget -> which calls count."""
-
-HOURS: Final = """
-SELECT toStartOfHour(c.start_time) AS hour, sum(c.cost_usd) FROM llm_calls AS c FINAL
-WHERE c.start_time >= toStartOf{period}(now() - INTERVAL {days} DAY) AND {scoped} AND isNotNull(c.cost_usd)
-GROUP BY hour ORDER BY hour
-"""
-
-
-@budget.command("test")
-@click.argument("name")
-@click.option("--amount", type=Usd(), help="Try this amount instead of the one that is set.")
-@click.option("--days", default=90, show_default=True, type=click.IntRange(1, 400), help="How far back.")
-@as_json
-@reported
-def tried(name: str, amount: Decimal | None, days: int, as_json: bool) -> None:
-    """When the budget NAME would have told of its thresholds in the past, by the hour.
-
-    \b
-    Example:
-      spanledger budget test all --amount 8000
-    """
-    with ledger() as found:
-        known = found.query(
-            "SELECT scope, key, period, amount_usd, thresholds FROM budgets FINAL WHERE name = {name:String}",
-            {"name": name},
-        ).rows
-        if not known:
-            raise click.ClickException(f"there is no budget {name!r}; see `spanledger budget list`")
-        scope, key, period, set_usd, thresholds = known[0]
-        query = (
-            HOURS.replace("{period}", period.capitalize())
-            .replace("{days}", str(days))
-            .replace("{scoped}", SCOPED[scope])
-        )
-        hours = found.query(query, {"key": key}).rows
-    thresholds = sorted(thresholds)
-    rows = _passed(hours, period, amount or set_usd, thresholds)
-    columns = (period, "spent_usd", "used_share", *(f"passed {threshold:.0%}" for threshold in thresholds))
-    types = ("String", "Decimal", "Float64", *["String"] * len(thresholds))
-    show(Result(columns, types, rows), f"Budget {name} of {amount or set_usd:,} USD a {period}", json_output=as_json)
-
-
-def _passed(
-    hours: list[tuple[Any, ...]], period: str, amount: Decimal, thresholds: list[float]
-) -> list[tuple[Any, ...]]:
-    """(period, spent, share, the hour in which each threshold was passed or None) of each period that has calls."""
-    form = "%Y-%m" if period == "month" else "%Y-%m-%d"
-    found: dict[str, list[Any]] = {}
-    for hour, cost in hours:
-        row = found.setdefault(f"{hour:{form}}", [Decimal(0), [None] * len(thresholds)])
-        row[0] += cost
-        for number, threshold in enumerate(thresholds):
-            if row[1][number] is None and row[0] >= amount * Decimal(str(threshold)):
-                row[1][number] = f"{hour:%Y-%m-%d %H}h"
-    return [(name, spent, float(spent / amount) if amount else None, *times) for name, (spent, times) in found.items()]
-
-
-def _write(row: list[Any]) -> None:
-    from clickhouse_connect.driver.exceptions import Error
-
-    columns = ["name", "scope", "key", "period", "amount_usd", "thresholds", "is_deleted"]
-    types = [
-        "String",
-        "LowCardinality(String)",
-        "String",
-        "LowCardinality(String)",
-        "Decimal(18, 6)",
-        "Array(Float64)",
-        "UInt8",
+def _rule_told(rule: Rule) -> str:
+    words = [f"{model} -> {other}" for model, other in rule.downgrade.items()]
+    words += [name for name, on in (("pinned", rule.pinned), ("critical", rule.critical)) if on]
+    words += [
+        f"at most {cap:,} tokens of {what}"
+        for what, cap in (("input", rule.max_input_tokens), ("output", rule.max_output_tokens))
+        if cap
     ]
-    with ledger() as found:
-        try:
-            found.client.insert(
-                f"`{found.where.database}`.budgets", [row], column_names=columns, column_type_names=types
-            )
-        except Error as error:
-            raise DatabaseError(f"writing the budget failed: {reason(error)}") from error
+    return ", ".join(words)
+
+
+@budget.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@reported
+def taken_in(file: Path) -> None:
+    """Set the budgets and rules of features of a TOML FILE (docs/limits.md); those of other names stay as they are.
+
+    \b
+    Example:
+      spanledger budget import limits.toml
+    """
+    try:
+        policy = load(str(file))
+    except PolicyError as error:
+        raise DatabaseError(str(error).removeprefix("SPANLEDGER_LIMITS=")) from error
+    rules = dict(policy.features)
+    if policy.max_input_tokens or policy.max_output_tokens:
+        every = rules.get(EVERY, Rule())
+        caps = every.max_input_tokens or policy.max_input_tokens, every.max_output_tokens or policy.max_output_tokens
+        rules[EVERY] = Rule(every.downgrade, every.pinned, every.critical, *caps)
+    with _changing() as opened:
+        for each in policy.budgets:
+            budgets.put(opened, each)
+            audit.note(opened, "set", "budget", each.name, told(each))
+        for feature, rule in rules.items():
+            budgets.put_rule(opened, feature, rule)
+            audit.note(opened, "set", "feature", feature, _rule_told(rule))
+    console().print(f"{len(policy.budgets)} budgets and the rules of {len(rules)} features are set", markup=False)
+
+
+@budget.command("publish")
+@reported
+def published() -> None:
+    """Put the budgets into the Redis of SPANLEDGER_REDIS_URL, where applications take them from.
+
+    `set`, `remove`, `feature` and `import` do it by themselves, and so does `spanledger guard`: this is for a Redis that
+    was away, or has lost what it had.
+
+    \b
+    Example:
+      spanledger budget publish
+    """
+    with ledger() as opened:
+        count = publish(opened)
+    if count is None:
+        raise click.ClickException("SPANLEDGER_REDIS_URL is not set (docs/limits.md)")
+    console().print(f"{count} budgets are published", markup=False)
 
 
 COMMANDS: Final = (budget,)

@@ -142,7 +142,9 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     ):
         text = f"{count:,} of {calls:,} calls of the last day are {what}"
         yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
-    budgets = ledger.query("SELECT count(), countIf(scope = 'user') FROM budgets FINAL").rows[0]
+    budgets = ledger.query(
+        "SELECT count(), countIf(scope = 'user' OR per = 'user' OR mapContains(dimensions, 'user')) FROM budgets FINAL"
+    ).rows[0]
     if not all(budgets):
         what = "no budget is set" if not budgets[0] else "no budget limits a single user"
         yield Finding(WARNING, "budgets", what, "see `spanledger budget set --help`")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from typing import Any, Final
 
 import click
 
-from spanledger import settings
 from spanledger.limits.policy import DIMENSIONS
 from spanledger.limits.store import RedisStore, StoreError
+from spanledger_clickhouse import audit
 from spanledger_clickhouse.cli.output import console, ledger, reported
-from spanledger_clickhouse.database import DatabaseError, reason
-
-PATIENCE_SECONDS: Final = 5.0
+from spanledger_clickhouse.database import DatabaseError
+from spanledger_clickhouse.publishing import shared_store
 
 
 class What(click.ParamType[tuple[str, str]]):
@@ -31,13 +27,13 @@ class What(click.ParamType[tuple[str, str]]):
 
 
 def _store() -> RedisStore:
-    url = settings.setting("redis_url")
-    if url is None:
+    found = shared_store()
+    if found is None:
         raise click.ClickException(
             "SPANLEDGER_REDIS_URL is not set: it is by way of Redis that every process hears of it. Set it here and in the "
-            "application, and enforce = true in the application's file of limits (docs/limits.md)"
+            "application (docs/limits.md)"
         )
-    return RedisStore(url, PATIENCE_SECONDS)
+    return found
 
 
 @click.command()
@@ -47,7 +43,7 @@ def _store() -> RedisStore:
 def stop(what: tuple[str, str] | None, why: str) -> None:
     """Refuse calls of a feature, user, tenant or tier, in every process within five seconds; without WHAT, list what is.
 
-    It is in force where the application's file of limits says enforce = true (docs/limits.md).
+    It is in force where the application enforces limits (docs/limits.md).
 
     \b
     Example:
@@ -90,20 +86,11 @@ def resume(what: tuple[str, str], why: str) -> None:
 
 def _note(kind: str, what: tuple[str, str], why: str) -> None:
     """A row of who did it. It comes after the deed: a ledger that is away delays no stop."""
-    from clickhouse_connect.driver.exceptions import Error
-
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        user = f"uid {os.getuid()}"
-    who = f"{user}@{socket.gethostname()}"
-    with ledger() as found:
-        try:
-            found.client.insert(
-                f"`{found.where.database}`.limit_events", [[kind, *what, who, why]], column_names=["kind", "dimension", "key", "who", "reason"]
-            )  # fmt: skip
-        except Error as error:
-            raise DatabaseError(f"it is done, but noting who did it failed: {reason(error)}") from error
+        with ledger() as found:
+            audit.note(found, kind, *what, why)
+    except DatabaseError as error:
+        raise DatabaseError(f"it is done, but noting who did it failed: {error}") from error
 
 
 COMMANDS: Final = (stop, resume)

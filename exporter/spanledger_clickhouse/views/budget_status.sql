@@ -1,6 +1,7 @@
 -- Each budget in the period that is under way: spent, projected, and when it will be used up at the pace of the last
 -- seven full days. The band holds 80 % if days are independent: 1.28 x standard deviation of the last 28 days.
--- Counts whole days, the present one as far as it has come.
+-- Counts whole days, the present one as far as it has come. Budgets of hours, of other time zones, of several dimensions at
+-- once and of each user or tenant are not here: `spanledger budget list` has them all.
 CREATE OR REPLACE VIEW {db}.budget_status AS
 WITH
     toDateTime({now}, 'UTC') AS as_of,
@@ -8,7 +9,7 @@ WITH
     (SELECT max(closed_until) FROM {db}.llm_costs_1h WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1h)) AS closed_hours,
     (SELECT max(closed_until) FROM {db}.llm_costs_1d WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1d)) AS closed_days,
     (SELECT max(closed_until) FROM {db}.llm_costs_1d_user WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1d_user)) AS closed_users,
-    (SELECT groupArray((toString(scope), key)) FROM {db}.budgets FINAL) AS wanted,
+    (SELECT groupArray((toString(scope), key)) FROM {db}.budgets FINAL WHERE period IN ('day', 'month') AND per = '' AND zone = 'UTC' AND scope != 'several') AS wanted,
     spent AS
     (
         -- a day may be in a rollup until noon and in the calls from there: one sum a day
@@ -32,7 +33,7 @@ WITH
         UNION ALL
         SELECT 'user' AS scope, user_id AS key, bucket AS day, toFloat64(sum(cost_usd)) AS cost
         FROM {db}.llm_costs_1d_user
-        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND user_id IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'user')
+        WHERE bucket >= first_day AND bucket <= toDate(as_of) AND user_id IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'user' AND period IN ('day', 'month') AND per = '' AND zone = 'UTC' AND scope != 'several')
         GROUP BY key, day
         UNION ALL
         -- what is in no rollup yet, for all of them at once
@@ -60,6 +61,7 @@ WITH
                 - pow(sumIf(s.cost, s.day < toDate(as_of) AND s.day >= toDate(as_of) - 28) / 28, 2))) AS deviation
         FROM {db}.budgets AS b FINAL
         LEFT JOIN spent AS s ON s.scope = toString(b.scope) AND s.key = b.key
+        WHERE b.period IN ('day', 'month') AND b.per = '' AND b.zone = 'UTC' AND b.scope != 'several'
         GROUP BY name, scope, key, period, amount_usd, thresholds
     ),
     projected AS

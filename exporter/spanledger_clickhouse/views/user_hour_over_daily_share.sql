@@ -5,7 +5,7 @@ WITH
     toDateTime({now}, 'UTC') AS as_of,
     (
         SELECT min(if(period = 'day', toFloat64(amount_usd), toFloat64(amount_usd) / toDayOfMonth(toLastDayOfMonth(as_of))))
-        FROM {db}.budgets FINAL WHERE scope = 'global'
+        FROM {db}.budgets FINAL WHERE scope = 'global' AND per = '' AND period IN ('day', 'month')
     ) AS daily_budget
 SELECT
     c.user_id                                         AS user_id,

@@ -1,0 +1,134 @@
+"""Where alerts go: Slack, PagerDuty, webhooks. What fails is tried again, then said to have failed.
+
+An address may hold a secret: it is shown as a kind and a host, and known in the ledger by a hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from spanledger import settings
+from spanledger.version import VERSION
+from spanledger_clickhouse.alerts import messages
+from spanledger_clickhouse.database import DatabaseError
+
+ATTEMPTS: Final = 5
+BACKOFF_SECONDS: Final = 1.0
+"""Before the second attempt; it doubles."""
+TIMEOUT_SECONDS: Final = 10.0
+LONGEST_WAIT_SECONDS: Final = 20.0
+AGAIN: Final = (408, 429, 500, 502, 503, 504)
+PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
+
+
+class _Patient(Retry):
+    """Waits as long as the other side asks for, but not for hours."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        return min(super().parse_retry_after(retry_after), LONGEST_WAIT_SECONDS)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a message."""
+
+    attempts: int
+    error: str = ""
+    """'' where it was taken."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """One place that is told."""
+
+    kind: str
+    """slack | pagerduty | webhook."""
+    url: str = field(repr=False)
+    secret: str = field(default="", repr=False)
+    """PagerDuty's routing key; the key that a webhook's signature is made with, if any."""
+
+    @property
+    def name(self) -> str:
+        """How the ledger knows it."""
+        digest = hashlib.sha256(f"{self.url}\x1f{self.secret if self.kind == 'pagerduty' else ''}".encode()).hexdigest()
+        return f"{self.kind} {digest[:8]}"
+
+    @property
+    def shown(self) -> str:
+        return f"{self.kind} at {urlsplit(self.url).hostname}"
+
+    def message(self, said: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+        """The body and headers of a request that says it."""
+        made = said
+        if self.kind == "slack":
+            made = messages.slack(said)
+        elif self.kind == "pagerduty":
+            made = messages.pagerduty(said, self.secret)
+        body = json.dumps(made, ensure_ascii=False).encode()
+        headers = {"Content-Type": "application/json", "User-Agent": f"spanledger/{VERSION}"}
+        if self.kind == "webhook":
+            headers["Idempotency-Key"] = str(said["id"])
+            if self.secret:
+                headers["X-Spanledger-Signature"] = f"sha256={hmac.new(self.secret.encode(), body, hashlib.sha256).hexdigest()}"  # fmt: skip
+        return body, headers
+
+    def deliver(self, said: dict[str, Any]) -> Delivery:
+        """Send a payload of `messages.payload`. Never raises for what the network or the other side does."""
+        body, headers = self.message(said)
+        retry = _Patient(
+            ATTEMPTS - 1, backoff_factor=BACKOFF_SECONDS, status_forcelist=AGAIN, allowed_methods=None, raise_on_status=False
+        )  # fmt: skip
+        with requests.Session() as session:
+            session.mount(f"{urlsplit(self.url).scheme}://", HTTPAdapter(max_retries=retry))
+            try:
+                answer = session.post(
+                    self.url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False
+                )
+            except requests.RequestException as error:
+                return Delivery(ATTEMPTS, f"{self.shown}: {_why(error)}")
+        tried = getattr(answer.raw, "retries", None)
+        attempts = 1 + len(tried.history) if tried is not None else 1
+        if answer.ok and answer.status_code < 300:
+            return Delivery(attempts)
+        return Delivery(attempts, f"{self.shown}: HTTP {answer.status_code}")
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, without the address: it may hold a secret."""
+    inner = getattr(error.args[0] if error.args else None, "reason", None)
+    return type(inner).__name__ if inner is not None else type(error).__name__
+
+
+def configured() -> list[Destination]:
+    """The destinations that the settings name.
+
+    SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY (an integration's routing key), SPANLEDGER_ALERT_WEBHOOK; each may name
+    several, separated by spaces.
+
+    Raises:
+        DatabaseError: an address is none.
+    """
+    found = [Destination("slack", url) for url in _several("slack_webhook")]
+    pagerduty = settings.setting("pagerduty_url") or PAGERDUTY_URL
+    found += [Destination("pagerduty", pagerduty, key) for key in _several("pagerduty_key")]
+    secret = settings.setting("alert_webhook_secret") or ""
+    found += [Destination("webhook", url, secret) for url in _several("alert_webhook")]
+    for each in found:
+        parts = urlsplit(each.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise DatabaseError(f"the address of {each.kind} is no URL: use https://...")
+    return found
+
+
+def _several(name: str) -> Iterable[str]:
+    return (settings.setting(name) or "").split()

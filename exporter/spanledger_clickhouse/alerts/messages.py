@@ -1,0 +1,111 @@
+"""What is said of a budget: one payload, and the forms that Slack and PagerDuty want of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from spanledger_clickhouse.budgets import Standing
+from spanledger_clickhouse.report.slack import escaped
+
+SEVERITIES: Final = ((1.0, "critical"), (0.95, "error"), (0.0, "warning"))
+"""Threshold -> severity of a page (https://developer.pagerduty.com/docs/events-api-v2-overview)."""
+VERSION: Final = 1
+"""Of the payload: a field may be added, none is taken away or changes its meaning within a version."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A budget that has come to a threshold."""
+
+    standing: Standing
+    threshold: float
+    features: tuple[tuple[str, Decimal], ...] = ()
+    """The dearest, with what they have spent of it."""
+    users: tuple[tuple[str, Decimal], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The same alert has the same key, in whichever process."""
+        at = self.standing
+        return f"{at.budget.account(at.value, int(at.window.start.timestamp()))}\x1f{self.threshold:g}"
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.key.encode()).hexdigest()[:32]
+
+
+def payload(alert: Alert) -> dict[str, Any]:
+    """What a webhook is sent; money as decimal strings in USD."""
+    at, budget = alert.standing, alert.standing.budget
+    return {
+        "version": VERSION,
+        "id": alert.id,
+        "type": "exceeded" if alert.threshold >= 1 else "warning",
+        "text": headline(alert),
+        "budget": budget.name,
+        "scope": dict(budget.scope),
+        "per": budget.per,
+        "value": at.value,
+        "period": budget.window,
+        "period_start": at.window.start.isoformat(),
+        "period_end": at.window.end.isoformat(),
+        "threshold": alert.threshold,
+        "spent_usd": _plain(at.spent_usd),
+        "budget_usd": _plain(at.amount_usd),
+        "utilisation": round(at.utilisation, 4),
+        "forecast_usd": None if at.projected_usd is None else _plain(at.projected_usd),
+        "action": budget.action,
+        "top_features": [{"feature": name, "cost_usd": _plain(cost)} for name, cost in alert.features],
+        "top_users": [{"user": name, "cost_usd": _plain(cost)} for name, cost in alert.users],
+    }
+
+
+def headline(alert: Alert) -> str:
+    at = alert.standing
+    said = f"Budget {at.whose}: {at.utilisation:.0%} of {_usd(at.amount_usd)} for the {at.budget.window} is spent ({_usd(at.spent_usd)})"
+    if at.projected_usd is not None and at.projected_usd > at.spent_usd:
+        said += f"; at this pace {_usd(at.projected_usd)} by its end"
+    return said
+
+
+def slack(said: dict[str, Any]) -> dict[str, Any]:
+    """A message of an incoming webhook (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks)."""
+    icon = ":rotating_light:" if said["type"] == "exceeded" else ":warning:"
+    parts = [f"{icon} *{escaped(said['text'])}*"]
+    for title, key, name in (("Features", "top_features", "feature"), ("Users", "top_users", "user")):
+        if said[key]:
+            shown = ", ".join(f"{escaped(each[name])} {_usd(Decimal(each['cost_usd']))}" for each in said[key])
+            parts.append(f"{title}: {shown}")
+    text = "\n".join(parts)
+    return {
+        "text": escaped(said["text"]),
+        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text[:2900]}}],
+    }
+
+
+def pagerduty(said: dict[str, Any], routing_key: str) -> dict[str, Any]:
+    """An event of PagerDuty's Events API v2. A threshold is an incident of its own: who has acknowledged 80 % is paged at 100 %."""
+    return {
+        "routing_key": routing_key,
+        "event_action": "trigger",
+        "dedup_key": f"spanledger-{said['id']}",
+        "payload": {
+            "summary": str(said["text"])[:1024],
+            "source": "spanledger",
+            "severity": next(name for least, name in SEVERITIES if said["threshold"] >= least),
+            "component": said["budget"],
+            "class": f"budget {said['type']}",
+            "custom_details": said,
+        },
+    }
+
+
+def _plain(amount: Decimal) -> str:
+    return format(amount.quantize(Decimal("0.000001")), "f")
+
+
+def _usd(amount: Decimal) -> str:
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:,.4f}"

@@ -1,0 +1,246 @@
+"""Budgets as rows of the ledger: read, written, and how each stands at a moment.
+
+A row has the figures of a `[[budget]]` in a file of limits, and is checked as one. What is spent of it is read from the
+rollups where they can say it, else from the calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from spanledger.limits.documents import PolicyError, budget, policy
+from spanledger.limits.policy import Budget, Policy, Rule
+from spanledger.limits.windows import Window, window
+from spanledger_clickhouse.database import DatabaseError, reason
+from spanledger_clickhouse.ledger import Ledger
+
+SEVERAL: Final = "several"
+"""The scope of a budget of more than one dimension."""
+COLUMN_OF: Final = {"tenant": "tenant_id", "tier": "customer_tier", "feature": "feature", "user": "user_id"}
+ROLLUPS: Final = (
+    ("llm_costs", 3600, {"feature"}),
+    ("llm_costs_daily", 86_400, {"tenant", "tier", "feature"}),
+    ("llm_costs_users", 86_400, {"tenant", "feature", "user"}),
+)
+"""(view, seconds of a bucket, dimensions that it knows): the first that can say it is asked."""
+PACE_DAYS: Final = 7
+
+ROWS: Final = """
+SELECT name, scope, key, dimensions, per, period, zone, amount_usd, action, at, thresholds, fail_closed
+FROM budgets FINAL ORDER BY name
+"""
+RULES: Final = """
+SELECT feature, downgrade, pinned, critical, max_input_tokens, max_output_tokens FROM feature_rules FINAL ORDER BY feature
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a budget stands in a window; of a budget per user (tenant, ...) there is one for each that has spent."""
+
+    budget: Budget
+    value: str
+    """Of a budget per user, tenant, ...: whose; else ''."""
+    window: Window
+    spent_usd: Decimal
+    projected_usd: Decimal | None = None
+    """At the end of the window, at the pace of the last seven full days; of an hour, at its own pace."""
+
+    @property
+    def amount_usd(self) -> Decimal:
+        return Decimal(self.budget.amount_picousd).scaleb(-12)
+
+    @property
+    def utilisation(self) -> float:
+        return float(self.spent_usd / self.amount_usd)
+
+    @property
+    def whose(self) -> str:
+        """The budget's name, and the value that it is about."""
+        return f"{self.budget.name} ({self.budget.per} {self.value})" if self.budget.per else self.budget.name
+
+
+# --- rows ---------------------------------------------------------------------------------------------------
+
+
+def document(ledger: Ledger) -> dict[str, Any]:
+    """All budgets and rules of features, in the form that `documents.policy` reads. Raises DatabaseError."""
+    budgets = [_described(*row) for row in ledger.query(ROWS).rows]
+    features = {feature: _rule(*rest) for feature, *rest in ledger.query(RULES).rows}
+    return {"budget": budgets, "features": features}
+
+
+def read(ledger: Ledger) -> Policy:
+    """All budgets and rules of the ledger.
+
+    Raises:
+        DatabaseError: they cannot be read, or somebody wrote a row that is no budget.
+    """
+    try:
+        return policy(document(ledger), "the table budgets")
+    except PolicyError as error:
+        raise DatabaseError(f"{error}; mend it with `spanledger budget set` or `remove`") from error
+
+
+def as_json(found: dict[str, Any]) -> str:
+    """A document as it is published: the same budgets are the same text."""
+    return json.dumps(found, sort_keys=True, default=str)
+
+
+def _described(
+    name: str,
+    scope: str,
+    key: str,
+    dimensions: dict[str, str],
+    per: str,
+    period: str,
+    zone: str,
+    amount: Decimal,
+    action: str,
+    at: Decimal | None,
+    thresholds: list[float],
+    fail_closed: int,
+) -> dict[str, Any]:
+    of = dict(dimensions) if scope == SEVERAL else {} if scope == "global" else {scope: key}
+    found: dict[str, Any] = {
+        "name": name, "window": period, "amount_usd": format(amount, "f"), "per": per, "zone": zone, "action": action,
+        "thresholds": list(thresholds), "fail_closed": bool(fail_closed),
+    }  # fmt: skip
+    if of:
+        found["scope"] = of
+    if at is not None:
+        found["at"] = float(at)
+    return found
+
+
+def _rule(downgrade: dict[str, str], pinned: int, critical: int, most_in: int | None, most_out: int | None) -> Any:
+    found: dict[str, Any] = {"downgrade": dict(downgrade), "pinned": bool(pinned), "critical": bool(critical)}
+    caps = {"max_input_tokens": most_in, "max_output_tokens": most_out}
+    return found | {name: cap for name, cap in caps.items() if cap}
+
+
+def put(ledger: Ledger, found: Budget, *, deleted: bool = False) -> None:
+    """Write a budget; one of the same name is changed. Raises DatabaseError."""
+    scope, key = next(iter(found.scope.items())) if len(found.scope) == 1 else ("global", "")
+    row = [
+        found.name,
+        SEVERAL if len(found.scope) > 1 else scope,
+        key,
+        dict(found.scope) if len(found.scope) > 1 else {},
+        found.per,
+        found.window,
+        str(found.zone),
+        Decimal(found.amount_picousd).scaleb(-12),
+        found.action,
+        found.at,
+        list(found.thresholds),
+        int(found.fail_closed),
+        int(deleted),
+    ]
+    columns = ["name", "scope", "key", "dimensions", "per", "period", "zone", "amount_usd", "action", "at", "thresholds", "fail_closed", "is_deleted"]  # fmt: skip
+    insert(ledger, "budgets", columns, [row])
+
+
+def put_rule(ledger: Ledger, feature: str, rule: Rule, *, deleted: bool = False) -> None:
+    """Write what holds for a feature. Raises DatabaseError."""
+    caps = [rule.max_input_tokens, rule.max_output_tokens]
+    row = [feature, dict(rule.downgrade), int(rule.pinned), int(rule.critical), *caps, int(deleted)]
+    columns = ["feature", "downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens", "is_deleted"]
+    insert(ledger, "feature_rules", columns, [row])
+
+
+def insert(ledger: Ledger, table: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Add rows to a table of the ledger. Raises DatabaseError."""
+    from clickhouse_connect.driver.exceptions import Error
+
+    try:
+        ledger.client.insert(f"`{ledger.where.database}`.{table}", rows, column_names=columns)
+    except Error as error:
+        raise DatabaseError(f"writing to {table} failed: {reason(error)}") from error
+
+
+def described(name: str, **fields: Any) -> Budget:
+    """A budget from what a person says of it.
+
+    Raises:
+        DatabaseError: it makes no sense; the message says what would.
+    """
+    try:
+        return budget({"name": name, **{key: value for key, value in fields.items() if value not in (None, {})}}, name)
+    except PolicyError as error:
+        raise DatabaseError(str(error)) from error
+
+
+def with_amount(found: Budget, amount: Decimal) -> Budget:
+    """The budget with another amount, in USD."""
+    return replace(found, amount_picousd=int(amount.scaleb(12)))
+
+
+# --- how they stand -----------------------------------------------------------------------------------------
+
+
+def standings(ledger: Ledger, at: datetime, budgets: tuple[Budget, ...] | None = None) -> Iterator[Standing]:
+    """How each budget (by default all of the ledger) stands at a moment, the fullest value of a budget first.
+
+    A budget per user has one for each user who has spent anything of it; one with nobody has none.
+
+    Raises:
+        DatabaseError: the ledger cannot be asked.
+    """
+    for each in read(ledger).budgets if budgets is None else budgets:
+        running = window(each.window, at, each.zone)
+        days = _paces(ledger, each, at) if each.window != "hour" else {}
+        spent = spending(ledger, each, running.start, at)
+        for value, amount in spent or ([] if each.per else [("", Decimal(0))]):
+            yield Standing(each, value, running, amount, _projected(running, at, amount, days.get(value)))
+
+
+def spending(ledger: Ledger, each: Budget, since: datetime, until: datetime) -> list[tuple[str, Decimal]]:
+    """(value of `per`, or "", what was spent from `since` until `until` in USD), the most first. Raises DatabaseError.
+
+    The rollups have whole hours and days: `until` may lie in one that is under way.
+    """
+    needed = {*each.scope, each.per} - {""}
+    source, time, cost = _source(needed, since)
+    parameters: dict[str, Any] = {"since": since, "until": until}
+    conditions = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime('UTC')}}"]
+    for dimension, value in each.scope.items():
+        parameters[dimension] = value
+        conditions.append(f"{COLUMN_OF[dimension]} = {{{dimension}:String}}")
+    value = f"ifNull(toString({COLUMN_OF[each.per]}), '')" if each.per else "''"
+    if each.per:
+        conditions.append(f"{value} != ''")
+    statement = (
+        f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {' AND '.join(conditions)} "
+        "GROUP BY value HAVING isNotNull(spent) ORDER BY spent DESC"
+    )
+    return [(value, Decimal(spent)) for value, spent in ledger.query(statement, parameters).rows]
+
+
+def _source(needed: set[str], since: datetime) -> tuple[str, str, str]:
+    """(table, its time, its cost) that knows the dimensions, in buckets that begin at `since`."""
+    for view, seconds, known in ROLLUPS:
+        if needed <= known and since.timestamp() % seconds == 0:
+            return view, "toDateTime(bucket, 'UTC')", "cost_usd"
+    return "llm_calls AS c FINAL", "c.start_time", "c.cost_usd"
+
+
+def _paces(ledger: Ledger, each: Budget, at: datetime) -> dict[str, Decimal]:
+    """What each value has spent a day, on average of the last seven full days (UTC) or as many as it has."""
+    today = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return {
+        value: spent / PACE_DAYS for value, spent in spending(ledger, each, today - timedelta(days=PACE_DAYS), today)
+    }
+
+
+def _projected(running: Window, at: datetime, spent: Decimal, pace: Decimal | None) -> Decimal | None:
+    left = Decimal(running.seconds_left(at))
+    if pace is not None:
+        return spent + pace * left / 86_400
+    elapsed = Decimal((at - running.start).total_seconds())
+    return spent + spent / elapsed * left if elapsed > 0 else None

@@ -1,0 +1,131 @@
+"""`spanledger guard`: tells of budgets that run short, and keeps Redis right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from spanledger.limits.policy import Budget
+from spanledger.limits.store import StoreError
+from spanledger.limits.windows import window
+from spanledger_clickhouse.budgets import Standing
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show
+from spanledger_clickhouse.database import DatabaseError
+from spanledger_clickhouse.ledger import Ledger, Result
+from spanledger_clickhouse.publishing import publish, shared_store
+
+if TYPE_CHECKING:
+    from spanledger_clickhouse.alerts.destinations import Destination
+    from spanledger_clickhouse.alerts.telling import Told
+
+COLUMNS: Final = {"at": "DateTime", "destination": "String", "budget": "String", "value": "String", "attempts": "UInt16", "error": "String"}  # fmt: skip
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Look once and end (cron); exit status 1 where a message was given up.")
+@click.option("--every", default=60, show_default=True, type=click.IntRange(5, 3600), help="Seconds between two looks.")
+@click.option("--test", "tested", is_flag=True, help="Send each destination a message that says it is a test.")
+@click.option("--dead", is_flag=True, help="List the messages that were given up.")
+@click.option("--retry", is_flag=True, help="With --dead: send them again.")
+@as_json
+@reported
+def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, as_json: bool) -> None:
+    """Watch every budget and tell of its thresholds, each once in a period: Slack, PagerDuty, webhooks.
+
+    SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY and SPANLEDGER_ALERT_WEBHOOK say where. What a destination does not take
+    is tried five times, then kept: --dead lists it, --dead --retry sends it again. Any number of guards may run. With
+    SPANLEDGER_REDIS_URL the guard also publishes the budgets there, and tells Redis what only the ledger knows.
+
+    \b
+    Examples:
+      SPANLEDGER_SLACK_WEBHOOK=https://hooks.slack.com/services/... spanledger guard
+      spanledger guard --test
+      spanledger guard --dead --retry
+    """
+    from spanledger_clickhouse.alerts import destinations, telling
+
+    if retry and not dead:
+        raise click.UsageError("--retry goes with --dead")
+    found = destinations.configured()
+    if (tested or retry) and not found:
+        raise click.ClickException(
+            "no destination is set: SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY, SPANLEDGER_ALERT_WEBHOOK (docs/budgets.md)"
+        )
+    if tested:
+        _ended(_tests(found))
+    elif retry:
+        with ledger() as opened:
+            _ended(telling.retry(opened, found))
+    elif dead:
+        with ledger() as opened:
+            rows = [row[:6] for row in telling.dead(opened)]
+        show(Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows), "Messages that were given up", json_output=as_json)
+    elif once:
+        _ended(_pass(found))
+    else:
+        _watch(found, every)
+
+
+def _watch(found: Sequence[Destination], every: int) -> None:
+    where = ", ".join(each.shown for each in found) or "nobody (no destination is set): messages are only printed"
+    click.echo(f"every {every} s; told: {where}", err=True)
+    while True:
+        began = time.monotonic()
+        try:
+            _say(_pass(found))
+        except DatabaseError as error:
+            click.echo(f"{datetime.now(UTC):%H:%M:%S} {error}", err=True)
+        time.sleep(max(0.0, every - (time.monotonic() - began)))
+
+
+def _pass(found: Sequence[Destination]) -> list[Told]:
+    from spanledger_clickhouse.alerts import watch
+
+    with ledger() as opened:
+        done = watch.look(opened, datetime.now(UTC), found)
+        _keep_redis(opened)
+    return done
+
+
+def _keep_redis(opened: Ledger) -> None:
+    """Publish the budgets, and level what is counted with what the ledger knows."""
+    from spanledger_clickhouse.alerts import watch
+
+    try:
+        store = shared_store()
+    except StoreError as error:
+        raise DatabaseError(str(error)) from error
+    if store is not None:
+        publish(opened)
+        watch.level(opened, datetime.now(UTC), store)
+
+
+def _tests(found: Sequence[Destination]) -> list[Told]:
+    from spanledger_clickhouse.alerts.messages import Alert, payload
+    from spanledger_clickhouse.alerts.telling import Told
+
+    at = datetime.now(UTC)
+    budget = Budget("test", "month", 10**13)
+    alert = Alert(Standing(budget, "", window("month", at), Decimal(8), Decimal(12)), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
+    said: dict[str, Any] = {**payload(alert), "text": "This is a test of spanledger guard: nothing is wrong"}
+    return [Told(str(said["text"]), each.shown, each.deliver(said)) for each in found]
+
+
+def _say(done: Sequence[Told]) -> None:
+    for each in done:
+        how = each.delivery.error or "delivered"
+        console().print(f"{each.text} [{each.destination}: {how}]", markup=False)
+
+
+def _ended(done: Sequence[Told]) -> None:
+    _say(done)
+    if any(each.delivery.error for each in done):
+        raise SystemExit(1)
+
+
+COMMANDS: Final = (guard,)

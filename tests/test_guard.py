@@ -1,0 +1,370 @@
+"""The guard over budgets: what passes a threshold is told once, to everybody, and what cannot be told is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from clickhouse_front import Front
+from redis_server import RedisServer
+from spanledger.limits.store import RedisStore
+from spanledger_clickhouse import budgets, schema, writer
+from spanledger_clickhouse.alerts import destinations, telling, watch
+from spanledger_clickhouse.alerts.destinations import Destination
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.ledger import Ledger
+from synthetic import call
+
+MARCH = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Receiver(ThreadingHTTPServer):
+    """Takes alerts, and answers what it is told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+        """Status of the next answers; then 200."""
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+    def bodies(self, path: str) -> list[Any]:
+        return [json.loads(body) for where, _, body in self.got if where == f"/{path}"]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        self.server.got.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver(monkeypatch) -> Iterator[Receiver]:
+    monkeypatch.setattr(destinations, "BACKOFF_SECONDS", 0.01)
+    made = Receiver()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    where = target(f"chdb://{tmp_path / 'chdb'}")
+    with connected(where) as client:
+        schema.migrate(client, where)
+        client.command(f"USE `{where.database}`")
+        yield Ledger(client, where)
+
+
+_numbers = iter(range(10**9))
+
+
+def spend(ledger: Ledger, at: datetime, usd: float | str, **columns: Any) -> None:
+    columns = {"feature": "summarize", "user_id": "ada", **columns}
+    row = call(start_time=at, span_id=f"{next(_numbers):016x}", cost_usd=Decimal(str(usd)), **columns)
+    writer.insert(ledger.client, ledger.where, [tuple(row.values())])
+
+
+def put(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
+    budgets.put(ledger, budgets.described(name, **{"amount_usd": usd, "window": "month", **fields}))
+
+
+def texts(done: list[telling.Told]) -> list[str]:
+    return [each.text for each in done]
+
+
+# --- thresholds ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: Ledger, receiver: Receiver):
+    """$425 a day: $8,000, $9,000, $9,500 and $10,000 are passed on the days on which they are passed, once each."""
+    put(ledger, "everything", 10_000)
+    slack = Destination("slack", receiver.url("slack"))
+    told: dict[str, list[str]] = {}
+    for day in range(31):
+        at = MARCH + timedelta(days=day, hours=12)
+        spend(ledger, at, 425, feature=("summarize", "chat")[day % 2], user_id=f"user-{day % 3}")
+        for minute in (1, 2):  # two looks
+            done = watch.look(ledger, at + timedelta(minutes=minute), [slack])
+            if done:
+                told.setdefault(f"{at:%d}", []).extend(texts(done))
+    spent = {day: 425 * int(day) for day in told}
+    assert spent == {"19": 8075, "22": 9350, "23": 9775, "24": 10_200}
+    assert [len(each) for each in told.values()] == [1] * 4
+    assert told["19"][0].startswith(
+        "Budget everything: 81% of $10,000.00 for the month is spent ($8,075.00); at this pace"
+    )
+    assert len(receiver.bodies("slack")) == 4
+    assert "*Budget everything: 102% of $10,000.00" in receiver.bodies("slack")[-1]["blocks"][0]["text"]["text"]
+    assert watch.look(ledger, MARCH + timedelta(days=31, hours=1), [slack]) == [], "April begins at nothing"
+
+
+def test_the_payload_has_what_whoever_is_on_call_wants_to_know(ledger: Ledger, receiver: Receiver):
+    put(ledger, "free summaries", 100, scope={"feature": "summarize", "tier": "free"}, action="block")
+    at = MARCH + timedelta(days=9)
+    spend(ledger, at, "70.5", user_id="ada", customer_tier="free")
+    spend(ledger, at, "25.25", user_id="bob", customer_tier="free")
+    spend(ledger, at, 500, user_id="eve", customer_tier="pro")
+    where = [
+        Destination("webhook", receiver.url("hook"), "key"),
+        Destination("pagerduty", receiver.url("pd"), "routing"),
+    ]
+    watch.look(ledger, at + timedelta(hours=1), where)
+    [said] = receiver.bodies("hook")
+    assert said | {"id": "", "text": "", "forecast_usd": ""} == {
+        "version": 1, "id": "", "text": "", "type": "warning", "budget": "free summaries", "scope": {"feature": "summarize", "tier": "free"},
+        "per": "", "value": "", "period": "month", "period_start": "2026-03-01T00:00:00+00:00", "period_end": "2026-04-01T00:00:00+00:00",
+        "threshold": 0.95, "spent_usd": "95.750000", "budget_usd": "100.000000", "utilisation": 0.9575, "forecast_usd": "", "action": "block",
+        "top_features": [{"feature": "summarize", "cost_usd": "95.750000"}],
+        "top_users": [{"user": "ada", "cost_usd": "70.500000"}, {"user": "bob", "cost_usd": "25.250000"}],
+    }  # fmt: skip
+    assert Decimal(said["forecast_usd"]) > Decimal("95.75")
+    _, headers, body = next(got for got in receiver.got if got[0] == "/hook")
+    assert headers["x-spanledger-signature"] == f"sha256={hmac.new(b'key', body, hashlib.sha256).hexdigest()}"
+    assert headers["idempotency-key"] == said["id"]
+    [page] = receiver.bodies("pd")
+    assert (page["routing_key"], page["event_action"]) == ("routing", "trigger")
+    assert page["dedup_key"] == f"spanledger-{said['id']}"
+    assert page["payload"]["severity"] == "error"
+    assert page["payload"]["custom_details"] == said
+    assert "routing" not in repr(where)
+    assert "http" not in repr(where)
+
+
+def test_each_user_is_told_of_by_the_hour_and_only_the_highest_threshold(ledger: Ledger, receiver: Receiver):
+    put(ledger, "a user's hour", 1, per="user", window="hour")
+    at = MARCH + timedelta(hours=5, minutes=10)
+    for user, usd in (("ada", 1.2), ("bob", 0.85), ("eve", 0.5)):
+        spend(ledger, at, usd, user_id=user)
+    spend(ledger, at, 9, user_id=None)
+    done = watch.look(ledger, at + timedelta(minutes=5), [Destination("webhook", receiver.url("hook"))])
+    said = {each["value"]: each for each in receiver.bodies("hook")}
+    assert {user: each["threshold"] for user, each in said.items()} == {"ada": 1.0, "bob": 0.8}
+    assert said["ada"]["text"].startswith("Budget a user's hour (user ada): 120% of $1.00 for the hour")
+    assert said["ada"]["top_users"] == [{"user": "ada", "cost_usd": "1.200000"}]
+    assert len(done) == 2
+    spend(ledger, at + timedelta(minutes=6), 0.2, user_id="bob")
+    watch.look(ledger, at + timedelta(minutes=7), [Destination("webhook", receiver.url("hook"))])
+    assert [each["threshold"] for each in receiver.bodies("hook")[2:]] == [1.0]
+
+
+def test_a_day_is_that_of_the_budgets_clock(ledger: Ledger):
+    put(ledger, "berlin", 10, window="day", zone="Europe/Berlin")
+    spend(ledger, datetime(2026, 3, 1, 22, 59, tzinfo=UTC), 10)  # still the 1st there
+    at = datetime(2026, 3, 1, 23, 1, tzinfo=UTC)
+    assert next(iter(budgets.standings(ledger, at))).spent_usd == 0
+    [standing] = budgets.standings(ledger, at - timedelta(minutes=1, microseconds=1))
+    assert (standing.spent_usd, standing.utilisation) == (10, 1.0)
+
+
+# --- delivery --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_tried_again_and_then_kept_and_sent_by_hand(
+    ledger: Ledger, receiver: Receiver, monkeypatch, caplog
+):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    hook = Destination("webhook", receiver.url("secret-path"))
+    receiver.answers = [500, 429]
+    [told] = watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    assert (told.delivery.attempts, told.delivery.error) == (3, "")
+    spend(ledger, MARCH, 1)
+    receiver.answers = [503] * 5
+    [told] = watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    assert told.delivery == (told.delivery.__class__)(5, "webhook at 127.0.0.1: HTTP 503")
+    assert "given up after 5 attempts: webhook at 127.0.0.1: HTTP 503" in caplog.text
+    assert "secret-path" not in caplog.text
+    [letter] = telling.dead(ledger)
+    assert letter[1:6] == (hook.name, "all", "", 5, "webhook at 127.0.0.1: HTTP 503")
+    assert json.loads(letter[7])["threshold"] == 1.0
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "given up: not tried at every look"
+    [told] = telling.retry(ledger, [hook])
+    assert told.delivery.error == ""
+    assert telling.dead(ledger) == []
+    assert receiver.bodies("secret-path")[-1]["threshold"] == 1.0
+
+
+def test_nobody_there_and_a_refusal_are_said(receiver: Receiver):
+    said = {"id": "x", "text": "t"}
+    gone = Destination("webhook", "http://127.0.0.1:9/secret").deliver(said)
+    assert gone.attempts == 5
+    assert gone.error == "webhook at 127.0.0.1: NewConnectionError"
+    receiver.answers = [403]
+    assert Destination("webhook", receiver.url("x")).deliver(said) == destinations.Delivery(
+        1, "webhook at 127.0.0.1: HTTP 403"
+    )
+
+
+def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Ledger, receiver: Receiver, monkeypatch):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    hook = Destination("webhook", receiver.url("hook"))
+    monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    monkeypatch.undo()
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "it may yet come"
+    monkeypatch.setattr(telling, "FORGOTTEN_SECONDS", 0)
+    ledger.query("SELECT sleep(1.1)")
+    assert len(watch.look(ledger, MARCH + timedelta(hours=1), [hook])) == 1
+    assert len(receiver.bodies("hook")) == 1
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+
+
+TWO = """
+import sys
+from datetime import datetime, UTC
+from spanledger_clickhouse.alerts import watch
+from spanledger_clickhouse.alerts.destinations import Destination
+from spanledger_clickhouse.ledger import opened
+with opened(dsn=sys.argv[1], take_in=False) as ledger:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    watch.look(ledger, datetime(2026, 3, 2, tzinfo=UTC), [Destination("webhook", sys.argv[2])])
+"""
+
+
+def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
+    front = Front(str(tmp_path / "chdb"))
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    dsn = f"http://127.0.0.1:{front.server_port}/spanledger"
+    where = target(dsn)
+    try:
+        with connected(where) as client:
+            schema.migrate(client, where)
+            client.database = where.database
+            ledger = Ledger(client, where)
+            for number in range(5):
+                put(ledger, f"budget {number}", 10)
+            spend(ledger, MARCH, 9.2)
+        words = [sys.executable, "-c", TWO, dsn, receiver.url("hook")]
+        guards = [
+            subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            for _ in range(3)
+        ]
+        for each in guards:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in guards:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        for each in guards:
+            each.communicate(timeout=60)
+            assert each.returncode == 0
+    finally:
+        front.shutdown()
+        front.server_close()
+        front.session.close()
+    assert sorted(each["budget"] for each in receiver.bodies("hook")) == [f"budget {number}" for number in range(5)]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path, receiver: Receiver, monkeypatch) -> None:
+    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    monkeypatch.setenv("SPANLEDGER_SLACK_WEBHOOK", receiver.url("slack"))
+    monkeypatch.setenv("SPANLEDGER_ALERT_WEBHOOK", f"{receiver.url('one')} {receiver.url('two')}")
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
+    assert run("guard", "--test").count("delivered") == 3
+    run("budget", "set", "all", "10")
+    where = target(f"chdb://{tmp_path / 'chdb'}")
+    now = datetime.now(UTC)
+    with connected(where) as client:
+        spend(Ledger(client, where), now - timedelta(seconds=1), "9.5")
+    receiver.answers = [400]
+    failed = CliRunner().invoke(main, ["guard", "--once"])
+    assert failed.exit_code == 1
+    assert failed.stdout.count("delivered") == 2
+    assert "HTTP 400" in failed.stdout
+    assert run("guard", "--once") == ""
+    [dead] = json.loads(run("guard", "--dead", "--json"))
+    assert (dead["budget"], dead["attempts"]) == ("all", 1)
+    assert "delivered" in run("guard", "--dead", "--retry")
+    assert json.loads(run("guard", "--dead", "--json")) == []
+    [month] = json.loads(run("budget", "history", "all", "--periods", "1", "--json"))
+    assert month["spent_usd"] == "9.500000000000"
+    assert [text.partition("%")[0] for text in month["told"]] == ["95"]
+    assert "10 USD a month, global" in run("budget", "history", "all")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--retry",), "--retry goes with --dead"), (("--test",), "no destination is set: SPANLEDGER_SLACK_WEBHOOK")],
+)
+def test_what_makes_no_sense_is_said(words: tuple[str, ...], said: str):
+    assert said in CliRunner().invoke(main, ["guard", *words]).output
+
+
+def test_an_address_that_is_none_is_said_without_it(monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_SLACK_WEBHOOK", "hooks.slack.com/secret")
+    result = CliRunner().invoke(main, ["guard", "--once"])
+    assert "the address of slack is no URL" in result.output
+    assert "secret" not in result.output
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------------
+
+
+def test_redis_learns_what_only_the_ledger_knows(settings, tmp_path: Path, monkeypatch):
+    server = RedisServer(tmp_path)
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
+    try:
+        said = run("budget", "set", "a user's day", "10", "--per", "user", "--period", "day", "--action", "block")
+        assert "published to Redis: 1 budgets" in said
+        where = target(f"chdb://{tmp_path / 'chdb'}")
+        now = datetime.now(UTC)
+        with connected(where) as client:
+            spend(Ledger(client, where), now.replace(hour=0, minute=0, second=0, microsecond=1), 6, user_id="ada")
+            spend(Ledger(client, where), now.replace(hour=0, minute=0, second=0, microsecond=2), 1, user_id="bob")
+        store = RedisStore(server.url, 2.0)
+        store._client.flushall()
+        run("guard", "--once")
+        keys = [key.decode() for key in store._client.keys("*day*")]
+        assert len(keys) == 1, "nobody is near the limit but ada"
+        assert "ada" in keys[0]
+        assert store.balance(keys[0].partition("}:")[2]) == (6 * 10**12, 0)
+        assert '"a user\'s day"' in store.controls().published, "published anew"
+    finally:
+        server.stop()
