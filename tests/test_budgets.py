@@ -6,13 +6,16 @@ import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner, Result
 
-from spanledger_clickhouse import schema, writer
+from spanledger.limits.policy import Budget, Rule
+from spanledger_clickhouse import budgets, schema, writer
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.ledger import Ledger
 from synthetic import call
 
 
@@ -97,3 +100,104 @@ def test_a_budget_is_tried_on_the_past(tmp_path: Path):
     run("set", "all", "1000")
     assert sum(Decimal(row["spent_usd"]) for row in json.loads(run("test", "all", "--json").stdout)) == 102
     assert "there is no budget 'nobody'" in run("test", "nobody").output
+
+
+def test_a_budget_says_what_becomes_of_calls():
+    words = (
+        "--scope",
+        "feature=chat",
+        "--scope",
+        "tier=free",
+        "--per",
+        "user",
+        "--period",
+        "hour",
+        "--zone",
+        "Europe/Berlin",
+    )
+    said = run(
+        "set", "u", "1.5", *words, "--action", "block", "--at", "0.9", "--fail-closed", "--threshold", "1"
+    ).output
+    assert (
+        said
+        == "budget u: 1.5 USD an hour, feature=chat, tier=free, each user, Europe/Berlin, block at 90%, fails closed\n"
+    )
+    [found] = json.loads(run("list", "--json").stdout)
+    assert [found[key] for key in ("scope", "key", "per", "period", "action", "amount_usd", "spent_usd")] == [
+        "feature+tier", "chat+free", "user", "hour", "block", "1.500000", "0.000000",
+    ]  # fmt: skip
+    assert run("feature", "chat", "--downgrade", "a=b", "--max-output-tokens", "500").exit_code == 0
+    assert run("feature", "shop", "--critical").output == "feature shop: critical\n"
+    where = target()
+    with connected(where) as client:
+        client.command(f"USE `{where.database}`")
+        policy = budgets.read(Ledger(client, where))
+    [budget] = policy.budgets
+    assert budget == Budget(
+        "u",
+        "hour",
+        15 * 10**11,
+        {"feature": "chat", "tier": "free"},
+        "user",
+        ZoneInfo("Europe/Berlin"),
+        True,
+        "block",
+        (1.0,),
+        Decimal("0.9"),
+    )
+    assert policy.features == {"chat": Rule({"a": "b"}, max_output_tokens=500), "shop": Rule(critical=True)}
+    assert run("feature", "shop", "--remove").exit_code == 0
+    assert "set" in run("history", "u", "--periods", "1").output
+
+
+def test_a_file_of_budgets_becomes_rows(tmp_path: Path):
+    file = tmp_path / "limits.toml"
+    file.write_text(
+        '[[budget]]\nname = "a"\nwindow = "day"\namount_usd = 0.5\nscope = { user = "ada" }\naction = "downgrade"\n'
+        '[features."*"]\npinned = true\n[request]\nmax_input_tokens = 9\n'
+    )
+    assert "1 budgets and the rules of 1 features" in run("import", str(file)).output
+    [found] = json.loads(run("list", "--json").stdout)
+    assert (found["scope"], found["key"], found["action"]) == ("user", "ada", "downgrade")
+    file.write_text("[[budget]]\n")
+    assert run("import", str(file)).output == f"Error: {file}, budget 1 has no name\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("set", "x", "5", "--zone", "Mars"), "x: zone = 'Mars' is no time zone"),
+        (("set", "x", "5", "--scope", "planet=earth"), "use tenant, tier, feature, user"),
+        (("set", "x", "5", "--at", "99"), "use shares such as"),
+        (("feature", "x"), "say what holds for it"),
+        (("feature", "x", "--downgrade", "a"), "is not MODEL=CHEAPER"),
+        (("publish",), "SPANLEDGER_REDIS_URL is not set"),
+        (("history", "nobody"), "there is no budget 'nobody'"),
+    ],
+)
+def test_what_makes_no_sense_of_the_rest_is_said_too(arguments: tuple[str, ...], said: str):
+    result = run(*arguments)
+    assert result.exit_code != 0
+    assert said in result.output
+
+
+def test_a_budget_of_each_user_is_tried_on_the_past_and_has_a_history(tmp_path: Path):
+    now = datetime.now(UTC)
+    noon = (now - timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
+    rows = [
+        call(span_id=f"{n:016x}", start_time=noon + timedelta(minutes=20 * n), user_id=user, cost_usd=Decimal(cost))
+        for n, (user, cost) in enumerate([("ada", "0.9"), ("ada", "0.2"), ("bob", "0.1"), (None, "7")])
+    ]
+    where = target()
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(row.values()) for row in rows])
+    run("set", "u", "1", "--per", "user", "--period", "day", "--zone", "Asia/Kolkata")
+    [day] = json.loads(run("test", "u", "--days", "3", "--json").stdout)
+    assert (day["user"], day["spent_usd"], day["passed 80%"], day["passed 100%"]) == (
+        "ada", "1.100000000000", f"{noon:%Y-%m-%d} 17:30", f"{noon:%Y-%m-%d} 17:45",
+    )  # fmt: skip
+    days = json.loads(run("history", "u", "--periods", "3", "--json").stdout)
+    assert [(each["day"], each["user"], each["spent_usd"]) for each in days if each["user"]] == [
+        (f"{noon:%Y-%m-%d}", "ada", "1.100000000000")
+    ]

@@ -22,6 +22,7 @@ from redis_server import RedisServer
 from spanledger import BudgetExceeded
 from spanledger.limits import asking, tokenizer
 from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
+from spanledger.limits.store import RedisStore
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 
@@ -431,6 +432,50 @@ def test_what_is_stopped_is_refused_within_seconds_and_each_change_is_a_row(
         ("resume", "feature", "summarize", "", 1),
         ("stop", "user", "ada", "", 1),
     ]
+
+
+def test_a_budget_that_is_set_is_in_force_within_seconds_where_a_redis_is_named(
+    ledger: Recorded, provider: Provider, tmp_path: Path, monkeypatch
+):
+    server = RedisServer(tmp_path)
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
+    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    asking.configured.cache_clear()
+
+    def outcome() -> str:
+        with spanledger.attribution(user="ada", feature="summarize"):
+            try:
+                ask_openai(provider.url)
+            except BudgetExceeded as error:
+                return error.reason
+        return max(ledger.rows, key=lambda row: row["start_time"])["request_model"]
+
+    def becomes(wanted: str, *words: str) -> None:
+        done = CliRunner().invoke(main, ["budget", *words])
+        assert done.exit_code == 0, done.output
+        end = time.monotonic() + 5
+        while outcome() != wanted:
+            assert time.monotonic() < end, (wanted, outcome())
+            time.sleep(0.1)
+
+    try:
+        assert outcome() == "gpt-5.4-mini"
+        becomes(
+            "budget 'u': $0.000001 for the day is used up",
+            *("set", "u", "0.000001", "--scope", "feature=summarize", "--per", "user", "--period", "day", "--action", "block"),
+        )  # fmt: skip
+        becomes("gpt-5.4-mini", "feature", "summarize", "--critical")
+        becomes("budget 'u': $0.000001 for the day is used up", "feature", "summarize", "--remove")
+        becomes("gpt-5.4-mini", "set", "u", "0.000001", "--per", "user", "--action", "downgrade")
+        becomes("gpt-5.4-nano", "feature", "*", "--downgrade", "gpt-5.4-mini=gpt-5.4-nano")
+        becomes("gpt-5.4-mini", "remove", "u")
+        store = RedisStore(server.url, 2.0)
+        store.publish('{"budget": [{"name": "x"}]}')
+        time.sleep(2.1)
+        assert outcome() == "gpt-5.4-mini"
+    finally:
+        server.stop()
+        asking.configured.cache_clear()
 
 
 def test_without_redis_nobody_would_hear_of_a_stop():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import UTC, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+from spanledger.limits.limiter import Limiter, Question
+from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule
+from spanledger.limits.store import MemoryStore
 from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.database import connected, target
 from synthetic import call
@@ -57,3 +61,80 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
         for hit in hits:
             assert hit[5][0][0] == "scraper"
             assert hit[6][0][0] == "summarize"
+
+
+def test_with_a_limit_the_runaway_user_is_stopped_in_the_first_hour():
+    """847 calls in four days at $22.9 an hour; a user may spend 1 % of a day of the $10,000 month in an hour, $5 a day."""
+    at = START
+    user = {"user": "scraper"}
+    limits = Limiter(
+        Policy((
+            Budget("a user's hour", "hour", 3_333_333_333_333, {}, "user", action=BLOCK),
+            Budget("a user's day", "day", 5 * 10**12, {}, "user", action=BLOCK),
+        )),
+        MemoryStore(),
+        lambda: at.timestamp(),  # noqa: PLW0108 - `at` changes
+    )  # fmt: skip
+    cost = int(22.9 * 96 / 847 * 10**12)
+    spent: dict[int, int] = {}
+    refused = []
+    for number in range(847):
+        at = START + timedelta(hours=96 * number / 847)
+        found = limits.check(user, cost)
+        if found.allowed:
+            limits.settle(found.reservation, cost)
+            day = number * 4 // 847
+            spent[day] = spent.get(day, 0) + cost
+        else:
+            refused.append(at)
+            if "hour" in found.reason:
+                assert found.retry_after_seconds == math.ceil(3600 - (at - START).total_seconds() % 3600)
+        assert limits.check({"user": f"user-{number}"}, 10**10).allowed, "nobody else notices"
+    assert refused[0] - START < timedelta(hours=1)
+    assert len(refused) > 800
+    assert max(spent.values()) <= 5 * 10**12, "instead of $550 a day"
+
+
+def test_a_month_of_ten_thousand_dollars_is_told_of_and_downgraded_at_its_stated_amounts(caplog):
+    """$8,000, $9,000, $9,500 and $10,000 are told once each; from $9,500 the cheaper model, at $10,000 the end, but not for
+    who is critical; who is pinned keeps its model."""
+    at = START
+    prices = {"big": 10**12, "small": 10**11}
+    rules = {
+        "summarize": Rule({"big": "small"}),
+        "eval": Rule({"big": "small"}, pinned=True),
+        "checkout": Rule({"big": "small"}, critical=True),
+    }
+    month = Budget("the month", "month", 10_000 * 10**12, action=DOWNGRADE)
+    last = Budget("the end", "month", 10_000 * 10**12, action=BLOCK, thresholds=())
+    limits = Limiter(Policy((month, last), features=rules), MemoryStore(), lambda: at.timestamp())  # noqa: PLW0108
+    total = 0
+    models: dict[str, list[tuple[int, str]]] = {"summarize": [], "eval": [], "checkout": []}
+    told: list[tuple[int, str]] = []
+    for number in range(30 * 24 * 20):
+        at = START + timedelta(minutes=3 * number)
+        feature = ("summarize", "summarize", "eval", "checkout")[number % 4]
+        found = limits.check(
+            {"feature": feature}, prices["big"], question=Question("big", lambda model, _: prices[model], lambda: None)
+        )
+        model = found.model or "big" if found.allowed else "refused"
+        models[feature].append((total, model))
+        if found.allowed:
+            total += prices[model]
+            limits.settle(found.reservation, prices[model])
+        told += [(total, record.message) for record in caplog.records]
+        caplog.clear()
+    stated = [8_000, 9_000, 9_500, 10_000]
+    assert [line for _, line in told] == [
+        f"budget 'the month': {share}% of $10000 for the month is spent" for share in (80, 90, 95, 100)
+    ]
+    for (spent, _), amount in zip(told, stated, strict=True):
+        assert amount <= spent / 10**12 < amount + 1
+    for spent, model in models["summarize"]:
+        assert model == ("big" if spent < 9_500 * 10**12 else "small" if spent <= 9_999_900 * 10**9 else "refused"), (
+            spent
+        )
+    assert {model for spent, model in models["eval"] if spent < 9_999 * 10**12} == {"big"}
+    assert {model for _, model in models["checkout"]} == {"big"}
+    assert "refused" in {model for _, model in models["eval"]}
+    assert total > 10_000 * 10**12, "the critical go on"

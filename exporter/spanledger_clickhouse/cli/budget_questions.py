@@ -79,6 +79,12 @@ def _listed(each: Standing, bands: dict[str, list[Any]]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def amount_told(found: Budget) -> str:
+    """An amount and its window in words, e.g. "10,000 USD a month"."""
+    article = "an" if found.window == "hour" else "a"
+    return f"{Decimal(found.amount_picousd).scaleb(-12).normalize():,f} USD {article} {found.window}"
+
+
 def _money(amount: Decimal | None) -> Decimal | None:
     return None if amount is None else amount.quantize(Decimal("0.000001"))
 
@@ -110,7 +116,7 @@ def tried(name: str, amount: Decimal | None, days: int, as_json: bool) -> None:
     words = [f"passed {threshold:.0%}" for threshold in found.thresholds]
     columns = (found.window, *([found.per] if found.per else []), "spent_usd", "used_share", *words)
     types = ("String", *(["String"] if found.per else []), "Decimal", "Float64", *["String"] * len(words))
-    title = f"Budget {name} of {Decimal(found.amount_picousd).scaleb(-12).normalize():,f} USD a {found.window}"
+    title = f"Budget {name} of {amount_told(found)}"
     show(Result(columns, types, rows), title, json_output=as_json)
 
 
@@ -188,7 +194,7 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
         changes = opened.query(CHANGES, {"name": name})
     columns = (found.window, *([found.per] if found.per else []), "spent_usd", "utilisation", "told")
     types = ("String", *(["String"] if found.per else []), "Decimal", "Float64", "Array")
-    title = f"Budget {name} of {Decimal(found.amount_picousd).scaleb(-12).normalize():,f} USD a {found.window}"
+    title = f"Budget {name} of {amount_told(found)}"
     show(Result(columns, types, rows), title, json_output=as_json)
     if not as_json and changes.rows:
         console().print()

@@ -14,7 +14,7 @@ from spanledger.limits.documents import PolicyError, load
 from spanledger.limits.policy import ACTIONS, DIMENSIONS, EVERY, Budget, Rule
 from spanledger.limits.windows import WINDOWS
 from spanledger_clickhouse import audit, budgets
-from spanledger_clickhouse.cli.budget_questions import QUESTIONS
+from spanledger_clickhouse.cli.budget_questions import QUESTIONS, amount_told
 from spanledger_clickhouse.cli.output import Usd, console, ledger, reported
 from spanledger_clickhouse.database import DatabaseError
 from spanledger_clickhouse.ledger import Ledger
@@ -125,9 +125,8 @@ def _scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
 
 def told(found: Budget) -> str:
     """A budget in words."""
-    amount = Decimal(found.amount_picousd).scaleb(-12)
     words = [
-        f"{amount.normalize():,f} USD a {found.window}",
+        amount_told(found),
         ", ".join(f"{k}={v}" for k, v in found.scope.items()) or "global",
     ]
     if found.per:
