@@ -27,7 +27,7 @@ def test_all_is_well_but_for_a_database_that_does_not_answer():
     status, findings = doctor()
     assert status == 1
     assert {about: finding["status"] for about, finding in findings.items()} == {
-        "entry points": "ok", "opentelemetry": "ok", "sampler": "ok", "propagators": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "spool": "ok", "shipper": "ok", "prices": "ok",
+        "entry points": "ok", "opentelemetry": "ok", "sampler": "ok", "propagators": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "limits": "ok", "spool": "ok", "shipper": "ok", "prices": "ok",
         "database": "failure",
     }  # fmt: skip
     assert "s3cret" not in json.dumps(findings)
@@ -95,3 +95,22 @@ def test_a_spool_that_nobody_ships_is_told(own_state: Path):
 def test_brackets_in_a_message_are_shown(monkeypatch):
     monkeypatch.setenv("SPANLEDGER_DSN", "mysql://h")
     assert "use clickhouse[s]://" in " ".join(CliRunner().invoke(main, ["doctor"]).output.split())
+
+
+def test_limits_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def limits() -> tuple[str, str]:
+        _, findings = doctor()
+        return findings["limits"]["status"], findings["limits"]["text"]
+
+    file = tmp_path / "limits.toml"
+    monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+    assert limits() == ("failure", f"SPANLEDGER_LIMITS={file} cannot be read: No such file or directory")
+    file.write_text('[[budget]]\nname = "a"\nwindow = "day"\namount_usd = 1\n')
+    assert limits() == (
+        "ok",
+        "1 budgets, counted in each process for itself, asked only by the application's own code (enforce = false)",
+    )
+    file.write_text("enforce = true\n")
+    assert limits() == ("warning", "0 budgets, counted in each process for itself, asked by every call")
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", "redis://user:s3cret@127.0.0.1:9/0")
+    assert limits() == ("failure", "Redis does not answer: ConnectionError")

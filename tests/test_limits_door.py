@@ -15,11 +15,13 @@ import pytest
 from click.testing import CliRunner
 from google import genai
 from loopback_provider import Provider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import spanledger
 from conftest import Recorded
 from redis_server import RedisServer
-from spanledger import BudgetExceeded
+from spanledger import BudgetExceeded, selfmetrics
 from spanledger.limits import asking, tokenizer
 from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
 from spanledger.limits.store import RedisStore
@@ -205,6 +207,16 @@ def test_a_cheaper_model_is_asked_when_the_budget_runs_short(style: str, limited
     assert balance() == (row["cost_usd"], 0)
 
 
+def test_an_interaction_is_asked_of_another_model_too(limited, ledger: Recorded, provider: Provider):
+    limited("0.000001", DOWNGRADE)
+    client = genai.Client(api_key="k", http_options={"base_url": provider.url})
+    with spanledger.attribution(user="ada", feature="f"):
+        answer = client.interactions.create(model="gemini-3.5-flash", input="how much is it?")
+    assert answer.model == "gemini-3.1-flash-lite"
+    assert ledger.row["request_model"] == "gemini-3.1-flash-lite"
+    assert ledger.row["attributes"]["spanledger.downgrade.requested_model"] == "gemini-3.5-flash"
+
+
 @pytest.mark.parametrize("kept", ["pinned = true", "critical = true"])
 def test_a_pinned_or_critical_feature_keeps_its_model(kept: str, limited, ledger: Recorded, provider: Provider):
     limited("0.000001", DOWNGRADE.replace("[features.f.downgrade]", f"[features.f]\n{kept}\n[features.f.downgrade]"))
@@ -327,6 +339,43 @@ def test_a_session_is_not_opened_when_its_budget_is_used_up_and_its_turns_are_co
         "BudgetExceeded",
         0,
     )
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_requests_is_a_metric(limited, ledger: Recorded, provider: Provider, monkeypatch):
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader])
+    monkeypatch.setattr(selfmetrics.metrics, "get_meter", meters.get_meter)
+    selfmetrics.observe_limits()
+    assert figures(reader) == {}, "nothing where nothing is enforced"
+    limited("0.000001", BLOCK)
+    with spanledger.attribution(user="ada"), pytest.raises(BudgetExceeded):
+        ask_openai(provider.url)
+    ask_openai(provider.url)
+    limiter = asking.configured()
+    assert limiter is not None
+    limiter.thresholds["u", 0.8] += 1
+    assert figures(reader) == {
+        ("spanledger.limits.requests", "refused"): 1,
+        ("spanledger.limits.requests", "allowed"): 1,
+        ("spanledger.limits.store_unanswered", ""): 0,
+        ("spanledger.limits.costs_waiting", ""): 0,
+        ("spanledger.budget.thresholds", "u 0.8"): 1,
+    }
+    meters.shutdown()
+
+
+def figures(reader: InMemoryMetricReader) -> dict[tuple[str, str], Any]:
+    data = reader.get_metrics_data()
+    return {
+        (metric.name, " ".join(str(value) for value in (point.attributes or {}).values())): point.value
+        for resource in (data.resource_metrics if data else [])
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
 
 
 # --- as an answer of a web application -------------------------------------------------------------------------------------

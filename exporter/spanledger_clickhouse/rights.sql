@@ -15,6 +15,14 @@ GRANT SELECT ON {db}.* TO spanledger_reader;
 CREATE SETTINGS PROFILE IF NOT EXISTS spanledger_reader SETTINGS readonly = 1, max_execution_time = 30 CHANGEABLE_IN_READONLY, max_memory_usage = 8000000000, max_rows_to_read = 2000000000, max_result_rows = 1000000 TO spanledger_reader;
 CREATE QUOTA IF NOT EXISTS spanledger_reader KEYED BY user_name FOR INTERVAL 1 minute MAX queries = 600, execution_time = 300 TO spanledger_reader;
 
+-- `spanledger guard` reads what was spent and writes down what it has told; whoever sets budgets and stops is a guard too.
+CREATE ROLE IF NOT EXISTS spanledger_guard;
+GRANT SELECT ON {db}.* TO spanledger_guard;
+GRANT INSERT ON {db}.budget_alerts TO spanledger_guard;
+GRANT INSERT ON {db}.budgets TO spanledger_guard;
+GRANT INSERT ON {db}.feature_rules TO spanledger_guard;
+GRANT INSERT ON {db}.limit_events TO spanledger_guard;
+
 CREATE ROLE IF NOT EXISTS spanledger_maintainer;
 GRANT SELECT, INSERT, ALTER, CREATE TABLE, CREATE VIEW, CREATE DICTIONARY, DROP TABLE, DROP VIEW, DROP DICTIONARY, OPTIMIZE, TRUNCATE, dictGet ON {db}.* TO spanledger_maintainer;
 GRANT CREATE DATABASE ON {db}.* TO spanledger_maintainer;

@@ -160,6 +160,7 @@ def _ledger() -> LedgerProcessor:
         _spool = new_spool(_resource)
         _processor = LedgerProcessor(_spool, losses.configured(), flush)
         selfmetrics.observe(_spool)
+        selfmetrics.observe_limits()
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_at_exit)
         _start_background()

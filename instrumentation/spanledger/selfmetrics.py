@@ -1,19 +1,25 @@
 """What Spanledger says of itself, through the application's own OpenTelemetry meter.
 
-`spanledger.rows.recorded`, `.spooled` and `.refused` are here; the shipper adds `spanledger.rows.shipped`, `.dead`
-and `spanledger.spool.oldest_unshipped`. All are asked for when metrics are read: a call pays nothing.
+`spanledger.rows.recorded`, `.spooled` and `.refused` are here, and what becomes of requests where budgets are enforced; the
+shipper adds `spanledger.rows.shipped`, `.dead` and `spanledger.spool.oldest_unshipped`. All are asked for when metrics are
+read: a call pays nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
 
 from spanledger.spool import Spool
 from spanledger.version import VERSION
+
+if TYPE_CHECKING:
+    from spanledger.limits.limiter import Limiter
+
+OUTCOMES: Final = ("allowed", "downgraded", "refused")
 
 
 def counters(found: Mapping[str, tuple[str, Callable[[], int]]]) -> None:
@@ -37,3 +43,42 @@ def observe(spool: Spool) -> None:
             "spanledger.rows.refused": ("Rows lost because the spool had no room", lambda: spool.refused),
         }
     )
+
+
+def observe_limits() -> None:
+    """Offer what becomes of requests where budgets are enforced; nothing where none are."""
+    meter = metrics.get_meter("spanledger", VERSION)
+    for name, unit, description, ask in (
+        ("spanledger.limits.requests", "{request}", "Requests by what became of them", _outcomes),
+        ("spanledger.limits.store_unanswered", "{request}", "How often the limits' store did not answer", _unanswered),
+        ("spanledger.budget.thresholds", "{threshold}", "Thresholds of budgets that were passed", _thresholds),
+    ):
+        meter.create_observable_counter(name, [ask], unit, description)
+    description = "Costs that the limits' store has not taken yet"
+    meter.create_observable_gauge("spanledger.limits.costs_waiting", [_waiting], "{cost}", description)
+
+
+def _limiter() -> Limiter | None:
+    """The limiter of this process, if a call or the application's code has asked for it."""
+    from spanledger.limits.asking import configured
+
+    return configured() if configured.cache_info().currsize else None
+
+
+def _outcomes(_: Any) -> Iterable[Observation]:
+    if (found := _limiter()) is None:
+        return []
+    return [Observation(found.counted[name], {"outcome": name}) for name in OUTCOMES if name in found.counted]
+
+
+def _unanswered(_: Any) -> Iterable[Observation]:
+    return [Observation(found.counted["store_down"])] if (found := _limiter()) is not None else []
+
+
+def _thresholds(_: Any) -> Iterable[Observation]:
+    passed = dict(found.thresholds) if (found := _limiter()) is not None else {}
+    return [Observation(n, {"budget": name, "threshold": threshold}) for (name, threshold), n in passed.items()]
+
+
+def _waiting(_: Any) -> Iterable[Observation]:
+    return [Observation(found.waiting)] if (found := _limiter()) is not None else []

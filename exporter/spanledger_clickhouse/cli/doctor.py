@@ -15,12 +15,16 @@ from rich.markup import escape
 
 from spanledger import checkup, settings
 from spanledger.checkup import FAILURE, OK, WARNING, Finding
+from spanledger.limits.documents import PolicyError, load, published
+from spanledger.limits.policy import Policy
+from spanledger.limits.store import RedisStore, StoreError
 from spanledger.pricing.table import prices
 from spanledger_clickhouse import dead_letters, schema, shipper
 from spanledger_clickhouse.cli.output import as_json, console
 from spanledger_clickhouse.cli.price_tables import OLD_DAYS
 from spanledger_clickhouse.database import DatabaseError, connected, denied, target
 from spanledger_clickhouse.ledger import Ledger
+from spanledger_clickhouse.publishing import PATIENCE_SECONDS
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
 
@@ -46,7 +50,15 @@ def doctor(as_json: bool) -> None:
     Example:
       spanledger doctor --json
     """
-    findings = [*checkup.entry_points(), *checkup.environment(), *checkup.sdks(), *_spool(), *_prices(), *_database()]
+    findings = [
+        *checkup.entry_points(),
+        *checkup.environment(),
+        *checkup.sdks(),
+        *_limits(),
+        *_spool(),
+        *_prices(),
+        *_database(),
+    ]
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
@@ -56,6 +68,29 @@ def doctor(as_json: bool) -> None:
                 console().print(f"         {escape(finding.advice)}")
     if any(finding.status == FAILURE for finding in findings):
         raise SystemExit(1)
+
+
+def _limits() -> Iterator[Finding]:
+    """Whether budgets are enforced here, and by what."""
+    path, url = settings.setting("limits"), settings.setting("redis_url")
+    if path is None and url is None:
+        yield Finding(OK, "limits", "not enforced: no call is refused (docs/limits.md)")
+        return
+    try:
+        policy = load(path) if path is not None else Policy(enforce=True)
+        if url is not None:
+            policy = policy.with_published(published(RedisStore(url, PATIENCE_SECONDS).controls().published))
+    except (PolicyError, StoreError) as error:
+        advice = "until it is mended, calls pass unless a budget fails closed"
+        yield Finding(FAILURE, "limits", str(error), advice)
+        return
+    where = "for all processes of the same Redis" if url is not None else "in each process for itself"
+    who = "asked by every call" if policy.enforce else "asked only by the application's own code (enforce = false)"
+    text = f"{len(policy.budgets)} budgets, counted {where}, {who}"
+    if policy.budgets:
+        yield Finding(OK, "limits", text)
+    else:
+        yield Finding(WARNING, "limits", text, "see `spanledger budget set --help`")
 
 
 def _spool() -> Iterator[Finding]:

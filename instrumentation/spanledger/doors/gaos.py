@@ -6,6 +6,7 @@ passes with a built httpx request. Its own retries happen inside, so they are se
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
@@ -21,7 +22,7 @@ from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
 from spanledger.limits import door as limits
 from spanledger.providers import Provider
-from spanledger.reading import document
+from spanledger.reading import document, mapping
 
 HOOKS: Final[Hooks] = {
     "BaseSDK": {"do_request": ("hook_ctx", "request", "stream")},
@@ -56,9 +57,10 @@ class GaosDoor(Patches):
             sent = self._begin(request)
             if sent is None:
                 return original(sdk, hook_ctx, request, *args, **kwargs)
-            limits.admit(sent.call, request.content)
+            asked = _Asked(request)
+            limits.admit(sent.call, request.content, asked.instead)
             with Sending(sent):
-                response = original(sdk, hook_ctx, request, *args, **kwargs)
+                response = original(sdk, hook_ctx, asked.request, *args, **kwargs)
             _answered(sent.call, response)
             return response
 
@@ -69,13 +71,35 @@ class GaosDoor(Patches):
             sent = self._begin(request)
             if sent is None:
                 return await original(sdk, hook_ctx, request, *args, **kwargs)
-            limits.admit(sent.call, request.content)
+            asked = _Asked(request)
+            limits.admit(sent.call, request.content, asked.instead)
             with Sending(sent):
-                response = await original(sdk, hook_ctx, request, *args, **kwargs)
+                response = await original(sdk, hook_ctx, asked.request, *args, **kwargs)
             _answered(sent.call, response)
             return response
 
         return do_request_async
+
+
+class _Asked:
+    """A built httpx request, in which another model may be put: it becomes another request."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+    def instead(self, model: str) -> bool:
+        body = mapping(document(self.request.content))
+        if "model" not in body:
+            return False
+        request, headers = self.request, self.request.headers.copy()
+        headers.pop("content-length", None)
+        content = json.dumps({**body, "model": model}).encode()
+        self.request = type(request)(
+            request.method, request.url, headers=headers, content=content, extensions=request.extensions
+        )
+        return True
 
 
 def _answered(call: Call, response: Any) -> None:

@@ -285,6 +285,11 @@ class Limiter:
         hold = self.take(reservation)
         return hold is not None and hold.count(spent_picousd)
 
+    @property
+    def waiting(self) -> int:
+        """Costs that the store has not taken yet."""
+        return len(self._backlog)
+
     def take(self, reservation: str) -> Hold | None:
         """What a reservation holds, for who counts its costs himself; None where it is not known."""
         return self._open.pop(reservation, None)
