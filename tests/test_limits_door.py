@@ -19,6 +19,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import spanledger
+from canned import Canned
 from conftest import Recorded
 from redis_server import RedisServer
 from spanledger import BudgetExceeded, selfmetrics
@@ -27,6 +28,7 @@ from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
 from spanledger.limits.store import RedisStore
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
+from test_operations_google import INTERACTION
 
 BLOCK = 'action = "block"\n'
 MESSAGES: Any = [{"role": "user", "content": "how much is it?"}]
@@ -207,12 +209,18 @@ def test_a_cheaper_model_is_asked_when_the_budget_runs_short(style: str, limited
     assert balance() == (row["cost_usd"], 0)
 
 
-def test_an_interaction_is_asked_of_another_model_too(limited, ledger: Recorded, provider: Provider):
+def test_an_interaction_is_asked_of_another_model_too(limited, ledger: Recorded):
     limited("0.000001", DOWNGRADE)
-    client = genai.Client(api_key="k", http_options={"base_url": provider.url})
-    with spanledger.attribution(user="ada", feature="f"):
-        answer = client.interactions.create(model="gemini-3.5-flash", input="how much is it?")
-    assert answer.model == "gemini-3.1-flash-lite"
+    server = Canned()
+    server.answers["/interactions"] = {**INTERACTION, "model": "gemini-3.1-flash-lite"}
+    client = genai.Client(api_key="k", http_options={"base_url": server.url})
+    try:
+        with spanledger.attribution(user="ada", feature="f"):
+            client.interactions.create(model="gemini-3.5-flash", input="how much is it?")
+    finally:
+        server.close()
+    [(_, _, body)] = server.asked
+    assert (body["model"], body["input"]) == ("gemini-3.1-flash-lite", "how much is it?")
     assert ledger.row["request_model"] == "gemini-3.1-flash-lite"
     assert ledger.row["attributes"]["spanledger.downgrade.requested_model"] == "gemini-3.5-flash"
 
