@@ -1,6 +1,9 @@
-"""What a limit costs a call: nothing where none is in force, then in this process, then with Redis on loopback.
+"""What budgets cost a call: nothing where none is enforced, then in this process, then with Redis on loopback.
 
 python benchmarks/bench_limits.py [--calls 5000]
+
+Three budgets count each call: an hour and a day of its user, a month of everybody. "the door" is all that a call of an SDK
+does because of them: reading who asks, the estimate from its body (2 KB), the hold, and the count of its cost.
 """
 
 from __future__ import annotations
@@ -11,60 +14,81 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from opentelemetry import trace
+
+import spanledger
 from redis_server import RedisServer
-from spanledger.limits.asking import configured
+from spanledger.call import Call
+from spanledger.limits import door
 from spanledger.limits.estimate import body_tokens, worst_picousd
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import BLOCK, Budget, Policy
 from spanledger.limits.store import MemoryStore, RedisStore, Store
+from spanledger.providers import openai
 
-LIMITS = tuple(
+BUDGETS = tuple(
     Budget(name, name, 10**15, {}, per, action=BLOCK)
     for name, per in (("hour", "user"), ("day", "user"), ("month", ""))
 )
 BODY = {"model": "gpt-5.4-mini", "max_tokens": 500, "messages": [{"role": "user", "content": "word " * 400}]}
+COST = 10**8
 
 
-def measured(what: str, calls: int, act: Callable[[], object]) -> None:
+def measured(what: str, calls: int, act: Callable[[Any], object], ready: Callable[[], Any] = lambda: None) -> None:
+    """Print the median and the 99th percentile of `act(ready())`; `ready` is not counted."""
     times: list[float] = []
     for _ in range(calls):
+        given = ready()
         began = time.perf_counter_ns()
-        act()
+        act(given)
         times.append((time.perf_counter_ns() - began) / 1000)
     times.sort()
     print(f"{what:<44} median {times[len(times) // 2]:9.2f} us   p99 {times[int(len(times) * 0.99)]:9.2f} us")
 
 
-def once(limiter: Limiter) -> Callable[[], object]:
-    def act() -> None:
-        estimate = worst_picousd("openai", "gpt-5.4-mini", body_tokens(BODY), 500)
-        limiter.settle(limiter.check({"user": "ada"}, estimate, 2000, 500).reservation, 10**8)
+def begun() -> Call:
+    request = openai.request("POST", "/v1/chat/completions", BODY)
+    assert request is not None
+    return Call(trace.NoOpTracer(), openai, request, "openai", ("api.openai.com", 443))
 
-    return act
+
+def asked(call: Call) -> None:
+    door.admit(call, BODY, lambda _: True)
+    if call.on_end is not None:
+        call.on_end(COST, True)
+
+
+def held(limiter: Limiter) -> Callable[[Any], object]:
+    who = {"user": "ada", "feature": "f", "tenant": None, "tier": None}
+    return lambda _: limiter.settle(limiter.check(who, COST, 2000, 500).reservation, COST)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--calls", type=int, default=5000)
     calls = arguments.parse_args().calls
-    measured("no limits", calls, configured)
-    measured(
-        "the estimate alone (2 KB of text)",
-        calls,
-        lambda: worst_picousd("openai", "gpt-5.4-mini", body_tokens(BODY), 500),
-    )
-    with tempfile.TemporaryDirectory() as directory:
+    measured("no budget enforced: the door", calls, asked, begun)
+    measured("the estimate alone", calls, lambda _: worst_picousd("openai", "gpt-5.4-mini", body_tokens(BODY), 500))
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        spanledger.attribution(user="ada", feature="f", request_id="r", tenant="t"),
+    ):
         server = RedisServer(Path(directory))
         try:
-            stores: list[tuple[str, Store]] = [
-                ("in this process", MemoryStore()),
-                ("in Redis on loopback", RedisStore(server.url)),
+            stores: list[tuple[str, Callable[[], Store]]] = [
+                ("in this process", MemoryStore),
+                ("in Redis on loopback", lambda: RedisStore(server.url)),
             ]
             for name, store in stores:
-                measured(f"estimate, hold and count, {name}", calls, once(Limiter(Policy(LIMITS), store)))
+                measured(f"hold and count, {name}", calls, held(Limiter(Policy(BUDGETS), store())))
+                limiter = Limiter(Policy(BUDGETS, enforce=True), store())
+                with mock.patch.object(door, "configured", lambda found=limiter: found):
+                    measured(f"the door, {name}", calls, asked, begun)
         finally:
             server.stop()
 

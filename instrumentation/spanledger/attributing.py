@@ -85,15 +85,22 @@ def attribution(context: Context | None) -> dict[str, Any]:
 
 
 def dimensions(context: Context | None) -> dict[str, str]:
-    """Who causes a call made in `context` (None: the current one), by attribute name; what is missing is left out."""
-    found: dict[str, Any] = {}
+    """Who causes a call made in `context` (None: the current one), by attribute name, as it will stand on the row; what is
+    missing is left out."""
+    found: dict[str, str] = {}
     for key, value in baggage.get_all(context).items():
         name = KEYS.get(key)
         if name is not None and (key == name or name not in found):
-            _put(found, name, value)
-    if a.USER_ID in found and (secret := _hashing_key()) is not None:
-        found[a.USER_ID] = pseudonym(found[a.USER_ID], secret)
+            text = _label(value if isinstance(value, str) else str(value))
+            if text is not None:
+                found[name] = text
+    user = found.get(a.USER_ID)
+    if user is not None and (secret := _hashing_key()) is not None:
+        found[a.USER_ID] = pseudonym(user, secret)
     return found
+
+
+_label = lru_cache(maxsize=4096)(label)
 
 
 def _put(found: dict[str, Any], name: str, value: object) -> None:

@@ -23,15 +23,16 @@ def configured() -> Limiter | None:
     SPANLEDGER_LIMITS names a file of budgets; SPANLEDGER_REDIS_URL a Redis where they are published, and where all
     processes count. Either is enough. With a Redis alone the doors ask for every call.
     """
-    path, url = settings.setting("limits"), settings.setting("redis_url")
-    if (path is None and url is None) or settings.enabled("disabled"):
-        return None
-    try:
-        policy = load(path) if path is not None else Policy(enforce=True)
-        return Limiter(policy, RedisStore(url) if url is not None else MemoryStore())
-    except (PolicyError, StoreError) as error:
-        log.error("no limits are enforced: %s", error)
-        return None
+    with quietly("reading the settings of limits"):
+        path, url = settings.setting("limits"), settings.setting("redis_url")
+        if (path is None and url is None) or settings.enabled("disabled"):
+            return None
+        try:
+            policy = load(path) if path is not None else Policy(enforce=True)
+            return Limiter(policy, RedisStore(url) if url is not None else MemoryStore())
+        except (PolicyError, StoreError) as error:
+            log.error("no limits are enforced: %s", error)
+    return None
 
 
 os.register_at_fork(after_in_child=configured.cache_clear)  # a child has locks, connections and reservations of its own

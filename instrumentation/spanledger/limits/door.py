@@ -8,7 +8,6 @@ error_type BudgetExceeded, no attempts, no cost. A downgraded one says on its ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from opentelemetry.context import Context
 
@@ -22,8 +21,6 @@ from spanledger.limits.limiter import Decision, Hold, Limiter, Question
 from spanledger.limits.tokenizer import counter
 from spanledger.providers import Request
 from spanledger.reading import document
-
-DIMENSIONS: Final = {"user": a.USER_ID, "feature": a.FEATURE, "tenant": a.TENANT_ID, "tier": a.CUSTOMER_TIER}
 
 
 class BudgetExceeded(Deliberate):
@@ -51,11 +48,11 @@ def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = 
     Raises:
         BudgetExceeded: a budget refuses it. Whatever goes wrong in here lets it pass as it is.
     """
+    limiter = configured()
+    if limiter is None or not limiter.policy.enforce or not call.sells or call.request.model is None:
+        return
     refused = None
     with quietly("checking limits"):
-        limiter = _enforcing()
-        if limiter is None or not call.sells or call.request.model is None:
-            return
         refused = _asked(limiter, call, document(body) if isinstance(body, str | bytes) else body, ask_instead)
     if refused is not None:
         call.refuse(refused)
@@ -103,8 +100,8 @@ def _question(limiter: Limiter, call: Call, body: object, *, can_replace: bool) 
 
 
 def _who(context: Context | None) -> dict[str, str | None]:
-    who = dimensions(context)
-    return {dimension: who.get(name) for dimension, name in DIMENSIONS.items()}
+    who = dimensions(context).get
+    return {"user": who(a.USER_ID), "feature": who(a.FEATURE), "tenant": who(a.TENANT_ID), "tier": who(a.CUSTOMER_TIER)}
 
 
 def _counting(hold: Hold, estimate: int) -> Callable[[int | None, bool], object]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from spanledger.pricing import quote
-from spanledger.reading import Json, mapping
+from spanledger.reading import mapping
 from spanledger.usage import Usage
 
 MESSAGE_TOKENS: Final = 16
@@ -24,6 +24,7 @@ MEDIA_KEYS: Final = frozenset({"data", "url", "file_data", "image_url", "inline_
 """Keys whose long texts are media, not words."""
 NUMBER_TOKENS: Final = 24
 """Of a number, true, false or null: no more than the digits of the longest."""
+SCALARS: Final = frozenset({int, float, bool, type(None)})
 INPUT_METERS: Final = ("input", "cache_write", "cache_write_1h")
 """Ways in which a token of input may be charged; what is read from a cache is never dearer."""
 
@@ -68,11 +69,11 @@ def _worst(provider: str, model: str, input_tokens: int, output_tokens: int, tie
     return max(totals, default=None)
 
 
-def choices(body: object) -> int:
+def choices(body: Any) -> int:
     """How many answers a request asks for (OpenAI's `n`, Google's `candidateCount`)."""
     if not isinstance(body, dict):
         return 1
-    found = cast("Json", body)
+    found = cast("dict[str, Any]", body)
     asked = found.get("n")
     if asked is None and "generationConfig" in found:
         asked = mapping(found, "generationConfig").get("candidateCount")
@@ -88,25 +89,29 @@ def text_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def body_tokens(body: object, key: str = "", counted: Callable[[str], int] = text_bytes) -> int:
+def body_tokens(body: Any, key: str = "", counted: Callable[[str], int] = text_bytes) -> int:
     """A bound of the tokens of a request's body: its texts (names and schemas of tools included) by `counted`, media by
     MEDIA_TOKENS each. What the provider keeps from before (previous_response_id, files by id, a cache by name) is not
     in the body and not counted."""
+    if isinstance(body, dict):
+        total = MESSAGE_TOKENS
+        found = cast("dict[Any, Any]", body)
+        for name, value in found.items():
+            total += len(name) if type(name) is str else len(str(name))
+            if type(value) is str and name not in MEDIA_KEYS:
+                total += counted(value)
+            elif type(value) in SCALARS:
+                total += NUMBER_TOKENS
+            else:
+                total += body_tokens(value, name, counted)
+        return total
+    if isinstance(body, list | tuple):
+        total = 0
+        for each in cast("list[Any]", body):
+            total += body_tokens(each, key, counted)
+        return total
     if isinstance(body, str):
         if key in MEDIA_KEYS and (len(body) > 1000 or body.startswith(("data:", "http"))):
             return MEDIA_TOKENS
         return counted(body)
-    if isinstance(body, dict):
-        total = MESSAGE_TOKENS
-        for name, value in cast("dict[str, object]", body).items():
-            kind = type(value)
-            if kind is str and name not in MEDIA_KEYS:
-                total += len(str(name)) + counted(cast("str", value))
-            elif value is None or kind is int or kind is bool or kind is float:
-                total += len(str(name)) + NUMBER_TOKENS
-            else:
-                total += len(str(name)) + body_tokens(value, str(name), counted)
-        return total
-    if isinstance(body, list | tuple):
-        return sum([body_tokens(each, key, counted) for each in cast("list[object]", body)])
     return NUMBER_TOKENS
