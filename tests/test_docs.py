@@ -28,7 +28,7 @@ from loopback_provider import Provider
 from conftest import ROOT, Recorded
 from redis_server import RedisServer
 from spanledger import attribution
-from spanledger.limits.policy import load
+from spanledger.limits.documents import load
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 from synthetic import open_shop
@@ -36,7 +36,7 @@ from synthetic import open_shop
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-GOES_ON = {"gateway", "top", "--follow"}
+GOES_ON = {"gateway", "guard", "top", "--follow"}
 """Words of a command that does not end by itself: its options are parsed, the tests of its own run it."""
 MAY_FAIL = {"doctor", "verify"}
 """Commands whose exit status tells what they found."""
@@ -263,9 +263,9 @@ def python_block(text: str) -> None:
 
 
 def toml_block(text: str) -> None:
-    if "limit" in tomllib.loads(text):
+    if "budget" in tomllib.loads(text):
         Path("limits.toml").write_text(text)
-        assert load("limits.toml").limits
+        assert load("limits.toml").budgets
         return
     Path("prices.toml").write_text(text)
     env = {"SPANLEDGER_PRICE_OVERRIDES": str(Path("prices.toml").absolute())}

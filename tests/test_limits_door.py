@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from decimal import Decimal
@@ -28,6 +31,7 @@ from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
 from spanledger.limits.store import RedisStore
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.rows import COLUMNS, contents
 from test_operations_google import INTERACTION
 
 BLOCK = 'action = "block"\n'
@@ -424,6 +428,62 @@ def test_web_applications_answer_429_with_retry_after():
     made = for_django(lambda request: request).process_exception(None, BudgetExceeded("budget 'u'", 30))
     assert (made.status_code, made["Retry-After"]) == (429, "30")
     assert for_django(lambda request: request).process_exception(None, ValueError("x")) is None
+
+
+# --- all of it at once ----------------------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys, threading
+import openai, spanledger
+from spanledger.instrumentors import OpenAIInstrumentor
+OpenAIInstrumentor().instrument()
+url, seed = sys.argv[1:]
+client = openai.OpenAI(api_key="k", base_url=url + "/v1", max_retries=1)
+def ask(number):
+    for turn in range(2):
+        with spanledger.attribution(user=f"user-{number % 3}", feature="f", request_id="r"):
+            try:
+                text = ("[429] " if (number + turn) % 5 == 0 else "") + "how much is it? " * (200 + (number * turn) % 7)
+                asked = dict(model="gpt-5.4-mini", messages=[{"role": "user", "content": text}], max_tokens=700)
+                if turn % 2: list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+                else: client.chat.completions.create(**asked)
+            except spanledger.BudgetExceeded: pass
+threads = [threading.Thread(target=ask, args=(n,)) for n in range(25)]
+[t.start() for t in threads]; [t.join() for t in threads]
+"""
+
+
+def test_a_hundred_callers_of_a_real_sdk_in_four_processes_never_pass_a_budget(
+    tmp_path: Path, provider: Provider, monkeypatch
+):
+    server = RedisServer(tmp_path)
+    amount = Decimal("0.2")
+    limits = tmp_path / "limits.toml"
+    limits.write_text(
+        f'enforce = true\n[[budget]]\nname = "all"\nwindow = "month"\namount_usd = {amount}\naction = "block"\nfail_closed = true\n'
+    )
+    env = {**os.environ, "SPANLEDGER_LIMITS": str(limits), "SPANLEDGER_REDIS_URL": server.url, "SPANLEDGER_SPOOL_DIR": str(tmp_path / "spool")}  # fmt: skip
+    env.pop("SPANLEDGER_DSN", None)
+    try:
+        words = [sys.executable, "-c", WORKER, provider.url]
+        running = [subprocess.Popen([*words, str(seed)], env=env) for seed in range(4)]
+        assert [process.wait(120) for process in running] == [0] * 4
+        store = RedisStore(server.url, 2.0)
+        [key] = [key.decode() for key in store._client.keys("*all*") if not key.endswith((b":holds", b":told"))]
+        spent, held = store.balance(key.partition("}:")[2])
+        assert not store._client.exists(f"{key}:holds")
+    finally:
+        server.stop()
+    found = [line for file in (tmp_path / "spool").glob("*.jsonl") for line in file.read_bytes().splitlines()]
+    made = [dict(zip(COLUMNS, row, strict=True)) for line in found for row in contents(line).rows]
+    refused = [row for row in made if row["error_type"] == "BudgetExceeded"]
+    costs = sum(row["cost_usd"] for row in made if row["cost_usd"] is not None)
+    assert len(made) == 200
+    assert len(refused) > 20
+    assert Decimal("0.02") < costs <= amount
+    assert spent == sum(each.picousd or 0 for each in provider.sold)
+    assert costs == Decimal(spent).scaleb(-12)
+    assert held == 0
 
 
 # --- stopping by hand --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from decimal import Decimal
 from functools import lru_cache
@@ -29,9 +30,12 @@ def configured() -> Limiter | None:
             return None
         try:
             policy = load(path) if path is not None else Policy(enforce=True)
-            return Limiter(policy, RedisStore(url) if url is not None else MemoryStore())
+            made = Limiter(policy, RedisStore(url) if url is not None else MemoryStore())
         except (PolicyError, StoreError) as error:
             log.error("no limits are enforced: %s", error)
+            return None
+        atexit.register(made.close)
+        return made
     return None
 
 

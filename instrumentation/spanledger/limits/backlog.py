@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -38,21 +40,29 @@ class Backlog(Generic[Cost]):
             self._running = True
         threading.Thread(target=self._run, name="spanledger-limits", daemon=True).start()
 
+    def flush(self, seconds: float) -> None:
+        """Tell what waits now, for as long as that succeeds and at most some seconds: the process is about to end."""
+        with contextlib.suppress(StoreError):
+            self._tell_all(time.monotonic() + seconds)
+
     def _run(self) -> None:
         while True:
             time.sleep(PAUSE_SECONDS)
             try:
-                while (cost := self._next()) is not None:
-                    self._tell(cost)
-                    with self._lock:
-                        if self._waiting and self._waiting[0] is cost:  # unless it was given up meanwhile
-                            self._waiting.popleft()
+                self._tell_all(math.inf)
             except StoreError:
                 continue
             with self._lock:
                 if not self._waiting:
                     self._running = False
                     return
+
+    def _tell_all(self, until: float) -> None:
+        while time.monotonic() < until and (cost := self._next()) is not None:
+            self._tell(cost)
+            with self._lock:
+                if self._waiting and self._waiting[0] is cost:  # unless it was given up, or told, meanwhile
+                    self._waiting.popleft()
 
     def _next(self) -> Cost | None:
         with self._lock:

@@ -118,6 +118,7 @@ class Limiter:
         self._controls_until = 0.0
         self._asleep_until = 0.0
         self._last_error = ""
+        self._silences = itertools.count()
         self._told: OrderedDict[tuple[str, float], None] = OrderedDict()
         self._plans: dict[tuple[str | None, ...], _Plan] = {}
         self._name = secrets.token_hex(8)
@@ -290,6 +291,10 @@ class Limiter:
         """Costs that the store has not taken yet."""
         return len(self._backlog)
 
+    def close(self, seconds: float = 1.0) -> None:
+        """Tell the store what it has not taken yet, if it answers, within some seconds."""
+        self._backlog.flush(seconds)
+
     def take(self, reservation: str) -> Hold | None:
         """What a reservation holds, for who counts its costs himself; None where it is not known."""
         return self._open.pop(reservation, None)
@@ -351,7 +356,7 @@ class Limiter:
         """The store has not answered: leave it alone for a while."""
         self._asleep_until, self._last_error = time.monotonic() + PAUSE_SECONDS, str(error)
         self.counted["store_down"] += 1
-        if self.counted["store_down"] == 1:
+        if next(self._silences) == 0:
             log.warning("limits are not enforced: %s", error)
 
     def _unanswered(
@@ -359,6 +364,7 @@ class Limiter:
     ) -> Decision:  # fmt: skip
         closed = _closed(plan)
         if closed is not None and not rule.critical:
+            self._backlog.add(Cost(reservation, plan, estimate or 0, 0))  # it may be held all the same
             return Decision(False, f"budget {closed.name!r}: {error}, and the budget fails closed", 1)
         self._remember(reservation, Hold(self, reservation, plan, estimate or 0))  # it may have been held all the same
         return Decision(True, "store", 0, reservation)
