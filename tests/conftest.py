@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from spanledger import guard
+from spanledger import finalizing, guard
 from spanledger.doors.gaos import GaosDoor
 from spanledger.doors.google import STREAMS, GoogleDoor
 from spanledger.doors.stainless import StainlessDoor
@@ -75,6 +75,7 @@ class Recorded:
 
     @property
     def lines(self) -> list[bytes]:
+        finalizing.wait(5)  # what the collector found ends in a thread of its own
         files = sorted(self.spool.directory.glob(f"*{SUFFIX}"))
         return [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
 

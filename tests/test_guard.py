@@ -290,6 +290,14 @@ def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
     assert sorted(each["budget"] for each in receiver.bodies("hook")) == [f"budget {number}" for number in range(5)]
 
 
+def test_with_nobody_to_tell_it_is_printed_once(ledger: Ledger):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    [told] = watch.look(ledger, MARCH + timedelta(hours=1), [])
+    assert told.text.startswith("Budget all: 90% of $10.00")
+    assert watch.look(ledger, MARCH + timedelta(hours=1), []) == []
+
+
 # --- the command -----------------------------------------------------------------------------------------------------------
 
 

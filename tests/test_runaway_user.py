@@ -8,7 +8,8 @@ from datetime import UTC, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from spanledger.limits.limiter import Limiter, Question
+from spanledger.limits.limiter import Limiter
+from spanledger.limits.plan import Question
 from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule
 from spanledger.limits.store import MemoryStore
 from spanledger_clickhouse import schema, writer

@@ -103,6 +103,14 @@ def dimensions(context: Context | None) -> dict[str, str]:
 _label = lru_cache(maxsize=4096)(label)
 
 
+def identity(name: str, value: str | None) -> str | None:
+    """A value of a dimension as it stands on rows: cleaned, and hashed where user ids are."""
+    text = None if value is None else _label(str(value))
+    if text is not None and name == a.USER_ID and (secret := _hashing_key()) is not None:
+        return pseudonym(text, secret)
+    return text
+
+
 def _put(found: dict[str, Any], name: str, value: object) -> None:
     text = label(value if isinstance(value, str) else str(value))
     if text is not None:

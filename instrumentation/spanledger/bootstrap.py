@@ -22,9 +22,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
-from spanledger import call, losses, propagation, sampler, selfmetrics, settings
+from spanledger import call, finalizing, losses, propagation, sampler, selfmetrics, settings
 from spanledger.encoding import Encoder
 from spanledger.guard import log, quietly
+from spanledger.limits import asking
 from spanledger.processor import LedgerProcessor
 from spanledger.spool import Spool
 from spanledger.version import VERSION
@@ -132,6 +133,7 @@ def flush(timeout: float = 5.0) -> bool:
     """
     with quietly("flushing"):
         until = time.monotonic() + timeout
+        finalizing.wait(timeout)
         if _preparing is not None:
             _preparing.join(timeout)
         return _shipper is None or bool(_shipper.flush(max(0.0, until - time.monotonic())))
@@ -220,6 +222,8 @@ def _prepare() -> None:
         prices()
     with quietly("starting the shipper"):
         _start_shipper()
+    with quietly("preparing limits"):
+        asking.configured()  # Redis's driver takes its time to import
 
 
 def _start_shipper() -> None:
@@ -239,6 +243,7 @@ def _start_shipper() -> None:
 def _at_exit() -> None:
     """The ledger learns that this process ended, and where its numbers end; what is spooled is shipped if it can."""
     with quietly("ending"):
+        finalizing.wait(1.0)
         if _spool is not None:
             _spool.close()
         if _shipper is not None:

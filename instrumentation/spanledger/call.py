@@ -62,6 +62,7 @@ class Call:
         "_provider_name",
         "_server",
         "_span",
+        "_told",
         "_tracer",
         "answered",
         "hides_usage",
@@ -89,6 +90,7 @@ class Call:
         self._attempts: list[tuple[str, int, str]] = []
         self._first_chunk_ns: int | None = None
         self._finished = False
+        self._told = False
         self._notes: Mapping[str, str] = {}
         self.request = request
         self.answered = False
@@ -96,7 +98,7 @@ class Call:
         self.project: str | None = None
         """Whose account at the provider is billed, where provider and SDK say it."""
         self.on_end: Callable[[int | None, bool], object] | None = None
-        """Told, once the span has ended, (picodollars or None, whether anything may have been sold)."""
+        """Told, once the call is over, (picodollars or None, whether anything may have been sold)."""
         self.hides_usage = False
         """Whether the stream has a usage event that we asked for and the caller did not."""
         self._began = time.time_ns()
@@ -196,19 +198,23 @@ class Call:
         with quietly("recording a call"):
             request = self.request
             response = self._provider.response(self._body, request) if not request.lines else NOTHING
-            for extra in response.extras:
-                self._also(extra)
             if response.awaited is not None:
                 _expected.keep((self._provider_name, response.awaited), (request, response.created))
-            if self._span is None:
-                if not self._counts(response):
-                    return
-                self.request = self._asked_for(response)
-                self._span = self._start()
-            elif response.id:
-                already_recorded.first(self._provider_name, response.id)
-            self._attempts.append(self._attempt("200", "yes"))
-            self._end(self._span, response, "ok" if response.complete else "aborted")
+            if self._span is not None or self._counts(response):
+                self._record(response)
+            for extra in response.extras:
+                self._also(extra)
+        self._tell(None, sold=False)
+
+    def _record(self, response: Response) -> None:
+        """End the span, which an answer of unknown kind gets only now."""
+        if self._span is None:
+            self.request = self._asked_for(response)
+            self._span = self._start()
+        elif response.id:
+            already_recorded.first(self._provider_name, response.id)
+        self._attempts.append(self._attempt("200", "yes"))
+        self._end(self._span, response, "ok" if response.complete else "aborted")
 
     def _counts(self, response: Response) -> bool:
         """Whether the answer to a question is the first to say that something was billed."""
@@ -244,46 +250,61 @@ class Call:
         if self._finished:
             return
         self._finished = True
-        if self._span is None:
-            return
         with quietly("recording a failed call"):
-            self._attempts.append(self._attempt(str(status) if status else "no_answer", "no" if status else "unknown"))
-            self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            self._span.set_attribute(a.ERROR_TYPE, str(status) if status else type(error).__qualname__)
-            self._end(self._span, Response(), "error")
+            if self._span is not None:
+                said = str(status) if status else "no_answer"
+                self._attempts.append(self._attempt(said, "no" if status else "unknown"))
+                self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                self._span.set_attribute(a.ERROR_TYPE, str(status) if status else type(error).__qualname__)
+                self._end(self._span, Response(), "error")
+        self._tell(None, sold=False)
 
     def refuse(self, error: BaseException) -> None:
         """The call was not made at all: a row without an attempt."""
         self._finished = True
         with quietly("recording a refused call"):
-            if self._span is not None:
-                self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-                self._span.set_attribute(a.ERROR_TYPE, type(error).__name__)
-                self._end(self._span, Response(), "error")
+            span = self._span = self._span or self._start()
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            span.set_attribute(a.ERROR_TYPE, type(error).__name__)
+            self._end(span, Response(), "error")
 
     def _end(self, span: Span, response: Response, outcome: str) -> None:
-        if not span.is_recording():
-            return
+        usage, source = self._usage(response, outcome)
+        try:
+            if span.is_recording():
+                put(span, self._facts(response, outcome, usage, source))
+                remember(span, usage)
+        finally:
+            try:
+                span.end()
+            finally:
+                cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
+                self._tell(cost if isinstance(cost, int) else None, sold=outcome != "error")
+
+    def _tell(self, cost: int | None, *, sold: bool) -> None:
+        if self.on_end is not None and not self._told:
+            self._told = True
+            self.on_end(cost, sold)
+
+    def _usage(self, response: Response, outcome: str) -> tuple[Usage | None, str | None]:
+        """(usage, where it is from)."""
+        usage, expected = response.usage, self.request.expected
+        if usage is None and outcome == "ok" and expected is not None:
+            return Usage(*(n * response.times for n in expected[:-1])), "request"
+        if usage is not None:
+            return usage, "exact" if response.complete else "partial"
+        return None, None if outcome == "error" else "missing"
+
+    def _facts(self, response: Response, outcome: str, usage: Usage | None, source: str | None) -> dict[str, Any]:
         request = self.request
         host, port = self._server
-        facts: dict[str, Any] = {
-            a.SERVER_ADDRESS: host,
-            a.OUTCOME: outcome,
-            a.ATTEMPTS: len(self._attempts),
-        }
-        usage = response.usage
-        if usage is None and outcome == "ok" and request.expected is not None:
-            usage = Usage(*(n * response.times for n in request.expected[:-1]))
-            facts[a.USAGE_SOURCE] = "request"
-        elif usage is not None:
-            facts[a.USAGE_SOURCE] = "exact" if response.complete else "partial"
-        elif outcome != "error":
-            facts[a.USAGE_SOURCE] = "missing"
+        facts: dict[str, Any] = {a.SERVER_ADDRESS: host, a.OUTCOME: outcome, a.ATTEMPTS: len(self._attempts)}
         if usage is not None:
             facts.update(to_attributes(usage))
         if self._first_chunk_ns is not None:
             facts[a.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_chunk_ns - self._began) / 1e9
         for name, value in (
+            (a.USAGE_SOURCE, source),
             (a.SERVER_PORT, port),
             (a.REQUEST_STREAM, request.stream or None),
             (a.REQUEST_MAX_TOKENS, request.max_tokens),
@@ -312,14 +333,4 @@ class Call:
             facts[a.ATTEMPT_DURATION_US] = tuple(duration for _, duration, _ in self._attempts)
             facts[a.ATTEMPT_BILLED] = tuple(billed for _, _, billed in self._attempts)
         facts.update(self._notes)
-        try:
-            put(span, facts)
-            remember(span, usage)
-        finally:
-            span.end()
-            self._tell(span, outcome)
-
-    def _tell(self, span: Span, outcome: str) -> None:
-        if self.on_end is not None:
-            cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
-            self.on_end(cost if isinstance(cost, int) else None, outcome != "error")
+        return facts

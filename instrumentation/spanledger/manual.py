@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from spanledger import bootstrap
 from spanledger.call import Call, already_recorded
 from spanledger.guard import log, quietly
+from spanledger.limits import door as limits
 from spanledger.pricing.quoting import from_mapping
 from spanledger.providers import Provider, Request, Response, anthropic, google, openai
 from spanledger.reading import Json, mapping
@@ -96,6 +97,7 @@ def record(
             return False
         asked = Request(operation, model or found.model)
         call = Call(bootstrap.tracer(f"spanledger.{name}"), reader, asked, name, ("", None))
+        limits.count(call)
         call.body(body)
         call.finish()
         if response is not None:

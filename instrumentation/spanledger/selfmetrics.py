@@ -19,7 +19,7 @@ from spanledger.version import VERSION
 if TYPE_CHECKING:
     from spanledger.limits.limiter import Limiter
 
-OUTCOMES: Final = ("allowed", "downgraded", "refused")
+OUTCOMES: Final = ("allowed", "downgraded", "refused", "unenforced")
 
 
 def counters(found: Mapping[str, tuple[str, Callable[[], int]]]) -> None:
@@ -60,9 +60,9 @@ def observe_limits() -> None:
 
 def _limiter() -> Limiter | None:
     """The limiter of this process, if a call or the application's code has asked for it."""
-    from spanledger.limits.asking import configured
+    from spanledger.limits.asking import present
 
-    return configured() if configured.cache_info().currsize else None
+    return present()
 
 
 def _outcomes(_: Any) -> Iterable[Observation]:

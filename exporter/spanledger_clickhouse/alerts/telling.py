@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from spanledger.guard import log
 from spanledger_clickhouse.alerts.destinations import Delivery, Destination
-from spanledger_clickhouse.alerts.messages import Alert, payload
+from spanledger_clickhouse.alerts.messages import Alert, headline, payload
 from spanledger_clickhouse.budgets import insert
 from spanledger_clickhouse.ledger import Ledger
 
@@ -58,6 +58,7 @@ class Told(NamedTuple):
 
     text: str
     destination: str
+    """'' where none is set."""
     delivery: Delivery
 
 
@@ -68,6 +69,8 @@ def tell(ledger: Ledger, alerts: Sequence[Alert], destinations: Sequence[Destina
         DatabaseError: the ledger cannot be asked or written to.
     """
     mine = _claimed(ledger, alerts)
+    if not destinations:
+        return [Told(headline(alert), "", Delivery(0)) for alert in mine]
     done = _deliver(ledger, [(alert.key, payload(alert)) for alert in mine], destinations)
     for destination in destinations:
         parameters = {"seconds": FORGOTTEN_SECONDS, "destination": destination.name}

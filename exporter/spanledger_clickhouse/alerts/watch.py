@@ -9,7 +9,7 @@ from decimal import Decimal
 from math import ceil
 from typing import Final
 
-from spanledger.limits.limiter import AFTER_SECONDS
+from spanledger.limits.plan import AFTER_SECONDS
 from spanledger.limits.store import Account, RedisStore, StoreError
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.alerts import telling

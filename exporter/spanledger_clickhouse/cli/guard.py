@@ -118,8 +118,8 @@ def _tests(found: Sequence[Destination]) -> list[Told]:
 
 def _say(done: Sequence[Told]) -> None:
     for each in done:
-        how = each.delivery.error or "delivered"
-        console().print(f"{each.text} [{each.destination}: {how}]", markup=False)
+        how = f" [{each.destination}: {each.delivery.error or 'delivered'}]" if each.destination else ""
+        console().print(f"{each.text}{how}", markup=False)
 
 
 def _ended(done: Sequence[Told]) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol, cast
 
+from spanledger import finalizing
 from spanledger.call import Call
 from spanledger.doors.sse import Tap
 from spanledger.guard import quietly
@@ -46,7 +47,8 @@ def follow(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
     response._spanledger_closed = call.finish if whole is None else whole.closed
     response._spanledger_tap = tap
     response.__class__ = _followed(cast("Any", type(response)))
-    weakref.finalize(response, call.finish)
+    finalizing.ready()
+    weakref.finalize(response, finalizing.run, call.finish)
 
 
 @lru_cache(maxsize=16)
@@ -149,7 +151,7 @@ def _tapped(inner: Iterator[bytes], tap: _Tap) -> Iterator[bytes]:
         if rest:
             yield rest
     finally:
-        _end(tap)
+        finalizing.run(partial(_end, tap))
 
 
 class _AsyncBytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import ModuleType, TracebackType
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -21,13 +21,13 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Tracer
 
-from spanledger import hosts
+from spanledger import finalizing, hosts
 from spanledger.call import Call
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
 from spanledger.limits import door as limits
 from spanledger.providers import Provider
-from spanledger.reading import document
+from spanledger.reading import document, mapping
 
 HOOKS: Final[Hooks] = {
     "BaseApiClient": {"_request": ("http_request", "stream"), "_async_request": ("http_request", "stream")},
@@ -113,7 +113,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return original(client, http_request, *args, **kwargs)
-            limits.admit(sent.call, http_request.data, partial(_ask_instead, http_request, sent.call.request.model))
+            _admit(sent.call, http_request)
             with Sending(sent):
                 response = original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)
@@ -126,7 +126,7 @@ class GoogleDoor(Patches):
             sent = self._begin(client, http_request)
             if sent is None:
                 return await original(client, http_request, *args, **kwargs)
-            limits.admit(sent.call, http_request.data, partial(_ask_instead, http_request, sent.call.request.model))
+            _admit(sent.call, http_request)
             with Sending(sent):
                 response = await original(client, http_request, *args, **kwargs)
             _answered(sent.call, response)
@@ -177,12 +177,17 @@ class GoogleDoor(Patches):
         return stream
 
 
-def _ask_instead(http_request: Any, asked: str | None, model: str) -> bool:
-    """Put another model into a request's path; whether it has one."""
-    before, found, after = str(http_request.url).rpartition(f"/{asked}:")
-    if found:
-        http_request.url = f"{before}/{model}:{after}"
-    return bool(found)
+def _admit(call: Call, http_request: Any) -> None:
+    """Ask whether a request may be sent; it may be sent to another model then. Raises BudgetExceeded."""
+
+    def ask_instead(model: str) -> bool:
+        before, found, after = str(http_request.url).rpartition(f"/{call.request.model}:")
+        if found:
+            http_request.url = f"{before}/{model}:{after}"
+        return bool(found)
+
+    cached = "cachedContent" in mapping(http_request.data)  # a cache is of one model
+    limits.admit(call, http_request.data, None if cached else ask_instead)
 
 
 class Sending:
@@ -243,6 +248,7 @@ def _answered(call: Call, response: Any) -> None:
                 _read(body[0], call)
             call.finish()
         else:
+            finalizing.ready()
             response._spanledger = call
 
 
@@ -261,7 +267,7 @@ def _followed(segments: Iterator[Any], call: Call) -> Generator[Any, None, None]
                 call.feed(chunk)
             yield chunk
     finally:
-        call.finish()
+        finalizing.run(call.finish)
 
 
 class _AsyncSegments:
@@ -289,7 +295,7 @@ class _AsyncSegments:
         await self._segments.aclose()
 
     def __del__(self) -> None:
-        self._call.finish()
+        finalizing.run(self._call.finish)
 
 
 class _Resumed(ObjectProxy):

@@ -13,9 +13,9 @@ A peer may have wrapped `request` on a subclass (OpenInference and Logfire do); 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any, Final, cast
 
@@ -91,10 +91,7 @@ class StainlessDoor(Patches):
         with quietly("beginning a call"):
             if _asked.get() is options:
                 return None  # the same request, on its way through another class's `request`
-            body: Any = options.json_data
-            if options.extra_json and isinstance(body, dict):
-                body = {**cast("Json", body), **options.extra_json}  # what `extra_body` says goes
-            request = self._provider.request(options.method, options.url, body)
+            request = self._provider.request(options.method, options.url, _body(options))
             return self._call(client, request) if request else None
         return None
 
@@ -113,9 +110,9 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return original(client, cast_to, options, *args, **kwargs)
-            limits.admit(call, options.json_data, partial(_ask_instead, options))
-            with _Sending(call, options):
-                return original(client, cast_to, options, *args, **kwargs)
+            asked = _admitted(call, options)
+            with _Sending(call, asked):
+                return original(client, cast_to, asked, *args, **kwargs)
 
         return request
 
@@ -126,9 +123,9 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return await original(client, cast_to, options, *args, **kwargs)
-            limits.admit(call, options.json_data, partial(_ask_instead, options))
-            with _Sending(call, options):
-                return await original(client, cast_to, options, *args, **kwargs)
+            asked = _admitted(call, options)
+            with _Sending(call, asked):
+                return await original(client, cast_to, asked, *args, **kwargs)
 
         return request
 
@@ -272,15 +269,27 @@ def _bindable(original: Any) -> Any:
     return bound
 
 
-def _ask_instead(options: Any, model: str) -> bool:
-    """Put another model into a request; whether it has one."""
-    replaced = False
-    for name in ("json_data", "extra_json"):
-        body = getattr(options, name, None)
-        if isinstance(body, dict) and "model" in body:
-            setattr(options, name, {**cast("Json", body), "model": model})
-            replaced = True
-    return replaced
+def _body(options: Any) -> Any:
+    """What is asked; what `extra_body` says goes."""
+    body: Any = options.json_data
+    return {**cast("Json", body), **options.extra_json} if options.extra_json and isinstance(body, dict) else body
+
+
+def _admitted(call: Call, options: Any) -> Any:
+    """The options to send: the caller's, or a copy that asks another model. Raises BudgetExceeded."""
+    sent = options
+
+    def ask_instead(model: str) -> bool:
+        nonlocal sent
+        named = [name for name in ("json_data", "extra_json") if "model" in mapping(getattr(options, name, None))]
+        if named:
+            sent = copy.copy(options)  # the caller may use his own again
+            for name in named:
+                setattr(sent, name, {**mapping(getattr(options, name)), "model": model})
+        return bool(named)
+
+    limits.admit(call, _body(options), ask_instead, len(getattr(options, "files", None) or ()))
+    return sent
 
 
 class _Sending:

@@ -4,26 +4,57 @@ from __future__ import annotations
 
 import atexit
 import os
-from decimal import Decimal
-from functools import lru_cache
+import threading
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from spanledger import attributes as a
 from spanledger import settings
+from spanledger.attributing import identity
 from spanledger.guard import log, quietly
 from spanledger.limits.documents import PolicyError, load
 from spanledger.limits.estimate import worst_picousd
-from spanledger.limits.limiter import Decision, Limiter, Question
+from spanledger.limits.limiter import Decision, Limiter
+from spanledger.limits.plan import Question
 from spanledger.limits.policy import Policy
-from spanledger.limits.store import MemoryStore, RedisStore, StoreError
+from spanledger.limits.store import MAX_PICOUSD, MemoryStore, RedisStore, StoreError
+
+_lock = threading.Lock()
+_made: tuple[Limiter | None] | None = None
+"""What the settings describe, once it was made."""
 
 
-@lru_cache(maxsize=1)
 def configured() -> Limiter | None:
-    """The limiter that the settings describe; None where they ask for none, or make no sense (it is logged).
+    """The limiter that the settings describe; None where they ask for none, or make no sense (it is logged). One a process.
 
     SPANLEDGER_LIMITS names a file of budgets; SPANLEDGER_REDIS_URL a Redis where they are published, and where all
     processes count. Either is enough. With a Redis alone the doors ask for every call.
     """
+    global _made
+    made = _made
+    if made is None:
+        with _lock:
+            if _made is None:
+                _made = (_make(),)
+            made = _made
+    return made[0]
+
+
+def present() -> Limiter | None:
+    """The limiter of this process, if anybody has asked for it."""
+    return _made[0] if _made is not None else None
+
+
+def reset() -> None:
+    """Forget it: the settings have changed, or this is a forked child, which has locks, connections and holds of its own."""
+    global _lock, _made
+    _lock, _made = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=reset)
+
+
+def _make() -> Limiter | None:
     with quietly("reading the settings of limits"):
         path, url = settings.setting("limits"), settings.setting("redis_url")
         if (path is None and url is None) or settings.enabled("disabled"):
@@ -37,9 +68,6 @@ def configured() -> Limiter | None:
         atexit.register(made.close)
         return made
     return None
-
-
-os.register_at_fork(after_in_child=configured.cache_clear)  # a child has locks, connections and reservations of its own
 
 
 def check_request_allowed(
@@ -72,7 +100,8 @@ def check_request_allowed(
     with quietly("checking limits"):
         limiter = configured()
         if limiter is not None:
-            request = {"user": user, "feature": feature, "tenant": tenant, "tier": tier}
+            said = {"user": (a.USER_ID, user), "feature": (a.FEATURE, feature), "tenant": (a.TENANT_ID, tenant), "tier": (a.CUSTOMER_TIER, tier)}  # fmt: skip
+            request = {name: identity(attribute, value) for name, (attribute, value) in said.items()}
 
             def price(name: str, read: int) -> int | None:
                 return worst_picousd(provider, name, read, max_output_tokens)
@@ -88,13 +117,25 @@ def record_actual_cost(reservation: str, cost_usd: Decimal | float | str) -> boo
 
     Args:
         reservation: of `check_request_allowed`; "" changes nothing.
-        cost_usd: in USD, as `spanledger.pricing.quote` or the provider says.
+        cost_usd: in USD, as `spanledger.pricing.quote` or the provider says; from 0 to a million.
 
     Returns:
-        Whether it was counted; said twice, it counts once.
+        Whether the store has it; said twice, it counts once.
     """
     with quietly("recording a cost"):
         limiter = configured()
         if limiter is not None and reservation:
-            return limiter.settle(reservation, int(Decimal(str(cost_usd)).scaleb(12)))
+            cost = _picousd(cost_usd)
+            if cost is None:
+                log.error("record_actual_cost: %r is no cost in USD, and is not counted", cost_usd)
+                return False
+            return limiter.settle(reservation, cost)
     return False
+
+
+def _picousd(cost_usd: Decimal | float | str) -> int | None:
+    try:
+        cost = Decimal(str(cost_usd)).scaleb(12)
+    except InvalidOperation:
+        return None
+    return int(cost) if cost.is_finite() and 0 <= cost <= MAX_PICOUSD else None

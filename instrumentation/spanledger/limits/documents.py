@@ -58,7 +58,7 @@ def load(path: str) -> Policy:
             found = tomllib.load(file, parse_float=Decimal)
     except OSError as error:
         raise PolicyError(f"SPANLEDGER_LIMITS={path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # TOMLDecodeError, or no UTF-8
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, no UTF-8, or nested without end
         raise PolicyError(f"{path} is not valid TOML: {error}") from error
     return policy(found, path)
 
@@ -69,7 +69,7 @@ def published(text: str) -> Policy:
         return Policy()
     try:
         found: object = json.loads(text, parse_float=Decimal)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyError("the published budgets are no JSON") from error
     if not isinstance(found, dict):
         raise PolicyError("the published budgets are no JSON object")
@@ -194,13 +194,13 @@ def _thresholds(each: Json, where: str) -> tuple[float, ...]:
     found = each.get("thresholds", Budget.thresholds)
     if not isinstance(found, list | tuple):
         raise PolicyError(f"{where}: thresholds = {found!r}; use shares such as [0.8, 1.0]")
-    return tuple(sorted(float(_share(value, f"{where}: thresholds")) for value in cast("list[object]", found)))
+    return tuple(sorted({float(_share(value, f"{where}: thresholds")) for value in cast("list[object]", found)}))
 
 
 def _share(value: object, where: str) -> Decimal:
     number = not isinstance(value, bool) and isinstance(value, int | float | Decimal)
     share = Decimal(str(value)) if number else Decimal(0)
-    if not share.is_finite() or not 0 < share <= 10:
+    if not share.is_finite() or not Decimal("0.000001") <= share <= 10:
         raise PolicyError(f"{where} = {value!r}; use shares such as 0.8 or 1")
     return share
 
@@ -210,8 +210,8 @@ def _picousd(value: Any, where: str) -> int:
         amount = Decimal(str(value)) if not isinstance(value, bool) else Decimal(0)
     except InvalidOperation:
         amount = Decimal(0)
-    if not amount.is_finite() or not 0 < amount < 10**6:
-        raise PolicyError(f"{where}: amount_usd = {value!r}; use dollars above zero and below a million")
+    if not amount.is_finite() or not Decimal("0.000001") <= amount < 10**6:
+        raise PolicyError(f"{where}: amount_usd = {value!r}; use dollars from 0.000001 and below a million")
     return int(amount.scaleb(12))
 
 

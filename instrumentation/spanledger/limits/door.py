@@ -16,8 +16,9 @@ from spanledger.attributing import dimensions
 from spanledger.call import Call
 from spanledger.guard import Deliberate, quietly
 from spanledger.limits.asking import configured
-from spanledger.limits.estimate import body_tokens, choices, worst_picousd
-from spanledger.limits.limiter import Decision, Hold, Limiter, Question
+from spanledger.limits.estimate import Size, asks, choices, worst_picousd
+from spanledger.limits.limiter import UNANSWERED, Decision, Hold, Limiter
+from spanledger.limits.plan import Question
 from spanledger.limits.tokenizer import counter
 from spanledger.providers import Request
 from spanledger.reading import document
@@ -32,71 +33,78 @@ class BudgetExceeded(Deliberate):
     """
 
     def __init__(self, reason: str, retry_after_seconds: int) -> None:
-        super().__init__(reason)
+        super().__init__(reason, retry_after_seconds)  # all of it: it may be pickled on its way from a worker
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
 
+    def __str__(self) -> str:
+        return self.reason
 
-def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = None) -> None:
+
+def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = None, files: int = 0) -> None:
     """Let a call pass and hold what it may cost until it ends.
 
     Args:
         call: just begun.
         body: what is asked, parsed or as JSON; its texts are counted, not kept.
         ask_instead: puts another model into the request and says whether it could; None: the model cannot be replaced.
+        files: that go beside the body.
 
     Raises:
         BudgetExceeded: a budget refuses it. Whatever goes wrong in here lets it pass as it is.
     """
     limiter = configured()
-    if limiter is None or not limiter.policy.enforce or not call.sells or call.request.model is None:
+    if limiter is None or not limiter.policy.enforce:
+        return
+    if call.request.model is None and not call.sells:
+        _count_at_its_end(limiter, call)  # it asks for what was asked for earlier, or is of no known kind
         return
     refused = None
     with quietly("checking limits"):
-        refused = _asked(limiter, call, document(body) if isinstance(body, str | bytes) else body, ask_instead)
+        parsed = document(body) if isinstance(body, str | bytes) else body
+        refused = _asked(limiter, call, parsed, ask_instead, files)
     if refused is not None:
         call.refuse(refused)
         raise refused
 
 
-def _enforcing() -> Limiter | None:
-    limiter = configured()
-    return limiter if limiter is not None and limiter.policy.enforce else None
-
-
 def _asked(
-    limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], bool] | None
+    limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], bool] | None, files: int
 ) -> BudgetExceeded | None:
-    question, read, written = _question(limiter, call, body, can_replace=ask_instead is not None)
-    estimate = question.price(question.model, read)
-    found = limiter.check(_who(call.context), estimate, read, written, question)
+    question, read, written = _question(limiter, call, body, files, can_replace=ask_instead is not None)
+    estimate = question.price(question.model, read) if question.model else None
+    found, hold = limiter.ask(_who(call.context), estimate, read, written, question)
     if not found.allowed:
         return BudgetExceeded(found.reason, found.retry_after_seconds)
+    if hold is not None:
+        call.on_end = _counting(hold)
     if found.warnings:
         call.note(a.BUDGET_WARNINGS, ", ".join(found.warnings))
+    if found.reason == UNANSWERED:
+        call.note(a.BUDGET_WARNINGS, "not enforced: the store did not answer")
     if found.model and ask_instead is not None and ask_instead(found.model):
         call.downgrade(found.model, found.reason)
-    if (hold := limiter.take(found.reservation)) is not None:
-        call.on_end = _counting(hold, estimate or 0)
     return None
 
 
-def _question(limiter: Limiter, call: Call, body: object, *, can_replace: bool) -> tuple[Question, int, int]:
-    """What a call asks for; the tokens of its prompt and of its answers, at most (0: it does not say)."""
+def _question(
+    limiter: Limiter, call: Call, body: object, files: int, *, can_replace: bool
+) -> tuple[Question, int, int]:
+    """What a call asks for; the tokens of its prompt and of its answers, at most."""
     asked, provider = call.request, call.provider_name
     model = asked.model or ""
-    answers = choices(body)
-    written = answers * (asked.max_tokens or limiter.policy.assumed_output_tokens)
+    size = Size(body, media=files)
+    written = choices(body) * (asked.max_tokens or limiter.policy.assumed_output_tokens)
+    ask = asks(body, model, asked.service_tier, media=size.media > 0)
 
     def price(name: str, read: int) -> int | None:
-        return worst_picousd(provider, name, read, written, asked.service_tier or "", asked.expected)
+        return worst_picousd(provider, name, read, written, ask, asked.expected)
 
     def sharper() -> int | None:
         count = counter(provider, model)
-        return None if count is None else body_tokens(body, counted=count)
+        return None if count is None else Size(body, count, files).tokens
 
-    question = Question(model, price, sharper, can_replace)
-    return question, body_tokens(body), answers * (asked.max_tokens or 0)
+    return Question(model, price, sharper, can_replace and bool(model)), size.tokens, written
 
 
 def _who(context: Context | None) -> dict[str, str | None]:
@@ -104,9 +112,23 @@ def _who(context: Context | None) -> dict[str, str | None]:
     return {"user": who(a.USER_ID), "feature": who(a.FEATURE), "tenant": who(a.TENANT_ID), "tier": who(a.CUSTOMER_TIER)}
 
 
-def _counting(hold: Hold, estimate: int) -> Callable[[int | None, bool], object]:
-    """What a call tells at its end. What was sold at an unknown price is taken for all that it was estimated at most."""
-    return lambda cost, sold: hold.count(cost if cost is not None else estimate if sold else 0)
+def _counting(hold: Hold) -> Callable[[int | None, bool], object]:
+    """What a call tells at its end. What was sold at an unknown price is taken for all that it was held with."""
+    return lambda cost, sold: hold.count(cost if cost is not None else hold.held if sold else 0)
+
+
+def _count_at_its_end(limiter: Limiter, call: Call) -> None:
+    with quietly("counting a cost"):
+        hold = limiter.hold(_who(call.context))
+        if hold is not None:
+            call.on_end = _counting(hold)
+
+
+def count(call: Call) -> None:
+    """Have the cost of a call counted that nobody asked for: a turn of an open session, a row made by hand."""
+    limiter = configured()
+    if limiter is not None and limiter.policy.enforce:
+        _count_at_its_end(limiter, call)
 
 
 # --- sessions: a socket that stays open ------------------------------------------------------------------------
@@ -122,11 +144,11 @@ def admit_session(begin: Callable[[Request], Call], model: str) -> None:
     Raises:
         BudgetExceeded: a budget refuses it.
     """
+    limiter = configured()
+    if limiter is None or not limiter.policy.enforce:
+        return
     refused = None
     with quietly("checking limits"):
-        limiter = _enforcing()
-        if limiter is None:
-            return
         found = _any_room(limiter)
         if not found.allowed:
             refused = BudgetExceeded(found.reason, found.retry_after_seconds)
@@ -136,17 +158,8 @@ def admit_session(begin: Callable[[Request], Call], model: str) -> None:
 
 
 def _any_room(limiter: Limiter) -> Decision:
-    """Whether anything more may be spent: a millionth of a cent, which is held only for as long as that takes."""
-    found = limiter.check(_who(None), 10_000)
-    if (hold := limiter.take(found.reservation)) is not None:
+    """Whether anything more may be spent: a picodollar, which is held only for as long as that takes."""
+    found, hold = limiter.ask(_who(None), 0)
+    if hold is not None:
         hold.count(0)
     return found
-
-
-def count(call: Call) -> None:
-    """Have the cost of a call counted that nobody asked for: a turn of a session that is open."""
-    with quietly("counting a cost"):
-        limiter = _enforcing()
-        hold = limiter.hold(_who(call.context)) if limiter is not None else None
-        if hold is not None:
-            call.on_end = _counting(hold, 0)

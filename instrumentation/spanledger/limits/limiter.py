@@ -4,43 +4,35 @@ first; and which model it should ask."""
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from math import ceil, inf
+from contextlib import suppress
+from math import ceil
 from typing import Any, Final, NamedTuple
 
 from spanledger.guard import log
-from spanledger.limits.backlog import PAUSE_SECONDS, Backlog
 from spanledger.limits.documents import PolicyError, published
-from spanledger.limits.policy import DOWNGRADE, WARN, Budget, Policy, Rule
+from spanledger.limits.plan import Plan, Question, planned
+from spanledger.limits.policy import DOWNGRADE, Budget, Policy
 from spanledger.limits.store import Account, Controls, Reserved, Store, StoreError
-from spanledger.limits.windows import window
+from spanledger.limits.teller import Teller
 
-AFTER_SECONDS: Final = 86_400
-"""How long the figures of a window stay after its end, for calls that end late."""
 CONTROLS_SECONDS: Final = 2.0
 """How old the list of what is stopped by hand, and the published budgets, may be."""
-ENDLESS: Final = 2**62
-"""The amount of a budget that refuses nothing."""
+SILENT_SECONDS: Final = 5.0
+"""How long a store that did not answer is left alone by calls; the teller asks it every second meanwhile."""
+LOGGED_SECONDS: Final = 60.0
+"""Outages are logged once in this time."""
+UNANSWERED: Final = "store"
+"""The reason of a request that passed because the store did not answer."""
 MAX_TOLD: Final = 10_000
 MAX_PLANS: Final = 10_000
 MAX_OPEN: Final = 100_000
-"""Reservations remembered by a process; the oldest are forgotten first, and run out by themselves."""
-
-
-class Question(NamedTuple):
-    """What a request asks for, where a nearer estimate or another model may matter."""
-
-    model: str
-    price: Callable[[str, int], int | None]
-    """(model, tokens of the prompt) -> the most that it may cost, in picodollars; None: it has no price."""
-    sharper: Callable[[], int | None]
-    """Tokens of the prompt as a tokenizer counts them, which takes longer; None where there is none."""
-    replaceable: bool = True
-    """Whether another model may be asked."""
+"""Reservations of the application's own code remembered by a process; the oldest are forgotten first, and run out."""
 
 
 class Decision(NamedTuple):
@@ -48,7 +40,7 @@ class Decision(NamedTuple):
 
     allowed: bool
     reason: str = ""
-    """Why not; why another model; or "store" where the store did not answer and the request passed all the same."""
+    """Why not; why another model; or UNANSWERED where the store did not answer and the request passed all the same."""
     retry_after_seconds: int = 0
     """Until the end of the window whose budget has no room; 0 where waiting does not help."""
     reservation: str = ""
@@ -62,28 +54,12 @@ class Decision(NamedTuple):
         return {**self._asdict(), "warnings": list(self.warnings)}
 
 
-class _Plan(NamedTuple):
-    """What counts a request of certain dimensions, as long as no window ends."""
-
-    since: float
-    until: float
-    """Unix seconds."""
-    max_input_tokens: int | None
-    max_output_tokens: int | None
-    budgets: tuple[Budget, ...]
-    ends: tuple[float, ...]
-    """Of each budget's window, Unix seconds."""
-    accounts: tuple[Account, ...]
-    floors: tuple[float, ...]
-    """Of each budget, its lowest threshold in picodollars."""
-
-
 class Cost(NamedTuple):
     """What a response has cost."""
 
     reservation: str
     """Told twice, it counts once."""
-    plan: _Plan
+    plan: Plan
     held: int
     spent: int
 
@@ -91,18 +67,36 @@ class Cost(NamedTuple):
 class Hold:
     """What one request holds. Each response that it turns out to bill is counted; the first one frees what was held."""
 
-    __slots__ = ("_amount", "_limiter", "_plan", "_reservation")
+    __slots__ = ("_limiter", "_names", "_plan", "held")
 
-    def __init__(self, limiter: Limiter, reservation: str, plan: _Plan, amount: int) -> None:
-        self._limiter, self._plan, self._amount = limiter, plan, amount
-        self._reservation = [reservation]
+    def __init__(self, limiter: Limiter, reservation: str, plan: Plan, held: int) -> None:
+        """`held` in picodollars; `reservation` "": nothing is held."""
+        self._limiter, self._plan, self.held = limiter, plan, held
+        self._names = [reservation] if reservation else []
 
-    def count(self, spent_picousd: int) -> bool:
-        """Count a cost. Whether the store has it; if not, it is tried again in the background."""
+    def count(self, spent_picousd: int) -> None:
+        """Count a cost, at once in this process, in a moment in a remote store."""
+        name, held = self._name()
+        if held or spent_picousd:
+            self._limiter.count(Cost(name, self._plan, held, spent_picousd))
+
+    def count_now(self, spent_picousd: int) -> bool:
+        """Count a cost and wait for the store; whether it has it (if not, it is told again in the background)."""
+        name, held = self._name()
+        return self._limiter.count_now(Cost(name, self._plan, held, spent_picousd))
+
+    def _name(self) -> tuple[str, int]:
         try:
-            return self._limiter.count(self._reservation.pop(), self._plan, self._amount, spent_picousd)
+            return self._names.pop(), self.held
         except IndexError:  # one more response to the same request
-            return self._limiter.count(self._limiter.another(), self._plan, 0, spent_picousd)
+            return self._limiter.another(), 0
+
+
+class _Rules(NamedTuple):
+    """A policy, and what was worked out of it."""
+
+    policy: Policy
+    plans: dict[tuple[str | None, ...], Plan]
 
 
 class Limiter:
@@ -110,25 +104,37 @@ class Limiter:
 
     def __init__(self, policy: Policy, store: Store, now: Callable[[], float] = time.time) -> None:
         """`policy`: of this process; what is published in the store comes to it. `now`: Unix seconds."""
-        self.policy = policy
         self._own = policy
+        self._rules = _Rules(policy, {})
         self._store = store
         self._now = now
-        self._controls: Controls = Controls()
+        self._controls: Controls | None = None
+        """None: it has not been heard yet."""
         self._controls_until = 0.0
-        self._asleep_until = 0.0
+        self._hearing = threading.Lock()
+        self._silent_until = 0.0
         self._last_error = ""
-        self._silences = itertools.count()
+        self._logged = 0.0
         self._told: OrderedDict[tuple[str, float], None] = OrderedDict()
-        self._plans: dict[tuple[str | None, ...], _Plan] = {}
         self._name = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._open: OrderedDict[str, Hold] = OrderedDict()
-        self._backlog = Backlog(self._count_again)
+        self._teller = Teller(self._tell_store, self._answers)
+        self._process = os.getpid()
         self.counted: Counter[str] = Counter()
-        """allowed | downgraded | refused: what became of requests; store_down: how often the store did not answer."""
+        """allowed | downgraded | refused | unenforced: what became of requests; store_down: how often the store did not answer."""
         self.thresholds: Counter[tuple[str, float]] = Counter()
         """(budget, threshold) -> how often this process was the first to tell of it."""
+
+    @property
+    def policy(self) -> Policy:
+        """What is in force."""
+        return self._rules.policy
+
+    @property
+    def waiting(self) -> int:
+        """Costs that the store has not taken yet."""
+        return len(self._teller)
 
     def check(
         self,
@@ -143,104 +149,171 @@ class Limiter:
         Args:
             request: dimension (tenant, tier, feature, user) -> its value, or None.
             estimate_picousd: the most that it may cost; None where that is not known: it then passes every budget that
-                does not fail closed, and is held with nothing.
+                has any room and does not fail closed.
             input_tokens: of the prompt.
-            output_tokens: that may be answered; 0: it does not say.
+            output_tokens: that may be answered.
             question: where the estimate may be refined, or the model replaced.
         """
-        found = self._check(request, estimate_picousd, input_tokens, output_tokens, question)
-        if not found.allowed and found.retry_after_seconds and question is not None:
-            found = self._sharper(found, request, input_tokens, output_tokens, question)
-        self.counted["refused" if not found.allowed else "downgraded" if found.model else "allowed"] += 1
+        found, hold = self.ask(request, estimate_picousd, input_tokens, output_tokens, question)
+        if hold is not None:
+            self._open[found.reservation] = hold
+            while len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
         return found
 
-    def _sharper(
-        self, refused: Decision, request: Mapping[str, str | None], read: int, written: int, question: Question
-    ) -> Decision:
-        """Ask again with the tokens counted, where that makes a difference."""
-        counted = question.sharper()
-        if counted is None or counted >= read:
-            return refused
-        return self._check(request, question.price(question.model, counted), counted, written, question)
+    def ask(
+        self,
+        request: Mapping[str, str | None],
+        estimate: int | None,
+        read: int = 0,
+        written: int = 0,
+        question: Question | None = None,
+    ) -> tuple[Decision, Hold | None]:
+        """As `check`, with the hold itself, which only the caller knows then."""
+        found, hold = self._asked(request, estimate, read, written, question)
+        if not found.allowed and found.retry_after_seconds and question is not None:
+            counted = question.sharper()
+            if counted is not None and counted < read:
+                estimate = question.price(question.model, counted)
+                found, hold = self._asked(request, estimate, counted, written, question)
+        outcome = "refused" if not found.allowed else "downgraded" if found.model else "allowed"
+        self.counted["unenforced" if found.reason == UNANSWERED else outcome] += 1
+        return found, hold
 
-    def _check(
+    def _asked(
         self, request: Mapping[str, str | None], estimate: int | None, read: int, written: int, question: Question | None
-    ) -> Decision:  # fmt: skip
+    ) -> tuple[Decision, Hold | None]:  # fmt: skip
         self._listen()
         stopped = self._stopped(request)
         if stopped:
-            return Decision(False, stopped)
-        rule = self.policy.rule(request.get("feature"))
-        plan = self._plan(request, rule)
-        too_large = _too_large(plan, read, written, question)
+            return Decision(False, stopped), None
+        plan = self._plan(request)
+        too_large = plan.too_large(read, written, question)
         if too_large:
-            return Decision(False, too_large)
+            return Decision(False, too_large), None
         if not plan.budgets:
-            return Decision(True)
-        if estimate is None and not rule.critical and (closed := _closed(plan)):
-            return Decision(False, f"budget {closed.name!r}: the model has no price, and the budget fails closed")
-        reservation = self.another()
+            return Decision(True, "" if self._controls is not None else UNANSWERED), None
+        if estimate is None and (closed := plan.closed):
+            return Decision(False, f"budget {closed.name!r}: the model has no price, and the budget fails closed"), None
+        name = self.another()
         try:
-            return self._reserved(reservation, plan, rule, estimate, read, question)
+            return self._reserved(name, plan, max(1, estimate or 0), read, question)
         except StoreError as error:
-            return self._unanswered(reservation, plan, rule, estimate, error)
+            return self._unanswered(name, plan, max(1, estimate or 0), error)
 
     def _reserved(
-        self, reservation: str, plan: _Plan, rule: Rule, estimate: int | None, read: int, question: Question | None
-    ) -> Decision:  # fmt: skip
-        """Hold the estimate, or that of a cheaper model; raises StoreError."""
-        held = self._reserve(reservation, plan.accounts, estimate or 0)
+        self, name: str, plan: Plan, amount: int, read: int, question: Question | None
+    ) -> tuple[Decision, Hold | None]:
+        """Hold an amount, or that of a cheaper model; raises StoreError."""
+        held = self._reserve(name, plan.accounts, amount)
         model = reason = ""
         if held.full is not None and plan.budgets[held.full].action == DOWNGRADE:
-            passed = plan.budgets[held.full]
-            if question is not None and question.replaceable and (model := rule.instead_of(question.model)):
-                reason = (
-                    f"budget {passed.name!r}: {passed.acts_at:.0%} of {passed.shown} for the {passed.window} is used"
-                )
-                estimate = question.price(model, read)
-            held = self._reserve(reservation, _without_downgrades(plan), estimate or 0)
+            model, cheaper = _cheaper(plan, read, question)
+            if model:
+                over = plan.budgets[held.full]
+                reason = f"budget {over.name!r}: {over.acts_at:.0%} of {over.shown} for the {over.window} is used"
+                amount = cheaper
+            held = self._reserve(name, plan.without_downgrades(), amount)
         if held.full is None:
-            self._remember(reservation, Hold(self, reservation, plan, estimate or 0))
-            return Decision(True, reason, 0, reservation, self._warnings(plan, held.spent), model)
+            warnings = _warnings(plan, held.spent)
+            return Decision(True, reason, 0, name, warnings, model), Hold(self, name, plan, amount)
         full = plan.budgets[held.full]
-        left = plan.ends[held.full] - self._now()
         share = "" if full.acts_at == 1 else f"{full.acts_at:.0%} of "
         said = f"budget {full.name!r}: {share}{full.shown} for the {full.window} is used up"
-        return Decision(False, said, max(1, ceil(left)))
+        return Decision(False, said, max(1, ceil(plan.ends[held.full] - self._now()))), None
 
-    def _reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
-        if self._asleep_until > time.monotonic():
+    def _reserve(self, name: str, accounts: Sequence[Account], amount: int) -> Reserved:
+        if self._silent_until and self._silent_until > time.monotonic():
             raise StoreError(self._last_error)
+        if self._store.remote:
+            self._teller.start()
         try:
-            held = self._store.reserve(reservation, accounts, amount)
+            return self._store.reserve(name, accounts, amount)
         except StoreError as error:
             self._silent(error)
             raise
-        return held
 
-    def _warnings(self, plan: _Plan, spent: Sequence[int]) -> tuple[str, ...]:
-        """The highest threshold that each budget has passed; the first to see it, over all processes, says so."""
-        for amount, floor in zip(spent, plan.floors, strict=False):
-            if amount >= floor:
-                break
+    def _plan(self, request: Mapping[str, str | None]) -> Plan:
+        """What counts a request; it is worked out once while the windows last."""
+        get = request.get
+        key = get("tenant"), get("tier"), get("feature"), get("user")
+        policy, plans = self._rules
+        now = self._now()
+        found = plans.get(key)
+        if found is None or not found.since <= now < found.until:
+            if len(plans) >= MAX_PLANS:
+                plans.clear()
+            found = plans[key] = planned(policy, request, now)
+        return found
+
+    def another(self) -> str:
+        """The name of a reservation."""
+        return f"{self._name}:{next(self._numbers)}"
+
+    def hold(self, request: Mapping[str, str | None]) -> Hold | None:
+        """A hold of nothing, for costs that come without having asked; None where no budget counts the request."""
+        self._listen()
+        plan = self._plan(request)
+        if not plan.budgets:
+            return None
+        if self._store.remote:
+            self._teller.start()
+        return Hold(self, "", plan, 0)
+
+    # --- costs -----------------------------------------------------------------------------------------------
+
+    def settle(self, reservation: str, spent_picousd: int) -> bool:
+        """Count what a request of `check` has cost, in picodollars (0: it failed), and free the rest of what was held.
+
+        Returns:
+            Whether the store has it. Said twice, it counts once.
+        """
+        hold = self._open.pop(reservation, None)
+        return hold is not None and hold.count_now(spent_picousd)
+
+    def count(self, cost: Cost) -> None:
+        """Count a cost and free what was held; where the store is remote, in a moment and from another thread."""
+        if self._store.remote:
+            self._teller.add(cost)
         else:
-            return ()
-        found: list[str] = []
-        for number, amount in enumerate(spent):
-            if amount < plan.floors[number]:
-                continue
-            budget = plan.budgets[number]
-            share = amount / budget.amount_picousd
-            passed = [threshold for threshold in budget.thresholds if share >= threshold]
-            if passed:
-                found.append(f"{budget.name} {passed[-1]:.0%}")
-                self._tell(budget, plan.accounts[number], passed[-1], share)
-        return tuple(found)
+            self._tell_store(cost)
 
-    def _tell(self, budget: Budget, account: Account, threshold: float, share: float) -> None:
+    def count_now(self, cost: Cost) -> bool:
+        """Count a cost; whether the store has it (if not, it is told again in the background)."""
+        if self._silent_until <= time.monotonic():
+            with suppress(StoreError):
+                self._tell_store(cost)
+                return True
+        self._teller.start()
+        self._teller.add(cost)
+        return False
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until the store has every cost; whether it has."""
+        return self._teller.flush(seconds)
+
+    def close(self) -> None:
+        """Give the store a second to take what it has not; the process is about to end."""
+        if os.getpid() == self._process and self._store.remote:
+            self.flush(1.0)
+
+    def _tell_store(self, cost: Cost) -> None:
+        try:
+            spent = self._store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent)
+        except StoreError as error:
+            self._silent(error)
+            raise
+        self._silent_until = 0.0
+        plan = cost.plan
+        for budget, account, amount, floor in zip(plan.budgets, plan.accounts, spent, plan.floors, strict=True):
+            if amount >= floor:
+                self._tell(budget, account, amount)
+
+    def _tell(self, budget: Budget, account: Account, spent: int) -> None:
         """Say that a threshold has been passed, unless somebody has. Whose amount it is stands on the rows, not in logs."""
+        threshold = _highest(budget, spent)
         said = (account.key, threshold)
-        if said in self._told:
+        if not threshold or said in self._told:
             return
         self._told[said] = None
         if len(self._told) > MAX_TOLD:
@@ -252,175 +325,105 @@ class Limiter:
         if first:
             self.thresholds[budget.name, threshold] += 1
             whose = f" of one {budget.per}" if budget.per else ""
-            log.warning(
-                "budget %r%s: %.0f%% of %s for the %s is spent", budget.name, whose, share * 100, budget.shown, budget.window
-            )  # fmt: skip
-
-    def _plan(self, request: Mapping[str, str | None], rule: Rule) -> _Plan:
-        """What counts a request; it is worked out once while the windows last."""
-        get = request.get
-        key = get("tenant"), get("tier"), get("feature"), get("user")
-        now = self._now()
-        found = self._plans.get(key)
-        if found is None or not found.since <= now < found.until:
-            if len(self._plans) >= MAX_PLANS:
-                self._plans = {}
-            found = self._plans[key] = _planned(self.policy, request, rule, now)
-        return found
-
-    def another(self) -> str:
-        """The name of a reservation."""
-        return f"{self._name}:{next(self._numbers)}"
-
-    def hold(self, request: Mapping[str, str | None]) -> Hold | None:
-        """A hold of nothing, for costs that come without having asked; None where no budget counts the request."""
-        plan = self._plan(request, self.policy.rule(request.get("feature")))
-        return Hold(self, self.another(), plan, 0) if plan.budgets else None
-
-    def settle(self, reservation: str, spent_picousd: int) -> bool:
-        """Count what a request has cost, in picodollars (0: it failed), and free the rest of what was held.
-
-        Returns:
-            Whether it was counted. Said twice, it counts once.
-        """
-        hold = self.take(reservation)
-        return hold is not None and hold.count(spent_picousd)
-
-    @property
-    def waiting(self) -> int:
-        """Costs that the store has not taken yet."""
-        return len(self._backlog)
-
-    def close(self, seconds: float = 1.0) -> None:
-        """Tell the store what it has not taken yet, if it answers, within some seconds."""
-        self._backlog.flush(seconds)
-
-    def take(self, reservation: str) -> Hold | None:
-        """What a reservation holds, for who counts its costs himself; None where it is not known."""
-        return self._open.pop(reservation, None)
-
-    def _remember(self, reservation: str, hold: Hold) -> None:
-        self._open[reservation] = hold
-        while len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)
-
-    # --- costs -----------------------------------------------------------------------------------------------
-
-    def count(self, reservation: str, plan: _Plan, held: int, spent: int) -> bool:
-        """Count a cost and free what was held; whether the store has it (else it is tried again in the background)."""
-        if not self._asleep_until or self._asleep_until <= time.monotonic():
-            try:
-                self._warnings(plan, self._store.settle(reservation, plan.accounts, held, spent))
-            except StoreError as error:
-                self._silent(error)
-            else:
-                return True
-        self._backlog.add(Cost(reservation, plan, held, spent))
-        return False
-
-    def _count_again(self, cost: Cost) -> None:
-        self._warnings(cost.plan, self._store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent))
+            share = spent / budget.amount_picousd * 100
+            log.warning("budget %r%s: %.0f%% of %s for the %s is spent", budget.name, whose, share, budget.shown, budget.window)  # fmt: skip
 
     # --- what people say ---------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Hear what is stopped and what is published, where that was long ago."""
-        now = time.monotonic()
-        if now < self._controls_until or now < self._asleep_until:
+        """Hear what is stopped and what is published, where that was long ago; the first time everybody waits for it."""
+        if self._controls is not None:
+            if time.monotonic() >= self._controls_until and self._hearing.acquire(blocking=False):
+                try:
+                    self._hear()
+                finally:
+                    self._hearing.release()
             return
-        self._controls_until = now + CONTROLS_SECONDS  # other threads go on with what there is
+        with self._hearing:
+            if self._controls is None:
+                self._hear()
+
+    def _hear(self) -> None:
+        now = time.monotonic()
+        if now < self._silent_until:
+            return
+        self._controls_until = now + CONTROLS_SECONDS
         try:
             found = self._store.controls()
         except StoreError as error:
             self._silent(error)  # what was stopped stays stopped
             return
-        if found.published != self._controls.published:
+        if found.published != (self._controls.published if self._controls is not None else ""):
             try:
-                self.policy = self._own.with_published(published(found.published))
+                self._rules = _Rules(self._own.with_published(published(found.published)), {})
             except PolicyError as error:
                 log.error("%s; the budgets stay as they were", error)
-            self._plans = {}
         self._controls = found
 
     def _stopped(self, request: Mapping[str, str | None]) -> str:
         """What stops the request by hand, in words."""
-        if self._controls.stopped:
+        if self._controls is not None and self._controls.stopped:
             for dimension, value in request.items():
                 if value is not None and f"{dimension}={value}" in self._controls.stopped:
                     return f"{dimension} {value!r} is stopped (spanledger resume {dimension}={value})"
         return ""
 
-    # --- what goes wrong -----------------------------------------------------------------------------------------
+    # --- when the store does not answer ---------------------------------------------------------------------------
 
     def _silent(self, error: StoreError) -> None:
-        """The store has not answered: leave it alone for a while."""
-        self._asleep_until, self._last_error = time.monotonic() + PAUSE_SECONDS, str(error)
+        """The store has not answered: calls leave it alone until it does, or for a while."""
+        now = time.monotonic()
+        self._silent_until, self._last_error = now + SILENT_SECONDS, str(error)
         self.counted["store_down"] += 1
-        if next(self._silences) == 0:
+        if self._store.remote:
+            self._teller.start()
+        if not self._logged or now - self._logged > LOGGED_SECONDS:
+            self._logged = now
             log.warning("limits are not enforced: %s", error)
 
-    def _unanswered(
-        self, reservation: str, plan: _Plan, rule: Rule, estimate: int | None, error: StoreError
-    ) -> Decision:  # fmt: skip
-        closed = _closed(plan)
-        if closed is not None and not rule.critical:
-            self._backlog.add(Cost(reservation, plan, estimate or 0, 0))  # it may be held all the same
-            return Decision(False, f"budget {closed.name!r}: {error}, and the budget fails closed", 1)
-        self._remember(reservation, Hold(self, reservation, plan, estimate or 0))  # it may have been held all the same
-        return Decision(True, "store", 0, reservation)
+    def _answers(self) -> bool:
+        """Whether the store answers (again), as far as anybody wonders."""
+        if not self._silent_until:
+            return True
+        try:
+            self._store.controls()
+        except StoreError as error:
+            self._silent(error)
+            return False
+        self._silent_until = 0.0
+        return True
+
+    def _unanswered(self, name: str, plan: Plan, amount: int, error: StoreError) -> tuple[Decision, Hold | None]:
+        hold = Hold(self, name, plan, amount)
+        closed = plan.closed
+        if closed is not None:
+            if error.doubtful:
+                hold.count(0)  # it may be held all the same
+            return Decision(False, f"budget {closed.name!r}: {error}, and the budget fails closed", 1), None
+        return Decision(True, UNANSWERED, 0, name), hold
 
 
-def _too_large(plan: _Plan, read: int, written: int, question: Question | None) -> str:
-    """In words; the prompt is counted by a tokenizer before it is refused for its bound."""
-    most_read, most_written = plan.max_input_tokens, plan.max_output_tokens
-    if most_read is not None and read > most_read:
-        counted = question.sharper() if question is not None else None
-        if said := _too_many("input", read if counted is None else counted, most_read):
-            return said
-    if most_written is not None and written > most_written:
-        return _too_many("output", written, most_written)
-    return ""
+def _cheaper(plan: Plan, read: int, question: Question | None) -> tuple[str, int]:
+    """(the model to ask instead, what it may cost at most); "" where there is none, or it has no price."""
+    if question is None or not question.replaceable:
+        return "", 0
+    model = plan.rule.instead_of(question.model)
+    price = question.price(model, read) if model else None
+    return ("", 0) if price is None else (model, max(1, price))
 
 
-def _too_many(what: str, tokens: int, cap: int) -> str:
-    if tokens <= cap:
-        return ""
-    return f"the request may take {tokens:,} tokens of {what}, and {cap:,} are allowed"
+def _highest(budget: Budget, spent: int) -> float:
+    """The highest threshold that has been passed; 0.0: none."""
+    share = spent / budget.amount_picousd
+    return max((threshold for threshold in budget.thresholds if share >= threshold), default=0.0)
 
 
-def _closed(plan: _Plan) -> Budget | None:
-    return next((budget for budget in plan.budgets if budget.fail_closed), None)
-
-
-def _without_downgrades(plan: _Plan) -> list[Account]:
-    """The accounts, of which those that ask for another model refuse nothing."""
-    return [
-        account._replace(limit_picousd=ENDLESS) if budget.action == DOWNGRADE else account
-        for budget, account in zip(plan.budgets, plan.accounts, strict=True)
-    ]
-
-
-def _planned(policy: Policy, request: Mapping[str, str | None], rule: Rule, now: float) -> _Plan:
-    budgets = tuple(budget for budget in policy.budgets if budget.counts(request))
-    at = datetime.fromtimestamp(now, UTC)
-    windows = [window(budget.window, at, budget.zone) for budget in budgets]
-    starts, ends = (
-        ([moment.timestamp() for moment in moments] for moments in zip(*windows, strict=True))
-        if windows
-        else ([now], [inf])
-    )
-    accounts: list[Account] = []
-    for budget, begun, end in zip(budgets, starts, ends, strict=False):
-        key = budget.account(request.get(budget.per) or "", int(begun))
-        acts = budget.action != WARN and not rule.critical
-        accounts.append(Account(key, budget.acts_from_picousd if acts else ENDLESS, ceil(end - begun) + AFTER_SECONDS))
-    return _Plan(
-        max(starts),
-        min(ends),
-        rule.max_input_tokens or policy.max_input_tokens,
-        rule.max_output_tokens or policy.max_output_tokens,
-        budgets,
-        tuple(ends),
-        tuple(accounts),
-        tuple(min(budget.thresholds, default=inf) * budget.amount_picousd for budget in budgets),
-    )
+def _warnings(plan: Plan, spent: Sequence[int]) -> tuple[str, ...]:
+    """The highest threshold that each budget has passed."""
+    for amount, floor in zip(spent, plan.floors, strict=True):
+        if amount >= floor:
+            break
+    else:
+        return ()
+    passed = [(budget.name, _highest(budget, amount)) for budget, amount in zip(plan.budgets, spent, strict=True)]
+    return tuple(f"{name} {threshold:.0%}" for name, threshold in passed if threshold)

@@ -38,7 +38,7 @@ class Budget:
     action: str = WARN
     """warn | downgrade | block: what becomes of a request from `at` on."""
     thresholds: tuple[float, ...] = (0.8, 0.9, 0.95, 1.0)
-    """Shares of the amount that are told of, each once in a window over all processes."""
+    """Shares of the amount that are told of, in order, each once in a window over all processes."""
     at: Decimal | None = None
     """The share of the amount from which the action is taken; None: as the action has it."""
 

@@ -19,7 +19,8 @@ def headers(error: BudgetExceeded) -> dict[str, str]:
 
 
 def body(error: BudgetExceeded) -> dict[str, Any]:
-    return {"error": "budget_exceeded", "reason": error.reason, "retry_after_seconds": error.retry_after_seconds}
+    """No word of why: amounts and names are not for whoever made the request."""
+    return {"error": "budget_exceeded", "retry_after_seconds": error.retry_after_seconds}
 
 
 async def for_starlette(request: Any, error: BudgetExceeded) -> Any:  # noqa: ARG001 - the framework's signature

@@ -13,20 +13,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-HOLD_SECONDS: Final = 900.0
-"""A call that has taken this long will not come back: no SDK waits longer by default (openai 3.57: 600 s)."""
+HOLD_SECONDS: Final = 2400.0
+"""A call that has taken this long will not come back: three attempts of 600 s are what SDKs wait by default (openai 3.57)."""
 DEADLINE_SECONDS: Final = 0.02
-"""How long Redis may take to answer; then the budget's failure rule decides."""
-DONE_SECONDS: Final = 60.0
-"""How long Redis remembers that a cost is counted: it is told again within seconds, or not at all."""
+"""How long Redis may take for one step (to connect, to answer); then the budget's failure rule decides."""
+DONE_SECONDS: Final = 600.0
+"""How long Redis remembers that a cost is counted, for when it is told again because no answer came."""
+MAX_PICOUSD: Final = 10**18
+"""A million dollars: no call costs more, and sums of such amounts stay within 64 bits for a long time."""
+MAX_ACCOUNTS: Final = 100_000
+"""Of a process's own store; the oldest are given up first."""
+SWEEP_SECONDS: Final = 60.0
 STOPPED: Final = "stopped"
 PUBLISHED: Final = "budgets"
 PREFIX: Final = "spanledger:{limits}:"
-"""The braces keep all keys in one slot of a cluster, where one script may touch them all."""
+"""The braces keep all keys in one slot, where one script may touch them all."""
 
 
 class StoreError(Exception):
-    """The store did not answer in time, or at all."""
+    """The store did not answer in time, or at all.
+
+    Attributes:
+        doubtful: whether it may have done all the same what it was asked.
+    """
+
+    def __init__(self, message: str, *, doubtful: bool = False) -> None:
+        super().__init__(message)
+        self.doubtful = doubtful
 
 
 class Account(NamedTuple):
@@ -58,6 +71,11 @@ class Controls(NamedTuple):
 
 
 class Store(Protocol):
+    @property
+    def remote(self) -> bool:
+        """Whether an answer takes time, and may not come."""
+        ...
+
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         """Hold `amount` in every account, or in none of them.
 
@@ -96,23 +114,27 @@ class _Balance:
 class MemoryStore:
     """Budgets of this process alone."""
 
+    @property
+    def remote(self) -> bool:
+        return False
+
     def __init__(self) -> None:
         self._balances: dict[str, _Balance] = {}
         self._holds: dict[str, tuple[int, float, list[_Balance]]] = {}
         """Reservation -> (amount, when it counts as abandoned, where), in the order in which they were made."""
+        self._sweep_at = 0.0
         self._lock = threading.Lock()
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         now = time.monotonic()
-        found: list[_Balance] = []
         with self._lock:
             if self._holds:
                 self._free(now)
-            for account in accounts:
-                balance = self._balances.get(account[0]) or self._new(account, now)
-                if balance.used + amount > account[1]:
-                    return Reserved(len(found))
-                found.append(balance)
+            for number, account in enumerate(accounts):
+                balance = self._balances.get(account[0])
+                if (balance.used if balance is not None else 0) + amount > account[1]:
+                    return Reserved(number)
+            found = [self._balances.get(account[0]) or self._new(account, now) for account in accounts]
             self._holds[reservation] = amount, now + HOLD_SECONDS, found
             spent: list[int] = []
             for balance in found:
@@ -151,7 +173,11 @@ class MemoryStore:
         return [self._balances.get(account.key) or self._new(account, now) for account in accounts]
 
     def _new(self, account: Account, now: float) -> _Balance:
-        self._balances = {key: each for key, each in self._balances.items() if each.until > now}
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            self._balances = {key: each for key, each in self._balances.items() if each.until > now}
+        if len(self._balances) >= MAX_ACCOUNTS:
+            del self._balances[next(iter(self._balances))]
         made = self._balances[account.key] = _Balance(now + account.lives_seconds)
         return made
 
@@ -175,11 +201,11 @@ local spent = {-1}
 for i, key in ipairs(KEYS) do
   local holds = key .. ':holds'
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do
-    redis.call('HINCRBY', key, 'held', '-' .. string.match(gone, '%d+$'))
+    redis.call('HINCRBY', key, 'held', '-' .. string.match(gone, '[1-9]%d*$'))
     redis.call('ZREM', holds, gone)
   end
   local known = redis.call('HMGET', key, 'spent', 'held')
-  if tonumber(known[1] or 0) + tonumber(known[2] or 0) + tonumber(amount) > tonumber(ARGV[2 + 2 * i]) then return {i - 1} end
+  if tonumber(known[1] or 0) + math.max(0, tonumber(known[2] or 0)) + tonumber(amount) > tonumber(ARGV[2 + 2 * i]) then return {i - 1} end
   spent[i + 1] = known[1] or '0'
 end
 for i, key in ipairs(KEYS) do
@@ -191,20 +217,23 @@ end
 return spent
 """
 """KEYS: accounts. ARGV: hold ("reservation:amount"), amount, life of the hold in ms, then (limit, life in ms) of each
-account. All or nothing. Returns the account without room, or -1 and what is spent of each, as texts: they are exact."""
+account. The amount is 1 or more. All or nothing. Returns the account without room, or -1 and what is spent of each, as texts: they are exact."""
 
 SETTLE: Final = """
 local spent = {}
-local new = redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[4])
+local new = redis.call('EXISTS', KEYS[1]) == 0
 for i = 2, #KEYS do
   local key = KEYS[i]
   if new then
-    if redis.call('ZREM', key .. ':holds', ARGV[1]) == 1 then redis.call('HINCRBY', key, 'held', '-' .. ARGV[2]) end
+    if ARGV[2] ~= '0' and redis.call('ZREM', key .. ':holds', ARGV[1]) == 1 then
+      redis.call('HINCRBY', key, 'held', '-' .. ARGV[2])
+    end
     redis.call('HINCRBY', key, 'spent', ARGV[3])
     redis.call('PEXPIRE', key, ARGV[3 + i])
   end
   spent[i - 1] = redis.call('HGET', key, 'spent') or '0'
 end
+if new then redis.call('SET', KEYS[1], 1, 'PX', ARGV[4]) end
 return spent
 """
 """KEYS: a mark that it is done, then accounts. ARGV: hold, amount held, amount spent, life of the mark in ms, then the life
@@ -221,7 +250,11 @@ return 1
 
 
 class RedisStore:
-    """Budgets of every process that uses the same Redis."""
+    """Budgets of every process that uses the same Redis (one server, or a primary; its keys must not be evicted)."""
+
+    @property
+    def remote(self) -> bool:
+        return True
 
     def __init__(self, url: str, deadline: float = DEADLINE_SECONDS) -> None:
         """
@@ -238,13 +271,13 @@ class RedisStore:
             from redis.retry import Retry
         except ImportError as error:
             raise StoreError("limits in Redis need redis-py: pip install 'spanledger[redis]'") from error
-        self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         try:
             client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
                 url, socket_timeout=deadline, socket_connect_timeout=deadline, retry=Retry(NoBackoff(), 0)
             )
         except ValueError as error:
             raise StoreError("SPANLEDGER_REDIS_URL is no URL of Redis: use redis://host:port/0") from error
+        client.connection_pool.connection_kwargs["decode_responses"] = False  # whatever the URL says
         self._client = client
         self._reserve: Any = client.register_script(RESERVE)
         self._settle: Any = client.register_script(SETTLE)
@@ -255,8 +288,10 @@ class RedisStore:
         """Turn whatever keeps Redis from answering into StoreError."""
         try:
             yield
-        except self._errors as error:
-            raise StoreError(f"Redis does not answer: {type(error).__name__}") from error
+        except Exception as error:  # a driver and a server come up with much, and each of it means: not counted
+            refused = "connecting to" in str(error)  # what could not be sent was not done
+            what = "refuses" if type(error).__name__ == "ResponseError" else "does not answer"
+            raise StoreError(f"Redis {what}: {type(error).__name__}", doubtful=not refused) from error
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         bounds = [figure for a in accounts for figure in (a.limit_picousd, a.lives_seconds * 1000)]
@@ -265,7 +300,7 @@ class RedisStore:
         return Reserved(full) if full >= 0 else Reserved(None, [int(each) for each in spent])
 
     def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:
-        done = Account(f"done:{reservation}", 0, 0)
+        done, spent = Account(f"done:{reservation}", 0, 0), min(spent, MAX_PICOUSD)
         lives = [a.lives_seconds * 1000 for a in accounts]
         arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives]
         return [int(each) for each in self._run(self._settle, [done, *accounts], arguments)]

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from spanledger.guard import log, quietly
 
-MAX_CHARACTERS: Final = 200_000
-"""Of one text: a longer one would hold the caller up for too long (about 30 ms a 100,000)."""
+MAX_CHARACTERS: Final = 100_000
+"""Of a request: a longer one would hold the caller up for too long (about 20 ms for so many); the rest counts by bytes."""
 PROVIDERS: Final = frozenset({"openai", "azure.ai.openai"})
 
 _encodings: Final[dict[str, Any]] = {}
@@ -28,7 +28,7 @@ def installed() -> bool:
 
 
 def counter(provider: str, model: str) -> Callable[[str], int] | None:
-    """How many tokens a text has for a model; None where that is not known, or not yet."""
+    """How many tokens each text of one request has for a model; None where that is not known, or not yet."""
     if provider not in PROVIDERS or not installed():
         return None
     if model not in _encodings:
@@ -39,13 +39,14 @@ def counter(provider: str, model: str) -> Callable[[str], int] | None:
     encoding = _encodings[model]
     if encoding is None:
         return None
-    return lambda text: _counted(encoding, text)
+    left = MAX_CHARACTERS
 
+    def counted(text: str) -> int:
+        nonlocal left
+        left -= len(text)
+        return len(encoding.encode_ordinary(text)) if left >= 0 else len(text.encode("utf-8", "surrogatepass"))
 
-def _counted(encoding: Any, text: str) -> int:
-    if len(text) > MAX_CHARACTERS:
-        return len(text.encode("utf-8", "surrogatepass"))
-    return len(encoding.encode_ordinary(text))
+    return counted
 
 
 def _load(model: str) -> None:

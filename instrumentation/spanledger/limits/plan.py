@@ -1,0 +1,100 @@
+"""Which budgets count a request, and in which accounts: worked out once for each set of dimensions, while windows last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from math import ceil, inf
+from typing import Final, NamedTuple
+
+from spanledger.limits.policy import DOWNGRADE, WARN, Budget, Policy, Rule
+from spanledger.limits.store import Account
+from spanledger.limits.windows import window
+
+AFTER_SECONDS: Final = 86_400
+"""How long the figures of a window stay after its end, for calls that end late."""
+ENDLESS: Final = 2**62
+"""The amount of a budget that refuses nothing."""
+
+
+class Question(NamedTuple):
+    """What a request asks for, where a nearer estimate or another model may matter."""
+
+    model: str
+    price: Callable[[str, int], int | None]
+    """(model, tokens of the prompt) -> the most that it may cost, in picodollars; None: it has no price."""
+    sharper: Callable[[], int | None]
+    """Tokens of the prompt as a tokenizer counts them, which takes longer; None where there is none."""
+    replaceable: bool = True
+    """Whether another model may be asked."""
+
+
+class Plan(NamedTuple):
+    """What counts a request of certain dimensions, as long as no window ends."""
+
+    since: float
+    until: float
+    """Unix seconds."""
+    rule: Rule
+    max_input_tokens: int | None
+    max_output_tokens: int | None
+    budgets: tuple[Budget, ...]
+    """Those that ask for another model first: whether one does is known before any other refuses. Then the shortest window."""
+    ends: tuple[float, ...]
+    """Of each budget's window, Unix seconds."""
+    accounts: tuple[Account, ...]
+    floors: tuple[float, ...]
+    """Of each budget, its lowest threshold in picodollars."""
+
+    @property
+    def closed(self) -> Budget | None:
+        """A budget that refuses what it cannot count, if a request may be refused at all."""
+        return None if self.rule.critical else next((budget for budget in self.budgets if budget.fail_closed), None)
+
+    def without_downgrades(self) -> list[Account]:
+        """The accounts, of which those that ask for another model refuse nothing."""
+        return [
+            account._replace(limit_picousd=ENDLESS) if budget.action == DOWNGRADE else account
+            for budget, account in zip(self.budgets, self.accounts, strict=True)
+        ]
+
+    def too_large(self, read: int, written: int, question: Question | None) -> str:
+        """Whether a request is larger than one may be, in words; a prompt is counted by a tokenizer before it is refused
+        for its bound."""
+        if self.max_input_tokens is not None and read > self.max_input_tokens:
+            counted = question.sharper() if question is not None else None
+            if said := _too_many("input", read if counted is None else counted, self.max_input_tokens):
+                return said
+        if self.max_output_tokens is not None:
+            return _too_many("output", written, self.max_output_tokens)
+        return ""
+
+
+def _too_many(what: str, tokens: int, cap: int) -> str:
+    return f"the request may take {tokens:,} tokens of {what}, and {cap:,} are allowed" if tokens > cap else ""
+
+
+def planned(policy: Policy, request: Mapping[str, str | None], now: float) -> Plan:
+    """What counts a request of these dimensions now (Unix seconds)."""
+    rule = policy.rule(request.get("feature"))
+    budgets = sorted((b for b in policy.budgets if b.counts(request)), key=lambda b: b.action != DOWNGRADE)
+    at = datetime.fromtimestamp(now, UTC)
+    windows = [window(budget.window, at, budget.zone) for budget in budgets]
+    starts, ends = [w.start.timestamp() for w in windows], [w.end.timestamp() for w in windows]
+    accounts: list[Account] = []
+    for budget, begun, end in zip(budgets, starts, ends, strict=True):
+        key = budget.account(request.get(budget.per) or "", int(begun))
+        acts = budget.action != WARN and not rule.critical
+        accounts.append(Account(key, budget.acts_from_picousd if acts else ENDLESS, ceil(end - begun) + AFTER_SECONDS))
+    capped = not rule.critical
+    return Plan(
+        max(starts, default=now),
+        min(ends, default=inf),
+        rule,
+        (rule.max_input_tokens or policy.max_input_tokens) if capped else None,
+        (rule.max_output_tokens or policy.max_output_tokens) if capped else None,
+        tuple(budgets),
+        tuple(ends),
+        tuple(accounts),
+        tuple(min(budget.thresholds, default=inf) * budget.amount_picousd for budget in budgets),
+    )

@@ -1,0 +1,103 @@
+"""Tells a remote store what calls have cost, from a thread of its own, in order, until the store has it.
+
+So no call waits for it, an event loop least of all, and a store that was away for a while learns what it has missed. What
+is told again because no answer came counts once; where that can no longer be known, it is given up (the ledger has it, and
+`spanledger guard` levels the store with the ledger).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, TypeVar
+
+from spanledger.guard import quietly
+from spanledger.limits.store import DONE_SECONDS, StoreError
+
+PAUSE_SECONDS: Final = 1.0
+"""Between two attempts at a store that does not answer."""
+MAX_COSTS: Final = 10_000
+"""Costs that wait at most; what comes then is not told."""
+
+Cost = TypeVar("Cost")
+
+
+class Teller(Generic[Cost]):
+    """A queue of costs, and the thread that tells them."""
+
+    def __init__(self, tell: Callable[[Cost], object], probe: Callable[[], bool]) -> None:
+        """
+        Args:
+            tell: tells the store a cost; raises StoreError where it does not answer.
+            probe: whether the store answers, or nobody wonders; asked once a second while nothing is to be told.
+        """
+        self._tell = tell
+        self._probe = probe
+        self._queue: SimpleQueue[Cost | threading.Event] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._in_hand = 0
+        self.lost: Counter[str] = Counter()
+        """full | doubtful: costs that were not told."""
+
+    def __len__(self) -> int:
+        return self._queue.qsize() + self._in_hand
+
+    def start(self) -> None:
+        """Have the thread; called where something is held, so that `add` need not."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="spanledger-limits", daemon=True)
+            self._thread.start()
+
+    def add(self, cost: Cost) -> bool:
+        """Have a cost told; whether there was room for it."""
+        if len(self) >= MAX_COSTS:
+            self.lost["full"] += 1
+            return False
+        self._queue.put(cost)
+        return True
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until what was added is told; whether it is."""
+        if self._thread is None and not len(self):
+            return True
+        self.start()
+        done = threading.Event()
+        self._queue.put(done)
+        return done.wait(seconds)
+
+    def _run(self) -> None:
+        waits: float | None = None
+        while True:
+            try:
+                item = self._queue.get(timeout=waits)
+            except Empty:
+                with quietly("asking whether limits can be enforced"):
+                    waits = None if self._probe() else PAUSE_SECONDS
+                continue
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                self._in_hand = 1
+                with quietly("counting a cost"):
+                    self._tell_until(item)
+                self._in_hand = 0
+            waits = PAUSE_SECONDS
+
+    def _tell_until(self, cost: Cost) -> None:
+        """Tell a cost, again and again where no answer comes, as long as the store would know it again."""
+        asked: float | None = None
+        while True:
+            try:
+                self._tell(cost)
+            except StoreError as error:
+                if error.doubtful and asked is None:
+                    asked = time.monotonic()
+                if asked is not None and time.monotonic() - asked > DONE_SECONDS / 2:
+                    self.lost["doubtful"] += 1
+                    return
+                time.sleep(PAUSE_SECONDS)
+            else:
+                return
