@@ -30,7 +30,8 @@ from spanledger.limits import store as stores
 from spanledger.limits.documents import PolicyError, load, policy
 from spanledger.limits.estimate import stepped, text_tokens, worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
-from spanledger.limits.policy import BLOCK, Budget, Policy
+from spanledger.limits.plan import Question
+from spanledger.limits.policy import BLOCK, Budget, Policy, Rule
 from spanledger.limits.store import Account, MemoryStore, RedisStore, Store, StoreError
 from spanledger.limits.windows import window
 from spanledger.pricing import quote
@@ -437,6 +438,104 @@ def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisSer
     callers.end()
 
 
+def test_an_amount_of_nothing_leaves_redis_in_order(redis: RedisServer, monkeypatch):
+    """Redis refuses HINCRBY by -0: what is held of a model without a price must not stop what comes after it."""
+    monkeypatch.setattr(stores, "HOLD_SECONDS", 0.2)
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    limiter = limiter_of(store, blocking("all", "month", USD))
+    unpriced = limiter.check({}, None)
+    assert limiter.settle(unpriced.reservation, USD // 2)
+    abandoned = limiter.check({}, 0)
+    assert abandoned.reservation
+    time.sleep(0.3)
+    assert not limiter.check({}, USD).allowed
+    assert limiter.counted["store_down"] == 0
+    assert store.balance(held_account(limiter)) == (USD // 2, 0)
+
+
+def test_a_cost_that_is_told_twice_because_no_answer_came_counts_once(redis: RedisServer):
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    store.reserve("r", [account()], 5)
+    assert [store.settle("r", [account()], 5, 3) for _ in range(2)] == [[3], [3]]
+    assert store.balance("a") == (3, 0)
+
+
+def test_many_users_cost_no_more_than_few():
+    limiter = limiter_of(MemoryStore(), blocking("u", "month", USD, {}, "user"))
+
+    def seconds(first: int) -> float:
+        began = time.perf_counter()
+        for number in range(first, first + 2000):
+            limiter.settle(limiter.check({"user": f"u{number}"}, 5).reservation, 5)
+        return time.perf_counter() - began
+
+    few = seconds(0)
+    seconds(2000), seconds(4000)
+    assert seconds(6000) < 5 * few
+    assert not limiter.check({"user": "refused"}, 2 * USD).allowed
+    assert len(limiter._store._balances) == 8000, "who is refused takes no room"  # type: ignore[attr-defined]
+
+
+def test_a_budget_that_asks_for_another_model_is_looked_at_before_one_that_refuses(store: Store):
+    """The hour has no room for the big model; the month asks for the small one, and for that there is room."""
+    prices = {"big": 12 * USD // 10, "small": USD // 10}
+    policy = Policy(
+        (blocking("hour", "hour", USD), Budget("month", "month", USD // 10, action="downgrade")), features={"*": Rule({"big": "small"})}
+    )  # fmt: skip
+    question = Question("big", lambda model, _: prices[model], lambda: None)
+    found = Limiter(policy, store).check({}, prices["big"], question=question)
+    assert (found.allowed, found.model) == (True, "small")
+    unpriced = Question("big", lambda model, _: prices["big"] if model == "big" else None, lambda: None)
+    assert not Limiter(policy, store).check({}, prices["big"], question=unpriced).allowed, (
+        "a model without a price is no saving"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"budget": ' + "[" * 5000,
+        "{}}",
+        "[1]",
+        '{"budget": [{"name": "x", "window": "day", "amount_usd": 1e-13}]}',
+    ],
+)
+def test_a_published_document_that_makes_no_sense_changes_nothing(text: str, redis: RedisServer, caplog):
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    store.publish(text)
+    limiter = limiter_of(store, blocking("all", "month", USD))
+    assert limiter.check({}, 1).reservation
+    assert "the budgets stay as they were" in caplog.text
+    store._client.flushall()
+
+
+def test_at_a_cold_start_everybody_waits_for_what_is_stopped(redis: RedisServer):
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    store.stop("feature=f")
+    limiter = Limiter(Policy(), store)
+    allowed: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: allowed.append(limiter.check({"feature": "f"}, 1).allowed)) for _ in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert allowed == [False] * 50
+    store._client.flushall()
+
+
+def test_what_was_never_heard_is_not_passed_off_as_allowed():
+    limiter = Limiter(Policy(), RedisStore("redis://127.0.0.1:9/0"))
+    assert limiter.check({}, 1)[:2] == (True, "store")
+    assert limiter.counted == {"unenforced": 1, "store_down": 1}
+
+
 # --- when Redis is away ------------------------------------------------------------------------------------------------------
 
 
@@ -594,6 +693,50 @@ def test_ones_own_code_asks_and_tells(tmp_path: Path, monkeypatch, caplog):
     assert spanledger.check_request_allowed(**asked)["allowed"]
     assert not spanledger.record_actual_cost("", 1)
     asking.reset()
+
+
+def test_a_process_has_one_limiter_however_many_ask_first(tmp_path: Path, monkeypatch):
+    asking.reset()
+    file = tmp_path / "limits.toml"
+    file.write_text('[[budget]]\nname = "all"\nwindow = "day"\namount_usd = 0.02\naction = "block"\n')
+    monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+    asked = {"provider": "anthropic", "model": "claude-sonnet-4-6", "input_tokens": 1000, "max_output_tokens": 500}
+    found: list[dict[str, Any]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(spanledger.check_request_allowed(**asked))) for _ in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(each["allowed"] for each in found) == 1
+    asking.reset()
+
+
+def test_own_code_names_people_as_rows_do(tmp_path: Path, monkeypatch, caplog):
+    from spanledger import attributing
+
+    asking.reset()
+    file = tmp_path / "limits.toml"
+    file.write_text('[[budget]]\nname = "u"\nwindow = "day"\nper = "user"\namount_usd = 1\n')
+    monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+    monkeypatch.setenv("SPANLEDGER_HASH_USER_ID", "secret")
+    attributing._hashing_key.cache_clear()
+    try:
+        found = spanledger.check_request_allowed(
+            provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1, user="ada\x1f\ud800"
+        )
+        assert found["allowed"]
+        limiter = asking.configured()
+        assert limiter is not None
+        assert held_account(limiter).split("\x1f")[1] == attributing.pseudonym("ada", b"secret")
+        for cost in ("-1", "nan", "much", Decimal("Infinity"), "1e9"):
+            assert not spanledger.record_actual_cost(found["reservation"], cost)
+        assert caplog.text.count("is no cost in USD") == 5
+        assert spanledger.record_actual_cost(found["reservation"], "0.5"), "it was still open"
+    finally:
+        attributing._hashing_key.cache_clear()
+        asking.reset()
 
 
 def test_a_forked_child_asks_by_itself_even_where_its_parent_held_the_lock(tmp_path: Path, monkeypatch):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,9 @@ from conftest import Recorded
 from redis_server import RedisServer
 from spanledger import BudgetExceeded, selfmetrics
 from spanledger.limits import asking, tokenizer
-from spanledger.limits.estimate import MEDIA_TOKENS, body_tokens
+from spanledger.limits.estimate import MEDIA_TOKENS, asks, body_tokens, worst_picousd
 from spanledger.limits.store import RedisStore
+from spanledger.pricing import quote
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 from spanledger_clickhouse.rows import COLUMNS, contents
@@ -351,6 +355,155 @@ def test_a_session_is_not_opened_when_its_budget_is_used_up_and_its_turns_are_co
         "BudgetExceeded",
         0,
     )
+
+
+# --- what else asks, and how much ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def canned() -> Iterator[Canned]:
+    server = Canned()
+    yield server
+    server.close()
+
+
+def test_a_background_response_asks_and_its_result_is_counted_when_it_is_seen(
+    limited, ledger: Recorded, canned: Canned
+):
+    usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
+    queued = {
+        "id": "resp_limited_1",
+        "object": "response",
+        "status": "queued",
+        "model": "gpt-5.4-mini",
+        "output": [],
+        "created_at": 1,
+        "background": True,
+    }
+    canned.answers["/responses"] = queued
+    canned.answers["/resp_limited_1"] = {**queued, "status": "completed", "usage": usage}
+    limited("0.001")
+    client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
+    asked: Any = {"model": "gpt-5.4-mini", "input": "x", "background": True, "max_output_tokens": 20}
+    with spanledger.attribution(user="ada"):
+        client.responses.create(**asked)
+        client.responses.retrieve("resp_limited_1")
+        client.responses.retrieve("resp_limited_1")
+        assert balance() == (ledger.row["cost_usd"], 0)
+        asked["max_output_tokens"] = 1000
+        with pytest.raises(BudgetExceeded):
+            client.responses.create(**asked)
+    assert [row["error_type"] for row in ledger.rows] == ["", "BudgetExceeded"]
+
+
+def test_a_call_without_a_model_asks_whether_there_is_any_room(limited, ledger: Recorded, canned: Canned):
+    usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
+    canned.answers["/responses"] = {
+        "id": "resp_limited_2",
+        "object": "response",
+        "status": "completed",
+        "model": "gpt-5.4-mini",
+        "output": [],
+        "usage": usage,
+    }
+    limited("0.0001")
+    client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
+    with spanledger.attribution(user="ada"):
+        client.responses.create(prompt={"id": "pmpt_1"}, input="x")
+        assert balance() == (ledger.row["cost_usd"], 0)
+        with pytest.raises(BudgetExceeded):
+            client.responses.create(prompt={"id": "pmpt_1"}, input="x")
+
+
+def test_a_row_made_by_hand_is_counted(limited, ledger: Recorded):
+    limited("5")
+    with spanledger.attribution(user="ada"):
+        spanledger.record(provider="openai", model="gpt-5.4-mini", usage={"input": 1000, "output": 10})
+    assert balance()[0] > 0
+
+
+def test_what_goes_beside_the_body_counts(limited, ledger: Recorded, provider: Provider):
+    limited("0.002")
+    with spanledger.attribution(user="ada"), pytest.raises(BudgetExceeded):
+        ask_openai(provider.url, extra_body={"n": 50})
+    with spanledger.attribution(user="ada"):
+        ask_openai(provider.url)
+
+
+def test_an_answers_block_in_the_next_prompt_counts_by_its_text():
+    from anthropic.types import TextBlock
+
+    block = TextBlock(type="text", text="x" * 50_000)
+    assert 50_000 < body_tokens({"messages": [{"role": "assistant", "content": [block]}]}) < 50_500
+    page = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x" * 100_000}}
+    assert body_tokens({"messages": [{"role": "user", "content": [page]}]}) > 100_000
+    nested: Any = "x"
+    for _ in range(5000):
+        nested = {"a": nested}
+    assert body_tokens(nested) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "body", "usage"),
+    [
+        ("gcp.gemini", "gemini-2.5-flash-image", {}, {"input": 10, "output": 1290, "image_out": 1290}),
+        ("openai", "gpt-4o-audio-preview", {"modalities": ["text", "audio"]}, {"input": 10, "output": 1000, "audio_out": 1000}),
+        ("anthropic", "claude-opus-4-6", {"inference_geo": "us"}, {"input": 1000, "output": 50, "cache_write": 1000, "cache_write_1h": 1000}),
+    ],
+)  # fmt: skip
+def test_no_kind_of_answer_is_dearer_than_the_estimate(
+    provider: str, model: str, body: dict[str, Any], usage: dict[str, int]
+):
+    total = quote(provider, model, usage, geo=body.get("inference_geo", "")).total_picousd
+    estimate = worst_picousd(provider, model, usage["input"], usage["output"], asks(body, model, None, media=False))
+    assert total is not None
+    assert estimate is not None
+    assert total <= estimate
+
+
+def test_a_refusal_survives_the_way_from_a_worker():
+    error = pickle.loads(pickle.dumps(BudgetExceeded("budget 'u'", 30)))
+    assert (str(error), error.reason, error.retry_after_seconds) == ("budget 'u'", "budget 'u'", 30)
+
+
+def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, ledger: Recorded, provider: Provider):
+    """The collector may run while a lock of ours is held; here it does, in every line that holds one."""
+    limited("5")
+    limiter = asking.configured()
+    assert limiter is not None
+
+    class Collecting:
+        def __init__(self, lock: Any) -> None:
+            self.lock = lock
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+            gc.collect()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    def leave_streams() -> None:
+        for owner in (limiter._store, ledger.spool):
+            owner._lock = Collecting(owner._lock)  # type: ignore[attr-defined]
+        with spanledger.attribution(user="ada"), openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+            for _ in range(3):
+                stream = client.chat.completions.create(
+                    model="gpt-5.4-mini", messages=MESSAGES, max_tokens=100, stream=True
+                )
+                next(stream)
+                cycle: Any = [stream]
+                cycle.append(cycle)
+                del stream, cycle
+                ask_openai(provider.url)
+
+    thread = threading.Thread(target=leave_streams, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"
+    gc.collect()
+    assert len(ledger.rows) == 6
+    assert balance()[1] == 0
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------------
