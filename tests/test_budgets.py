@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -168,7 +169,12 @@ def test_a_file_of_budgets_becomes_rows(tmp_path: Path):
     [
         (("set", "x", "5", "--zone", "Mars"), "x: zone = 'Mars' is no time zone"),
         (("set", "x", "5", "--scope", "planet=earth"), "use tenant, tier, feature, user"),
-        (("set", "x", "5", "--at", "99"), "use shares such as"),
+        (("set", "x", "5", "--action", "block", "--at", "99"), "use shares such as"),
+        (("set", "x", "5", "--at", "0.5"), "go with --action"),
+        (("set", "x", "5", "--scope", "user=a", "--scope", "user=b"), "is given twice"),
+        (("set", "x", "5", "--scope", "user=a", "--key", "b"), "--key goes with"),
+        (("feature", "x", "--pinned", "--downgrade", "a=b"), "they keep their model"),
+        (("feature", "x", "--remove"), "nothing holds for 'x'"),
         (("feature", "x"), "say what holds for it"),
         (("feature", "x", "--downgrade", "a"), "is not MODEL=CHEAPER"),
         (("publish",), "SPANLEDGER_REDIS_URL is not set"),
@@ -201,3 +207,74 @@ def test_a_budget_of_each_user_is_tried_on_the_past_and_has_a_history(tmp_path: 
     assert [(each["day"], each["user"], each["spent_usd"]) for each in days if each["user"]] == [
         (f"{noon:%Y-%m-%d}", "ada", "1.100000000000")
     ]
+
+
+def spent(where, *rows: tuple[datetime, str, str]) -> None:
+    made = [
+        call(span_id=f"{n:016x}", start_time=at, user_id=user, cost_usd=Decimal(cost))
+        for n, (at, user, cost) in enumerate(rows)
+    ]
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(row.values()) for row in made])
+
+
+def test_past_windows_are_exact_where_rollups_have_only_days_and_whatever_the_clock_of_this_machine(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        midnight = (datetime.now(UTC) - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        spent(target(), (midnight + timedelta(minutes=5), "ada", "0.1"), (midnight + timedelta(hours=9), "ada", "11"))
+        run("set", "u", "1", "--per", "user", "--period", "hour")
+        run("set", "day", "20", "--period", "day")
+        hours = json.loads(run("history", "u", "--periods", "60", "--json").stdout)
+        assert {each["hour"]: each["spent_usd"] for each in hours if each["user"]} == {
+            f"{midnight:%Y-%m-%d} 00:00": "0.100000000000", f"{midnight:%Y-%m-%d} 09:00": "11.000000000000",
+        }  # fmt: skip
+        [row] = json.loads(run("test", "day", "--days", "2", "--json").stdout)
+        assert (row["day"], row["passed 100%"]) == (f"{midnight:%Y-%m-%d}", None)
+        CliRunner().invoke(main, ["guard", "--once"])
+        told = json.loads(run("history", "u", "--periods", "60", "--json").stdout)
+        assert not [each for each in told if each["told"]], "that hour is long over"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_young_ledger_is_projected_by_the_days_it_has():
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    spent(target(), *[(today - timedelta(days=n, hours=-3), "ada", "100") for n in (1, 2, 3)])
+    run("set", "u", "10000", "--scope", "user=ada", "--per", "user")
+    run("set", "all", "10000")
+    found = {each["name"]: Decimal(each["projected_usd"]) for each in json.loads(run("list", "--json").stdout)}
+    left = (today.replace(day=1) + timedelta(days=32)).replace(day=1) - datetime.now(UTC)
+    in_month = sum(100 for n in (1, 2, 3) if (today - timedelta(days=n)).month == today.month)
+    for projected in found.values():
+        assert abs(projected - in_month - Decimal(left.total_seconds() / 864)) < 1
+
+
+def test_a_row_that_makes_no_sense_is_named_and_stops_no_other():
+    run("set", "good", "5")
+    where = target()
+    with connected(where) as client:
+        client.insert(
+            f"`{where.database}`.budgets", [["bad", "week", Decimal(5)]], column_names=["name", "period", "amount_usd"]
+        )
+    assert [each["name"] for each in json.loads(run("list", "--json").stdout)] == ["good"]
+    findings = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
+    assert any(
+        "budget 'bad', budget 1: window = 'week'" in each["text"] for each in findings if each["status"] == "failure"
+    )
+    assert run("remove", "bad").exit_code == 0
+
+
+def test_caps_of_a_file_hold_for_features_with_rules_of_their_own(tmp_path: Path):
+    run("feature", "*", "--downgrade", "a=b")
+    file = tmp_path / "limits.toml"
+    file.write_text("[request]\nmax_input_tokens = 1000\n[features.chat]\npinned = true\n")
+    assert run("import", str(file)).exit_code == 0
+    where = target()
+    with connected(where) as client:
+        client.command(f"USE `{where.database}`")
+        features = budgets.read(Ledger(client, where)).features
+    assert features == {"*": Rule({"a": "b"}, max_input_tokens=1000), "chat": Rule(pinned=True, max_input_tokens=1000)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -122,7 +125,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: L
     assert spent == {"19": 8075, "22": 9350, "23": 9775, "24": 10_200}
     assert [len(each) for each in told.values()] == [1] * 4
     assert told["19"][0].startswith(
-        "Budget everything: 81% of $10,000.00 for the month is spent ($8,075.00); at this pace"
+        "Budget everything: 80% of $10,000.00 for the month is spent ($8,075.00); at this pace"
     )
     assert len(receiver.bodies("slack")) == 4
     assert "*Budget everything: 102% of $10,000.00" in receiver.bodies("slack")[-1]["blocks"][0]["text"]["text"]
@@ -203,22 +206,23 @@ def test_a_message_is_tried_again_and_then_kept_and_sent_by_hand(
     receiver.answers = [503] * 5
     [told] = watch.look(ledger, MARCH + timedelta(hours=1), [hook])
     assert told.delivery == (told.delivery.__class__)(5, "webhook at 127.0.0.1: HTTP 503")
-    assert "given up after 5 attempts: webhook at 127.0.0.1: HTTP 503" in caplog.text
+    assert "is not delivered after 5 attempts: webhook at 127.0.0.1: HTTP 503" in caplog.text
     assert "secret-path" not in caplog.text
     [letter] = telling.dead(ledger)
     assert letter[1:6] == (hook.name, "all", "", 5, "webhook at 127.0.0.1: HTTP 503")
     assert json.loads(letter[7])["threshold"] == 1.0
     assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "given up: not tried at every look"
-    [told] = telling.retry(ledger, [hook])
+    [told], _ = telling.retry(ledger, [hook])
     assert told.delivery.error == ""
     assert telling.dead(ledger) == []
     assert receiver.bodies("secret-path")[-1]["threshold"] == 1.0
 
 
-def test_nobody_there_and_a_refusal_are_said(receiver: Receiver):
+def test_nobody_there_and_a_refusal_are_said(receiver: Receiver, monkeypatch, caplog):
     said = {"id": "x", "text": "t"}
     gone = Destination("webhook", "http://127.0.0.1:9/secret").deliver(said)
     assert gone.attempts == 5
+    assert "secret" not in caplog.text
     assert gone.error == "webhook at 127.0.0.1: NewConnectionError"
     receiver.answers = [403]
     assert Destination("webhook", receiver.url("x")).deliver(said) == destinations.Delivery(
@@ -240,6 +244,99 @@ def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Le
     assert len(watch.look(ledger, MARCH + timedelta(hours=1), [hook])) == 1
     assert len(receiver.bodies("hook")) == 1
     assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+
+
+def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver: Receiver):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    hook = Destination("webhook", receiver.url("hook"))
+    receiver.answers = [403]
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook])[0].delivery.error
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+    rows = ledger.query("SELECT * EXCEPT (at), at - INTERVAL 121 SECOND AS at FROM budget_alerts")
+    ledger.client.command("TRUNCATE TABLE spanledger.budget_alerts")
+    ledger.client.insert("spanledger.budget_alerts", rows.rows, column_names=rows.columns)
+    [told] = watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    assert told.delivery.error == ""
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+
+
+def test_letters_of_an_address_that_is_gone_go_to_another_of_its_kind(ledger: Ledger, receiver: Receiver):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    receiver.answers = [404]
+    watch.look(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
+    assert telling.retry(ledger, [Destination("webhook", receiver.url("hook"))]) == ([], 1)
+    [told], nowhere = telling.retry(ledger, [Destination("slack", receiver.url("new"))])
+    assert (told.delivery.error, nowhere) == ("", 0)
+    assert telling.dead(ledger) == []
+
+
+def test_where_many_fail_the_rest_is_not_waited_for(ledger: Ledger, receiver: Receiver):
+    put(ledger, "u", 1, per="user")
+    for number in range(20):
+        spend(ledger, MARCH, 1, user_id=f"u{number}")
+    receiver.answers = [400] * 100
+    done = watch.look(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
+    assert len(done) == 20
+    assert len(receiver.got) < 20
+    assert sum("not tried" in each.delivery.error for each in done) == 20 - len(receiver.got)
+
+
+def test_an_address_that_answers_without_end_is_not_read(ledger: Ledger, monkeypatch):
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def dribble() -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                connection.sendall(b"1\r\nx\r\n")
+                time.sleep(0.1)
+
+    dribbling = threading.Thread(target=dribble, daemon=True)
+    dribbling.start()
+    began = time.monotonic()
+    url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+    assert Destination("webhook", url).deliver({"id": "x"}).error == ""
+    assert time.monotonic() - began < 5
+    dribbling.join(10)
+    server.close()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    assert "webhook at" in Destination("webhook", "https://127.0.0.1:9/").deliver({"id": "x"}).error
+
+
+def test_what_is_passed_at_the_end_of_a_period_is_told_after_it(ledger: Ledger):
+    put(ledger, "hourly", 1, window="hour")
+    hour = MARCH + timedelta(hours=6)
+    assert watch.look(ledger, hour - timedelta(seconds=30), []) == []
+    spend(ledger, hour - timedelta(seconds=20), 5)
+    [told] = watch.look(ledger, hour + timedelta(seconds=30), [])
+    assert told.text == "Budget hourly: 500% of $1.00 for the hour is spent ($5.00)"
+    assert watch.look(ledger, hour + timedelta(minutes=1), []) == []
+
+
+def test_a_raised_budget_is_told_of_again(ledger: Ledger):
+    put(ledger, "all", 100)
+    spend(ledger, MARCH, 101)
+    assert len(watch.look(ledger, MARCH + timedelta(hours=1), [])) == 1
+    put(ledger, "all", 200)
+    spend(ledger, MARCH, 100)
+    assert texts(watch.look(ledger, MARCH + timedelta(hours=1), []))[0].startswith("Budget all: 100% of $200.00")
+
+
+def test_names_of_strangers_stay_in_their_line(ledger: Ledger, receiver: Receiver):
+    put(ledger, "u", 1, per="user")
+    spend(ledger, MARCH, "0.996", user_id="<!channel>\n*all clear* https://evil.example/x" + "y" * 300)
+    watch.look(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("slack"))])
+    [message] = receiver.bodies("slack")
+    text = message["blocks"][0]["text"]
+    assert text["verbatim"]
+    assert "99% of $1.00" in text["text"]
+    assert "&lt;!channel&gt; " in text["text"]
+    assert text["text"].count("\n") == 2
+    assert len(text["text"]) < 600
 
 
 TWO = """

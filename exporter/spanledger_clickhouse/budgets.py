@@ -7,12 +7,13 @@ rollups where they can say it, else from the calls.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+from spanledger.guard import log
 from spanledger.limits.documents import PolicyError, budget, policy
 from spanledger.limits.policy import Budget, Policy, Rule
 from spanledger.limits.windows import Window, window
@@ -68,23 +69,33 @@ class Standing:
 # --- rows ---------------------------------------------------------------------------------------------------
 
 
-def document(ledger: Ledger) -> dict[str, Any]:
-    """All budgets and rules of features, in the form that `documents.policy` reads. Raises DatabaseError."""
+def document(ledger: Ledger) -> tuple[dict[str, Any], list[str]]:
+    """All budgets and rules of features, in the form that `documents.policy` reads, and what is wrong with rows that are
+    left out because they make no sense. Raises DatabaseError."""
+    wrong: list[str] = []
     budgets = [_described(*row) for row in ledger.query(ROWS).rows]
     features = {feature: _rule(*rest) for feature, *rest in ledger.query(RULES).rows}
-    return {"budget": budgets, "features": features}
+    return {
+        "budget": [each for each in budgets if _makes_sense({"budget": [each]}, f"budget {each['name']!r}", wrong)],
+        "features": {name: each for name, each in features.items() if _makes_sense({"features": {name: each}}, f"feature {name!r}", wrong)},
+    }, wrong  # fmt: skip
+
+
+def _makes_sense(found: dict[str, Any], name: str, wrong: list[str]) -> bool:
+    try:
+        policy(found, name)
+    except PolicyError as error:
+        wrong.append(f"{error}; mend it with `spanledger budget`, or remove it")
+        return False
+    return True
 
 
 def read(ledger: Ledger) -> Policy:
-    """All budgets and rules of the ledger.
-
-    Raises:
-        DatabaseError: they cannot be read, or somebody wrote a row that is no budget.
-    """
-    try:
-        return policy(document(ledger), "the table budgets")
-    except PolicyError as error:
-        raise DatabaseError(f"{error}; mend it with `spanledger budget set` or `remove`") from error
+    """All budgets and rules of the ledger; rows that make no sense are left out, and logged. Raises DatabaseError."""
+    found, wrong = document(ledger)
+    for each in wrong:
+        log.error("%s", each)
+    return policy(found, "the table budgets")
 
 
 def as_json(found: dict[str, Any]) -> str:
@@ -184,7 +195,7 @@ def with_amount(found: Budget, amount: Decimal) -> Budget:
 # --- how they stand -----------------------------------------------------------------------------------------
 
 
-def standings(ledger: Ledger, at: datetime, budgets: tuple[Budget, ...] | None = None) -> Iterator[Standing]:
+def standings(ledger: Ledger, at: datetime, budgets: Iterable[Budget] | None = None) -> Iterator[Standing]:
     """How each budget (by default all of the ledger) stands at a moment, the fullest value of a budget first.
 
     A budget per user has one for each user who has spent anything of it; one with nobody has none.
@@ -194,48 +205,62 @@ def standings(ledger: Ledger, at: datetime, budgets: tuple[Budget, ...] | None =
     """
     for each in read(ledger).budgets if budgets is None else budgets:
         running = window(each.window, at, each.zone)
-        days = _paces(ledger, each, at) if each.window != "hour" else {}
-        spent = spending(ledger, each, running.start, at)
-        for value, amount in spent or ([] if each.per else [("", Decimal(0))]):
-            yield Standing(each, value, running, amount, _projected(running, at, amount, days.get(value)))
+        yield from standings_in(ledger, each, running, min(at, running.end))
+
+
+def standings_in(ledger: Ledger, each: Budget, running: Window, until: datetime) -> Iterator[Standing]:
+    """How a budget stood in a window at a moment of it; see `standings`."""
+    paces = _paces(ledger, each, until) if each.window != "hour" and until < running.end else {}
+    spent = spending(ledger, each, running.start, until)
+    for value, amount in spent or ([] if each.per else [("", Decimal(0))]):
+        yield Standing(each, value, running, amount, _projected(running, until, amount, paces.get(value)))
 
 
 def spending(ledger: Ledger, each: Budget, since: datetime, until: datetime) -> list[tuple[str, Decimal]]:
     """(value of `per`, or "", what was spent from `since` until `until` in USD), the most first. Raises DatabaseError.
 
-    The rollups have whole hours and days: `until` may lie in one that is under way.
+    The rollups have whole hours and days: of one that is under way all is counted that is there.
     """
-    needed = {*each.scope, each.per} - {""}
-    source, time, cost = _source(needed, since)
-    parameters: dict[str, Any] = {"since": since, "until": until}
-    conditions = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime('UTC')}}"]
-    for dimension, value in each.scope.items():
-        parameters[dimension] = value
-        conditions.append(f"{COLUMN_OF[dimension]} = {{{dimension}:String}}")
+    source, time, cost = _source({*each.scope, each.per} - {""}, since, until)
     value = f"ifNull(toString({COLUMN_OF[each.per]}), '')" if each.per else "''"
-    if each.per:
-        conditions.append(f"{value} != ''")
     statement = (
-        f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {' AND '.join(conditions)} "
-        "GROUP BY value HAVING isNotNull(spent) ORDER BY spent DESC"
+        f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {_conditions(each, time, value)} "
+        "GROUP BY value HAVING isNotNull(spent) ORDER BY spent DESC, value"
     )
-    return [(value, Decimal(spent)) for value, spent in ledger.query(statement, parameters).rows]
+    found = ledger.query(statement, {"since": since, "until": until, **each.scope}).rows
+    return [(value, Decimal(spent)) for value, spent in found]
 
 
-def _source(needed: set[str], since: datetime) -> tuple[str, str, str]:
-    """(table, its time, its cost) that knows the dimensions, in buckets that begin at `since`."""
+def _conditions(each: Budget, time: str, value: str) -> str:
+    found = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime64(6, 'UTC')}}"]
+    found += [f"{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in each.scope]
+    return " AND ".join([*found, f"{value} != ''"] if each.per else found)
+
+
+def _source(needed: set[str], since: datetime, until: datetime) -> tuple[str, str, str]:
+    """(table, its time, its cost) that knows the dimensions, in buckets that begin at `since` and end at `until`, or now."""
+    now = datetime.now(UTC).timestamp()
     for view, seconds, known in ROLLUPS:
-        if needed <= known and since.timestamp() % seconds == 0:
+        whole = until.timestamp() % seconds == 0 or until.timestamp() >= now - now % seconds
+        if needed <= known and since.timestamp() % seconds == 0 and whole:
             return view, "toDateTime(bucket, 'UTC')", "cost_usd"
     return "llm_calls AS c FINAL", "c.start_time", "c.cost_usd"
 
 
 def _paces(ledger: Ledger, each: Budget, at: datetime) -> dict[str, Decimal]:
-    """What each value has spent a day, on average of the last seven full days (UTC) or as many as it has."""
+    """What each value has spent a day, on average of the last seven full days (UTC), or as many as it has (view
+    budget_status)."""
     today = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return {
-        value: spent / PACE_DAYS for value, spent in spending(ledger, each, today - timedelta(days=PACE_DAYS), today)
-    }
+    source, time, cost = _source({*each.scope, each.per} - {""}, today, today)
+    value = f"ifNull(toString({COLUMN_OF[each.per]}), '')" if each.per else "''"
+    statement = (
+        f"SELECT {value} AS value, sumIf({cost}, {time} >= {{week:DateTime('UTC')}}) AS spent, min(toDate({time})) "
+        f"FROM {source} WHERE {_conditions(each, time, value)} AND isNotNull({cost}) GROUP BY value"
+    )
+    week, since = today - timedelta(days=PACE_DAYS), today - timedelta(days=4 * PACE_DAYS)
+    found = ledger.query(statement, {"since": since, "until": today, "week": week, **each.scope}).rows
+    days = {value: min(PACE_DAYS, max(1, (today.date() - first).days)) for value, _, first in found}
+    return {value: Decimal(spent or 0) / days[value] for value, spent, _ in found}
 
 
 def _projected(running: Window, at: datetime, spent: Decimal, pace: Decimal | None) -> Decimal | None:
@@ -244,3 +269,8 @@ def _projected(running: Window, at: datetime, spent: Decimal, pace: Decimal | No
         return spent + pace * left / 86_400
     elapsed = Decimal((at - running.start).total_seconds())
     return spent + spent / elapsed * left if elapsed > 0 else None
+
+
+def utc(moment: datetime) -> datetime:
+    """A time as the driver gives it (without a zone, or with that of the process), in UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

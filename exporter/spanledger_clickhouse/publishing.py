@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from spanledger import settings
+from spanledger.guard import log
 from spanledger.limits.store import RedisStore, StoreError
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.database import DatabaseError
@@ -27,14 +28,15 @@ def publish(ledger: Ledger) -> int | None:
     """Publish the ledger's budgets; how many, or None where no Redis is set.
 
     Raises:
-        DatabaseError: the ledger, or Redis, does not answer, or a row is no budget.
+        DatabaseError: the ledger, or Redis, does not answer.
     """
     try:
         store = shared_store()
         if store is None:
             return None
-        found = budgets.document(ledger)
-        budgets.read(ledger)  # what makes no sense is not published
+        found, wrong = budgets.document(ledger)  # what makes no sense is not published
+        for each in wrong:
+            log.error("%s", each)
         store.publish(budgets.as_json(found))
     except StoreError as error:
         raise DatabaseError(

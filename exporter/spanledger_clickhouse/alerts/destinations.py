@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,9 +23,11 @@ from spanledger.version import VERSION
 from spanledger_clickhouse.alerts import messages
 from spanledger_clickhouse.database import DatabaseError
 
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings have whole addresses in them
+
 ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 1.0
-"""Before the second attempt; it doubles."""
+"""Attempts come after 0, 2, 4 and 8 of these."""
 TIMEOUT_SECONDS: Final = 10.0
 LONGEST_WAIT_SECONDS: Final = 20.0
 AGAIN: Final = (408, 429, 500, 502, 503, 504)
@@ -43,6 +46,7 @@ class Delivery:
     """What became of a message."""
 
     attempts: int
+    """Requests made; of one that no answer came to as many as may have been."""
     error: str = ""
     """'' where it was taken."""
 
@@ -88,19 +92,19 @@ class Destination:
         retry = _Patient(
             ATTEMPTS - 1, backoff_factor=BACKOFF_SECONDS, status_forcelist=AGAIN, allowed_methods=None, raise_on_status=False
         )  # fmt: skip
-        with requests.Session() as session:
-            session.mount(f"{urlsplit(self.url).scheme}://", HTTPAdapter(max_retries=retry))
-            try:
-                answer = session.post(
-                    self.url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False
-                )
-            except requests.RequestException as error:
-                return Delivery(ATTEMPTS, f"{self.shown}: {_why(error)}")
-        tried = getattr(answer.raw, "retries", None)
-        attempts = 1 + len(tried.history) if tried is not None else 1
-        if answer.ok and answer.status_code < 300:
-            return Delivery(attempts)
-        return Delivery(attempts, f"{self.shown}: HTTP {answer.status_code}")
+        try:
+            with requests.Session() as session:
+                session.mount(f"{urlsplit(self.url).scheme}://", HTTPAdapter(max_retries=retry))
+                asked: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT_SECONDS, "allow_redirects": False}
+                with session.post(self.url, data=body, stream=True, **asked) as answer:  # its body is of no interest
+                    tried = getattr(answer.raw, "retries", None)
+                    attempts = 1 + len(tried.history) if tried is not None else 1
+                    taken = 200 <= answer.status_code < 300
+                    return Delivery(attempts, "" if taken else f"{self.shown}: HTTP {answer.status_code}")
+        except requests.RequestException as error:
+            return Delivery(ATTEMPTS, f"{self.shown}: {_why(error)}")
+        except Exception as error:  # noqa: BLE001 - one address that makes no sense must not keep others from being told
+            return Delivery(1, f"{self.shown}: {type(error).__name__}")
 
 
 def _why(error: Exception) -> str:
@@ -124,10 +128,17 @@ def configured() -> list[Destination]:
     secret = settings.setting("alert_webhook_secret") or ""
     found += [Destination("webhook", url, secret) for url in _several("alert_webhook")]
     for each in found:
-        parts = urlsplit(each.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(each.url):
             raise DatabaseError(f"the address of {each.kind} is no URL: use https://...")
     return found
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _several(name: str) -> Iterable[str]:

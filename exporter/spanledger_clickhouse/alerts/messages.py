@@ -28,9 +28,10 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """The same alert has the same key, in whichever process."""
+        """The same alert has the same key, in whichever process; a budget of another amount is another matter."""
         at = self.standing
-        return f"{at.budget.account(at.value, int(at.window.start.timestamp()))}\x1f{self.threshold:g}"
+        account = at.budget.account(at.value, int(at.window.start.timestamp()))
+        return f"{account}\x1f{at.budget.amount_picousd}\x1f{self.threshold:g}"
 
     @property
     def id(self) -> str:
@@ -65,7 +66,8 @@ def payload(alert: Alert) -> dict[str, Any]:
 
 def headline(alert: Alert) -> str:
     at = alert.standing
-    said = f"Budget {at.whose}: {at.utilisation:.0%} of {_usd(at.amount_usd)} for the {at.budget.window} is spent ({_usd(at.spent_usd)})"
+    share = int(at.spent_usd * 100 / at.amount_usd)  # never more than it is
+    said = f"Budget {_shown(at.whose)}: {share}% of {_usd(at.amount_usd)} for the {at.budget.window} is spent ({_usd(at.spent_usd)})"
     if at.projected_usd is not None and at.projected_usd > at.spent_usd:
         said += f"; at this pace {_usd(at.projected_usd)} by its end"
     return said
@@ -77,12 +79,12 @@ def slack(said: dict[str, Any]) -> dict[str, Any]:
     parts = [f"{icon} *{escaped(said['text'])}*"]
     for title, key, name in (("Features", "top_features", "feature"), ("Users", "top_users", "user")):
         if said[key]:
-            shown = ", ".join(f"{escaped(each[name])} {_usd(Decimal(each['cost_usd']))}" for each in said[key])
+            shown = ", ".join(f"{escaped(_shown(each[name]))} {_usd(Decimal(each['cost_usd']))}" for each in said[key])
             parts.append(f"{title}: {shown}")
     text = "\n".join(parts)
     return {
         "text": escaped(said["text"]),
-        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text[:2900]}}],
+        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text[:2900], "verbatim": True}}],
     }
 
 
@@ -101,6 +103,12 @@ def pagerduty(said: dict[str, Any], routing_key: str) -> dict[str, Any]:
             "custom_details": said,
         },
     }
+
+
+def _shown(name: str) -> str:
+    """A name on one line, of a length that leaves room for others."""
+    printable = "".join(character if character.isprintable() else " " for character in name)
+    return printable if len(printable) <= 100 else f"{printable[:99]}…"
 
 
 def _plain(amount: Decimal) -> str:

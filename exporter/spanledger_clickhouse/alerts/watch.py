@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from math import ceil
 from typing import Final
 
+from spanledger.guard import log
 from spanledger.limits.plan import AFTER_SECONDS
 from spanledger.limits.store import Account, RedisStore, StoreError
+from spanledger.limits.windows import window
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.alerts import telling
 from spanledger_clickhouse.alerts.destinations import Destination
@@ -23,8 +26,12 @@ from spanledger_clickhouse.ledger import Ledger
 TOP: Final = 5
 MAX_VALUES: Final = 1000
 """Of a budget per user, tenant, ...: how many are looked at, those who have spent most first."""
+MAX_DETAILED: Final = 20
+"""Alerts of one look whose features and users are asked for: each is two queries."""
 NEAR: Final = 0.5
 """The share from which Redis is told what the ledger knows of one user's (tenant's, ...) budget."""
+GRACE: Final = {"hour": timedelta(minutes=30), "day": timedelta(hours=2), "month": timedelta(hours=6)}
+"""How long after its end a window is looked at: rows come late, and looks may be far apart."""
 
 
 def look(ledger: Ledger, at: datetime, destinations: Sequence[Destination]) -> list[Told]:
@@ -34,16 +41,15 @@ def look(ledger: Ledger, at: datetime, destinations: Sequence[Destination]) -> l
 
     Args:
         ledger: is asked, and written to.
-        at: the moment; budgets stand as they do then.
+        at: the moment; budgets stand as they do then, and in the period before for a while after its end.
         destinations: are told; with none the alerts count as told.
 
     Raises:
         DatabaseError: the ledger does not answer.
     """
-    found = passed(near(budgets.standings(ledger, at)))
-    return telling.tell(
-        ledger, [_alert(ledger, at, standing, threshold) for standing, threshold in found], destinations
-    )
+    found = [*near(budgets.standings(ledger, at)), *near(_ended(ledger, at))]
+    alerts = [Alert(standing, threshold) for standing, threshold in passed(found)]
+    return telling.tell(ledger, alerts, destinations, _details(ledger, at))
 
 
 def level(ledger: Ledger, at: datetime, store: RedisStore) -> None:
@@ -62,16 +68,29 @@ def level(ledger: Ledger, at: datetime, store: RedisStore) -> None:
             raise DatabaseError(str(error)) from error
 
 
-def near(standings: Iterable[Standing]) -> Iterable[Standing]:
+def _ended(ledger: Ledger, at: datetime) -> Iterator[Standing]:
+    """How budgets stood at the end of the period before, for a while after it."""
+    for each in budgets.read(ledger).budgets:
+        running = window(each.window, at, each.zone)
+        if at - running.start < GRACE[each.window]:
+            before = window(each.window, running.start - timedelta(microseconds=1), each.zone)
+            yield from budgets.standings_in(ledger, each, before, before.end)
+
+
+def near(standings: Iterable[Standing]) -> Iterator[Standing]:
     """Those that matter; of a budget per user not everybody who has spent a cent."""
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     for each in standings:
-        lowest = min(each.budget.thresholds, default=1.0)
-        if each.budget.per and each.utilisation < min(NEAR, lowest):
+        if each.budget.per and each.utilisation < min(NEAR, *each.budget.thresholds):
             continue
-        seen[each.budget.name] = seen.get(each.budget.name, 0) + 1
+        seen[each.budget.name] += 1
         if seen[each.budget.name] <= MAX_VALUES:
             yield each
+    for name, count in seen.items():
+        if count > MAX_VALUES:
+            log.warning(
+                "budget %r: of %d who are near it, only the %d who have spent most are looked at", name, count, MAX_VALUES
+            )  # fmt: skip
 
 
 def passed(standings: Iterable[Standing]) -> list[tuple[Standing, float]]:
@@ -84,15 +103,25 @@ def passed(standings: Iterable[Standing]) -> list[tuple[Standing, float]]:
     return found
 
 
-def _alert(ledger: Ledger, at: datetime, standing: Standing, threshold: float) -> Alert:
-    """With the features and users that have spent most of the budget."""
-    budget = standing.budget
-    scope = {**budget.scope, budget.per: standing.value} if budget.per else dict(budget.scope)
-    tops: list[tuple[tuple[str, Decimal], ...]] = []
-    for dimension in ("feature", "user"):
-        if dimension in scope:
-            tops.append(((scope[dimension], standing.spent_usd),))
-        else:
-            narrowed = replace(budget, scope=scope, per=dimension)
-            tops.append(tuple(budgets.spending(ledger, narrowed, standing.window.start, at)[:TOP]))
-    return Alert(standing, threshold, *tops)
+def _details(ledger: Ledger, at: datetime) -> Callable[[Alert], Alert]:
+    """What adds to an alert the features and users that have spent most of the budget, to the first alerts of a look."""
+    asked = 0
+
+    def detailed(alert: Alert) -> Alert:
+        nonlocal asked
+        asked += 1
+        standing, budget = alert.standing, alert.standing.budget
+        scope = {**budget.scope, budget.per: standing.value} if budget.per else dict(budget.scope)
+        tops: list[tuple[tuple[str, Decimal], ...]] = []
+        for dimension in ("feature", "user"):
+            if dimension in scope:
+                tops.append(((scope[dimension], standing.spent_usd),))
+            elif asked <= MAX_DETAILED:
+                narrowed = replace(budget, scope=scope, per=dimension)
+                until = min(at, standing.window.end)
+                tops.append(tuple(budgets.spending(ledger, narrowed, standing.window.start, until)[:TOP]))
+            else:
+                tops.append(())
+        return Alert(standing, alert.threshold, *tops)
+
+    return detailed

@@ -39,7 +39,7 @@ LISTED: Final = {
 
 
 @click.command("list")
-@click.option("--as-of", type=click.DateTime(), help="As it was then (UTC; whole days).")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="As it was at the end of that day (UTC).")
 @click.option(
     "--all", "everyone", is_flag=True, help="Of a budget per user (tenant, ...) each one, not only the first."
 )
@@ -52,16 +52,21 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
     Example:
       spanledger budget list --as-of 2026-03-15
     """
-    view = f"budget_status_at(as_of = '{as_of:%Y-%m-%d %H:%M:%S}')" if as_of else "budget_status"
+    view = f"budget_status_at(as_of = '{_end_of(as_of):%Y-%m-%d %H:%M:%S}')" if as_of else "budget_status"
     with ledger() as found, working("adding up"):
         bands = {name: times for name, *times in found.query(BANDS + view).rows}
-        at = as_of.replace(tzinfo=UTC) if as_of else datetime.now(UTC)
+        at = _end_of(as_of) if as_of else datetime.now(UTC)
         standings = list(budgets.standings(found, at))
         without = [each for each in budgets.read(found).budgets if each.name not in {s.budget.name for s in standings}]
     rows = [_listed(each, bands) for each in (standings if everyone else _first(standings))]
     rows += [_listed(Standing(each, "", window(each.window, at, each.zone), Decimal(0)), bands) for each in without]
     rows.sort(key=lambda row: -row[8])
     show(Result(tuple(LISTED), tuple(LISTED.values()), rows), "Budgets (USD)", json_output=as_json)
+
+
+def _end_of(day: datetime) -> datetime:
+    """The last second of a day, if it is past."""
+    return min(datetime.now(UTC), day.replace(tzinfo=UTC) + timedelta(days=1, seconds=-1))
 
 
 def _first(standings: list[Standing]) -> list[Standing]:
@@ -113,7 +118,7 @@ def tried(name: str, amount: Decimal | None, days: int, as_json: bool) -> None:
             found = budgets.with_amount(found, amount)
         since = window(found.window, datetime.now(UTC) - timedelta(days=days), found.zone).start
         rows = list(_passed(found, _quarters(opened, found, since)))
-    words = [f"passed {threshold:.0%}" for threshold in found.thresholds]
+    words = [f"passed {threshold * 100:g}%" for threshold in found.thresholds]
     columns = (found.window, *([found.per] if found.per else []), "spent_usd", "used_share", *words)
     types = ("String", *(["String"] if found.per else []), "Decimal", "Float64", *["String"] * len(words))
     title = f"Budget {name} of {amount_told(found)}"
@@ -137,7 +142,7 @@ def _quarters(opened: Ledger, found: Budget, since: datetime) -> list[tuple[date
         f"GROUP BY quarter, value {'HAVING value != {nobody:String}' if found.per else ''} ORDER BY quarter"
     )
     rows = opened.query(statement, {"since": since, "nobody": "", **found.scope}).rows
-    return [(quarter.replace(tzinfo=UTC), value, cost) for quarter, value, cost in rows]
+    return [(budgets.utc(quarter), value, cost) for quarter, value, cost in rows]
 
 
 def _passed(found: Budget, quarters: list[tuple[datetime, str, Decimal]]) -> Iterator[tuple[Any, ...]]:
@@ -163,10 +168,9 @@ def _named(found: Budget, start: datetime) -> str:
 
 
 TOLD: Final = """
-SELECT window_start, groupArray(concat(toString(round(threshold * 100)), '% ', formatDateTime(at, '%Y-%m-%d %H:%i')))
-FROM (SELECT window_start, value, threshold, min(at) AS at FROM budget_alerts WHERE budget = {name:String} AND state = 'claimed'
-      GROUP BY window_start, value, threshold ORDER BY at)
-GROUP BY window_start
+SELECT window_start, value, threshold, min(at) AS first, countIf(state = 'delivered') > 0, countIf(notEmpty(destinations)) > 0
+FROM budget_alerts WHERE budget = {name:String}
+GROUP BY window_start, value, threshold ORDER BY first
 """
 CHANGES: Final = """
 SELECT at, kind, who, reason FROM limit_events WHERE dimension = 'budget' AND key = {name:String} ORDER BY at
@@ -189,7 +193,7 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
     """
     with ledger() as opened, working("adding up"):
         found = _known(opened, name)
-        told = {start.replace(tzinfo=UTC): texts for start, texts in opened.query(TOLD, {"name": name}).rows}
+        told = _told(opened, name)
         rows = list(_periods(opened, found, periods or PERIODS[found.window], told))
         changes = opened.query(CHANGES, {"name": name})
     columns = (found.window, *([found.per] if found.per else []), "spent_usd", "utilisation", "told")
@@ -199,6 +203,16 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
     if not as_json and changes.rows:
         console().print()
         show(changes, "Changes", json_output=False)
+
+
+def _told(opened: Ledger, name: str) -> dict[datetime, list[str]]:
+    """Start of a window -> what was told in it, of whom, and whether it was delivered to anybody."""
+    found: dict[datetime, list[str]] = {}
+    for start, value, threshold, at, delivered, wanted in opened.query(TOLD, {"name": name}).rows:
+        how = "" if delivered else " (not delivered)" if wanted else " (printed)"
+        said = f"{threshold * 100:g}% {value} {budgets.utc(at):%Y-%m-%d %H:%M}{how}"
+        found.setdefault(budgets.utc(start), []).append(said.replace("  ", " "))
+    return found
 
 
 def _periods(

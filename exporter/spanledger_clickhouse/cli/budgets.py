@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import click
 
 from spanledger.limits.documents import PolicyError, load
-from spanledger.limits.policy import ACTIONS, DIMENSIONS, EVERY, Budget, Rule
+from spanledger.limits.policy import ACTIONS, DIMENSIONS, EVERY, Budget, Policy, Rule
 from spanledger.limits.windows import WINDOWS
 from spanledger_clickhouse import audit, budgets
 from spanledger_clickhouse.cli.budget_questions import QUESTIONS, amount_told
@@ -88,6 +89,8 @@ def put(
       spanledger budget set summaries 500 --scope feature=summarize --threshold 0.8 --threshold 1
       spanledger budget set "a user's hour" 1 --per user --period hour --action block
     """
+    if action == "warn" and (at is not None or fail_closed):
+        raise click.UsageError("--at and --fail-closed go with --action downgrade or block")
     found = budgets.described(
         name,
         amount_usd=amount,
@@ -109,12 +112,18 @@ def put(
 def _scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
     """ "feature=summarize", or "feature" and --key."""
     found: dict[str, str] = {}
+    if key and any("=" in scope for scope in scopes):
+        raise click.UsageError("--key goes with --scope DIMENSION, not with --scope DIMENSION=VALUE")
+    if "global" in scopes and len(scopes) > 1:
+        raise click.UsageError("--scope global is everything: it goes with no other")
     for scope in scopes:
         dimension, given, value = scope.partition("=")
         if dimension not in SCOPES:
             raise click.UsageError(f"--scope {scope}: use {', '.join(DIMENSIONS)}, e.g. --scope feature=summarize")
         if dimension == "global":
             continue
+        if dimension in found:
+            raise click.UsageError(f"--scope {dimension} is given twice")
         if not (value if given else key):
             raise click.UsageError(f"--scope {dimension}={'...'} or --key says which {dimension}")
         found[dimension] = value if given else key
@@ -176,8 +185,8 @@ class Downgrade(click.ParamType[tuple[str, str]]):
 @click.option("--downgrade", type=Downgrade(), multiple=True, help="Which model to ask in place of which; repeat it.")
 @click.option("--pinned", is_flag=True, help="Never another model.")
 @click.option("--critical", is_flag=True, help="Never another model, and never refused.")
-@click.option("--max-input-tokens", type=click.IntRange(1), help="Of one request.")
-@click.option("--max-output-tokens", type=click.IntRange(1), help="Of one request.")
+@click.option("--max-input-tokens", type=click.IntRange(1, 2**32 - 1), help="Of one request.")
+@click.option("--max-output-tokens", type=click.IntRange(1, 2**32 - 1), help="Of one request.")
 @click.option("--remove", "removed", is_flag=True, help="Forget what holds for it.")
 @reported
 def feature_rule(
@@ -197,9 +206,13 @@ def feature_rule(
       spanledger budget feature checkout --critical
     """
     found = Rule(dict(downgrade), pinned, critical, max_input_tokens, max_output_tokens)
-    if found == Rule() and not removed:
+    if (found == Rule()) != removed:
         raise click.UsageError("say what holds for it, or --remove")
+    if downgrade and (pinned or critical):
+        raise click.UsageError("--downgrade goes neither with --pinned nor with --critical: they keep their model")
     with _changing() as opened:
+        if removed and feature not in budgets.read(opened).features:
+            raise click.ClickException(f"nothing holds for {feature!r}")
         budgets.put_rule(opened, feature, found, deleted=removed)
         audit.note(opened, "remove" if removed else "set", "feature", feature, _rule_told(found))
     console().print(f"feature {feature}: {'removed' if removed else _rule_told(found)}", markup=False)
@@ -230,12 +243,8 @@ def taken_in(file: Path) -> None:
         policy = load(str(file))
     except PolicyError as error:
         raise DatabaseError(str(error).removeprefix("SPANLEDGER_LIMITS=")) from error
-    rules = dict(policy.features)
-    if policy.max_input_tokens or policy.max_output_tokens:
-        every = rules.get(EVERY, Rule())
-        caps = every.max_input_tokens or policy.max_input_tokens, every.max_output_tokens or policy.max_output_tokens
-        rules[EVERY] = Rule(every.downgrade, every.pinned, every.critical, *caps)
     with _changing() as opened:
+        rules = _rules(policy, budgets.read(opened).features)
         for each in policy.budgets:
             budgets.put(opened, each)
             audit.note(opened, "set", "budget", each.name, told(each))
@@ -262,6 +271,21 @@ def published() -> None:
     if count is None:
         raise click.ClickException("SPANLEDGER_REDIS_URL is not set (docs/limits.md)")
     console().print(f"{count} budgets are published", markup=False)
+
+
+def _rules(policy: Policy, known: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The rules of a file's features, each with the file's caps of every request, which also hold for every other feature."""
+    found = dict(policy.features)
+    if policy.max_input_tokens or policy.max_output_tokens:
+        found.setdefault(EVERY, known.get(EVERY, Rule()))
+    return {
+        feature: replace(
+            rule,
+            max_input_tokens=rule.max_input_tokens or policy.max_input_tokens,
+            max_output_tokens=rule.max_output_tokens or policy.max_output_tokens,
+        )
+        for feature, rule in found.items()
+    }
 
 
 COMMANDS: Final = (budget,)

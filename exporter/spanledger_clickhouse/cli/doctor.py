@@ -19,7 +19,7 @@ from spanledger.limits.documents import PolicyError, load, published
 from spanledger.limits.policy import Policy
 from spanledger.limits.store import RedisStore, StoreError
 from spanledger.pricing.table import prices
-from spanledger_clickhouse import dead_letters, schema, shipper
+from spanledger_clickhouse import budgets, dead_letters, schema, shipper
 from spanledger_clickhouse.cli.output import as_json, console
 from spanledger_clickhouse.cli.price_tables import OLD_DAYS
 from spanledger_clickhouse.database import DatabaseError, connected, denied, target
@@ -177,14 +177,16 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     ):
         text = f"{count:,} of {calls:,} calls of the last day are {what}"
         yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
-    budgets = ledger.query(
+    for each in budgets.document(ledger)[1]:
+        yield Finding(FAILURE, "budgets", each, "until then it neither tells nor is it enforced")
+    counts = ledger.query(
         "SELECT count(), countIf(scope = 'user' OR per = 'user' OR mapContains(dimensions, 'user')) FROM budgets FINAL"
     ).rows[0]
-    if not all(budgets):
-        what = "no budget is set" if not budgets[0] else "no budget limits a single user"
+    if not all(counts):
+        what = "no budget is set" if not counts[0] else "no budget limits a single user"
         yield Finding(WARNING, "budgets", what, "see `spanledger budget set --help`")
     else:
-        yield Finding(OK, "budgets", f"{budgets[0]:,} are set")
+        yield Finding(OK, "budgets", f"{counts[0]:,} are set")
     missing, unannounced = ledger.query(HOLES).rows[0]
     if missing:
         advice = (

@@ -51,16 +51,26 @@ def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, as_json
 
     if retry and not dead:
         raise click.UsageError("--retry goes with --dead")
+    if once + tested + dead > 1:
+        raise click.UsageError("--once, --test and --dead are three things")
+    if as_json and (not dead or retry):
+        raise click.UsageError("--json goes with --dead")
     found = destinations.configured()
     if (tested or retry) and not found:
         raise click.ClickException(
             "no destination is set: SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY, SPANLEDGER_ALERT_WEBHOOK (docs/budgets.md)"
         )
     if tested:
-        _ended(_tests(found))
+        done = _tests(found)
+        _say(done)
+        _ended(done)
     elif retry:
         with ledger() as opened:
-            _ended(telling.retry(opened, found))
+            done, nowhere = telling.retry(opened, found)
+        if nowhere:
+            click.echo(f"{nowhere} messages are for a kind of destination that is not set any more", err=True)
+        _say(done)
+        _ended(done, failed=nowhere > 0)
     elif dead:
         with ledger() as opened:
             rows = [row[:6] for row in telling.dead(opened)]
@@ -77,18 +87,28 @@ def _watch(found: Sequence[Destination], every: int) -> None:
     while True:
         began = time.monotonic()
         try:
-            _say(_pass(found))
+            _pass(found)
         except DatabaseError as error:
             click.echo(f"{datetime.now(UTC):%H:%M:%S} {error}", err=True)
+        except Exception as error:  # noqa: BLE001 - whatever a driver comes up with: the next look may succeed
+            click.echo(f"{datetime.now(UTC):%H:%M:%S} a look failed with {type(error).__name__}", err=True)
         time.sleep(max(0.0, every - (time.monotonic() - began)))
 
 
 def _pass(found: Sequence[Destination]) -> list[Told]:
+    """One look; what was told is printed. Raises DatabaseError, where Redis does not answer after having told."""
     from spanledger_clickhouse.alerts import watch
 
+    trouble: DatabaseError | None = None
     with ledger() as opened:
+        try:
+            _keep_redis(opened)
+        except DatabaseError as error:  # whoever is on call is told all the same
+            trouble = error
         done = watch.look(opened, datetime.now(UTC), found)
-        _keep_redis(opened)
+    _say(done)
+    if trouble is not None:
+        raise trouble
     return done
 
 
@@ -122,9 +142,8 @@ def _say(done: Sequence[Told]) -> None:
         console().print(f"{each.text}{how}", markup=False)
 
 
-def _ended(done: Sequence[Told]) -> None:
-    _say(done)
-    if any(each.delivery.error for each in done):
+def _ended(done: Sequence[Told], *, failed: bool = False) -> None:
+    if failed or any(each.delivery.error for each in done):
         raise SystemExit(1)
 
 

@@ -50,6 +50,8 @@ def stop(what: tuple[str, str] | None, why: str) -> None:
       spanledger stop feature=summarize --reason "loops since the release of noon"
     """
     try:
+        if what is None and why:
+            raise click.UsageError("--reason goes with what is to be stopped")
         store = _store()
         if what is None:
             for each in sorted(store.controls().stopped) or ["nothing is stopped"]:

@@ -2,8 +2,9 @@
 -- destination says how it stands.
 CREATE TABLE IF NOT EXISTS {db}.budget_alerts{on_cluster}
 (
-    alert       String,                  -- budget, value, window, its start and threshold
+    alert       String,                  -- hash of budget, value, window, its start, amount and threshold
     state       LowCardinality(String),  -- claimed (somebody tells of it), delivered, dead (given up)
+    destinations Array(LowCardinality(String)), -- of a claim: whom it will tell
     destination LowCardinality(String),  -- '' of a claim; slack, pagerduty, webhook, and a hash of the address
     at          DateTime64(3, 'UTC') DEFAULT now64(3),
     claim       String,                  -- who tells of it: the least of an alert does
