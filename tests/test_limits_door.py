@@ -258,6 +258,14 @@ def test_a_model_that_no_map_names_goes_on(limited, ledger: Recorded, provider: 
     assert ledger.row["request_model"] == "gpt-5.4-mini"
 
 
+def test_what_is_answered_without_text_has_no_cap_of_output(limited, ledger: Recorded, provider: Provider):
+    limited("5", BLOCK + "[request]\nmax_output_tokens = 50\n")
+    with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
+        client.embeddings.create(model="text-embedding-3-small", input="x")
+        with pytest.raises(BudgetExceeded, match="4,096 tokens of output, and 50 are allowed"):
+            client.chat.completions.create(model="gpt-5.4-mini", messages=MESSAGES)
+
+
 def test_a_feature_may_have_caps_of_its_own(limited, ledger: Recorded, provider: Provider):
     limited("5", BLOCK + "[features.f]\nmax_output_tokens = 50\n[request]\nmax_output_tokens = 1000\n")
     ask_openai(provider.url)
@@ -478,7 +486,7 @@ def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, l
 
         def __enter__(self) -> None:
             self.lock.acquire()
-            gc.collect()
+            gc.collect(1)  # what is young: all of it would take its time
 
         def __exit__(self, *_: object) -> None:
             self.lock.release()
@@ -499,7 +507,7 @@ def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, l
 
     thread = threading.Thread(target=leave_streams, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive(), "it waits for itself"
     gc.collect()
     assert len(ledger.rows) == 6

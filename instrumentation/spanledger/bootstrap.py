@@ -223,7 +223,9 @@ def _prepare() -> None:
     with quietly("starting the shipper"):
         _start_shipper()
     with quietly("preparing limits"):
-        asking.configured()  # Redis's driver takes its time to import
+        limiter = asking.configured()  # Redis's driver takes its time to import, and to connect
+        if limiter is not None and limiter.policy.enforce:
+            limiter.listen()
 
 
 def _start_shipper() -> None:

@@ -3,7 +3,8 @@
 A followed response gets a subclass of its own class: hooks on the instance would form a reference cycle
 with it, and a dropped stream would no longer be freed, and closed, at once. A stream may end by
 exhaustion, by `close()` after its last event (openai closes at `[DONE]` without reading on), by an
-exception, or by being dropped: each of them ends the call, once.
+exception, or by being dropped: each of them ends the call, once. All of it may happen in a finalizer (an SDK's generator
+closes its response when the collector finds it), where no lock may be taken: finalizing.py.
 """
 
 from __future__ import annotations
@@ -61,14 +62,14 @@ def _followed(cls: Any) -> Any:
             try:
                 parent.close()
             finally:
-                self._spanledger_closed()
+                finalizing.run(self._spanledger_closed)
 
         async def aclose(self) -> None:
             parent: Any = super()
             try:
                 await parent.aclose()
             finally:
-                self._spanledger_closed()
+                finalizing.run(self._spanledger_closed)
 
         def iter_bytes(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
             parent: Any = super()

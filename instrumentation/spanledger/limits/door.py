@@ -8,6 +8,7 @@ error_type BudgetExceeded, no attempts, no cost. A downgraded one says on its ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from opentelemetry.context import Context
 
@@ -22,6 +23,9 @@ from spanledger.limits.plan import Question
 from spanledger.limits.tokenizer import counter
 from spanledger.providers import Request
 from spanledger.reading import document
+
+WORDED: Final = frozenset({"chat", "generate_content", "text_completion"})
+"""Operations that are answered with text."""
 
 
 class BudgetExceeded(Deliberate):
@@ -73,7 +77,8 @@ def _asked(
 ) -> BudgetExceeded | None:
     question, read, written = _question(limiter, call, body, files, can_replace=ask_instead is not None)
     estimate = question.price(question.model, read) if question.model else None
-    found, hold = limiter.ask(_who(call.context), estimate, read, written, question)
+    says = call.request.max_tokens or call.request.operation in WORDED  # what is no text has no tokens to be capped
+    found, hold = limiter.ask(_who(call.context), estimate, read, written if says else 0, question)
     if not found.allowed:
         return BudgetExceeded(found.reason, found.retry_after_seconds)
     if hold is not None:

@@ -183,7 +183,7 @@ class Limiter:
     def _asked(
         self, request: Mapping[str, str | None], estimate: int | None, read: int, written: int, question: Question | None
     ) -> tuple[Decision, Hold | None]:  # fmt: skip
-        self._listen()
+        self.listen()
         stopped = self._stopped(request)
         if stopped:
             return Decision(False, stopped), None
@@ -252,7 +252,7 @@ class Limiter:
 
     def hold(self, request: Mapping[str, str | None]) -> Hold | None:
         """A hold of nothing, for costs that come without having asked; None where no budget counts the request."""
-        self._listen()
+        self.listen()
         plan = self._plan(request)
         if not plan.budgets:
             return None
@@ -330,7 +330,7 @@ class Limiter:
 
     # --- what people say ---------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         """Hear what is stopped and what is published, where that was long ago; the first time everybody waits for it."""
         if self._controls is not None:
             if time.monotonic() >= self._controls_until and self._hearing.acquire(blocking=False):
