@@ -40,6 +40,6 @@ def publish(ledger: Ledger) -> int | None:
         store.publish(budgets.as_json(found))
     except StoreError as error:
         raise DatabaseError(
-            f"{error}: processes keep the budgets that they have; `spanledger budget publish` tries again"
+            f"the ledger has it, but it is not published: {error}. Try `spanledger budget publish` again"
         ) from error
     return len(found["budget"])
