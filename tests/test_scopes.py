@@ -10,6 +10,7 @@ import openai
 import pytest
 from loopback_provider import Provider
 from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -196,7 +197,7 @@ def test_strict_mode_warns_by_default(ask, ledger: Recorded, caplog, monkeypatch
 
 
 def extracted(carrier: dict[str, str], *, trusting: bool = False):
-    guard = GuardedPropagator(propagate.get_global_textmap(), trusting=trusting)
+    guard = GuardedPropagator(W3CBaggagePropagator(), trusting=trusting)  # the global one may be guarded already
     return baggage.get_all(guard.extract(carrier))
 
 
