@@ -26,6 +26,8 @@ def ready() -> None:
     """Have a thread for what the collector finds; called when there is something that it may find."""
     global _thread
     if _thread is None:
+        if _collector not in gc.callbacks:
+            gc.callbacks.append(_collector)
         _thread = threading.Thread(target=_work, name="spanledger-finalizing", daemon=True)
         _thread.start()
 
@@ -65,5 +67,4 @@ def _after_fork() -> None:
     _thread, _collecting = None, 0
 
 
-gc.callbacks.append(_collector)
 os.register_at_fork(after_in_child=_after_fork)

@@ -51,6 +51,7 @@ def observe_limits() -> None:
     for name, unit, description, ask in (
         ("spanledger.limits.requests", "{request}", "Requests by what became of them", _outcomes),
         ("spanledger.limits.store_unanswered", "{request}", "How often the limits' store did not answer", _unanswered),
+        ("spanledger.limits.costs_lost", "{cost}", "Costs that the limits' store never took", _lost),
         ("spanledger.budget.thresholds", "{threshold}", "Thresholds of budgets that were passed", _thresholds),
     ):
         meter.create_observable_counter(name, [ask], unit, description)
@@ -73,6 +74,11 @@ def _outcomes(_: Any) -> Iterable[Observation]:
 
 def _unanswered(_: Any) -> Iterable[Observation]:
     return [Observation(found.counted["store_down"])] if (found := _limiter()) is not None else []
+
+
+def _lost(_: Any) -> Iterable[Observation]:
+    lost = dict(found.lost) if (found := _limiter()) is not None else {}
+    return [Observation(n, {"reason": reason}) for reason, n in lost.items()]
 
 
 def _thresholds(_: Any) -> Iterable[Observation]:

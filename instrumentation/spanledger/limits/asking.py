@@ -86,7 +86,7 @@ def check_request_allowed(
     Args:
         provider: gen_ai.provider.name ("openai", "anthropic", "gcp.gemini").
         model: as it is asked for.
-        input_tokens: of the prompt (`spanledger.limits.estimate.text_tokens` gives a bound).
+        input_tokens: of the prompt (`spanledger.limits.estimate.text_tokens`, or `body_tokens` of a whole body, gives a bound).
         max_output_tokens: that may be answered.
         user: whose budgets count it; None: nobody's.
         feature: the feature.

@@ -45,6 +45,12 @@ class BudgetExceeded(Deliberate):
         return self.reason
 
 
+def enforcing() -> Limiter | None:
+    """The limiter that every call asks; None where none does."""
+    limiter = configured()
+    return limiter if limiter is not None and limiter.policy.enforce else None
+
+
 def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = None, files: int = 0) -> None:
     """Let a call pass and hold what it may cost until it ends.
 
@@ -57,8 +63,8 @@ def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = 
     Raises:
         BudgetExceeded: a budget refuses it. Whatever goes wrong in here lets it pass as it is.
     """
-    limiter = configured()
-    if limiter is None or not limiter.policy.enforce:
+    limiter = enforcing()
+    if limiter is None:
         return
     if call.request.model is None and not call.sells:
         _count_at_its_end(limiter, call)  # it asks for what was asked for earlier, or is of no known kind
@@ -131,8 +137,8 @@ def _count_at_its_end(limiter: Limiter, call: Call) -> None:
 
 def count(call: Call) -> None:
     """Have the cost of a call counted that nobody asked for: a turn of an open session, a row made by hand."""
-    limiter = configured()
-    if limiter is not None and limiter.policy.enforce:
+    limiter = enforcing()
+    if limiter is not None:
         _count_at_its_end(limiter, call)
 
 
@@ -149,8 +155,8 @@ def admit_session(begin: Callable[[Request], Call], model: str) -> None:
     Raises:
         BudgetExceeded: a budget refuses it.
     """
-    limiter = configured()
-    if limiter is None or not limiter.policy.enforce:
+    limiter = enforcing()
+    if limiter is None:
         return
     refused = None
     with quietly("checking limits"):

@@ -136,6 +136,11 @@ class Limiter:
         """Costs that the store has not taken yet."""
         return len(self._teller)
 
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Why (full, doubtful) -> costs that were given up without the store having them."""
+        return self._teller.lost
+
     def check(
         self,
         request: Mapping[str, str | None],

@@ -51,13 +51,12 @@ class Teller(Generic[Cost]):
             self._thread = threading.Thread(target=self._run, name="spanledger-limits", daemon=True)
             self._thread.start()
 
-    def add(self, cost: Cost) -> bool:
-        """Have a cost told; whether there was room for it."""
+    def add(self, cost: Cost) -> None:
+        """Have a cost told, where there is room for it."""
         if len(self) >= MAX_COSTS:
             self.lost["full"] += 1
-            return False
-        self._queue.put(cost)
-        return True
+        else:
+            self._queue.put(cost)
 
     def flush(self, seconds: float) -> bool:
         """Wait until what was added is told; whether it is."""
