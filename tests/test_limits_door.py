@@ -474,6 +474,7 @@ def test_a_refusal_survives_the_way_from_a_worker():
     assert (str(error), error.reason, error.retry_after_seconds) == ("budget 'u'", "budget 'u'", 30)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, ledger: Recorded, provider: Provider):
     """The collector may run while a lock of ours is held; here it does, in every line that holds one."""
     limited("5")
