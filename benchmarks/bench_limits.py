@@ -28,7 +28,7 @@ from spanledger.call import Call
 from spanledger.limits import door
 from spanledger.limits.estimate import body_tokens, worst_picousd
 from spanledger.limits.limiter import Limiter
-from spanledger.limits.policy import BLOCK, Budget, Policy
+from spanledger.limits.policy import BLOCK, Budget, Policy, Who
 from spanledger.limits.store import MemoryStore, RedisStore, Store
 from spanledger.providers import openai
 
@@ -69,7 +69,7 @@ def asked(call: Call) -> None:
 
 
 def held(limiter: Limiter) -> Callable[[Any], object]:
-    who = {"user": "ada", "feature": "f", "tenant": None, "tier": None}
+    who = Who(user="ada", feature="f")
     return lambda _: limiter.settle(limiter.check(who, COST, 2000, 500).reservation, COST)
 
 

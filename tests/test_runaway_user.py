@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.plan import Question
-from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule
+from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule, Who
 from spanledger.limits.store import MemoryStore
 from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.database import connected, target
@@ -67,7 +67,7 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
 def test_with_a_limit_the_runaway_user_is_stopped_in_the_first_hour():
     """847 calls in four days at $22.9 an hour; a user may spend 1 % of a day of the $10,000 month in an hour, $5 a day."""
     at = START
-    user = {"user": "scraper"}
+    user = Who(user="scraper")
     limits = Limiter(
         Policy((
             Budget("a user's hour", "hour", 3_333_333_333_333, {}, "user", action=BLOCK),
@@ -90,7 +90,7 @@ def test_with_a_limit_the_runaway_user_is_stopped_in_the_first_hour():
             refused.append(at)
             if "hour" in found.reason:
                 assert found.retry_after_seconds == math.ceil(3600 - (at - START).total_seconds() % 3600)
-        assert limits.check({"user": f"user-{number}"}, 10**10).allowed, "nobody else notices"
+        assert limits.check(Who(user=f"user-{number}"), 10**10).allowed, "nobody else notices"
     assert refused[0] - START < timedelta(hours=1)
     assert len(refused) > 800
     assert max(spent.values()) <= 5 * 10**12, "instead of $550 a day"
@@ -116,7 +116,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_of_and_downgraded_at_its_stated
         at = START + timedelta(minutes=3 * number)
         feature = ("summarize", "summarize", "eval", "checkout")[number % 4]
         found = limits.check(
-            {"feature": feature}, prices["big"], question=Question("big", lambda model, _: prices[model], lambda: None)
+            Who(feature=feature), prices["big"], question=Question("big", lambda model, _: prices[model], lambda: None)
         )
         model = found.model or "big" if found.allowed else "refused"
         models[feature].append((total, model))

@@ -36,6 +36,10 @@ MAX_LABELS: Final = 16
 
 KEYS: Final = {**{name: name for name in DIMENSIONS}, **a.BAGGAGE_ALIASES}
 
+BUDGETED: Final = {
+    key: name for key, name in KEYS.items() if name in {a.TENANT_ID, a.CUSTOMER_TIER, a.FEATURE, a.USER_ID}
+}
+"""Baggage keys of the dimensions that budgets know."""
 
 UNITS: Final = {a.UNIT_NAME: str, a.UNIT_ID: str, a.UNIT_QUANTITY: float, a.UNIT_MEASURE: str}
 """What `spanledger.unit` puts into baggage -> the type of the attribute."""
@@ -85,11 +89,11 @@ def attribution(context: Context | None) -> dict[str, Any]:
 
 
 def dimensions(context: Context | None) -> dict[str, str]:
-    """Who causes a call made in `context` (None: the current one), by attribute name, as it will stand on the row; what is
-    missing is left out."""
+    """Whose budgets count a call made in `context` (None: the current one): tenant, tier, feature and user by attribute
+    name, as they will stand on the row; what is missing is left out."""
     found: dict[str, str] = {}
     for key, value in baggage.get_all(context).items():
-        name = KEYS.get(key)
+        name = BUDGETED.get(key)
         if name is not None and (key == name or name not in found):
             text = _label(value if isinstance(value, str) else str(value))
             if text is not None:

@@ -73,7 +73,7 @@ def _outcomes(_: Any) -> Iterable[Observation]:
 
 
 def _unanswered(_: Any) -> Iterable[Observation]:
-    return [Observation(found.counted["store_down"])] if (found := _limiter()) is not None else []
+    return [Observation(found.unanswered)] if (found := _limiter()) is not None else []
 
 
 def _lost(_: Any) -> Iterable[Observation]:

@@ -16,7 +16,7 @@ from spanledger.limits.documents import PolicyError, load
 from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.plan import Question
-from spanledger.limits.policy import Policy
+from spanledger.limits.policy import Policy, Who
 from spanledger.limits.store import MAX_PICOUSD, MemoryStore, RedisStore, StoreError
 
 _lock = threading.Lock()
@@ -100,15 +100,19 @@ def check_request_allowed(
     with quietly("checking limits"):
         limiter = configured()
         if limiter is not None:
-            said = {"user": (a.USER_ID, user), "feature": (a.FEATURE, feature), "tenant": (a.TENANT_ID, tenant), "tier": (a.CUSTOMER_TIER, tier)}  # fmt: skip
-            request = {name: identity(attribute, value) for name, (attribute, value) in said.items()}
+            who = Who(
+                identity(a.TENANT_ID, tenant),
+                identity(a.CUSTOMER_TIER, tier),
+                identity(a.FEATURE, feature),
+                identity(a.USER_ID, user),
+            )
 
             def price(name: str, read: int) -> int | None:
                 return worst_picousd(provider, name, read, max_output_tokens)
 
             question = Question(model, price, lambda: None)
             estimate = price(model, input_tokens)
-            return limiter.check(request, estimate, input_tokens, max_output_tokens, question).as_dict()
+            return limiter.check(who, estimate, input_tokens, max_output_tokens, question).as_dict()
     return Decision(True).as_dict()
 
 

@@ -18,8 +18,9 @@ from spanledger.call import Call
 from spanledger.guard import Deliberate, quietly
 from spanledger.limits.asking import configured
 from spanledger.limits.estimate import Size, asks, choices, worst_picousd
-from spanledger.limits.limiter import UNANSWERED, Decision, Hold, Limiter
+from spanledger.limits.limiter import UNANSWERED, Decision, Limiter
 from spanledger.limits.plan import Question
+from spanledger.limits.policy import Who
 from spanledger.limits.tokenizer import counter
 from spanledger.providers import Request
 from spanledger.reading import document
@@ -88,7 +89,7 @@ def _asked(
     if not found.allowed:
         return BudgetExceeded(found.reason, found.retry_after_seconds)
     if hold is not None:
-        call.on_end = _counting(hold)
+        call.on_end = hold.ended
     if found.warnings:
         call.note(a.BUDGET_WARNINGS, ", ".join(found.warnings))
     if found.reason == UNANSWERED:
@@ -118,21 +119,16 @@ def _question(
     return Question(model, price, sharper, can_replace and bool(model)), size.tokens, written
 
 
-def _who(context: Context | None) -> dict[str, str | None]:
-    who = dimensions(context).get
-    return {"user": who(a.USER_ID), "feature": who(a.FEATURE), "tenant": who(a.TENANT_ID), "tier": who(a.CUSTOMER_TIER)}
-
-
-def _counting(hold: Hold) -> Callable[[int | None, bool], object]:
-    """What a call tells at its end. What was sold at an unknown price is taken for all that it was held with."""
-    return lambda cost, sold: hold.count(cost if cost is not None else hold.held if sold else 0)
+def _who(context: Context | None) -> Who:
+    said = dimensions(context).get
+    return Who(said(a.TENANT_ID), said(a.CUSTOMER_TIER), said(a.FEATURE), said(a.USER_ID))
 
 
 def _count_at_its_end(limiter: Limiter, call: Call) -> None:
     with quietly("counting a cost"):
         hold = limiter.hold(_who(call.context))
         if hold is not None:
-            call.on_end = _counting(hold)
+            call.on_end = hold.ended
 
 
 def count(call: Call) -> None:

@@ -88,7 +88,7 @@ def _worst(provider: str, model: str, input_tokens: int, output_tokens: int, ask
     return max(totals, default=None)
 
 
-def asks(body: Any, model: str, tier: str | None, *, media: bool) -> Ask:
+def asks(body: object, model: str, tier: str | None, *, media: bool) -> Ask:
     """What a request says of its price.
 
     Args:
@@ -97,15 +97,16 @@ def asks(body: Any, model: str, tier: str | None, *, media: bool) -> Ask:
         tier: the service tier that it asks for.
         media: whether there is any in it.
     """
-    plain = "image" not in model and "audio" not in model and "tts" not in model and "realtime" not in model
-    found = mapping(cast("object", body))
-    if plain and not media and not tier and SPECIAL.isdisjoint(found):
+    found = mapping(body)
+    spoken = "audio" in model or "tts" in model or "realtime" in model
+    drawn = "image" in model
+    if not (media or tier or spoken or drawn) and SPECIAL.isdisjoint(found):
         return PLAIN
     kinds = {str(kind).lower() for kind in (*items(found, "modalities"), *items(found, "generationConfig", "responseModalities"))}  # fmt: skip
     outputs = ["output"]
-    if "audio" in kinds or "audio" in model or "tts" in model or "realtime" in model:
+    if spoken or "audio" in kinds:
         outputs.append("audio_out")
-    if "image" in kinds or "image" in model:
+    if drawn or "image" in kinds:
         outputs.append("image_out")
     inputs = (*INPUT_METERS, *MEDIA_METERS) if media else INPUT_METERS
     speed, geo = label(found, "speed") or "", label(found, "inference_geo") or ""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +13,16 @@ from contextlib import suppress
 from math import ceil
 from typing import Any, Final, NamedTuple
 
-from spanledger.guard import log
-from spanledger.limits.documents import PolicyError, published
-from spanledger.limits.plan import Plan, Question, planned
-from spanledger.limits.policy import DOWNGRADE, Budget, Policy
-from spanledger.limits.store import Account, Controls, Reserved, Store, StoreError
+from spanledger.limits.heard import Heard
+from spanledger.limits.outage import Outage
+from spanledger.limits.plan import Plan, Question
+from spanledger.limits.policy import DOWNGRADE, Policy, Who
+from spanledger.limits.store import Account, Reserved, Store, StoreError
 from spanledger.limits.teller import Teller
+from spanledger.limits.thresholds import Thresholds, warnings
 
-CONTROLS_SECONDS: Final = 2.0
-"""How old the list of what is stopped by hand, and the published budgets, may be."""
-SILENT_SECONDS: Final = 5.0
-"""How long a store that did not answer is left alone by calls; the teller asks it every second meanwhile."""
-LOGGED_SECONDS: Final = 60.0
-"""Outages are logged once in this time."""
 UNANSWERED: Final = "store"
 """The reason of a request that passed because the store did not answer."""
-MAX_TOLD: Final = 10_000
-MAX_PLANS: Final = 10_000
 MAX_OPEN: Final = 100_000
 """Reservations of the application's own code remembered by a process; the oldest are forgotten first, and run out."""
 
@@ -74,29 +66,25 @@ class Hold:
         self._limiter, self._plan, self.held = limiter, plan, held
         self._names = [reservation] if reservation else []
 
+    def ended(self, cost_picousd: int | None, sold: bool) -> None:
+        """A response is over. What was sold at an unknown price is taken for all that was held for it."""
+        self.count(cost_picousd if cost_picousd is not None else self.held if sold else 0)
+
     def count(self, spent_picousd: int) -> None:
         """Count a cost, at once in this process, in a moment in a remote store."""
-        name, held = self._name()
-        if held or spent_picousd:
-            self._limiter.count(Cost(name, self._plan, held, spent_picousd))
+        cost = self._cost(spent_picousd)
+        if cost.held or cost.spent:
+            self._limiter.count(cost)
 
     def count_now(self, spent_picousd: int) -> bool:
         """Count a cost and wait for the store; whether it has it (if not, it is told again in the background)."""
-        name, held = self._name()
-        return self._limiter.count_now(Cost(name, self._plan, held, spent_picousd))
+        return self._limiter.count_now(self._cost(spent_picousd))
 
-    def _name(self) -> tuple[str, int]:
+    def _cost(self, spent_picousd: int) -> Cost:
         try:
-            return self._names.pop(), self.held
+            return Cost(self._names.pop(), self._plan, self.held, spent_picousd)
         except IndexError:  # one more response to the same request
-            return self._limiter.another(), 0
-
-
-class _Rules(NamedTuple):
-    """A policy, and what was worked out of it."""
-
-    policy: Policy
-    plans: dict[tuple[str | None, ...], Plan]
+            return Cost(self._limiter.another(), self._plan, 0, spent_picousd)
 
 
 class Limiter:
@@ -104,32 +92,24 @@ class Limiter:
 
     def __init__(self, policy: Policy, store: Store, now: Callable[[], float] = time.time) -> None:
         """`policy`: of this process; what is published in the store comes to it. `now`: Unix seconds."""
-        self._own = policy
-        self._rules = _Rules(policy, {})
         self._store = store
+        self._remote = store.remote
         self._now = now
-        self._controls: Controls | None = None
-        """None: it has not been heard yet."""
-        self._controls_until = 0.0
-        self._hearing = threading.Lock()
-        self._silent_until = 0.0
-        self._last_error = ""
-        self._logged = 0.0
-        self._told: OrderedDict[tuple[str, float], None] = OrderedDict()
+        self._outage = Outage(self._wonder)
+        self._heard = Heard(policy, store, self._outage, now)
+        self._thresholds = Thresholds(store)
+        self._teller = Teller(self._tell_store, self._answers)
         self._name = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._open: OrderedDict[str, Hold] = OrderedDict()
-        self._teller = Teller(self._tell_store, self._answers)
         self._process = os.getpid()
         self.counted: Counter[str] = Counter()
-        """allowed | downgraded | refused | unenforced: what became of requests; store_down: how often the store did not answer."""
-        self.thresholds: Counter[tuple[str, float]] = Counter()
-        """(budget, threshold) -> how often this process was the first to tell of it."""
+        """allowed | downgraded | refused | unenforced: what became of requests."""
 
     @property
     def policy(self) -> Policy:
         """What is in force."""
-        return self._rules.policy
+        return self._heard.policy
 
     @property
     def waiting(self) -> int:
@@ -141,9 +121,19 @@ class Limiter:
         """Why (full, doubtful) -> costs that were given up without the store having them."""
         return self._teller.lost
 
+    @property
+    def unanswered(self) -> int:
+        """How often the store did not answer."""
+        return self._outage.times
+
+    @property
+    def thresholds(self) -> Counter[tuple[str, float]]:
+        """(budget, threshold) -> how often this process was the first to tell of it."""
+        return self._thresholds.told
+
     def check(
         self,
-        request: Mapping[str, str | None],
+        who: Who,
         estimate_picousd: int | None,
         input_tokens: int = 0,
         output_tokens: int = 0,
@@ -152,14 +142,14 @@ class Limiter:
         """Let a request pass and hold what it may cost, or say why not.
 
         Args:
-            request: dimension (tenant, tier, feature, user) -> its value, or None.
+            who: whose budgets count it.
             estimate_picousd: the most that it may cost; None where that is not known: it then passes every budget that
                 has any room and does not fail closed.
             input_tokens: of the prompt.
             output_tokens: that may be answered.
             question: where the estimate may be refined, or the model replaced.
         """
-        found, hold = self.ask(request, estimate_picousd, input_tokens, output_tokens, question)
+        found, hold = self.ask(who, estimate_picousd, input_tokens, output_tokens, question)
         if hold is not None:
             self._open[found.reservation] = hold
             while len(self._open) > MAX_OPEN:
@@ -167,101 +157,94 @@ class Limiter:
         return found
 
     def ask(
-        self,
-        request: Mapping[str, str | None],
-        estimate: int | None,
-        read: int = 0,
-        written: int = 0,
-        question: Question | None = None,
+        self, who: Who, estimate: int | None, read: int = 0, written: int = 0, question: Question | None = None
     ) -> tuple[Decision, Hold | None]:
         """As `check`, with the hold itself, which only the caller knows then."""
-        found, hold = self._asked(request, estimate, read, written, question)
+        found, hold = self._asked(who, estimate, read, written, question)
         if not found.allowed and found.retry_after_seconds and question is not None:
             counted = question.sharper()
             if counted is not None and counted < read:
                 estimate = question.price(question.model, counted)
-                found, hold = self._asked(request, estimate, counted, written, question)
+                found, hold = self._asked(who, estimate, counted, written, question)
         outcome = "refused" if not found.allowed else "downgraded" if found.model else "allowed"
         self.counted["unenforced" if found.reason == UNANSWERED else outcome] += 1
         return found, hold
 
     def _asked(
-        self, request: Mapping[str, str | None], estimate: int | None, read: int, written: int, question: Question | None
-    ) -> tuple[Decision, Hold | None]:  # fmt: skip
-        self.listen()
-        stopped = self._stopped(request)
+        self, who: Who, estimate: int | None, read: int, written: int, question: Question | None
+    ) -> tuple[Decision, Hold | None]:
+        heard = self._heard
+        heard.listen()
+        stopped = heard.stopped(who)
         if stopped:
             return Decision(False, stopped), None
-        plan = self._plan(request)
+        plan = heard.plan(who)
         too_large = plan.too_large(read, written, question)
         if too_large:
             return Decision(False, too_large), None
         if not plan.budgets:
-            return Decision(True, "" if self._controls is not None else UNANSWERED), None
+            return Decision(True, "" if heard.anything else UNANSWERED), None
         if estimate is None and (closed := plan.closed):
             return Decision(False, f"budget {closed.name!r}: the model has no price, and the budget fails closed"), None
         name = self.another()
+        amount = max(1, estimate or 0)
         try:
-            return self._reserved(name, plan, max(1, estimate or 0), read, question)
+            held = self._reserve(name, plan.accounts, amount)
+            if held.full is None:
+                return Decision(True, "", 0, name, warnings(plan, held.spent)), Hold(self, name, plan, amount)
+            return self._full(name, plan, held.full, amount, read, question)
         except StoreError as error:
-            return self._unanswered(name, plan, max(1, estimate or 0), error)
+            return self._unanswered(name, plan, amount, error)
 
-    def _reserved(
-        self, name: str, plan: Plan, amount: int, read: int, question: Question | None
+    def _full(
+        self, name: str, plan: Plan, full: int, amount: int, read: int, question: Question | None
     ) -> tuple[Decision, Hold | None]:
-        """Hold an amount, or that of a cheaper model; raises StoreError."""
-        held = self._reserve(name, plan.accounts, amount)
-        model = reason = ""
-        if held.full is not None and plan.budgets[held.full].action == DOWNGRADE:
-            model, cheaper = _cheaper(plan, read, question)
-            if model:
-                over = plan.budgets[held.full]
-                reason = f"budget {over.name!r}: {over.acts_at:.0%} of {over.shown} for the {over.window} is used"
-                amount = cheaper
+        """There is no room in the budget `full`: another model, where it asks for one, or no. Raises StoreError."""
+        over = plan.budgets[full]
+        if over.action == DOWNGRADE:
+            model, cheaper = plan.cheaper(read, question)
+            reason = f"budget {over.name!r}: {over.acts_at:.0%} of {over.shown} for the {over.window} is used" if model else ""  # fmt: skip
+            amount = cheaper if model else amount
             held = self._reserve(name, plan.without_downgrades(), amount)
-        if held.full is None:
-            warnings = _warnings(plan, held.spent)
-            return Decision(True, reason, 0, name, warnings, model), Hold(self, name, plan, amount)
-        full = plan.budgets[held.full]
-        share = "" if full.acts_at == 1 else f"{full.acts_at:.0%} of "
-        said = f"budget {full.name!r}: {share}{full.shown} for the {full.window} is used up"
-        return Decision(False, said, max(1, ceil(plan.ends[held.full] - self._now()))), None
+            if held.full is None:
+                told = warnings(plan, held.spent)
+                return Decision(True, reason, 0, name, told, model), Hold(self, name, plan, amount)
+            full, over = held.full, plan.budgets[held.full]
+        share = "" if over.acts_at == 1 else f"{over.acts_at:.0%} of "
+        said = f"budget {over.name!r}: {share}{over.shown} for the {over.window} is used up"
+        return Decision(False, said, max(1, ceil(plan.ends[full] - self._now()))), None
 
     def _reserve(self, name: str, accounts: Sequence[Account], amount: int) -> Reserved:
-        if self._silent_until and self._silent_until > time.monotonic():
-            raise StoreError(self._last_error)
-        if self._store.remote:
+        if self._outage.lasts:
+            raise StoreError(self._outage.last_error)
+        if self._remote:
             self._teller.start()
         try:
             return self._store.reserve(name, accounts, amount)
         except StoreError as error:
-            self._silent(error)
+            self._outage.noticed(error)
             raise
 
-    def _plan(self, request: Mapping[str, str | None]) -> Plan:
-        """What counts a request; it is worked out once while the windows last."""
-        get = request.get
-        key = get("tenant"), get("tier"), get("feature"), get("user")
-        policy, plans = self._rules
-        now = self._now()
-        found = plans.get(key)
-        if found is None or not found.since <= now < found.until:
-            if len(plans) >= MAX_PLANS:
-                plans.clear()
-            found = plans[key] = planned(policy, request, now)
-        return found
+    def _unanswered(self, name: str, plan: Plan, amount: int, error: StoreError) -> tuple[Decision, Hold | None]:
+        hold = Hold(self, name, plan, amount)
+        closed = plan.closed
+        if closed is not None:
+            if error.doubtful:
+                hold.count(0)  # it may be held all the same
+            return Decision(False, f"budget {closed.name!r}: {error}, and the budget fails closed", 1), None
+        return Decision(True, UNANSWERED, 0, name), hold
 
     def another(self) -> str:
         """The name of a reservation."""
         return f"{self._name}:{next(self._numbers)}"
 
-    def hold(self, request: Mapping[str, str | None]) -> Hold | None:
+    def hold(self, who: Who) -> Hold | None:
         """A hold of nothing, for costs that come without having asked; None where no budget counts the request."""
-        self.listen()
-        plan = self._plan(request)
+        self._heard.listen()
+        plan = self._heard.plan(who)
         if not plan.budgets:
             return None
-        if self._store.remote:
+        if self._remote:
             self._teller.start()
         return Hold(self, "", plan, 0)
 
@@ -278,14 +261,14 @@ class Limiter:
 
     def count(self, cost: Cost) -> None:
         """Count a cost and free what was held; where the store is remote, in a moment and from another thread."""
-        if self._store.remote:
+        if self._remote:
             self._teller.add(cost)
         else:
             self._tell_store(cost)
 
     def count_now(self, cost: Cost) -> bool:
         """Count a cost; whether the store has it (if not, it is told again in the background)."""
-        if self._silent_until <= time.monotonic():
+        if not self._outage.lasts:
             with suppress(StoreError):
                 self._tell_store(cost)
                 return True
@@ -299,136 +282,36 @@ class Limiter:
 
     def close(self) -> None:
         """Give the store a second to take what it has not; the process is about to end."""
-        if os.getpid() == self._process and self._store.remote:
+        if os.getpid() == self._process and self._remote:
             self.flush(1.0)
 
     def _tell_store(self, cost: Cost) -> None:
+        """Raises StoreError."""
         try:
             spent = self._store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent)
         except StoreError as error:
-            self._silent(error)
+            self._outage.noticed(error)
             raise
-        self._silent_until = 0.0
-        plan = cost.plan
-        for budget, account, amount, floor in zip(plan.budgets, plan.accounts, spent, plan.floors, strict=True):
-            if amount >= floor:
-                self._tell(budget, account, amount)
-
-    def _tell(self, budget: Budget, account: Account, spent: int) -> None:
-        """Say that a threshold has been passed, unless somebody has. Whose amount it is stands on the rows, not in logs."""
-        threshold = _highest(budget, spent)
-        said = (account.key, threshold)
-        if not threshold or said in self._told:
-            return
-        self._told[said] = None
-        if len(self._told) > MAX_TOLD:
-            self._told.popitem(last=False)
-        try:
-            first = self._store.first(account, str(threshold))
-        except StoreError:
-            first = True  # better twice than never
-        if first:
-            self.thresholds[budget.name, threshold] += 1
-            whose = f" of one {budget.per}" if budget.per else ""
-            share = spent / budget.amount_picousd * 100
-            log.warning("budget %r%s: %.0f%% of %s for the %s is spent", budget.name, whose, share, budget.shown, budget.window)  # fmt: skip
-
-    # --- what people say ---------------------------------------------------------------------------------------
+        self._outage.over()
+        self._thresholds.look(cost.plan, spent)
 
     def listen(self) -> None:
-        """Hear what is stopped and what is published, where that was long ago; the first time everybody waits for it."""
-        if self._controls is not None:
-            if time.monotonic() >= self._controls_until and self._hearing.acquire(blocking=False):
-                try:
-                    self._hear()
-                finally:
-                    self._hearing.release()
-            return
-        with self._hearing:
-            if self._controls is None:
-                self._hear()
+        """Hear what people have said, before the first call does."""
+        self._heard.listen()
 
-    def _hear(self) -> None:
-        now = time.monotonic()
-        if now < self._silent_until:
-            return
-        self._controls_until = now + CONTROLS_SECONDS
-        try:
-            found = self._store.controls()
-        except StoreError as error:
-            self._silent(error)  # what was stopped stays stopped
-            return
-        if found.published != (self._controls.published if self._controls is not None else ""):
-            try:
-                self._rules = _Rules(self._own.with_published(published(found.published)), {})
-            except PolicyError as error:
-                log.error("%s; the budgets stay as they were", error)
-        self._controls = found
-
-    def _stopped(self, request: Mapping[str, str | None]) -> str:
-        """What stops the request by hand, in words."""
-        if self._controls is not None and self._controls.stopped:
-            for dimension, value in request.items():
-                if value is not None and f"{dimension}={value}" in self._controls.stopped:
-                    return f"{dimension} {value!r} is stopped (spanledger resume {dimension}={value})"
-        return ""
-
-    # --- when the store does not answer ---------------------------------------------------------------------------
-
-    def _silent(self, error: StoreError) -> None:
-        """The store has not answered: calls leave it alone until it does, or for a while."""
-        now = time.monotonic()
-        self._silent_until, self._last_error = now + SILENT_SECONDS, str(error)
-        self.counted["store_down"] += 1
-        if self._store.remote:
+    def _wonder(self) -> None:
+        """Have the teller ask whether the store answers again."""
+        if self._remote:
             self._teller.start()
-        if not self._logged or now - self._logged > LOGGED_SECONDS:
-            self._logged = now
-            log.warning("limits are not enforced: %s", error)
 
     def _answers(self) -> bool:
         """Whether the store answers (again), as far as anybody wonders."""
-        if not self._silent_until:
+        if not self._outage.doubted:
             return True
         try:
             self._store.controls()
         except StoreError as error:
-            self._silent(error)
+            self._outage.noticed(error)
             return False
-        self._silent_until = 0.0
+        self._outage.over()
         return True
-
-    def _unanswered(self, name: str, plan: Plan, amount: int, error: StoreError) -> tuple[Decision, Hold | None]:
-        hold = Hold(self, name, plan, amount)
-        closed = plan.closed
-        if closed is not None:
-            if error.doubtful:
-                hold.count(0)  # it may be held all the same
-            return Decision(False, f"budget {closed.name!r}: {error}, and the budget fails closed", 1), None
-        return Decision(True, UNANSWERED, 0, name), hold
-
-
-def _cheaper(plan: Plan, read: int, question: Question | None) -> tuple[str, int]:
-    """(the model to ask instead, what it may cost at most); "" where there is none, or it has no price."""
-    if question is None or not question.replaceable:
-        return "", 0
-    model = plan.rule.instead_of(question.model)
-    price = question.price(model, read) if model else None
-    return ("", 0) if price is None else (model, max(1, price))
-
-
-def _highest(budget: Budget, spent: int) -> float:
-    """The highest threshold that has been passed; 0.0: none."""
-    share = spent / budget.amount_picousd
-    return max((threshold for threshold in budget.thresholds if share >= threshold), default=0.0)
-
-
-def _warnings(plan: Plan, spent: Sequence[int]) -> tuple[str, ...]:
-    """The highest threshold that each budget has passed."""
-    for amount, floor in zip(spent, plan.floors, strict=True):
-        if amount >= floor:
-            break
-    else:
-        return ()
-    passed = [(budget.name, _highest(budget, amount)) for budget, amount in zip(plan.budgets, spent, strict=True)]
-    return tuple(f"{name} {threshold:.0%}" for name, threshold in passed if threshold)

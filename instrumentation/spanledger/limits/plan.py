@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from math import ceil, inf
 from typing import Final, NamedTuple
 
-from spanledger.limits.policy import DOWNGRADE, WARN, Budget, Policy, Rule
+from spanledger.limits.policy import DOWNGRADE, WARN, Budget, Policy, Rule, Who
 from spanledger.limits.store import Account
 from spanledger.limits.windows import window
 
@@ -58,6 +58,14 @@ class Plan(NamedTuple):
             for budget, account in zip(self.budgets, self.accounts, strict=True)
         ]
 
+    def cheaper(self, read: int, question: Question | None) -> tuple[str, int]:
+        """(the model to ask instead, what it may cost at most); "" where there is none, or it has no price."""
+        if question is None or not question.replaceable:
+            return "", 0
+        model = self.rule.instead_of(question.model)
+        price = question.price(model, read) if model else None
+        return ("", 0) if price is None else (model, max(1, price))
+
     def too_large(self, read: int, written: int, question: Question | None) -> str:
         """Whether a request is larger than one may be, in words; a prompt is counted by a tokenizer before it is refused
         for its bound."""
@@ -74,16 +82,16 @@ def _too_many(what: str, tokens: int, cap: int) -> str:
     return f"the request may take {tokens:,} tokens of {what}, and {cap:,} are allowed" if tokens > cap else ""
 
 
-def planned(policy: Policy, request: Mapping[str, str | None], now: float) -> Plan:
-    """What counts a request of these dimensions now (Unix seconds)."""
-    rule = policy.rule(request.get("feature"))
-    budgets = sorted((b for b in policy.budgets if b.counts(request)), key=lambda b: b.action != DOWNGRADE)
+def planned(policy: Policy, who: Who, now: float) -> Plan:
+    """What counts a request now (Unix seconds)."""
+    rule = policy.rule(who.feature)
+    budgets = sorted((b for b in policy.budgets if b.counts(who)), key=lambda b: b.action != DOWNGRADE)
     at = datetime.fromtimestamp(now, UTC)
     windows = [window(budget.window, at, budget.zone) for budget in budgets]
     starts, ends = [w.start.timestamp() for w in windows], [w.end.timestamp() for w in windows]
     accounts: list[Account] = []
     for budget, begun, end in zip(budgets, starts, ends, strict=True):
-        key = budget.account(request.get(budget.per) or "", int(begun))
+        key = budget.account((getattr(who, budget.per) if budget.per else None) or "", int(begun))
         acts = budget.action != WARN and not rule.critical
         accounts.append(Account(key, budget.acts_from_picousd if acts else ENDLESS, ceil(end - begun) + AFTER_SECONDS))
     capped = not rule.critical

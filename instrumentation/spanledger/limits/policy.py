@@ -6,11 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from spanledger.limits.windows import WINDOWS
 
-DIMENSIONS: Final = ("tenant", "tier", "feature", "user")
+
+class Who(NamedTuple):
+    """Whose call it is. None: nobody said."""
+
+    tenant: str | None = None
+    tier: str | None = None
+    feature: str | None = None
+    user: str | None = None
+
+
+DIMENSIONS: Final = Who._fields
 WARN: Final = "warn"
 DOWNGRADE: Final = "downgrade"
 BLOCK: Final = "block"
@@ -42,11 +52,11 @@ class Budget:
     at: Decimal | None = None
     """The share of the amount from which the action is taken; None: as the action has it."""
 
-    def counts(self, request: Mapping[str, str | None]) -> bool:
-        """Whether a request of these dimensions is counted. One without a user is nobody's: no budget per user counts it."""
-        if self.per and not request.get(self.per):
+    def counts(self, who: Who) -> bool:
+        """Whether a request of theirs is counted. One without a user is nobody's: no budget per user counts it."""
+        if self.per and not getattr(who, self.per):
             return False
-        return all(request.get(dimension) == value for dimension, value in self.scope.items())
+        return all(getattr(who, dimension) == value for dimension, value in self.scope.items())
 
     def account(self, value: str, begun: int) -> str:
         """The name of the amount of one window, and of one value of `per`. `begun`: Unix seconds."""

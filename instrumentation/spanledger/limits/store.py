@@ -102,13 +102,17 @@ class Store(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Balance:
     until: float
     spent: int = 0
     used: int = 0
     """What is spent and held."""
     told: set[str] = field(default_factory=set[str])
+
+
+NOTHING_SPENT: Final = _Balance(0.0)
+"""Of an account that has not been touched."""
 
 
 class MemoryStore:
@@ -127,19 +131,23 @@ class MemoryStore:
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         now = time.monotonic()
+        found: list[_Balance] = []
+        spent: list[int] = []
         with self._lock:
             if self._holds:
                 self._free(now)
-            for number, account in enumerate(accounts):
-                balance = self._balances.get(account[0])
-                if (balance.used if balance is not None else 0) + amount > account[1]:
-                    return Reserved(number)
-            found = [self._balances.get(account[0]) or self._new(account, now) for account in accounts]
-            self._holds[reservation] = amount, now + HOLD_SECONDS, found
-            spent: list[int] = []
+            known = self._balances.get
+            for key, limit, _ in accounts:
+                balance = known(key) or NOTHING_SPENT
+                if balance.used + amount > limit:
+                    return Reserved(len(found))
+                found.append(balance)
+                spent.append(balance.spent)
+            if NOTHING_SPENT in found:
+                found = self._found(accounts)
             for balance in found:
                 balance.used += amount
-                spent.append(balance.spent)
+            self._holds[reservation] = amount, now + HOLD_SECONDS, found
         return Reserved(None, spent)
 
     def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:  # noqa: ARG002 - the hold knows

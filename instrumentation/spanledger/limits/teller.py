@@ -38,6 +38,7 @@ class Teller(Generic[Cost]):
         self._probe = probe
         self._queue: SimpleQueue[Cost | threading.Event] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._in_hand = 0
         self.lost: Counter[str] = Counter()
         """full | doubtful: costs that were not told."""
@@ -47,9 +48,13 @@ class Teller(Generic[Cost]):
 
     def start(self) -> None:
         """Have the thread; called where something is held, so that `add` need not."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="spanledger-limits", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="spanledger-limits", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def add(self, cost: Cost) -> None:
         """Have a cost told, where there is room for it."""

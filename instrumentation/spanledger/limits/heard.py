@@ -1,0 +1,100 @@
+"""What people have said: the budgets of this process and those that are published in the store, and what is stopped by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from spanledger.guard import log
+from spanledger.limits.documents import PolicyError, published
+from spanledger.limits.outage import Outage
+from spanledger.limits.plan import Plan, planned
+from spanledger.limits.policy import Policy, Who
+from spanledger.limits.store import Controls, Store, StoreError
+
+CONTROLS_SECONDS: Final = 2.0
+"""How old the list of what is stopped by hand, and the published budgets, may be."""
+MAX_PLANS: Final = 10_000
+
+
+class _Rules(NamedTuple):
+    """A policy, and what was worked out of it."""
+
+    policy: Policy
+    plans: dict[Who, Plan]
+
+
+class Heard:
+    """Asks the store every two seconds, in the thread of a call that finds the answer too old."""
+
+    def __init__(self, own: Policy, store: Store, outage: Outage, now: Callable[[], float]) -> None:
+        """`own`: the policy of this process; what is published comes to it. `now`: Unix seconds."""
+        self._own = own
+        self._rules = _Rules(own, {})
+        self._store = store
+        self._outage = outage
+        self._now = now
+        self._controls: Controls | None = None
+        """None: nothing has been heard yet."""
+        self._until = 0.0
+        self._hearing = threading.Lock()
+
+    @property
+    def policy(self) -> Policy:
+        """What is in force."""
+        return self._rules.policy
+
+    @property
+    def anything(self) -> bool:
+        """Whether the store has answered at all."""
+        return self._controls is not None
+
+    def listen(self) -> None:
+        """Hear what is new, where the last time is long ago; the first time everybody waits for it."""
+        if self._controls is not None:
+            if time.monotonic() >= self._until and self._hearing.acquire(blocking=False):
+                try:
+                    self._hear()
+                finally:
+                    self._hearing.release()
+            return
+        with self._hearing:
+            if self._controls is None:
+                self._hear()
+
+    def _hear(self) -> None:
+        if self._outage.lasts:
+            return
+        self._until = time.monotonic() + CONTROLS_SECONDS
+        try:
+            found = self._store.controls()
+        except StoreError as error:
+            self._outage.noticed(error)  # what was stopped stays stopped
+            return
+        if found.published != (self._controls.published if self._controls is not None else ""):
+            try:
+                self._rules = _Rules(self._own.with_published(published(found.published)), {})
+            except PolicyError as error:
+                log.error("%s; the budgets stay as they were", error)
+        self._controls = found
+
+    def stopped(self, who: Who) -> str:
+        """What stops a call by hand, in words; "": nothing."""
+        if self._controls is not None and self._controls.stopped:
+            for dimension, value in who._asdict().items():
+                if value is not None and f"{dimension}={value}" in self._controls.stopped:
+                    return f"{dimension} {value!r} is stopped (spanledger resume {dimension}={value})"
+        return ""
+
+    def plan(self, who: Who) -> Plan:
+        """What counts a call; it is worked out once while the windows last."""
+        policy, plans = self._rules
+        now = self._now()
+        found = plans.get(who)
+        if found is None or not found.since <= now < found.until:
+            if len(plans) >= MAX_PLANS:
+                plans.clear()
+            found = plans[who] = planned(policy, who, now)
+        return found
