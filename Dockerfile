@@ -6,7 +6,7 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY instrumentation instrumentation
 COPY exporter exporter
 COPY examples examples
-RUN pip install --no-cache-dir ".[gateway]" \
+RUN pip install --no-cache-dir ".[gateway,redis]" \
     && if [ -n "$DEMO" ]; then pip install --no-cache-dir "openai>=1.40" "anthropic>=0.39" "google-genai>=1.20" fastapi uvicorn httpx \
        opentelemetry-distro opentelemetry-instrumentation-fastapi; fi
 RUN useradd --create-home --uid 10001 spanledger && mkdir -p /state && chown spanledger /state

@@ -4,7 +4,8 @@ python benchmarks/bench_limits.py [--calls 5000]
 
 Three budgets count each call: an hour and a day of its user, a month of everybody. "the door" is all that a call of an SDK
 does because of them in the thread that makes it: reading who asks, the estimate from its body (2 KB), the hold, and the
-count of its cost. With Redis a thread waits 2 ms between calls, as it would for an answer: the cost is told meanwhile.
+count of its cost. With Redis a thread waits 2 ms between calls, as it would for an answer: the cost is told meanwhile. A PING
+with the same pause is what the machine takes to wake up two processes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import redis
 from opentelemetry import trace
 
 import spanledger
@@ -38,12 +40,13 @@ BUDGETS = tuple(
 )
 BODY = {"model": "gpt-5.4-mini", "max_tokens": 500, "messages": [{"role": "user", "content": "word " * 400}]}
 COST = 10**8
+PAUSE_SECONDS = 0.002
 
 
 def measured(
     what: str, calls: int, act: Callable[[Any], object], ready: Callable[[], Any] = lambda: None, pause: float = 0
-) -> None:
-    """Print the median and the 99th percentile of `act(ready())`; `ready` and the pause before it are not counted."""
+) -> tuple[float, float]:
+    """Print the median and the 99th percentile (microseconds) of `act(ready())`; `ready` and the pause before it are not counted."""
     times: list[float] = []
     for _ in range(calls):
         given = ready()
@@ -53,7 +56,9 @@ def measured(
         act(given)
         times.append((time.perf_counter_ns() - began) / 1000)
     times.sort()
-    print(f"{what:<44} median {times[len(times) // 2]:9.2f} us   p99 {times[int(len(times) * 0.99)]:9.2f} us")
+    median, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
+    print(f"{what:<44} median {median:9.2f} us   p99 {p99:9.2f} us")
+    return median, p99
 
 
 def begun() -> Call:
@@ -89,13 +94,21 @@ def main() -> None:
                 ("in this process", MemoryStore),
                 ("in Redis on loopback", lambda: RedisStore(server.url)),
             ]
+            with redis.Redis.from_url(server.url) as plain:
+                measured("PING, Redis on loopback", calls, lambda _: plain.ping())
+                ping = measured(
+                    "PING, Redis on loopback, every 2 ms", calls, lambda _: plain.ping(), pause=PAUSE_SECONDS
+                )
             for name, store in stores:
                 limiter = Limiter(Policy(BUDGETS), store())
                 measured(f"hold and count, at once, {name}", calls, held(limiter))
                 limiter = Limiter(Policy(BUDGETS, enforce=True), store())
                 with mock.patch.object(door, "configured", lambda found=limiter: found):
-                    measured(f"the door, {name}", calls, asked, begun, 0.002 if "Redis" in name else 0)
+                    took = measured(f"the door, {name}", calls, asked, begun, PAUSE_SECONDS if limiter.remote else 0)
                     limiter.flush(10)
+            print(
+                f"the door in Redis / a PING                   median {took[0] / ping[0]:9.1f} x    p99 {took[1] / ping[1]:9.1f} x"
+            )
         finally:
             server.stop()
 

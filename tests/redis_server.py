@@ -21,6 +21,18 @@ def binary() -> str:
     return found
 
 
+def wait_for(port: int) -> None:
+    """Until a server takes connections."""
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("redis-server did not start")
+
+
 class RedisServer:
     """One server on a free port; nothing is kept on disk unless it is `durable`."""
 
@@ -40,14 +52,7 @@ class RedisServer:
         kept = ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else ["--appendonly", "no"]
         words = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *kept, "--dir", str(self._directory)]
         self.process = subprocess.Popen([binary(), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return
-        raise AssertionError("redis-server did not start")
+        wait_for(self.port)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

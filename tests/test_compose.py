@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
+import demo
 import pytest
 import yaml
 
 from conftest import ROOT
+from redis_server import binary, wait_for
+from spanledger.limits.store import Controls, RedisStore, StoreError
 from spanledger_clickhouse import rights
 from spanledger_clickhouse.cli import main
 
@@ -46,7 +52,7 @@ def test_images_are_pinned_and_services_are_told_apart_from_the_world():
         assert re.search(r":[\w.]*\d[\w.]*$|:local$", service["image"]), f"{name}: {service['image']}"
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} listens to everybody"
-    for name in ("clickhouse", "gateway", "grafana"):
+    for name in ("clickhouse", "gateway", "grafana", "redis"):
         assert SERVICES[name]["healthcheck"]["test"]
 
 
@@ -58,7 +64,7 @@ def test_what_a_service_waits_for_is_a_service():
                 assert "healthcheck" in SERVICES[other]
 
 
-@pytest.mark.parametrize("name", ["gateway", "rollup"])
+@pytest.mark.parametrize("name", ["gateway", "rollup", "guard"])
 def test_a_command_is_one_that_spanledger_has(name: str):
     program, command, *arguments = SERVICES[name]["command"]
     assert program == "spanledger"
@@ -75,6 +81,28 @@ def test_the_other_commands_are_there_too():
     assert (ROOT / SERVICES["app"]["command"][-1]).exists()
     for configuration in re.findall(r"--config=/etc/otelcol/(\S+?)\"", TEXT):
         assert (ROOT / "collector-config" / configuration).exists()
+
+
+def test_redis_takes_only_who_knows_its_password(tmp_path: Path):
+    """The command of the service, as a shell of the image would run it, with the redis-server of this machine."""
+    shell, option, script = SERVICES["redis"]["command"]
+    binary()
+    port = demo.free_port()
+    for known, ours in {"$$": "$", "/tmp/": f"{tmp_path}/", "/data": str(tmp_path)}.items():
+        script = script.replace(known, ours)
+    words = [shell, option, f"{script} --port {port}"]
+    server = subprocess.Popen(words, env={**os.environ, "REDISCLI_AUTH": "s3cret"}, stdout=subprocess.DEVNULL)
+    try:
+        known = RedisStore(f"redis://:s3cret@127.0.0.1:{port}/0", deadline=1)
+        wait_for(port)
+        assert known.controls() == Controls()
+        assert known._client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        with pytest.raises(StoreError, match="AuthenticationError"):
+            RedisStore(f"redis://127.0.0.1:{port}/0", deadline=1).controls()
+        assert b"s3cret" not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    finally:
+        server.terminate()
+        assert server.wait(10) == 0, "it hears of the end"
 
 
 def test_the_collector_gets_every_variable_of_its_configuration():
@@ -97,7 +125,7 @@ def test_grafana_gets_every_variable_of_its_provisioning():
 def test_the_users_of_the_stack_have_the_rights_that_the_command_prints():
     tree = ET.parse(ROOT / "deploy/clickhouse-users.xml")
     made = rights.statements("spanledger")
-    for role in ("gateway", "reader", "maintainer"):
+    for role in ("gateway", "guard", "reader", "maintainer"):
         user = tree.find(f"users/spanledger_{role}")
         assert user is not None
         grants = [query.text for query in user.findall("grants/query")]
