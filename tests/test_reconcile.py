@@ -245,5 +245,31 @@ def test_the_invoice_is_kept_once_and_views_have_it(where, tmp_path: Path):
     assert "says no project" in CliRunner().invoke(main, ["reconcile", str(file), "--project-by", "x"]).output
 
 
+def test_a_day_that_is_kept_split_otherwise_does_not_count_twice(where, tmp_path: Path):
+    file = tmp_path / "bill.csv"
+
+    def kept(*lines: str) -> tuple[Decimal, ...]:
+        file.write_text("\n".join(("day,provider,project,model,amount_usd", *lines)) + "\n")
+        assert CliRunner().invoke(main, ["reconcile", str(file)]).exit_code == 0
+        with connected(where) as client:
+            rows = client.query(
+                f"SELECT invoiced_usd FROM `{where.database}`.reconciliation ORDER BY day, provider"
+            ).result_rows
+        return tuple(amount for (amount,) in rows)
+
+    assert kept("2026-03-02,openai,,,5", "2026-03-02,anthropic,,,7") == (Decimal(7), Decimal(5))
+    assert kept("2026-03-02,openai,a,,2", "2026-03-02,openai,b,,3") == (Decimal(7), Decimal(5))
+    assert kept("2026-03-02,openai,a,gpt-5.4,1", "2026-03-02,openai,a,,1") == (Decimal(7), Decimal(5)), "b's is kept"
+    assert kept("2026-03-02,openai,,,6") == (Decimal(7), Decimal(6))
+    assert kept("2026-03-03,openai,,,1") == (Decimal(7), Decimal(6), Decimal(1))
+
+
+def test_a_model_that_no_process_has_seen_counts_for_fail_over(where, tmp_path: Path):
+    file = tmp_path / "bill.csv"
+    file.write_text("day,provider,model,amount_usd\n2026-03-02,openai,gpt-5.4-mini,1.46\n2026-03-02,openai,gpt-9,1\n")
+    assert CliRunner().invoke(main, ["reconcile", str(file), "--fail-over", "10"]).exit_code == 1
+    assert CliRunner().invoke(main, ["reconcile", str(file), "--fail-over", "50"]).exit_code == 0
+
+
 def test_the_lines_of_a_key_are_put_together():
     assert {len(found) for found in invoices.merged(read(json.dumps(OPENAI).encode())).values()} == {1, 2}

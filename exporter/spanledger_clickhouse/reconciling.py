@@ -8,7 +8,7 @@ and what is left has a name: unexplained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -76,6 +76,21 @@ class Residual:
 Key = tuple[date, str, str, str]
 
 
+class Split(NamedTuple):
+    """What a provider's invoice is split by."""
+
+    project: bool
+    model: bool
+    rest: bool
+    """Whether some of it is no model's."""
+
+
+def _split(lines: Iterable[Line]) -> Split:
+    keys = [(line.project, line.model) for line in lines]
+    model = any(model for _, model in keys)
+    return Split(any(project for project, _ in keys), model, model and not all(model for _, model in keys))
+
+
 def reconcile(ledger: Ledger, lines: Sequence[Line], project_by: str = "provider") -> list[Residual]:
     """Compare an invoice with the ledger, over the days and providers that the invoice has.
 
@@ -87,17 +102,18 @@ def reconcile(ledger: Ledger, lines: Sequence[Line], project_by: str = "provider
     Raises:
         DatabaseError: the ledger could not be asked.
     """
-    has_project = any(line.project for line in lines)
-    has_model = any(line.model for line in lines)
-    has_rest = has_model and any(not line.model for line in lines)
+    splits = {
+        provider: _split(line for line in lines if line.provider == provider)
+        for provider in {line.provider for line in lines}
+    }
     found: dict[Key, Part] = {}
-    days, providers = {line.day for line in lines}, {line.provider for line in lines}
+    days = {line.day for line in lines}
     for day, provider, project, model, *figures in _asked(ledger, min(days), max(days), project_by):
-        if day not in days or provider not in providers:
+        if day not in days or provider not in splits:
             continue
-        part = Part(*figures)
-        key = (day, provider, project if has_project else "", model_key(model) if has_model else "")
-        if has_rest and part.tools:  # the invoice has tools on lines of their own
+        part, split = Part(*figures), splits[provider]
+        key = (day, provider, project if split.project else "", model_key(model) if split.model else "")
+        if split.rest and part.tools:  # the invoice has tools on lines of their own
             rest = (*key[:3], "")
             found[rest] = found.get(rest, Part()).plus(Part(cost=part.tools))
             part = part._replace(cost=part.cost - part.tools)
@@ -169,7 +185,8 @@ def _asked(ledger: Ledger, first: date, last: date, project_by: str) -> list[tup
 
 
 def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
-    """Put an invoice into the table `invoices`, in place of what it said before of the same day, project and model.
+    """Put an invoice into the table `invoices`, in place of what it said before of the same day, project and model, and of
+    the same day split otherwise: no day counts twice.
 
     Raises:
         DatabaseError: ClickHouse refused it.
@@ -177,8 +194,30 @@ def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
     from clickhouse_connect.driver.exceptions import Error
 
     columns = ("day", "provider", "project", "model", "amount_usd", "source")
-    rows = [(*key, sum((line.usd for line in found), ZERO), found[0].source) for key, found in merged(lines).items()]
+    found = merged(lines)
+    rows = [(*key, sum((line.usd for line in each), ZERO), each[0].source) for key, each in found.items()]
+    rows += [(*key, ZERO, "split otherwise since") for key in _split_otherwise(ledger, found)]
     try:
         ledger.client.insert(f"`{ledger.where.database}`.invoices", rows, column_names=columns)
     except Error as error:
         raise DatabaseError(f"keeping the invoice failed: {reason(error)}") from error
+
+
+def _split_otherwise(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
+    """What is kept of the same money in another way: a day whose invoice was split by project or by model and now is not, or
+    the other way round."""
+    days = sorted(day for day, *_ in lines)
+    kept = ledger.query(
+        "SELECT day, toString(provider), project, toString(model) FROM invoices FINAL"
+        " WHERE day >= {first:Date} AND day <= {last:Date} AND amount_usd != 0",
+        {"first": days[0], "last": days[-1]},
+    ).rows
+    found: list[Key] = []
+    for day, provider in {key[:2] for key in lines}:
+        new = [key for key in lines if key[:2] == (day, provider)]
+        old = [key for key in kept if key[:2] == (day, provider)]
+        alike = [by for by in (2, 3) if any(key[by] for key in old) == any(key[by] for key in new)]
+        if len(alike) < 2:
+            taken = {tuple(key[by] for by in alike) for key in new}
+            found += [key for key in old if tuple(key[by] for by in alike) in taken and key not in lines]
+    return found

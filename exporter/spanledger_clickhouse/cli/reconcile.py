@@ -27,7 +27,9 @@ from spanledger_clickhouse.report.sections import share, usd
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Compare only; do not keep the invoice in the table invoices.")
 @click.option(
-    "--fail-over", type=click.FloatRange(0), help="Exit status 1 where more than this per cent is unexplained."
+    "--fail-over",
+    type=click.FloatRange(0),
+    help="Exit status 1 where more than this per cent is unexplained or outside.",
 )
 @as_json
 @reported
@@ -69,7 +71,8 @@ def reconcile(
             f"\ninvoiced {usd(billed)}, ledger {usd(total)}, residual {usd(billed - total)}; "
             f"unexplained {usd(unexplained)} ({share(unexplained, billed)} of the invoice)"
         )
-    if fail_over is not None and unexplained > billed * Decimal(str(fail_over)) / 100:
+    unseen = sum((each.causes["outside"] for each in compared), Decimal(0))
+    if fail_over is not None and unexplained + unseen > billed * Decimal(str(fail_over)) / 100:
         raise click.exceptions.Exit(1)
 
 
