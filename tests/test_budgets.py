@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +15,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner, Result
 
+from redis_server import RedisServer
 from spanledger.limits.policy import Budget, Rule
+from spanledger.limits.store import Account, RedisStore
 from spanledger_clickhouse import budgets, schema, writer
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
@@ -151,6 +156,119 @@ def test_a_budget_says_what_becomes_of_calls():
     assert "set" in run("history", "u", "--periods", "1").output
 
 
+def test_what_is_not_said_of_a_budget_stays_as_it_was():
+    run(
+        "set",
+        "u",
+        "10",
+        "--scope",
+        "feature=chat",
+        "--per",
+        "user",
+        "--action",
+        "block",
+        "--at",
+        "0.5",
+        "--fail-closed",
+        "--zone",
+        "Asia/Tokyo",
+    )
+    said = run("set", "u", "12").output
+    assert said == (
+        "budget u: 12 USD a month, feature=chat, each user, Asia/Tokyo, block at 50%, fails closed "
+        "(was: 10 USD a month, feature=chat, each user, Asia/Tokyo, block at 50%, fails closed)\n"
+    )
+    said = run(
+        "set", "u", "12", "--action", "downgrade", "--fail-open", "--per", "all", "--scope", "global", "--zone", "UTC"
+    ).output
+    assert said.startswith("budget u: 12 USD a month, global, downgrade at 95% (was")
+    assert run("set", "u", "12", "--action", "warn").output.startswith("budget u: 12 USD a month, global (was")
+    assert "go with --action" in run("set", "u", "12", "--at", "0.5").output
+    assert run("set", "u", "12").output == "budget u: 12 USD a month, global\n"
+
+
+def test_the_list_says_whose_and_the_history_who_removed_it():
+    run("set", "u", "10", "--scope", "feature=chat", "--per", "user")
+    where = target()
+    with connected(where) as client:
+        made = [
+            call(start_time=datetime.now(UTC), span_id=f"{n:016x}", feature="chat", user_id=user, cost_usd=Decimal(n))
+            for n, user in ((1, "ada"), (2, "bob"))
+        ]
+        writer.insert(client, where, [tuple(row.values()) for row in made])
+    rows = json.loads(run("list", "--all", "--json").stdout)
+    assert [(row["key"], row["value"], row["spent_usd"]) for row in rows] == [
+        ("chat", "bob", "2.000000"),
+        ("chat", "ada", "1.000000"),
+    ]
+    run("remove", "u")
+    [_, removed] = json.loads(run("history", "u", "--json").stdout)
+    assert removed["kind"] == "remove"
+    assert "no budget any more" in run("history", "u").output
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisStore]:
+    server = RedisServer(tmp_path)
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
+    yield RedisStore(server.url, 2.0)
+    server.stop()
+
+
+def test_another_ledger_does_not_replace_what_is_enforced(
+    store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run("set", "all", "10000", "--action", "block")
+    enforced = store.controls().published
+    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'laptop'}")
+    program = """
+import sys
+from click.testing import CliRunner
+from spanledger_clickhouse.cli import main
+for words in (["budget", "set", "x", "5"], ["guard", "--once"], ["budget", "publish"], ["budget", "publish", "--take-over"]):
+    found = CliRunner().invoke(main, words)
+    print(found.exit_code, found.output.strip().replace("\\n", " "))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.splitlines()  # one embedded ledger a process
+    assert [line.partition(" ")[0] for line in found] == ["1", "1", "1", "0"]
+    assert all("nothing is published: the budgets in Redis are those of another ledger" in line for line in found[:3])
+    assert found[3] == "0 1 budgets are published"
+    assert '"x"' in store.controls().published != enforced
+    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    assert "another ledger" in run("set", "all", "1").output
+
+
+def test_a_redis_that_has_lost_everything_stops_again_what_was_stopped(store: RedisStore):
+    main_run = CliRunner().invoke
+    for words in (["stop", "feature=a"], ["stop", "feature=b"], ["resume", "feature=b"]):
+        assert main_run(main, words).exit_code == 0
+    run("set", "all", "5")
+    store.resume("feature=a")  # and nobody wrote it down
+    run("set", "all", "6")
+    assert store.controls().stopped == frozenset(), "nothing was lost"
+    store._client.flushall()
+    assert main_run(main, ["guard", "--once"]).exit_code == 0
+    assert store.controls().stopped == {"feature=a"}
+    assert json.loads(main_run(main, ["stop", "--json"]).stdout) == ["feature=a"]
+
+
+def test_a_cost_that_comes_after_the_ledger_was_asked_counts_once(store: RedisStore):
+    day = Account("day", 10**13, 3600)
+    store.reserve("a", [day], 5)
+    store.reserve("b", [day], 5)
+    assert store.at_least(day, 10**12)
+    assert store.settle("a", [day], 5, 4 * 10**11, late=True) == [10**12], "the ledger had it"
+    assert store.settle("b", [day], 5, 3 * 10**11) == [13 * 10**11], "this one is new"
+    assert store.settle("c", [day], 0, 7 * 10**11, late=True) == [14 * 10**11], "and of this one the ledger had a part"
+    assert store.settle("d", [day], 0, 0, late=True) == [14 * 10**11]
+    assert store.balance("day") == (14 * 10**11, 0)
+
+
 def test_a_file_of_budgets_becomes_rows(tmp_path: Path):
     file = tmp_path / "limits.toml"
     file.write_text(
@@ -167,7 +285,14 @@ def test_a_file_of_budgets_becomes_rows(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("set", "x", "5", "--zone", "Mars"), "x: zone = 'Mars' is no time zone"),
+        (("set", "x", "5", "--zone", "Mars"), "budget 'x': zone = 'Mars' is no time zone"),
+        (("set", "x", "5", "--zone", "localtime"), "is no time zone"),
+        (("set", "x", "1000000"), "amount_usd = 1000000; use dollars"),
+        (("set", "x", "0.0000019"), "more than six decimal places"),
+        (("set", " ", "5"), "has no name"),
+        (("set", "\udcff", "5"), "not all UTF-8 text"),
+        (("feature", " ", "--pinned"), "FEATURE has no name"),
+        (("list", "--as-of", "0001-01-01"), "nothing was spent then"),
         (("set", "x", "5", "--scope", "planet=earth"), "use tenant, tier, feature, user"),
         (("set", "x", "5", "--action", "block", "--at", "99"), "use shares such as"),
         (("set", "x", "5", "--at", "0.5"), "go with --action"),

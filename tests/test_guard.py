@@ -28,7 +28,7 @@ from spanledger_clickhouse import budgets, schema, writer
 from spanledger_clickhouse.alerts import destinations, telling, watch
 from spanledger_clickhouse.alerts.destinations import Destination
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.ledger import Ledger
 from synthetic import call
 
@@ -100,6 +100,20 @@ def spend(ledger: Ledger, at: datetime, usd: float | str, **columns: Any) -> Non
 
 def put(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
     budgets.put(ledger, budgets.described(name, **{"amount_usd": usd, "window": "month", **fields}))
+
+
+def aged(ledger: Ledger, seconds: float, table: str = "budget_alerts", column: str = "at") -> None:
+    """Time passes: all rows of a table are older."""
+    rows = ledger.query(
+        f"SELECT * REPLACE ({column} - toIntervalMillisecond({int(seconds * 1000)}) AS {column}) FROM {table}"
+    )
+    ledger.client.command(f"TRUNCATE TABLE spanledger.{table}")
+    ledger.client.insert(f"spanledger.{table}", rows.rows, column_names=rows.columns)
+
+
+def put_long_ago(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
+    put(ledger, name, usd, **fields)
+    aged(ledger, 366 * 86_400, "budgets", "updated_at")
 
 
 def texts(done: list[telling.Told]) -> list[str]:
@@ -253,12 +267,118 @@ def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver
     receiver.answers = [403]
     assert watch.look(ledger, MARCH + timedelta(hours=1), [hook])[0].delivery.error
     assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
-    rows = ledger.query("SELECT * EXCEPT (at), at - INTERVAL 121 SECOND AS at FROM budget_alerts")
-    ledger.client.command("TRUNCATE TABLE spanledger.budget_alerts")
-    ledger.client.insert("spanledger.budget_alerts", rows.rows, column_names=rows.columns)
+    aged(ledger, 121)
     [told] = watch.look(ledger, MARCH + timedelta(hours=1), [hook])
     assert told.delivery.error == ""
     assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+
+
+def test_it_is_tried_again_ever_more_seldom_for_a_day(ledger: Ledger, receiver: Receiver):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    hook = Destination("webhook", receiver.url("hook"))
+    tried: list[int] = []
+    minute = 0
+    for wait in (0, 1, 1, 2, 2, 4, 4, 8, 8, 512, 512, 720, 720, 720):
+        minute += wait
+        if wait:
+            aged(ledger, wait * 60 + 0.5)
+        receiver.answers = [403]
+        if watch.look(ledger, MARCH + timedelta(hours=1), [hook]):
+            tried.append(minute)
+    assert tried == [0, 2, 6, 14, 30, 542, 1054], "and not after a day"
+    [letter] = telling.dead(ledger)
+    assert (letter[4], letter[5]) == (7, "webhook at 127.0.0.1: HTTP 403")
+
+
+def test_a_guard_that_dies_while_it_tries_again_leaves_it_to_others(ledger: Ledger, receiver: Receiver, monkeypatch):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    hook = Destination("webhook", receiver.url("hook"))
+    receiver.answers = [403]
+    watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    aged(ledger, 121)
+    monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    monkeypatch.undo()
+    aged(ledger, 600)
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "it may be at it"
+    aged(ledger, 301)
+    assert [each.delivery.error for each in watch.look(ledger, MARCH + timedelta(hours=1), [hook])] == [""]
+
+
+def test_what_a_dead_guard_had_for_an_address_that_is_gone_is_a_dead_letter(
+    ledger: Ledger, receiver: Receiver, monkeypatch
+):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        watch.look(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
+    monkeypatch.undo()
+    assert telling.dead(ledger) == []
+    aged(ledger, 901)
+    [letter] = telling.dead(ledger)
+    assert letter[5] == "the guard that had it has ended"
+    [told], _ = telling.retry(ledger, [Destination("slack", receiver.url("new"))])
+    assert told.delivery.error == ""
+    assert telling.dead(ledger) == []
+
+
+def test_dead_letters_can_be_dismissed(ledger: Ledger, receiver: Receiver):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+    hook = Destination("webhook", receiver.url("hook"))
+    receiver.answers = [403]
+    watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    assert (telling.dismiss(ledger), telling.dismiss(ledger), telling.dead(ledger)) == (1, 0, [])
+    aged(ledger, 3600)
+    assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+
+
+def test_many_letters_to_a_dead_address_are_not_waited_for(ledger: Ledger, receiver: Receiver):
+    put(ledger, "u", 1, per="user")
+    for number in range(20):
+        spend(ledger, MARCH, 1, user_id=f"u{number}")
+    hook = Destination("webhook", receiver.url("hook"))
+    receiver.answers = [400] * 100
+    watch.look(ledger, MARCH + timedelta(hours=1), [hook])
+    before = len(receiver.got)
+    done, _ = telling.retry(ledger, [hook])
+    assert (len(done), len(receiver.got) - before < 20) == (20, True)
+
+
+def test_an_alert_does_not_wait_for_who_spent_it(ledger: Ledger, receiver: Receiver, monkeypatch, caplog):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9)
+
+    def too_much(*_: Any, **named: Any) -> Any:
+        if named.get("nobody"):
+            raise DatabaseError("too much memory")
+        return [("", Decimal(9))]
+
+    monkeypatch.setattr(budgets, "spending", too_much)
+    [told] = watch.look(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
+    assert told.delivery.error == ""
+    assert receiver.bodies("hook")[0]["top_users"] == []
+    assert "names no user: too much memory" in caplog.text
+
+
+def test_what_nobody_is_named_for_is_among_the_dearest(ledger: Ledger, receiver: Receiver):
+    put(ledger, "all", 10)
+    spend(ledger, MARCH, 9, feature=None, user_id=None)
+    spend(ledger, MARCH, 0.5)
+    spend(ledger, MARCH + timedelta(hours=2), 100)  # after the look
+    where = [Destination("webhook", receiver.url("hook")), Destination("slack", receiver.url("slack"))]
+    watch.look(ledger, MARCH + timedelta(hours=1), where)
+    [said] = receiver.bodies("hook")
+    assert said["top_features"] == [
+        {"feature": None, "cost_usd": "9.000000"},
+        {"feature": "summarize", "cost_usd": "0.500000"},
+    ]
+    assert said["top_users"] == [{"user": None, "cost_usd": "9.000000"}, {"user": "ada", "cost_usd": "0.500000"}]
+    assert "Users: nobody said $9.00, ada $0.5000" in receiver.bodies("slack")[0]["blocks"][0]["text"]["text"]
 
 
 def test_letters_of_an_address_that_is_gone_go_to_another_of_its_kind(ledger: Ledger, receiver: Receiver):
@@ -307,23 +427,32 @@ def test_an_address_that_answers_without_end_is_not_read(ledger: Ledger, monkeyp
     assert "webhook at" in Destination("webhook", "https://127.0.0.1:9/").deliver({"id": "x"}).error
 
 
-def test_what_is_passed_at_the_end_of_a_period_is_told_after_it(ledger: Ledger):
-    put(ledger, "hourly", 1, window="hour")
+def test_what_is_passed_at_the_end_of_a_period_is_told_after_it(ledger: Ledger, receiver: Receiver):
+    put_long_ago(ledger, "hourly", 1, window="hour")
+    hook = [Destination("webhook", receiver.url("hook"))]
     hour = MARCH + timedelta(hours=6)
-    assert watch.look(ledger, hour - timedelta(seconds=30), []) == []
-    spend(ledger, hour - timedelta(seconds=20), 5)
-    [told] = watch.look(ledger, hour + timedelta(seconds=30), [])
+    assert watch.look(ledger, hour - timedelta(minutes=15), hook) == []
+    spend(ledger, hour - timedelta(minutes=10), 5)
+    [told] = watch.look(ledger, hour + timedelta(minutes=45), hook)  # an hour later: cron
     assert told.text == "Budget hourly: 500% of $1.00 for the hour is spent ($5.00)"
-    assert watch.look(ledger, hour + timedelta(minutes=1), []) == []
+    assert watch.look(ledger, hour + timedelta(minutes=46), hook) == []
 
 
-def test_a_raised_budget_is_told_of_again(ledger: Ledger):
+def test_what_was_spent_before_a_budget_was_set_is_no_news(ledger: Ledger):
+    put(ledger, "daily", 1, window="day")
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    spend(ledger, today - timedelta(minutes=1), 5)
+    assert watch.look(ledger, today + timedelta(minutes=5), []) == []
+
+
+def test_a_raised_budget_is_told_of_again(ledger: Ledger, receiver: Receiver):
+    hook = [Destination("webhook", receiver.url("hook"))]
     put(ledger, "all", 100)
     spend(ledger, MARCH, 101)
-    assert len(watch.look(ledger, MARCH + timedelta(hours=1), [])) == 1
+    assert len(watch.look(ledger, MARCH + timedelta(hours=1), hook)) == 1
     put(ledger, "all", 200)
     spend(ledger, MARCH, 100)
-    assert texts(watch.look(ledger, MARCH + timedelta(hours=1), []))[0].startswith("Budget all: 100% of $200.00")
+    assert texts(watch.look(ledger, MARCH + timedelta(hours=1), hook))[0].startswith("Budget all: 100% of $200.00")
 
 
 def test_names_of_strangers_stay_in_their_line(ledger: Ledger, receiver: Receiver):
@@ -387,12 +516,14 @@ def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
     assert sorted(each["budget"] for each in receiver.bodies("hook")) == [f"budget {number}" for number in range(5)]
 
 
-def test_with_nobody_to_tell_it_is_printed_once(ledger: Ledger):
+def test_a_look_that_tells_nobody_keeps_nobody_from_being_told(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     [told] = watch.look(ledger, MARCH + timedelta(hours=1), [])
     assert told.text.startswith("Budget all: 90% of $10.00")
-    assert watch.look(ledger, MARCH + timedelta(hours=1), []) == []
+    assert len(watch.look(ledger, MARCH + timedelta(hours=1), [])) == 1
+    assert len(watch.look(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])) == 1
+    assert watch.look(ledger, MARCH + timedelta(hours=1), []) == [], "it is told"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
@@ -413,11 +544,12 @@ def run(*words: str) -> str:
 
 def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
     assert run("guard", "--test").count("delivered") == 3
+    assert {each["type"] for each in receiver.bodies("one")} == {"test"}
     run("budget", "set", "all", "10")
     where = target(f"chdb://{tmp_path / 'chdb'}")
     now = datetime.now(UTC)
     with connected(where) as client:
-        spend(Ledger(client, where), now - timedelta(seconds=1), "9.5")
+        spend(Ledger(client, where), now.replace(day=1, hour=0, minute=0, second=0), "9.5")
     receiver.answers = [400]
     failed = CliRunner().invoke(main, ["guard", "--once"])
     assert failed.exit_code == 1
@@ -426,6 +558,7 @@ def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
     assert run("guard", "--once") == ""
     [dead] = json.loads(run("guard", "--dead", "--json"))
     assert (dead["budget"], dead["attempts"]) == ("all", 1)
+    assert "1 messages about budgets were given up" in CliRunner().invoke(main, ["doctor"]).output
     assert "delivered" in run("guard", "--dead", "--retry")
     assert json.loads(run("guard", "--dead", "--json")) == []
     [month] = json.loads(run("budget", "history", "all", "--periods", "1", "--json"))
@@ -436,7 +569,10 @@ def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("--retry",), "--retry goes with --dead"), (("--test",), "no destination is set: SPANLEDGER_SLACK_WEBHOOK")],
+    [
+        (("--retry",), "--retry and --dismiss go with --dead"),
+        (("--test",), "no destination is set: SPANLEDGER_SLACK_WEBHOOK"),
+    ],
 )
 def test_what_makes_no_sense_is_said(words: tuple[str, ...], said: str):
     assert said in CliRunner().invoke(main, ["guard", *words]).output
@@ -447,6 +583,8 @@ def test_an_address_that_is_none_is_said_without_it(monkeypatch):
     result = CliRunner().invoke(main, ["guard", "--once"])
     assert "the address of slack is no URL" in result.output
     assert "secret" not in result.output
+    monkeypatch.setenv("SPANLEDGER_SLACK_WEBHOOK", "https://one/a,https://two/b")
+    assert "spaces between several" in CliRunner().invoke(main, ["guard", "--once"]).output
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------------------

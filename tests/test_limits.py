@@ -366,7 +366,7 @@ for line in sys.stdin:
     threads = [threading.Thread(target=caller, args=([plan() for _ in range(int(calls))],)) for _ in range(int(callers))]
     [t.start() for t in threads]; [t.join() for t in threads]
     limiter.flush(30)
-    print(json.dumps({"told": told, "waiting": limiter.waiting, "counted": limiter.counted, "unanswered": limiter.unanswered}), flush=True)
+    print(json.dumps({"told": told, "waiting": limiter.waiting, "lost": limiter.lost, "counted": limiter.counted, "unanswered": limiter.unanswered}), flush=True)
 """
 
 
@@ -400,7 +400,7 @@ class Callers:
         for process in self.running:
             assert process.stdout is not None
             found.append(json.loads(process.stdout.readline()))
-            assert found[-1]["waiting"] == 0, "all costs have been told"
+            assert (found[-1]["waiting"], found[-1]["lost"]) == (0, {}), "all costs have been told"
         return found
 
     def end(self) -> None:
@@ -599,8 +599,10 @@ def test_redis_is_killed_or_paused_in_the_middle_of_a_run(tmp_path: Path, fail_c
     try:
         callers = Callers(server.url, 3, 10, 5000, 0.25, fail_closed, seconds=4, most=USD // 2000)
         callers.begin(seed)
-        for pause in (0.4, 0.5, 0.5):
-            time.sleep(pause)
+        store = RedisStore(server.url, deadline=2.0)
+        assert eventually(lambda: store._client.keys(f"*all {seed}\x1f*")), "they have begun"
+        for _ in range(3):
+            time.sleep(0.4)
             if fault == "kill":
                 server.stop()
                 time.sleep(0.4)
@@ -612,7 +614,6 @@ def test_redis_is_killed_or_paused_in_the_middle_of_a_run(tmp_path: Path, fail_c
         found = callers.told()
         callers.end()
         spent, error = sums(found)
-        store = RedisStore(server.url, deadline=2.0)
         key = account_of(store, seed)
         assert store.balance(key)[0] == spent, "each cost once"
         held = {name.decode().rpartition(":")[0] for name in store._client.zrange(f"{stores.PREFIX}{key}:holds", 0, -1)}

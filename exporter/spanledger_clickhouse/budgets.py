@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -93,9 +93,19 @@ def _makes_sense(found: dict[str, Any], name: str, wrong: list[str]) -> bool:
 def read(ledger: Ledger) -> Policy:
     """All budgets and rules of the ledger; rows that make no sense are left out, and logged. Raises DatabaseError."""
     found, wrong = document(ledger)
-    for each in wrong:
-        log.error("%s", each)
+    complain(wrong)
     return policy(found, "the table budgets")
+
+
+def complain(wrong: list[str]) -> None:
+    """Log what makes no sense, each once in this process."""
+    for each in wrong:
+        if each not in _complained:
+            _complained.add(each)
+            log.error("%s", each)
+
+
+_complained: Final = set[str]()
 
 
 def as_json(found: dict[str, Any]) -> str:
@@ -182,14 +192,32 @@ def described(name: str, **fields: Any) -> Budget:
         DatabaseError: it makes no sense; the message says what would.
     """
     try:
-        return budget({"name": name, **{key: value for key, value in fields.items() if value not in (None, {})}}, name)
+        return budget(
+            {"name": name, **{key: value for key, value in fields.items() if value not in (None, {})}},
+            f"budget {name!r}",
+        )
     except PolicyError as error:
         raise DatabaseError(str(error)) from error
 
 
+def fields(found: Budget) -> dict[str, Any]:
+    """What `described` makes the same budget of."""
+    made: dict[str, Any] = {
+        "amount_usd": Decimal(found.amount_picousd).scaleb(-12),
+        "scope": dict(found.scope),
+        "per": found.per,
+        "window": found.window,
+        "zone": str(found.zone),
+        "action": found.action,
+        "fail_closed": found.fail_closed,
+        "thresholds": list(found.thresholds),
+    }
+    return made if found.at is None else {**made, "at": found.at}
+
+
 def with_amount(found: Budget, amount: Decimal) -> Budget:
-    """The budget with another amount, in USD."""
-    return replace(found, amount_picousd=int(amount.scaleb(12)))
+    """The budget with another amount, in USD. Raises DatabaseError where that is no amount of a budget."""
+    return described(found.name, **fields(found) | {"amount_usd": amount})
 
 
 # --- how they stand -----------------------------------------------------------------------------------------
@@ -216,15 +244,19 @@ def standings_in(ledger: Ledger, each: Budget, running: Window, until: datetime)
         yield Standing(each, value, running, amount, _projected(running, until, amount, paces.get(value)))
 
 
-def spending(ledger: Ledger, each: Budget, since: datetime, until: datetime) -> list[tuple[str, Decimal]]:
-    """(value of `per`, or "", what was spent from `since` until `until` in USD), the most first. Raises DatabaseError.
+def spending(
+    ledger: Ledger, each: Budget, since: datetime, until: datetime, *, nobody: bool = False
+) -> list[tuple[str, Decimal]]:
+    """(value of `per`, or "", what was spent from `since` until `until` in USD), the most first; with `nobody` also "" of
+    calls that have no such value. Raises DatabaseError.
 
     The rollups have whole hours and days: of one that is under way all is counted that is there.
     """
     source, time, cost = _source({*each.scope, each.per} - {""}, since, until)
     value = f"ifNull(toString({COLUMN_OF[each.per]}), '')" if each.per else "''"
+    conditions = _conditions(each, time, "" if nobody else value)
     statement = (
-        f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {_conditions(each, time, value)} "
+        f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {conditions} "
         "GROUP BY value HAVING isNotNull(spent) ORDER BY spent DESC, value"
     )
     found = ledger.query(statement, {"since": since, "until": until, **each.scope}).rows
@@ -234,7 +266,7 @@ def spending(ledger: Ledger, each: Budget, since: datetime, until: datetime) -> 
 def _conditions(each: Budget, time: str, value: str) -> str:
     found = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime64(6, 'UTC')}}"]
     found += [f"{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in each.scope]
-    return " AND ".join([*found, f"{value} != ''"] if each.per else found)
+    return " AND ".join([*found, f"{value} != ''"] if each.per and value else found)
 
 
 def _source(needed: set[str], since: datetime, until: datetime) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from spanledger import settings
@@ -30,7 +31,7 @@ class Ledger:
     where: Target
 
     def query(self, statement: str, parameters: dict[str, Any] | None = None) -> Result:
-        """Run a SELECT; bare table names mean the ledger's database.
+        """Run a SELECT; bare table names mean the ledger's database, a datetime among the parameters is told in UTC.
 
         Raises:
             DatabaseError: ClickHouse refused the statement; the message is its own.
@@ -38,12 +39,19 @@ class Ledger:
         from clickhouse_connect.driver.exceptions import Error
 
         try:
-            found = self.client.query(statement, parameters=parameters)
+            found = self.client.query(statement, parameters={k: _told(v) for k, v in (parameters or {}).items()})
         except Error as error:
             raise DatabaseError(reason(error)) from error
         return Result(
             tuple(found.column_names), tuple(kind.name for kind in found.column_types), list(found.result_rows)
         )
+
+
+def _told(value: Any) -> Any:
+    """A parameter; of a moment its text in UTC: drivers put it into the zone of the server, or of the process."""
+    if not isinstance(value, datetime):
+        return value
+    return f"{value.astimezone(UTC):{'%Y-%m-%d %H:%M:%S.%f' if value.microsecond else '%Y-%m-%d %H:%M:%S'}}"
 
 
 @contextmanager

@@ -8,10 +8,21 @@ from spanledger import settings
 from spanledger.guard import log
 from spanledger.limits.store import RedisStore, StoreError
 from spanledger_clickhouse import budgets
-from spanledger_clickhouse.database import DatabaseError
+from spanledger_clickhouse.budgets import complain
+from spanledger_clickhouse.database import DatabaseError, denied
 from spanledger_clickhouse.ledger import Ledger
 
 PATIENCE_SECONDS: Final = 5.0
+UNKNOWN: Final = "unknown"
+"""The name of a ledger whose ClickHouse does not tell."""
+NAME: Final = """
+SELECT toString(uuid) FROM system.tables
+WHERE database = {database:String} AND name = 'budgets' AND uuid != toUUID('00000000-0000-0000-0000-000000000000')
+"""
+STOPPED: Final = """
+SELECT dimension, key FROM limit_events WHERE kind IN ('stop', 'resume')
+GROUP BY dimension, key HAVING argMax(kind, at) = 'stop' ORDER BY dimension, key
+"""
 
 
 def shared_store() -> RedisStore | None:
@@ -24,22 +35,51 @@ def shared_store() -> RedisStore | None:
     return RedisStore(url, PATIENCE_SECONDS) if url is not None else None
 
 
-def publish(ledger: Ledger) -> int | None:
+def publish(ledger: Ledger, *, take_over: bool = False) -> int | None:
     """Publish the ledger's budgets; how many, or None where no Redis is set.
 
+    Args:
+        ledger: whose.
+        take_over: also where the Redis has those of another ledger.
+
     Raises:
-        DatabaseError: the ledger, or Redis, does not answer.
+        DatabaseError: the ledger, or Redis, does not answer; the Redis has budgets of another ledger.
     """
     try:
         store = shared_store()
         if store is None:
             return None
+        name, other = _name(ledger), store.publisher()
+        if other != name and UNKNOWN not in (name, other) and other and not take_over:
+            raise DatabaseError(
+                "nothing is published: the budgets in Redis are those of another ledger. Set SPANLEDGER_DSN to that one, or "
+                "say `spanledger budget publish --take-over` to have those of this ledger enforced instead"
+            )
         found, wrong = budgets.document(ledger)  # what makes no sense is not published
-        for each in wrong:
-            log.error("%s", each)
-        store.publish(budgets.as_json(found))
+        complain(wrong)
+        if not other:
+            _restore_stops(ledger, store)
+        store.publish(budgets.as_json(found), name)
     except StoreError as error:
-        raise DatabaseError(
-            f"the ledger has it, but it is not published: {error}. Try `spanledger budget publish` again"
-        ) from error
+        raise DatabaseError(f"nothing is published: {error}. Try `spanledger budget publish` again") from error
     return len(found["budget"])
+
+
+def _name(ledger: Ledger) -> str:
+    """What tells a ledger from others."""
+    try:
+        rows = ledger.query(NAME, {"database": ledger.where.database}).rows
+    except DatabaseError as error:
+        if not denied(error):
+            raise
+        return UNKNOWN
+    return str(rows[0][0]) if rows else UNKNOWN
+
+
+def _restore_stops(ledger: Ledger, store: RedisStore) -> None:
+    """Stop what is stopped by hand, in a Redis that has lost all that it had, or is new. Raises DatabaseError, StoreError."""
+    known = store.controls().stopped
+    for dimension, key in ledger.query(STOPPED).rows:
+        if f"{dimension}={key}" not in known:
+            store.stop(f"{dimension}={key}")
+            log.warning("Redis did not know it: %s %r is stopped", dimension, key)

@@ -23,12 +23,13 @@ from spanledger.version import VERSION
 from spanledger_clickhouse.alerts import messages
 from spanledger_clickhouse.database import DatabaseError
 
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings have whole addresses in them
+for name in ("urllib3.connectionpool", "urllib3.util.retry"):  # they log whole addresses
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 1.0
 """Attempts come after 0, 2, 4 and 8 of these."""
-TIMEOUT_SECONDS: Final = 10.0
+TIMEOUT_SECONDS: Final = 5.0
 LONGEST_WAIT_SECONDS: Final = 20.0
 AGAIN: Final = (408, 429, 500, 502, 503, 504)
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
@@ -129,14 +130,14 @@ def configured() -> list[Destination]:
     found += [Destination("webhook", url, secret) for url in _several("alert_webhook")]
     for each in found:
         if not _is_address(each.url):
-            raise DatabaseError(f"the address of {each.kind} is no URL: use https://...")
+            raise DatabaseError(f"the address of {each.kind} is no URL: use https://..., and spaces between several")
     return found
 
 
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and ",http" not in url
     except ValueError:
         return False
 

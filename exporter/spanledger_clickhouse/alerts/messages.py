@@ -23,7 +23,7 @@ class Alert:
     standing: Standing
     threshold: float
     features: tuple[tuple[str, Decimal], ...] = ()
-    """The dearest, with what they have spent of it."""
+    """The dearest, with what they have spent of it; "" of calls without one."""
     users: tuple[tuple[str, Decimal], ...] = ()
 
     @property
@@ -59,8 +59,8 @@ def payload(alert: Alert) -> dict[str, Any]:
         "utilisation": round(at.utilisation, 4),
         "forecast_usd": None if at.projected_usd is None else _plain(at.projected_usd),
         "action": budget.action,
-        "top_features": [{"feature": name, "cost_usd": _plain(cost)} for name, cost in alert.features],
-        "top_users": [{"user": name, "cost_usd": _plain(cost)} for name, cost in alert.users],
+        "top_features": [{"feature": name or None, "cost_usd": _plain(cost)} for name, cost in alert.features],
+        "top_users": [{"user": name or None, "cost_usd": _plain(cost)} for name, cost in alert.users],
     }
 
 
@@ -79,7 +79,10 @@ def slack(said: dict[str, Any]) -> dict[str, Any]:
     parts = [f"{icon} *{escaped(said['text'])}*"]
     for title, key, name in (("Features", "top_features", "feature"), ("Users", "top_users", "user")):
         if said[key]:
-            shown = ", ".join(f"{escaped(_shown(each[name]))} {_usd(Decimal(each['cost_usd']))}" for each in said[key])
+            shown = ", ".join(
+                f"{escaped(_shown(each[name] or 'nobody said'))} {_usd(Decimal(each['cost_usd']))}"
+                for each in said[key]
+            )
             parts.append(f"{title}: {shown}")
     text = "\n".join(parts)
     return {

@@ -1,9 +1,9 @@
 """Told once, over all guards, and not forgotten by a guard that dies.
 
 Who wants to tell of an alert claims it, in a row of the ledger, and looks again a moment after it was written: of several
-claims the least tells. A claim says whom it will tell. Where, a quarter of an hour later, neither a delivery nor a failure
-is written down for one of them, another guard claims that one and tells it. What was given up is tried again after two
-minutes, four, eight, ... for a day.
+claims the first tells. A claim says whom it will tell. Where, a quarter of an hour later, neither a delivery nor a failure
+is written down for one of them, another guard claims that one and tells it. What was given up is claimed and tried again
+after two minutes, four, eight, ... for a day; an outcome ends the claims before it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,6 +27,7 @@ from spanledger_clickhouse.ledger import Ledger
 CLAIMED: Final = "claimed"
 DELIVERED: Final = "delivered"
 DEAD: Final = "dead"
+DISMISSED: Final = "dismissed"
 SETTLE_SECONDS: Final = 1.0
 """In which every guard sees a claim that was written before."""
 FORGOTTEN_SECONDS: Final = 900
@@ -43,29 +44,44 @@ COLUMNS: Final = [
     "amount_usd", "attempts", "error", "payload",
 ]  # fmt: skip
 
-KNOWN: Final = "SELECT DISTINCT alert FROM budget_alerts WHERE has({ids:Array(String)}, alert)"
+KNOWN: Final = "SELECT DISTINCT alert FROM budget_alerts WHERE alert IN {ids:Array(String)}"
 CLAIMS: Final = """
-SELECT alert, argMin(claim, (at, claim)) FROM budget_alerts
-WHERE has({ids:Array(String)}, alert) AND state = 'claimed' AND destination = {destination:String}
-    AND at > now() - toIntervalSecond({seconds:UInt32})
+SELECT alert, argMinIf(claim, (at, claim), state = 'claimed' AND at > failed) FROM
+(
+    SELECT alert, state, claim, at, maxIf(at, state = 'dead') OVER (PARTITION BY alert) AS failed FROM budget_alerts
+    WHERE alert IN {ids:Array(String)} AND destination = {destination:String}
+)
+WHERE at > now() - toIntervalSecond({seconds:UInt32})
 GROUP BY alert
 """
+"""Who may tell: the first claim since the last failure, of those that are not so old that whoever made it has died."""
 OPEN: Final = """
-SELECT alert, argMax(payload, at) FROM budget_alerts
+SELECT
+    alert, argMax(payload, at),
+    countIf(state = 'dead' AND destination = {destination:String}) AS failures,
+    maxIf(at, state = 'dead' AND destination = {destination:String}) AS failed,
+    maxIf(at, state = 'claimed' AND (destination = {destination:String} OR has(destinations, {destination:String}))) AS claimed
+FROM budget_alerts
 WHERE at > now() - INTERVAL 2 DAY
 GROUP BY alert
-HAVING max(state = 'claimed' AND has(destinations, {destination:String})) AND min(at) > now() - INTERVAL 1 DAY
-    AND countIf(destination = {destination:String} AND state = 'delivered') = 0
-    AND maxIf(at, destination IN ('', {destination:String}))
-        < now() - toIntervalSecond(if(countIf(destination = {destination:String} AND state = 'dead') = 0, {seconds:UInt32},
-            60 * least(720, exp2(countIf(destination = {destination:String} AND state = 'dead')))))
+HAVING claimed > 0 AND min(at) > now() - INTERVAL 1 DAY
+    AND countIf(destination = {destination:String} AND state IN ('delivered', 'dismissed')) = 0
+    AND (claimed <= failed OR claimed < now() - toIntervalSecond({seconds:UInt32}))
+    AND (failures = 0 OR failed < now() - toIntervalSecond(60 * least(720, exp2(failures))))
 LIMIT 100
 """
+"""What is claimed for a destination, not delivered, and with nobody at it: after a failure, or a death."""
 DEAD_LETTERS: Final = """
-SELECT alert, destination, budget, value, attempts, error, payload, at FROM budget_alerts
-WHERE state != 'claimed'
-ORDER BY at DESC LIMIT 1 BY alert, destination
+SELECT alert, whom, any(budget), any(value), sum(attempts), argMaxIf(error, at, state = 'dead') AS said, argMax(payload, at), max(at) AS last
+FROM (SELECT *, arrayJoin(if(destination = '', destinations, [destination])) AS whom FROM budget_alerts)
+GROUP BY alert, whom
+HAVING countIf(state IN ('delivered', 'dismissed')) = 0
+    AND (argMax(state, at) = 'dead' OR last < now() - toIntervalSecond({seconds:UInt32}))
+ORDER BY last DESC
 """
+"""What was given up, and what a guard has claimed and left."""
+UNKNOWN: Final = "the guard that had it has ended"
+"""The error of what has none written down."""
 
 
 UNTRIED: Final = Delivery(0)
@@ -78,6 +94,8 @@ class Told(NamedTuple):
     destination: str
     """'' where none is set."""
     delivery: Delivery
+    alert: str = ""
+    """Its id."""
 
 
 def tell(
@@ -91,28 +109,36 @@ def tell(
     Args:
         ledger: remembers what was told.
         alerts: what is to be told.
-        destinations: whom.
+        destinations: whom; with none nothing is claimed: whoever has one tells of it.
         detailed: adds to an alert what only those need that are told.
 
     Raises:
         DatabaseError: the ledger cannot be asked or written to.
     """
-    mine = _claimed(ledger, alerts, [destination.name for destination in destinations])
+    fresh = _fresh(ledger, alerts)
     if not destinations:
-        return [Told(headline(alert), "", Delivery(0)) for alert in mine]
+        return [Told(headline(alert), "", Delivery(0), alert.id) for alert in fresh]
+    mine = _claimed(ledger, fresh, [destination.name for destination in destinations])
     done = _deliver(ledger, [(alert.id, payload(detailed(alert))) for alert in mine], destinations)
     for destination in destinations:
         parameters = {"seconds": FORGOTTEN_SECONDS, "destination": destination.name}
-        left = {alert: said for alert, said in ledger.query(OPEN, parameters).rows if said}
-        claim = uuid.uuid4().hex
-        rows = [_row(alert, json.loads(said), CLAIMED, destination.name, claim) for alert, said in left.items()]
-        won = _won(ledger, rows, claim, destination.name)
-        done += _deliver(ledger, [(alert, json.loads(left[alert])) for alert in won], [destination])
+        left = {alert: json.loads(said) for alert, said, *_ in ledger.query(OPEN, parameters).rows if said}
+        done += _again(ledger, left, destination.name, [destination])
     return done
 
 
-def _claimed(ledger: Ledger, alerts: Sequence[Alert], destinations: list[str]) -> list[Alert]:
-    """The alerts that are ours to tell."""
+def _again(
+    ledger: Ledger, letters: Mapping[str, dict[str, Any]], name: str, destinations: Sequence[Destination]
+) -> list[Told]:
+    """Claim letters (alert -> payload) that lie there for the destination of a name, and send them."""
+    claim = uuid.uuid4().hex
+    rows = [_row(alert, said, CLAIMED, name, claim) for alert, said in letters.items()]
+    won = _won(ledger, rows, claim, name)
+    return _deliver(ledger, [(alert, letters[alert]) for alert in won], destinations)
+
+
+def _fresh(ledger: Ledger, alerts: Sequence[Alert]) -> list[Alert]:
+    """Those that nobody has claimed."""
     ids = [alert.id for alert in alerts]
     known: set[str] = set()
     for start in range(0, len(ids), IDS):
@@ -120,10 +146,15 @@ def _claimed(ledger: Ledger, alerts: Sequence[Alert], destinations: list[str]) -
     fresh = {alert.id: alert for alert in alerts if alert.id not in known}
     if len(fresh) > AT_ONCE:
         log.warning("%d alerts at once: %d of them are told at the next look", len(fresh), len(fresh) - AT_ONCE)
-        fresh = dict(list(fresh.items())[:AT_ONCE])
+    return list(fresh.values())[:AT_ONCE]
+
+
+def _claimed(ledger: Ledger, fresh: Sequence[Alert], destinations: list[str]) -> list[Alert]:
+    """The alerts that are ours to tell."""
     claim = uuid.uuid4().hex
-    rows = [_row(alert.id, payload(alert), CLAIMED, "", claim, destinations=destinations) for alert in fresh.values()]
-    return [fresh[alert] for alert in _won(ledger, rows, claim, "")]
+    rows = [_row(alert.id, payload(alert), CLAIMED, "", claim, destinations=destinations) for alert in fresh]
+    won = set(_won(ledger, rows, claim, ""))
+    return [alert for alert in fresh if alert.id in won]
 
 
 def _won(ledger: Ledger, rows: list[list[Any]], claim: str, destination: str) -> list[str]:
@@ -170,7 +201,7 @@ def _deliver(
             alert, each, destination = running[future]
             delivery = future.result()
             rows.append(_row(alert, each, DEAD if delivery.error else DELIVERED, destination.name, delivery=delivery))
-            done.append(Told(str(each["text"]), destination.shown, delivery))
+            done.append(Told(str(each["text"]), destination.shown, delivery, alert))
             if delivery.error:
                 log.error("an alert of budget %r is not delivered after %d attempts: %s", each["budget"], delivery.attempts, delivery.error)  # fmt: skip
             if time.monotonic() - written > SETTLE_SECONDS or len(done) == len(jobs):
@@ -189,24 +220,43 @@ def _sent(said: dict[str, Any], destination: Destination, failures: Counter[str]
 
 
 def dead(ledger: Ledger) -> list[tuple[Any, ...]]:
-    """(at, destination, budget, value, attempts, error, alert, payload) of what was given up and not delivered since."""
-    rows = ledger.query(DEAD_LETTERS).rows
-    return [(at, where, budget, value, attempts, error, alert, said) for alert, where, budget, value, attempts, error, said, at in rows if error]  # fmt: skip
+    """(at, destination, budget, value, attempts, error, alert, payload) of what was given up and not delivered since.
+
+    Raises:
+        DatabaseError: the ledger does not answer.
+    """
+    rows = ledger.query(DEAD_LETTERS, {"seconds": FORGOTTEN_SECONDS}).rows
+    return [(at, where, budget, value, attempts, error or UNKNOWN, alert, said) for alert, where, budget, value, attempts, error, said, at in rows]  # fmt: skip
 
 
 def retry(ledger: Ledger, destinations: Sequence[Destination]) -> tuple[list[Told], int]:
     """Send again what was given up; (what became of it, letters whose kind of destination is no longer set).
 
-    A letter to an address that is no longer set goes to those of its kind that are.
+    A letter to an address that is no longer set goes to those of its kind that are. Raises DatabaseError.
     """
+    letters: dict[str, dict[str, dict[str, Any]]] = {}
+    for _, where, *_, alert, said in dead(ledger):
+        letters.setdefault(where, {})[alert] = json.loads(said)
     done: list[Told] = []
     nowhere = 0
-    for _, where, *_, alert, said in dead(ledger):
-        found = [each for each in destinations if each.name == where]
-        others = found or [each for each in destinations if each.kind == where.partition(" ")[0]]
-        nowhere += not others
-        sent = _deliver(ledger, [(alert, json.loads(said))], others)
-        if not found and sent and not any(each.delivery.error for each in sent):
-            insert(ledger, "budget_alerts", COLUMNS, [_row(alert, json.loads(said), DELIVERED, where)])
+    for where, found in letters.items():
+        same = [each for each in destinations if each.name == where]
+        others = same or [each for each in destinations if each.kind == where.partition(" ")[0]]
+        if not others:
+            nowhere += len(found)
+            continue
+        sent = _again(ledger, found, where, others)
+        if not same and sent:  # they are letters of the other addresses now
+            moved = [_row(alert, found[alert], DISMISSED, where) for alert in {told.alert for told in sent}]
+            insert(ledger, "budget_alerts", COLUMNS, moved)
         done += sent
     return done, nowhere
+
+
+def dismiss(ledger: Ledger) -> int:
+    """Have no more of what was given up; how much it was. Raises DatabaseError."""
+    letters = dead(ledger)
+    rows = [_row(alert, json.loads(said), DISMISSED, where) for _, where, *_, alert, said in letters]
+    if rows:
+        insert(ledger, "budget_alerts", COLUMNS, rows)
+    return len(rows)

@@ -12,8 +12,9 @@ from typing import Final
 
 from spanledger.guard import log
 from spanledger.limits.plan import AFTER_SECONDS
+from spanledger.limits.policy import Budget
 from spanledger.limits.store import Account, RedisStore, StoreError
-from spanledger.limits.windows import window
+from spanledger.limits.windows import Window, window
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.alerts import telling
 from spanledger_clickhouse.alerts.destinations import Destination
@@ -30,8 +31,10 @@ MAX_DETAILED: Final = 20
 """Alerts of one look whose features and users are asked for: each is two queries."""
 NEAR: Final = 0.5
 """The share from which Redis is told what the ledger knows of one user's (tenant's, ...) budget."""
-GRACE: Final = {"hour": timedelta(minutes=30), "day": timedelta(hours=2), "month": timedelta(hours=6)}
-"""How long after its end a window is looked at: rows come late, and looks may be far apart."""
+GRACE: Final = {"hour": timedelta(minutes=75), "day": timedelta(hours=25), "month": timedelta(hours=25)}
+"""How long after its end a window is looked at: rows come late, and looks may be an hour apart, or a day where no budget is
+by the hour."""
+SET: Final = "SELECT name, updated_at FROM budgets FINAL"
 
 
 def look(ledger: Ledger, at: datetime, destinations: Sequence[Destination]) -> list[Told]:
@@ -42,7 +45,7 @@ def look(ledger: Ledger, at: datetime, destinations: Sequence[Destination]) -> l
     Args:
         ledger: is asked, and written to.
         at: the moment; budgets stand as they do then, and in the period before for a while after its end.
-        destinations: are told; with none the alerts count as told.
+        destinations: are told; with none, what is to be told stays so.
 
     Raises:
         DatabaseError: the ledger does not answer.
@@ -69,10 +72,11 @@ def level(ledger: Ledger, at: datetime, store: RedisStore) -> None:
 
 
 def _ended(ledger: Ledger, at: datetime) -> Iterator[Standing]:
-    """How budgets stood at the end of the period before, for a while after it."""
+    """How budgets that were there already stood at the end of the period before, for a while after it."""
+    since: dict[str, datetime] = dict(ledger.query(SET).rows)
     for each in budgets.read(ledger).budgets:
         running = window(each.window, at, each.zone)
-        if at - running.start < GRACE[each.window]:
+        if at - running.start < GRACE[each.window] and budgets.utc(since[each.name]) < running.start:
             before = window(each.window, running.start - timedelta(microseconds=1), each.zone)
             yield from budgets.standings_in(ledger, each, before, before.end)
 
@@ -81,7 +85,7 @@ def near(standings: Iterable[Standing]) -> Iterator[Standing]:
     """Those that matter; of a budget per user not everybody who has spent a cent."""
     seen: Counter[str] = Counter()
     for each in standings:
-        if each.budget.per and each.utilisation < min(NEAR, *each.budget.thresholds):
+        if each.budget.per and each.utilisation < min(NEAR, float(each.budget.acts_at), *each.budget.thresholds):
             continue
         seen[each.budget.name] += 1
         if seen[each.budget.name] <= MAX_VALUES:
@@ -117,11 +121,19 @@ def _details(ledger: Ledger, at: datetime) -> Callable[[Alert], Alert]:
             if dimension in scope:
                 tops.append(((scope[dimension], standing.spent_usd),))
             elif asked <= MAX_DETAILED:
-                narrowed = replace(budget, scope=scope, per=dimension)
-                until = min(at, standing.window.end)
-                tops.append(tuple(budgets.spending(ledger, narrowed, standing.window.start, until)[:TOP]))
+                tops.append(_top(ledger, replace(budget, scope=scope, per=dimension), standing.window, at))
             else:
                 tops.append(())
         return Alert(standing, alert.threshold, *tops)
 
     return detailed
+
+
+def _top(ledger: Ledger, budget: Budget, running: Window, at: datetime) -> tuple[tuple[str, Decimal], ...]:
+    """Who has spent most of a budget; what nobody is named for is one of them. Nobody, where the ledger does not say it in
+    time: what is told matters more."""
+    try:
+        return tuple(budgets.spending(ledger, budget, running.start, min(at, running.end), nobody=True)[:TOP])
+    except DatabaseError as error:
+        log.warning("an alert of budget %r names no %s: %s", budget.name, budget.per, error)
+        return ()

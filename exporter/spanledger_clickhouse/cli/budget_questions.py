@@ -26,6 +26,7 @@ LISTED: Final = {
     "scope": "String",
     "key": "String",
     "per": "String",
+    "value": "String",
     "period": "String",
     "action": "String",
     "amount_usd": "Decimal",
@@ -36,6 +37,11 @@ LISTED: Final = {
     "exhausted_earliest": "DateTime",
     "exhausted_latest": "DateTime",
 }
+
+
+FIRST_YEAR: Final = 2000
+"""No ledger goes back before it, and ClickHouse's times not much."""
+UTILISATION: Final = list(LISTED).index("utilisation")
 
 
 @click.command("list")
@@ -52,6 +58,8 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
     Example:
       spanledger budget list --as-of 2026-03-15
     """
+    if as_of is not None and as_of.year < FIRST_YEAR:
+        raise click.UsageError(f"--as-of {as_of:%Y-%m-%d}: nothing was spent then")
     view = f"budget_status_at(as_of = '{_end_of(as_of):%Y-%m-%d %H:%M:%S}')" if as_of else "budget_status"
     with ledger() as found, working("adding up"):
         bands = {name: times for name, *times in found.query(BANDS + view).rows}
@@ -60,7 +68,7 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
         without = [each for each in budgets.read(found).budgets if each.name not in {s.budget.name for s in standings}]
     rows = [_listed(each, bands) for each in (standings if everyone else _first(standings))]
     rows += [_listed(Standing(each, "", window(each.window, at, each.zone), Decimal(0)), bands) for each in without]
-    rows.sort(key=lambda row: -row[8])
+    rows.sort(key=lambda row: -row[UTILISATION])
     show(Result(tuple(LISTED), tuple(LISTED.values()), rows), "Budgets (USD)", json_output=as_json)
 
 
@@ -79,7 +87,7 @@ def _listed(each: Standing, bands: dict[str, list[Any]]) -> tuple[Any, ...]:
     scope = "+".join(found.scope) or "global"
     exhausted = bands.get(found.name, [None, None, None])
     return (
-        found.name, scope, "+".join(found.scope.values()) or each.value, found.per, found.window, found.action, _money(each.amount_usd),
+        found.name, scope, "+".join(found.scope.values()), found.per, each.value, found.window, found.action, _money(each.amount_usd),
         _money(each.spent_usd), round(each.utilisation, 4), _money(each.projected_usd), *exhausted,
     )  # fmt: skip
 
@@ -135,10 +143,11 @@ def _known(opened: Ledger, name: str) -> Budget:
 def _quarters(opened: Ledger, found: Budget, since: datetime) -> list[tuple[datetime, str, Decimal]]:
     """(quarter of an hour, value of `per`, what was spent in it), in order."""
     value = f"ifNull(toString(c.{COLUMN_OF[found.per]}), '')" if found.per else "''"
-    conditions = [f"c.{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in found.scope]
+    conditions = ["c.start_time >= {since:DateTime('UTC')}", "isNotNull(c.cost_usd)"]
+    conditions += [f"c.{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in found.scope]
     statement = (
         f"SELECT toStartOfFifteenMinutes(c.start_time) AS quarter, {value} AS value, sum(c.cost_usd) FROM llm_calls AS c FINAL "
-        f"WHERE {' AND '.join(['c.start_time >= {since:DateTime}', 'isNotNull(c.cost_usd)', *conditions])} "
+        f"WHERE {' AND '.join(conditions)} "
         f"GROUP BY quarter, value {'HAVING value != {nobody:String}' if found.per else ''} ORDER BY quarter"
     )
     rows = opened.query(statement, {"since": since, "nobody": "", **found.scope}).rows
@@ -168,7 +177,7 @@ def _named(found: Budget, start: datetime) -> str:
 
 
 TOLD: Final = """
-SELECT window_start, value, threshold, min(at) AS first, countIf(state = 'delivered') > 0, countIf(notEmpty(destinations)) > 0
+SELECT window_start, value, threshold, min(at) AS first, countIf(state = 'delivered') > 0
 FROM budget_alerts WHERE budget = {name:String}
 GROUP BY window_start, value, threshold ORDER BY first
 """
@@ -185,17 +194,21 @@ SELECT at, kind, who, reason FROM limit_events WHERE dimension = 'budget' AND ke
 def history(name: str, periods: int | None, as_json: bool) -> None:
     """What was spent of the budget NAME in past periods, what was told of it, and who changed it when.
 
-    Of a budget per user (tenant, ...) the one who spent most in each period. The amount is the present one.
+    Of a budget per user (tenant, ...) the one who spent most in each period. The amount is the present one. Of a budget that
+    was removed only who changed it.
 
     \b
     Example:
       spanledger budget history all --periods 6
     """
     with ledger() as opened, working("adding up"):
+        changes = opened.query(CHANGES, {"name": name})
+        if changes.rows and changes.rows[-1][1] == "remove":
+            show(changes, f"Changes of {name}, which is no budget any more", json_output=as_json)
+            return
         found = _known(opened, name)
         told = _told(opened, name)
         rows = list(_periods(opened, found, periods or PERIODS[found.window], told))
-        changes = opened.query(CHANGES, {"name": name})
     columns = (found.window, *([found.per] if found.per else []), "spent_usd", "utilisation", "told")
     types = ("String", *(["String"] if found.per else []), "Decimal", "Float64", "Array")
     title = f"Budget {name} of {amount_told(found)}"
@@ -208,8 +221,8 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
 def _told(opened: Ledger, name: str) -> dict[datetime, list[str]]:
     """Start of a window -> what was told in it, of whom, and whether it was delivered to anybody."""
     found: dict[datetime, list[str]] = {}
-    for start, value, threshold, at, delivered, wanted in opened.query(TOLD, {"name": name}).rows:
-        how = "" if delivered else " (not delivered)" if wanted else " (printed)"
+    for start, value, threshold, at, delivered in opened.query(TOLD, {"name": name}).rows:
+        how = "" if delivered else " (not delivered)"
         said = f"{threshold * 100:g}% {value} {budgets.utc(at):%Y-%m-%d %H:%M}{how}"
         found.setdefault(budgets.utc(start), []).append(said.replace("  ", " "))
     return found

@@ -50,14 +50,18 @@ def _changing() -> Generator[Ledger]:
     help="What it limits: tenant, tier, feature, user; repeat it for several at once. Without: everything.",
 )  # fmt: skip
 @click.option("--key", default="", help="With --scope DIMENSION: which one.")
-@click.option("--per", type=click.Choice(DIMENSIONS), help="Each of these has the amount for itself.")
-@click.option("--period", type=click.Choice(WINDOWS), default="month", show_default=True)
 @click.option(
-    "--zone", default="UTC", show_default=True, help="Whose clock says when a day begins, e.g. Europe/Berlin."
+    "--per", type=click.Choice([*DIMENSIONS, "all"]), help="Each of these has the amount for itself. [default: all]"
 )
-@click.option("--action", type=click.Choice(ACTIONS), default="warn", show_default=True, help="What becomes of calls.")
+@click.option("--period", type=click.Choice(WINDOWS), help="[default: month]")
+@click.option("--zone", help="Whose clock says when a day begins, e.g. Europe/Berlin. [default: UTC]")
+@click.option("--action", type=click.Choice(ACTIONS), help="What becomes of calls. [default: warn]")
 @click.option("--at", type=float, help="The share from which it acts; default: 0.95 to downgrade, 1 to block.")
-@click.option("--fail-closed", is_flag=True, help="Refuse calls also where Redis does not answer.")
+@click.option(
+    "--fail-closed/--fail-open",
+    default=None,
+    help="Whether calls are refused where Redis does not answer. [default: no]",
+)
 @click.option(
     "--threshold",
     "thresholds",
@@ -72,14 +76,14 @@ def put(
     scopes: tuple[str, ...],
     key: str,
     per: str | None,
-    period: str,
-    zone: str,
-    action: str,
+    period: str | None,
+    zone: str | None,
+    action: str | None,
     at: float | None,
-    fail_closed: bool,
+    fail_closed: bool | None,
     thresholds: tuple[float, ...],
 ) -> None:
-    """Set the budget NAME to AMOUNT dollars, or change it.
+    """Set the budget NAME to AMOUNT dollars, or change it: what is not said stays as it was.
 
     Calls are downgraded or refused only by applications that enforce budgets (docs/limits.md).
 
@@ -89,24 +93,42 @@ def put(
       spanledger budget set summaries 500 --scope feature=summarize --threshold 0.8 --threshold 1
       spanledger budget set "a user's hour" 1 --per user --period hour --action block
     """
-    if action == "warn" and (at is not None or fail_closed):
-        raise click.UsageError("--at and --fail-closed go with --action downgrade or block")
-    found = budgets.described(
-        name,
-        amount_usd=amount,
-        scope=_scope(scopes, key),
-        per=per,
-        window=period,
-        zone=zone,
-        action=action,
-        at=at,
-        fail_closed=fail_closed or None,
-        thresholds=list(thresholds) or None,
-    )
+    said: dict[str, Any] = {
+        "amount_usd": amount,
+        "scope": _scope(scopes, key) if scopes or key else None,
+        "per": "" if per == "all" else per,
+        "window": period,
+        "zone": zone,
+        "action": action,
+        "at": at,
+        "fail_closed": fail_closed,
+        "thresholds": list(thresholds) or None,
+    }
+    budgets.described(name, **{"window": "month", **_given(said)})  # what makes no sense by itself opens no ledger
     with _changing() as opened:
+        known = next((each for each in budgets.read(opened).budgets if each.name == name), None)
+        found = _changed(known, name, _given(said))
         budgets.put(opened, found)
         audit.note(opened, "set", "budget", name, told(found))
-    console().print(f"budget {name}: {told(found)}", markup=False)
+    was = f" (was: {told(known)})" if known is not None and known != found else ""
+    console().print(f"budget {name}: {told(found)}{was}", markup=False)
+
+
+def _given(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in said.items() if value is not None}
+
+
+def _changed(known: Budget | None, name: str, said: dict[str, Any]) -> Budget:
+    """The budget of a name with what is said of it, and the rest as it was."""
+    fields: dict[str, Any] = {"window": "month"} if known is None else budgets.fields(known)
+    if said.get("action", fields.get("action")) != fields.get("action"):
+        fields.pop("at", None)  # of another action
+        if said["action"] == "warn":
+            fields.pop("fail_closed", None)
+    found = budgets.described(name, **fields | said)
+    if found.action == "warn" and (found.at is not None or found.fail_closed):
+        raise click.UsageError("--at and --fail-closed go with --action downgrade or block")
+    return found
 
 
 def _scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
@@ -205,6 +227,8 @@ def feature_rule(
       spanledger budget feature summarize --downgrade gpt-5.4=gpt-5.4-mini
       spanledger budget feature checkout --critical
     """
+    if not feature.strip():
+        raise click.UsageError('FEATURE has no name; "*" is every feature that is not named')
     found = Rule(dict(downgrade), pinned, critical, max_input_tokens, max_output_tokens)
     if (found == Rule()) != removed:
         raise click.UsageError("say what holds for it, or --remove")
@@ -243,6 +267,9 @@ def taken_in(file: Path) -> None:
         policy = load(str(file))
     except PolicyError as error:
         raise DatabaseError(str(error).removeprefix("SPANLEDGER_LIMITS=")) from error
+    ignored = [name for name, on in (("enforce", policy.enforce), ("assumed_output_tokens", policy.assumed_output_tokens != Policy.assumed_output_tokens)) if on]  # fmt: skip
+    if ignored:
+        click.echo(f"not taken: {', '.join(ignored)} (they hold for the application that has the file)", err=True)
     with _changing() as opened:
         rules = _rules(policy, budgets.read(opened).features)
         for each in policy.budgets:
@@ -255,8 +282,9 @@ def taken_in(file: Path) -> None:
 
 
 @budget.command("publish")
+@click.option("--take-over", is_flag=True, help="Also where the Redis has the budgets of another ledger.")
 @reported
-def published() -> None:
+def published(take_over: bool) -> None:
     """Put the budgets into the Redis of SPANLEDGER_REDIS_URL, where applications take them from.
 
     `set`, `remove`, `feature` and `import` do it by themselves, and so does `spanledger guard`: this is for a Redis that
@@ -267,17 +295,17 @@ def published() -> None:
       spanledger budget publish
     """
     with ledger() as opened:
-        count = publish(opened)
+        count = publish(opened, take_over=take_over)
     if count is None:
         raise click.ClickException("SPANLEDGER_REDIS_URL is not set (docs/limits.md)")
     console().print(f"{count} budgets are published", markup=False)
 
 
 def _rules(policy: Policy, known: Mapping[str, Rule]) -> dict[str, Rule]:
-    """The rules of a file's features, each with the file's caps of every request, which also hold for every other feature."""
+    """The rules of a file's features; with the file's caps of every request, which hold for every other feature too."""
     found = dict(policy.features)
     if policy.max_input_tokens or policy.max_output_tokens:
-        found.setdefault(EVERY, known.get(EVERY, Rule()))
+        found = {EVERY: Rule(), **known, **found}
     return {
         feature: replace(
             rule,

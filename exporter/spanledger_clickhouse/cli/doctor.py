@@ -20,6 +20,7 @@ from spanledger.limits.policy import Policy
 from spanledger.limits.store import RedisStore, StoreError
 from spanledger.pricing.table import prices
 from spanledger_clickhouse import budgets, dead_letters, schema, shipper
+from spanledger_clickhouse.alerts import telling
 from spanledger_clickhouse.cli.output import as_json, console
 from spanledger_clickhouse.cli.price_tables import OLD_DAYS
 from spanledger_clickhouse.database import DatabaseError, connected, denied, target
@@ -187,6 +188,10 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         yield Finding(WARNING, "budgets", what, "see `spanledger budget set --help`")
     else:
         yield Finding(OK, "budgets", f"{counts[0]:,} are set")
+    dead = len(telling.dead(ledger))
+    if dead:
+        text = f"{dead:,} messages about budgets were given up"
+        yield Finding(WARNING, "alerts", text, "see `spanledger guard --dead`")
     missing, unannounced = ledger.query(HOLES).rows[0]
     if missing:
         advice = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from spanledger.guard import quietly
 from spanledger.limits.policy import Budget
 from spanledger.limits.store import StoreError
 from spanledger.limits.windows import window
@@ -32,14 +34,16 @@ COLUMNS: Final = {"at": "DateTime", "destination": "String", "budget": "String",
 @click.option("--test", "tested", is_flag=True, help="Send each destination a message that says it is a test.")
 @click.option("--dead", is_flag=True, help="List the messages that were given up.")
 @click.option("--retry", is_flag=True, help="With --dead: send them again.")
+@click.option("--dismiss", is_flag=True, help="With --dead: have no more of them.")
 @as_json
 @reported
-def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, as_json: bool) -> None:
+def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, dismiss: bool, as_json: bool) -> None:
     """Watch every budget and tell of its thresholds, each once in a period: Slack, PagerDuty, webhooks.
 
     SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY and SPANLEDGER_ALERT_WEBHOOK say where. What a destination does not take
-    is tried five times, then kept: --dead lists it, --dead --retry sends it again. Any number of guards may run. With
-    SPANLEDGER_REDIS_URL the guard also publishes the budgets there, and tells Redis what only the ledger knows.
+    is tried five times, then kept: --dead lists it, --dead --retry sends it again. Any number of guards may run; where no
+    destination is set, messages are printed and remain to be told. With SPANLEDGER_REDIS_URL the guard also publishes the
+    budgets there, and tells Redis what only the ledger knows.
 
     \b
     Examples:
@@ -47,13 +51,15 @@ def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, as_json
       spanledger guard --test
       spanledger guard --dead --retry
     """
-    from spanledger_clickhouse.alerts import destinations, telling
+    from spanledger_clickhouse.alerts import destinations
 
-    if retry and not dead:
-        raise click.UsageError("--retry goes with --dead")
+    if (retry or dismiss) and not dead:
+        raise click.UsageError("--retry and --dismiss go with --dead")
+    if retry and dismiss:
+        raise click.UsageError("--retry and --dismiss are two things")
     if once + tested + dead > 1:
         raise click.UsageError("--once, --test and --dead are three things")
-    if as_json and (not dead or retry):
+    if as_json and (not dead or retry or dismiss):
         raise click.UsageError("--json goes with --dead")
     found = destinations.configured()
     if (tested or retry) and not found:
@@ -64,39 +70,54 @@ def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, as_json
         done = _tests(found)
         _say(done)
         _ended(done)
-    elif retry:
-        with ledger() as opened:
-            done, nowhere = telling.retry(opened, found)
-        if nowhere:
-            click.echo(f"{nowhere} messages are for a kind of destination that is not set any more", err=True)
-        _say(done)
-        _ended(done, failed=nowhere > 0)
     elif dead:
-        with ledger() as opened:
-            rows = [row[:6] for row in telling.dead(opened)]
-        show(Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows), "Messages that were given up", json_output=as_json)
+        _dead(found, retry=retry, dismiss=dismiss, as_json=as_json)
     elif once:
         _ended(_pass(found))
     else:
         _watch(found, every)
 
 
+def _dead(found: Sequence[Destination], *, retry: bool, dismiss: bool, as_json: bool) -> None:
+    """What was given up: listed, sent again, or dismissed."""
+    from spanledger_clickhouse.alerts import telling
+
+    with ledger() as opened:
+        if dismiss:
+            click.echo(f"{telling.dismiss(opened)} messages are dismissed")
+            return
+        if not retry:
+            rows = [row[:6] for row in telling.dead(opened)]
+            show(
+                Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows),
+                "Messages that were given up",
+                json_output=as_json,
+            )
+            return
+        done, nowhere = telling.retry(opened, found)
+    if nowhere:
+        click.echo(f"{nowhere} messages are for a kind of destination that is not set any more", err=True)
+    _say(done)
+    _ended(done, failed=nowhere > 0)
+
+
 def _watch(found: Sequence[Destination], every: int) -> None:
     where = ", ".join(each.shown for each in found) or "nobody (no destination is set): messages are only printed"
     click.echo(f"every {every} s; told: {where}", err=True)
+    printed: set[str] = set()
     while True:
         began = time.monotonic()
-        try:
-            _pass(found)
-        except DatabaseError as error:
-            click.echo(f"{datetime.now(UTC):%H:%M:%S} {error}", err=True)
-        except Exception as error:  # noqa: BLE001 - whatever a driver comes up with: the next look may succeed
-            click.echo(f"{datetime.now(UTC):%H:%M:%S} a look failed with {type(error).__name__}", err=True)
+        with quietly("looking at budgets"):  # whatever a driver comes up with: the next look may succeed
+            try:
+                _pass(found, printed)
+            except DatabaseError as error:
+                click.echo(f"{datetime.now(UTC):%H:%M:%S} {error}", err=True)
         time.sleep(max(0.0, every - (time.monotonic() - began)))
 
 
-def _pass(found: Sequence[Destination]) -> list[Told]:
-    """One look; what was told is printed. Raises DatabaseError, where Redis does not answer after having told."""
+def _pass(found: Sequence[Destination], printed: set[str] | None = None) -> list[Told]:
+    """One look; what was told is printed, what is only printed not again if it is among `printed`. Raises DatabaseError,
+    where Redis does not answer after having told."""
     from spanledger_clickhouse.alerts import watch
 
     trouble: DatabaseError | None = None
@@ -106,7 +127,9 @@ def _pass(found: Sequence[Destination]) -> list[Told]:
         except DatabaseError as error:  # whoever is on call is told all the same
             trouble = error
         done = watch.look(opened, datetime.now(UTC), found)
-    _say(done)
+    _say([each for each in done if each.destination or printed is None or each.alert not in printed])
+    if printed is not None:
+        printed |= {each.alert for each in done}
     if trouble is not None:
         raise trouble
     return done
@@ -132,7 +155,8 @@ def _tests(found: Sequence[Destination]) -> list[Told]:
     at = datetime.now(UTC)
     budget = Budget("test", "month", 10**13)
     alert = Alert(Standing(budget, "", window("month", at), Decimal(8), Decimal(12)), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
-    said: dict[str, Any] = {**payload(alert), "text": "This is a test of spanledger guard: nothing is wrong"}
+    text = "This is a test of spanledger guard: nothing is wrong"
+    said: dict[str, Any] = {**payload(alert), "id": secrets.token_hex(16), "type": "test", "text": text}
     return [Told(str(said["text"]), each.shown, each.deliver(said)) for each in found]
 
 

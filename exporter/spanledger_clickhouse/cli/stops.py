@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 import click
@@ -9,7 +10,7 @@ import click
 from spanledger.limits.policy import DIMENSIONS
 from spanledger.limits.store import RedisStore, StoreError
 from spanledger_clickhouse import audit
-from spanledger_clickhouse.cli.output import console, ledger, reported
+from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
 from spanledger_clickhouse.database import DatabaseError
 from spanledger_clickhouse.publishing import shared_store
 
@@ -39,8 +40,9 @@ def _store() -> RedisStore:
 @click.command()
 @click.argument("what", type=What(), required=False)
 @click.option("--reason", "why", default="", help="Why; it is kept with who and when in the table limit_events.")
+@as_json
 @reported
-def stop(what: tuple[str, str] | None, why: str) -> None:
+def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
     """Refuse calls of a feature, user, tenant or tier, in every process within five seconds; without WHAT, list what is.
 
     It is in force where the application enforces limits (docs/limits.md).
@@ -52,9 +54,14 @@ def stop(what: tuple[str, str] | None, why: str) -> None:
     try:
         if what is None and why:
             raise click.UsageError("--reason goes with what is to be stopped")
+        if what is not None and as_json:
+            raise click.UsageError("--json goes with the list of what is stopped")
         store = _store()
         if what is None:
-            for each in sorted(store.controls().stopped) or ["nothing is stopped"]:
+            found = sorted(store.controls().stopped)
+            if as_json:
+                click.echo(json.dumps(found))
+            for each in [] if as_json else found or ["nothing is stopped"]:
                 console().print(each, markup=False)
             return
         store.stop("=".join(what))

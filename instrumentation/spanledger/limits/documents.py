@@ -122,8 +122,10 @@ def budget(each: Json, where: str) -> Budget:
         where,
     )
     name, window, per = each.get("name"), each.get("window"), each.get("per", "")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.strip():
         raise PolicyError(f"{where} has no name")
+    if any(not _is_text(text) for text in (name, *mapping(each, "scope").values())):
+        raise PolicyError(f"{where}: its name and scope are not all UTF-8 text")
     if window not in WINDOWS:
         raise PolicyError(f"{where}: window = {window!r}; use {', '.join(WINDOWS)}")
     if per and per not in DIMENSIONS:
@@ -211,8 +213,15 @@ def _picousd(value: Any, where: str) -> int:
     except InvalidOperation:
         amount = Decimal(0)
     if not amount.is_finite() or not Decimal("0.000001") <= amount < 10**6:
-        raise PolicyError(f"{where}: amount_usd = {value!r}; use dollars from 0.000001 and below a million")
+        raise PolicyError(f"{where}: amount_usd = {value}; use dollars from 0.000001 and below a million")
+    if amount != round(amount, 6):
+        raise PolicyError(f"{where}: amount_usd = {value} has more than six decimal places")
     return int(amount.scaleb(12))
+
+
+def _is_text(value: object) -> bool:
+    """Whether a text can be kept: not one out of bytes that are no UTF-8."""
+    return not isinstance(value, str) or value.encode("utf-8", "replace").decode() == value
 
 
 def _zone(value: Any, where: str) -> tzinfo:
@@ -221,9 +230,12 @@ def _zone(value: Any, where: str) -> tzinfo:
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     try:
-        return ZoneInfo(str(value))
+        found = ZoneInfo(str(value))
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise PolicyError(f"{where}: zone = {value!r} is no time zone; use e.g. Europe/Berlin") from None
+        found = None
+    if found is None or str(found) == "localtime":  # that is another one on each machine
+        raise PolicyError(f"{where}: zone = {value!r} is no time zone; use e.g. Europe/Berlin")
+    return found
 
 
 def _cap(caps: Json, name: str, where: str) -> int | None:

@@ -290,10 +290,10 @@ class Limiter:
         if os.getpid() == self._process and self._remote:
             self.flush(1.0)
 
-    def _tell_store(self, cost: Cost) -> None:
+    def _tell_store(self, cost: Cost, late: bool = False) -> None:
         """Raises StoreError."""
         try:
-            spent = self._store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent)
+            spent = self._store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late)
         except StoreError as error:
             self._outage.noticed(error)
             raise

@@ -26,6 +26,7 @@ MAX_ACCOUNTS: Final = 100_000
 SWEEP_SECONDS: Final = 60.0
 STOPPED: Final = "stopped"
 PUBLISHED: Final = "budgets"
+PUBLISHER: Final = "ledger"
 PREFIX: Final = "spanledger:{limits}:"
 """The braces keep all keys in one slot, where one script may touch them all."""
 
@@ -84,9 +85,21 @@ class Store(Protocol):
         """
         ...
 
-    def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:
+    def settle(
+        self, reservation: str, accounts: Sequence[Account], held: int, spent: int, *, late: bool = False
+    ) -> Sequence[int]:
         """Free the amount that is `held`, if it still is, and count `spent`; what is spent of each account now.
-        Raises StoreError."""
+
+        Args:
+            reservation: counted once, however often it is told.
+            accounts: of the reservation.
+            held: picodollars.
+            spent: picodollars.
+            late: whether the cost has waited, so that it may be among what the ledger was levelled with (`at_least`).
+
+        Raises:
+            StoreError: it is not known whether it is counted.
+        """
         ...
 
     def first(self, account: Account, what: str) -> bool:
@@ -150,7 +163,15 @@ class MemoryStore:
             self._holds[reservation] = amount, now + HOLD_SECONDS, found
         return Reserved(None, spent)
 
-    def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:  # noqa: ARG002 - the hold knows
+    def settle(  # the hold knows its amount, and nothing levels this store
+        self,
+        reservation: str,
+        accounts: Sequence[Account],
+        held: int,  # noqa: ARG002
+        spent: int,
+        *,
+        late: bool = False,  # noqa: ARG002
+    ) -> Sequence[int]:
         sums: list[int] = []
         with self._lock:
             amount, _, found = self._holds.pop(reservation, None) or (0, 0.0, self._found(accounts))
@@ -229,6 +250,7 @@ account. The amount is 1 or more. All or nothing. Returns the account without ro
 
 SETTLE: Final = """
 local spent = {}
+local late = ARGV[4 + #KEYS] == '1'
 local new = redis.call('EXISTS', KEYS[1]) == 0
 for i = 2, #KEYS do
   local key = KEYS[i]
@@ -238,6 +260,12 @@ for i = 2, #KEYS do
     end
     redis.call('HINCRBY', key, 'spent', ARGV[3])
     redis.call('PEXPIRE', key, ARGV[3 + i])
+    local levelled = late and redis.call('HGET', key, 'levelled') or '0'
+    local known = tonumber(levelled) < tonumber(ARGV[3]) and levelled or ARGV[3]
+    if known ~= '0' then
+      redis.call('HINCRBY', key, 'levelled', '-' .. known)
+      redis.call('HINCRBY', key, 'spent', '-' .. known)
+    end
   end
   spent[i - 1] = redis.call('HGET', key, 'spent') or '0'
 end
@@ -245,12 +273,14 @@ if new then redis.call('SET', KEYS[1], 1, 'PX', ARGV[4]) end
 return spent
 """
 """KEYS: a mark that it is done, then accounts. ARGV: hold, amount held, amount spent, life of the mark in ms, then the life
-in ms of each account. Returns what is spent of each. What is sent again because no answer came counts once."""
+in ms of each account, then 1 of a cost that comes late: what of it the account was levelled with does not count twice.
+Returns what is spent of each. What is sent again because no answer came counts once."""
 
 RAISE: Final = """
 local known = redis.call('HGET', KEYS[1], 'spent')
 if tonumber(known or 0) >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'spent', ARGV[1])
+redis.call('HINCRBY', KEYS[1], 'levelled', string.format('%.0f', tonumber(ARGV[1]) - tonumber(known or 0)))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
@@ -307,10 +337,12 @@ class RedisStore:
         full, *spent = self._run(self._reserve, accounts, [hold, amount, int(HOLD_SECONDS * 1000), *bounds])
         return Reserved(full) if full >= 0 else Reserved(None, [int(each) for each in spent])
 
-    def settle(self, reservation: str, accounts: Sequence[Account], held: int, spent: int) -> Sequence[int]:
+    def settle(
+        self, reservation: str, accounts: Sequence[Account], held: int, spent: int, *, late: bool = False
+    ) -> Sequence[int]:
         done, spent = Account(f"done:{reservation}", 0, 0), min(spent, MAX_PICOUSD)
         lives = [a.lives_seconds * 1000 for a in accounts]
-        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives]
+        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives, int(late)]
         return [int(each) for each in self._run(self._settle, [done, *accounts], arguments)]
 
     def first(self, account: Account, what: str) -> bool:
@@ -344,10 +376,16 @@ class RedisStore:
         with self._answering():
             self._client.srem(PREFIX + STOPPED, what)
 
-    def publish(self, document: str) -> None:
-        """Have every process take its budgets from a document (see `Controls`). Raises StoreError."""
+    def publish(self, document: str, publisher: str = "") -> None:
+        """Have every process take its budgets from a document (see `Controls`). `publisher`: the ledger that they are from.
+        Raises StoreError."""
         with self._answering():
-            self._client.set(PREFIX + PUBLISHED, document)
+            self._client.mset({PREFIX + PUBLISHED: document, PREFIX + PUBLISHER: publisher})
+
+    def publisher(self) -> str:
+        """The ledger that the published budgets are from; "": nobody knows. Raises StoreError."""
+        with self._answering():
+            return _text(self._client.get(PREFIX + PUBLISHER) or b"")
 
     def at_least(self, account: Account, spent: int) -> bool:
         """Take an account's spend to be `spent` where less is counted in it; whether it was. Raises StoreError."""

@@ -19,8 +19,10 @@ from spanledger.limits.store import DONE_SECONDS, StoreError
 
 PAUSE_SECONDS: Final = 1.0
 """Between two attempts at a store that does not answer."""
-MAX_COSTS: Final = 10_000
-"""Costs that wait at most; what comes then is not told."""
+LATE_SECONDS: Final = 1.0
+"""A cost that has waited for longer may have come to the store another way: by the ledger, and a guard that levels it."""
+MAX_COSTS: Final = 100_000
+"""Costs that wait at most (some 30 MB); what comes then is not told."""
 
 Cost = TypeVar("Cost")
 
@@ -28,15 +30,15 @@ Cost = TypeVar("Cost")
 class Teller(Generic[Cost]):
     """A queue of costs, and the thread that tells them."""
 
-    def __init__(self, tell: Callable[[Cost], object], probe: Callable[[], bool]) -> None:
+    def __init__(self, tell: Callable[[Cost, bool], object], probe: Callable[[], bool]) -> None:
         """
         Args:
-            tell: tells the store a cost; raises StoreError where it does not answer.
+            tell: tells the store (a cost, whether it comes late); raises StoreError where it does not answer.
             probe: whether the store answers, or nobody wonders; asked once a second while nothing is to be told.
         """
         self._tell = tell
         self._probe = probe
-        self._queue: SimpleQueue[Cost | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Cost, float] | threading.Event] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._in_hand = 0
@@ -61,7 +63,7 @@ class Teller(Generic[Cost]):
         if len(self) >= MAX_COSTS:
             self.lost["full"] += 1
         else:
-            self._queue.put(cost)
+            self._queue.put((cost, time.monotonic()))
 
     def flush(self, seconds: float) -> bool:
         """Wait until what was added is told; whether it is."""
@@ -86,16 +88,17 @@ class Teller(Generic[Cost]):
             else:
                 self._in_hand = 1
                 with quietly("counting a cost"):
-                    self._tell_until(item)
+                    self._tell_until(*item)
                 self._in_hand = 0
             waits = PAUSE_SECONDS
 
-    def _tell_until(self, cost: Cost) -> None:
-        """Tell a cost, again and again where no answer comes, as long as the store would know it again."""
+    def _tell_until(self, cost: Cost, since: float) -> None:
+        """Tell a cost that has waited since then, again and again where no answer comes, as long as the store would know it
+        again."""
         asked: float | None = None
         while True:
             try:
-                self._tell(cost)
+                self._tell(cost, time.monotonic() - since > LATE_SECONDS)
             except StoreError as error:
                 if error.doubtful and asked is None:
                     asked = time.monotonic()
