@@ -18,6 +18,7 @@ from spanledger.doors.gaos import GaosDoor
 from spanledger.doors.google import STREAMS, GoogleDoor
 from spanledger.doors.stainless import StainlessDoor
 from spanledger.doors.websockets import GOOGLE_MODULE, OPENAI_MODULES, SocketDoor
+from spanledger.pricing import quoting
 from spanledger.processor import LedgerProcessor
 from spanledger.providers import anthropic, google, openai
 from spanledger.spool import SUFFIX, Spool
@@ -51,6 +52,20 @@ def nothing_swallowed() -> Iterator[None]:
     guard.failures.clear()
     yield
     assert not guard.failures, f"swallowed: {dict(guard.failures)}"
+
+
+@pytest.fixture
+def public_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The loopback provider counts as one on the internet; prices that were found for hosts are forgotten."""
+
+    def forget() -> None:
+        quoting._resolve.cache_clear()
+        quoting._flat.cache_clear()
+
+    monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -589,6 +590,116 @@ def test_a_store_that_is_slow_costs_its_deadline_and_no_more(own_redis: RedisSer
         assert time.monotonic() - began < 0.5
     finally:
         own_redis.signal(signal.SIGCONT)
+
+
+def test_however_many_users_there_are_what_everybody_has_spent_is_known(monkeypatch, caplog):
+    monkeypatch.setattr(stores, "MAX_ACCOUNTS", 200)
+    store = MemoryStore()
+    limiter = limiter_of(store, blocking("all", "month", 10 * USD), blocking("u", "hour", USD, per="user"))
+    limiter.settle(limiter.check(Who(), 9 * USD).reservation, 9 * USD)
+    limiter.settle(limiter.check(Who(user="heavy"), USD // 2).reservation, USD // 2)
+    for number in range(1000):
+        limiter.settle(limiter.check(Who(user=f"u{number}"), 5).reservation, 5)
+    assert len(store._balances) <= 200
+    [month] = [key for key in store._balances if key.startswith("all")]
+    assert store.balance(month) == (9 * USD + USD // 2 + 5000, 0)
+    assert not limiter.check(Who(user="heavy"), 6 * USD // 10).allowed, "the smallest are forgotten first"
+    assert "the smallest are forgotten" in caplog.text
+
+
+def test_what_arrives_after_its_end_holds_nothing(redis: RedisServer):
+    """A reservation that was long under way: its caller has given up, and freed it."""
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    asked = [account("a"), account("b")]
+    store.settle("late", asked, 500, 0)
+    assert store.reserve("late", asked, 500).full == 0
+    assert store.balance("a") == store.balance("b") == (0, 0)
+
+
+def test_a_cost_that_redis_refuses_keeps_no_other_from_being_counted(redis: RedisServer):
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    limiter = limiter_of(store, blocking("u", "hour", USD, per="user"))
+    broken = limiter.check(Who(user="ada"), 5)
+    fine = limiter.check(Who(user="bob"), 5)
+    [key] = store._client.keys("*ada*hour*[0-9]")
+    store._client.set(key, "no hash")
+    assert not limiter.settle(broken.reservation, 5)
+    assert limiter.settle(fine.reservation, 5)
+    assert limiter.flush(10)
+    assert (limiter.lost, limiter.waiting) == ({"refused": 1}, 0)
+    assert limiter.check(Who(user="ada"), 5)[:2] == (True, "store")
+    assert limiter.check(Who(user="bob"), 5).reason == "", "Redis is there for others"
+
+
+@pytest.mark.parametrize(
+    ("said", "doubtful", "refused"),
+    [
+        ("READONLY You can't write against a read only replica.", False, False),
+        ("OOM command not allowed when used memory > 'maxmemory'.", False, False),
+        ("LOADING Redis is loading the dataset in memory", False, False),
+        ("MOVED 1 127.0.0.1:1", False, False),
+        ("WRONGTYPE Operation against a key", False, True),
+    ],
+)
+def test_what_redis_says_no_to_was_not_done(redis: RedisServer, said: str, doubtful: bool, refused: bool):
+    from redis._parsers.base import BaseParser
+
+    store = RedisStore(redis.url, deadline=2.0)
+    with pytest.raises(StoreError) as told, store._answering():
+        raise BaseParser.parse_error(said)
+    assert (told.value.doubtful, told.value.refused) == (doubtful, refused)
+
+
+def test_what_no_answer_came_to_may_have_been_done(own_redis: RedisServer):
+    store = RedisStore(
+        f"{own_redis.url}?socket_timeout=5&socket_connect_timeout=5&decode_responses=true", deadline=0.05
+    )
+    assert store.controls().stopped == frozenset()
+    own_redis.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreError) as told:
+            store.controls()
+        assert told.value.doubtful
+        assert store._client.connection_pool.connection_kwargs["socket_timeout"] == 0.05, "whatever the address says"
+    finally:
+        own_redis.signal(signal.SIGCONT)
+    own_redis.stop()
+    with pytest.raises(StoreError) as told:
+        RedisStore(own_redis.url).controls()
+    assert not told.value.doubtful, "nobody was there"
+
+
+CHILDREN = """
+import multiprocessing, sys
+from spanledger.limits.limiter import Limiter
+from spanledger.limits import asking
+asked = dict(provider="openai", model="gpt-5.4-mini", input_tokens=1000, max_output_tokens=100, user="ada")
+def work():
+    found = asking.check_request_allowed(**asked)
+    limiter = asking.configured()
+    limiter._open.pop(found["reservation"]).count(7)  # as a call does: a thread tells it
+if __name__ == "__main__":
+    asking.check_request_allowed(**asked)
+    children = [multiprocessing.get_context("fork").Process(target=work) for _ in range(12)]
+    [child.start() for child in children]
+    [child.join() for child in children]
+    sys.exit(sum(child.exitcode for child in children))
+"""
+
+
+def test_the_last_cost_of_a_child_is_told_before_it_ends(redis: RedisServer, tmp_path: Path):
+    """Children of multiprocessing end without atexit."""
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    file = tmp_path / "limits.toml"
+    file.write_text('[[budget]]\nname = "all 1"\nwindow = "month"\namount_usd = 1\naction = "block"\n')
+    env = {**os.environ, "SPANLEDGER_LIMITS": str(file), "SPANLEDGER_REDIS_URL": redis.url}
+    (tmp_path / "children.py").write_text(CHILDREN)
+    subprocess.run([sys.executable, "children.py"], cwd=tmp_path, env=env, check=True, timeout=60)
+    held = store._client.zcard(f"{stores.PREFIX}{account_of(store, 1)}:holds")
+    assert (store.balance(account_of(store, 1))[0], held) == (12 * 7, 1), "that of the parent was never told"
 
 
 @pytest.mark.parametrize(("fail_closed", "fault"), [(False, "kill"), (True, "kill"), (False, "pause"), (True, "pause")])

@@ -28,7 +28,7 @@ import spanledger
 from canned import Canned
 from conftest import Recorded
 from redis_server import RedisServer
-from spanledger import BudgetExceeded, selfmetrics
+from spanledger import BudgetExceeded, finalizing, seen, selfmetrics
 from spanledger.limits import asking, tokenizer
 from spanledger.limits.estimate import MEDIA_TOKENS, asks, body_tokens, worst_picousd
 from spanledger.limits.store import RedisStore
@@ -64,6 +64,14 @@ def balance() -> tuple[Decimal, int]:
     [key] = limiter._store._balances  # type: ignore[attr-defined]
     spent, held = limiter._store.balance(key)
     return Decimal(spent).scaleb(-12), held
+
+
+def spend(usd: str) -> None:
+    """Ada has spent it."""
+    found = asking.check_request_allowed(
+        provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1, user="ada"
+    )
+    assert asking.record_actual_cost(found["reservation"], usd)
 
 
 def ask_openai(url: str, **more: Any) -> Any:
@@ -404,6 +412,122 @@ def test_a_background_response_asks_and_its_result_is_counted_when_it_is_seen(
     assert [row["error_type"] for row in ledger.rows] == ["", "BudgetExceeded"]
 
 
+def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_and_counts_once_over_processes(
+    ledger: Recorded, canned: Canned, tmp_path: Path, monkeypatch
+):
+    """Two processes ask for the result: here a second one is one that has seen nothing yet."""
+    usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
+    queued = {
+        "id": "resp_shared_1",
+        "object": "response",
+        "status": "queued",
+        "model": "gpt-5.4-mini",
+        "output": [],
+        "created_at": 1,
+        "background": True,
+    }
+    canned.answers["/responses"] = queued
+    canned.answers["/resp_shared_1"] = [
+        {**queued, "status": "in_progress"},
+        {**queued, "status": "completed", "usage": usage},
+    ]
+    server = RedisServer(tmp_path)
+    file = tmp_path / "limits.toml"
+    file.write_text(f'enforce = true\n[[budget]]\nname = "u"\nwindow = "month"\namount_usd = 1\n{BLOCK}')
+    monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
+    asking.reset()
+    try:
+        store = RedisStore(server.url, 2.0)
+
+        def counted() -> tuple[int, int]:
+            limiter = asking.configured()
+            assert limiter is not None
+            assert limiter.flush(10)
+            [key] = [key.decode() for key in store._client.keys("*}:u*") if not key.endswith((b":holds", b":told"))]
+            return store.balance(key.partition("}:")[2])
+
+        client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
+        client.responses.create(model="gpt-5.4-mini", input="x", background=True, max_output_tokens=20)
+        spent, held = counted()
+        assert (spent, held > 0) == (0, True)
+        client.responses.retrieve("resp_shared_1")
+        assert counted() == (0, held), "it is not finished"
+        client.responses.retrieve("resp_shared_1")
+        cost = int(ledger.row["cost_usd"].scaleb(12))
+        assert counted() == (cost, 0)
+        monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
+        asking.reset()
+        client.responses.retrieve("resp_shared_1")
+        assert len(ledger.rows) == 2, "the ledger knows that they are one by their name"
+        assert counted() == (cost, 0)
+    finally:
+        asking.reset()
+        server.stop()
+
+
+def begin_google(url: str) -> None:
+    client = genai.Client(api_key="k", http_options={"base_url": url})
+    client.batches.create(model="gemini-3.5-flash", src=[{"contents": [{"parts": [{"text": "x"}], "role": "user"}]}])
+
+
+BEGUN = {
+    "a batch of OpenAI": lambda url: openai.OpenAI(api_key="k", base_url=f"{url}/v1").batches.create(
+        input_file_id="file-1", endpoint="/v1/chat/completions", completion_window="24h"
+    ),
+    "a batch of Anthropic": lambda url: anthropic.Anthropic(api_key="k", base_url=url).messages.batches.create(
+        requests=[{"custom_id": "a", "params": {"model": "claude-sonnet-4-6", "max_tokens": 10, "messages": MESSAGES}}]
+    ),
+    "a batch of Google": begin_google,
+    "a video": lambda url: openai.OpenAI(api_key="k", base_url=f"{url}/v1").videos.create(prompt="a cat"),
+    "a prompt in the background": lambda url: openai.OpenAI(api_key="k", base_url=f"{url}/v1").responses.create(
+        prompt={"id": "pmpt_1"}, background=True
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*experimental.*")
+@pytest.mark.parametrize("kind", BEGUN)
+def test_what_is_billed_later_asks_when_it_is_begun(kind: str, limited, ledger: Recorded, canned: Canned):
+    limited("1")
+    spend("2")
+    with spanledger.attribution(user="ada"), pytest.raises(BudgetExceeded):
+        BEGUN[kind](canned.url)
+    assert canned.asked == []
+    assert ledger.row["error_type"] == "BudgetExceeded"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*experimental.*")
+@pytest.mark.parametrize("kind", BEGUN)
+def test_what_is_begun_makes_no_row(kind: str, limited, ledger: Recorded, canned: Canned):
+    limited("5")
+    with spanledger.attribution(user="ada"):
+        BEGUN[kind](canned.url)
+    assert len(canned.asked) == 1
+    assert ledger.rows == []
+
+
+def test_a_model_that_the_address_names_is_not_replaced(limited, ledger: Recorded, canned: Canned):
+    limited("1", 'action = "downgrade"\n[features."*"]\ndowngrade = { "gpt-5.4" = "gpt-5.4-mini" }\n')
+    canned.answers["/chat/completions"] = {
+        "id": "azure-1", "object": "chat.completion", "model": "gpt-5.4", "created": 1,
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    }  # fmt: skip
+    spend("2")
+    with spanledger.attribution(user="ada", feature="f"):
+        for fixed in ({"azure_deployment": "gpt-5.4"}, {}):
+            client = openai.AzureOpenAI(api_key="k", api_version="2026-01-01", azure_endpoint=canned.url, **fixed)
+            client.chat.completions.create(model="gpt-5.4", messages=MESSAGES, max_tokens=100)
+    assert [path.partition("?")[0] for _, path, _ in canned.asked] == [
+        "/openai/deployments/gpt-5.4/chat/completions",
+        "/openai/deployments/gpt-5.4-mini/chat/completions",
+    ]
+    kept, replaced = ledger.rows
+    assert (kept["request_model"], "downgrade" in str(kept["attributes"])) == ("gpt-5.4", False)
+    assert (replaced["request_model"], "downgrade" in str(replaced["attributes"])) == ("gpt-5.4-mini", True)
+
+
 def test_a_call_without_a_model_asks_whether_there_is_any_room(limited, ledger: Recorded, canned: Canned):
     usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
     canned.answers["/responses"] = {
@@ -513,6 +637,20 @@ def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, l
     gc.collect()
     assert len(ledger.rows) == 6
     assert balance()[1] == 0
+
+
+def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
+    monkeypatch.setattr(finalizing, "_thread", None)
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", none)
+        with pytest.raises(RuntimeError):
+            finalizing.ready()
+    finalizing.ready()
+    assert finalizing.wait(10)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------------

@@ -214,8 +214,8 @@ def test_the_row_says_what_was_called(client: openai.OpenAI, provider: Provider,
     assert {name: row[name] for name in expected} == expected
 
 
-def test_an_unknown_model_has_no_cost_and_says_why(client: openai.OpenAI, ledger: Recorded, monkeypatch):
-    monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
+@pytest.mark.usefixtures("public_host")
+def test_an_unknown_model_has_no_cost_and_says_why(client: openai.OpenAI, ledger: Recorded):
     client.chat.completions.create(model="no-such-model", messages=MESSAGES)
     row = ledger.row
     assert (row["cost_usd"], row["input_cost_usd"], row["price_status"]) == (None, None, "unpriced:no_model")

@@ -29,8 +29,7 @@ def message(name: str = "msg_1", **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[Canned]:
-    monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
+def server(monkeypatch, public_host) -> Iterator[Canned]:
     monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
     canned = Canned()
     yield canned

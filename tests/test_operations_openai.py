@@ -28,8 +28,7 @@ RESPONSE_USAGE = {
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[Canned]:
-    monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
+def server(monkeypatch, public_host) -> Iterator[Canned]:
     monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
     canned = Canned()
     yield canned

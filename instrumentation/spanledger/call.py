@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -28,8 +28,20 @@ NOTHING: Final = Response()
 
 already_recorded: Final = Recorded()
 """What this process has recorded, by provider and id, and the objects that were made of it."""
-_expected: Final[Expected[tuple[Request, int | None]]] = Expected()
-"""(provider, record) -> the request whose result is seen later, and when it was made."""
+
+
+class Made(NamedTuple):
+    """A request whose result is seen later."""
+
+    request: Request
+    created: int | None
+    """When, in Unix seconds."""
+    on_end: Callable[[int | None, bool, str], object] | None
+    """Of the call that made it: the result tells what was sold."""
+
+
+_expected: Final[Expected[Made]] = Expected()
+"""(provider, record) -> what made it."""
 
 CALL_KEY = otel_context.create_key("spanledger-call")
 """Marks a context as being inside an LLM call."""
@@ -97,8 +109,9 @@ class Call:
         """Whether a response has claimed this call."""
         self.project: str | None = None
         """Whose account at the provider is billed, where provider and SDK say it."""
-        self.on_end: Callable[[int | None, bool], object] | None = None
-        """Told, once the call is over, (picodollars or None, whether anything may have been sold)."""
+        self.on_end: Callable[[int | None, bool, str], object] | None = None
+        """Told, once the call is over, (picodollars or None, whether anything may have been sold, a name if other processes
+        may see the same)."""
         self.hides_usage = False
         """Whether the stream has a usage event that we asked for and the caller did not."""
         self._began = time.time_ns()
@@ -199,7 +212,8 @@ class Call:
             request = self.request
             response = self._provider.response(self._body, request) if not request.lines else NOTHING
             if response.awaited is not None:
-                _expected.keep((self._provider_name, response.awaited), (request, response.created))
+                _expected.keep((self._provider_name, response.awaited), Made(request, response.created, self.on_end))
+                self._told = self._told or request.begins  # the result does
             if self._span is not None or self._counts(response):
                 self._record(response)
             for extra in response.extras:
@@ -209,7 +223,7 @@ class Call:
     def _record(self, response: Response) -> None:
         """End the span, which an answer of unknown kind gets only now."""
         if self._span is None:
-            self.request = self._asked_for(response)
+            self._take_up(response)
             self._span = self._start()
         elif response.id:
             already_recorded.first(self._provider_name, response.id)
@@ -223,11 +237,13 @@ class Call:
         name = response.record or response.id
         return name is None or not self.request.polls or already_recorded.first(self._provider_name, name)
 
-    def _asked_for(self, response: Response) -> Request:
-        """The request that a poll's answer belongs to: the one that this process made, else what the answer says."""
+    def _take_up(self, response: Response) -> None:
+        """Go on for the request that a poll's answer belongs to: one that this process made, else as the answer says."""
         made = _expected.get((self._provider_name, response.record)) if response.record else None
-        request = made[0] if made else self.request
-        return request._replace(model=request.model or response.model, polls=False)
+        request = made.request if made else self.request
+        if made is not None and made.on_end is not None:
+            self.on_end = made.on_end
+        self.request = request._replace(model=request.model or response.model, polls=False)
 
     def _also(self, extra: Response) -> None:
         """Record what the same answer bills besides."""
@@ -236,7 +252,7 @@ class Call:
         request = self.request
         if extra.record and extra.created is None and request.subject is not None:
             known = _expected.get((self._provider_name, request.subject))
-            extra = extra._replace(created=known[1] if known else None)
+            extra = extra._replace(created=known.created if known else None)
         operation = extra.operation or ("chat" if request.operation == UNKNOWN else request.operation)
         asked = request._replace(operation=operation, model=extra.model, polls=False, lines=False, expected=None)
         call = self.another(asked)
@@ -279,12 +295,13 @@ class Call:
                 span.end()
             finally:
                 cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
-                self._tell(cost if isinstance(cost, int) else None, sold=outcome != "error")
+                name = f"{self._provider_name}:{response.record}" if response.record else ""
+                self._tell(cost if isinstance(cost, int) else None, sold=outcome != "error", name=name)
 
-    def _tell(self, cost: int | None, *, sold: bool) -> None:
+    def _tell(self, cost: int | None, *, sold: bool, name: str = "") -> None:
         if self.on_end is not None and not self._told:
             self._told = True
-            self.on_end(cost, sold)
+            self.on_end(cost, sold, name)
 
     def _usage(self, response: Response, outcome: str) -> tuple[Usage | None, str | None]:
         """(usage, where it is from)."""

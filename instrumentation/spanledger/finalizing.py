@@ -28,8 +28,9 @@ def ready() -> None:
     if _thread is None:
         if _collector not in gc.callbacks:
             gc.callbacks.append(_collector)
-        _thread = threading.Thread(target=_work, name="spanledger-finalizing", daemon=True)
-        _thread.start()
+        thread = threading.Thread(target=_work, name="spanledger-finalizing", daemon=True)
+        thread.start()
+        _thread = thread
 
 
 def run(act: Callable[[], object]) -> None:

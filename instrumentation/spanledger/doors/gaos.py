@@ -58,7 +58,7 @@ class GaosDoor(Patches):
             if sent is None:
                 return original(sdk, hook_ctx, request, *args, **kwargs)
             asked = _Asked(request)
-            limits.admit(sent.call, request.content, asked.instead)
+            limits.admit(sent.call, request.content, asked.instead if sent.call.request.model else None)
             with Sending(sent):
                 response = original(sdk, hook_ctx, asked.request, *args, **kwargs)
             _answered(sent.call, response)
@@ -72,7 +72,7 @@ class GaosDoor(Patches):
             if sent is None:
                 return await original(sdk, hook_ctx, request, *args, **kwargs)
             asked = _Asked(request)
-            limits.admit(sent.call, request.content, asked.instead)
+            limits.admit(sent.call, request.content, asked.instead if sent.call.request.model else None)
             with Sending(sent):
                 response = await original(sdk, hook_ctx, asked.request, *args, **kwargs)
             _answered(sent.call, response)
@@ -89,17 +89,14 @@ class _Asked:
     def __init__(self, request: Any) -> None:
         self.request = request
 
-    def instead(self, model: str) -> bool:
+    def instead(self, model: str) -> None:
         body = mapping(document(self.request.content))
-        if "model" not in body:
-            return False
         request, headers = self.request, self.request.headers.copy()
         headers.pop("content-length", None)
         content = json.dumps({**body, "model": model}).encode()
         self.request = type(request)(
             request.method, request.url, headers=headers, content=content, extensions=request.extensions
         )
-        return True
 
 
 def _answered(call: Call, response: Any) -> None:

@@ -180,14 +180,15 @@ class GoogleDoor(Patches):
 def _admit(call: Call, http_request: Any) -> None:
     """Ask whether a request may be sent; it may be sent to another model then. Raises BudgetExceeded."""
 
-    def ask_instead(model: str) -> bool:
-        before, found, after = str(http_request.url).rpartition(f"/{call.request.model}:")
-        if found:
-            http_request.url = f"{before}/{model}:{after}"
-        return bool(found)
+    if limits.enforcing() is None:
+        return
+    before, found, after = str(http_request.url).rpartition(f"/{call.request.model}:")
 
-    cached = "cachedContent" in mapping(http_request.data)  # a cache is of one model
-    limits.admit(call, http_request.data, None if cached else ask_instead)
+    def ask_instead(model: str) -> None:
+        http_request.url = f"{before}/{model}:{after}"
+
+    fixed = not found or "cachedContent" in mapping(http_request.data)  # a cache is of one model
+    limits.admit(call, http_request.data, None if fixed else ask_instead)
 
 
 class Sending:

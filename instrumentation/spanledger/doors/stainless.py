@@ -110,7 +110,7 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return original(client, cast_to, options, *args, **kwargs)
-            asked = _admitted(call, options)
+            asked = _admitted(client, call, options)
             with _Sending(call, asked):
                 return original(client, cast_to, asked, *args, **kwargs)
 
@@ -123,7 +123,7 @@ class StainlessDoor(Patches):
             call = self._begin(client, options)
             if call is None:
                 return await original(client, cast_to, options, *args, **kwargs)
-            asked = _admitted(call, options)
+            asked = _admitted(client, call, options)
             with _Sending(call, asked):
                 return await original(client, cast_to, asked, *args, **kwargs)
 
@@ -275,22 +275,22 @@ def _body(options: Any) -> Any:
     return {**cast("Json", body), **options.extra_json} if options.extra_json and isinstance(body, dict) else body
 
 
-def _admitted(call: Call, options: Any) -> Any:
+def _admitted(client: Any, call: Call, options: Any) -> Any:
     """The options to send: the caller's, or a copy that asks another model. Raises BudgetExceeded."""
     if limits.enforcing() is None:
         return options
     sent = options
+    named = [name for name in ("json_data", "extra_json") if "model" in mapping(getattr(options, name, None))]
 
-    def ask_instead(model: str) -> bool:
+    def ask_instead(model: str) -> None:
         nonlocal sent
-        named = [name for name in ("json_data", "extra_json") if "model" in mapping(getattr(options, name, None))]
-        if named:
-            sent = copy.copy(options)  # the caller may use his own again
-            for name in named:
-                setattr(sent, name, {**mapping(getattr(options, name)), "model": model})
-        return bool(named)
+        sent = copy.copy(options)  # the caller may use his own again
+        for name in named:
+            setattr(sent, name, {**mapping(getattr(options, name)), "model": model})
 
-    limits.admit(call, _body(options), ask_instead, len(getattr(options, "files", None) or ()))
+    fixed = not named or "/deployments/" in str(client.base_url)  # Azure: the address says the model
+    files = len(getattr(options, "files", None) or ())
+    limits.admit(call, _body(options), None if fixed else ask_instead, files)
     return sent
 
 

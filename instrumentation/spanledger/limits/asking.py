@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -65,9 +67,18 @@ def _make() -> Limiter | None:
         except (PolicyError, StoreError) as error:
             log.error("no limits are enforced: %s", error)
             return None
-        atexit.register(made.close)
+        _at_the_end(made.close)
         return made
     return None
+
+
+def _at_the_end(act: Callable[[], object]) -> None:
+    """Have it done when this process ends. A worker of multiprocessing or billiard (Celery) runs none of atexit's."""
+    atexit.register(act)
+    for name in ("multiprocessing.util", "billiard.util"):
+        known: Any = sys.modules.get(name)
+        if known is not None:
+            known.Finalize(None, act, exitpriority=100)
 
 
 def check_request_allowed(
@@ -124,7 +135,8 @@ def record_actual_cost(reservation: str, cost_usd: Decimal | float | str) -> boo
         cost_usd: in USD, as `spanledger.pricing.quote` or the provider says; from 0 to a million.
 
     Returns:
-        Whether the store has it; said twice, it counts once.
+        Whether the store has it; said twice, it counts once. False also of a reservation that another process made: who has
+        asked tells.
     """
     with quietly("recording a cost"):
         limiter = configured()

@@ -17,13 +17,23 @@ from spanledger.attributing import dimensions
 from spanledger.call import Call
 from spanledger.guard import Deliberate, quietly
 from spanledger.limits.asking import configured
-from spanledger.limits.estimate import Size, asks, choices, worst_picousd
+from spanledger.limits.estimate import (
+    IMAGE_OUTPUT_TOKENS,
+    PLAIN,
+    Size,
+    asks,
+    batched,
+    choices,
+    largest_answer,
+    worst_picousd,
+)
 from spanledger.limits.limiter import UNANSWERED, Decision, Limiter
 from spanledger.limits.plan import Question
 from spanledger.limits.policy import Who
 from spanledger.limits.tokenizer import counter
-from spanledger.providers import Request
-from spanledger.reading import document
+from spanledger.providers import UNKNOWN, Request
+from spanledger.reading import Json, document, label
+from spanledger.usage import Usage
 
 WORDED: Final = frozenset({"chat", "generate_content", "text_completion"})
 """Operations that are answered with text."""
@@ -52,13 +62,13 @@ def enforcing() -> Limiter | None:
     return limiter if limiter is not None and limiter.policy.enforce else None
 
 
-def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = None, files: int = 0) -> None:
+def admit(call: Call, body: object, ask_instead: Callable[[str], object] | None = None, files: int = 0) -> None:
     """Let a call pass and hold what it may cost until it ends.
 
     Args:
         call: just begun.
         body: what is asked, parsed or as JSON; its texts are counted, not kept.
-        ask_instead: puts another model into the request and says whether it could; None: the model cannot be replaced.
+        ask_instead: puts another model into the request; None: the model cannot be replaced.
         files: that go beside the body.
 
     Raises:
@@ -67,7 +77,7 @@ def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = 
     limiter = enforcing()
     if limiter is None:
         return
-    if call.request.model is None and not call.sells:
+    if not _begins(call):
         _count_at_its_end(limiter, call)  # it asks for what was asked for earlier, or is of no known kind
         return
     refused = None
@@ -79,11 +89,16 @@ def admit(call: Call, body: object, ask_instead: Callable[[str], bool] | None = 
         raise refused
 
 
+def _begins(call: Call) -> bool:
+    """Whether anything is sold because of this request, now or later."""
+    asked = call.request
+    return call.sells or asked.begins or (asked.operation == UNKNOWN and asked.model is not None)
+
+
 def _asked(
-    limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], bool] | None, files: int
+    limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], object] | None, files: int
 ) -> BudgetExceeded | None:
-    question, read, written = _question(limiter, call, body, files, can_replace=ask_instead is not None)
-    estimate = question.price(question.model, read) if question.model else None
+    question, estimate, read, written = _question(limiter, call, body, files, can_replace=ask_instead is not None)
     says = call.request.max_tokens or call.request.operation in WORDED  # what is no text has no tokens to be capped
     found, hold = limiter.ask(_who(call.context), estimate, read, written if says else 0, question)
     if not found.allowed:
@@ -94,29 +109,67 @@ def _asked(
         call.note(a.BUDGET_WARNINGS, ", ".join(found.warnings))
     if found.reason == UNANSWERED:
         call.note(a.BUDGET_WARNINGS, "not enforced: the store did not answer")
-    if found.model and ask_instead is not None and ask_instead(found.model):
+    if found.model and ask_instead is not None:
+        ask_instead(found.model)
         call.downgrade(found.model, found.reason)
     return None
 
 
 def _question(
     limiter: Limiter, call: Call, body: object, files: int, *, can_replace: bool
-) -> tuple[Question, int, int]:
-    """What a call asks for; the tokens of its prompt and of its answers, at most."""
+) -> tuple[Question, int | None, int, int]:
+    """What a call asks for; the most that it may cost; the tokens of its prompt and of its answers, at most."""
     asked, provider = call.request, call.provider_name
+    if asked.begins and (parts := batched(body)):
+        return _batch(limiter, call, parts)
     model = asked.model or ""
     size = Size(body, media=files)
-    written = choices(body) * (asked.max_tokens or limiter.policy.assumed_output_tokens)
+    answers = choices(body)
+    written = answers * (asked.max_tokens or limiter.policy.assumed_output_tokens)
     ask = asks(body, model, asked.service_tier, media=size.media > 0)
+    if ask is not PLAIN and "image_out" in ask.outputs:
+        written = max(written, answers * IMAGE_OUTPUT_TOKENS)
+    made = asked.expected
+    if made is not None and answers > 1:
+        made = Usage(*(number * answers for number in made[:-1]))
 
     def price(name: str, read: int) -> int | None:
-        return worst_picousd(provider, name, read, written, ask, asked.expected)
+        return worst_picousd(provider, name, read, written, ask, made, asked.size or "", asked.quality or "")
 
     def sharper() -> int | None:
         count = counter(provider, model)
         return None if count is None else Size(body, count, files).tokens
 
-    return Question(model, price, sharper, can_replace and bool(model)), size.tokens, written
+    question = Question(model, price, sharper, can_replace and bool(model))
+    return question, price(model, size.tokens) if model else None, size.tokens, written
+
+
+def _batch(limiter: Limiter, call: Call, parts: list[Json]) -> tuple[Question, int | None, int, int]:
+    """As `_question`, of a batch that has its requests in it: what all of them may cost, and the largest of them."""
+    assumed = limiter.policy.assumed_output_tokens
+    costs: list[int | None] = []
+    read = written = 0
+    for part in parts:
+        model, size, answer = (
+            label(part, "model") or call.request.model or "",
+            Size(part),
+            largest_answer(part, assumed),
+        )
+        costs.append(
+            worst_picousd(call.provider_name, model, size.tokens, answer, asks(part, model, None, media=size.media > 0))
+        )
+        read, written = max(read, size.tokens), max(written, answer)
+    known = [cost for cost in costs if cost is not None]
+    return (
+        Question("", _no_price, lambda: None, replaceable=False),
+        sum(known) if len(known) == len(costs) else None,
+        read,
+        written,
+    )
+
+
+def _no_price(_model: str, _read: int) -> int | None:
+    return None
 
 
 def _who(context: Context | None) -> Who:

@@ -1,7 +1,7 @@
 """What a call may cost at most, before it is made.
 
-Tokens of a text: one a byte of UTF-8, which no byte-level tokenizer exceeds (each token stands for at least one byte);
-where that would be too much, as a tokenizer counts them (tokenizer.py). The cost is that of all input at the dearest way
+Tokens of a text: one a byte of UTF-8, which no byte-level tokenizer exceeds (each token stands for at least one byte), and
+some for what stands around it; where that would be too much, as a tokenizer counts them (tokenizer.py). The cost is that of all input at the dearest way
 the model has of charging it (a cache write costs up to twice the rate) and of all output allowed, at the dearest kind
 (text, sound, image) that the request may be answered with.
 """
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
 
 from spanledger.pricing import quote
-from spanledger.reading import items, label, mapping
+from spanledger.reading import Json, count, items, label, mapping
 from spanledger.usage import Usage
 
 MESSAGE_TOKENS: Final = 16
@@ -21,8 +21,24 @@ MESSAGE_TOKENS: Final = 16
 MEDIA_TOKENS: Final = 6000
 """Of an image, a sound or a file in a request: above what providers count for an image of the largest size they take
 (OpenAI 5,000 tokens, Anthropic some 4,800). Of longer sounds and documents it is too little."""
-MEDIA_KEYS: Final = frozenset({"data", "url", "file_data", "image_url", "inline_data", "inlineData", "b64_json"})
-"""Keys whose long texts are media, not words."""
+AROUND_TOKENS: Final = 4
+"""Of quotes, commas and colons around a name, or a text in a list, as they stand in a schema."""
+IMAGE_OUTPUT_TOKENS: Final = 8192
+"""Of an image that is made: above OpenAI's dearest (gpt-image-1, high, 1024 x 1536: 6,208) and Google's of 4K (2,520)."""
+MEDIA_KEYS: Final = frozenset({
+    "data", "url", "file_data", "file_url", "image_url", "inline_data", "inlineData", "b64_json", "fileUri", "file_uri",
+})  # fmt: skip
+"""Keys whose texts are media, not words, where the table that they stand in is of media."""
+MEDIA_TYPES: Final = frozenset({
+    "base64", "url", "file", "image", "image_url", "input_image", "input_file", "input_audio", "input_video", "video_url",
+    "document", "audio", "video",
+})  # fmt: skip
+MEDIA_TABLES: Final = frozenset({
+    "image_url", "input_audio", "inline_data", "inlineData", "file_data", "fileData", "file", "source", "video_url", "audio",
+})  # fmt: skip
+"""Keys whose tables are of media."""
+WORDS: Final = frozenset({"args", "response", "arguments", "tool_use", "server_tool_use", "mcp_tool_use"})
+"""Keys, and types of a table, below which all is words: what a model asked a tool, and what it was told."""
 NUMBER_TOKENS: Final = 24
 """Of a number, true, false or null: no more than the digits of the longest."""
 SCALARS: Final = frozenset({int, float, bool, type(None)})
@@ -50,7 +66,14 @@ PLAIN: Final = Ask()
 
 
 def worst_picousd(
-    provider: str, model: str, input_tokens: int, output_tokens: int, ask: Ask = PLAIN, expected: Usage | None = None
+    provider: str,
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    ask: Ask = PLAIN,
+    expected: Usage | None = None,
+    size: str = "",
+    quality: str = "",
 ) -> int | None:
     """The most that a call may cost, in picodollars; None where the model has no price by tokens.
 
@@ -60,12 +83,14 @@ def worst_picousd(
         input_tokens: all of the prompt.
         output_tokens: all that may be answered, reasoning included.
         ask: what else decides the price.
-        expected: what the request itself says is sold (images, seconds, characters).
+        expected: what the request itself says is sold (images, seconds, characters), all of it.
+        size: of an image or a video.
+        quality: of an image.
     """
     worst = _worst(provider, model, stepped(input_tokens), output_tokens, ask)
     if expected is None:
         return worst
-    made = quote(provider, model, expected, tier=ask.tier).total_picousd
+    made = quote(provider, model, expected, tier=ask.tier, size=size, quality=quality).total_picousd
     return worst if made is None else made if worst is None else max(worst, made)
 
 
@@ -118,15 +143,34 @@ SPECIAL: Final = frozenset({"modalities", "generationConfig", "speed", "inferenc
 
 
 def choices(body: Any) -> int:
-    """How many answers a request asks for (OpenAI's `n` of each of its prompts, Google's `candidateCount`)."""
-    if not isinstance(body, dict):
+    """How many answers a request asks for (OpenAI's `n` or `best_of` of each of its prompts, Google's `candidateCount` and
+    `sampleCount`)."""
+    if not isinstance(body, dict) or MANY.isdisjoint(cast("dict[str, Any]", body)):
         return 1
     found = cast("dict[str, Any]", body)
-    asked = found.get("n")
-    if asked is None and "generationConfig" in found:
-        asked = mapping(found, "generationConfig").get("candidateCount")
-    prompts = len(items(found, "prompt")) if "prompt" in found else 1
-    return max(1, prompts) * (asked if type(asked) is int and asked > 1 else 1)
+    asked = (
+        count(found, "n"),
+        count(found, "best_of"),
+        count(found, "generationConfig", "candidateCount"),
+        count(found, "parameters", "sampleCount"),
+    )
+    return max(1, len(items(found, "prompt"))) * max(1, *(each or 1 for each in asked))
+
+
+MANY: Final = frozenset({"n", "best_of", "prompt", "generationConfig", "parameters"})
+"""Keys of a body that may ask for more than one answer."""
+
+
+def batched(body: object) -> list[Json]:
+    """The requests of a batch that has them in it (Anthropic, Google)."""
+    found = [mapping(each, "params") for each in items(body, "requests")]
+    return found or [mapping(each, "request") for each in items(body, "batch", "inputConfig", "requests", "requests")]
+
+
+def largest_answer(body: Json, assumed: int) -> int:
+    """Tokens that the answers to a request of a batch may have; `assumed` of one that does not say it."""
+    said = count(body, "max_tokens") or count(body, "generationConfig", "maxOutputTokens")
+    return choices(body) * (said or assumed)
 
 
 def text_tokens(*texts: str) -> int:
@@ -149,21 +193,18 @@ class Size:
         """`media`: pieces that go beside the body (files)."""
         self._counted = counted
         self.media = media
-        self.tokens = self._of(body, "", 0)
+        self.tokens = self._of(body, "", 0, words=False)
         self.tokens += self.media * MEDIA_TOKENS
 
-    def _of(self, body: Any, key: str, depth: int) -> int:
+    def _of(self, body: Any, key: str, depth: int, *, words: bool) -> int:
         if isinstance(body, dict):
-            return self._table(cast("dict[Any, Any]", body), depth)
+            return self._table(cast("dict[Any, Any]", body), key, depth, words=words)
         if isinstance(body, list | tuple):
             total = 0
             for each in cast("list[Any]", body):
-                total += self._of(each, key, depth + 1)
+                total += AROUND_TOKENS + self._of(each, key, depth + 1, words=words)
             return total
         if isinstance(body, str):
-            if key in MEDIA_KEYS and (len(body) > 1000 or body.startswith(("data:", "http"))):
-                self.media += 1
-                return 0
             return self._counted(body)
         if isinstance(body, bytes | bytearray | memoryview):
             self.media += 1
@@ -171,23 +212,42 @@ class Size:
         if type(body) in SCALARS:
             return NUMBER_TOKENS
         fields = getattr(body, "__dict__", None)  # an answer's block, given back as part of the next prompt
-        return self._table(cast("dict[Any, Any]", fields), depth) if isinstance(fields, dict) else len(str(body))
+        if not isinstance(fields, dict):
+            return text_bytes(str(body))
+        return self._table(cast("dict[Any, Any]", fields), key, depth, words=words)
 
-    def _table(self, found: dict[Any, Any], depth: int) -> int:
+    def _table(self, found: dict[Any, Any], key: str, depth: int, *, words: bool) -> int:
         if depth > DEEPEST:
             self.media += 1
             return 0
-        worded = "media_type" in found and str(found["media_type"]).startswith("text/")
+        kind = found.get("type")
+        if type(kind) is not str:
+            kind = ""
+        words = words or kind in WORDS
         total = MESSAGE_TOKENS
         for name, value in found.items():
-            total += len(name) if type(name) is str else len(str(name))
-            if type(value) is str and (worded or name not in MEDIA_KEYS):
-                total += self._counted(value)
+            total += AROUND_TOKENS + (len(name) if type(name) is str and name.isascii() else text_bytes(str(name)))
+            if type(value) is str:
+                if name in MEDIA_KEYS and not words and _is_media(found, kind, key, value):
+                    self.media += 1
+                else:
+                    total += self._counted(value)
             elif type(value) in SCALARS:
                 total += NUMBER_TOKENS
             else:
-                total += self._of(value, name, depth + 1)
+                total += self._of(value, name, depth + 1, words=words or name in WORDS)
         return total
+
+
+def _is_media(found: dict[Any, Any], kind: str, key: str, value: str) -> bool:
+    """Whether a text under a key of MEDIA_KEYS is media: a file's address or its bytes, in a table that is of media."""
+    mime = found.get("media_type") or found.get("mimeType") or found.get("mime_type")
+    if mime is not None:
+        return not str(mime).startswith("text/") or value.startswith(ADDRESSES)
+    return kind in MEDIA_TYPES or key in MEDIA_TABLES or value.startswith(ADDRESSES)
+
+
+ADDRESSES: Final = ("data:", "http://", "https://", "gs://")
 
 
 def body_tokens(body: Any, counted: Callable[[str], int] = text_bytes) -> int:

@@ -54,6 +54,8 @@ class Cost(NamedTuple):
     plan: Plan
     held: int
     spent: int
+    seen: bool = False
+    """Whether other processes may tell of it too."""
 
 
 class Hold:
@@ -66,9 +68,15 @@ class Hold:
         self._limiter, self._plan, self.held = limiter, plan, held
         self._names = [reservation] if reservation else []
 
-    def ended(self, cost_picousd: int | None, sold: bool) -> None:
-        """A response is over. What was sold at an unknown price is taken for all that was held for it."""
-        self.count(cost_picousd if cost_picousd is not None else self.held if sold else 0)
+    def ended(self, cost_picousd: int | None, sold: bool, name: str) -> None:
+        """A response is over. What was sold at an unknown price is taken for all that was held for it. `name`: of what other
+        processes may see too; it counts once."""
+        spent = cost_picousd if cost_picousd is not None else self.held if sold else 0
+        if name and spent:
+            self.count(0)
+            self._limiter.count(Cost(name, self._plan, 0, spent, seen=True))
+        else:
+            self.count(spent)
 
     def count(self, spent_picousd: int) -> None:
         """Count a cost, at once in this process, in a moment in a remote store."""
@@ -293,7 +301,9 @@ class Limiter:
     def _tell_store(self, cost: Cost, late: bool = False) -> None:
         """Raises StoreError."""
         try:
-            spent = self._store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late)
+            spent = self._store.settle(
+                cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late, seen=cost.seen
+            )
         except StoreError as error:
             self._outage.noticed(error)
             raise

@@ -43,9 +43,10 @@ class Outage:
     def noticed(self, error: StoreError) -> None:
         """The store has not answered."""
         now = time.monotonic()
-        self._until, self.last_error = now + SILENT_SECONDS, str(error)
         self.times += 1
-        self._wonder()
+        if not error.refused:  # else it is there for others
+            self._until, self.last_error = now + SILENT_SECONDS, str(error)
+            self._wonder()
         if not self._logged or now - self._logged > LOGGED_SECONDS:
             self._logged = now
             log.warning("limits are not enforced: %s", error)

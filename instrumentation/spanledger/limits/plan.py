@@ -93,7 +93,11 @@ def planned(policy: Policy, who: Who, now: float) -> Plan:
     for budget, begun, end in zip(budgets, starts, ends, strict=True):
         key = budget.account((getattr(who, budget.per) if budget.per else None) or "", int(begun))
         acts = budget.action != WARN and not rule.critical
-        accounts.append(Account(key, budget.acts_from_picousd if acts else ENDLESS, ceil(end - begun) + AFTER_SECONDS))
+        accounts.append(
+            Account(
+                key, budget.acts_from_picousd if acts else ENDLESS, ceil(end - begun) + AFTER_SECONDS, not budget.per
+            )
+        )
     capped = not rule.critical
     return Plan(
         max(starts, default=now),

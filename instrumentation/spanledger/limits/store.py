@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
+from spanledger.guard import log
+
 HOLD_SECONDS: Final = 2400.0
 """A call that has taken this long will not come back: three attempts of 600 s are what SDKs wait by default (openai 3.57)."""
 DEADLINE_SECONDS: Final = 0.02
@@ -22,7 +24,7 @@ DONE_SECONDS: Final = 600.0
 MAX_PICOUSD: Final = 10**18
 """A million dollars: no call costs more, and sums of such amounts stay within 64 bits for a long time."""
 MAX_ACCOUNTS: Final = 100_000
-"""Of a process's own store; the oldest are given up first."""
+"""Of a process's own store."""
 SWEEP_SECONDS: Final = 60.0
 STOPPED: Final = "stopped"
 PUBLISHED: Final = "budgets"
@@ -36,11 +38,13 @@ class StoreError(Exception):
 
     Attributes:
         doubtful: whether it may have done all the same what it was asked.
+        refused: whether it says no to this, and would say so again; it is there for others.
     """
 
-    def __init__(self, message: str, *, doubtful: bool = False) -> None:
+    def __init__(self, message: str, *, doubtful: bool = False, refused: bool = False) -> None:
         super().__init__(message)
         self.doubtful = doubtful
+        self.refused = refused
 
 
 class Account(NamedTuple):
@@ -51,6 +55,8 @@ class Account(NamedTuple):
     """More than this is not spent and held in it together."""
     lives_seconds: int
     """How long its figures are of use from when they are first touched: until the window is over, and a little."""
+    shared: bool = True
+    """Whether it is everybody's, not one of many (of a budget per user)."""
 
 
 class Reserved(NamedTuple):
@@ -86,7 +92,14 @@ class Store(Protocol):
         ...
 
     def settle(
-        self, reservation: str, accounts: Sequence[Account], held: int, spent: int, *, late: bool = False
+        self,
+        reservation: str,
+        accounts: Sequence[Account],
+        held: int,
+        spent: int,
+        *,
+        late: bool = False,
+        seen: bool = False,
     ) -> Sequence[int]:
         """Free the amount that is `held`, if it still is, and count `spent`; what is spent of each account now.
 
@@ -96,6 +109,7 @@ class Store(Protocol):
             held: picodollars.
             spent: picodollars.
             late: whether the cost has waited, so that it may be among what the ledger was levelled with (`at_least`).
+            seen: whether others may tell of it too, under the same name, as long as the windows last.
 
         Raises:
             StoreError: it is not known whether it is counted.
@@ -118,6 +132,7 @@ class Store(Protocol):
 @dataclass(slots=True, eq=False)
 class _Balance:
     until: float
+    shared: bool = True
     spent: int = 0
     used: int = 0
     """What is spent and held."""
@@ -150,7 +165,7 @@ class MemoryStore:
             if self._holds:
                 self._free(now)
             known = self._balances.get
-            for key, limit, _ in accounts:
+            for key, limit, *_ in accounts:
                 balance = known(key) or NOTHING_SPENT
                 if balance.used + amount > limit:
                     return Reserved(len(found))
@@ -171,6 +186,7 @@ class MemoryStore:
         spent: int,
         *,
         late: bool = False,  # noqa: ARG002
+        seen: bool = False,  # noqa: ARG002
     ) -> Sequence[int]:
         sums: list[int] = []
         with self._lock:
@@ -206,9 +222,18 @@ class MemoryStore:
             self._sweep_at = now + SWEEP_SECONDS
             self._balances = {key: each for key, each in self._balances.items() if each.until > now}
         if len(self._balances) >= MAX_ACCOUNTS:
-            del self._balances[next(iter(self._balances))]
-        made = self._balances[account.key] = _Balance(now + account.lives_seconds)
+            self._make_room()
+        made = self._balances[account.key] = _Balance(now + account.lives_seconds, account.shared)
         return made
+
+    def _make_room(self) -> None:
+        """Forget one in a hundred: of what is not everybody's, whose window ends first, and who has spent least."""
+        log.warning("limits: more than %d users (tenants, ...) at once: the smallest are forgotten", MAX_ACCOUNTS)
+        ranked = sorted((each.until, each.used, key) for key, each in self._balances.items() if not each.shared) or [
+            (each.until, each.used, key) for key, each in self._balances.items()
+        ]
+        for _, _, key in ranked[: max(1, MAX_ACCOUNTS // 100)]:
+            del self._balances[key]
 
     def _free(self, now: float) -> None:
         """What was abandoned is held no longer."""
@@ -227,26 +252,30 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local hold, amount = ARGV[1], ARGV[2]
 local spent = {-1}
-for i, key in ipairs(KEYS) do
+if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
+for i = 2, #KEYS do
+  local key = KEYS[i]
   local holds = key .. ':holds'
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do
     redis.call('HINCRBY', key, 'held', '-' .. string.match(gone, '[1-9]%d*$'))
     redis.call('ZREM', holds, gone)
   end
   local known = redis.call('HMGET', key, 'spent', 'held')
-  if tonumber(known[1] or 0) + math.max(0, tonumber(known[2] or 0)) + tonumber(amount) > tonumber(ARGV[2 + 2 * i]) then return {i - 1} end
-  spent[i + 1] = known[1] or '0'
+  if tonumber(known[1] or 0) + math.max(0, tonumber(known[2] or 0)) + tonumber(amount) > tonumber(ARGV[2 * i]) then return {i - 2} end
+  spent[i] = known[1] or '0'
 end
-for i, key in ipairs(KEYS) do
+for i = 2, #KEYS do
+  local key = KEYS[i]
   redis.call('HINCRBY', key, 'held', amount)
   redis.call('ZADD', key .. ':holds', now + tonumber(ARGV[3]), hold)
-  redis.call('PEXPIRE', key .. ':holds', ARGV[3 + 2 * i])
-  redis.call('PEXPIRE', key, ARGV[3 + 2 * i])
+  redis.call('PEXPIRE', key .. ':holds', ARGV[1 + 2 * i])
+  redis.call('PEXPIRE', key, ARGV[1 + 2 * i])
 end
 return spent
 """
-"""KEYS: accounts. ARGV: hold ("reservation:amount"), amount, life of the hold in ms, then (limit, life in ms) of each
-account. The amount is 1 or more. All or nothing. Returns the account without room, or -1 and what is spent of each, as texts: they are exact."""
+"""KEYS: a mark that it is over, then accounts. ARGV: hold ("reservation:amount"), amount, life of the hold in ms, then (limit,
+life in ms) of each account. The amount is 1 or more. All or nothing. Returns the account without room, or -1 and what is spent
+of each, as texts: they are exact. What arrives after its end, because it was long under way, holds nothing."""
 
 SETTLE: Final = """
 local spent = {}
@@ -310,12 +339,16 @@ class RedisStore:
         except ImportError as error:
             raise StoreError("limits in Redis need redis-py: pip install 'spanledger[redis]'") from error
         try:
-            client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-                url, socket_timeout=deadline, socket_connect_timeout=deadline, retry=Retry(NoBackoff(), 0)
-            )
-        except ValueError as error:
+            client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+        except (ValueError, TypeError) as error:
             raise StoreError("SPANLEDGER_REDIS_URL is no URL of Redis: use redis://host:port/0") from error
-        client.connection_pool.connection_kwargs["decode_responses"] = False  # whatever the URL says
+        client.connection_pool.connection_kwargs |= {  # whatever the URL says
+            "decode_responses": False,
+            "socket_timeout": deadline,
+            "socket_connect_timeout": deadline,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        self._refusals: Any = redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError
         self._client = client
         self._reserve: Any = client.register_script(RESERVE)
         self._settle: Any = client.register_script(SETTLE)
@@ -327,23 +360,35 @@ class RedisStore:
         try:
             yield
         except Exception as error:  # a driver and a server come up with much, and each of it means: not counted
-            refused = "connecting to" in str(error)  # what could not be sent was not done
-            what = "refuses" if type(error).__name__ == "ResponseError" else "does not answer"
-            raise StoreError(f"Redis {what}: {type(error).__name__}", doubtful=not refused) from error
+            answered = isinstance(error, self._refusals)
+            done = not answered and "connecting to" not in str(error)  # what could not be sent was not done
+            refused = answered and str(error).startswith(("WRONGTYPE", "ERR", "NOSCRIPT", "value is"))
+            what = "refuses" if answered else "does not answer"
+            raise StoreError(f"Redis {what}: {type(error).__name__}", doubtful=done, refused=refused) from error
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         bounds = [figure for a in accounts for figure in (a.limit_picousd, a.lives_seconds * 1000)]
         hold = f"{reservation}:{amount}"
-        full, *spent = self._run(self._reserve, accounts, [hold, amount, int(HOLD_SECONDS * 1000), *bounds])
+        full, *spent = self._run(
+            self._reserve, reservation, accounts, [hold, amount, int(HOLD_SECONDS * 1000), *bounds]
+        )
         return Reserved(full) if full >= 0 else Reserved(None, [int(each) for each in spent])
 
     def settle(
-        self, reservation: str, accounts: Sequence[Account], held: int, spent: int, *, late: bool = False
+        self,
+        reservation: str,
+        accounts: Sequence[Account],
+        held: int,
+        spent: int,
+        *,
+        late: bool = False,
+        seen: bool = False,
     ) -> Sequence[int]:
-        done, spent = Account(f"done:{reservation}", 0, 0), min(spent, MAX_PICOUSD)
-        lives = [a.lives_seconds * 1000 for a in accounts]
-        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives, int(late)]
-        return [int(each) for each in self._run(self._settle, [done, *accounts], arguments)]
+        spent = min(spent, MAX_PICOUSD)
+        lives = [account.lives_seconds * 1000 for account in accounts]
+        remembered = max(lives) if seen else int(DONE_SECONDS * 1000)
+        arguments = [f"{reservation}:{held}", held, spent, remembered, *lives, int(late)]
+        return [int(each) for each in self._run(self._settle, reservation, accounts, arguments)]
 
     def first(self, account: Account, what: str) -> bool:
         key = f"{PREFIX}{account.key}:told"
@@ -389,11 +434,13 @@ class RedisStore:
 
     def at_least(self, account: Account, spent: int) -> bool:
         """Take an account's spend to be `spent` where less is counted in it; whether it was. Raises StoreError."""
-        return bool(self._run(self._raise, [account], [spent, account.lives_seconds * 1000]))
-
-    def _run(self, script: Any, accounts: Sequence[Account], arguments: list[Any]) -> Any:
         with self._answering():
-            return script(keys=[PREFIX + account.key for account in accounts], args=arguments)
+            return bool(self._raise(keys=[PREFIX + account.key], args=[spent, account.lives_seconds * 1000]))
+
+    def _run(self, script: Any, reservation: str, accounts: Sequence[Account], arguments: list[Any]) -> Any:
+        keys = [f"{PREFIX}done:{reservation}", *(PREFIX + account.key for account in accounts)]
+        with self._answering():
+            return script(keys=keys, args=arguments)
 
 
 def _text(value: bytes) -> str:

@@ -43,7 +43,7 @@ class Teller(Generic[Cost]):
         self._starting = threading.Lock()
         self._in_hand = 0
         self.lost: Counter[str] = Counter()
-        """full | doubtful: costs that were not told."""
+        """full | doubtful | refused: costs that were not told."""
 
     def __len__(self) -> int:
         return self._queue.qsize() + self._in_hand
@@ -100,6 +100,9 @@ class Teller(Generic[Cost]):
             try:
                 self._tell(cost, time.monotonic() - since > LATE_SECONDS)
             except StoreError as error:
+                if error.refused:
+                    self.lost["refused"] += 1
+                    return
                 if error.doubtful and asked is None:
                     asked = time.monotonic()
                 if asked is not None and time.monotonic() - asked > DONE_SECONDS / 2:

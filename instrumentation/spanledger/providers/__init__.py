@@ -49,6 +49,8 @@ class Request(NamedTuple):
     """The answer is JSON lines, each of which may be billed by itself (the results of a batch)."""
     subject: str | None = None
     """The id in the path that the answer's parts belong to (a batch)."""
+    begins: bool = False
+    """The request begins what is billed later, and asked about then (a batch, a video, a background response)."""
 
     @property
     def deferred(self) -> bool:

@@ -43,6 +43,8 @@ def request(method: str, path: str, body: object) -> Request | None:
         return _asked("chat", body, results["batch"], lines=results["lines"] is not None)
     if SESSION.search(endpoint):
         return _asked("chat", body, None, lines=False)
+    if method.upper() == "POST" and endpoint.endswith("/messages/batches"):
+        return Request("chat", polls=True, begins=True)
     if method.upper() != "POST" or FREE.search(endpoint):
         return None
     found = mapping(body)

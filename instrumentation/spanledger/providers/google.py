@@ -34,9 +34,15 @@ OPERATIONS: Final = {
 }
 """Verb, or last collection, of the path -> `gen_ai.operation.name`, in the conventions' words where they have one."""
 
+BATCHES: Final = {
+    "batchGenerateContent": "generate_content",
+    "asyncBatchEmbedContent": "embeddings",
+    "batchPredictionJobs": "generate_content",
+}
+"""Verbs and collections that begin a batch -> the operation of its requests."""
+
 FREE: Final = frozenset({
-    "countTokens", "computeTokens", "batchGenerateContent", "asyncBatchEmbedContent", "batchPredictionJobs",
-    "tuningJobs", "tunedModels", "files", "upload", "auth_tokens", "cancel", "register", "fileSearchStores", "agents",
+    "countTokens", "computeTokens", "tuningJobs", "tunedModels", "files", "upload", "auth_tokens", "cancel", "register", "fileSearchStores", "agents",
     "importFile", "uploadToFileSearchStore", "webhooks", "triggers", "environments",
 })  # fmt: skip
 
@@ -61,6 +67,8 @@ def request(method: str, path: str, body: object) -> Request | None:
     if verb in FREE:
         return None
     model = label(match[1]) if match else label(found, "model")
+    if verb in BATCHES:
+        return Request(BATCHES[verb], model, polls=True, begins=True)
     operation = OPERATIONS.get(verb, UNKNOWN)
     expected = None
     if operation == "image_generation":
@@ -83,6 +91,7 @@ def request(method: str, path: str, body: object) -> Request | None:
         size=label(found, "parameters", "resolution"),
         polls=verb in ("predictLongRunning", "fetchPredictOperation") or found.get("background") is True,
         subject=label(found, "operationName"),
+        begins=verb == "predictLongRunning" or found.get("background") is True,
     )
 
 

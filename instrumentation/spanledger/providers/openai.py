@@ -40,6 +40,7 @@ def request(method: str, path: str, body: object) -> Request | None:
         kind.polls or flag(found, "background") is True,
         kind.lines,
         kind.subject,
+        kind.begins or flag(found, "background") is True,
     )
 
 

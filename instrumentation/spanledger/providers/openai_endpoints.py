@@ -19,6 +19,8 @@ class Endpoint(NamedTuple):
     polls: bool = False
     lines: bool = False
     subject: str | None = None
+    begins: bool = False
+    """It makes what is asked about later."""
 
 
 POST: Final[dict[str, Endpoint]] = {
@@ -34,21 +36,22 @@ POST: Final[dict[str, Endpoint]] = {
     "audio/speech": Endpoint("speech"),
     "audio/transcriptions": Endpoint("transcription"),
     "audio/translations": Endpoint("transcription"),
-    "videos": Endpoint("video_generation", polls=True),
-    "videos/edits": Endpoint("video_generation", polls=True),
-    "videos/extensions": Endpoint("video_generation", polls=True),
-    "videos/*/remix": Endpoint("video_generation", polls=True),
-    "threads/runs": Endpoint("invoke_agent", polls=True),
-    "threads/*/runs": Endpoint("invoke_agent", polls=True),
+    "videos": Endpoint("video_generation", polls=True, begins=True),
+    "videos/edits": Endpoint("video_generation", polls=True, begins=True),
+    "videos/extensions": Endpoint("video_generation", polls=True, begins=True),
+    "videos/*/remix": Endpoint("video_generation", polls=True, begins=True),
+    "threads/runs": Endpoint("invoke_agent", polls=True, begins=True),
+    "threads/*/runs": Endpoint("invoke_agent", polls=True, begins=True),
     "threads/*/runs/*": Endpoint("invoke_agent", polls=True),
     "threads/*/runs/*/cancel": Endpoint("invoke_agent", polls=True),
     "threads/*/runs/*/submit_tool_outputs": Endpoint("invoke_agent", polls=True),
-    "agents/sessions": Endpoint("invoke_agent", polls=True),
-    "agents/sessions/*/events": Endpoint("invoke_agent", polls=True),
-    "agents/sessions/*/turns": Endpoint("invoke_agent", polls=True),
-    "fine_tuning/jobs": Endpoint("fine_tuning", polls=True),
+    "agents/sessions": Endpoint("invoke_agent", polls=True, begins=True),
+    "agents/sessions/*/events": Endpoint("invoke_agent", polls=True, begins=True),
+    "agents/sessions/*/turns": Endpoint("invoke_agent", polls=True, begins=True),
+    "fine_tuning/jobs": Endpoint("fine_tuning", polls=True, begins=True),
     "fine_tuning/jobs/*/cancel": Endpoint("fine_tuning", polls=True),
-    "evals/*/runs": Endpoint("evaluation", polls=True),
+    "evals/*/runs": Endpoint("evaluation", polls=True, begins=True),
+    "batches": Endpoint("chat", polls=True, begins=True),
     "evals/*/runs/*": Endpoint("evaluation", polls=True),
     "vector_stores/*/search": Endpoint("retrieval"),
     "containers": Endpoint("create_container"),
@@ -68,7 +71,6 @@ GET: Final[dict[str, Endpoint]] = {
 FREE: Final = (
     "responses/input_tokens",
     "moderations",
-    "batches",
     "batches/*/cancel",
     "files",
     "uploads",

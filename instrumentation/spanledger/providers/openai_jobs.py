@@ -59,8 +59,10 @@ def polled(body: Json, read: Reader) -> Response:
     if "turns" in body:
         return Response(extras=tuple(_turn(cast("Json", turn)) for turn in items(body, "turns")))
     kind = label(body, "object")
+    if kind == "batch":
+        return NOTHING  # its lines are billed, in the file of its results
     if label(body, "status") not in DONE:
-        return NOTHING
+        return Response(awaited=label(body, "id"))
     if kind == "response":
         # Any other response was billed when it was made; asking for it again costs nothing.
         return _record(body, read(body)) if flag(body, "background") is True else NOTHING
