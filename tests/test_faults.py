@@ -22,8 +22,8 @@ import demo
 import pytest
 from loopback_provider import Provider
 
-from spanledger_clickhouse import shipper
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse import database, shipper
+from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.rollups import Rollups
 from test_examples import BIN, environment
 from test_process_ends import until
@@ -154,6 +154,40 @@ def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path:
     assert holes <= len(missing)
     assert app.kills > 2
     assert shipper.waiting(tmp_path / "spanledger/spool") == 0
+
+
+HOLDING = """
+import sys, time
+from spanledger_clickhouse.database import DatabaseError, connected, target
+with connected(target(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_a_command_waits_for_another_that_has_the_embedded_ledger(tmp_path: Path, monkeypatch, capfd):
+    where = target(f"chdb://{tmp_path / 'ledger'}")
+
+    def hold(seconds: float) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", HOLDING, where.dsn, str(seconds)]
+        other = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        return other
+
+    other = hold(1.5)
+    with connected(where) as client, connected(where) as second:
+        assert client.query("SELECT 1").result_rows == second.query("SELECT 1").result_rows == [(1,)]
+    other.communicate(timeout=10)
+    monkeypatch.setattr(database, "WAIT_SECONDS", 0.5)
+    other = hold(30)
+    try:
+        with pytest.raises(DatabaseError, match="is another spanledger command running"), connected(where):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    assert capfd.readouterr().err == "", "the engine was not asked"
 
 
 def _up(dsn: str) -> bool:

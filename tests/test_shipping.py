@@ -65,6 +65,9 @@ class Got:
             raise PoisonError("it will not")
         self.rows += rows
 
+    def rest(self) -> None:
+        pass
+
     def close(self) -> None:
         """Nothing to close."""
 

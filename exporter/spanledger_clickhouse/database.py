@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import logging
+import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ from spanledger import settings
 
 DEFAULT_DATABASE: Final = "spanledger"
 SECURE: Final = frozenset({"https", "clickhouses"})
+WAIT_SECONDS: Final = 20.0
+"""How long a command waits for another that has the embedded ledger."""
 SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | SECURE
 
 
@@ -109,10 +114,7 @@ def connect(where: Target) -> Any:
         ) from error
     except (Error, OSError) as error:
         if where.embedded:
-            raise DatabaseError(
-                f"the embedded ledger {where.shown} cannot be opened. One process at a time may hold it: "
-                "is another spanledger command running?"
-            ) from error
+            raise _held(where) from error
         what = "refused by" if getattr(error, "code", None) == AUTHENTICATION_FAILED else "cannot reach"
         raise DatabaseError(f"{what} ClickHouse at {where.shown}: {reason(error)}") from error
 
@@ -123,7 +125,52 @@ def _embedded(where: Target, clickhouse_connect: Any) -> Any:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
-    return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
+    end = time.monotonic() + WAIT_SECONDS
+    while True:
+        while _is_held(path / "status"):
+            if time.monotonic() > end:
+                raise _held(where)
+            time.sleep(0.05)
+        try:
+            return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
+        except clickhouse_connect.driver.exceptions.Error:
+            if not _is_held(path / "status"):  # else another was faster
+                raise
+
+
+def _held(where: Target) -> DatabaseError:
+    return DatabaseError(
+        f"the embedded ledger {where.shown} cannot be opened. One process at a time may hold it: "
+        "is another spanledger command running?"
+    )
+
+
+def _is_held(status: Path) -> bool:
+    """Whether another process has the embedded ledger open: ClickHouse locks this file of it."""
+    try:
+        file = os.open(status, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return not _is_ours(os.fstat(file))
+    finally:
+        os.close(file)
+    return False
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether this process itself has a file open, as far as the system tells; true where it does not tell."""
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return True
+    opened = 0
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            opened += os.path.samestat(os.fstat(int(name)), status)
+    return opened > 1  # one is that which asks
 
 
 def _unquoted(part: str | None) -> str | None:

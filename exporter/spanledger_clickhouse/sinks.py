@@ -41,6 +41,10 @@ class Sink(Protocol):
         ...
 
     def send(self, lines: Sequence[Line]) -> None: ...
+    def rest(self) -> None:
+        """Nothing is to be sent for a while: let go what others may want."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -69,6 +73,10 @@ class ClickHouseSink:
             if not self._given:
                 self.close()  # the next attempt begins with a connection of its own
             raise
+
+    def rest(self) -> None:
+        if self._where.embedded:  # it serves one process at a time
+            self.close()
 
     def close(self) -> None:
         if self._client is not None and not self._given:
@@ -146,6 +154,9 @@ class OtlpSink:
             # The rest was taken, and OTLP forbids to send any of it again.
             why = str(at(cast("object", found), "partialSuccess", "errorMessage"))[:200]
             log.error("%s rejected %s of %s spans for good: %s", self.shown, rejected, sent, why)
+
+    def rest(self) -> None:
+        pass  # a connection is nobody else's
 
     def close(self) -> None:
         """Nothing is kept open."""

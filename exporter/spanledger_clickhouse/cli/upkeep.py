@@ -53,6 +53,7 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
             with progress("shipping", shipper.waiting(directory)) as advance:
                 done = shipper.drain(directory, sink, advance)
             pause = every
+            sink.rest()
             if done.rows or done.torn or done.dead or not follow:
                 refused = f", {done.torn + done.dead} refused (spanledger ship --dead)" if done.torn + done.dead else ""
                 console().print(f"shipped {done.rows:,} rows from {directory} to {sink.shown}{refused}")
