@@ -18,9 +18,9 @@ from click.testing import CliRunner, Result
 from redis_server import RedisServer
 from spanledger.limits.policy import Budget, Rule
 from spanledger.limits.store import Account, RedisStore
-from spanledger_clickhouse import budgets, schema, writer
+from spanledger_clickhouse import audit, budgets, schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.ledger import Ledger
 from synthetic import call
 
@@ -241,6 +241,15 @@ for words in (["budget", "set", "x", "5"], ["guard", "--once"], ["budget", "publ
     assert '"x"' in store.controls().published != enforced
     monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
     assert "another ledger" in run("set", "all", "1").output
+    assert "is not what this ledger has" in CliRunner().invoke(main, ["doctor"]).output
+
+
+def test_a_change_that_could_not_be_noted_is_published_all_the_same(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(audit, "insert", lambda *_: (_ for _ in ()).throw(DatabaseError("the disk is full")))
+    result = run("set", "all", "5")
+    assert result.exit_code == 1
+    assert "it is done, but noting who did it failed: the disk is full" in result.output
+    assert '"all"' in store.controls().published
 
 
 def test_a_redis_that_has_lost_everything_stops_again_what_was_stopped(store: RedisStore):

@@ -108,7 +108,7 @@ def test_limits_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file.write_text('[[budget]]\nname = "a"\nwindow = "day"\namount_usd = 1\n')
     assert limits() == (
         "ok",
-        "1 budgets, counted in each process for itself, asked only by the application's own code (enforce = false)",
+        "1 budgets (a), counted in each process for itself, asked only by the application's own code (enforce = false)",
     )
     file.write_text("enforce = true\n")
     assert limits() == ("warning", "0 budgets, counted in each process for itself, asked by every call")

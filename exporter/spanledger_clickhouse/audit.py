@@ -7,7 +7,15 @@ import os
 import socket
 
 from spanledger_clickhouse.budgets import insert
+from spanledger_clickhouse.database import DatabaseError
 from spanledger_clickhouse.ledger import Ledger
+
+
+class NotNotedError(DatabaseError):
+    """What was to be done is done, and nobody knows who did it."""
+
+    def __init__(self, error: DatabaseError) -> None:
+        super().__init__(f"it is done, but noting who did it failed: {error}")
 
 
 def who() -> str:
@@ -20,7 +28,7 @@ def who() -> str:
 
 
 def note(ledger: Ledger, kind: str, dimension: str, key: str, why: str = "") -> None:
-    """Write down a change.
+    """Write down a change, after it was made.
 
     Args:
         ledger: where.
@@ -30,7 +38,10 @@ def note(ledger: Ledger, kind: str, dimension: str, key: str, why: str = "") -> 
         why: in words.
 
     Raises:
-        DatabaseError: it cannot be written.
+        NotNotedError: it cannot be written.
     """
     row = [kind, dimension, key, who(), why]
-    insert(ledger, "limit_events", ["kind", "dimension", "key", "who", "reason"], [row])
+    try:
+        insert(ledger, "limit_events", ["kind", "dimension", "key", "who", "reason"], [row])
+    except DatabaseError as error:
+        raise NotNotedError(error) from error

@@ -189,6 +189,12 @@ def denied(error: DatabaseError) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What an error of the driver says, on one line and not longer than 300 characters."""
+    """What an error of the driver says, on one line and not longer than 300 characters; of a connection that failed only what
+    the system says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split()) or type(error).__name__
     return settings.masked(text)[:300]

@@ -35,11 +35,17 @@ for question in QUESTIONS:
 
 @contextlib.contextmanager
 def _changing() -> Generator[Ledger]:
-    """The ledger; what was changed in it is published at the end, where a Redis is set."""
+    """The ledger; what was changed in it is published at the end, where a Redis is set, also where noting it failed."""
+    failed: DatabaseError | None = None
     with ledger() as found:
-        yield found
+        try:
+            yield found
+        except audit.NotNotedError as error:
+            failed = error
         if (count := publish(found)) is not None:
             console().print(f"published to Redis: {count} budgets; processes take them within seconds", markup=False)
+    if failed is not None:
+        raise failed
 
 
 @budget.command("set")

@@ -25,10 +25,12 @@ from spanledger_clickhouse.cli.output import as_json, console
 from spanledger_clickhouse.cli.price_tables import OLD_DAYS
 from spanledger_clickhouse.database import DatabaseError, connected, denied, target
 from spanledger_clickhouse.ledger import Ledger
-from spanledger_clickhouse.publishing import PATIENCE_SECONDS
+from spanledger_clickhouse.publishing import PATIENCE_SECONDS, shared_store
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
 
+NAMED: Final = 5
+"""Budgets that are named."""
 LATE_SECONDS: Final = 300
 """Rows that wait longer than this are not being shipped."""
 
@@ -87,7 +89,8 @@ def _limits() -> Iterator[Finding]:
         return
     where = "for all processes of the same Redis" if url is not None else "in each process for itself"
     who = "asked by every call" if policy.enforce else "asked only by the application's own code (enforce = false)"
-    text = f"{len(policy.budgets)} budgets, counted {where}, {who}"
+    names = ", ".join(each.name for each in policy.budgets[:NAMED]) + (", ..." if len(policy.budgets) > NAMED else "")
+    text = f"{len(policy.budgets)} budgets{f' ({names})' if names else ''}, counted {where}, {who}"
     if policy.budgets:
         yield Finding(OK, "limits", text)
     else:
@@ -188,6 +191,7 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         yield Finding(WARNING, "budgets", what, "see `spanledger budget set --help`")
     else:
         yield Finding(OK, "budgets", f"{counts[0]:,} are set")
+    yield from _published(ledger)
     dead = len(telling.dead(ledger))
     if dead:
         text = f"{dead:,} messages about budgets were given up"
@@ -201,6 +205,18 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         yield Finding(FAILURE if unannounced else WARNING, "holes", text, advice)
     else:
         yield Finding(OK, "holes", "every process's numbers are complete")
+
+
+def _published(ledger: Ledger) -> Iterator[Finding]:
+    """Whether what is enforced is what the ledger has."""
+    try:
+        store = shared_store()
+        found = store.controls().published if store is not None else None
+    except StoreError:
+        return  # it is said where limits are looked at
+    if found is not None and found != budgets.as_json(budgets.document(ledger)[0]):
+        text = "what is enforced by way of Redis is not what this ledger has"
+        yield Finding(WARNING, "budgets", text, "`spanledger budget publish`, if this is the ledger that they are from")
 
 
 COMMANDS: Final = (doctor,)

@@ -98,8 +98,10 @@ def _note(kind: str, what: tuple[str, str], why: str) -> None:
     try:
         with ledger() as found:
             audit.note(found, kind, *what, why)
+    except audit.NotNotedError:
+        raise
     except DatabaseError as error:
-        raise DatabaseError(f"it is done, but noting who did it failed: {error}") from error
+        raise audit.NotNotedError(error) from error
 
 
 COMMANDS: Final = (stop, resume)
