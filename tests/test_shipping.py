@@ -383,6 +383,22 @@ def test_migrating_again_changes_nothing(embedded):
     assert schema.pending(client, where) == []
 
 
+def test_what_somebody_has_dropped_is_made_again(embedded):
+    client, where = embedded
+    for what in ("TABLE budgets", "VIEW cost_by_user"):
+        kind, name = what.split()
+        client.command(f"DROP {kind} `{where.database}`.{name} SYNC")
+    assert schema.pending(client, where) == []
+    done = schema.migrate(client, where, whole=True)
+    assert [m.name for m in done] == [
+        "schema/041_budgets.sql",
+        "schema/048_budgets_enforced.sql",
+        "views/cost_by_user.sql",
+    ]
+    assert schema.pending(client, where, whole=True) == []
+    assert client.query(f"SELECT per FROM `{where.database}`.budgets").result_rows == []
+
+
 def test_every_view_can_be_asked(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     writer.insert(client, where, record(ledger, provider))
@@ -488,7 +504,9 @@ def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Pro
     assert shipper.waiting(ledger.spool.directory) > 0
 
 
-@pytest.mark.parametrize("dsn", ["mysql://x", "nonsense", "http://", "chdb-typo:///x"])
+@pytest.mark.parametrize(
+    "dsn", ["mysql://x", "nonsense", "http://", "chdb-typo:///x", "chdb:", "chdb:///", "chdb:/x", "chdb://?x=1"]
+)
 def test_a_wrong_dsn_says_what_a_dsn_is(dsn: str):
     with pytest.raises(DatabaseError, match=r"use clickhouse\[s\]://"):
         target(dsn)

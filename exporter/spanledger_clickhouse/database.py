@@ -7,6 +7,7 @@ import fcntl
 import importlib
 import logging
 import os
+import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def target(dsn: str | None = None) -> Target:
     """
     dsn = dsn or settings.setting("dsn") or f"chdb://{settings.state_dir() / 'ledger'}"
     parts = urlsplit(dsn)
-    if parts.scheme == "chdb":
+    if re.match(r"chdb:///*[^/?]", dsn):
         return Target(dsn, DEFAULT_DATABASE)
     if parts.scheme not in SERVER_SCHEMES or not parts.hostname or not _has_port(parts):
         raise DatabaseError(

@@ -37,6 +37,9 @@ WINDOWED: Final = {
 """Suffix of a second, parameterized view -> the place that makes it, what stands there."""
 PLAIN: Final = {"{window}": "1", "{now}": "now('UTC')"}
 
+ABOUT: Final = re.compile(
+    r"^(CREATE|ALTER) (?:OR REPLACE )?(?:TABLE|VIEW|DICTIONARY) (?:IF NOT EXISTS )?(?:`[^`]*`\.)(\w+)", re.MULTILINE
+)
 LEDGER: Final = (
     "CREATE TABLE IF NOT EXISTS {db}.schema_migrations{on_cluster} (name String, checksum String, "
     "applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = {engine}ReplacingMergeTree({global_args_comma}applied_at) "
@@ -82,6 +85,18 @@ class Migration:
     name: str
     """Path below the package, e.g. "schema/010_llm_calls.sql"; what else its file makes after a "#"."""
     statement: str
+
+    @property
+    def about(self) -> str:
+        """The table or view that it makes or changes."""
+        found = ABOUT.search(self.statement)
+        return found[2] if found else ""
+
+    @property
+    def makes(self) -> str:
+        """The table or view that it makes; "" where it changes one."""
+        found = ABOUT.search(self.statement)
+        return found[2] if found and found[1] == "CREATE" else ""
 
     @property
     def checksum(self) -> str:
@@ -249,8 +264,8 @@ def applied(client: Any, where: Target, servers: Topology | None = None) -> dict
     return {str(name): str(checksum) for name, checksum in result.result_rows}
 
 
-def pending(client: Any, where: Target, servers: Topology | None = None) -> list[Migration]:
-    """What `migrate` would apply.
+def pending(client: Any, where: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
+    """What `migrate` would apply; with `whole` also what was applied and is gone (somebody has dropped it).
 
     Raises:
         DatabaseError: a newer release has made this ledger's tables.
@@ -263,11 +278,21 @@ def pending(client: Any, where: Target, servers: Topology | None = None) -> list
             f"{where.shown} was made by a newer release of Spanledger (it has {unknown[0]}): upgrade this one with "
             "pip install --upgrade spanledger"
         )
-    return [m for m in wanted if have.get(m.name) != m.checksum]
+    there = _objects(client, where) if whole else None
+    gone = {m.makes for m in wanted} - there if there is not None else set[str]()
+    return [m for m in wanted if have.get(m.name) != m.checksum or m.about in gone]
 
 
-def migrate(client: Any, where: Target, servers: Topology | None = None) -> list[Migration]:
-    """Bring the schema up to date; returns what was applied.
+def _objects(client: Any, where: Target) -> set[str]:
+    """Names of tables and views."""
+    found = client.query(
+        "SELECT name FROM system.tables WHERE database = {db:String}", parameters={"db": where.database}
+    )
+    return {"", *(name for (name,) in found.result_rows)}
+
+
+def migrate(client: Any, where: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
+    """Bring the schema up to date, with `whole` also what is gone of it; returns what was applied.
 
     Raises:
         DatabaseError: a statement failed (those before it stay, and a second run continues), or a newer release has
@@ -279,7 +304,7 @@ def migrate(client: Any, where: Target, servers: Topology | None = None) -> list
     name = "schema_migrations"
     done: list[Migration] = []
     try:
-        for migration in pending(client, where, servers):
+        for migration in pending(client, where, servers, whole=whole):
             name = migration.name
             client.command(migration.statement)
             client.insert(

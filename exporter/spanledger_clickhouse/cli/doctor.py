@@ -154,8 +154,9 @@ def _database() -> Iterator[Finding]:
     try:
         where = target()
         with connected(where) as client:
-            pending = [migration.name for migration in schema.pending(client, where, schema.topology())]
-            if pending and not where.embedded:
+            pending = [migration.name for migration in schema.pending(client, where, schema.topology(), whole=True)]
+            fresh = where.embedded and len(pending) == len(schema.migrations(where.database))
+            if pending and not fresh:
                 text = f"{len(pending)} objects of the schema of {where.shown} are not up to date"
                 yield Finding(WARNING, "schema", text, "run `spanledger migrate`")
                 return

@@ -223,7 +223,7 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
     with connected(where) as client:
         if status or dry_run:
             servers = schema.topology()
-            names = [m.name for m in schema.pending(client, where, servers)]
+            names = [m.name for m in schema.pending(client, where, servers, whole=True)]
             for migration in schema.migrations(where.database, servers):
                 state = "pending" if migration.name in names else "applied"
                 if status or state == "pending":
@@ -235,7 +235,7 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
             raise click.UsageError(
                 "refreshable rollups forget calls that are deleted: use `spanledger rollup` with a retention"
             )
-        done = schema.migrate(client, where)
+        done = schema.migrate(client, where, whole=True)
         if retention_days is not None:
             done.append(schema.retain(client, where, retention_days))
         if refreshable:
