@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -669,6 +670,27 @@ def test_what_no_answer_came_to_may_have_been_done(own_redis: RedisServer):
     with pytest.raises(StoreError) as told:
         RedisStore(own_redis.url).controls()
     assert not told.value.doubtful, "nobody was there"
+
+
+def test_a_name_that_takes_seconds_to_resolve_holds_nobody_up(redis: RedisServer, monkeypatch):
+    resolving = threading.Event()
+    real = socket.getaddrinfo
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        resolving.wait(30)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    store = RedisStore(redis.url, deadline=0.05)
+    for _ in range(3):
+        with pytest.raises(StoreError) as told:
+            store.controls()
+        assert not told.value.doubtful
+    connecting = [thread for thread in threading.enumerate() if thread.name == "spanledger-redis"]
+    assert len(connecting) == 1, "the others wait for the same attempt"
+    resolving.set()
+    connecting[0].join(10)
+    assert store.controls() is not None, "it is connected by now"
 
 
 CHILDREN = """

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from spanledger.guard import log
+from spanledger.limits.connecting import CONNECT_SECONDS, patient
 
 HOLD_SECONDS: Final = 2400.0
 """A call that has taken this long will not come back: three attempts of 600 s are what SDKs wait by default (openai 3.57)."""
@@ -342,10 +343,14 @@ class RedisStore:
             client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         except (ValueError, TypeError) as error:
             raise StoreError("SPANLEDGER_REDIS_URL is no URL of Redis: use redis://host:port/0") from error
-        client.connection_pool.connection_kwargs |= {  # whatever the URL says
+        pool = client.connection_pool
+        pool.connection_class = patient(
+            pool.connection_class, deadline, lambda: redis.TimeoutError("connecting to it takes its time")
+        )
+        pool.connection_kwargs |= {  # whatever the URL says
             "decode_responses": False,
             "socket_timeout": deadline,
-            "socket_connect_timeout": deadline,
+            "socket_connect_timeout": CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 0),
         }
         self._refusals: Any = redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError
