@@ -60,7 +60,7 @@ def test_modules_and_tests_that_are_named_are_there(page: Path):
     files = {file.name for folder in ("instrumentation", "exporter", "tests", "tools", "examples", "benchmarks") for file in (ROOT / folder).rglob("*.py")}  # fmt: skip
     named = set(re.findall(r"`(?:[\w/]*/)?(\w+\.py)`", prose(page)))
     assert named <= files | {"app.py"}, "no module has that name"
-    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("*.py"))
     assert not [name for name in re.findall(r"`(test_\w+)`", prose(page)) if f"def {name}(" not in tests]
 
 
