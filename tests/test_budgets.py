@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from redis_server import RedisServer
+from spanledger import attributing
 from spanledger.limits.policy import Budget, Rule
 from spanledger.limits.store import Account, RedisStore
 from spanledger_clickhouse import audit, budgets, schema, writer
@@ -185,6 +186,18 @@ def test_what_is_not_said_of_a_budget_stays_as_it_was():
     assert run("set", "u", "12", "--action", "warn").output.startswith("budget u: 12 USD a month, global (was")
     assert "go with --action" in run("set", "u", "12", "--at", "0.5").output
     assert run("set", "u", "12").output == "budget u: 12 USD a month, global\n"
+
+
+def test_a_user_is_named_as_on_rows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPANLEDGER_HASH_USER_ID", "s3cret")
+    attributing._hashing_key.cache_clear()
+    try:
+        known = attributing.pseudonym("ada", b"s3cret")
+        assert f"user={known}" in run("set", "a", "1", "--scope", "user=ada").output
+        assert f"user={known}" in run("set", "b", "1", "--scope", f"user={known}").output
+        assert "feature=ada" in run("set", "c", "1", "--scope", "feature=ada").output
+    finally:
+        attributing._hashing_key.cache_clear()
 
 
 def test_the_list_says_whose_and_the_history_who_removed_it():

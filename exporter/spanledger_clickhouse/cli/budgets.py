@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from spanledger.limits.asking import on_rows
 from spanledger.limits.documents import PolicyError, load
 from spanledger.limits.policy import ACTIONS, DIMENSIONS, EVERY, Budget, Policy, Rule
 from spanledger.limits.windows import WINDOWS
@@ -154,7 +155,7 @@ def _scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
             raise click.UsageError(f"--scope {dimension} is given twice")
         if not (value if given else key):
             raise click.UsageError(f"--scope {dimension}={'...'} or --key says which {dimension}")
-        found[dimension] = value if given else key
+        found[dimension] = on_rows(dimension, value if given else key)
     if key and not found:
         raise click.UsageError("a global budget has no --key")
     return found

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from spanledger.limits.asking import on_rows
 from spanledger.limits.policy import DIMENSIONS
 from spanledger.limits.store import RedisStore, StoreError
 from spanledger_clickhouse import audit
@@ -24,7 +25,7 @@ class What(click.ParamType[tuple[str, str]]):
         dimension, _, key = str(value).partition("=")
         if dimension not in DIMENSIONS or not key:
             self.fail(f"{value!r} is not DIMENSION=VALUE, e.g. feature=summarize ({', '.join(DIMENSIONS)})", param, ctx)
-        return dimension, key
+        return dimension, on_rows(dimension, key)
 
 
 def _store() -> RedisStore:

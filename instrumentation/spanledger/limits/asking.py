@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Final
 
 from spanledger import attributes as a
 from spanledger import settings
@@ -20,6 +21,9 @@ from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.plan import Question
 from spanledger.limits.policy import Policy, Who
 from spanledger.limits.store import MAX_PICOUSD, MemoryStore, RedisStore, StoreError
+
+ATTRIBUTES: Final = {"tenant": a.TENANT_ID, "tier": a.CUSTOMER_TIER, "feature": a.FEATURE, "user": a.USER_ID}
+"""Dimension of a budget -> the attribute that says it."""
 
 _lock = threading.Lock()
 _made: tuple[Limiter | None] | None = None
@@ -111,12 +115,8 @@ def check_request_allowed(
     with quietly("checking limits"):
         limiter = configured()
         if limiter is not None:
-            who = Who(
-                identity(a.TENANT_ID, tenant),
-                identity(a.CUSTOMER_TIER, tier),
-                identity(a.FEATURE, feature),
-                identity(a.USER_ID, user),
-            )
+            said = {"tenant": tenant, "tier": tier, "feature": feature, "user": user}
+            who = Who(**{name: identity(ATTRIBUTES[name], value) for name, value in said.items()})
 
             def price(name: str, read: int) -> int | None:
                 return worst_picousd(provider, name, read, max_output_tokens)
@@ -125,6 +125,14 @@ def check_request_allowed(
             estimate = price(model, input_tokens)
             return limiter.check(who, estimate, input_tokens, max_output_tokens, question).as_dict()
     return Decision(True).as_dict()
+
+
+def on_rows(dimension: str, value: str) -> str:
+    """A value of a dimension (tenant, tier, feature, user) as it stands on rows: cleaned; a user is a pseudonym where
+    SPANLEDGER_HASH_USER_ID is set, unless the value is one already."""
+    if dimension == "user" and re.fullmatch(r"[0-9a-f]{32}", value):
+        return value
+    return identity(ATTRIBUTES[dimension], value) or value
 
 
 def record_actual_cost(reservation: str, cost_usd: Decimal | float | str) -> bool:
