@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from spanledger.limits import door, estimate
+from spanledger.limits import estimate
+from spanledger.limits.demand import demand
 from spanledger.limits.estimate import MEDIA_TOKENS, Size, batched, choices, largest_answer
-from spanledger.limits.limiter import Limiter
-from spanledger.limits.policy import Policy
-from spanledger.limits.store import MemoryStore
 from spanledger.pricing import quote
 from spanledger.providers import Provider, anthropic, google, openai
 
@@ -24,12 +22,7 @@ def worst(provider: Provider, path: str, body: Any, name: str = "") -> int:
     request = provider.request("POST", path, body)
     assert request is not None
 
-    class Asked:
-        provider_name = name or provider.NAME
-
-    Asked.request = request  # type: ignore[attr-defined]
-    limiter = Limiter(Policy(), MemoryStore())
-    _, found, _, _ = door._question(limiter, Asked, body, 0, can_replace=True)  # type: ignore[arg-type]
+    found = demand(name or provider.NAME, request, body, 4096, replaceable=True).estimate
     assert found is not None
     return found
 
@@ -79,6 +72,11 @@ def test_a_list_of_short_texts_is_no_shorter_than_its_json():
     assert Size(schema).tokens >= len(json.dumps(schema, separators=(",", ":")))
 
 
+def test_what_the_caller_has_cut_into_tokens_is_so_many():
+    assert Size({"input": [[1] * 1000]}).tokens < 1100
+    assert Size([1, 2.5, None]).tokens >= 3
+
+
 @pytest.mark.parametrize(
     ("body", "answers"),
     [
@@ -87,6 +85,8 @@ def test_a_list_of_short_texts_is_no_shorter_than_its_json():
         ({"best_of": 20, "n": 2}, 20),
         ({"prompt": ["a", "b"], "best_of": 3}, 6),
         ({"prompt": "a"}, 1),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": [[1, 2], [3]]}, 2),
         ({"generationConfig": {"candidateCount": 4}}, 4),
         ({"parameters": {"sampleCount": 4}}, 4),
         ({"n": "x", "generationConfig": None}, 1),
@@ -111,6 +111,20 @@ def test_an_image_costs_no_more_than_is_held_for_it():
     imagen: dict[str, Any] = {"instances": [{"prompt": "a cat"}], "parameters": {"sampleCount": 4}}
     path = "/v1beta/models/imagen-4.0-generate-001:predict"
     assert worst(google, path, imagen) >= 4 * worst(google, path, {**imagen, "parameters": {"sampleCount": 1}})
+
+
+def test_a_video_costs_no_more_than_is_held_for_it():
+    second = quote("openai", "sora-2", {"video_output_ms": 1000}).total_picousd or 0
+    assert worst(openai, "/v1/videos", {"model": "sora-2", "prompt": "a cat", "seconds": "12"}) >= 12 * second > 0
+    assert worst(openai, "/v1/videos", {"model": "sora-2", "prompt": "a cat"}) >= 4 * second
+
+
+def test_a_batch_in_a_file_has_nothing_to_be_capped():
+    body = {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    request = openai.request("POST", "/v1/batches", body)
+    assert request is not None
+    found = demand("openai", request, body, 4096, replaceable=True)
+    assert (found.estimate, found.written) == (None, 0)
 
 
 def test_a_batch_is_all_of_its_requests():

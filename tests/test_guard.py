@@ -253,8 +253,7 @@ def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Le
         watch.look(ledger, MARCH + timedelta(hours=1), [hook])
     monkeypatch.undo()
     assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "it may yet come"
-    monkeypatch.setattr(telling, "FORGOTTEN_SECONDS", 0)
-    ledger.query("SELECT sleep(1.1)")
+    aged(ledger, 901)
     assert len(watch.look(ledger, MARCH + timedelta(hours=1), [hook])) == 1
     assert len(receiver.bodies("hook")) == 1
     assert watch.look(ledger, MARCH + timedelta(hours=1), [hook]) == []

@@ -418,7 +418,11 @@ def sums(found: list[dict[str, Any]]) -> tuple[int, int]:
 
 
 def account_of(store: RedisStore, seed: int) -> str:
-    [key] = [key.decode() for key in store._client.keys(f"*all {seed}\x1f*") if not key.endswith((b":holds", b":told"))]
+    [key] = [
+        key.decode()
+        for key in store._client.keys(f"*all {seed}\x1f*")
+        if not key.endswith((b":holds", b":told", b":seen"))
+    ]
     return key.removeprefix(stores.PREFIX)
 
 
@@ -618,6 +622,17 @@ def test_what_arrives_after_its_end_holds_nothing(redis: RedisServer):
     assert store.balance("a") == store.balance("b") == (0, 0)
 
 
+def test_what_several_processes_tell_counts_once_in_each_account(redis: RedisServer):
+    """Whoever asks for the result of a background response may not be whom it was made for."""
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    everybody, ada = account("all"), account("ada")
+    assert store.settle("openai:r1", [everybody], 0, 1000, seen=True) == [1000]
+    assert store.settle("openai:r1", [everybody, ada], 0, 1000, seen=True) == [1000, 1000]
+    assert store.settle("openai:r1", [everybody, ada], 0, 1000, seen=True) == [1000, 1000]
+    assert store.settle("openai:r2", [everybody, ada], 0, 1, seen=True) == [1001, 1001]
+
+
 def test_a_cost_that_redis_refuses_keeps_no_other_from_being_counted(redis: RedisServer):
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
@@ -641,7 +656,12 @@ def test_a_cost_that_redis_refuses_keeps_no_other_from_being_counted(redis: Redi
         ("OOM command not allowed when used memory > 'maxmemory'.", False, False),
         ("LOADING Redis is loading the dataset in memory", False, False),
         ("MOVED 1 127.0.0.1:1", False, False),
+        ("MISCONF Redis is configured to save RDB snapshots", False, False),
+        ("BUSY Redis is busy running a script.", False, False),
+        ("NOAUTH Authentication required.", False, False),
         ("WRONGTYPE Operation against a key", False, True),
+        ("ERR hash value is not an integer", False, True),
+        ("ERR user_script:3: attempt to compare nil with number script: 5a", False, True),
     ],
 )
 def test_what_redis_says_no_to_was_not_done(redis: RedisServer, said: str, doubtful: bool, refused: bool):

@@ -28,8 +28,8 @@ import spanledger
 from canned import Canned
 from conftest import Recorded
 from redis_server import RedisServer
-from spanledger import BudgetExceeded, finalizing, seen, selfmetrics
-from spanledger.limits import asking, tokenizer
+from spanledger import BudgetExceeded, call, finalizing, seen, selfmetrics
+from spanledger.limits import asking, demand, tokenizer
 from spanledger.limits.estimate import MEDIA_TOKENS, asks, body_tokens, worst_picousd
 from spanledger.limits.store import RedisStore
 from spanledger.pricing import quote
@@ -186,10 +186,9 @@ def test_limits_of_ones_own_code_refuse_no_call(limited, ledger: Recorded, provi
 
 def test_what_breaks_in_here_lets_the_call_pass(limited, ledger: Recorded, provider: Provider, monkeypatch):
     from spanledger import guard
-    from spanledger.limits import door
 
     limited("5")
-    monkeypatch.setattr(door, "choices", lambda _: 1 / 0)
+    monkeypatch.setattr(demand, "choices", lambda _: 1 / 0)
     ask_openai(provider.url)
     assert len(provider.sold) == 1
     assert guard.failures.pop(("checking limits", "ZeroDivisionError")) == 1
@@ -444,7 +443,9 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
             limiter = asking.configured()
             assert limiter is not None
             assert limiter.flush(10)
-            [key] = [key.decode() for key in store._client.keys("*}:u*") if not key.endswith((b":holds", b":told"))]
+            [key] = [
+                key.decode() for key in store._client.keys("*}:u*") if not key.endswith((b":holds", b":told", b":seen"))
+            ]
             return store.balance(key.partition("}:")[2])
 
         client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
@@ -469,6 +470,81 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
 def begin_google(url: str) -> None:
     client = genai.Client(api_key="k", http_options={"base_url": url})
     client.batches.create(model="gemini-3.5-flash", src=[{"contents": [{"parts": [{"text": "x"}], "role": "user"}]}])
+
+
+def background(name: str, status: str, **more: Any) -> dict[str, Any]:
+    made = {"id": name, "object": "response", "status": status, "model": "gpt-5.4-mini", "output": [], "created_at": 1}
+    return {**made, "background": True, **more}
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_background_response_that_came_to_nothing_costs_nothing(
+    status: str, limited, ledger: Recorded, canned: Canned
+):
+    canned.answers["/responses"] = background(f"resp_{status}_1", "queued")
+    canned.answers[f"/resp_{status}_1"] = background(f"resp_{status}_1", status, usage=None)
+    limited("5")
+    client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
+    with spanledger.attribution(user="ada"):
+        client.responses.create(model="gpt-5.4-mini", input="x", background=True, max_output_tokens=100_000)
+        assert balance()[1] > 0
+        client.responses.retrieve(f"resp_{status}_1")
+    assert balance() == (0, 0)
+
+
+def test_a_video_that_came_to_nothing_holds_nothing(limited, ledger: Recorded, canned: Canned, recwarn):
+    made = {
+        "id": "video_limited_1",
+        "object": "video",
+        "model": "sora-2",
+        "status": "queued",
+        "seconds": "12",
+        "created_at": 1,
+    }
+    canned.answers["/videos"] = made
+    canned.answers["/video_limited_1"] = {**made, "status": "failed"}
+    limited("5")
+    client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
+    with spanledger.attribution(user="ada"):
+        client.videos.create(model="sora-2", prompt="a cat", seconds="12")
+        assert balance()[1] == 12 * 10**11, "ten cents a second"
+        client.videos.retrieve("video_limited_1")
+    assert balance() == (0, 0)
+    assert ledger.rows == []
+
+
+def test_the_row_of_a_background_response_says_that_it_was_downgraded(limited, ledger: Recorded, canned: Canned):
+    usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
+    canned.answers["/responses"] = background("resp_less_1", "queued")
+    canned.answers["/resp_less_1"] = background("resp_less_1", "completed", usage=usage)
+    limited("1", 'action = "downgrade"\n[features."*"]\ndowngrade = { "gpt-5.4" = "gpt-5.4-mini" }\n')
+    spend("2")
+    client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
+    with spanledger.attribution(user="ada", feature="f"):
+        client.responses.create(model="gpt-5.4", input="x", background=True, max_output_tokens=100)
+        client.responses.retrieve("resp_less_1")
+    assert canned.asked[0][2]["model"] == "gpt-5.4-mini"
+    row = ledger.row
+    assert (row["request_model"], row["attributes"]["spanledger.downgrade.requested_model"]) == (
+        "gpt-5.4-mini",
+        "gpt-5.4",
+    )
+
+
+def test_a_child_counts_for_itself_what_its_parent_has_begun(limited, ledger: Recorded, canned: Canned):
+    usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
+    canned.answers["/responses"] = background("resp_forked_1", "queued")
+    canned.answers["/resp_forked_1"] = background("resp_forked_1", "completed", usage=usage)
+    limited("5")
+    client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
+    with spanledger.attribution(user="ada"):
+        client.responses.create(model="gpt-5.4-mini", input="x", background=True, max_output_tokens=100)
+        parent = asking.configured()
+        asking.reset()  # what a fork does in the child
+        call.after_fork()
+        client.responses.retrieve("resp_forked_1")
+    assert asking.configured() is not parent
+    assert balance() == (ledger.row["cost_usd"], 0)
 
 
 BEGUN = {
@@ -769,7 +845,9 @@ def test_a_hundred_callers_of_a_real_sdk_in_four_processes_never_pass_a_budget(
         running = [subprocess.Popen([*words, str(seed)], env=env) for seed in range(4)]
         assert [process.wait(120) for process in running] == [0] * 4
         store = RedisStore(server.url, 2.0)
-        [key] = [key.decode() for key in store._client.keys("*all*") if not key.endswith((b":holds", b":told"))]
+        [key] = [
+            key.decode() for key in store._client.keys("*all*") if not key.endswith((b":holds", b":told", b":seen"))
+        ]
         spent, held = store.balance(key.partition("}:")[2])
         assert not store._client.exists(f"{key}:holds")
     finally:

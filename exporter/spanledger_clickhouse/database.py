@@ -134,9 +134,10 @@ def _embedded(where: Target, clickhouse_connect: Any) -> Any:
             time.sleep(0.05)
         try:
             return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
-        except clickhouse_connect.driver.exceptions.Error:
-            if not _is_held(path / "status"):  # else another was faster
+        except clickhouse_connect.driver.exceptions.Error as error:
+            if "Cannot lock" not in str(error) or time.monotonic() > end:  # else another was faster
                 raise
+            time.sleep(0.05)
 
 
 def _held(where: Target) -> DatabaseError:

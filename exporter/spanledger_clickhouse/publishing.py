@@ -59,7 +59,7 @@ def publish(ledger: Ledger, *, take_over: bool = False) -> int | None:
         complain(wrong)
         if not other:
             _restore_stops(ledger, store)
-        store.publish(budgets.as_json(found), name)
+        store.publish(budgets.as_json(found), other if name == UNKNOWN and other else name)
     except StoreError as error:
         raise DatabaseError(f"nothing is published: {error}. Try `spanledger budget publish` again") from error
     return len(found["budget"])

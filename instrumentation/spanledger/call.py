@@ -38,6 +38,8 @@ class Made(NamedTuple):
     """When, in Unix seconds."""
     on_end: Callable[[int | None, bool, str], object] | None
     """Of the call that made it: the result tells what was sold."""
+    notes: Mapping[str, str]
+    """Of that call."""
 
 
 _expected: Final[Expected[Made]] = Expected()
@@ -50,7 +52,7 @@ CALL_KEY = otel_context.create_key("spanledger-call")
 def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
     already_recorded.after_fork()
-    _expected.after_fork()
+    _expected.after_fork(lambda made: made._replace(on_end=None))  # what is held is the parent's
 
 
 def in_call(context: Context | None = None) -> bool:
@@ -212,8 +214,14 @@ class Call:
             request = self.request
             response = self._provider.response(self._body, request) if not request.lines else NOTHING
             if response.awaited is not None:
-                _expected.keep((self._provider_name, response.awaited), Made(request, response.created, self.on_end))
+                _expected.keep(
+                    (self._provider_name, response.awaited), Made(request, response.created, self.on_end, self._notes)
+                )
                 self._told = self._told or request.begins  # the result does
+            if response.void is not None:
+                made = _expected.pop((self._provider_name, response.void))
+                if made is not None and made.on_end is not None:
+                    made.on_end(0, False, "")
             if self._span is not None or self._counts(response):
                 self._record(response)
             for extra in response.extras:
@@ -239,10 +247,11 @@ class Call:
 
     def _take_up(self, response: Response) -> None:
         """Go on for the request that a poll's answer belongs to: one that this process made, else as the answer says."""
-        made = _expected.get((self._provider_name, response.record)) if response.record else None
+        made = _expected.pop((self._provider_name, response.record)) if response.record else None
         request = made.request if made else self.request
-        if made is not None and made.on_end is not None:
-            self.on_end = made.on_end
+        if made is not None:
+            self._notes = {**made.notes, **self._notes}
+            self.on_end = made.on_end or self.on_end
         self.request = request._replace(model=request.model or response.model, polls=False)
 
     def _also(self, extra: Response) -> None:
@@ -296,7 +305,10 @@ class Call:
             finally:
                 cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
                 name = f"{self._provider_name}:{response.record}" if response.record else ""
-                self._tell(cost if isinstance(cost, int) else None, sold=outcome != "error", name=name)
+                sold = outcome != "error" and (
+                    usage is not None or not name
+                )  # what is over and has no usage was not sold
+                self._tell(cost if isinstance(cost, int) else None, sold=sold, name=name)
 
     def _tell(self, cost: int | None, *, sold: bool, name: str = "") -> None:
         if self.on_end is not None and not self._told:

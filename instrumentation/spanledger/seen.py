@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
@@ -65,8 +65,10 @@ class Expected(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = threading.Lock()
 
-    def after_fork(self) -> None:
+    def after_fork(self, own: Callable[[Value], Value]) -> None:
+        """In a forked child: a lock that no thread of the parent holds, and of each value what is the child's."""
         self._lock = threading.Lock()
+        self._values = OrderedDict((key, own(value)) for key, value in self._values.items())
 
     def keep(self, key: Hashable, value: Value) -> None:
         """Keep the first value told of `key`: what asks about it later knows less."""
@@ -78,3 +80,8 @@ class Expected(Generic[Value]):
     def get(self, key: Hashable) -> Value | None:
         with self._lock:
             return self._values.get(key)
+
+    def pop(self, key: Hashable) -> Value | None:
+        """The value, which is kept no longer."""
+        with self._lock:
+            return self._values.pop(key, None)

@@ -165,7 +165,7 @@ def _won(ledger: Ledger, rows: list[list[Any]], claim: str, destination: str) ->
     if not ledger.where.embedded:  # one process alone has the embedded ledger
         time.sleep(SETTLE_SECONDS)
     ids = [row[0] for row in rows]
-    parameters = {"ids": ids, "destination": destination, "seconds": max(60, FORGOTTEN_SECONDS)}
+    parameters = {"ids": ids, "destination": destination, "seconds": FORGOTTEN_SECONDS}
     winners = dict(ledger.query(CLAIMS, parameters).rows)
     return [alert for alert in ids if winners.get(alert) == claim]
 

@@ -43,7 +43,11 @@ def _changing() -> Generator[Ledger]:
             yield found
         except audit.NotNotedError as error:
             failed = error
-        if (count := publish(found)) is not None:
+        try:
+            count = publish(found)
+        except DatabaseError as error:
+            raise (error if failed is None else DatabaseError(f"{failed}; and {error}")) from error
+        if count is not None:
             console().print(f"published to Redis: {count} budgets; processes take them within seconds", markup=False)
     if failed is not None:
         raise failed

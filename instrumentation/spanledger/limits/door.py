@@ -8,7 +8,6 @@ error_type BudgetExceeded, no attempts, no cost. A downgraded one says on its ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from opentelemetry.context import Context
 
@@ -17,26 +16,11 @@ from spanledger.attributing import dimensions
 from spanledger.call import Call
 from spanledger.guard import Deliberate, quietly
 from spanledger.limits.asking import configured
-from spanledger.limits.estimate import (
-    IMAGE_OUTPUT_TOKENS,
-    PLAIN,
-    Size,
-    asks,
-    batched,
-    choices,
-    largest_answer,
-    worst_picousd,
-)
+from spanledger.limits.demand import demand
 from spanledger.limits.limiter import UNANSWERED, Decision, Limiter
-from spanledger.limits.plan import Question
 from spanledger.limits.policy import Who
-from spanledger.limits.tokenizer import counter
 from spanledger.providers import UNKNOWN, Request
-from spanledger.reading import Json, document, label
-from spanledger.usage import Usage
-
-WORDED: Final = frozenset({"chat", "generate_content", "text_completion"})
-"""Operations that are answered with text."""
+from spanledger.reading import document
 
 
 class BudgetExceeded(Deliberate):
@@ -98,9 +82,9 @@ def _begins(call: Call) -> bool:
 def _asked(
     limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], object] | None, files: int
 ) -> BudgetExceeded | None:
-    question, estimate, read, written = _question(limiter, call, body, files, can_replace=ask_instead is not None)
-    says = call.request.max_tokens or call.request.operation in WORDED  # what is no text has no tokens to be capped
-    found, hold = limiter.ask(_who(call.context), estimate, read, written if says else 0, question)
+    assumed = limiter.policy.assumed_output_tokens
+    wanted = demand(call.provider_name, call.request, body, assumed, files=files, replaceable=ask_instead is not None)
+    found, hold = limiter.ask(_who(call.context), wanted.estimate, wanted.read, wanted.written, wanted.question)
     if not found.allowed:
         return BudgetExceeded(found.reason, found.retry_after_seconds)
     if hold is not None:
@@ -112,63 +96,6 @@ def _asked(
     if found.model and ask_instead is not None:
         ask_instead(found.model)
         call.downgrade(found.model, found.reason)
-    return None
-
-
-def _question(
-    limiter: Limiter, call: Call, body: object, files: int, *, can_replace: bool
-) -> tuple[Question, int | None, int, int]:
-    """What a call asks for; the most that it may cost; the tokens of its prompt and of its answers, at most."""
-    asked, provider = call.request, call.provider_name
-    if asked.begins and (parts := batched(body)):
-        return _batch(limiter, call, parts)
-    model = asked.model or ""
-    size = Size(body, media=files)
-    answers = choices(body)
-    written = answers * (asked.max_tokens or limiter.policy.assumed_output_tokens)
-    ask = asks(body, model, asked.service_tier, media=size.media > 0)
-    if ask is not PLAIN and "image_out" in ask.outputs:
-        written = max(written, answers * IMAGE_OUTPUT_TOKENS)
-    made = asked.expected
-    if made is not None and answers > 1:
-        made = Usage(*(number * answers for number in made[:-1]))
-
-    def price(name: str, read: int) -> int | None:
-        return worst_picousd(provider, name, read, written, ask, made, asked.size or "", asked.quality or "")
-
-    def sharper() -> int | None:
-        count = counter(provider, model)
-        return None if count is None else Size(body, count, files).tokens
-
-    question = Question(model, price, sharper, can_replace and bool(model))
-    return question, price(model, size.tokens) if model else None, size.tokens, written
-
-
-def _batch(limiter: Limiter, call: Call, parts: list[Json]) -> tuple[Question, int | None, int, int]:
-    """As `_question`, of a batch that has its requests in it: what all of them may cost, and the largest of them."""
-    assumed = limiter.policy.assumed_output_tokens
-    costs: list[int | None] = []
-    read = written = 0
-    for part in parts:
-        model, size, answer = (
-            label(part, "model") or call.request.model or "",
-            Size(part),
-            largest_answer(part, assumed),
-        )
-        costs.append(
-            worst_picousd(call.provider_name, model, size.tokens, answer, asks(part, model, None, media=size.media > 0))
-        )
-        read, written = max(read, size.tokens), max(written, answer)
-    known = [cost for cost in costs if cost is not None]
-    return (
-        Question("", _no_price, lambda: None, replaceable=False),
-        sum(known) if len(known) == len(costs) else None,
-        read,
-        written,
-    )
-
-
-def _no_price(_model: str, _read: int) -> int | None:
     return None
 
 

@@ -154,7 +154,8 @@ def choices(body: Any) -> int:
         count(found, "generationConfig", "candidateCount"),
         count(found, "parameters", "sampleCount"),
     )
-    return max(1, len(items(found, "prompt"))) * max(1, *(each or 1 for each in asked))
+    prompts = [each for each in items(found, "prompt") if not isinstance(each, int)]  # a list of tokens is one prompt
+    return max(1, len(prompts)) * max(1, *(each or 1 for each in asked))
 
 
 MANY: Final = frozenset({"n", "best_of", "prompt", "generationConfig", "parameters"})
@@ -200,6 +201,8 @@ class Size:
         if isinstance(body, dict):
             return self._table(cast("dict[Any, Any]", body), key, depth, words=words)
         if isinstance(body, list | tuple):
+            if _is_tokens(cast("list[Any]", body)):
+                return len(cast("list[Any]", body))
             total = 0
             for each in cast("list[Any]", body):
                 total += AROUND_TOKENS + self._of(each, key, depth + 1, words=words)
@@ -237,6 +240,11 @@ class Size:
             else:
                 total += self._of(value, name, depth + 1, words=words or name in WORDS)
         return total
+
+
+def _is_tokens(body: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a list is a text that has been cut into tokens by the caller."""
+    return len(body) > 0 and type(body[0]) is int and all(type(each) is int for each in body)
 
 
 def _is_media(found: dict[Any, Any], kind: str, key: str, value: str) -> bool:

@@ -131,7 +131,7 @@ class Limiter:
 
     @property
     def lost(self) -> Mapping[str, int]:
-        """Why (full, doubtful) -> costs that were given up without the store having them."""
+        """Why (full, doubtful, refused) -> costs that were given up without the store having them."""
         return self._teller.lost
 
     @property

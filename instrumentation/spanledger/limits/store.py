@@ -6,6 +6,7 @@ for longer than HOLD_SECONDS was abandoned (its process died) and is free again.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -280,10 +281,15 @@ of each, as texts: they are exact. What arrives after its end, because it was lo
 
 SETTLE: Final = """
 local spent = {}
-local late = ARGV[4 + #KEYS] == '1'
-local new = redis.call('EXISTS', KEYS[1]) == 0
+local late, seen = ARGV[4 + #KEYS] == '1', ARGV[5 + #KEYS] == '1'
+local first = seen or redis.call('EXISTS', KEYS[1]) == 0
 for i = 2, #KEYS do
   local key = KEYS[i]
+  local new = first
+  if seen then
+    new = redis.call('SADD', key .. ':seen', KEYS[1]) == 1
+    redis.call('PEXPIRE', key .. ':seen', ARGV[3 + i])
+  end
   if new then
     if ARGV[2] ~= '0' and redis.call('ZREM', key .. ':holds', ARGV[1]) == 1 then
       redis.call('HINCRBY', key, 'held', '-' .. ARGV[2])
@@ -299,12 +305,13 @@ for i = 2, #KEYS do
   end
   spent[i - 1] = redis.call('HGET', key, 'spent') or '0'
 end
-if new then redis.call('SET', KEYS[1], 1, 'PX', ARGV[4]) end
+if first and not seen then redis.call('SET', KEYS[1], 1, 'PX', ARGV[4]) end
 return spent
 """
 """KEYS: a mark that it is done, then accounts. ARGV: hold, amount held, amount spent, life of the mark in ms, then the life
-in ms of each account, then 1 of a cost that comes late: what of it the account was levelled with does not count twice.
-Returns what is spent of each. What is sent again because no answer came counts once."""
+in ms of each account, then 1 of a cost that comes late: what of it the account was levelled with does not count twice;
+then 1 of a cost that others may tell too: each account counts it once, as long as it lives. Returns what is spent of
+each. What is sent again because no answer came counts once."""
 
 RAISE: Final = """
 local known = redis.call('HGET', KEYS[1], 'spent')
@@ -367,7 +374,9 @@ class RedisStore:
         except Exception as error:  # a driver and a server come up with much, and each of it means: not counted
             answered = isinstance(error, self._refusals)
             done = not answered and "connecting to" not in str(error)  # what could not be sent was not done
-            refused = answered and str(error).startswith(("WRONGTYPE", "ERR", "NOSCRIPT", "value is"))
+            # A class of its own, or a code in capitals, is about the server; WRONGTYPE and the rest about this very key.
+            of_the_server = type(error) is not self._refusals[0] or re.match(r"(?!WRONGTYPE)[A-Z]{3,}\b", str(error))
+            refused = answered and not of_the_server
             what = "refuses" if answered else "does not answer"
             raise StoreError(f"Redis {what}: {type(error).__name__}", doubtful=done, refused=refused) from error
 
@@ -391,8 +400,7 @@ class RedisStore:
     ) -> Sequence[int]:
         spent = min(spent, MAX_PICOUSD)
         lives = [account.lives_seconds * 1000 for account in accounts]
-        remembered = max(lives) if seen else int(DONE_SECONDS * 1000)
-        arguments = [f"{reservation}:{held}", held, spent, remembered, *lives, int(late)]
+        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives, int(late), int(seen)]
         return [int(each) for each in self._run(self._settle, reservation, accounts, arguments)]
 
     def first(self, account: Account, what: str) -> bool:

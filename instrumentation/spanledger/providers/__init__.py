@@ -88,6 +88,8 @@ class Response(NamedTuple):
     """Unix seconds, with `record`: when what is billed was asked for, the same whenever it is seen."""
     awaited: str | None = None
     """The record under which the result of this request will be seen later; until then nothing is billed."""
+    void: str | None = None
+    """What of `awaited` has come to nothing: it is not billed."""
     extras: tuple[Response, ...] = ()
     """What the same answer bills besides, each at a model of its own."""
 

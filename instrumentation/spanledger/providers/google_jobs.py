@@ -100,7 +100,11 @@ def polled(body: Json, read: Reader) -> Response:
     if "usage" in body:
         found = interaction(body)
         pending = label(body, "status") in PENDING or found.id is None
-        return Response() if pending else found._replace(record=found.id, created=unix_seconds(body, "created"))
+        return (
+            Response(awaited=name)
+            if pending
+            else found._replace(record=found.id, created=unix_seconds(body, "created"))
+        )
     answers = _inlined(body)
     if answers:
         created = unix_seconds(body, "metadata", "createTime") or unix_seconds(body, "createTime")
@@ -119,7 +123,7 @@ def polled(body: Json, read: Reader) -> Response:
     samples = len(items(body, "response", "generateVideoResponse", "generatedSamples")) or len(
         items(body, "response", "videos")
     )
-    return Response(name, record=name, times=samples) if samples else Response()
+    return Response(name, record=name, times=samples) if samples else Response(void=name)
 
 
 def _inlined(body: Json) -> list[object]:

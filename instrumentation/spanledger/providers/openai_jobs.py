@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from spanledger.providers import Response, raw
+from spanledger.providers.openai_media import video_seconds
 from spanledger.providers.openai_usage import read_usage
-from spanledger.reading import Json, at, count, flag, items, label, mapping, number
+from spanledger.reading import Json, at, count, flag, items, label, mapping
 from spanledger.usage import Usage
 
 DONE: Final = frozenset({"completed", "incomplete", "failed", "cancelled", "canceled", "expired", "succeeded"})
@@ -87,12 +88,9 @@ def _record(body: Json, response: Response) -> Response:
 
 def _video(body: Json) -> Response:
     if label(body, "status") != "completed":
-        return NOTHING
-    seconds = number(body, "seconds")
-    if seconds is None:
-        text = label(body, "seconds") or ""  # a string in openai 3.57 `types/video.py`
-        seconds = float(text) if text.isdecimal() else None
-    usage = Usage(video_output_ms=round(seconds * 1000)) if seconds is not None and 0 <= seconds < 1e6 else None
+        return Response(void=label(body, "id"))
+    seconds = video_seconds(body)
+    usage = Usage(video_output_ms=round(seconds * 1000)) if seconds is not None else None
     found = Response(label(body, "id"), label(body, "model"), (), usage, size=label(body, "size"))
     return _record(body, found)
 

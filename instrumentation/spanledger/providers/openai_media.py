@@ -9,6 +9,8 @@ from spanledger.providers.openai_usage import read_usage
 from spanledger.reading import Json, count, items, label, mapping, number
 from spanledger.usage import Usage
 
+DEFAULT_SECONDS: Final = 4
+"""Length of a video where the request names none (openai 3.57 `types/video_create_params.py`)."""
 OPERATIONS: Final = frozenset({"image_generation", "speech", "transcription", "retrieval", "create_container"})
 
 
@@ -24,6 +26,9 @@ NOTHING: Final = Asked()
 
 
 def asked(operation: str, body: Json) -> Asked:
+    if operation == "video_generation":
+        seconds = video_seconds(body) or DEFAULT_SECONDS
+        return Asked(Usage(video_output_ms=round(seconds * 1000)), label(body, "size"))
     if operation not in OPERATIONS:
         return NOTHING
     if operation == "image_generation":
@@ -34,6 +39,13 @@ def asked(operation: str, body: Json) -> Asked:
     if operation == "create_container":
         return Asked(Usage(code_sessions=1))
     return Asked(Usage(queries=1)) if operation == "retrieval" else NOTHING
+
+
+def video_seconds(body: Json) -> float | None:
+    """The length of a video; a string in openai 3.57 `types/video.py`."""
+    text = label(body, "seconds") or ""
+    seconds = number(body, "seconds") if not text else float(text) if text.isdecimal() else None
+    return seconds if seconds is not None and 0 <= seconds < 1e6 else None
 
 
 def response(body: Json, request: Request) -> Response:
