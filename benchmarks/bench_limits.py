@@ -28,10 +28,13 @@ import spanledger
 from redis_server import RedisServer
 from spanledger.call import Call
 from spanledger.limits import door
-from spanledger.limits.estimate import body_tokens, worst_picousd
+from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.limiter import Limiter
+from spanledger.limits.memory_store import MemoryStore
 from spanledger.limits.policy import BLOCK, Budget, Policy, Who
-from spanledger.limits.store import MemoryStore, RedisStore, Store
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.sizes import body_tokens
+from spanledger.limits.store import Store
 from spanledger.providers import openai
 
 BUDGETS = tuple(

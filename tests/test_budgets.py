@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from redis_server import RedisServer
 from spanledger import attributing
 from spanledger.limits.policy import Budget, Rule
-from spanledger.limits.store import Account, RedisStore
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store import Account
 from spanledger_clickhouse import audit, budgets, schema, writer
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import DatabaseError, connected, target

@@ -15,7 +15,8 @@ import yaml
 
 from conftest import ROOT
 from redis_server import binary, wait_for
-from spanledger.limits.store import Controls, RedisStore, StoreError
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store import Controls, StoreError
 from spanledger_clickhouse import rights
 from spanledger_clickhouse.cli import main
 

@@ -9,7 +9,8 @@ import pytest
 
 from spanledger.limits import estimate
 from spanledger.limits.demand import demand
-from spanledger.limits.estimate import MEDIA_TOKENS, Size, batched, choices, largest_answer
+from spanledger.limits.estimate import batched, choices, largest_answer
+from spanledger.limits.sizes import MEDIA_TOKENS, Size
 from spanledger.pricing import quote
 from spanledger.providers import Provider, anthropic, google, openai
 

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from clickhouse_front import Front
 from redis_server import RedisServer
-from spanledger.limits.store import RedisStore
+from spanledger.limits.redis_store import RedisStore
 from spanledger_clickhouse import budgets, schema, writer
 from spanledger_clickhouse.alerts import destinations, telling, watch
 from spanledger_clickhouse.alerts.destinations import Destination

@@ -27,14 +27,16 @@ from hypothesis import strategies as st
 
 import spanledger
 from redis_server import RedisServer
-from spanledger.limits import asking
-from spanledger.limits import store as stores
+from spanledger.limits import asking, memory_store, redis_store
 from spanledger.limits.documents import PolicyError, load, policy
-from spanledger.limits.estimate import stepped, text_tokens, worst_picousd
+from spanledger.limits.estimate import stepped, worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
+from spanledger.limits.memory_store import MemoryStore
 from spanledger.limits.plan import Question
 from spanledger.limits.policy import BLOCK, Budget, Policy, Rule, Who
-from spanledger.limits.store import Account, MemoryStore, RedisStore, Store, StoreError
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.sizes import text_tokens
+from spanledger.limits.store import Account, Store, StoreError
 from spanledger.limits.windows import window
 from spanledger.pricing import quote
 
@@ -202,7 +204,8 @@ def test_all_accounts_or_none(store: Store):
 
 
 def test_what_was_abandoned_is_free_again_and_a_late_cost_counts_all_the_same(store: Store, monkeypatch):
-    monkeypatch.setattr(stores, "HOLD_SECONDS", 0.2)
+    for module in (memory_store, redis_store):
+        monkeypatch.setattr(module, "HOLD_SECONDS", 0.2)
     assert store.reserve("r1", [account()], USD).full is None
     assert store.reserve("r2", [account()], USD).full == 0
     time.sleep(0.25)
@@ -338,7 +341,7 @@ CALLER = """
 import json, random, sys, threading, time
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import Budget, Policy, Who
-from spanledger.limits.store import RedisStore
+from spanledger.limits.redis_store import RedisStore
 url, number, callers, calls, deadline, fail_closed, seconds, most = sys.argv[1], *(float(word) for word in sys.argv[2:])
 print("ready", flush=True)
 for line in sys.stdin:
@@ -423,7 +426,7 @@ def account_of(store: RedisStore, seed: int) -> str:
         for key in store._client.keys(f"*all {seed}\x1f*")
         if not key.endswith((b":holds", b":told", b":seen"))
     ]
-    return key.removeprefix(stores.PREFIX)
+    return key.removeprefix(redis_store.PREFIX)
 
 
 def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisServer):
@@ -438,7 +441,7 @@ def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisSer
         assert USD // 2 < spent <= USD + error, seed
         key = account_of(store, seed)
         assert store.balance(key) == (spent, 0), seed
-        assert not store._client.exists(f"{stores.PREFIX}{key}:holds"), seed
+        assert not store._client.exists(f"{redis_store.PREFIX}{key}:holds"), seed
         assert sum(each["counted"].get("refused", 0) for each in found) > 0, seed
         assert all(each["unanswered"] == 0 for each in found), seed
     callers.end()
@@ -446,7 +449,7 @@ def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisSer
 
 def test_an_amount_of_nothing_leaves_redis_in_order(redis: RedisServer, monkeypatch):
     """Redis refuses HINCRBY by -0: what is held of a model without a price must not stop what comes after it."""
-    monkeypatch.setattr(stores, "HOLD_SECONDS", 0.2)
+    monkeypatch.setattr(redis_store, "HOLD_SECONDS", 0.2)
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
     limiter = limiter_of(store, blocking("all", "month", USD))
@@ -598,7 +601,7 @@ def test_a_store_that_is_slow_costs_its_deadline_and_no_more(own_redis: RedisSer
 
 
 def test_however_many_users_there_are_what_everybody_has_spent_is_known(monkeypatch, caplog):
-    monkeypatch.setattr(stores, "MAX_ACCOUNTS", 200)
+    monkeypatch.setattr(memory_store, "MAX_ACCOUNTS", 200)
     store = MemoryStore()
     limiter = limiter_of(store, blocking("all", "month", 10 * USD), blocking("u", "hour", USD, per="user"))
     limiter.settle(limiter.check(Who(), 9 * USD).reservation, 9 * USD)
@@ -716,7 +719,7 @@ def test_a_name_that_takes_seconds_to_resolve_holds_nobody_up(redis: RedisServer
 CHILDREN = """
 import multiprocessing, sys
 from spanledger.limits.limiter import Limiter
-from spanledger.limits import asking
+from spanledger.limits import asking, memory_store, redis_store
 asked = dict(provider="openai", model="gpt-5.4-mini", input_tokens=1000, max_output_tokens=100, user="ada")
 def work():
     found = asking.check_request_allowed(**asked)
@@ -740,7 +743,7 @@ def test_the_last_cost_of_a_child_is_told_before_it_ends(redis: RedisServer, tmp
     env = {**os.environ, "SPANLEDGER_LIMITS": str(file), "SPANLEDGER_REDIS_URL": redis.url}
     (tmp_path / "children.py").write_text(CHILDREN)
     subprocess.run([sys.executable, "children.py"], cwd=tmp_path, env=env, check=True, timeout=60)
-    held = store._client.zcard(f"{stores.PREFIX}{account_of(store, 1)}:holds")
+    held = store._client.zcard(f"{redis_store.PREFIX}{account_of(store, 1)}:holds")
     assert (store.balance(account_of(store, 1))[0], held) == (12 * 7, 1), "that of the parent was never told"
 
 
@@ -769,7 +772,9 @@ def test_redis_is_killed_or_paused_in_the_middle_of_a_run(tmp_path: Path, fail_c
         spent, error = sums(found)
         key = account_of(store, seed)
         assert store.balance(key)[0] == spent, "each cost once"
-        held = {name.decode().rpartition(":")[0] for name in store._client.zrange(f"{stores.PREFIX}{key}:holds", 0, -1)}
+        held = {
+            name.decode().rpartition(":")[0] for name in store._client.zrange(f"{redis_store.PREFIX}{key}:holds", 0, -1)
+        }
         assert not held & {call[3] for each in found for call in each["told"]}, "what was allowed is not held any more"
         assert sum(each["unanswered"] for each in found) > 0
         assert max(call[4] for each in found for call in each["told"]) < 2.0

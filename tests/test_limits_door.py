@@ -30,8 +30,9 @@ from conftest import Recorded
 from redis_server import RedisServer
 from spanledger import BudgetExceeded, call, finalizing, seen, selfmetrics
 from spanledger.limits import asking, demand, tokenizer
-from spanledger.limits.estimate import MEDIA_TOKENS, asks, body_tokens, worst_picousd
-from spanledger.limits.store import RedisStore
+from spanledger.limits.estimate import asks, worst_picousd
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.sizes import MEDIA_TOKENS, body_tokens
 from spanledger.pricing import quote
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target

@@ -9,9 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from spanledger.limits.limiter import Limiter
+from spanledger.limits.memory_store import MemoryStore
 from spanledger.limits.plan import Question
 from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule, Who
-from spanledger.limits.store import MemoryStore
 from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.database import connected, target
 from synthetic import call

@@ -6,7 +6,8 @@ from typing import Final
 
 from spanledger import settings
 from spanledger.guard import log
-from spanledger.limits.store import RedisStore, StoreError
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store import StoreError
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.budgets import complain
 from spanledger_clickhouse.database import DatabaseError, denied

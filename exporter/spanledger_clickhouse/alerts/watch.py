@@ -13,7 +13,8 @@ from typing import Final
 from spanledger.guard import log
 from spanledger.limits.plan import AFTER_SECONDS
 from spanledger.limits.policy import Budget
-from spanledger.limits.store import Account, RedisStore, StoreError
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store import Account, StoreError
 from spanledger.limits.windows import Window, window
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.alerts import telling

@@ -17,7 +17,8 @@ from spanledger import checkup, settings
 from spanledger.checkup import FAILURE, OK, WARNING, Finding
 from spanledger.limits.documents import PolicyError, load, published
 from spanledger.limits.policy import Policy
-from spanledger.limits.store import RedisStore, StoreError
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store import StoreError
 from spanledger.pricing.table import prices
 from spanledger_clickhouse import budgets, dead_letters, schema, shipper
 from spanledger_clickhouse.alerts import telling

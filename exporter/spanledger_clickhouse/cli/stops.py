@@ -9,7 +9,8 @@ import click
 
 from spanledger.limits.asking import on_rows
 from spanledger.limits.policy import DIMENSIONS
-from spanledger.limits.store import RedisStore, StoreError
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store import StoreError
 from spanledger_clickhouse import audit
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
 from spanledger_clickhouse.database import DatabaseError

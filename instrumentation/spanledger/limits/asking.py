@@ -18,9 +18,11 @@ from spanledger.guard import log, quietly
 from spanledger.limits.documents import PolicyError, load
 from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
+from spanledger.limits.memory_store import MemoryStore
 from spanledger.limits.plan import Question
 from spanledger.limits.policy import Policy, Who
-from spanledger.limits.store import MAX_PICOUSD, MemoryStore, RedisStore, StoreError
+from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store import MAX_PICOUSD, StoreError
 
 ATTRIBUTES: Final = {"tenant": a.TENANT_ID, "tier": a.CUSTOMER_TIER, "feature": a.FEATURE, "user": a.USER_ID}
 """Dimension of a budget -> the attribute that says it."""
@@ -101,7 +103,7 @@ def check_request_allowed(
     Args:
         provider: gen_ai.provider.name ("openai", "anthropic", "gcp.gemini").
         model: as it is asked for.
-        input_tokens: of the prompt (`spanledger.limits.estimate.text_tokens`, or `body_tokens` of a whole body, gives a bound).
+        input_tokens: of the prompt (`spanledger.limits.sizes.text_tokens`, or `body_tokens` of a whole body, gives a bound).
         max_output_tokens: that may be answered.
         user: whose budgets count it; None: nobody's.
         feature: the feature.

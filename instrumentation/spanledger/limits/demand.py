@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 from spanledger.limits.estimate import (
     IMAGE_OUTPUT_TOKENS,
     PLAIN,
-    Size,
     asks,
     batched,
     choices,
@@ -15,6 +14,7 @@ from spanledger.limits.estimate import (
     worst_picousd,
 )
 from spanledger.limits.plan import Question
+from spanledger.limits.sizes import Size
 from spanledger.limits.tokenizer import counter
 from spanledger.providers import Request
 from spanledger.reading import Json, label
