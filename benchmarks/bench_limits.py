@@ -73,7 +73,7 @@ def begun() -> Call:
 def asked(call: Call) -> None:
     door.admit(call, BODY, lambda _: True)
     if call.on_end is not None:
-        call.on_end(COST, True)
+        call.on_end(COST, True, "")
 
 
 def held(limiter: Limiter) -> Callable[[Any], object]:

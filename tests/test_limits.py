@@ -26,13 +26,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spanledger
+from questions import Question
 from redis_server import RedisServer
 from spanledger.limits import asking, memory_store, redis_store
 from spanledger.limits.documents import PolicyError, load, policy
 from spanledger.limits.estimate import stepped, worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.memory_store import MemoryStore
-from spanledger.limits.plan import Question
 from spanledger.limits.policy import BLOCK, Budget, Policy, Rule, Who
 from spanledger.limits.redis_store import RedisStore
 from spanledger.limits.sizes import text_tokens
@@ -490,10 +490,10 @@ def test_a_budget_that_asks_for_another_model_is_looked_at_before_one_that_refus
     policy = Policy(
         (blocking("hour", "hour", USD), Budget("month", "month", USD // 10, action="downgrade")), features={"*": Rule({"big": "small"})}
     )  # fmt: skip
-    question = Question("big", lambda model, _: prices[model], lambda: None)
+    question = Question("big", prices.get)
     found = Limiter(policy, store).check(Who(), prices["big"], question=question)
     assert (found.allowed, found.model) == (True, "small")
-    unpriced = Question("big", lambda model, _: prices["big"] if model == "big" else None, lambda: None)
+    unpriced = Question("big", {"big": prices["big"]}.get)
     assert not Limiter(policy, store).check(Who(), prices["big"], question=unpriced).allowed, (
         "a model without a price is no saving"
     )
@@ -563,7 +563,7 @@ def eventually(held, seconds: float = 10) -> bool:
 
 
 def held_account(limiter: Limiter) -> str:
-    [plan] = limiter._heard._rules.plans.values()
+    [plan] = limiter._heard._plans[1].values()
     return plan.accounts[0].key
 
 

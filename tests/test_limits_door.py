@@ -189,7 +189,7 @@ def test_what_breaks_in_here_lets_the_call_pass(limited, ledger: Recorded, provi
     from spanledger import guard
 
     limited("5")
-    monkeypatch.setattr(demand, "choices", lambda _: 1 / 0)
+    monkeypatch.setattr(demand, "Size", lambda *_, **__: 1 / 0)
     ask_openai(provider.url)
     assert len(provider.sold) == 1
     assert guard.failures.pop(("checking limits", "ZeroDivisionError")) == 1

@@ -8,9 +8,9 @@ from datetime import UTC, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+from questions import Question
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.memory_store import MemoryStore
-from spanledger.limits.plan import Question
 from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule, Who
 from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.database import connected, target
@@ -115,9 +115,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_of_and_downgraded_at_its_stated
     for number in range(30 * 24 * 20):
         at = START + timedelta(minutes=3 * number)
         feature = ("summarize", "summarize", "eval", "checkout")[number % 4]
-        found = limits.check(
-            Who(feature=feature), prices["big"], question=Question("big", lambda model, _: prices[model], lambda: None)
-        )
+        found = limits.check(Who(feature=feature), prices["big"], question=Question("big", prices.get))
         model = found.model or "big" if found.allowed else "refused"
         models[feature].append((total, model))
         if found.allowed:

@@ -68,20 +68,20 @@ class Call:
         "_attempts",
         "_began",
         "_body",
-        "_context",
         "_finished",
         "_first_chunk_ns",
         "_notes",
         "_provider",
-        "_provider_name",
         "_server",
         "_span",
         "_told",
         "_tracer",
         "answered",
+        "context",
         "hides_usage",
         "on_end",
         "project",
+        "provider_name",
         "request",
     )
 
@@ -97,9 +97,10 @@ class Call:
         """Begin. An endpoint of unknown kind gets its span only when its answer turns out to carry usage."""
         self._tracer = tracer
         self._provider = provider
-        self._provider_name = provider_name
+        self.provider_name = provider_name
         self._server = server
-        self._context = context
+        self.context = context
+        """The caller's; None: the current one."""
         self._body: Json = {}
         self._attempts: list[tuple[str, int, str]] = []
         self._first_chunk_ns: int | None = None
@@ -123,17 +124,17 @@ class Call:
     def _start(self) -> Span:
         """The span, with what a sampler may want to know; the rest is put on it at the end, at once."""
         request = self.request
-        attributes = {a.OPERATION: request.operation, a.PROVIDER: self._provider_name}
+        attributes = {a.OPERATION: request.operation, a.PROVIDER: self.provider_name}
         name = request.operation
         if request.model is not None:
             attributes[a.REQUEST_MODEL] = request.model
             name = f"{name} {request.model}"
-        return self._tracer.start_span(name, self._context, SpanKind.CLIENT, attributes, start_time=self._began)
+        return self._tracer.start_span(name, self.context, SpanKind.CLIENT, attributes, start_time=self._began)
 
     def another(self, request: Request | None = None) -> Call:
         """A call of its own for one more billed response to the same request (a middleware's second hop)."""
         server = self._server
-        made = Call(self._tracer, self._provider, request or self.request, self._provider_name, server, self._context)
+        made = Call(self._tracer, self._provider, request or self.request, self.provider_name, server, self.context)
         made.project = self.project
         made.on_end = self.on_end
         made._notes = self._notes
@@ -143,15 +144,6 @@ class Call:
     def sells(self) -> bool:
         """Whether the request is one that is billed; an answer that is only asked for again is not."""
         return self._span is not None
-
-    @property
-    def provider_name(self) -> str:
-        return self._provider_name
-
-    @property
-    def context(self) -> Context | None:
-        """The caller's; None: the current one."""
-        return self._context
 
     def note(self, name: str, value: str) -> None:
         """A further attribute of the span."""
@@ -168,7 +160,7 @@ class Call:
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
-        entries: dict[str, object] = {**(self._context or otel_context.get_current()), CALL_KEY: True}
+        entries: dict[str, object] = {**(self.context or otel_context.get_current()), CALL_KEY: True}
         if self._span is not None:
             entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
         return Context(entries)
@@ -215,11 +207,11 @@ class Call:
             response = self._provider.response(self._body, request) if not request.lines else NOTHING
             if response.awaited is not None:
                 _expected.keep(
-                    (self._provider_name, response.awaited), Made(request, response.created, self.on_end, self._notes)
+                    (self.provider_name, response.awaited), Made(request, response.created, self.on_end, self._notes)
                 )
                 self._told = self._told or request.begins  # the result does
             if response.void is not None:
-                made = _expected.pop((self._provider_name, response.void))
+                made = _expected.pop((self.provider_name, response.void))
                 if made is not None and made.on_end is not None:
                     made.on_end(0, False, "")
             if self._span is not None or self._counts(response):
@@ -234,7 +226,7 @@ class Call:
             self._take_up(response)
             self._span = self._start()
         elif response.id:
-            already_recorded.first(self._provider_name, response.id)
+            already_recorded.first(self.provider_name, response.id)
         self._attempts.append(self._attempt("200", "yes"))
         self._end(self._span, response, "ok" if response.complete else "aborted")
 
@@ -243,11 +235,11 @@ class Call:
         if response.usage is None and (response.record is None or response.awaited is not None):
             return False
         name = response.record or response.id
-        return name is None or not self.request.polls or already_recorded.first(self._provider_name, name)
+        return name is None or not self.request.polls or already_recorded.first(self.provider_name, name)
 
     def _take_up(self, response: Response) -> None:
         """Go on for the request that a poll's answer belongs to: one that this process made, else as the answer says."""
-        made = _expected.pop((self._provider_name, response.record)) if response.record else None
+        made = _expected.pop((self.provider_name, response.record)) if response.record else None
         request = made.request if made else self.request
         if made is not None:
             self._notes = {**made.notes, **self._notes}
@@ -256,11 +248,11 @@ class Call:
 
     def _also(self, extra: Response) -> None:
         """Record what the same answer bills besides."""
-        if extra.usage is None or (extra.record and not already_recorded.first(self._provider_name, extra.record)):
+        if extra.usage is None or (extra.record and not already_recorded.first(self.provider_name, extra.record)):
             return
         request = self.request
         if extra.record and extra.created is None and request.subject is not None:
-            known = _expected.get((self._provider_name, request.subject))
+            known = _expected.get((self.provider_name, request.subject))
             extra = extra._replace(created=known.created if known else None)
         operation = extra.operation or ("chat" if request.operation == UNKNOWN else request.operation)
         asked = request._replace(operation=operation, model=extra.model, polls=False, lines=False, expected=None)
@@ -304,7 +296,7 @@ class Call:
                 span.end()
             finally:
                 cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
-                name = f"{self._provider_name}:{response.record}" if response.record else ""
+                name = f"{self.provider_name}:{response.record}" if response.record else ""
                 sold = outcome != "error" and (
                     usage is not None or not name
                 )  # what is over and has no usage was not sold

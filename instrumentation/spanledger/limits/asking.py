@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from spanledger import attributes as a
 from spanledger import settings
@@ -19,7 +19,6 @@ from spanledger.limits.documents import PolicyError, load
 from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.memory_store import MemoryStore
-from spanledger.limits.plan import Question
 from spanledger.limits.policy import Policy, Who
 from spanledger.limits.redis_store import RedisStore
 from spanledger.limits.store import MAX_PICOUSD, StoreError
@@ -87,6 +86,21 @@ def _at_the_end(act: Callable[[], object]) -> None:
             known.Finalize(None, act, exitpriority=100)
 
 
+class _Told(NamedTuple):
+    """What the application says that it will ask."""
+
+    provider: str
+    model: str
+    max_output_tokens: int
+    replaceable: bool = True
+
+    def price(self, model: str, read: int) -> int | None:
+        return worst_picousd(self.provider, model, read, self.max_output_tokens)
+
+    def sharper(self) -> int | None:
+        return None
+
+
 def check_request_allowed(
     *,
     provider: str,
@@ -119,13 +133,9 @@ def check_request_allowed(
         if limiter is not None:
             said = {"tenant": tenant, "tier": tier, "feature": feature, "user": user}
             who = Who(**{name: identity(ATTRIBUTES[name], value) for name, value in said.items()})
-
-            def price(name: str, read: int) -> int | None:
-                return worst_picousd(provider, name, read, max_output_tokens)
-
-            question = Question(model, price, lambda: None)
-            estimate = price(model, input_tokens)
-            return limiter.check(who, estimate, input_tokens, max_output_tokens, question).as_dict()
+            asked = _Told(provider, model, max_output_tokens)
+            estimate = asked.price(model, input_tokens)
+            return limiter.check(who, estimate, input_tokens, max_output_tokens, asked).as_dict()
     return Decision(True).as_dict()
 
 

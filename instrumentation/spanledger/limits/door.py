@@ -83,8 +83,8 @@ def _asked(
     limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], object] | None, files: int
 ) -> BudgetExceeded | None:
     assumed = limiter.policy.assumed_output_tokens
-    wanted = demand(call.provider_name, call.request, body, assumed, files=files, replaceable=ask_instead is not None)
-    found, hold = limiter.ask(_who(call.context), wanted.estimate, wanted.read, wanted.written, wanted.question)
+    wanted = demand(call.provider_name, call.request, body, assumed, files, ask_instead is not None)
+    found, hold = limiter.ask(_who(call.context), wanted.estimate, wanted.read, wanted.written, wanted)
     if not found.allowed:
         return BudgetExceeded(found.reason, found.retry_after_seconds)
     if hold is not None:

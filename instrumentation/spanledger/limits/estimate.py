@@ -6,7 +6,7 @@ answered with.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from spanledger.pricing import quote
 from spanledger.reading import Json, count, items, label, mapping
@@ -93,31 +93,37 @@ def asks(body: object, model: str, tier: str | None, *, media: bool) -> Ask:
         media: whether there is any in it.
     """
     found = mapping(body)
-    spoken = "audio" in model or "tts" in model or "realtime" in model
-    drawn = "image" in model
-    if not (media or tier or spoken or drawn) and SPECIAL.isdisjoint(found):
+    made = _made_by(model)
+    if not (made or media or tier) and UNUSUAL.isdisjoint(found):
         return PLAIN
     kinds = {str(kind).lower() for kind in (*items(found, "modalities"), *items(found, "generationConfig", "responseModalities"))}  # fmt: skip
     outputs = ["output"]
-    if spoken or "audio" in kinds:
+    if "audio_out" in made or "audio" in kinds:
         outputs.append("audio_out")
-    if drawn or "image" in kinds:
+    if "image_out" in made or "image" in kinds:
         outputs.append("image_out")
     inputs = (*INPUT_METERS, *MEDIA_METERS) if media else INPUT_METERS
     speed, geo = label(found, "speed") or "", label(found, "inference_geo") or ""
     return Ask(tier or "", speed, geo, inputs, tuple(outputs))
 
 
-SPECIAL: Final = frozenset({"modalities", "generationConfig", "speed", "inference_geo"})
-"""Keys of a body that may change its price."""
+@lru_cache(maxsize=1024)
+def _made_by(model: str) -> tuple[str, ...]:
+    """Meters of what a model makes besides text, by its name."""
+    spoken = "audio" in model or "tts" in model or "realtime" in model
+    return ("audio_out",) * spoken + ("image_out",) * ("image" in model)
 
 
-def choices(body: Any) -> int:
+UNUSUAL: Final = frozenset({
+    "modalities", "generationConfig", "speed", "inference_geo", "n", "best_of", "prompt", "parameters",
+})  # fmt: skip
+"""Keys of a body that may change its price, or ask for more than one answer."""
+
+
+def choices(body: object) -> int:
     """How many answers a request asks for (OpenAI's `n` or `best_of` of each of its prompts, Google's `candidateCount` and
     `sampleCount`)."""
-    if not isinstance(body, dict) or MANY.isdisjoint(cast("dict[str, Any]", body)):
-        return 1
-    found = cast("dict[str, Any]", body)
+    found = mapping(body)
     asked = (
         count(found, "n"),
         count(found, "best_of"),
@@ -126,10 +132,6 @@ def choices(body: Any) -> int:
     )
     prompts = [each for each in items(found, "prompt") if not isinstance(each, int)]  # a list of tokens is one prompt
     return max(1, len(prompts)) * max(1, *(each or 1 for each in asked))
-
-
-MANY: Final = frozenset({"n", "best_of", "prompt", "generationConfig", "parameters"})
-"""Keys of a body that may ask for more than one answer."""
 
 
 def batched(body: object) -> list[Json]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from spanledger.guard import log
 from spanledger.limits.documents import PolicyError, published
@@ -19,20 +19,18 @@ CONTROLS_SECONDS: Final = 2.0
 MAX_PLANS: Final = 10_000
 
 
-class _Rules(NamedTuple):
-    """A policy, and what was worked out of it."""
-
-    policy: Policy
-    plans: dict[Who, Plan]
-
-
 class Heard:
     """Asks the store every two seconds, in the thread of a call that finds the answer too old."""
 
     def __init__(self, own: Policy, store: Store, outage: Outage, now: Callable[[], float]) -> None:
         """`own`: the policy of this process; what is published comes to it. `now`: Unix seconds."""
         self._own = own
-        self._rules = _Rules(own, {})
+        self.policy = own
+        """What is in force."""
+        self._plans: tuple[Policy, dict[Who, Plan]] = own, {}
+        """Of a policy, and what was worked out of it."""
+        self.stops = False
+        """Whether anything is stopped by hand."""
         self._store = store
         self._outage = outage
         self._now = now
@@ -40,11 +38,6 @@ class Heard:
         """None: nothing has been heard yet."""
         self._until = 0.0
         self._hearing = threading.Lock()
-
-    @property
-    def policy(self) -> Policy:
-        """What is in force."""
-        return self._rules.policy
 
     @property
     def anything(self) -> bool:
@@ -75,10 +68,12 @@ class Heard:
             return
         if found.published != (self._controls.published if self._controls is not None else ""):
             try:
-                self._rules = _Rules(self._own.with_published(published(found.published)), {})
+                self.policy = self._own.with_published(published(found.published))
+                self._plans = self.policy, {}
             except PolicyError as error:
                 log.error("%s; the budgets stay as they were", error)
         self._controls = found
+        self.stops = bool(found.stopped)
 
     def stopped(self, who: Who) -> str:
         """What stops a call by hand, in words; "": nothing."""
@@ -90,7 +85,7 @@ class Heard:
 
     def plan(self, who: Who) -> Plan:
         """What counts a call; it is worked out once while the windows last."""
-        policy, plans = self._rules
+        policy, plans = self._plans
         now = self._now()
         found = plans.get(who)
         if found is None or not found.since <= now < found.until:

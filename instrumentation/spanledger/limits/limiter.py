@@ -140,12 +140,10 @@ class Limiter:
     ) -> tuple[Decision, Hold | None]:
         heard = self._heard
         heard.listen()
-        stopped = heard.stopped(who)
-        if stopped:
+        if heard.stops and (stopped := heard.stopped(who)):
             return Decision(False, stopped), None
         plan = heard.plan(who)
-        too_large = plan.too_large(read, written, question)
-        if too_large:
+        if plan.capped and (too_large := plan.too_large(read, written, question)):
             return Decision(False, too_large), None
         if not plan.budgets:
             return Decision(True, "" if heard.anything else UNANSWERED), None

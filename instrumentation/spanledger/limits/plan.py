@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from math import ceil, inf
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from spanledger.limits.policy import DOWNGRADE, WARN, Budget, Policy, Rule, Who
 from spanledger.limits.store import Account
@@ -17,16 +16,24 @@ ENDLESS: Final = 2**62
 """The amount of a budget that refuses nothing."""
 
 
-class Question(NamedTuple):
+class Question(Protocol):
     """What a request asks for, where a nearer estimate or another model may matter."""
 
-    model: str
-    price: Callable[[str, int], int | None]
-    """(model, tokens of the prompt) -> the most that it may cost, in picodollars; None: it has no price."""
-    sharper: Callable[[], int | None]
-    """Tokens of the prompt as a tokenizer counts them, which takes longer; None where there is none."""
-    replaceable: bool = True
-    """Whether another model may be asked."""
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether another model may be asked."""
+        ...
+
+    def price(self, model: str, read: int) -> int | None:
+        """The most that it may cost at a model, with so many tokens of prompt, in picodollars; None: it has no price."""
+        ...
+
+    def sharper(self) -> int | None:
+        """Tokens of the prompt as a tokenizer counts them, which takes longer; None where there is none."""
+        ...
 
 
 class Plan(NamedTuple):
@@ -45,6 +52,8 @@ class Plan(NamedTuple):
     accounts: tuple[Account, ...]
     floors: tuple[float, ...]
     """Of each budget, its lowest threshold in picodollars."""
+    capped: bool
+    """Whether a request may not be of any size."""
 
     @property
     def closed(self) -> Budget | None:
@@ -98,15 +107,17 @@ def planned(policy: Policy, who: Who, now: float) -> Plan:
                 key, budget.acts_from_picousd if acts else ENDLESS, ceil(end - begun) + AFTER_SECONDS, not budget.per
             )
         )
-    capped = not rule.critical
+    max_input_tokens = None if rule.critical else rule.max_input_tokens or policy.max_input_tokens
+    max_output_tokens = None if rule.critical else rule.max_output_tokens or policy.max_output_tokens
     return Plan(
         max(starts, default=now),
         min(ends, default=inf),
         rule,
-        (rule.max_input_tokens or policy.max_input_tokens) if capped else None,
-        (rule.max_output_tokens or policy.max_output_tokens) if capped else None,
+        max_input_tokens,
+        max_output_tokens,
         tuple(budgets),
         tuple(ends),
         tuple(accounts),
         tuple(min(budget.thresholds, default=inf) * budget.amount_picousd for budget in budgets),
+        max_input_tokens is not None or max_output_tokens is not None,
     )

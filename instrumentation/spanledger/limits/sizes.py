@@ -7,7 +7,7 @@ some for what stands around it; where that would be too much, as many as a token
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 MESSAGE_TOKENS: Final = 16
 """Of a message's role and separators, generously (OpenAI's chat format takes 3 or 4)."""
@@ -59,18 +59,20 @@ class Size:
         """`media`: pieces that go beside the body (files)."""
         self._counted = counted
         self.media = media
-        self.tokens = self._of(body, "", 0, words=False)
+        self.tokens = self._of(body, "", 0, False)
         self.tokens += self.media * MEDIA_TOKENS
 
-    def _of(self, body: Any, key: str, depth: int, *, words: bool) -> int:
+    def _of(self, body: Any, key: str, depth: int, words: bool) -> int:
         if isinstance(body, dict):
-            return self._table(cast("dict[Any, Any]", body), key, depth, words=words)
+            table: dict[Any, Any] = body  # pyright: ignore[reportUnknownVariableType] - `cast` is a call
+            return self._table(table, key, depth, words)
         if isinstance(body, list | tuple):
-            if _is_tokens(cast("list[Any]", body)):
-                return len(cast("list[Any]", body))
-            total = 0
-            for each in cast("list[Any]", body):
-                total += AROUND_TOKENS + self._of(each, key, depth + 1, words=words)
+            parts: list[Any] | tuple[Any, ...] = body  # pyright: ignore[reportUnknownVariableType]
+            if _is_tokens(parts):
+                return len(parts)
+            total = AROUND_TOKENS * len(parts)
+            for each in parts:
+                total += self._of(each, key, depth + 1, words)
             return total
         if isinstance(body, str):
             return self._counted(body)
@@ -79,12 +81,10 @@ class Size:
             return 0
         if type(body) in SCALARS:
             return NUMBER_TOKENS
-        fields = getattr(body, "__dict__", None)  # an answer's block, given back as part of the next prompt
-        if not isinstance(fields, dict):
-            return text_bytes(str(body))
-        return self._table(cast("dict[Any, Any]", fields), key, depth, words=words)
+        fields: Any = getattr(body, "__dict__", None)  # an answer's block, given back as part of the next prompt
+        return self._of(fields, key, depth, words) if isinstance(fields, dict) else text_bytes(str(body))
 
-    def _table(self, found: dict[Any, Any], key: str, depth: int, *, words: bool) -> int:
+    def _table(self, found: dict[Any, Any], key: str, depth: int, words: bool) -> int:
         if depth > DEEPEST:
             self.media += 1
             return 0
@@ -92,18 +92,22 @@ class Size:
         if type(kind) is not str:
             kind = ""
         words = words or kind in WORDS
-        total = MESSAGE_TOKENS
+        counted = self._counted
+        total = MESSAGE_TOKENS + AROUND_TOKENS * len(found)
         for name, value in found.items():
-            total += AROUND_TOKENS + (len(name) if type(name) is str and name.isascii() else text_bytes(str(name)))
-            if type(value) is str:
+            total += len(name) if type(name) is str and name.isascii() else text_bytes(str(name))
+            sort: type[Any] = type(value)  # pyright: ignore[reportUnknownVariableType]
+            if sort is str:
                 if name in MEDIA_KEYS and not words and _is_media(found, kind, key, value):
                     self.media += 1
+                elif counted is text_bytes and value.isascii():
+                    total += len(value)
                 else:
-                    total += self._counted(value)
-            elif type(value) in SCALARS:
+                    total += counted(value)
+            elif sort in SCALARS:
                 total += NUMBER_TOKENS
             else:
-                total += self._of(value, name, depth + 1, words=words or name in WORDS)
+                total += self._of(value, name, depth + 1, words or name in WORDS)
         return total
 
 

@@ -1,0 +1,19 @@
+"""What a request asks for, with prices that a test makes up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Question(NamedTuple):
+    model: str
+    prices: Callable[[str], int | None]
+    """Model -> picodollars."""
+    replaceable: bool = True
+
+    def price(self, model: str, read: int) -> int | None:
+        return self.prices(model)
+
+    def sharper(self) -> int | None:
+        return None
