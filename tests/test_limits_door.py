@@ -383,21 +383,17 @@ def canned() -> Iterator[Canned]:
     server.close()
 
 
+def background(name: str, status: str, **more: Any) -> dict[str, Any]:
+    made = {"id": name, "object": "response", "status": status, "model": "gpt-5.4-mini", "output": [], "created_at": 1}
+    return {**made, "background": True, **more}
+
+
 def test_a_background_response_asks_and_its_result_is_counted_when_it_is_seen(
     limited, ledger: Recorded, canned: Canned
 ):
     usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
-    queued = {
-        "id": "resp_limited_1",
-        "object": "response",
-        "status": "queued",
-        "model": "gpt-5.4-mini",
-        "output": [],
-        "created_at": 1,
-        "background": True,
-    }
-    canned.answers["/responses"] = queued
-    canned.answers["/resp_limited_1"] = {**queued, "status": "completed", "usage": usage}
+    canned.answers["/responses"] = background("resp_limited_1", "queued")
+    canned.answers["/resp_limited_1"] = background("resp_limited_1", "completed", usage=usage)
     limited("0.001")
     client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
     asked: Any = {"model": "gpt-5.4-mini", "input": "x", "background": True, "max_output_tokens": 20}
@@ -417,19 +413,10 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
 ):
     """Two processes ask for the result: here a second one is one that has seen nothing yet."""
     usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150}
-    queued = {
-        "id": "resp_shared_1",
-        "object": "response",
-        "status": "queued",
-        "model": "gpt-5.4-mini",
-        "output": [],
-        "created_at": 1,
-        "background": True,
-    }
-    canned.answers["/responses"] = queued
+    canned.answers["/responses"] = background("resp_shared_1", "queued")
     canned.answers["/resp_shared_1"] = [
-        {**queued, "status": "in_progress"},
-        {**queued, "status": "completed", "usage": usage},
+        background("resp_shared_1", "in_progress"),
+        background("resp_shared_1", "completed", usage=usage),
     ]
     server = RedisServer(tmp_path)
     file = tmp_path / "limits.toml"
@@ -471,11 +458,6 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
 def begin_google(url: str) -> None:
     client = genai.Client(api_key="k", http_options={"base_url": url})
     client.batches.create(model="gemini-3.5-flash", src=[{"contents": [{"parts": [{"text": "x"}], "role": "user"}]}])
-
-
-def background(name: str, status: str, **more: Any) -> dict[str, Any]:
-    made = {"id": name, "object": "response", "status": status, "model": "gpt-5.4-mini", "output": [], "created_at": 1}
-    return {**made, "background": True, **more}
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
