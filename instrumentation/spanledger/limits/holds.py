@@ -44,8 +44,8 @@ class Hold:
         if name and spent:
             self.count(0)
             self._limiter.count(Cost(name, self._plan, 0, spent, seen=True))
-        elif spent or self.held:
-            self._limiter.count(self._cost(spent))
+        else:
+            self.count(spent)
 
     def count(self, spent_picousd: int) -> None:
         """Count a cost, at once in this process, in a moment in a remote store."""

@@ -114,12 +114,12 @@ class MemoryStore:
         return made
 
     def _make_room(self) -> None:
-        """Forget one in a hundred: of what is not everybody's, whose window ends first, and who has spent least."""
+        """Forget one in ten: of what is not everybody's, whose window ends first, and who has spent least."""
         log.warning("limits: more than %d users (tenants, ...) at once: the smallest are forgotten", MAX_ACCOUNTS)
         ranked = sorted((each.until, each.used, key) for key, each in self._balances.items() if not each.shared) or [
             (each.until, each.used, key) for key, each in self._balances.items()
         ]
-        for _, _, key in ranked[: max(1, MAX_ACCOUNTS // 100)]:
+        for _, _, key in ranked[: max(1, MAX_ACCOUNTS // 10)]:
             del self._balances[key]
 
     def _free(self, now: float) -> None:
