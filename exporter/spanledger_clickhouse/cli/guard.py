@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from spanledger.guard import quietly
 from spanledger.limits.policy import Budget
 from spanledger.limits.store import StoreError
 from spanledger.limits.windows import window
@@ -107,11 +107,14 @@ def _watch(found: Sequence[Destination], every: int) -> None:
     printed: set[str] = set()
     while True:
         began = time.monotonic()
-        with quietly("looking at budgets"):  # whatever a driver comes up with: the next look may succeed
-            try:
-                _pass(found, printed)
-            except DatabaseError as error:
-                click.echo(f"{datetime.now(UTC):%H:%M:%S} {error}", err=True)
+        try:
+            _pass(found, printed)
+        except DatabaseError as error:
+            click.echo(f"{datetime.now(UTC):%H:%M:%S} {error}", err=True)
+        except Exception as error:  # noqa: BLE001 - whatever a driver comes up with: the next look may succeed
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} at {place.filename}:{place.lineno}"
+            click.echo(f"{datetime.now(UTC):%H:%M:%S} a look failed with {what}", err=True)
         time.sleep(max(0.0, every - (time.monotonic() - began)))
 
 
