@@ -297,9 +297,8 @@ class Call:
             finally:
                 cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
                 name = f"{self.provider_name}:{response.record}" if response.record else ""
-                sold = outcome != "error" and (
-                    usage is not None or not name
-                )  # what is over and has no usage was not sold
+                # What is asked about later, is over and has no usage was not sold.
+                sold = outcome != "error" and (usage is not None or not name)
                 self._tell(cost if isinstance(cost, int) else None, sold=sold, name=name)
 
     def _tell(self, cost: int | None, *, sold: bool, name: str = "") -> None:
