@@ -58,13 +58,13 @@ def _changing() -> Generator[Ledger]:
 @click.argument("amount", type=Usd())
 @click.option(
     "--scope", "scopes", multiple=True, metavar="DIMENSION=VALUE",
-    help="What it limits: tenant, tier, feature, user; repeat it for several at once. Without: everything.",
+    help="What it limits: tenant, tier, feature, user; repeat it for several at once; or global. [default: global]",
 )  # fmt: skip
 @click.option("--key", default="", help="With --scope DIMENSION: which one.")
 @click.option(
     "--per", type=click.Choice([*DIMENSIONS, "all"]), help="Each of these has the amount for itself. [default: all]"
 )
-@click.option("--period", type=click.Choice(WINDOWS), help="[default: month]")
+@click.option("--period", type=click.Choice(WINDOWS), help="How long it is for. [default: month]")
 @click.option("--zone", help="Whose clock says when a day begins, e.g. Europe/Berlin. [default: UTC]")
 @click.option("--action", type=click.Choice(ACTIONS), help="What becomes of calls. [default: warn]")
 @click.option("--at", type=float, help="The share from which it acts; default: 0.95 to downgrade, 1 to block.")
