@@ -28,7 +28,7 @@ def ready() -> None:
     if _thread is None:
         if _collector not in gc.callbacks:
             gc.callbacks.append(_collector)
-        thread = threading.Thread(target=_work, name="spanledger-finalizing", daemon=True)
+        thread = threading.Thread(target=_work, args=(_queue,), name="spanledger-finalizing", daemon=True)
         thread.start()
         _thread = thread
 
@@ -50,9 +50,9 @@ def wait(seconds: float) -> bool:
     return done.wait(seconds)
 
 
-def _work() -> None:
+def _work(queue: SimpleQueue[Callable[[], object]]) -> None:
     while True:
-        act = _queue.get()
+        act = queue.get()
         with quietly("ending a stream that was dropped"):
             act()
 
