@@ -258,6 +258,31 @@ for words in (["budget", "set", "x", "5"], ["guard", "--once"], ["budget", "publ
     assert "is not what this ledger has" in CliRunner().invoke(main, ["doctor"]).output
 
 
+def test_what_was_spent_before_a_budget_was_set_counts_in_redis(store: RedisStore):
+    where = target()
+    run("set", "all", "10")
+    with connected(where) as client:
+        made = [
+            call(start_time=datetime.now(UTC), span_id=f"{n:016x}", user_id=user, cost_usd=Decimal(n))
+            for n, user in ((1, "ada"), (4, "bob"))
+        ]
+        writer.insert(client, where, [tuple(row.values()) for row in made])
+    run("set", "u", "10", "--per", "user", "--period", "hour", "--action", "block")
+
+    def spent() -> dict[str, int]:
+        found = [key.decode().partition("}:")[2] for key in store._client.keys("*")]
+        return {
+            key.split("\x1f")[0] + key.split("\x1f")[1]: store.balance(key)[0] // 10**12
+            for key in found
+            if "\x1f" in key
+        }
+
+    assert spent() == {"all": 5, "uada": 1, "ubob": 4}, "each of them, however far"
+    store._client.flushall()
+    assert run("publish").exit_code == 0
+    assert spent() == {"all": 5, "uada": 1, "ubob": 4}
+
+
 def test_a_change_that_could_not_be_noted_is_published_all_the_same(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(audit, "insert", lambda *_: (_ for _ in ()).throw(DatabaseError("the disk is full")))
     result = run("set", "all", "5")
@@ -387,6 +412,15 @@ def test_past_windows_are_exact_where_rollups_have_only_days_and_whatever_the_cl
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_the_first_hour_of_a_day_is_not_all_of_it():
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    daily = budgets._source({"user"}, midnight, midnight + timedelta(days=1))[0]
+    hour = midnight + timedelta(hours=1)
+    assert daily == "llm_costs_users"
+    assert (budgets._source({"user"}, midnight, hour)[0] == daily) is (datetime.now(UTC) < hour)
+    assert budgets._source({"user"}, midnight, datetime.now(UTC) - timedelta(seconds=5), live=True)[0] == daily
 
 
 def test_a_young_ledger_is_projected_by_the_days_it_has():

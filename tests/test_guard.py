@@ -237,7 +237,7 @@ def test_nobody_there_and_a_refusal_are_said(receiver: Receiver, monkeypatch, ca
     gone = Destination("webhook", "http://127.0.0.1:9/secret").deliver(said)
     assert gone.attempts == 5
     assert "secret" not in caplog.text
-    assert gone.error == "webhook at 127.0.0.1: NewConnectionError"
+    assert gone.error == "webhook at 127.0.0.1: Connection refused"
     receiver.answers = [403]
     assert Destination("webhook", receiver.url("x")).deliver(said) == destinations.Delivery(
         1, "webhook at 127.0.0.1: HTTP 403"

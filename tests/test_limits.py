@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import spanledger
 from questions import Question
 from redis_server import RedisServer
-from spanledger.limits import asking, memory_store, redis_store
+from spanledger.limits import asking, heard, memory_store, redis_store
 from spanledger.limits.documents import PolicyError, load, policy
 from spanledger.limits.estimate import stepped, worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
@@ -693,6 +693,24 @@ def test_what_no_answer_came_to_may_have_been_done(own_redis: RedisServer):
     with pytest.raises(StoreError) as told:
         RedisStore(own_redis.url).controls()
     assert not told.value.doubtful, "nobody was there"
+
+
+def test_a_redis_that_has_lost_its_data_opens_nothing(redis: RedisServer, monkeypatch, caplog):
+    monkeypatch.setattr(heard, "CONTROLS_SECONDS", 0)
+    store = RedisStore(redis.url, deadline=2.0)
+    store._client.flushall()
+    found = {"budget": [{"name": "all", "window": "month", "amount_usd": 1, "action": "block"}]}
+    store.publish(json.dumps(found))
+    store.stop("user=eve")
+    limiter = Limiter(Policy(), store)
+    assert limiter.check(Who(user="ada"), USD // 2).allowed
+    store._client.flushall()
+    assert not limiter.check(Who(user="ada"), 2 * USD).allowed
+    assert "is stopped" in limiter.check(Who(user="eve"), 1).reason
+    assert caplog.text.count("Redis has lost the budgets") == 1
+    store.publish(json.dumps({"budget": []}))
+    assert limiter.check(Who(user="ada"), 2 * USD).allowed
+    assert limiter.check(Who(user="eve"), 1).allowed
 
 
 def test_a_name_that_takes_seconds_to_resolve_holds_nobody_up(redis: RedisServer, monkeypatch):

@@ -119,6 +119,7 @@ def test_a_call_that_has_no_room_is_refused_before_it_is_sent(
     row = ledger.row
     assert (row["outcome"], row["error_type"], row["attempts"], row["cost_usd"]) == ("error", "BudgetExceeded", 0, None)
     assert not row["price_status"].startswith("unpriced:")
+    assert row["attributes"]["spanledger.budget.refusal"] == "budget 'u': $0.000001 for the month is used up"
     assert row["attempt_billed"] == []
 
 
@@ -898,7 +899,7 @@ def test_what_is_stopped_is_refused_within_seconds_and_each_change_is_a_row(
         server.stop()
         assert (
             CliRunner().invoke(main, ["stop", "user=bob"]).output.strip()
-            == "Error: Redis does not answer: ConnectionError"
+            == "Error: nothing is stopped (user=bob): Redis does not answer: ConnectionError"
         )
     finally:
         server.stop()

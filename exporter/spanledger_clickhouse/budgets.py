@@ -7,6 +7,7 @@ rollups where they can say it, else from the calls.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,10 @@ ROLLUPS: Final = (
 )
 """(view, seconds of a bucket, dimensions that it knows): the first that can say it is asked."""
 PACE_DAYS: Final = 7
+MAX_VALUES: Final = 1000
+"""Of a budget per user, tenant, ...: how many are looked at, those who have spent most first."""
+NEAR: Final = 0.5
+"""The share from which one of a budget per user (tenant, ...) matters, unless it tells or acts earlier."""
 
 ROWS: Final = """
 SELECT name, scope, key, dimensions, per, period, zone, amount_usd, action, at, thresholds, fail_closed
@@ -239,20 +244,46 @@ def standings(ledger: Ledger, at: datetime, budgets: Iterable[Budget] | None = N
 def standings_in(ledger: Ledger, each: Budget, running: Window, until: datetime) -> Iterator[Standing]:
     """How a budget stood in a window at a moment of it; see `standings`."""
     paces = _paces(ledger, each, until) if each.window != "hour" and until < running.end else {}
-    spent = spending(ledger, each, running.start, until)
+    spent = spending(ledger, each, running.start, until, live=is_present(running, until))
     for value, amount in spent or ([] if each.per else [("", Decimal(0))]):
         yield Standing(each, value, running, amount, _projected(running, until, amount, paces.get(value)))
 
 
-def spending(
-    ledger: Ledger, each: Budget, since: datetime, until: datetime, *, nobody: bool = False
-) -> list[tuple[str, Decimal]]:
-    """(value of `per`, or "", what was spent from `since` until `until` in USD), the most first; with `nobody` also "" of
-    calls that have no such value. Raises DatabaseError.
+def near(standings: Iterable[Standing]) -> Iterator[Standing]:
+    """Those that matter; of a budget per user not everybody who has spent a cent."""
+    seen: Counter[str] = Counter()
+    for each in standings:
+        if each.budget.per and each.utilisation < min(NEAR, float(each.budget.acts_at), *each.budget.thresholds):
+            continue
+        seen[each.budget.name] += 1
+        if seen[each.budget.name] <= MAX_VALUES:
+            yield each
+    for name, count in seen.items():
+        if count > MAX_VALUES:
+            log.warning(
+                "budget %r: of %d who are near it, only the %d who have spent most are looked at", name, count, MAX_VALUES
+            )  # fmt: skip
 
-    The rollups have whole hours and days: of one that is under way all is counted that is there.
+
+def is_present(running: Window, at: datetime) -> bool:
+    """Whether a moment of a window is the present, or as good as that."""
+    return at < running.end and at > datetime.now(UTC) - timedelta(minutes=1)
+
+
+def spending(
+    ledger: Ledger, each: Budget, since: datetime, until: datetime, *, nobody: bool = False, live: bool = False
+) -> list[tuple[str, Decimal]]:
+    """(value of `per`, or "", what was spent in USD), the most first. Raises DatabaseError.
+
+    Args:
+        ledger: is asked.
+        each: the budget.
+        since: from when.
+        until: until when.
+        nobody: whether "" of calls that have no such value is among them.
+        live: whether `until` is the present: of an hour or a day that is under way all may be counted that is there.
     """
-    source, time, cost = _source({*each.scope, each.per} - {""}, since, until)
+    source, time, cost = _source({*each.scope, each.per} - {""}, since, until, live=live)
     value = f"ifNull(toString({COLUMN_OF[each.per]}), '')" if each.per else "''"
     conditions = _conditions(each, time, "" if nobody else value)
     statement = (
@@ -269,11 +300,11 @@ def _conditions(each: Budget, time: str, value: str) -> str:
     return " AND ".join([*found, f"{value} != ''"] if each.per and value else found)
 
 
-def _source(needed: set[str], since: datetime, until: datetime) -> tuple[str, str, str]:
-    """(table, its time, its cost) that knows the dimensions, in buckets that begin at `since` and end at `until`, or now."""
-    now = datetime.now(UTC).timestamp()
+def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = False) -> tuple[str, str, str]:
+    """(table, its time, its cost) that knows the dimensions, in buckets that begin at `since` and end at `until`, or have
+    nothing after it."""
     for view, seconds, known in ROLLUPS:
-        whole = until.timestamp() % seconds == 0 or until.timestamp() >= now - now % seconds
+        whole = until.timestamp() % seconds == 0 or live or until >= datetime.now(UTC)
         if needed <= known and since.timestamp() % seconds == 0 and whole:
             return view, "toDateTime(bucket, 'UTC')", "cost_usd"
     return "llm_calls AS c FINAL", "c.start_time", "c.cost_usd"

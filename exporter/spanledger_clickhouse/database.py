@@ -20,8 +20,9 @@ from spanledger import settings
 
 DEFAULT_DATABASE: Final = "spanledger"
 SECURE: Final = frozenset({"https", "clickhouses"})
-WAIT_SECONDS: Final = 20.0
+WAIT_SECONDS: Final = 60.0
 """How long a command waits for another that has the embedded ledger."""
+ATTEMPTS: Final = 3
 SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | SECURE
 
 
@@ -127,17 +128,18 @@ def _embedded(where: Target, clickhouse_connect: Any) -> Any:
     except OSError as error:
         raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
     end = time.monotonic() + WAIT_SECONDS
-    while True:
+    for left in range(ATTEMPTS, 0, -1):
         while _is_held(path / "status"):
             if time.monotonic() > end:
                 raise _held(where)
             time.sleep(0.05)
         try:
             return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
-        except clickhouse_connect.driver.exceptions.Error as error:
-            if "Cannot lock" not in str(error) or time.monotonic() > end:  # else another was faster
+        except clickhouse_connect.driver.exceptions.Error:
+            if left == 1:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.2)  # another was faster, most likely: the engine does not say why it cannot begin
+    raise _held(where)
 
 
 def _held(where: Target) -> DatabaseError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from math import ceil
 from typing import Final
 
 from spanledger import settings
 from spanledger.guard import log
+from spanledger.limits.plan import AFTER_SECONDS
 from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.store import StoreError
+from spanledger.limits.store import Account, StoreError
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.budgets import complain
 from spanledger_clickhouse.database import DatabaseError, denied
@@ -36,12 +39,13 @@ def shared_store() -> RedisStore | None:
     return RedisStore(url, PATIENCE_SECONDS) if url is not None else None
 
 
-def publish(ledger: Ledger, *, take_over: bool = False) -> int | None:
-    """Publish the ledger's budgets; how many, or None where no Redis is set.
+def publish(ledger: Ledger, *, take_over: bool = False, everybody: bool = True) -> int | None:
+    """Publish the ledger's budgets, and have Redis know what is spent of them; how many, or None where no Redis is set.
 
     Args:
         ledger: whose.
         take_over: also where the Redis has those of another ledger.
+        everybody: whether of a budget per user (tenant, ...) all are told of, not only those who are near it.
 
     Raises:
         DatabaseError: the ledger, or Redis, does not answer; the Redis has budgets of another ledger.
@@ -61,9 +65,22 @@ def publish(ledger: Ledger, *, take_over: bool = False) -> int | None:
         if not other:
             _restore_stops(ledger, store)
         store.publish(budgets.as_json(found), other if name == UNKNOWN and other else name)
+        _level(ledger, store, everybody=everybody)
     except StoreError as error:
         raise DatabaseError(f"nothing is published: {error}. Try `spanledger budget publish` again") from error
     return len(found["budget"])
+
+
+def _level(ledger: Ledger, store: RedisStore, *, everybody: bool) -> None:
+    """Take what is counted in Redis to be at least what the ledger has: calls of processes that do not enforce, calls made
+    before a budget was set, or while Redis was away, and all of it where Redis has lost its data. Raises DatabaseError,
+    StoreError."""
+    at = datetime.now(UTC)
+    standings = budgets.standings(ledger, at)
+    for each in standings if everybody else budgets.near(standings):
+        begun, end = each.window.start.timestamp(), each.window.end.timestamp()
+        account = Account(each.budget.account(each.value, int(begun)), 0, ceil(end - begun) + AFTER_SECONDS)
+        store.at_least(account, int(each.spent_usd.scaleb(12)))
 
 
 def _name(ledger: Ledger) -> str:

@@ -151,6 +151,7 @@ KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and i
     a.BUDGET_WARNINGS,
     a.REQUESTED_MODEL,
     a.DOWNGRADE_REASON,
+    a.REFUSAL,
 }
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 

@@ -115,6 +115,8 @@ BUDGET_WARNINGS: Final = "spanledger.budget.warnings"
 REQUESTED_MODEL: Final = "spanledger.downgrade.requested_model"
 """What the application asked for, where another model was asked (`gen_ai.request.model`) because a budget ran short."""
 DOWNGRADE_REASON: Final = "spanledger.downgrade.reason"
+REFUSAL: Final = "spanledger.budget.refusal"
+"""Why a call was refused."""
 
 # --- the loss ledger -----------------------------------------------------------------------------------
 PROCESS_ID: Final = "spanledger.process.id"

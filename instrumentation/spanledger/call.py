@@ -279,6 +279,7 @@ class Call:
     def refuse(self, error: BaseException) -> None:
         """The call was not made at all: a row without an attempt."""
         self._finished = True
+        self.note(a.REFUSAL, str(error))
         with quietly("recording a refused call"):
             span = self._span = self._span or self._start()
             span.set_status(Status(StatusCode.ERROR, type(error).__name__))

@@ -110,8 +110,13 @@ class Destination:
 
 def _why(error: Exception) -> str:
     """What went wrong, without the address: it may hold a secret."""
-    inner = getattr(error.args[0] if error.args else None, "reason", None)
-    return type(inner).__name__ if inner is not None else type(error).__name__
+    cause: BaseException | None = getattr(error.args[0] if error.args else None, "reason", None) or error
+    named = type(cause).__name__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror and cause.errno is not None:
+            return cause.strerror  # the system's words
+        cause = cause.__cause__ or cause.__context__
+    return named
 
 
 def configured() -> list[Destination]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from math import ceil
 from typing import Final
 
 from spanledger.guard import log
-from spanledger.limits.plan import AFTER_SECONDS
 from spanledger.limits.policy import Budget
-from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.store import Account, StoreError
 from spanledger.limits.windows import Window, window
 from spanledger_clickhouse import budgets
 from spanledger_clickhouse.alerts import telling
@@ -26,12 +21,8 @@ from spanledger_clickhouse.database import DatabaseError
 from spanledger_clickhouse.ledger import Ledger
 
 TOP: Final = 5
-MAX_VALUES: Final = 1000
-"""Of a budget per user, tenant, ...: how many are looked at, those who have spent most first."""
 MAX_DETAILED: Final = 20
 """Alerts of one look whose features and users are asked for: each is two queries."""
-NEAR: Final = 0.5
-"""The share from which Redis is told what the ledger knows of one user's (tenant's, ...) budget."""
 GRACE: Final = {"hour": timedelta(minutes=75), "day": timedelta(hours=25), "month": timedelta(hours=25)}
 """How long after its end a window is looked at: rows come late, and looks may be an hour apart, or a day where no budget is
 by the hour."""
@@ -51,25 +42,9 @@ def look(ledger: Ledger, at: datetime, destinations: Sequence[Destination]) -> l
     Raises:
         DatabaseError: the ledger does not answer.
     """
-    found = [*near(budgets.standings(ledger, at)), *near(_ended(ledger, at))]
+    found = [*budgets.near(budgets.standings(ledger, at)), *budgets.near(_ended(ledger, at))]
     alerts = [Alert(standing, threshold) for standing, threshold in passed(found)]
     return telling.tell(ledger, alerts, destinations, _details(ledger, at))
-
-
-def level(ledger: Ledger, at: datetime, store: RedisStore) -> None:
-    """Take what is counted in Redis to be at least what the ledger has: calls of processes that do not enforce, calls made
-    while Redis was away, and all of it where Redis has lost its data.
-
-    Raises:
-        DatabaseError: the ledger, or Redis, does not answer.
-    """
-    for each in near(budgets.standings(ledger, at)):
-        begun, end = each.window.start.timestamp(), each.window.end.timestamp()
-        account = Account(each.budget.account(each.value, int(begun)), 0, ceil(end - begun) + AFTER_SECONDS)
-        try:
-            store.at_least(account, int(each.spent_usd.scaleb(12)))
-        except StoreError as error:
-            raise DatabaseError(str(error)) from error
 
 
 def _ended(ledger: Ledger, at: datetime) -> Iterator[Standing]:
@@ -80,22 +55,6 @@ def _ended(ledger: Ledger, at: datetime) -> Iterator[Standing]:
         if at - running.start < GRACE[each.window] and budgets.utc(since.get(each.name, at)) < running.start:
             before = window(each.window, running.start - timedelta(microseconds=1), each.zone)
             yield from budgets.standings_in(ledger, each, before, before.end)
-
-
-def near(standings: Iterable[Standing]) -> Iterator[Standing]:
-    """Those that matter; of a budget per user not everybody who has spent a cent."""
-    seen: Counter[str] = Counter()
-    for each in standings:
-        if each.budget.per and each.utilisation < min(NEAR, float(each.budget.acts_at), *each.budget.thresholds):
-            continue
-        seen[each.budget.name] += 1
-        if seen[each.budget.name] <= MAX_VALUES:
-            yield each
-    for name, count in seen.items():
-        if count > MAX_VALUES:
-            log.warning(
-                "budget %r: of %d who are near it, only the %d who have spent most are looked at", name, count, MAX_VALUES
-            )  # fmt: skip
 
 
 def passed(standings: Iterable[Standing]) -> list[tuple[Standing, float]]:
@@ -134,7 +93,10 @@ def _top(ledger: Ledger, budget: Budget, running: Window, at: datetime) -> tuple
     """Who has spent most of a budget; what nobody is named for is one of them. Nobody, where the ledger does not say it in
     time: what is told matters more."""
     try:
-        return tuple(budgets.spending(ledger, budget, running.start, min(at, running.end), nobody=True)[:TOP])
+        live = budgets.is_present(running, at)
+        return tuple(
+            budgets.spending(ledger, budget, running.start, min(at, running.end), nobody=True, live=live)[:TOP]
+        )
     except DatabaseError as error:
         log.warning("an alert of budget %r names no %s: %s", budget.name, budget.per, error)
         return ()

@@ -13,6 +13,7 @@ import click
 
 from spanledger.limits.asking import on_rows
 from spanledger.limits.documents import PolicyError, load
+from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.policy import ACTIONS, DIMENSIONS, EVERY, Budget, Policy, Rule
 from spanledger.limits.windows import WINDOWS
 from spanledger_clickhouse import audit, budgets
@@ -22,6 +23,8 @@ from spanledger_clickhouse.database import DatabaseError
 from spanledger_clickhouse.ledger import Ledger
 from spanledger_clickhouse.publishing import publish
 
+PROVIDERS: Final = ("openai", "anthropic", "gcp.gemini", "gcp.vertex_ai", "azure.ai.openai", "aws.bedrock")
+"""Whose prices are looked at."""
 SCOPES: Final = ("global", *DIMENSIONS)
 
 
@@ -46,7 +49,7 @@ def _changing() -> Generator[Ledger]:
         try:
             count = publish(found)
         except DatabaseError as error:
-            raise (error if failed is None else DatabaseError(f"{failed}; and {error}")) from error
+            raise DatabaseError(f"{failed or 'the ledger has it'}, but {error}") from error
         if count is not None:
             console().print(f"published to Redis: {count} budgets; processes take them within seconds", markup=False)
     if failed is not None:
@@ -169,7 +172,7 @@ def told(found: Budget) -> str:
     """A budget in words."""
     words = [
         amount_told(found),
-        ", ".join(f"{k}={v}" for k, v in found.scope.items()) or "global",
+        ", ".join(f"{k}={v}" for k, v in found.scope.items()) or ("" if found.per else "global"),
     ]
     if found.per:
         words.append(f"each {found.per}")
@@ -179,7 +182,7 @@ def told(found: Budget) -> str:
         words.append(f"{found.action} at {found.acts_at.normalize():%}")
     if found.fail_closed:
         words.append("fails closed")
-    return ", ".join(words)
+    return ", ".join(word for word in words if word)
 
 
 @budget.command("remove")
@@ -245,6 +248,9 @@ def feature_rule(
         raise click.UsageError("say what holds for it, or --remove")
     if downgrade and (pinned or critical):
         raise click.UsageError("--downgrade goes neither with --pinned nor with --critical: they keep their model")
+    for model, other in downgrade:
+        if not any(worst_picousd(provider, other, 1000, 1000) for provider in PROVIDERS):
+            click.echo(f"{other} has no price: calls of {model} keep their model until it has one", err=True)
     with _changing() as opened:
         if removed and feature not in budgets.read(opened).features:
             raise click.ClickException(f"nothing holds for {feature!r}")

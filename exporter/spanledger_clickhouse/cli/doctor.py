@@ -216,7 +216,8 @@ def _published(ledger: Ledger) -> Iterator[Finding]:
         found = store.controls().published if store is not None else None
     except StoreError:
         return  # it is said where limits are looked at
-    if found is not None and found != budgets.as_json(budgets.document(ledger)[0]):
+    mine = budgets.document(ledger)[0]
+    if (found or mine["budget"]) and found is not None and found != budgets.as_json(mine):
         text = "what is enforced by way of Redis is not what this ledger has"
         yield Finding(WARNING, "budgets", text, "`spanledger budget publish`, if this is the ledger that they are from")
 

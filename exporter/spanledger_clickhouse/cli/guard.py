@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from spanledger.limits.policy import Budget
-from spanledger.limits.store import StoreError
 from spanledger.limits.windows import window
 from spanledger_clickhouse.budgets import Standing
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show
 from spanledger_clickhouse.database import DatabaseError
-from spanledger_clickhouse.ledger import Ledger, Result
-from spanledger_clickhouse.publishing import publish, shared_store
+from spanledger_clickhouse.ledger import Result
+from spanledger_clickhouse.publishing import publish
 
 if TYPE_CHECKING:
     from spanledger_clickhouse.alerts.destinations import Destination
@@ -126,7 +125,7 @@ def _pass(found: Sequence[Destination], printed: set[str] | None = None) -> list
     trouble: DatabaseError | None = None
     with ledger() as opened:
         try:
-            _keep_redis(opened)
+            publish(opened, everybody=False)
         except DatabaseError as error:  # whoever is on call is told all the same
             trouble = error
         done = watch.look(opened, datetime.now(UTC), found)
@@ -136,19 +135,6 @@ def _pass(found: Sequence[Destination], printed: set[str] | None = None) -> list
     if trouble is not None:
         raise trouble
     return done
-
-
-def _keep_redis(opened: Ledger) -> None:
-    """Publish the budgets, and level what is counted with what the ledger knows."""
-    from spanledger_clickhouse.alerts import watch
-
-    try:
-        store = shared_store()
-    except StoreError as error:
-        raise DatabaseError(str(error)) from error
-    if store is not None:
-        publish(opened)
-        watch.level(opened, datetime.now(UTC), store)
 
 
 def _tests(found: Sequence[Destination]) -> list[Told]:
@@ -165,7 +151,7 @@ def _tests(found: Sequence[Destination]) -> list[Told]:
 
 def _say(done: Sequence[Told]) -> None:
     for each in done:
-        how = f" [{each.destination}: {each.delivery.error or 'delivered'}]" if each.destination else ""
+        how = f" [{each.delivery.error or f'{each.destination}: delivered'}]" if each.destination else ""
         console().print(f"{each.text}{how}", markup=False)
 
 

@@ -68,7 +68,8 @@ def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
             return
         store.stop("=".join(what))
     except StoreError as error:
-        raise click.ClickException(str(error)) from error
+        done = "" if what is None else f"nothing is stopped ({'='.join(what)}): "
+        raise click.ClickException(f"{done}{error}") from error
     console().print(f"{'='.join(what)} is stopped", markup=False)
     _note("stop", what, why)
 

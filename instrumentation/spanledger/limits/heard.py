@@ -36,6 +36,8 @@ class Heard:
         self._now = now
         self._controls: Controls | None = None
         """None: nothing has been heard yet."""
+        self._lost = False
+        """Whether Redis has forgotten what was heard."""
         self._until = 0.0
         self._hearing = threading.Lock()
 
@@ -66,7 +68,14 @@ class Heard:
         except StoreError as error:
             self._outage.noticed(error)  # what was stopped stays stopped
             return
-        if found.published != (self._controls.published if self._controls is not None else ""):
+        known = self._controls.published if self._controls is not None else ""
+        if known and not found.published:  # whoever publishes no budgets publishes so: Redis has lost its data
+            if not self._lost:
+                log.warning("Redis has lost the budgets that were published: those in force, and what is stopped, stay")
+            self._lost = True
+            return
+        self._lost = False
+        if found.published != known:
             try:
                 self.policy = self._own.with_published(published(found.published))
                 self._plans = self.policy, {}

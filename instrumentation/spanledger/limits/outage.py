@@ -53,4 +53,6 @@ class Outage:
 
     def over(self) -> None:
         """The store has answered."""
+        if self._until:
+            log.warning("limits are enforced again")
         self._until = 0.0

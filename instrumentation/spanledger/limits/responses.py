@@ -19,8 +19,9 @@ def headers(error: BudgetExceeded) -> dict[str, str]:
 
 
 def body(error: BudgetExceeded) -> dict[str, Any]:
-    """No word of why: amounts and names are not for whoever made the request."""
-    return {"error": "budget_exceeded", "retry_after_seconds": error.retry_after_seconds}
+    """No word of why: amounts and names are not for whoever made the request. When to come again, where that helps."""
+    when = {"retry_after_seconds": error.retry_after_seconds} if error.retry_after_seconds else {}
+    return {"error": "budget_exceeded", **when}
 
 
 async def for_starlette(request: Any, error: BudgetExceeded) -> Any:  # noqa: ARG001 - the framework's signature
