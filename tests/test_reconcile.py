@@ -260,6 +260,7 @@ def test_a_day_that_is_kept_split_otherwise_does_not_count_twice(where, tmp_path
     assert kept("2026-03-02,openai,,,5", "2026-03-02,anthropic,,,7") == (Decimal(7), Decimal(5))
     assert kept("2026-03-02,openai,a,,2", "2026-03-02,openai,b,,3") == (Decimal(7), Decimal(5))
     assert kept("2026-03-02,openai,a,gpt-5.4,1", "2026-03-02,openai,a,,1") == (Decimal(7), Decimal(5)), "b's is kept"
+    assert kept("2026-03-02,openai,a,gpt-5.4-mini,1") == (Decimal(7), Decimal(4)), "a's is what the last invoice says"
     assert kept("2026-03-02,openai,,,6") == (Decimal(7), Decimal(6))
     assert kept("2026-03-03,openai,,,1") == (Decimal(7), Decimal(6), Decimal(1))
 

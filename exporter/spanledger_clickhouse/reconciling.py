@@ -185,8 +185,7 @@ def _asked(ledger: Ledger, first: date, last: date, project_by: str) -> list[tup
 
 
 def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
-    """Put an invoice into the table `invoices`, in place of what it said before of the same day, project and model, and of
-    the same day split otherwise: no day counts twice.
+    """Put an invoice into the table `invoices`, in place of what was said before of the same days and projects.
 
     Raises:
         DatabaseError: ClickHouse refused it.
@@ -196,16 +195,16 @@ def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
     columns = ("day", "provider", "project", "model", "amount_usd", "source")
     found = merged(lines)
     rows = [(*key, sum((line.usd for line in each), ZERO), each[0].source) for key, each in found.items()]
-    rows += [(*key, ZERO, "split otherwise since") for key in _split_otherwise(ledger, found)]
+    rows += [(*key, ZERO, "replaced") for key in _replaced(ledger, found)]
     try:
         ledger.client.insert(f"`{ledger.where.database}`.invoices", rows, column_names=columns)
     except Error as error:
         raise DatabaseError(f"keeping the invoice failed: {reason(error)}") from error
 
 
-def _split_otherwise(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
-    """What is kept of the same money in another way: a day whose invoice was split by project or by model and now is not, or
-    the other way round."""
+def _replaced(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
+    """What is kept of the days and providers of an invoice and not in it: lines of its projects that it has no more, and all
+    of a day that was split by project and now is not, or the other way round."""
     days = sorted(day for day, *_ in lines)
     kept = ledger.query(
         "SELECT day, toString(provider), project, toString(model) FROM invoices FINAL"
@@ -214,10 +213,8 @@ def _split_otherwise(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
     ).rows
     found: list[Key] = []
     for day, provider in {key[:2] for key in lines}:
-        new = [key for key in lines if key[:2] == (day, provider)]
+        new = {key[2] for key in lines if key[:2] == (day, provider)}
         old = [key for key in kept if key[:2] == (day, provider)]
-        alike = [by for by in (2, 3) if any(key[by] for key in old) == any(key[by] for key in new)]
-        if len(alike) < 2:
-            taken = {tuple(key[by] for by in alike) for key in new}
-            found += [key for key in old if tuple(key[by] for by in alike) in taken and key not in lines]
+        split_alike = any(new) == any(key[2] for key in old)
+        found += [key for key in old if key not in lines and (key[2] in new or not split_alike)]
     return found
