@@ -6,6 +6,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -146,7 +147,11 @@ def _tests(found: Sequence[Destination]) -> list[Told]:
     alert = Alert(Standing(budget, "", window("month", at), Decimal(8), Decimal(12)), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
     text = "This is a test of spanledger guard: nothing is wrong"
     said: dict[str, Any] = {**payload(alert), "id": secrets.token_hex(16), "type": "test", "text": text}
-    return [Told(str(said["text"]), each.shown, each.deliver(said)) for each in found]
+    with ThreadPoolExecutor(len(found)) as pool:
+        return [
+            Told(text, each.shown, done)
+            for each, done in zip(found, pool.map(lambda each: each.deliver(said), found), strict=True)
+        ]
 
 
 def _say(done: Sequence[Told]) -> None:
