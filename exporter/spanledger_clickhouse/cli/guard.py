@@ -147,11 +147,12 @@ def _tests(found: Sequence[Destination]) -> list[Told]:
     alert = Alert(Standing(budget, "", window("month", at), Decimal(8), Decimal(12)), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
     text = "This is a test of spanledger guard: nothing is wrong"
     said: dict[str, Any] = {**payload(alert), "id": secrets.token_hex(16), "type": "test", "text": text}
+
+    def sent(each: Destination) -> Told:
+        return Told(text, each.shown, each.deliver(said))
+
     with ThreadPoolExecutor(len(found)) as pool:
-        return [
-            Told(text, each.shown, done)
-            for each, done in zip(found, pool.map(lambda each: each.deliver(said), found), strict=True)
-        ]
+        return list(pool.map(sent, found))
 
 
 def _say(done: Sequence[Told]) -> None:
