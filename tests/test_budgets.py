@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -267,7 +268,7 @@ def test_what_was_spent_before_a_budget_was_set_counts_in_redis(store: RedisStor
             for n, user in ((1, "ada"), (4, "bob"))
         ]
         writer.insert(client, where, [tuple(row.values()) for row in made])
-    run("set", "u", "10", "--per", "user", "--period", "hour", "--action", "block")
+    run("set", "u", "10", "--per", "user", "--action", "block")
 
     def spent() -> dict[str, int]:
         found = [key.decode().partition("}:")[2] for key in store._client.keys("*")]
@@ -309,7 +310,8 @@ def test_a_cost_that_comes_after_the_ledger_was_asked_counts_once(store: RedisSt
     day = Account("day", 10**13, 3600)
     store.reserve("a", [day], 5)
     store.reserve("b", [day], 5)
-    assert store.at_least(day, 10**12)
+    store.at_least([(day, 10**12)])
+    assert store.balance("day")[0] == 10**12
     assert store.settle("a", [day], 5, 4 * 10**11, late=True) == [10**12], "the ledger had it"
     assert store.settle("b", [day], 5, 3 * 10**11) == [13 * 10**11], "this one is new"
     assert store.settle("c", [day], 0, 7 * 10**11, late=True) == [14 * 10**11], "and of this one the ledger had a part"
@@ -414,13 +416,20 @@ def test_past_windows_are_exact_where_rollups_have_only_days_and_whatever_the_cl
         time.tzset()
 
 
-def test_the_first_hour_of_a_day_is_not_all_of_it():
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    daily = budgets._source({"user"}, midnight, midnight + timedelta(days=1))[0]
-    hour = midnight + timedelta(hours=1)
-    assert daily == "llm_costs_users"
-    assert (budgets._source({"user"}, midnight, hour)[0] == daily) is (datetime.now(UTC) < hour)
-    assert budgets._source({"user"}, midnight, datetime.now(UTC) - timedelta(seconds=5), live=True)[0] == daily
+def test_the_first_hour_of_a_day_is_not_all_of_it(monkeypatch: pytest.MonkeyPatch):
+    midnight = datetime(2026, 3, 2, tzinfo=UTC)
+    present = midnight + timedelta(hours=9)
+
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return present
+
+    monkeypatch.setattr(budgets, "datetime", Fixed)
+    for until, source in ((timedelta(days=1), "llm_costs_users"), (timedelta(hours=1), "llm_calls AS c FINAL")):
+        assert budgets._source({"user"}, midnight, midnight + until)[0] == source
+    earlier = present - timedelta(seconds=5)
+    assert budgets._source({"user"}, midnight, earlier, live=True)[0] == "llm_costs_users"
 
 
 def test_a_young_ledger_is_projected_by_the_days_it_has():

@@ -76,6 +76,9 @@ def test_a_list_of_short_texts_is_no_shorter_than_its_json():
 def test_what_the_caller_has_cut_into_tokens_is_so_many():
     assert Size({"input": [[1] * 1000]}).tokens < 1100
     assert Size([1, 2.5, None]).tokens >= 3
+    assert Size({"prompt": [1] * 1000}).tokens < 1100
+    asked = {"type": "tool_use", "input": {"input": [10**12] * 1000}}
+    assert Size({"content": [asked]}).tokens >= 14_000, "these are words"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,21 @@ def test_an_image_costs_no_more_than_is_held_for_it():
     imagen: dict[str, Any] = {"instances": [{"prompt": "a cat"}], "parameters": {"sampleCount": 4}}
     path = "/v1beta/models/imagen-4.0-generate-001:predict"
     assert worst(google, path, imagen) >= 4 * worst(google, path, {**imagen, "parameters": {"sampleCount": 1}})
+
+
+def test_what_decides_the_price_besides_the_tokens_is_seen_in_a_plain_body():
+    plain = {"model": "gpt-5.4", "messages": [], "max_tokens": 1000}
+    assert worst(openai, "/v1/chat/completions", {**plain, "service_tier": "priority"}) > worst(
+        openai, "/v1/chat/completions", plain
+    )
+    drawn = (
+        quote("gcp.gemini", "gemini-2.5-flash-image", {"input": 10, "output": 1290, "image_out": 1290}).total_picousd
+        or 0
+    )
+    assert worst(google, "/v1beta/models/gemini-2.5-flash-image:generateContent", {"contents": []}) >= drawn > 0
+    spoken = {"model": "gpt-4o-audio-preview", "messages": [], "max_tokens": 1000}
+    said = quote("openai", "gpt-4o-audio-preview", {"input": 10, "output": 1000, "audio_out": 1000}).total_picousd or 0
+    assert worst(openai, "/v1/chat/completions", spoken) >= said > 0
 
 
 def test_a_video_costs_no_more_than_is_held_for_it():

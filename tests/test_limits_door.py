@@ -566,6 +566,7 @@ def test_what_is_begun_makes_no_row(kind: str, limited, ledger: Recorded, canned
         BEGUN[kind](canned.url)
     assert len(canned.asked) == 1
     assert ledger.rows == []
+    assert not balance()[1] or "batch" not in kind, "a batch holds nothing once it is begun"
 
 
 def test_a_model_that_the_address_names_is_not_replaced(limited, ledger: Recorded, canned: Canned):

@@ -23,6 +23,7 @@ SECURE: Final = frozenset({"https", "clickhouses"})
 WAIT_SECONDS: Final = 60.0
 """How long a command waits for another that has the embedded ledger."""
 ATTEMPTS: Final = 3
+"""How often it may fail to open though nobody has it: somebody had it for a moment, or it is broken."""
 SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | SECURE
 
 
@@ -128,7 +129,8 @@ def _embedded(where: Target, clickhouse_connect: Any) -> Any:
     except OSError as error:
         raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
     end = time.monotonic() + WAIT_SECONDS
-    for left in range(ATTEMPTS, 0, -1):
+    failures = 0
+    while True:
         while _is_held(path / "status"):
             if time.monotonic() > end:
                 raise _held(where)
@@ -136,10 +138,10 @@ def _embedded(where: Target, clickhouse_connect: Any) -> Any:
         try:
             return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
         except clickhouse_connect.driver.exceptions.Error:
-            if left == 1:
+            failures += not _is_held(path / "status")  # else another was faster: the engine does not say it
+            if failures == ATTEMPTS or time.monotonic() > end:
                 raise
-            time.sleep(0.2)  # another was faster, most likely: the engine does not say why it cannot begin
-    raise _held(where)
+            time.sleep(0.2)
 
 
 def _held(where: Target) -> DatabaseError:

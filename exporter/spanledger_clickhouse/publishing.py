@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from math import ceil
 from typing import Final
@@ -11,8 +12,9 @@ from spanledger.guard import log
 from spanledger.limits.plan import AFTER_SECONDS
 from spanledger.limits.redis_store import RedisStore
 from spanledger.limits.store import Account, StoreError
+from spanledger.limits.windows import window
 from spanledger_clickhouse import budgets
-from spanledger_clickhouse.budgets import complain
+from spanledger_clickhouse.budgets import Standing, complain
 from spanledger_clickhouse.database import DatabaseError, denied
 from spanledger_clickhouse.ledger import Ledger
 
@@ -64,8 +66,8 @@ def publish(ledger: Ledger, *, take_over: bool = False, everybody: bool = True) 
         complain(wrong)
         if not other:
             _restore_stops(ledger, store)
+        _level(ledger, store, everybody=everybody)  # first: what is enforced from now on knows what is spent
         store.publish(budgets.as_json(found), other if name == UNKNOWN and other else name)
-        _level(ledger, store, everybody=everybody)
     except StoreError as error:
         raise DatabaseError(f"nothing is published: {error}. Try `spanledger budget publish` again") from error
     return len(found["budget"])
@@ -75,12 +77,22 @@ def _level(ledger: Ledger, store: RedisStore, *, everybody: bool) -> None:
     """Take what is counted in Redis to be at least what the ledger has: calls of processes that do not enforce, calls made
     before a budget was set, or while Redis was away, and all of it where Redis has lost its data. Raises DatabaseError,
     StoreError."""
-    at = datetime.now(UTC)
-    standings = budgets.standings(ledger, at)
-    for each in standings if everybody else budgets.near(standings):
+    found = list(_spent(ledger)) if everybody else list(budgets.near(_spent(ledger)))
+    amounts: list[tuple[Account, int]] = []
+    for each in found:
         begun, end = each.window.start.timestamp(), each.window.end.timestamp()
         account = Account(each.budget.account(each.value, int(begun)), 0, ceil(end - begun) + AFTER_SECONDS)
-        store.at_least(account, int(each.spent_usd.scaleb(12)))
+        amounts.append((account, int(each.spent_usd.scaleb(12))))
+    store.at_least(amounts)
+
+
+def _spent(ledger: Ledger) -> Iterator[Standing]:
+    """What is spent of each budget, of each that has it for itself, the most first."""
+    at = datetime.now(UTC)
+    for each in budgets.read(ledger).budgets:
+        running = window(each.window, at, each.zone)
+        for value, amount in budgets.spending(ledger, each, running.start, at, live=True):
+            yield Standing(each, value, running, amount)
 
 
 def _name(ledger: Ledger) -> str:

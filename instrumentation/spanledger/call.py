@@ -209,7 +209,7 @@ class Call:
                 _expected.keep(
                     (self.provider_name, response.awaited), Made(request, response.created, self.on_end, self._notes)
                 )
-                self._told = self._told or request.begins  # the result does
+                self._told = self._told or (request.begins and not request.batch)  # the result does
             if response.void is not None:
                 made = _expected.pop((self.provider_name, response.void))
                 if made is not None and made.on_end is not None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from spanledger.limits.asking import on_rows
+from spanledger.limits.asking import named, on_rows
 from spanledger.limits.documents import PolicyError, load
 from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.policy import ACTIONS, DIMENSIONS, EVERY, Budget, Policy, Rule
@@ -281,7 +281,7 @@ def taken_in(file: Path) -> None:
       spanledger budget import limits.toml
     """
     try:
-        policy = load(str(file))
+        policy = named(load(str(file)))
     except PolicyError as error:
         raise DatabaseError(str(error).removeprefix("SPANLEDGER_LIMITS=")) from error
     ignored = [name for name, on in (("enforce", policy.enforce), ("assumed_output_tokens", policy.assumed_output_tokens != Policy.assumed_output_tokens)) if on]  # fmt: skip

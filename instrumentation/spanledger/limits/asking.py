@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
@@ -67,7 +68,7 @@ def _make() -> Limiter | None:
         if (path is None and url is None) or settings.enabled("disabled"):
             return None
         try:
-            policy = load(path) if path is not None else Policy(enforce=True)
+            policy = named(load(path)) if path is not None else Policy(enforce=True)
             made = Limiter(policy, RedisStore(url) if url is not None else MemoryStore())
         except (PolicyError, StoreError) as error:
             log.error("no limits are enforced: %s", error)
@@ -137,6 +138,12 @@ def check_request_allowed(
             estimate = asked.price(model, input_tokens)
             return limiter.check(who, estimate, input_tokens, max_output_tokens, asked).as_dict()
     return Decision(True).as_dict()
+
+
+def named(policy: Policy) -> Policy:
+    """A policy of a file, with the values of its scopes as they stand on rows."""
+    scoped = [replace(each, scope={d: on_rows(d, value) for d, value in each.scope.items()}) for each in policy.budgets]
+    return replace(policy, budgets=tuple(scoped))
 
 
 def on_rows(dimension: str, value: str) -> str:

@@ -50,9 +50,7 @@ class Demand:
         usual = isinstance(body, dict) and UNUSUAL.isdisjoint(cast("Json", body))
         answers = 1 if usual else choices(self._body)
         most = answers * (asked.max_tokens or assumed)
-        self._ask = ask = (
-            PLAIN if usual and not size.media else asks(self._body, model, asked.service_tier, media=size.media > 0)
-        )
+        self._ask = ask = asks(None if usual else self._body, model, asked.service_tier, media=size.media > 0)
         if ask is not PLAIN and "image_out" in ask.outputs:
             most = max(most, answers * IMAGE_OUTPUT_TOKENS)
         made = asked.expected
@@ -111,6 +109,6 @@ def demand(
     provider: str, asked: Request, body: object, assumed: int, files: int = 0, replaceable: bool = True
 ) -> Demand | BatchDemand:
     """What a call demands; arguments as of `Demand`."""
-    if asked.begins and (parts := batched(body)):
+    if asked.batch and (parts := batched(body)):
         return BatchDemand(provider, asked, parts, assumed)
     return Demand(provider, asked, body, assumed, files, replaceable)

@@ -72,9 +72,10 @@ class Heard:
         if known and not found.published:  # whoever publishes no budgets publishes so: Redis has lost its data
             if not self._lost:
                 log.warning("Redis has lost the budgets that were published: those in force, and what is stopped, stay")
+            found = Controls(found.stopped | (self._controls or found).stopped, known)
             self._lost = True
-            return
-        self._lost = False
+        else:
+            self._lost = False
         if found.published != known:
             try:
                 self.policy = self._own.with_published(published(found.published))

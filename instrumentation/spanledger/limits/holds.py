@@ -42,8 +42,8 @@ class Hold:
         processes may see too; it counts once."""
         spent = cost_picousd if cost_picousd is not None else self.held if sold else 0
         if name and spent:
-            self.count(0)
             self._limiter.count(Cost(name, self._plan, 0, spent, seen=True))
+            self.count(0)
         else:
             self.count(spent)
 

@@ -12,6 +12,8 @@ from spanledger.limits.store import DONE_SECONDS, HOLD_SECONDS, MAX_PICOUSD, Acc
 
 DEADLINE_SECONDS: Final = 0.02
 """How long Redis may take for one step (to connect, to answer); then the budget's failure rule decides."""
+AT_ONCE: Final = 1000
+"""Accounts that are levelled in one go."""
 STOPPED: Final = "stopped"
 PUBLISHED: Final = "budgets"
 PUBLISHER: Final = "ledger"
@@ -214,10 +216,13 @@ class RedisStore:
         with self._answering():
             return _text(self._client.get(PREFIX + PUBLISHER) or b"")
 
-    def at_least(self, account: Account, spent: int) -> bool:
-        """Take an account's spend to be `spent` where less is counted in it; whether it was. Raises StoreError."""
-        with self._answering():
-            return bool(self._raise(keys=[PREFIX + account.key], args=[spent, account.lives_seconds * 1000]))
+    def at_least(self, amounts: Sequence[tuple[Account, int]]) -> None:
+        """Take an account's spend to be so many picodollars where less is counted in it. Raises StoreError."""
+        for start in range(0, len(amounts), AT_ONCE):
+            with self._answering(), self._client.pipeline(transaction=False) as many:
+                for account, spent in amounts[start : start + AT_ONCE]:
+                    self._raise(keys=[PREFIX + account.key], args=[spent, account.lives_seconds * 1000], client=many)
+                many.execute()
 
     def _run(self, script: Any, reservation: str, accounts: Sequence[Account], arguments: list[Any]) -> Any:
         keys = [f"{PREFIX}done:{reservation}", *(PREFIX + account.key for account in accounts)]

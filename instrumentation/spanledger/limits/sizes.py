@@ -30,6 +30,8 @@ MEDIA_TABLES: Final = frozenset({
 """Keys whose tables are of media."""
 WORDS: Final = frozenset({"args", "response", "arguments", "tool_use", "server_tool_use", "mcp_tool_use"})
 """Keys, and types of a table, below which all is words: what a model asked a tool, and what it was told."""
+CUT: Final = frozenset({"input", "prompt"})
+"""Keys whose texts a caller may have cut into tokens."""
 NUMBER_TOKENS: Final = 24
 """Of a number, true, false or null: no more than the digits of the longest."""
 SCALARS: Final = frozenset({int, float, bool, type(None)})
@@ -68,7 +70,7 @@ class Size:
             return self._table(table, key, depth, words)
         if isinstance(body, list | tuple):
             parts: list[Any] | tuple[Any, ...] = body  # pyright: ignore[reportUnknownVariableType]
-            if _is_tokens(parts):
+            if key in CUT and not words and _is_tokens(parts):
                 return len(parts)
             total = AROUND_TOKENS * len(parts)
             for each in parts:

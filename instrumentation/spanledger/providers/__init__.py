@@ -51,6 +51,8 @@ class Request(NamedTuple):
     """The id in the path that the answer's parts belong to (a batch)."""
     begins: bool = False
     """The request begins what is billed later, and asked about then (a batch, a video, a background response)."""
+    batch: bool = False
+    """It begins a batch: each of its lines is billed, and seen, by itself."""
 
     @property
     def deferred(self) -> bool:

@@ -44,7 +44,7 @@ def request(method: str, path: str, body: object) -> Request | None:
     if SESSION.search(endpoint):
         return _asked("chat", body, None, lines=False)
     if method.upper() == "POST" and endpoint.endswith("/messages/batches"):
-        return Request("chat", polls=True, begins=True)
+        return Request("chat", polls=True, begins=True, batch=True)
     if method.upper() != "POST" or FREE.search(endpoint):
         return None
     found = mapping(body)

@@ -68,7 +68,7 @@ def request(method: str, path: str, body: object) -> Request | None:
         return None
     model = label(match[1]) if match else label(found, "model")
     if verb in BATCHES:
-        return Request(BATCHES[verb], model, polls=True, begins=True)
+        return Request(BATCHES[verb], model, polls=True, begins=True, batch=True)
     operation = OPERATIONS.get(verb, UNKNOWN)
     expected = None
     if operation == "image_generation":

@@ -41,6 +41,7 @@ def request(method: str, path: str, body: object) -> Request | None:
         kind.lines,
         kind.subject,
         kind.begins or flag(found, "background") is True,
+        kind.batch,
     )
 
 

@@ -21,6 +21,7 @@ class Endpoint(NamedTuple):
     subject: str | None = None
     begins: bool = False
     """It makes what is asked about later."""
+    batch: bool = False
 
 
 POST: Final[dict[str, Endpoint]] = {
@@ -51,7 +52,7 @@ POST: Final[dict[str, Endpoint]] = {
     "fine_tuning/jobs": Endpoint("fine_tuning", polls=True, begins=True),
     "fine_tuning/jobs/*/cancel": Endpoint("fine_tuning", polls=True),
     "evals/*/runs": Endpoint("evaluation", polls=True, begins=True),
-    "batches": Endpoint("chat", polls=True, begins=True),
+    "batches": Endpoint("chat", polls=True, begins=True, batch=True),
     "evals/*/runs/*": Endpoint("evaluation", polls=True),
     "vector_stores/*/search": Endpoint("retrieval"),
     "containers": Endpoint("create_container"),

@@ -27,8 +27,8 @@ NOTHING: Final = Asked()
 
 def asked(operation: str, body: Json) -> Asked:
     if operation == "video_generation":
-        seconds = video_seconds(body) or DEFAULT_SECONDS
-        return Asked(Usage(video_output_ms=round(seconds * 1000)), label(body, "size"))
+        seconds = video_seconds(body) or (DEFAULT_SECONDS if "prompt" in body else 0)
+        return Asked(Usage(video_output_ms=round(seconds * 1000)), label(body, "size")) if seconds else NOTHING
     if operation not in OPERATIONS:
         return NOTHING
     if operation == "image_generation":
