@@ -23,8 +23,8 @@ from spanledger.version import VERSION
 from spanledger_clickhouse.alerts import messages
 from spanledger_clickhouse.database import DatabaseError
 
-for name in ("urllib3.connectionpool", "urllib3.util.retry"):  # they log whole addresses
-    logging.getLogger(name).setLevel(logging.ERROR)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # they log whole addresses
+logging.getLogger("urllib3.util.retry").setLevel(logging.ERROR)
 
 ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 1.0

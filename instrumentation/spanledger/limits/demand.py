@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 from spanledger.limits.estimate import (
     IMAGE_OUTPUT_TOKENS,
-    PLAIN,
-    UNUSUAL,
     asks,
     batched,
     choices,
@@ -25,7 +23,7 @@ WORDED: Final = frozenset({"chat", "generate_content", "text_completion"})
 
 
 class Demand:
-    """Of one request."""
+    """Of one request: what it may cost at most, how large it is, and what it would be with another model or a tokenizer."""
 
     __slots__ = ("_ask", "_asked", "_body", "_files", "_made", "_most", "_provider", "estimate", "model", "read", "replaceable", "written")  # fmt: skip
 
@@ -47,11 +45,10 @@ class Demand:
         size = Size(body, media=files)
         self.read = size.tokens
         """Tokens of the prompt at most."""
-        usual = isinstance(body, dict) and UNUSUAL.isdisjoint(cast("Json", body))
-        answers = 1 if usual else choices(self._body)
+        answers = choices(body)
         most = answers * (asked.max_tokens or assumed)
-        self._ask = ask = asks(None if usual else self._body, model, asked.service_tier, media=size.media > 0)
-        if ask is not PLAIN and "image_out" in ask.outputs:
+        self._ask = ask = asks(body, model, asked.service_tier, media=size.media > 0)
+        if "image_out" in ask.outputs:
             most = max(most, answers * IMAGE_OUTPUT_TOKENS)
         made = asked.expected
         if made is not None and answers > 1:

@@ -124,6 +124,8 @@ def choices(body: object) -> int:
     """How many answers a request asks for (OpenAI's `n` or `best_of` of each of its prompts, Google's `candidateCount` and
     `sampleCount`)."""
     found = mapping(body)
+    if UNUSUAL.isdisjoint(found):
+        return 1
     asked = (
         count(found, "n"),
         count(found, "best_of"),

@@ -68,15 +68,14 @@ class Heard:
         except StoreError as error:
             self._outage.noticed(error)  # what was stopped stays stopped
             return
-        known = self._controls.published if self._controls is not None else ""
-        if known and not found.published:  # whoever publishes no budgets publishes so: Redis has lost its data
+        before = self._controls or Controls()
+        lost = before.published != "" and found.published == ""  # no budgets at all are a document that says so
+        if lost:
             if not self._lost:
                 log.warning("Redis has lost the budgets that were published: those in force, and what is stopped, stay")
-            found = Controls(found.stopped | (self._controls or found).stopped, known)
-            self._lost = True
-        else:
-            self._lost = False
-        if found.published != known:
+            found = Controls(found.stopped | before.stopped, before.published)
+        self._lost = lost
+        if found.published != before.published:
             try:
                 self.policy = self._own.with_published(published(found.published))
                 self._plans = self.policy, {}

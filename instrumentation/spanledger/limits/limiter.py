@@ -72,11 +72,6 @@ class Limiter:
         return self._heard.policy
 
     @property
-    def remote(self) -> bool:
-        """Whether costs are told by a thread, to a store that may not answer."""
-        return self._remote
-
-    @property
     def waiting(self) -> int:
         """Costs that the store has not taken yet."""
         return len(self._teller)

@@ -24,6 +24,7 @@ MEDIA_TYPES: Final = frozenset({
     "base64", "url", "file", "image", "image_url", "input_image", "input_file", "input_audio", "input_video", "video_url",
     "document", "audio", "video",
 })  # fmt: skip
+"""Types of tables that are of media."""
 MEDIA_TABLES: Final = frozenset({
     "image_url", "input_audio", "inline_data", "inlineData", "file_data", "fileData", "file", "source", "video_url", "audio",
 })  # fmt: skip
