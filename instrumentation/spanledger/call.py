@@ -60,6 +60,18 @@ def in_call(context: Context | None = None) -> bool:
     return otel_context.get_value(CALL_KEY, context) is True
 
 
+class outbound:  # noqa: N801 - reads as a statement
+    """Marks what runs inside as a request to an LLM provider that is no call: no baggage is injected into it."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = otel_context.attach(otel_context.set_value(CALL_KEY, True))
+
+    def __exit__(self, *_: object) -> None:
+        otel_context.detach(self._token)
+
+
 class Call:
     """One billed response in the making. Every method is safe to call twice and from any thread."""
 

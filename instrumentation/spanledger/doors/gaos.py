@@ -15,7 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
 
 from spanledger import hosts
-from spanledger.call import Call
+from spanledger.call import Call, outbound
 from spanledger.doors.following import follow
 from spanledger.doors.google import Sending, Sent
 from spanledger.doors.patching import Hooks, Patches
@@ -56,7 +56,8 @@ class GaosDoor(Patches):
         def do_request(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             sent = self._begin(request)
             if sent is None:
-                return original(sdk, hook_ctx, request, *args, **kwargs)
+                with outbound():
+                    return original(sdk, hook_ctx, request, *args, **kwargs)
             asked = _Asked(request)
             limits.admit(sent.call, request.content, asked.instead if sent.call.request.model else None)
             with Sending(sent):
@@ -70,7 +71,8 @@ class GaosDoor(Patches):
         async def do_request_async(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             sent = self._begin(request)
             if sent is None:
-                return await original(sdk, hook_ctx, request, *args, **kwargs)
+                with outbound():
+                    return await original(sdk, hook_ctx, request, *args, **kwargs)
             asked = _Asked(request)
             limits.admit(sent.call, request.content, asked.instead if sent.call.request.model else None)
             with Sending(sent):

@@ -22,7 +22,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Tracer
 
 from spanledger import finalizing, hosts
-from spanledger.call import Call
+from spanledger.call import Call, outbound
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
 from spanledger.limits import door as limits
@@ -38,6 +38,9 @@ STREAMS: Final = {
     "google.genai.chats": {"Chat": "send_message_stream", "AsyncChat": "send_message_stream"},
 }
 """Module -> class -> the method whose iterator sends the request."""
+
+FILES: Final = ("_upload_fd", "_async_upload_fd", "download_file", "async_download_file")
+"""Methods of the client that send requests of their own, past `_request` (google-genai 3.6)."""
 
 _origin: ContextVar[Context | None] = ContextVar("spanledger_origin", default=None)
 """The context in which the stream now being advanced was asked for."""
@@ -80,6 +83,9 @@ class GoogleDoor(Patches):
         if hasattr(client, "_request_once"):
             self.patch(client, "_request_once", self._once)
             self.patch(client, "_async_request_once", self._once_async)
+        for name in FILES:
+            if name in client.__dict__:
+                self.patch(client, name, _outbound_async if "async" in name else _outbound)
         self.patch(response, "segments", self._segments)
         self.patch(response, "async_segments", self._async_segments)
 
@@ -112,7 +118,8 @@ class GoogleDoor(Patches):
         def request(client: Any, http_request: Any, *args: Any, **kwargs: Any) -> Any:
             sent = self._begin(client, http_request)
             if sent is None:
-                return original(client, http_request, *args, **kwargs)
+                with outbound():
+                    return original(client, http_request, *args, **kwargs)
             _admit(sent.call, http_request)
             with Sending(sent):
                 response = original(client, http_request, *args, **kwargs)
@@ -125,7 +132,8 @@ class GoogleDoor(Patches):
         async def request(client: Any, http_request: Any, *args: Any, **kwargs: Any) -> Any:
             sent = self._begin(client, http_request)
             if sent is None:
-                return await original(client, http_request, *args, **kwargs)
+                with outbound():
+                    return await original(client, http_request, *args, **kwargs)
             _admit(sent.call, http_request)
             with Sending(sent):
                 response = await original(client, http_request, *args, **kwargs)
@@ -175,6 +183,22 @@ class GoogleDoor(Patches):
             return _AsyncResumed(await original(*args, **kwargs))
 
         return stream
+
+
+def _outbound(original: Any) -> Any:
+    def request(*args: Any, **kwargs: Any) -> Any:
+        with outbound():
+            return original(*args, **kwargs)
+
+    return request
+
+
+def _outbound_async(original: Any) -> Any:
+    async def request(*args: Any, **kwargs: Any) -> Any:
+        with outbound():
+            return await original(*args, **kwargs)
+
+    return request
 
 
 def _admit(call: Call, http_request: Any) -> None:

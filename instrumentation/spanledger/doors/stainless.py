@@ -23,7 +23,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
 
 from spanledger import hosts
-from spanledger.call import Call, already_recorded
+from spanledger.call import Call, already_recorded, outbound
 from spanledger.doors.following import MAX_JSON, follow
 from spanledger.doors.patching import Hooks, Patches
 from spanledger.guard import quietly
@@ -109,7 +109,8 @@ class StainlessDoor(Patches):
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, options)
             if call is None:
-                return original(client, cast_to, options, *args, **kwargs)
+                with outbound():
+                    return original(client, cast_to, options, *args, **kwargs)
             asked = _admitted(client, call, options)
             with _Sending(call, asked):
                 return original(client, cast_to, asked, *args, **kwargs)
@@ -122,7 +123,8 @@ class StainlessDoor(Patches):
         async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, options)
             if call is None:
-                return await original(client, cast_to, options, *args, **kwargs)
+                with outbound():
+                    return await original(client, cast_to, options, *args, **kwargs)
             asked = _admitted(client, call, options)
             with _Sending(call, asked):
                 return await original(client, cast_to, asked, *args, **kwargs)
