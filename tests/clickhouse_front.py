@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import chdb
 import lz4.frame
 from chdb import session
 
@@ -39,6 +40,7 @@ class Front(ThreadingHTTPServer):
 
     def __init__(self, directory: str, port: int = 0, faults: int | None = None) -> None:
         super().__init__(("127.0.0.1", port), Handler)
+        self.directory = directory
         self.session = session.Session(directory)
         self.turn = threading.Lock()
         self.chance = None if faults is None else random.Random(faults)
@@ -65,7 +67,14 @@ class Front(ThreadingHTTPServer):
                 query = f"INSERT INTO {insert[1]} FROM INFILE '{file.name}'{with_settings} FORMAT Native"
                 return bytes(self.session.query(query).bytes())
         wanted = re.search(r"\bFORMAT\s+(\w+)\s*$", query, re.IGNORECASE)
-        return bytes(self.session.query(query, wanted[1] if wanted else "TabSeparated").bytes())
+        handle = self.session
+        if "readonly" in settings:  # cannot be set back: a handle of its own, as a request has a session of its own
+            handle = chdb.connect(self.directory)
+            handle.query(f"USE `{database}`")
+            for name, value in parameters.items():
+                handle.query(f"SET {name} = '{value}'")
+            handle.query(f"SET readonly = {settings['readonly']}")
+        return bytes(handle.query(query, wanted[1] if wanted else "TabSeparated").bytes())
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,19 @@ def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
     with connected(where) as client:
         schema.migrate(client, where)
         yield client, where
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[str]:
+    """A ClickHouse server, as far as HTTP can tell."""
+    command = [sys.executable, Path(__file__).parent / "clickhouse_front.py", tmp_path / "server"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    port = process.stdout.readline().strip()
+    yield f"clickhouse://default:s3cret@127.0.0.1:{port}/llm"
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
 
 def truth(sold: Sold) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -452,19 +452,6 @@ def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_stat
     assert holes(client, where) == [(3, 4, 2, False), (10, 10, 1, True), (12, 12, 1, False)]
     ClickHouseSink(where, client).send(lines)
     assert holes(client, where) == [(10, 10, 1, True), (12, 12, 1, False)]
-
-
-@pytest.fixture
-def front(tmp_path: Path) -> Iterator[str]:
-    """A ClickHouse server, as far as HTTP can tell."""
-    command = [sys.executable, Path(__file__).parent / "clickhouse_front.py", tmp_path / "server"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    port = process.stdout.readline().strip()
-    yield f"clickhouse://default:s3cret@127.0.0.1:{port}/llm"
-    process.kill()
-    process.wait()
-    process.stdout.close()
 
 
 def test_a_server_is_migrated_and_written_over_http(front: str, ledger: Recorded, provider: Provider):

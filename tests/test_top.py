@@ -67,20 +67,3 @@ def test_on_a_terminal_it_looks_again_until_it_is_interrupted(busy):
     os.close(master)
     assert shown.count(b"Ctrl-C ends") >= 2
     assert b"chat" in shown
-
-
-def test_sql_asks_and_changes_only_when_it_is_told_to(busy):
-    def run(*words: str):
-        return CliRunner().invoke(main, ["sql", *words])
-
-    refused = run("DROP TABLE llm_calls")
-    assert refused.exit_code == 2
-    assert "say --write" in refused.output
-    assert json.loads(run("/* how many */ (SELECT count() AS n FROM llm_calls)", "--json").stdout) == [{"n": 4}]
-    assert (
-        run("ALTER TABLE llm_calls DELETE WHERE user_id = 'bob' SETTINGS mutations_sync = 2", "--write").exit_code == 0
-    )
-    assert json.loads(run("SELECT count() AS n FROM llm_calls", "--json").stdout) == [{"n": 3}]
-    odd = run("SELECT generateUUIDv4() AS id, nan AS x, 'a' AS b_usd, 'c' AS utilisation", "--json")
-    assert json.loads(odd.stdout)[0]["x"] is None
-    assert run("SELECT nan AS x_usd, 'a' AS b_usd, '[/x]' AS c").exit_code == 0

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from spanledger import settings
 from spanledger_clickhouse import schema, shipper
 from spanledger_clickhouse.database import DatabaseError, Target, connected, denied, reason, target
 from spanledger_clickhouse.sinks import ClickHouseSink
+
+READS: Final = re.compile(r"\(*(SELECT|WITH|SHOW|DESCRIBE|EXPLAIN|EXISTS)\b")
+"""How a statement begins, in ClickHouse's own form, that may only read."""
+QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+
+
+class WritesError(Exception):
+    """A statement that was to read is one that may write."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +45,41 @@ class Ledger:
         Raises:
             DatabaseError: ClickHouse refused the statement; the message is its own.
         """
+        return self._query(statement, parameters or {}, {})
+
+    def read(self, statement: str) -> Result:
+        """Run one statement of a person's in a mode in which the database refuses to change anything.
+
+        ClickHouse parses it first: what it takes for several statements, for one that writes, or for a SELECT into a
+        file is not run at all. The embedded engine's connection stays read-only afterwards.
+
+        Raises:
+            WritesError: the statement may write.
+            DatabaseError: ClickHouse refused the statement; the message is its own.
+        """
+        parsed = str(
+            self.query("SELECT formatQuerySingleLine({statement:String})", {"statement": statement}).rows[0][0]
+        )
+        if not READS.match(parsed) or "INTO OUTFILE" in QUOTED.sub("''", parsed):
+            raise WritesError
+        if self.query("SELECT toString(getSetting('readonly'))").rows != [("0",)]:
+            return self.query(statement)  # the database's user may only read as it is
+        if not self.where.embedded:
+            return self._query(statement, {}, {"readonly": 1})
+        self.client.command("SET readonly = 1")  # as a setting of the query it would hold for its last statement only
+        return self.query(statement)
+
+    def _query(self, statement: str, parameters: dict[str, Any], how: dict[str, Any]) -> Result:
         from clickhouse_connect.driver.exceptions import Error
 
+        sent = {name: _told(value) for name, value in parameters.items()}
         try:
-            found = self.client.query(statement, parameters={k: _told(v) for k, v in (parameters or {}).items()})
+            found = self.client.query(statement, parameters=sent, settings=how)
         except Error as error:
             raise DatabaseError(reason(error)) from error
-        return Result(
-            tuple(found.column_names), tuple(kind.name for kind in found.column_types), list(found.result_rows)
-        )
+        columns = tuple(found.column_names)
+        rows = list(found.result_rows) if columns else []  # a statement that answers nothing has values without names
+        return Result(columns, tuple(kind.name for kind in found.column_types), rows)
 
 
 def _told(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import click
 
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, usd, working
+from spanledger_clickhouse.ledger import WritesError
 
 SPEND: Final = {
     "feature": "SELECT feature, total_cost_usd, calls, mean_cost_usd, p95_cost_usd, unpriced_calls FROM cost_by_feature",
@@ -32,11 +32,6 @@ SELECT sum(c.cost_usd) AS total_cost_usd, count() AS calls, countIf(c.unpriced_r
 FROM llm_calls AS c FINAL
 """
 
-
-ASKS: Final = re.compile(
-    r"(\s|\(|--[^\n]*\n|/\*.*?\*/)*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS)\b", re.IGNORECASE | re.DOTALL
-)
-"""How a statement begins that changes nothing."""
 
 EMPTY: Final = (
     "\nno calls yet: was the program started with opentelemetry-instrument, and with the same settings? "
@@ -99,16 +94,20 @@ def request(request_id: str, as_json: bool) -> None:
 def sql(query: str, write: bool, as_json: bool) -> None:
     """Ask the ledger a question in SQL.
 
-    Without --write only what asks is sent: SELECT, WITH, SHOW, DESCRIBE, EXPLAIN, EXISTS.
+    Without --write one statement is run, in ClickHouse's read-only mode: SELECT, WITH, SHOW, DESCRIBE, EXPLAIN, EXISTS.
 
     \b
     Example:
       spanledger sql "SELECT feature, sum(cost_usd) FROM llm_calls FINAL GROUP BY feature"
     """
-    if not write and not ASKS.match(query):
-        raise click.UsageError("this statement does not ask: say --write if it is meant to change the ledger")
     with ledger() as found, working("asking the ledger"):
-        show(found.query(query), "", json_output=as_json)
+        try:
+            result = found.query(query) if write else found.read(query)
+        except WritesError as error:
+            raise click.UsageError(
+                "this statement does not only read: add --write if it is meant to change the ledger"
+            ) from error
+        show(result, "", json_output=as_json)
 
 
 COMMANDS: Final = (spend, request, sql)

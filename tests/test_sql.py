@@ -1,0 +1,137 @@
+"""`spanledger sql`: what only reads is run where the database refuses to write; the rest needs --write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from spanledger_clickhouse import schema, writer
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import DatabaseError, connected, target
+from spanledger_clickhouse.ledger import Ledger
+from synthetic import call
+
+READS = (
+    "SELECT count() AS n FROM llm_calls",
+    "/* how many */ (SELECT count() AS n FROM llm_calls)",
+    "FROM llm_calls SELECT count()",
+    "SELECT ';', 'INTO OUTFILE';  -- one; statement",
+    "WITH 1 AS x SELECT x",
+    "SELECT 1 UNION ALL SELECT 2",
+    "SHOW TABLES",
+    "SHOW CREATE TABLE llm_calls",
+    "DESC llm_calls",
+    "EXPLAIN SELECT 1",
+    "EXISTS TABLE llm_calls",
+)
+WRITES = (
+    "SELECT 1; DROP TABLE llm_calls",
+    "SELECT 1; SELECT 2",
+    "SET readonly = 0; DROP TABLE llm_calls",
+    "WITH x AS (SELECT 'a' AS feature) INSERT INTO feature_rules (feature) SELECT feature FROM x",
+    "INSERT INTO feature_rules (feature) VALUES ('a')",
+    "INSERT INTO FUNCTION file('{file}') SELECT 1",
+    "SELECT 1 INTO OUTFILE '{file}'",
+    "EXPLAIN SELECT 1 INTO OUTFILE '{file}'",
+    "SELECT * FROM file('{file}', 'LineAsString')",
+    "SELECT * FROM url('http://127.0.0.1:9/', 'LineAsString')",
+    "SELECT 1 SETTINGS readonly = 0",
+    "DROP TABLE llm_calls",
+    "TRUNCATE TABLE llm_calls",
+    "ALTER TABLE llm_calls DELETE WHERE 1",
+    "DELETE FROM llm_calls WHERE 1",
+    "UPDATE llm_calls SET user_id = 'x' WHERE 1",
+    "OPTIMIZE TABLE llm_calls",
+    "RENAME TABLE llm_calls TO other",
+    "EXCHANGE TABLES llm_calls AND budgets",
+    "DETACH TABLE llm_calls",
+    "ATTACH TABLE other",
+    "UNDROP TABLE other",
+    "CREATE TABLE other (a Int8) ENGINE = Memory",
+    "CREATE TEMPORARY TABLE other (a Int8)",
+    "CREATE FUNCTION f AS (x) -> x",
+    "CREATE USER mallory",
+    "GRANT ALL ON *.* TO mallory",
+    "BACKUP TABLE llm_calls TO File('{file}')",
+    "SYSTEM STOP MERGES",
+    "KILL QUERY WHERE 1",
+    "SET max_threads = 1",
+    "USE default",
+)
+
+
+def sql(*words: str) -> Result:
+    return CliRunner().invoke(main, ["sql", *words])
+
+
+@pytest.fixture(params=["embedded", "server"])
+def dsn(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A ledger with two calls, in the embedded engine and behind ClickHouse's HTTP interface."""
+    found = f"chdb://{tmp_path / 'ledger'}" if request.param == "embedded" else request.getfixturevalue("front")
+    where = target(found)
+    with connected(where) as client:
+        schema.migrate(client, where)
+        writer.insert(client, where, [tuple(call(span_id=f"{n:016x}", user_id=f"u{n}").values()) for n in range(2)])
+    monkeypatch.setenv("SPANLEDGER_DSN", found)
+    return found
+
+
+def state(dsn: str) -> Any:
+    where = target(dsn)
+    with connected(where) as client:
+        tables = client.query(
+            "SELECT name, total_rows FROM system.tables WHERE database = {db:String} ORDER BY name",
+            parameters={"db": where.database},
+        ).result_rows
+        return tables, client.query(f"SELECT user_id FROM `{where.database}`.llm_calls ORDER BY ALL").result_rows
+
+
+def test_every_statement_that_reads_is_run(dsn: str):
+    assert [(query, sql(query, "--json").exit_code) for query in READS] == [(query, 0) for query in READS]
+
+
+def test_no_statement_that_may_write_is_run_without_write(dsn: str, tmp_path: Path):
+    before = state(dsn)
+    file = tmp_path / "out.tsv"
+    results = {query: sql(query.replace("{file}", str(file))) for query in WRITES}
+    assert [query for query, result in results.items() if result.exit_code == 0] == []
+    assert not file.exists()
+    assert state(dsn) == before
+
+
+def test_the_database_itself_refuses_what_looks_like_reading(dsn: str, monkeypatch: pytest.MonkeyPatch):
+    import re
+
+    monkeypatch.setattr("spanledger_clickhouse.ledger.READS", re.compile(""))
+    where = target(dsn)
+    for statement in ("DROP TABLE llm_calls", "WITH 1 AS x INSERT INTO feature_rules (feature) SELECT 'a'"):
+        with connected(where) as client:
+            client.command(f"USE `{where.database}`") if where.embedded else setattr(client, "database", where.database)
+            with pytest.raises(DatabaseError, match="readonly"):
+                Ledger(client, where).read(statement)
+
+
+def test_a_statement_that_writes_names_the_option(dsn: str):
+    refused = sql("DROP TABLE llm_calls")
+    assert (refused.exit_code, "add --write" in refused.output) == (2, True)
+
+
+def test_several_statements_are_refused_in_the_parsers_words(dsn: str):
+    refused = sql("SELECT 1; DROP TABLE llm_calls")
+    assert (refused.exit_code, "Multi-statements are not allowed" in refused.output) == (1, True)
+
+
+def test_with_write_a_statement_changes_the_ledger(dsn: str):
+    query = "ALTER TABLE llm_calls DELETE WHERE user_id = 'u0' SETTINGS mutations_sync = 2"
+    assert sql(query, "--write").exit_code == 0
+    assert json.loads(sql("SELECT count() AS n FROM llm_calls", "--json").stdout) == [{"n": 1}]
+
+
+def test_values_that_json_or_rich_cannot_take_are_printed_all_the_same(dsn: str):
+    odd = sql("SELECT generateUUIDv4() AS id, nan AS x, 'a' AS b_usd, 'c' AS utilisation", "--json")
+    assert json.loads(odd.stdout)[0]["x"] is None
+    assert sql("SELECT nan AS x_usd, 'a' AS b_usd, '[/x]' AS c").exit_code == 0
