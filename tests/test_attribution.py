@@ -11,6 +11,8 @@ from loopback_provider import Provider
 from opentelemetry import baggage, context
 
 from conftest import Recorded
+from spanledger import attribution, carry
+from spanledger.attributing import dimensions
 
 
 def within(**entries: object):
@@ -75,6 +77,38 @@ def test_baggage_becomes_columns(provider: Provider, ledger: Recorded):
 def test_other_spellings_are_read(alias: str, column: str, provider: Provider, ledger: Recorded):
     called_with(provider, baggage.set_baggage(alias, "x"))
     assert ledger.row[column] == "x"
+
+
+@pytest.mark.parametrize("nobody", [None, "", "  ", "\t\n", False])
+def test_what_names_nobody_is_missing(nobody: object, provider: Provider, ledger: Recorded):
+    called_with(provider, within(user__id=nobody, spanledger__feature="chat", spanledger__request__id="r-1"))
+    row = ledger.row
+    assert (row["user_id"], row["feature"], row["attribution_reason"]) == (None, "chat", "partial")
+
+
+def test_an_id_that_is_a_number_is_somebody(provider: Provider, ledger: Recorded):
+    called_with(provider, within(user__id=0))
+    assert ledger.row["user_id"] == "0"
+
+
+@pytest.mark.parametrize("nobody", [None, "", " ", False])
+def test_nobody_has_no_budget_of_his_own(nobody: object):
+    assert dimensions(within(user__id=nobody, spanledger__feature="chat")) == {"spanledger.feature": "chat"}
+
+
+@pytest.mark.parametrize("nobody", [None, "", " ", False])
+def test_nobody_is_carried_to_a_worker(nobody: object):
+    token = context.attach(within(user__id=nobody, spanledger__feature="chat"))
+    try:
+        assert carry() == {"spanledger.feature": "chat"}
+    finally:
+        context.detach(token)
+
+
+def test_a_label_that_is_none_is_no_label(provider: Provider, ledger: Recorded):
+    with attribution(user="ada", labels={"team": None, "plan": "pro"}):
+        call(provider)
+    assert ledger.row["labels"] == {"plan": "pro"}
 
 
 def test_the_canonical_key_wins(provider: Provider, ledger: Recorded):

@@ -218,6 +218,13 @@ def test_what_we_knew_before_is_not_overwritten_by_a_stranger():
     assert baggage.get_all(guard.extract(SPOOFED, known)) == {"user.id": "ada", "theirs": "1"}
 
 
+def test_what_names_nobody_is_not_sent_to_our_own_services_as_text():
+    guard = GuardedPropagator(W3CBaggagePropagator(), trusting=False)
+    carrier: dict[str, str] = {}
+    guard.inject(carrier, baggage.set_baggage("user.id", None, baggage.set_baggage("theirs", None)))
+    assert carrier == {"baggage": "theirs=None"}
+
+
 # --- sampling ---------------------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,7 @@ def attribution(context: Context | None) -> dict[str, Any]:
             if key.startswith(a.LABEL_PREFIX):
                 if labels < MAX_LABELS and _allowed(key):
                     labels += 1
-                    _put(found, key[: len(a.LABEL_PREFIX) + 64], value)
+                    _put(found, key[: len(a.LABEL_PREFIX) + 64], str(value) if value is False else value)
             elif key in UNITS:
                 _put(found, key, value)
             continue
@@ -91,13 +91,11 @@ def attribution(context: Context | None) -> dict[str, Any]:
 def dimensions(context: Context | None) -> dict[str, str]:
     """Whose budgets count a call made in `context` (None: the current one): tenant, tier, feature and user by attribute
     name, as they will stand on the row; what is missing is left out."""
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for key, value in baggage.get_all(context).items():
         name = BUDGETED.get(key)
         if name is not None and (key == name or name not in found):
-            text = _label(value if isinstance(value, str) else str(value))
-            if text is not None:
-                found[name] = text
+            _put(found, name, value)
     user = found.get(a.USER_ID)
     if user is not None and (secret := _hashing_key()) is not None:
         found[a.USER_ID] = pseudonym(user, secret)
@@ -109,14 +107,25 @@ _label = lru_cache(maxsize=4096)(label)
 
 def identity(name: str, value: str | None) -> str | None:
     """A value of a dimension as it stands on rows: cleaned, and hashed where user ids are."""
-    text = None if value is None else _label(str(value))
+    text = _text(value)
     if text is not None and name == a.USER_ID and (secret := _hashing_key()) is not None:
         return pseudonym(text, secret)
     return text
 
 
+def is_missing(value: object) -> bool:
+    """Whether a value in baggage names nobody: None or False, as `set_baggage("user.id", user and user.id)` leaves
+    them there, or blank text."""
+    return value is None or value is False or (isinstance(value, str) and not value.strip())
+
+
+def _text(value: object) -> str | None:
+    """A value in baggage as it stands on rows; None where it is missing."""
+    return None if is_missing(value) else _label(value if isinstance(value, str) else str(value))
+
+
 def _put(found: dict[str, Any], name: str, value: object) -> None:
-    text = label(value if isinstance(value, str) else str(value))
+    text = _text(value)
     if text is not None:
         found[name] = text
 

@@ -14,12 +14,13 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from opentelemetry import baggage, propagate
 from opentelemetry import context as otel_context
+from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 
-from spanledger.attributing import is_ours
+from spanledger import attributes as a
+from spanledger.attributing import dimensions
 from spanledger.guard import quietly
 from spanledger.scopes import Scope, attribution
 
@@ -228,7 +229,7 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
         with quietly("receiving a task's attribution"):
             carrier: Any = getattr(task.request, HEADER, None) or {}
             context = propagate.extract(carrier, otel_context.get_current(), _MessageGetter())
-            if feature is not None and not any(is_ours(key) and "feature" in key for key in baggage.get_all(context)):
+            if feature is not None and a.FEATURE not in dimensions(context):
                 context = attribution(feature=feature(task.name)).context(context)
             tokens[task_id] = otel_context.attach(context)
 

@@ -5,8 +5,8 @@ Inward: anyone can send `baggage: user.id=victim`. What a carrier says of attrib
 message broker's, which only our own services write to. What middleware sets afterwards is untouched.
 
 Outward: instrumentations of HTTP clients put the current baggage into every request they see, those of the
-SDKs included. Inside an LLM call (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
-everything else passes as it was.
+SDKs included. Inside a request to a provider (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
+everywhere else it leaves out our entries that are missing (None), and what is not ours passes as it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
 
 from spanledger import settings
-from spanledger.attributing import is_ours
+from spanledger.attributing import is_missing, is_ours
 from spanledger.call import in_call
 from spanledger.guard import quietly
 
@@ -77,11 +77,22 @@ class GuardedPropagator(TextMapPropagator):
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
         if in_call(context):
             context = baggage.clear(context)
+        else:
+            with quietly("guarding outgoing baggage"):
+                context = _without_missing(context)
         self.inner.inject(carrier, context, setter)
 
     @property
     def fields(self) -> set[str]:
         return self.inner.fields
+
+
+def _without_missing(context: Context | None) -> Context | None:
+    """`context` without our entries that name nobody: W3C baggage would write None as the text "None"."""
+    for key, value in baggage.get_all(context).items():
+        if is_missing(value) and is_ours(key):
+            context = baggage.remove_baggage(key, context)
+    return context
 
 
 def guard() -> None:

@@ -166,7 +166,7 @@ def attribution(
     tier: str | None = None,
     session: str | None = None,
     conversation: str | None = None,
-    labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, str | None] | None = None,
 ) -> Scope:
     """A scope, and a decorator, for the calls made inside; what is None stays as it was outside.
 
@@ -182,7 +182,7 @@ def attribution(
     """
     values = (user, feature, request_id, tenant, tier, session, conversation)
     entries = {NAMES[name]: str(value) for name, value in zip(NAMES, values, strict=True) if value is not None}
-    entries.update({f"{a.LABEL_PREFIX}{name}": str(value) for name, value in (labels or {}).items()})
+    entries.update({f"{a.LABEL_PREFIX}{k}": str(value) for k, value in (labels or {}).items() if value is not None})
     return Scope(entries)
 
 
@@ -210,13 +210,13 @@ def unit(name: str, *, quantity: float = 1, unit: str = "") -> Scope:
 def carry() -> dict[str, str]:
     """The current attribution as a dict of strings, for a job queue that carries no OpenTelemetry context
     (RQ's `job.meta`, arq's arguments, the arguments of a spawned process)."""
-    from spanledger.attributing import is_ours
+    from spanledger.attributing import is_missing, is_ours
 
-    return {key: str(value) for key, value in baggage.get_all().items() if is_ours(key)}
+    return {key: str(value) for key, value in baggage.get_all().items() if is_ours(key) and not is_missing(value)}
 
 
 def carried(entries: Mapping[str, str] | None) -> Scope:
     """The scope of what `carry` gave elsewhere; None or an empty dict changes nothing."""
-    from spanledger.attributing import is_ours
+    from spanledger.attributing import is_missing, is_ours
 
-    return Scope({key: str(value) for key, value in (entries or {}).items() if is_ours(key)})
+    return Scope({k: str(value) for k, value in (entries or {}).items() if is_ours(k) and not is_missing(value)})
