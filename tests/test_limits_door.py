@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import pickle
-import queue
 import subprocess
 import sys
 import threading
@@ -702,8 +701,7 @@ def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, l
 
 
 def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
-    monkeypatch.setattr(finalizing, "_thread", None)
-    monkeypatch.setattr(finalizing, "_queue", queue.SimpleQueue())  # the thread that it gets serves this one alone
+    monkeypatch.setattr(finalizing, "_queue", None)  # the thread that it gets serves this one alone
 
     def none(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

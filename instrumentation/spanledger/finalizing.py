@@ -12,30 +12,29 @@ import gc
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from spanledger.guard import quietly
+from spanledger.reentrant_queue import ReentrantQueue
 
-_queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
-_thread: threading.Thread | None = None
+_queue: ReentrantQueue[Callable[[], object]] | None = None
 _collecting = 0
 """The thread in which the collector is at work; 0: none."""
 
 
 def ready() -> None:
     """Have a thread for what the collector finds; called when there is something that it may find."""
-    global _thread
-    if _thread is None:
+    global _queue
+    if _queue is None:
         if _collector not in gc.callbacks:
             gc.callbacks.append(_collector)
-        thread = threading.Thread(target=_work, args=(_queue,), name="spanledger-finalizing", daemon=True)
-        thread.start()
-        _thread = thread
+        queue = ReentrantQueue[Callable[[], object]]()
+        queue.start(lambda: _work(queue), "spanledger-finalizing")
+        _queue = queue
 
 
 def run(act: Callable[[], object]) -> None:
     """Do it now, or as soon as the collector is not at work in this thread. `act` raises nothing."""
-    if _collecting == threading.get_ident():
+    if _queue is not None and _collecting == threading.get_ident():
         _queue.put(act)
     else:
         act()
@@ -43,18 +42,15 @@ def run(act: Callable[[], object]) -> None:
 
 def wait(seconds: float) -> bool:
     """Wait for what is under way; whether it is done."""
-    if _thread is None:
-        return True
-    done = threading.Event()
-    _queue.put(done.set)
-    return done.wait(seconds)
+    return _queue is None or _queue.drained(seconds)
 
 
-def _work(queue: SimpleQueue[Callable[[], object]]) -> None:
+def _work(queue: ReentrantQueue[Callable[[], object]]) -> None:
     while True:
         act = queue.get()
         with quietly("ending a stream that was dropped"):
             act()
+        del act
 
 
 def _collector(phase: str, info: dict[str, int]) -> None:  # noqa: ARG001 - the interpreter's signature
@@ -63,9 +59,8 @@ def _collector(phase: str, info: dict[str, int]) -> None:  # noqa: ARG001 - the 
 
 
 def _after_fork() -> None:
-    global _queue, _thread, _collecting
-    _queue = SimpleQueue[Callable[[], object]]()
-    _thread, _collecting = None, 0
+    global _queue, _collecting
+    _queue, _collecting = None, 0
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -36,12 +36,10 @@ def python(name: str, *packages: str) -> Path:
     return home / "bin/python"
 
 
-def ran(
-    interpreter: Path, program: str, provider: Provider, state: Path, *arguments: str, instrument: bool = True
-) -> list[str]:
-    """Run a program of this folder, under `opentelemetry-instrument` or by itself; returns the words that it prints."""
+def environment(interpreter: Path, provider: Provider, state: Path) -> dict[str, str]:
+    """The variables of a program: the SDKs ask the loopback provider, the spool is in `state`."""
     path = f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}"
-    env = {
+    return {
         "PATH": path,
         "HOME": str(state),
         "XDG_STATE_HOME": str(state),
@@ -60,6 +58,13 @@ def ran(
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "PROVIDER": provider.url,
     }
+
+
+def ran(
+    interpreter: Path, program: str, provider: Provider, state: Path, *arguments: str, instrument: bool = True
+) -> list[str]:
+    """Run a program of this folder, under `opentelemetry-instrument` or by itself; returns the words that it prints."""
+    env = environment(interpreter, provider, state)
     start = [interpreter.parent / "opentelemetry-instrument"] if instrument else []
     command = [*start, interpreter, HERE / program, *arguments]
     done = subprocess.run(command, env=env, cwd=state, capture_output=True, text=True, check=False, timeout=300)

@@ -11,11 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Final, Generic, TypeVar
 
 from spanledger.guard import quietly
 from spanledger.limits.store import DONE_SECONDS, StoreError
+from spanledger.reentrant_queue import ReentrantQueue
 
 PAUSE_SECONDS: Final = 1.0
 """Between two attempts at a store that does not answer."""
@@ -38,25 +39,24 @@ class Teller(Generic[Cost]):
         """
         self._tell = tell
         self._probe = probe
-        self._queue: SimpleQueue[tuple[Cost, float] | threading.Event] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._queue = ReentrantQueue[tuple[Cost, float]]()
+        self._started = False
         self._starting = threading.Lock()
         self._in_hand = 0
         self.lost: Counter[str] = Counter()
         """full | doubtful | refused: costs that were not told."""
 
     def __len__(self) -> int:
-        return self._queue.qsize() + self._in_hand
+        return len(self._queue) + self._in_hand
 
     def start(self) -> None:
         """Have the thread; called where something is held, so that `add` need not."""
-        if self._thread is not None:
+        if self._started:
             return
         with self._starting:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="spanledger-limits", daemon=True)
-                thread.start()
-                self._thread = thread
+            if not self._started:
+                self._queue.start(self._run, "spanledger-limits")
+                self._started = True
 
     def add(self, cost: Cost) -> None:
         """Have a cost told, where there is room for it."""
@@ -67,12 +67,10 @@ class Teller(Generic[Cost]):
 
     def flush(self, seconds: float) -> bool:
         """Wait until what was added is told; whether it is."""
-        if self._thread is None and not len(self):
+        if not self._started and not len(self):
             return True
         self.start()
-        done = threading.Event()
-        self._queue.put(done)
-        return done.wait(seconds)
+        return self._queue.drained(seconds)
 
     def _run(self) -> None:
         waits: float | None = None
@@ -83,13 +81,10 @@ class Teller(Generic[Cost]):
                 with quietly("asking whether limits can be enforced"):
                     waits = None if self._probe() else PAUSE_SECONDS
                 continue
-            if isinstance(item, threading.Event):
-                item.set()
-            else:
-                self._in_hand = 1
-                with quietly("counting a cost"):
-                    self._tell_until(*item)
-                self._in_hand = 0
+            self._in_hand = 1
+            with quietly("counting a cost"):
+                self._tell_until(*item)
+            self._in_hand = 0
             waits = PAUSE_SECONDS
 
     def _tell_until(self, cost: Cost, since: float) -> None:

@@ -1,0 +1,72 @@
+"""A queue for one reader that finalizers may put into, and that may be read by a greenlet.
+
+Python's own queues are neither: `queue.Queue` takes a lock in `put`, for which a finalizer that runs inside that very
+`put` waits for ever, and `queue.SimpleQueue` waits in C, which stops the whole program where gevent or eventlet has made
+a greenlet of the reading thread. Here the reader waits on a lock of what `threading` has when the reader is started, and
+`put` only appends and releases that lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from queue import Empty
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class _Mark:
+    """A place in the queue."""
+
+    passed = False
+
+
+class ReentrantQueue(Generic[Item]):
+    """First in, first out; any number of writers, one reader."""
+
+    def __init__(self) -> None:
+        self._items: deque[Item | _Mark] = deque()
+        self._idle: Any = None
+        """The lock that the reader waits for while there is nothing to read."""
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def start(self, read: Any, name: str) -> None:
+        """Start the reader, a daemon thread that runs `read`. Raises RuntimeError where there can be no thread."""
+        self._idle = threading.Lock()
+        self._idle.acquire()
+        threading.Thread(target=read, name=name, daemon=True).start()
+
+    def put(self, item: Item) -> None:
+        """Append an item; it may wait for a reader that is not there yet."""
+        self._put(item)
+
+    def _put(self, item: Item | _Mark) -> None:
+        self._items.append(item)
+        if self._idle is not None:
+            with contextlib.suppress(RuntimeError, ValueError):  # it is free: the reader is about to see the item
+                self._idle.release()
+
+    def get(self, timeout: float | None = None) -> Item:
+        """The next item, waited for; raises `queue.Empty` after `timeout` seconds. For the reader only."""
+        while True:
+            while self._items:
+                item = self._items.popleft()
+                if not isinstance(item, _Mark):
+                    return item
+                item.passed = True
+            if not self._idle.acquire(timeout=-1 if timeout is None else timeout):
+                raise Empty
+
+    def drained(self, seconds: float) -> bool:
+        """Wait until the reader is done with what is in the queue now; whether it is, within `seconds`."""
+        mark = _Mark()
+        self._put(mark)
+        end = time.monotonic() + seconds
+        while not mark.passed and time.monotonic() < end:
+            time.sleep(0.001)  # an event would have to be of the reader's kind, thread or greenlet
+        return mark.passed
