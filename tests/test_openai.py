@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
+import httpx2
 import openai
 import pytest
 from loopback_provider import WORDS, Provider
@@ -319,3 +322,63 @@ def test_the_project_that_is_billed_is_kept(ledger: Recorded):
     with openai.OpenAI(api_key="k", http_client=httpx.Client(transport=answer)) as client:
         client.chat.completions.create(**CHAT)
     assert ledger.row["attributes"] == {"spanledger.provider.project": "proj_a"}
+
+
+# --- Azure ---------------------------------------------------------------------------------------------------------
+
+
+def azure_body(
+    client: type[openai.OpenAI] = openai.AzureOpenAI, body: dict[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    """What an Azure server is sent for a chat stream that does not say anything of `stream_options`."""
+    sent: list[dict[str, Any]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(json.loads(request.content))
+        return httpx2.Response(200, content=b"data: [DONE]\n\n", headers={"content-type": "text/event-stream"})
+
+    with client(api_key="k", http_client=httpx2.Client(transport=httpx2.MockTransport(answer)), **options) as made:
+        list(made.chat.completions.create(**CHAT, stream=True, extra_body=body))
+    return sent[0]
+
+
+AZURE = {"azure_endpoint": "https://shop.openai.azure.com"}
+ASKED = {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    ("version", "asked"),
+    [
+        ("2023-05-15", None),
+        ("2024-02-01", None),
+        ("2024-06-01", None),
+        ("2024-08-01-preview", None),
+        ("2024-09-01-preview", ASKED),
+        ("2024-10-21", ASKED),
+        ("2025-04-01-preview", ASKED),
+        ("of-tomorrow", None),
+    ],
+)
+def test_azure_is_asked_for_usage_from_the_first_api_version_that_knows_how(version: str, asked: Any, ledger: Recorded):
+    assert azure_body(**AZURE, api_version=version).get("stream_options") == asked
+
+
+def test_azures_answers_of_its_own_data_are_not_asked_for_usage(ledger: Recorded):
+    body = {"data_sources": [{"type": "azure_search", "parameters": {}}]}
+    assert "stream_options" not in azure_body(**AZURE, api_version="2025-04-01-preview", body=body)
+
+
+@pytest.mark.parametrize("query", [{}, {"api-version": "preview"}])
+def test_azures_v1_api_is_asked_for_usage(query: dict[str, str], ledger: Recorded):
+    base_url = "https://shop.openai.azure.com/openai/v1/"
+    assert azure_body(openai.OpenAI, base_url=base_url, default_query=query)["stream_options"] == ASKED
+
+
+def test_an_api_version_counts_wherever_it_is_said(ledger: Recorded):
+    base_url = "https://shop.openai.azure.com/openai/deployments/gpt?api-version=2024-02-01"
+    assert "stream_options" not in azure_body(openai.OpenAI, base_url=base_url)
+    base_url = "https://shop.openai.azure.com/openai/deployments/gpt"
+    assert "stream_options" not in azure_body(
+        openai.OpenAI, base_url=base_url, default_query={"api-version": "2024-02-01"}
+    )
+    assert "stream_options" not in azure_body(openai.OpenAI, base_url=base_url)

@@ -48,6 +48,10 @@ HOOKS: Final[Hooks] = {
 USAGE_HOSTS: Final = {"openai", "azure.ai.openai"}
 """Providers known to accept `stream_options.include_usage` (openai 3.57 chat_completion_stream_options_param)."""
 
+AZURE_SINCE: Final = "2024-09-01"
+"""Azure's first api-version with `stream_options`: 2024-09-01-preview; the ones before answer 400
+(https://learn.microsoft.com/azure/ai-services/openai/api-version-deprecation)."""
+
 PROJECT_HEADER: Final = "openai-project"
 """In OpenAI's answers, beside openai-organization (https://platform.openai.com/docs/api-reference/debugging-requests)."""
 RAW_HEADER: Final = "x-stainless-raw-response"
@@ -155,6 +159,8 @@ class StainlessDoor(Patches):
         host = client.base_url.host
         if hosts.provider_at(host) not in USAGE_HOSTS and host not in self._usage_hosts:
             return
+        if not _accepts_stream_options(client, options):
+            return
         found = cast("Json", body)
         options.json_data = {**found, "stream_options": {**mapping(found, "stream_options"), "include_usage": True}}
         call.hides_usage = True
@@ -250,6 +256,22 @@ class StainlessDoor(Patches):
 def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:
     """(provider, (host, port)) of a base URL; asked once a client, the properties of a URL are slow."""
     return hosts.provider_at(url.host) or default, (url.host, url.port)
+
+
+def _accepts_stream_options(client: Any, options: Any) -> bool:
+    """Whether Azure takes `stream_options` in this request; everybody else does.
+
+    Azure refuses it in every api-version for "On your data" bodies, and without one outside its v1 API, whose
+    api-version is left out, "preview" or "latest".
+    """
+    if "data_sources" in mapping(_body(options)):
+        return False
+    query = {**mapping(dict(client.base_url.params)), **mapping(client.default_query), **mapping(options.params)}
+    version = query.get("api-version")
+    azure = version is not None or hosts.provider_at(client.base_url.host) == "azure.ai.openai"
+    if not azure or "/openai/v1" in client.base_url.path:
+        return True
+    return isinstance(version, str) and version[:1].isdigit() and version >= AZURE_SINCE
 
 
 def _overriding(cls: type) -> list[type]:
