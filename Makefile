@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo collector test test-matrix check format bench lock prices clean
+.PHONY: help setup demo collector test test-zones test-matrix check format bench lock prices clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ collector: .collector/otelcol-spanledger ## Build the OpenTelemetry Collector th
 
 test: setup collector ## All tests, with branch coverage
 	$(RUN)pytest --cov --cov-report=term:skip-covered
+
+test-zones: setup ## What depends on the time, on hosts whose clock is not on UTC
+	for zone in Europe/Berlin America/New_York Asia/Kolkata; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -m clock || exit 1; done
 
 test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
 	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix

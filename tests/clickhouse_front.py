@@ -43,6 +43,7 @@ class Front(ThreadingHTTPServer):
         self.directory = directory
         self.session = session.Session(directory)
         self.turn = threading.Lock()
+        self.zone = str(self.session.query("SELECT timezone()", "TabSeparated")).strip()
         self.chance = None if faults is None else random.Random(faults)
 
     def fault(self, query: str) -> str:
@@ -115,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             if fault == "silent":
                 return self.hang_up()
-            self.answer(200, result, {"X-ClickHouse-Format": "Native"})
+            self.answer(200, result, {"X-ClickHouse-Format": "Native", "X-ClickHouse-Timezone": self.server.zone})
         return None
 
     def hang_up(self) -> None:

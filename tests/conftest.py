@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,8 +39,6 @@ RESOURCE = Resource({"service.name": "tests", "deployment.environment.name": "ci
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state directory of the test's own, and no settings of the machine's."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")):
             monkeypatch.delenv(name)
@@ -145,16 +144,29 @@ def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
 
 
 @pytest.fixture
-def front(tmp_path: Path) -> Iterator[str]:
-    """A ClickHouse server, as far as HTTP can tell."""
-    command = [sys.executable, Path(__file__).parent / "clickhouse_front.py", tmp_path / "server"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    port = process.stdout.readline().strip()
-    yield f"clickhouse://default:s3cret@127.0.0.1:{port}/llm"
-    process.kill()
-    process.wait()
-    process.stdout.close()
+def front_in(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Starts a ClickHouse server, as far as HTTP can tell, in a time zone; returns its DSN."""
+    servers: list[subprocess.Popen[str]] = []
+
+    def start(zone: str) -> str:
+        command = [sys.executable, Path(__file__).parent / "clickhouse_front.py", tmp_path / f"server{len(servers)}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TZ": zone})
+        servers.append(process)
+        assert process.stdout is not None
+        return f"clickhouse://default:s3cret@127.0.0.1:{process.stdout.readline().strip()}/llm"
+
+    yield start
+    for process in servers:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture
+def front(front_in: Callable[[str], str]) -> str:
+    """A ClickHouse server in the zone of this process."""
+    return front_in(os.environ.get("TZ", "UTC"))
 
 
 def truth(sold: Sold) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.ledger import Ledger
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["budget", *arguments])

@@ -17,6 +17,8 @@ from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 
 @pytest.fixture
 def march(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ from spanledger_clickhouse.database import DatabaseError, connected, target
 from spanledger_clickhouse.ledger import Ledger
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 

@@ -16,6 +16,8 @@ from spanledger.pricing import quote, quoting, table
 from spanledger.usage import from_totals
 from spanledger_clickhouse.cli import main
 
+pytestmark = pytest.mark.clock
+
 
 @pytest.fixture(autouse=True)
 def own_prices(monkeypatch: pytest.MonkeyPatch):

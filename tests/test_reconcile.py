@@ -21,6 +21,8 @@ from spanledger_clickhouse.invoices import InvoiceError, Line, model_key, read
 from spanledger_clickhouse.reconciling import Part, explained
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 DAY = date(2026, 3, 2)
 OPENAI = {"object": "page", "has_more": False, "data": [{"object": "bucket", "start_time": 1772409600, "end_time": 1772496000, "results": [
     {"object": "organization.costs.result", "amount": {"value": 1.25, "currency": "usd"}, "line_item": "gpt-5.4-mini-2026-03-17, input", "project_id": "proj_a"},

@@ -20,6 +20,8 @@ from spanledger_clickhouse.database import connected, target
 from spanledger_clickhouse.report.figures import forecast
 from synthetic import call, open_shop
 
+pytestmark = pytest.mark.clock
+
 GOLDEN = Path(__file__).parent / "data/report"
 NOW = "2026-03-21 15:20:00"
 

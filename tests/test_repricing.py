@@ -17,6 +17,8 @@ from spanledger_clickhouse.database import Target
 from spanledger_clickhouse.rollups import Rollups
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 START = datetime(2026, 11, 1, 10, tzinfo=UTC)
 RIGHT = Decimal(100 * 400_000 + 20 * 1_600_000).scaleb(-12)
 """100 tokens in, 20 out of gpt-4.1-mini."""

@@ -19,6 +19,8 @@ from spanledger_clickhouse.rollups import Rollups, select
 from spanledger_clickhouse.rows import Contents
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 NOW = datetime(2026, 3, 10, 14, 30, tzinfo=UTC)
 
 

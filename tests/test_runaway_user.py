@@ -8,6 +8,8 @@ from datetime import UTC, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from questions import Question
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.memory_store import MemoryStore
@@ -16,6 +18,8 @@ from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.database import connected, target
 from synthetic import call
 from test_views import START, Asked
+
+pytestmark = pytest.mark.clock
 
 
 def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):

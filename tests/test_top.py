@@ -20,6 +20,8 @@ from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 
 @pytest.fixture
 def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from spanledger_clickhouse.database import Target, connected, target
 from spanledger_clickhouse.rollups import Rollups
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 START = datetime(2026, 3, 1, tzinfo=UTC)
 AS_OF = datetime(2026, 3, 29, 12, 0, tzinfo=UTC)
 ZERO = Decimal(0)

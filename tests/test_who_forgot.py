@@ -17,6 +17,8 @@ from spanledger_clickhouse.codeowners import CodeOwners, repository
 from spanledger_clickhouse.database import connected, target
 from synthetic import call
 
+pytestmark = pytest.mark.clock
+
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:

@@ -332,8 +332,3 @@ def _projected(running: Window, at: datetime, spent: Decimal, pace: Decimal | No
         return spent + pace * left / 86_400
     elapsed = Decimal((at - running.start).total_seconds())
     return spent + spent / elapsed * left if elapsed > 0 else None
-
-
-def utc(moment: datetime) -> datetime:
-    """A time as the driver gives it (without a zone, or with that of the process), in UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib
 import logging
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
@@ -24,6 +26,8 @@ WAIT_SECONDS: Final = 60.0
 """How long a command waits for another that has the embedded ledger."""
 ATTEMPTS: Final = 3
 """How often it may fail to open though nobody has it: somebody had it for a moment, or it is broken."""
+UTC_TIMES: Final = {"tz_source": "server", "tz_mode": "aware"}
+"""How a client reads times: see `_in_utc`."""
 SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | SECURE
 
 
@@ -98,9 +102,10 @@ def connect(where: Target) -> Any:
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
         if where.embedded:
-            return _embedded(where, clickhouse_connect)
+            return _in_utc(_embedded(where, clickhouse_connect))
         parts = urlsplit(where.dsn)
-        return clickhouse_connect.get_client(
+        client = clickhouse_connect.get_client(
+            **UTC_TIMES,
             host=parts.hostname or "localhost",
             port=parts.port or (8443 if parts.scheme in SECURE else 8123),
             username=_unquoted(parts.username),
@@ -110,6 +115,7 @@ def connect(where: Target) -> Any:
             send_receive_timeout=60,
             autogenerate_session_id=False,  # a session would serialise, and fail, concurrent queries
         )
+        return _in_utc(client)
     except ImportError as error:
         raise DatabaseError(
             "the embedded ledger needs chDB: pip install 'spanledger[embedded]', "
@@ -120,6 +126,17 @@ def connect(where: Target) -> Any:
             raise _held(where) from error
         what = "refused by" if getattr(error, "code", None) == AUTHENTICATION_FAILED else "cannot reach"
         raise DatabaseError(f"{what} ClickHouse at {where.shown}: {reason(error)}") from error
+
+
+def _in_utc(client: Any) -> Any:
+    """The client, whose every time is aware, and in UTC unless a query asks for another zone.
+
+    A column without a zone is one of the server's zone: a server may stand in any, the embedded engine has that of the
+    process, and its driver loses the zone of `DateTime('UTC')` (clickhouse-connect 1.12, `_chdbclient`).
+    """
+    client.server_tz = UTC
+    client.query = functools.partial(client.query, query_tz="UTC")
+    return client
 
 
 def _embedded(where: Target, clickhouse_connect: Any) -> Any:
@@ -136,7 +153,7 @@ def _embedded(where: Target, clickhouse_connect: Any) -> Any:
                 raise _held(where)
             time.sleep(0.05)
         try:
-            return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}")
+            return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}", **UTC_TIMES)
         except clickhouse_connect.driver.exceptions.Error:
             failures += not _is_held(path / "status")  # else another was faster: the engine does not say it
             if failures == ATTEMPTS or time.monotonic() > end:

@@ -159,8 +159,7 @@ def _replace(
     at = [list(columns).index(column) for column in key]
     current = {tuple(row[place] for place in at) for row in rows}
     known = client.query(f"SELECT {', '.join(key)} FROM {name} FINAL").result_rows
-    had = [tuple(value.replace(tzinfo=UTC) if isinstance(value, datetime) else value for value in row) for row in known]
-    gone = [(*row, 1) for row in had if row not in current]
+    gone = [(*row, 1) for row in known if row not in current]
     types = [columns[column] for column in key]
     if gone:
         client.insert(name, gone, column_names=[*key, "is_deleted"], column_type_names=[*types, "UInt8"])

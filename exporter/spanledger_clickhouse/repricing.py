@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -110,17 +110,17 @@ def reprice(
 def _hours(client: Any, where: Target, since: datetime, until: datetime) -> list[datetime]:
     found = client.query(
         f"SELECT DISTINCT toStartOfHour(start_time) AS hour FROM `{where.database}`.llm_calls "
-        "WHERE start_time >= {since:DateTime64(6)} AND start_time < {until:DateTime64(6)} ORDER BY hour",
+        "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} ORDER BY hour",
         parameters={"since": since, "until": until},
     )
-    return [row[0].replace(tzinfo=UTC) for row in found.result_rows]
+    return [row[0] for row in found.result_rows]
 
 
 def _corrections(client: Any, where: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
     wanted = " AND {model:String} IN (request_model, response_model)" if model else ""
     found = client.query(
         f"SELECT {', '.join(COLUMNS)} FROM `{where.database}`.llm_calls FINAL "
-        "WHERE start_time >= {since:DateTime64(6)} AND start_time < {until:DateTime64(6)} "
+        "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} "
         f"AND price_status NOT IN ('{NOT_BILLED}', '{PROVIDER_REPORTED}'){wanted}",
         parameters={"since": since, "until": until, "model": model or ""},
     )
@@ -136,9 +136,9 @@ def corrected(row: dict[str, Any]) -> Correction | None:
     """The correction that a row needs: None where the prices in force give the cost that it has.
 
     Args:
-        row: column -> value, all of `COLUMNS`.
+        row: column -> value, all of `COLUMNS`; times are aware.
     """
-    start: datetime = row["start_time"].replace(tzinfo=UTC)
+    start: datetime = row["start_time"]
     price = quote(
         row["provider"],
         row["response_model"] or None,

@@ -75,7 +75,7 @@ class Rollups:
 
         done = Rebuilt()
         try:
-            moment: datetime = self._one("SELECT now64(3, 'UTC')").replace(tzinfo=UTC)
+            moment: datetime = self._one("SELECT now64(3, 'UTC')")
             closed = (now or moment).replace(minute=0, second=0, microsecond=0)
             days = self._dirty(closed)
             self._sweep()
@@ -93,16 +93,16 @@ class Rollups:
     def _dirty(self, closed: datetime) -> list[date]:
         """Days with news, oldest first."""
         seen = self._one(f"SELECT max(seen_until) FROM {self._db}.rollup_state WHERE name = 'rollups'")
-        since = max(seen.replace(tzinfo=UTC) - OVERLAP, datetime(1970, 1, 1, tzinfo=UTC))
+        since = max(seen - OVERLAP, datetime(1970, 1, 1, tzinfo=UTC))
         found = self._client.query(
             f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls "
-            "WHERE inserted_at >= {since:DateTime64(3)} AND start_time < {closed:DateTime} ORDER BY day",
+            "WHERE inserted_at >= {since:DateTime64(3, 'UTC')} AND start_time < {closed:DateTime('UTC')} ORDER BY day",
             parameters={"since": since, "closed": closed},
         )
         days = {row[0] for row in found.result_rows}
         # Hours that were open at the last run are closed now: their calls may have come long before this one.
         open_then = self._client.query(
-            f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls WHERE start_time < {{closed:DateTime}} "
+            f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls WHERE start_time < {{closed:DateTime('UTC')}} "
             f"AND start_time >= (SELECT max(closed_until) FROM {self._db}.llm_costs_1h WHERE bucket = "
             f"(SELECT max(bucket) FROM {self._db}.llm_costs_1h))",
             parameters={"closed": closed},
@@ -189,7 +189,7 @@ class Rollups:
                 facts AS (
                     SELECT toDate(c.start_time) AS day, count() AS calls, {facts} AS cost
                     FROM {self._db}.llm_calls AS c FINAL LEFT JOIN kept AS k ON k.day = toDate(c.start_time)
-                    WHERE k.until = toDateTime(0) OR c.start_time < k.until
+                    WHERE k.until = toDateTime(0, 'UTC') OR c.start_time < k.until
                     GROUP BY day
                 )
             SELECT f.day, k.calls, f.calls, k.cost, f.cost
@@ -212,7 +212,7 @@ class Rollups:
 
         done = Rebuilt()
         try:
-            closed = self._one("SELECT toStartOfHour(now('UTC'))").replace(tzinfo=UTC)
+            closed = self._one("SELECT toStartOfHour(now('UTC'))")
             for day in sorted(set(days)):
                 self.rebuild(day, closed, done, shrink=shrink)
         except Error as error:

@@ -52,7 +52,7 @@ def _ended(ledger: Ledger, at: datetime) -> Iterator[Standing]:
     since: dict[str, datetime] = dict(ledger.query(SET).rows)
     for each in budgets.read(ledger).budgets:
         running = window(each.window, at, each.zone)
-        if at - running.start < GRACE[each.window] and budgets.utc(since.get(each.name, at)) < running.start:
+        if at - running.start < GRACE[each.window] and since.get(each.name, at) < running.start:
             before = window(each.window, running.start - timedelta(microseconds=1), each.zone)
             yield from budgets.standings_in(ledger, each, before, before.end)
 

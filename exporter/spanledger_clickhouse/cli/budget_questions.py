@@ -151,7 +151,7 @@ def _quarters(opened: Ledger, found: Budget, since: datetime) -> list[tuple[date
         f"GROUP BY quarter, value {'HAVING value != {nobody:String}' if found.per else ''} ORDER BY quarter"
     )
     rows = opened.query(statement, {"since": since, "nobody": "", **found.scope}).rows
-    return [(budgets.utc(quarter), value, cost) for quarter, value, cost in rows]
+    return [(quarter, value, cost) for quarter, value, cost in rows]
 
 
 def _passed(found: Budget, quarters: list[tuple[datetime, str, Decimal]]) -> Iterator[tuple[Any, ...]]:
@@ -223,8 +223,8 @@ def _told(opened: Ledger, name: str) -> dict[datetime, list[str]]:
     found: dict[datetime, list[str]] = {}
     for start, value, threshold, at, delivered in opened.query(TOLD, {"name": name}).rows:
         how = "" if delivered else " (not delivered)"
-        said = f"{threshold * 100:g}% {value} {budgets.utc(at):%Y-%m-%d %H:%M}{how}"
-        found.setdefault(budgets.utc(start), []).append(said.replace("  ", " "))
+        said = f"{threshold * 100:g}% {value} {at:%Y-%m-%d %H:%M}{how}"
+        found.setdefault(start, []).append(said.replace("  ", " "))
     return found
 
 

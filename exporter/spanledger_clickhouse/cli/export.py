@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -36,7 +36,7 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
     from clickhouse_connect.driver.exceptions import Error
 
     view = WHAT["focus" if form == "focus" else "calls"]
-    window: dict[str, Any] = {"since": since, "until": until or datetime.now(UTC).replace(tzinfo=None)}
+    window = {"since": since, "until": until or datetime.now(UTC)}
     if out is None and form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal: say --out FILE")
     times = {name: f"{at:%Y-%m-%d %H:%M:%S}" for name, at in window.items()}

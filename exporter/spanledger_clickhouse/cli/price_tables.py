@@ -222,7 +222,7 @@ def explain(row: str) -> None:
         host=at["server_address"],
         size=at["media_size"],
         quality=at["media_quality"],
-        at=at["start_time"].replace(tzinfo=UTC),
+        at=at["start_time"],
     )
     for line in explained(price):
         console().print(line)

@@ -1,0 +1,73 @@
+"""Hosts whose clock is not on UTC: a server, or a process with the embedded engine, of a zone of its own.
+
+The embedded engine takes its zone from the process, so the tests of what depends on the time run again under other zones
+(`make test-zones`). Here stands what can be said of one process: types, and each statement that names a moment.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from spanledger_clickhouse.database import connected, target
+
+pytestmark = pytest.mark.clock
+
+NAIVE = re.compile(
+    r"""\btoday\(\)|\byesterday\(\)
+    | toStartOf\w+\(now(64)?\(\d?\)
+    | toDate\(now(64)?\(\d?\)
+    | :DateTime(64)?(\(\d\))?\}
+    | =\s*now(64)?\(\d?\)
+    | toDateTime\('[^']*'\)
+    | toDateTime\(\$__\w+\)""",
+    re.VERBOSE,
+)
+"""A moment in SQL whose day, hour or text would be that of the server's zone."""
+
+
+def sources() -> list[Path]:
+    return [
+        *(ROOT / "exporter").rglob("*.sql"),
+        *(path for path in (ROOT / "exporter").rglob("*.py")),
+        ROOT / "tools/grafana.py",
+    ]
+
+
+def test_no_statement_leaves_the_zone_to_the_server():
+    found = [(path.name, match[0]) for path in sources() for match in NAIVE.finditer(path.read_text())]
+    assert found == []
+
+
+def test_every_time_in_a_table_or_view_is_in_utc(embedded: Any):
+    client, where = embedded
+    found = client.query(
+        "SELECT table, name, type FROM system.columns "
+        "WHERE database = {db:String} AND type LIKE '%DateTime%' AND type NOT LIKE '%\\'UTC\\'%'",
+        parameters={"db": where.database},
+    ).result_rows
+    assert found == []
+
+
+MOMENT = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+"""In Europe: within the hour that comes twice."""
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Kiritimati"])
+def test_a_server_of_any_zone_gives_and_takes_utc(zone: str, front_in: Any):
+    where = target(front_in(zone))
+    with connected(where) as client:
+        client.command("CREATE TABLE times (a DateTime('UTC'), b DateTime64(6, 'UTC'), c DateTime) ENGINE = Memory")
+        client.insert("times", [[MOMENT] * 3], column_names=["a", "b", "c"])
+        [row] = client.query("SELECT a, b, c, toStartOfHour(a), timezone() FROM times").result_rows
+        assert row == (MOMENT, MOMENT, MOMENT, MOMENT.replace(minute=0), zone)
+        assert {moment.tzinfo for moment in row[:4]} == {UTC}
+        same = "SELECT count() FROM times WHERE a = {a:DateTime('UTC')} AND b = {b:DateTime64(6, 'UTC')}"
+        assert client.query(same, parameters={"a": MOMENT, "b": MOMENT}).result_rows == [(1,)]
+        [[asked]] = client.query("SELECT toTimeZone(a, 'Asia/Tokyo') FROM times").result_rows
+        assert asked == MOMENT
