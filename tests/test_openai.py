@@ -14,6 +14,9 @@ from loopback_provider import WORDS, Provider
 from pydantic import BaseModel
 
 from conftest import Recorded, facts, truth
+from spanledger import attribution
+from spanledger.guard import failures
+from spanledger.pricing import quote
 
 MESSAGES = [{"role": "user", "content": "how much is it?"}]
 CHAT = {"model": "gpt-4.1-mini", "messages": MESSAGES}
@@ -225,9 +228,78 @@ def test_an_unknown_model_has_no_cost_and_says_why(client: openai.OpenAI, ledger
     assert b"gen_ai.usage.cost" not in ledger.lines[0]
 
 
+def test_a_price_that_fails_takes_nothing_with_it(client: openai.OpenAI, ledger: Recorded, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr("spanledger.processor.quote", broken)
+    with attribution(user="ada", feature="chat", request_id="r-1"):
+        client.chat.completions.create(**CHAT)
+        client.chat.completions.create(**CHAT)
+    assert failures.pop(("pricing a call", "ArithmeticError")) == 2
+    told = [
+        (r["user_id"], r["feature"], r["request_id"], r["outcome"], r["usage_source"], r["price_status"], r["cost_usd"])
+        for r in ledger.rows
+    ]
+    assert told == [("ada", "chat", "r-1", "ok", "exact", "unpriced:error", None)] * 2
+    assert [r["sequence"] for r in ledger.rows] == [0, 1]
+    assert {r["process_id"] for r in ledger.rows} == {ledger.spool.process_id}
+
+
+def test_an_answer_that_cannot_be_read_is_a_row_all_the_same(client: openai.OpenAI, ledger: Recorded, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr("spanledger.providers.openai.response", broken)
+    with attribution(user="ada"):
+        client.chat.completions.create(**CHAT)
+    assert failures.pop(("reading what was used", "TypeError")) == 1
+    row = ledger.row
+    assert (row["user_id"], row["request_model"], row["usage_source"], row["price_status"]) == (
+        "ada",
+        CHAT["model"],
+        "missing",
+        "unpriced:no_usage",
+    )
+
+
 def test_a_model_of_ones_own_server_costs_an_explicit_zero(client: openai.OpenAI, ledger: Recorded):
     client.chat.completions.create(model="my-llama", messages=MESSAGES)
     assert (ledger.row["cost_usd"], ledger.row["price_status"]) == (0, "self_hosted")
+
+
+OTHERS = (
+    "claude-sonnet-4-6", "anthropic/claude-sonnet-4-6", "claude-3-5-sonnet-latest", "gemini-2.5-flash", "gemini/gemini-2.5-pro",
+    "openai/gpt-4o", "azure/gpt-4o", "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "anthropic.claude-3-haiku-20240307-v1:0",
+    "mistral-large-latest", "command-r-plus", "grok-4", "deepseek-chat", "meta-llama/Llama-3.1-8B-Instruct",
+    "claude-of-tomorrow", "gpt-99", "o9-mini",
+)  # fmt: skip
+OWN = (
+    "my-llama",
+    "llama3.1:8b",
+    "mistral:7b",
+    "gemma2:9b",
+    "phi3",
+    "gpt-oss:20b",
+    "TheBloke/Llama-2-7B-GGUF",
+    "gpt-j-6b",
+)
+
+
+@pytest.mark.parametrize("host", ["litellm", "127.0.0.1", "10.0.0.7", "llm.internal"])
+@pytest.mark.parametrize("model", OTHERS)
+def test_another_vendors_model_on_a_private_host_is_a_proxys_and_not_free(model: str, host: str):
+    assert quote("openai", model, {"input": 1000}, host=host)[:2] == ("unpriced:needs_mapping", None)
+
+
+@pytest.mark.parametrize("model", OWN)
+def test_a_name_that_no_vendor_has_is_a_model_of_ones_own(model: str):
+    assert quote("openai", model, {"input": 1000}, host="vllm")[:2] == ("self_hosted", 0)
+
+
+@pytest.mark.parametrize("host", ["litellm", "llm-proxy", "ai-gateway.internal"])
+def test_a_host_that_calls_itself_a_proxy_has_no_models_of_its_own(host: str):
+    assert quote("openai", "smart", {"input": 1000}, host=host).status == "unpriced:needs_mapping"
 
 
 def test_a_retried_call_is_one_row_with_its_attempts(client: openai.OpenAI, provider: Provider, ledger: Recorded):

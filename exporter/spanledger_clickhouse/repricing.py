@@ -7,14 +7,15 @@ at which they ended. What the provider itself stated as the cost, and what it ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from spanledger.guard import quietly
 from spanledger.pricing import Price, quote
-from spanledger.pricing.price import GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
+from spanledger.pricing.price import ERROR, GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
 from spanledger.usage import Usage
 from spanledger_clickhouse import writer
 from spanledger_clickhouse.database import DatabaseError, Target, reason
@@ -139,7 +140,19 @@ def corrected(row: dict[str, Any]) -> Correction | None:
         row: column -> value, all of `COLUMNS`; times are aware.
     """
     start: datetime = row["start_time"]
-    price = quote(
+    price = Price(ERROR)
+    with quietly("pricing a row"):
+        price = _quoted(row, start)
+    if price.status == ERROR and row["price_status"]:
+        return None  # what it has is as good as none that cannot be computed
+    costs = cost_columns(price)
+    if row["cost_usd"] == costs["cost_usd"] and (row["cost_usd"] is not None or row["price_status"] == price.status):
+        return None
+    return _correction(row, start, price, costs)
+
+
+def _quoted(row: Mapping[str, Any], start: datetime) -> Price:
+    return quote(
         row["provider"],
         row["response_model"] or None,
         None if row["usage_source"] == "missing" else Usage(**{field: row[column] for column, field in TOKENS}),
@@ -152,9 +165,9 @@ def corrected(row: dict[str, Any]) -> Correction | None:
         quality=row["media_quality"],
         at=start + timedelta(microseconds=row["duration_us"]),
     )
-    costs = cost_columns(price)
-    if row["cost_usd"] == costs["cost_usd"] and (row["cost_usd"] is not None or row["price_status"] == price.status):
-        return None
+
+
+def _correction(row: dict[str, Any], start: datetime, price: Price, costs: dict[str, Decimal | None]) -> Correction:
     new = {
         **row,
         **costs,

@@ -215,8 +215,10 @@ class Call:
             return
         self._finished = True
         with quietly("recording a call"):
-            request = self.request
-            response = self._provider.response(self._body, request) if not request.lines else NOTHING
+            request, response = self.request, NOTHING
+            if not request.lines:
+                with quietly("reading what was used"):  # where that fails, the call is a row all the same
+                    response = self._provider.response(self._body, request)
             if response.awaited is not None:
                 _expected.keep(
                     (self.provider_name, response.awaited), Made(request, response.created, self.on_end, self._notes)

@@ -56,6 +56,16 @@ def provider_at(host: str) -> str | None:
     return None
 
 
+PROXIES: Final = ("litellm", "proxy", "gateway", "router", "portkey", "helicone", "bifrost")
+"""Words in the names of hosts that hand a request on to somebody else."""
+
+
+@lru_cache(maxsize=1024)
+def is_proxy(host: str) -> bool:
+    """Whether a host's own name says that it serves no models itself."""
+    return any(word in host.lower() for word in PROXIES)
+
+
 @lru_cache(maxsize=1024)
 def is_private(host: str) -> bool:
     """Whether `host` is this machine or one on a private network: a server of one's own, or a proxy."""

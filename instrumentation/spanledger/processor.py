@@ -22,7 +22,7 @@ from spanledger.encoding import Encoder
 from spanledger.guard import quietly
 from spanledger.losses import NOT_STRICT, Strictness, losses
 from spanledger.pricing import Price, quote
-from spanledger.pricing.price import GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
+from spanledger.pricing.price import ERROR, GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
 from spanledger.requests import OpenRequests, Total
 from spanledger.spans import before_end, plain, put, remembered
 from spanledger.spool import Spool
@@ -71,18 +71,23 @@ class LedgerProcessor(SpanProcessor):
             if total is not None and total.from_elsewhere and facts[a.ATTRIBUTION_REASON] == "no_baggage":
                 facts[a.CONTEXT_LOST_AT] = "ingress"
             losses.lost(facts)
-        before_end(span, lambda: self._price(span, facts, total))
+        before_end(span, lambda: self._settle(span, facts, total))
         self.strictness.check(facts)
 
-    def _price(self, span: Span, facts: dict[str, Any], total: Total | None) -> None:
-        """Put the attribution and the price on a call that is about to end."""
-        with quietly("pricing a call"):
+    def _settle(self, span: Span, facts: dict[str, Any], total: Total | None) -> None:
+        """Put the attribution, its number and its price on a call that is about to end.
+
+        A price that fails takes nothing with it: the row is without one, and says so.
+        """
+        with quietly("settling a call"):
             usage = remembered(span)
             attributes = plain(span)
-            facts.update(cost_attributes(attributes, usage))
             facts[a.PROCESS_ID] = self._spool.process_id
             if not attributes.get(a.RECORD_ID):  # a row that any process may write has no number of this one's
                 facts[a.SEQUENCE] = self._spool.next_sequence()
+            facts[a.PRICE_STATUS] = ERROR
+            with quietly("pricing a call"):
+                facts.update(cost_attributes(attributes, usage))
             put(span, facts)
             if total is not None:
                 total.add(facts, usage.total if usage else 0)

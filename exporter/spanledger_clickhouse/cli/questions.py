@@ -104,9 +104,7 @@ def sql(query: str, write: bool, as_json: bool) -> None:
         try:
             result = found.query(query) if write else found.read(query)
         except WritesError as error:
-            raise click.UsageError(
-                "this statement does not only read: add --write if it is meant to change the ledger"
-            ) from error
+            raise click.UsageError("only statements that read are run; add --write to change the ledger") from error
         show(result, "", json_output=as_json)
 
 

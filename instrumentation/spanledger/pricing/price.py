@@ -16,6 +16,8 @@ NO_MODEL: Final = "unpriced:no_model"
 NO_PRICE: Final = "unpriced:no_price"
 NO_USAGE: Final = "unpriced:no_usage"
 NEEDS_MAPPING: Final = "unpriced:needs_mapping"
+ERROR: Final = "unpriced:error"
+"""Pricing itself failed; `reprice` tries again."""
 
 ATTO_PER_PICO: Final = 10**6
 

@@ -13,7 +13,7 @@ from spanledger import usage as usages
 from spanledger.pricing import price as p
 from spanledger.pricing import tools, units
 from spanledger.pricing.price import Component, Price
-from spanledger.pricing.resolve import Match, Unresolved, canonical, resolve
+from spanledger.pricing.resolve import Match, Unresolved, canonical, is_vendors, resolve
 from spanledger.pricing.rules import TIERS, components, multiplier, rates_for
 from spanledger.pricing.table import Prices, prices
 from spanledger.reading import MAX_COUNT
@@ -192,9 +192,11 @@ def _resolve(
         names = (*(sized for name in names for sized in units.sized_names(name, size, quality)), *names)
     found = resolve(table, provider, names, _region(geo, host))
     if host and hosts.is_private(host):
-        if not isinstance(found, Match) or not {"exact", "alias"} & set(found.flags):
-            return Price(p.SELF_HOSTED, 0, source="self_hosted")
-        return Match(found.entry, found.table, ("proxy",))  # a vendor's model cannot run here: this is a proxy
+        if isinstance(found, Match) and {"exact", "alias"} & set(found.flags):
+            return Match(found.entry, found.table, ("proxy",))  # a vendor's model cannot run here: this is a proxy
+        if hosts.is_proxy(host) or is_vendors(table, names):
+            return Price(p.NEEDS_MAPPING)  # so is this, but whose price it is nobody has said
+        return Price(p.SELF_HOSTED, 0, source="self_hosted")
     if isinstance(found, Unresolved):
         return Price(p.NEEDS_MAPPING if found.needs_mapping else p.NO_MODEL)
     return found

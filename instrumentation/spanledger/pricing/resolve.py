@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from spanledger.pricing.rules import Entry
-from spanledger.pricing.table import Prices, Table
+from spanledger.pricing.table import Prices, Table, suffixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,10 @@ MAPPED_ARNS: Final = (
 )
 GEO: Final = re.compile(r"^(?:us-gov|us|eu|apac|au|jp|global|ca|in|sa|me|af|amer)\.(?=\w+\.)")
 DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
+CLOSED: Final = re.compile(
+    r"(?:[a-z]+\.)?(?:claude|gemini|grok|chatgpt|dall-e|sora|imagen|veo|gpt-(?!oss|j\b|neo)|o\d(?:-|$))"
+)
+"""Families whose weights are their vendor's alone: a name newer than the table is still no model of one's own."""
 VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+)?$")
 
 
@@ -148,6 +152,18 @@ def clean(name: str) -> tuple[str, str, bool]:
     if name.startswith("ft:"):
         name = ":".join(name.split(":")[:2])
     return name, "", False
+
+
+def is_vendors(prices: Prices, names: tuple[str, ...]) -> bool:
+    """Whether any vendor sells a model of one of these names, or one of a family that nobody but its vendor can run: a
+    server that runs its own models has none of theirs."""
+    index = prices.vendor_names
+    for name in names:
+        cleaned = clean(name)[0].lower()
+        spellings = {cleaned, *variants(cleaned)}
+        if any(part in index or CLOSED.match(part) for spelling in spellings for part in suffixes(spelling)):
+            return True
+    return False
 
 
 def _listed(prices: Prices, provider: str, name: str, region: str) -> Match | None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -30,6 +31,11 @@ from spanledger.reading import Json, label, mapping
 TABLE_IN_WHEEL: Final = "litellm/model_prices_and_context_window_backup.json"
 DENIED: Final = ("1.82.7", "1.82.8", "1.107.")
 """Releases of litellm that carried a payload (2026-03-24 and 1.107); their files are not even read."""
+
+
+OWN_SERVERS: Final = frozenset({"ollama", "ollama_chat", "lemonade", "hosted_vllm", "vllm", "lm_studio"})
+"""`litellm_provider` of programs that serve models on one's own machine: a name of theirs is no vendor's."""
+BEDROCK_VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+\w*)*$")
 
 
 @dataclass(eq=False)
@@ -194,6 +200,28 @@ class Prices:
             if self.overrides.table.models
             else (self.live, self.retired)
         )
+
+    @cached_property
+    def vendor_names(self) -> frozenset[str]:
+        """What vendors' models are called, in lower case: every key and what follows a slash in it, Bedrock's also
+        without region, vendor and version. Keys of programs that serve one's own models are left out."""
+        names: set[str] = set()
+        for table in (self.live, self.retired):
+            for key, entry in table.models.items():
+                owner = entry.get("litellm_provider")
+                if owner not in OWN_SERVERS:
+                    lower = key.lower()
+                    names.update(suffixes(lower))
+                    if isinstance(owner, str) and owner.startswith("bedrock"):
+                        names.update(suffixes(BEDROCK_VERSION.sub("", lower.rpartition("/")[2]), "."))
+        return frozenset(name for name in names if not name.replace(".", "").isdigit())
+
+
+def suffixes(name: str, separator: str = "/") -> Iterator[str]:
+    """`name`, and what follows each separator in it: "a/b/c", "b/c", "c"."""
+    while name:
+        yield name
+        _, _, name = name.partition(separator)
 
 
 def load() -> Prices:
