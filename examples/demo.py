@@ -117,6 +117,7 @@ def main() -> int:
     print(f"1. A provider on this machine: {provider.url}")
     app, url = start(env)
     print(f"2. The application: opentelemetry-instrument uvicorn app:app   ({url})")
+    print("   One of its background jobs loses its context on purpose. Spanledger's log names the line:", flush=True)
     try:
         load(url, arguments.requests)
         time.sleep(0.5)  # background jobs that answered before they were done

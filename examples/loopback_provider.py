@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -86,6 +87,11 @@ class Provider(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print an error of the server, but not that of a client that has closed its connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def start(self) -> Provider:
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()

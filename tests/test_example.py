@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import struct
 import subprocess
+import threading
 import time
 from collections import Counter
 from decimal import Decimal
@@ -161,3 +164,13 @@ def test_the_demo_ends_with_the_same_sum():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "-> the same" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_client_that_goes_away_is_no_traceback_in_a_providers_output(provider: Provider, capfd):
+    with socket.create_connection(("127.0.0.1", provider.server_port)) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 10\r\n\r\n")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no farewell
+    for thread in [thread for thread in threading.enumerate() if "process_request" in thread.name]:
+        thread.join(10)
+    assert capfd.readouterr().err == ""
