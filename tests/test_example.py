@@ -169,7 +169,8 @@ def test_the_demo_ends_with_the_same_sum():
 
 def test_a_client_that_goes_away_is_no_traceback_in_a_providers_output(provider: Provider, capfd):
     with socket.create_connection(("127.0.0.1", provider.server_port)) as connection:
-        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 10\r\n\r\n")
+        connection.sendall(b"POST /elsewhere HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
+        assert connection.recv(8) == b"HTTP/1.1"
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no farewell
     for thread in [thread for thread in threading.enumerate() if "process_request" in thread.name]:
         thread.join(10)
