@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -565,6 +566,23 @@ def eventually(held, seconds: float = 10) -> bool:
 def held_account(limiter: Limiter) -> str:
     [plan] = limiter._heard._plans[1].values()
     return plan.accounts[0].key
+
+
+def test_a_reservation_whose_answer_comes_too_late_is_free_when_its_process_has_ended(own_redis: RedisServer):
+    """Redis takes longer than a call may wait, and only then does what it was asked: the call was refused long before."""
+    budget = replace(blocking("b", "month", USD), fail_closed=True)
+    settling = RedisStore(own_redis.url, redis_store.SETTLING_SECONDS)
+    limiter = Limiter(Policy((budget,)), RedisStore(own_redis.url, 0.2), settling=settling)
+    assert limiter.settle(limiter.check(Who(), USD // 2).reservation, 1)
+    own_redis.signal(signal.SIGSTOP)
+    assert not limiter.check(Who(), USD // 2).allowed
+    resumed = threading.Timer(0.7, own_redis.signal, [signal.SIGCONT])
+    resumed.start()
+    limiter.close()
+    resumed.join()
+    key = held_account(limiter)
+    assert settling.balance(key) == (1, 0)
+    assert not settling._client.exists(f"{redis_store.PREFIX}{key}:holds")
 
 
 def test_a_store_that_is_gone_lets_pass_or_refuses_as_the_limit_says(own_redis: RedisServer, caplog):

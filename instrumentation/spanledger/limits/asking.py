@@ -21,7 +21,7 @@ from spanledger.limits.estimate import worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.memory_store import MemoryStore
 from spanledger.limits.policy import Policy, Who
-from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.redis_store import SETTLING_SECONDS, RedisStore
 from spanledger.limits.store import MAX_PICOUSD, StoreError
 
 ATTRIBUTES: Final = {"tenant": a.TENANT_ID, "tier": a.CUSTOMER_TIER, "feature": a.FEATURE, "user": a.USER_ID}
@@ -69,7 +69,11 @@ def _make() -> Limiter | None:
             return None
         try:
             policy = named(load(path)) if path is not None else Policy(enforce=True)
-            made = Limiter(policy, RedisStore(url) if url is not None else MemoryStore())
+            made = (
+                Limiter(policy, MemoryStore())
+                if url is None
+                else Limiter(policy, RedisStore(url), settling=RedisStore(url, SETTLING_SECONDS))
+            )
         except (PolicyError, StoreError) as error:
             log.error("no limits are enforced: %s", error)
             return None

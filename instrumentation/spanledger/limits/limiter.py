@@ -3,6 +3,7 @@ first; and which model it should ask."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import secrets
@@ -24,6 +25,8 @@ from spanledger.limits.thresholds import Thresholds, warnings
 
 UNANSWERED: Final = "store"
 """The reason of a request that passed because the store did not answer."""
+CLOSING_SECONDS: Final = 4.0
+"""How long a process that ends waits for the store: one settlement that takes as long as it may, and those behind it."""
 MAX_OPEN: Final = 100_000
 """Reservations of the application's own code remembered by a process; the oldest are forgotten first, and run out."""
 
@@ -50,15 +53,24 @@ class Decision(NamedTuple):
 class Limiter:
     """A policy over a store. Any number of threads may use it, and any number of processes the same Redis."""
 
-    def __init__(self, policy: Policy, store: Store, now: Callable[[], float] = time.time) -> None:
-        """`policy`: of this process; what is published in the store comes to it. `now`: Unix seconds."""
+    def __init__(
+        self, policy: Policy, store: Store, now: Callable[[], float] = time.time, settling: Store | None = None
+    ) -> None:
+        """
+        Args:
+            policy: of this process; what is published in the store comes to it.
+            store: asked while a call waits.
+            now: Unix seconds.
+            settling: the same store with a longer deadline, for costs that are settled in the background.
+        """
         self._store = store
+        self._settling = settling or store
         self._remote = store.remote
         self._now = now
         self._outage = Outage(self._wonder)
         self._heard = Heard(policy, store, self._outage, now)
         self._thresholds = Thresholds(store)
-        self._teller = Teller(self._tell_store, self._answers)
+        self._teller = Teller(functools.partial(self._tell, self._settling), self._answers)
         self._name = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._open: OrderedDict[str, Hold] = OrderedDict()
@@ -222,13 +234,13 @@ class Limiter:
         if self._remote:
             self._teller.add(cost)
         else:
-            self._tell_store(cost)
+            self._tell(self._store, cost)
 
     def count_now(self, cost: Cost) -> bool:
         """Count a cost; whether the store has it (if not, it is told again in the background)."""
         if not self._outage.lasts:
             with suppress(StoreError):
-                self._tell_store(cost)
+                self._tell(self._store, cost)
                 return True
         self._teller.start()
         self._teller.add(cost)
@@ -239,16 +251,15 @@ class Limiter:
         return self._teller.flush(seconds)
 
     def close(self) -> None:
-        """Give the store a second to take what it has not; the process is about to end."""
+        """Give the store some time to take the costs that it has not; the process is about to end, and what it still
+        holds would stay held for HOLD_SECONDS."""
         if os.getpid() == self._process and self._remote:
-            self.flush(1.0)
+            self.flush(CLOSING_SECONDS)
 
-    def _tell_store(self, cost: Cost, late: bool = False) -> None:
+    def _tell(self, store: Store, cost: Cost, late: bool = False) -> None:
         """Raises StoreError."""
         try:
-            spent = self._store.settle(
-                cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late, seen=cost.seen
-            )
+            spent = store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late, seen=cost.seen)
         except StoreError as error:
             self._outage.noticed(error)
             raise

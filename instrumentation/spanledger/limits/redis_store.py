@@ -12,6 +12,9 @@ from spanledger.limits.store import DONE_SECONDS, HOLD_SECONDS, MAX_PICOUSD, Acc
 
 DEADLINE_SECONDS: Final = 0.02
 """How long Redis may take for one step (to connect, to answer); then the budget's failure rule decides."""
+SETTLING_SECONDS: Final = 2.0
+"""The same for costs, which no call waits for: under load a busy machine takes longer than a call may wait, and a
+reservation that nobody frees is held for HOLD_SECONDS."""
 AT_ONCE: Final = 1000
 """Accounts that are levelled in one go."""
 STOPPED: Final = "stopped"
