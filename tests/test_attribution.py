@@ -92,12 +92,12 @@ def test_an_id_that_is_a_number_is_somebody(provider: Provider, ledger: Recorded
 
 
 @pytest.mark.parametrize("nobody", [None, "", " ", False])
-def test_nobody_has_no_budget_of_his_own(nobody: object):
+def test_a_missing_user_has_no_budget(nobody: object):
     assert dimensions(within(user__id=nobody, spanledger__feature="chat")) == {"spanledger.feature": "chat"}
 
 
 @pytest.mark.parametrize("nobody", [None, "", " ", False])
-def test_nobody_is_carried_to_a_worker(nobody: object):
+def test_missing_values_are_not_carried_to_a_worker(nobody: object):
     token = context.attach(within(user__id=nobody, spanledger__feature="chat"))
     try:
         assert carry() == {"spanledger.feature": "chat"}

@@ -34,6 +34,7 @@ from spanledger.limits.estimate import asks, worst_picousd
 from spanledger.limits.redis_store import RedisStore
 from spanledger.limits.sizes import MEDIA_TOKENS, body_tokens
 from spanledger.pricing import quote
+from spanledger.reentrant_queue import ReentrantQueue
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import connected, target
 from spanledger_clickhouse.rows import COLUMNS, contents
@@ -701,7 +702,7 @@ def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, l
 
 
 def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
-    monkeypatch.setattr(finalizing, "_queue", None)  # the thread that it gets serves this one alone
+    monkeypatch.setattr(finalizing, "_queue", ReentrantQueue())  # the thread that it gets serves this one alone
 
     def none(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -272,18 +272,12 @@ OTHERS = (
     "claude-sonnet-4-6", "anthropic/claude-sonnet-4-6", "claude-3-5-sonnet-latest", "gemini-2.5-flash", "gemini/gemini-2.5-pro",
     "openai/gpt-4o", "azure/gpt-4o", "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "anthropic.claude-3-haiku-20240307-v1:0",
     "mistral-large-latest", "command-r-plus", "grok-4", "deepseek-chat", "meta-llama/Llama-3.1-8B-Instruct",
-    "claude-of-tomorrow", "gpt-99", "o9-mini",
+    "claude-of-tomorrow", "gpt-99", "o9-mini", "sonar", "codestral-latest", "gpt-image-9",
 )  # fmt: skip
 OWN = (
-    "my-llama",
-    "llama3.1:8b",
-    "mistral:7b",
-    "gemma2:9b",
-    "phi3",
-    "gpt-oss:20b",
-    "TheBloke/Llama-2-7B-GGUF",
-    "gpt-j-6b",
-)
+    "my-llama", "llama3.1:8b", "mistral:7b", "gemma2:9b", "phi3", "gpt-oss:20b", "TheBloke/Llama-2-7B-GGUF", "gpt-j-6b", "gpt-2",
+    "base", "fast", "veolia-chat", "grokking",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("host", ["litellm", "127.0.0.1", "10.0.0.7", "llm.internal"])
@@ -297,9 +291,14 @@ def test_a_name_that_no_vendor_has_is_a_model_of_ones_own(model: str):
     assert quote("openai", model, {"input": 1000}, host="vllm")[:2] == ("self_hosted", 0)
 
 
-@pytest.mark.parametrize("host", ["litellm", "llm-proxy", "ai-gateway.internal"])
+@pytest.mark.parametrize("host", ["litellm", "llm-proxy", "ai-gateway.internal", "litellm-1.prod.svc.local"])
 def test_a_host_that_calls_itself_a_proxy_has_no_models_of_its_own(host: str):
     assert quote("openai", "smart", {"input": 1000}, host=host).status == "unpriced:needs_mapping"
+
+
+@pytest.mark.parametrize("host", ["gateway.docker.internal", "vllm-router", "vllm.proxy.svc.local", "127.0.0.1"])
+def test_a_host_whose_name_only_looks_like_a_proxys_may_serve_its_own_models(host: str):
+    assert quote("openai", "smart", {"input": 1000}, host=host).status == "self_hosted"
 
 
 def test_a_retried_call_is_one_row_with_its_attempts(client: openai.OpenAI, provider: Provider, ledger: Recorded):

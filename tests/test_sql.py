@@ -11,23 +11,21 @@ from click.testing import CliRunner, Result
 
 from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import DatabaseError, connected, target
-from spanledger_clickhouse.ledger import Ledger
+from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.ledger import READONLY, Ledger, WritesError
 from synthetic import call
 
-READS = (
-    "SELECT count() AS n FROM llm_calls",
-    "/* how many */ (SELECT count() AS n FROM llm_calls)",
-    "FROM llm_calls SELECT count()",
-    "SELECT ';', 'INTO OUTFILE';  -- one; statement",
-    "WITH 1 AS x SELECT x",
-    "SELECT 1 UNION ALL SELECT 2",
-    "SHOW TABLES",
-    "SHOW CREATE TABLE llm_calls",
-    "DESC llm_calls",
-    "EXPLAIN SELECT 1",
-    "EXISTS TABLE llm_calls",
-)
+READS = {
+    "SELECT count() AS n FROM llm_calls": [{"n": 2}],
+    "/* how many */ (SELECT count() AS n FROM llm_calls)": [{"n": 2}],
+    "FROM llm_calls SELECT count() AS n": [{"n": 2}],
+    "SELECT\n  count() AS n\nFROM llm_calls": [{"n": 2}],
+    "SELECT ';' AS a, 'INTO OUTFILE' AS b;  -- one; statement": [{"a": ";", "b": "INTO OUTFILE"}],
+    "WITH 1 AS x SELECT x": [{"x": 1}],
+    "SELECT 1 AS x UNION ALL SELECT 1": [{"x": 1}, {"x": 1}],
+    "EXISTS TABLE llm_calls": [{"result": 1}],
+}
+LISTS = ("SHOW TABLES", "SHOW CREATE TABLE llm_calls", "DESC llm_calls", "EXPLAIN SELECT 1")
 WRITES = (
     "SELECT 1; DROP TABLE llm_calls",
     "SELECT 1; SELECT 2",
@@ -37,7 +35,7 @@ WRITES = (
     "INSERT INTO FUNCTION file('{file}') SELECT 1",
     "SELECT 1 INTO OUTFILE '{file}'",
     "EXPLAIN SELECT 1 INTO OUTFILE '{file}'",
-    "SELECT * FROM file('{file}', 'LineAsString')",
+    "SELECT * FROM file('{there}', 'LineAsString')",
     "SELECT * FROM url('http://127.0.0.1:9/', 'LineAsString')",
     "SELECT 1 SETTINGS readonly = 0",
     "DROP TABLE llm_calls",
@@ -91,14 +89,18 @@ def state(dsn: str) -> Any:
 
 
 def test_every_statement_that_reads_is_run(dsn: str):
-    assert [(query, sql(query, "--json").exit_code) for query in READS] == [(query, 0) for query in READS]
+    assert {query: json.loads(sql(query, "--json").stdout) for query in READS} == READS
+    assert all(json.loads(sql(query, "--json").stdout) for query in LISTS)
 
 
 def test_no_statement_that_may_write_is_run_without_write(dsn: str, tmp_path: Path):
     before = state(dsn)
-    file = tmp_path / "out.tsv"
-    results = {query: sql(query.replace("{file}", str(file))) for query in WRITES}
+    there, file = tmp_path / "there", tmp_path / "out.tsv"
+    there.write_text("x")
+    results = {query: sql(query.replace("{file}", str(file)).replace("{there}", str(there))) for query in WRITES}
     assert [query for query, result in results.items() if result.exit_code == 0] == []
+    reasons = ("Pass --write", "Multi-statements")
+    assert {q: r.output for q, r in results.items() if not any(reason in r.output for reason in reasons)} == {}
     assert not file.exists()
     assert state(dsn) == before
 
@@ -111,13 +113,14 @@ def test_the_database_itself_refuses_what_looks_like_reading(dsn: str, monkeypat
     for statement in ("DROP TABLE llm_calls", "WITH 1 AS x INSERT INTO feature_rules (feature) SELECT 'a'"):
         with connected(where) as client:
             client.command(f"USE `{where.database}`") if where.embedded else setattr(client, "database", where.database)
-            with pytest.raises(DatabaseError, match="readonly"):
+            with pytest.raises(WritesError) as refused:
                 Ledger(client, where).read(statement)
+            assert getattr(refused.value.__cause__, "code", None) == READONLY
 
 
 def test_a_statement_that_writes_names_the_option(dsn: str):
     refused = sql("DROP TABLE llm_calls")
-    assert (refused.exit_code, "add --write" in refused.output) == (2, True)
+    assert (refused.exit_code, "Pass --write" in refused.output) == (2, True)
 
 
 def test_several_statements_are_refused_in_the_parsers_words(dsn: str):

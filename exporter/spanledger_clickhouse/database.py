@@ -132,7 +132,8 @@ def _in_utc(client: Any) -> Any:
     """The client, whose every time is aware, and in UTC unless a query asks for another zone.
 
     A column without a zone is one of the server's zone: a server may stand in any, the embedded engine has that of the
-    process, and its driver loses the zone of `DateTime('UTC')` (clickhouse-connect 1.12, `_chdbclient`).
+    process, and its driver loses the zone of `DateTime('UTC')` (clickhouse-connect 1.12, `_chdbclient`): there a
+    `DateTime` of another zone, which a query asks for, is shown in UTC too.
     """
     client.server_tz = UTC
     client.query = functools.partial(client.query, query_tz="UTC")

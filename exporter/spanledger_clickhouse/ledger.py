@@ -19,8 +19,15 @@ READS: Final = re.compile(r"\(*(SELECT|WITH|SHOW|DESCRIBE|EXPLAIN|EXISTS)\b")
 QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 
 
-class WritesError(Exception):
+READONLY: Final = 164
+"""ClickHouse's error code of what its read-only mode refuses."""
+
+
+class WritesError(DatabaseError):
     """A statement that was to read is one that may write."""
+
+    def __init__(self) -> None:
+        super().__init__("ClickHouse's read-only mode refuses this statement")
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,13 @@ class Ledger:
         return self._query(statement, parameters or {}, {})
 
     def read(self, statement: str) -> Result:
-        """Run one statement of a person's in a mode in which the database refuses to change anything.
+        """Run one statement of a user in ClickHouse's read-only mode.
 
         ClickHouse parses it first: what it takes for several statements, for one that writes, or for a SELECT into a
         file is not run at all. The embedded engine's connection stays read-only afterwards.
 
         Raises:
-            WritesError: the statement may write.
+            WritesError: the statement may write, or sets a setting.
             DatabaseError: ClickHouse refused the statement; the message is its own.
         """
         parsed = str(
@@ -66,16 +73,18 @@ class Ledger:
             return self.query(statement)  # the database's user may only read as it is
         if not self.where.embedded:
             return self._query(statement, {}, {"readonly": 1})
-        self.client.command("SET readonly = 1")  # as a setting of the query it would hold for its last statement only
+        self.client.command("SET readonly = 1")  # chDB applies the settings of a query to its last statement only
         return self.query(statement)
 
-    def _query(self, statement: str, parameters: dict[str, Any], how: dict[str, Any]) -> Result:
+    def _query(self, statement: str, parameters: dict[str, Any], query_settings: dict[str, Any]) -> Result:
         from clickhouse_connect.driver.exceptions import Error
 
-        sent = {name: _told(value) for name, value in parameters.items()}
+        texts = {name: _told(value) for name, value in parameters.items()}
         try:
-            found = self.client.query(statement, parameters=sent, settings=how)
+            found = self.client.query(statement, parameters=texts, settings=query_settings)
         except Error as error:
+            if getattr(error, "code", None) == READONLY:
+                raise WritesError from error
             raise DatabaseError(reason(error)) from error
         columns = tuple(found.column_names)
         rows = list(found.result_rows) if columns else []  # a statement that answers nothing has values without names

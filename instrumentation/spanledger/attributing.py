@@ -67,7 +67,7 @@ def attribution(context: Context | None) -> dict[str, Any]:
             if key.startswith(a.LABEL_PREFIX):
                 if labels < MAX_LABELS and _allowed(key):
                     labels += 1
-                    _put(found, key[: len(a.LABEL_PREFIX) + 64], str(value) if value is False else value)
+                    _put(found, key[: len(a.LABEL_PREFIX) + 64], value)
             elif key in UNITS:
                 _put(found, key, value)
             continue

@@ -8,7 +8,8 @@ added by `LedgerProcessor`, which sees the span start and end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, cast
 
 from opentelemetry import context as otel_context
@@ -60,16 +61,14 @@ def in_call(context: Context | None = None) -> bool:
     return otel_context.get_value(CALL_KEY, context) is True
 
 
-class outbound:  # noqa: N801 - reads as a statement
-    """Marks what runs inside as a request to an LLM provider that is no call: no baggage is injected into it."""
-
-    __slots__ = ("_token",)
-
-    def __enter__(self) -> None:
-        self._token = otel_context.attach(otel_context.set_value(CALL_KEY, True))
-
-    def __exit__(self, *_: object) -> None:
-        otel_context.detach(self._token)
+@contextmanager
+def outbound() -> Generator[None]:
+    """Mark what runs inside as a request to an LLM provider that is not a billed call: no baggage is injected into it."""
+    token = otel_context.attach(otel_context.set_value(CALL_KEY, True))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
 class Call:
@@ -207,7 +206,8 @@ class Call:
     def line(self, body: object) -> None:
         """One line of an answer in lines, parsed: a billed response of its own."""
         if isinstance(body, dict):
-            self._also(self._provider.response(cast("Json", body), self.request))
+            with quietly("reading what was used"):  # the other lines are rows all the same
+                self._also(self._provider.response(cast("Json", body), self.request))
 
     def finish(self) -> None:
         """The answer is over, complete or not."""

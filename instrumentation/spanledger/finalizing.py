@@ -16,25 +16,22 @@ from collections.abc import Callable
 from spanledger.guard import quietly
 from spanledger.reentrant_queue import ReentrantQueue
 
-_queue: ReentrantQueue[Callable[[], object]] | None = None
+_queue = ReentrantQueue[Callable[[], object]]()
 _collecting = 0
 """The thread in which the collector is at work; 0: none."""
 
 
 def ready() -> None:
     """Have a thread for what the collector finds; called when there is something that it may find."""
-    global _queue
-    if _queue is None:
-        if _collector not in gc.callbacks:
-            gc.callbacks.append(_collector)
-        queue = ReentrantQueue[Callable[[], object]]()
-        queue.start(lambda: _work(queue), "spanledger-finalizing")
-        _queue = queue
+    if _collector not in gc.callbacks:
+        gc.callbacks.append(_collector)
+    queue = _queue
+    queue.start(lambda: _work(queue), "spanledger-finalizing")
 
 
 def run(act: Callable[[], object]) -> None:
     """Do it now, or as soon as the collector is not at work in this thread. `act` raises nothing."""
-    if _queue is not None and _collecting == threading.get_ident():
+    if _collecting == threading.get_ident():
         _queue.put(act)
     else:
         act()
@@ -42,7 +39,9 @@ def run(act: Callable[[], object]) -> None:
 
 def wait(seconds: float) -> bool:
     """Wait for what is under way; whether it is done."""
-    return _queue is None or _queue.drained(seconds)
+    if len(_queue):  # in a forked child, say: the thread that was to do it is the parent's
+        ready()
+    return _queue.drained(seconds)
 
 
 def _work(queue: ReentrantQueue[Callable[[], object]]) -> None:
@@ -60,7 +59,7 @@ def _collector(phase: str, info: dict[str, int]) -> None:  # noqa: ARG001 - the 
 
 def _after_fork() -> None:
     global _queue, _collecting
-    _queue, _collecting = None, 0
+    _queue, _collecting = ReentrantQueue[Callable[[], object]](), 0
 
 
 os.register_at_fork(after_in_child=_after_fork)

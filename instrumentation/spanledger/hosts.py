@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -56,14 +57,15 @@ def provider_at(host: str) -> str | None:
     return None
 
 
-PROXIES: Final = ("litellm", "proxy", "gateway", "router", "portkey", "helicone", "bifrost")
-"""Words in the names of hosts that hand a request on to somebody else."""
+PROXY: Final = re.compile(r"(?:[^.]*[-_])?(?:litellm|portkey|helicone|bifrost|\w*proxy|\w*gateway)\d*(?:[-_.]|$)")
+"""The name of a host that hands a request on to somebody else, up to its first dot."""
 
 
 @lru_cache(maxsize=1024)
 def is_proxy(host: str) -> bool:
     """Whether a host's own name says that it serves no models itself."""
-    return any(word in host.lower() for word in PROXIES)
+    host = host.lower()
+    return bool(PROXY.match(host)) and not host.endswith("docker.internal")  # gateway.docker.internal: this machine
 
 
 @lru_cache(maxsize=1024)

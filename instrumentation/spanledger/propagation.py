@@ -6,7 +6,7 @@ message broker's, which only our own services write to. What middleware sets aft
 
 Outward: instrumentations of HTTP clients put the current baggage into every request they see, those of the
 SDKs included. Inside a request to a provider (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
-everywhere else it leaves out our entries that are missing (None), and what is not ours passes as it was.
+everywhere else it leaves out our entries that name nobody (None, False, blank), and what is not ours passes as it was.
 """
 
 from __future__ import annotations

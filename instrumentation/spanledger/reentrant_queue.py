@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from queue import Empty
 from typing import Any, Generic, TypeVar
 
@@ -29,23 +30,37 @@ class ReentrantQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self._items: deque[Item | _Mark] = deque()
+        self._marks = 0
         self._idle: Any = None
         """The lock that the reader waits for while there is nothing to read."""
+        self._to_start = [True]
+        """Whoever takes the entry starts the reader. Not a lock: starting a greenlet lets others run, and one that waits
+        for a lock of C then stops them all."""
 
     def __len__(self) -> int:
-        return len(self._items)
+        """Items that the reader has not taken yet."""
+        return len(self._items) - self._marks
 
-    def start(self, read: Any, name: str) -> None:
-        """Start the reader, a daemon thread that runs `read`. Raises RuntimeError where there can be no thread."""
+    def start(self, read: Callable[[], object], name: str) -> None:
+        """Start the reader, a daemon thread that runs `read`, if it has not been started yet.
+
+        Raises:
+            RuntimeError: there can be no further thread; the next call tries again.
+        """
+        try:
+            self._to_start.pop()
+        except IndexError:
+            return
         self._idle = threading.Lock()
         self._idle.acquire()
-        threading.Thread(target=read, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=read, name=name, daemon=True).start()
+        except BaseException:
+            self._to_start.append(True)
+            raise
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item | _Mark) -> None:
         """Append an item; it may wait for a reader that is not there yet."""
-        self._put(item)
-
-    def _put(self, item: Item | _Mark) -> None:
         self._items.append(item)
         if self._idle is not None:
             with contextlib.suppress(RuntimeError, ValueError):  # it is free: the reader is about to see the item
@@ -58,14 +73,18 @@ class ReentrantQueue(Generic[Item]):
                 item = self._items.popleft()
                 if not isinstance(item, _Mark):
                     return item
+                self._marks -= 1
                 item.passed = True
             if not self._idle.acquire(timeout=-1 if timeout is None else timeout):
                 raise Empty
 
     def drained(self, seconds: float) -> bool:
         """Wait until the reader is done with what is in the queue now; whether it is, within `seconds`."""
+        if self._to_start and not self._items:
+            return True
         mark = _Mark()
-        self._put(mark)
+        self._marks += 1
+        self.put(mark)
         end = time.monotonic() + seconds
         while not mark.passed and time.monotonic() < end:
             time.sleep(0.001)  # an event would have to be of the reader's kind, thread or greenlet

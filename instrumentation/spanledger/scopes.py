@@ -180,8 +180,14 @@ def attribution(
         conversation: `gen_ai.conversation.id`.
         labels: anything else, at most 16 (`spanledger.label.<name>`).
     """
+    from spanledger.attributing import is_missing
+
     values = (user, feature, request_id, tenant, tier, session, conversation)
-    entries = {NAMES[name]: str(value) for name, value in zip(NAMES, values, strict=True) if value is not None}
+    entries = {
+        NAMES[name]: "" if is_missing(value) else str(value)  # False or blank: nobody, whoever it is outside
+        for name, value in zip(NAMES, values, strict=True)
+        if value is not None
+    }
     entries.update({f"{a.LABEL_PREFIX}{k}": str(value) for k, value in (labels or {}).items() if value is not None})
     return Scope(entries)
 

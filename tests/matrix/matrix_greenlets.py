@@ -35,7 +35,7 @@ def get(url: str) -> int:
         return 0
 
 
-def test_gunicorns_gevent_worker_goes_on_serving(provider: Provider, tmp_path: Path):
+def test_a_gevent_worker_of_gunicorn_keeps_serving_after_streams(provider: Provider, tmp_path: Path):
     interpreter = python("greenlets", *PACKAGES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -154,7 +154,7 @@ def cell(column: str, value: Any) -> str:
     if isinstance(value, datetime) and value.tzinfo is UTC:
         value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
     if isinstance(value, list | tuple):
-        return ", ".join(str(part) for part in cast("list[Any]", value))
+        return ", ".join(str(part) if part is None else cell("", part) for part in cast("list[Any]", value))
     return str(value)
 
 

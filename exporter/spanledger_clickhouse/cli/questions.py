@@ -94,7 +94,8 @@ def request(request_id: str, as_json: bool) -> None:
 def sql(query: str, write: bool, as_json: bool) -> None:
     """Ask the ledger a question in SQL.
 
-    Without --write one statement is run, in ClickHouse's read-only mode: SELECT, WITH, SHOW, DESCRIBE, EXPLAIN, EXISTS.
+    Without --write, one read-only statement is run: SELECT, WITH, SHOW, DESCRIBE, EXPLAIN or EXISTS. ClickHouse's
+    read-only mode also refuses a SETTINGS clause and table functions such as file() and url().
 
     \b
     Example:
@@ -104,7 +105,9 @@ def sql(query: str, write: bool, as_json: bool) -> None:
         try:
             result = found.query(query) if write else found.read(query)
         except WritesError as error:
-            raise click.UsageError("only statements that read are run; add --write to change the ledger") from error
+            raise click.UsageError(
+                "only read-only statements are run. Pass --write to change the ledger, or for SETTINGS, file() and url()"
+            ) from error
         show(result, "", json_output=as_json)
 
 

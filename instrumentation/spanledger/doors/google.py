@@ -9,6 +9,7 @@ function calling and continuation send further requests, each of which is a call
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
@@ -39,7 +40,7 @@ STREAMS: Final = {
 }
 """Module -> class -> the method whose iterator sends the request."""
 
-FILES: Final = ("_upload_fd", "_async_upload_fd", "download_file", "async_download_file")
+FILE_TRANSFERS: Final = ("_upload_fd", "_async_upload_fd", "download_file", "async_download_file")
 """Methods of the client that send requests of their own, past `_request` (google-genai 3.6)."""
 
 _origin: ContextVar[Context | None] = ContextVar("spanledger_origin", default=None)
@@ -83,9 +84,9 @@ class GoogleDoor(Patches):
         if hasattr(client, "_request_once"):
             self.patch(client, "_request_once", self._once)
             self.patch(client, "_async_request_once", self._once_async)
-        for name in FILES:
+        for name in FILE_TRANSFERS:
             if name in client.__dict__:
-                self.patch(client, name, _outbound_async if "async" in name else _outbound)
+                self.patch(client, name, _outbound)
         self.patch(response, "segments", self._segments)
         self.patch(response, "async_segments", self._async_segments)
 
@@ -186,19 +187,11 @@ class GoogleDoor(Patches):
 
 
 def _outbound(original: Any) -> Any:
-    def request(*args: Any, **kwargs: Any) -> Any:
-        with outbound():
-            return original(*args, **kwargs)
-
-    return request
-
-
-def _outbound_async(original: Any) -> Any:
     async def request(*args: Any, **kwargs: Any) -> Any:
         with outbound():
             return await original(*args, **kwargs)
 
-    return request
+    return request if inspect.iscoroutinefunction(original) else outbound()(original)
 
 
 def _admit(call: Call, http_request: Any) -> None:

@@ -259,10 +259,10 @@ def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:
 
 
 def _accepts_stream_options(client: Any, options: Any) -> bool:
-    """Whether Azure takes `stream_options` in this request; everybody else does.
+    """Whether `stream_options` is accepted in this request: by Azure not always, by everybody else.
 
-    Azure refuses it in every api-version for "On your data" bodies, and without one outside its v1 API, whose
-    api-version is left out, "preview" or "latest".
+    Azure refuses it before an api-version, and outside its v1 API (where the api-version is left out, "preview" or
+    "latest") without one. "On your data" bodies, with `data_sources`, are Azure's alone, and accept it nowhere.
     """
     if "data_sources" in mapping(_body(options)):
         return False

@@ -7,7 +7,6 @@ is told again because no answer came counts once; where that can no longer be kn
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -40,8 +39,6 @@ class Teller(Generic[Cost]):
         self._tell = tell
         self._probe = probe
         self._queue = ReentrantQueue[tuple[Cost, float]]()
-        self._started = False
-        self._starting = threading.Lock()
         self._in_hand = 0
         self.lost: Counter[str] = Counter()
         """full | doubtful | refused: costs that were not told."""
@@ -51,12 +48,7 @@ class Teller(Generic[Cost]):
 
     def start(self) -> None:
         """Have the thread; called where something is held, so that `add` need not."""
-        if self._started:
-            return
-        with self._starting:
-            if not self._started:
-                self._queue.start(self._run, "spanledger-limits")
-                self._started = True
+        self._queue.start(self._run, "spanledger-limits")
 
     def add(self, cost: Cost) -> None:
         """Have a cost told, where there is room for it."""
@@ -67,9 +59,8 @@ class Teller(Generic[Cost]):
 
     def flush(self, seconds: float) -> bool:
         """Wait until what was added is told; whether it is."""
-        if not self._started and not len(self):
-            return True
-        self.start()
+        if len(self):
+            self.start()
         return self._queue.drained(seconds)
 
     def _run(self) -> None:

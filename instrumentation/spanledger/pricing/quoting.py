@@ -13,7 +13,7 @@ from spanledger import usage as usages
 from spanledger.pricing import price as p
 from spanledger.pricing import tools, units
 from spanledger.pricing.price import Component, Price
-from spanledger.pricing.resolve import Match, Unresolved, canonical, is_vendors, resolve
+from spanledger.pricing.resolve import Match, Unresolved, canonical, is_sold_by_a_vendor, resolve
 from spanledger.pricing.rules import TIERS, components, multiplier, rates_for
 from spanledger.pricing.table import Prices, prices
 from spanledger.reading import MAX_COUNT
@@ -194,8 +194,8 @@ def _resolve(
     if host and hosts.is_private(host):
         if isinstance(found, Match) and {"exact", "alias"} & set(found.flags):
             return Match(found.entry, found.table, ("proxy",))  # a vendor's model cannot run here: this is a proxy
-        if hosts.is_proxy(host) or is_vendors(table, names):
-            return Price(p.NEEDS_MAPPING)  # so is this, but whose price it is nobody has said
+        if hosts.is_proxy(host) or is_sold_by_a_vendor(table, names):
+            return Price(p.NEEDS_MAPPING)  # also a proxy, but the vendor is unknown
         return Price(p.SELF_HOSTED, 0, source="self_hosted")
     if isinstance(found, Unresolved):
         return Price(p.NEEDS_MAPPING if found.needs_mapping else p.NO_MODEL)

@@ -72,7 +72,8 @@ MAPPED_ARNS: Final = (
 GEO: Final = re.compile(r"^(?:us-gov|us|eu|apac|au|jp|global|ca|in|sa|me|af|amer)\.(?=\w+\.)")
 DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
 CLOSED: Final = re.compile(
-    r"(?:[a-z]+\.)?(?:claude|gemini|grok|chatgpt|dall-e|sora|imagen|veo|gpt-(?!oss|j\b|neo)|o\d(?:-|$))"
+    r"(?:[a-z]+\.)?(?:(?:claude|gemini|grok|chatgpt|dall-e|sora|imagen|veo)(?![a-z])"
+    r"|gpt-(?:[3-9]|\d\d|image|audio|realtime)(?!all)|o\d(?:-|$))"
 )
 """Families whose weights are their vendor's alone: a name newer than the table is still no model of one's own."""
 VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+)?$")
@@ -154,7 +155,7 @@ def clean(name: str) -> tuple[str, str, bool]:
     return name, "", False
 
 
-def is_vendors(prices: Prices, names: tuple[str, ...]) -> bool:
+def is_sold_by_a_vendor(prices: Prices, names: tuple[str, ...]) -> bool:
     """Whether any vendor sells a model of one of these names, or one of a family that nobody but its vendor can run: a
     server that runs its own models has none of theirs."""
     index = prices.vendor_names

@@ -35,6 +35,40 @@ DENIED: Final = ("1.82.7", "1.82.8", "1.107.")
 
 OWN_SERVERS: Final = frozenset({"ollama", "ollama_chat", "lemonade", "hosted_vllm", "vllm", "lm_studio"})
 """`litellm_provider` of programs that serve models on one's own machine: a name of theirs is no vendor's."""
+SPEECH_AND_SEARCH: Final = frozenset(
+    {"audio_transcription", "audio_speech", "evaluation", "guardrail", "image_edit", "ocr", "search", "vector_store"}
+)
+"""`mode` of entries whose keys end in everyday words ("base", "best")."""
+EVERYDAY: Final = frozenset(
+    [
+        "auto",
+        "chat",
+        "classify",
+        "community",
+        "compress",
+        "container",
+        "creative",
+        "decisions",
+        "default",
+        "dev",
+        "edit",
+        "embeddings",
+        "extract",
+        "fast",
+        "free",
+        "latest",
+        "models/",
+        "preview",
+        "query",
+        "router",
+        "standard",
+        "style",
+        "summarize",
+        "ultra",
+        "3.2",
+    ]
+)
+"""Ends of keys that anybody may call a model of his own."""
 BEDROCK_VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+\w*)*$")
 
 
@@ -208,13 +242,14 @@ class Prices:
         names: set[str] = set()
         for table in (self.live, self.retired):
             for key, entry in table.models.items():
-                owner = entry.get("litellm_provider")
-                if owner not in OWN_SERVERS:
-                    lower = key.lower()
-                    names.update(suffixes(lower))
-                    if isinstance(owner, str) and owner.startswith("bedrock"):
-                        names.update(suffixes(BEDROCK_VERSION.sub("", lower.rpartition("/")[2]), "."))
-        return frozenset(name for name in names if not name.replace(".", "").isdigit())
+                owner = str(entry.get("litellm_provider"))
+                if owner in OWN_SERVERS or entry.get("mode") in SPEECH_AND_SEARCH:
+                    continue
+                lower = key.lower()
+                names.update(suffixes(lower))
+                if owner.startswith("bedrock"):
+                    names.update(suffixes(BEDROCK_VERSION.sub("", lower.rpartition("/")[2]), "."))
+        return frozenset(names - EVERYDAY)
 
 
 def suffixes(name: str, separator: str = "/") -> Iterator[str]:

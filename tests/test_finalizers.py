@@ -1,0 +1,82 @@
+"""What the garbage collector finds is done by a thread, and survives a fork."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+
+import pytest
+
+from spanledger import finalizing
+from spanledger.reentrant_queue import ReentrantQueue
+
+
+class Dropped:
+    """An object in a cycle, which only the collector finds."""
+
+    def __init__(self, act) -> None:
+        self.itself = self
+        self.act = act
+
+    def __del__(self) -> None:
+        finalizing.run(self.act)
+
+
+def test_what_the_collector_finds_is_done_by_another_thread():
+    threads: list[str] = []
+    finalizing.ready()
+    Dropped(lambda: threads.append(threading.current_thread().name))
+    gc.collect()
+    assert finalizing.wait(10)
+    assert threads == ["spanledger-finalizing"]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_in_a_forked_child_too():
+    finalizing.ready()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            Dropped(lambda: os.write(write, threading.current_thread().name.encode()))
+            gc.collect()
+            finalizing.wait(10)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b"spanledger-finalizing"
+
+
+def test_many_that_start_a_reader_start_one():
+    queue = ReentrantQueue[int]()
+    numbers: list[int] = []
+
+    def read() -> None:
+        while True:
+            numbers.append(queue.get())
+
+    threads = [threading.Thread(target=queue.start, args=(read, "reader")) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for number in range(1000):
+        queue.put(number)
+    for thread in threads:
+        thread.join()
+    assert queue.drained(10)
+    assert (numbers, len(queue)) == (list(range(1000)), 0)
+
+
+def test_what_is_put_before_the_reader_starts_is_read():
+    queue = ReentrantQueue[int]()
+    queue.put(1)
+    assert (len(queue), queue.drained(0)) == (1, False)
+    numbers: list[int] = []
+    queue.start(lambda: numbers.append(queue.get()), "reader")
+    end = time.monotonic() + 10
+    while not numbers and time.monotonic() < end:
+        time.sleep(0.01)
+    assert numbers == [1]
