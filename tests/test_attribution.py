@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -79,11 +80,18 @@ def test_other_spellings_are_read(alias: str, column: str, provider: Provider, l
     assert ledger.row[column] == "x"
 
 
-@pytest.mark.parametrize("nobody", [None, "", "  ", "\t\n", False])
+@pytest.mark.parametrize("nobody", [None, "", "  ", "\t\n", "\u200b", "\x00", False])
 def test_what_names_nobody_is_missing(nobody: object, provider: Provider, ledger: Recorded):
     called_with(provider, within(user__id=nobody, spanledger__feature="chat", spanledger__request__id="r-1"))
     row = ledger.row
     assert (row["user_id"], row["feature"], row["attribution_reason"]) == (None, "chat", "partial")
+
+
+@pytest.mark.parametrize("nobody", ["", " ", False])
+def test_a_scope_of_nobody_is_nobodys(nobody: Any, provider: Provider, ledger: Recorded):
+    with attribution(user="ada", feature="chat"), attribution(user=nobody):
+        call(provider)
+    assert (ledger.row["user_id"], ledger.row["feature"]) == (None, "chat")
 
 
 def test_an_id_that_is_a_number_is_somebody(provider: Provider, ledger: Recorded):

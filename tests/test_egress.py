@@ -7,6 +7,7 @@ answers anything, and keeps the headers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import pytest
 from google import genai
+from google.oauth2.credentials import Credentials
 from opentelemetry import baggage, context, propagate
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 
@@ -176,9 +179,41 @@ def test_no_request_of_an_sdk_carries_baggage(sdk: str, method: str, asynchronou
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_request_of_the_applications_own_keeps_its_baggage(listener: Listener):
-    import httpx2
+@pytest.mark.parametrize("billed", [True, False])
+def test_work_that_began_inside_a_call_has_its_baggage_once_the_call_is_over(billed: bool, listener: Listener):
+    kept: list[context.Context] = []
 
+    def hook(_: httpx2.Request) -> None:
+        kept.append(context.get_current())  # what a thread or a task that is started here keeps
+
+    with (
+        openai.OpenAI(
+            api_key="k", base_url=listener.url, http_client=httpx2.Client(event_hooks={"request": [hook]})
+        ) as made,
+        contextlib.suppress(ValueError),
+    ):  # an empty answer has no embedding
+        OPENAI["embeddings.create" if billed else "models.list"](made)
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, kept[0])
+    assert carrier["baggage"] == "user.id=ada"
+    assert [headers.get("baggage") for _, headers in listener.requests] == [None]
+
+
+@pytest.mark.usefixtures("traced")
+def test_tokens_for_google_are_asked_for_without_baggage(listener: Listener):
+    class Token(Credentials):
+        def refresh(self, request: Any) -> None:
+            httpx2.get(f"{listener.url}/token")
+            self.token = "t"
+
+    made = genai.Client(vertexai=True, project="p", location="l", credentials=Token(None), http_options={"base_url": listener.url})  # fmt: skip
+    made._api_client._access_token()
+    made.close()
+    assert ["baggage" in headers for _, headers in listener.requests] == [False]
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_request_of_the_applications_own_keeps_its_baggage(listener: Listener):
     httpx2.get(f"{listener.url}/elsewhere")
     [(_, headers)] = listener.requests
     assert headers["baggage"] == "user.id=ada"

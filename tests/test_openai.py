@@ -272,10 +272,12 @@ OTHERS = (
     "claude-sonnet-4-6", "anthropic/claude-sonnet-4-6", "claude-3-5-sonnet-latest", "gemini-2.5-flash", "gemini/gemini-2.5-pro",
     "openai/gpt-4o", "azure/gpt-4o", "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "anthropic.claude-3-haiku-20240307-v1:0",
     "mistral-large-latest", "command-r-plus", "grok-4", "deepseek-chat", "meta-llama/Llama-3.1-8B-Instruct",
+    "ft:gpt-6:acme::x", "openai:gpt-4o", "anthropic:claude-sonnet-4-5", "anthropic--claude-4-sonnet", "azure-gpt-4o", "my-gpt-4o",
+    "anthropic_claude-9", "gpt4o", "gpt_4o", "gpt\u20114o", "text-embedding-4", "amazon.nova-9-pro-v1:0", "qwen4-max",
     "claude-of-tomorrow", "gpt-99", "o9-mini", "sonar", "codestral-latest", "gpt-image-9",
 )  # fmt: skip
 OWN = (
-    "my-llama", "llama3.1:8b", "mistral:7b", "gemma2:9b", "phi3", "gpt-oss:20b", "TheBloke/Llama-2-7B-GGUF", "gpt-j-6b", "gpt-2",
+    "my-llama", "llama3.1:8b", "mistral:7b", "gemma2:9b", "phi3", "gpt-oss:20b", "TheBloke/Llama-2-7B-GGUF", "gpt-j-6b", "gpt-2", "grok-1", "gpt-sw3",
     "base", "fast", "veolia-chat", "grokking",
 )  # fmt: skip
 
@@ -443,6 +445,18 @@ def test_azures_answers_of_its_own_data_are_not_asked_for_usage(ledger: Recorded
 def test_azures_v1_api_is_asked_for_usage(query: dict[str, str], ledger: Recorded):
     base_url = "https://shop.openai.azure.com/openai/v1/"
     assert azure_body(openai.OpenAI, base_url=base_url, default_query=query)["stream_options"] == ASKED
+
+
+def test_foundrys_v1_api_is_asked_for_usage_and_its_inference_api_is_not(ledger: Recorded):
+    host = "https://shop.services.ai.azure.com"
+    assert azure_body(openai.OpenAI, base_url=f"{host}/openai/v1/")["stream_options"] == ASKED
+    assert "stream_options" not in azure_body(openai.OpenAI, base_url=f"{host}/models?api-version=2025-04-01")
+
+
+def test_stream_options_of_an_extra_body_are_kept_beside_what_is_asked(ledger: Recorded):
+    body = {"stream_options": {"include_obfuscation": False}}
+    sent = azure_body(**AZURE, api_version="2025-04-01-preview", body=body)
+    assert sent["stream_options"] == {"include_obfuscation": False, "include_usage": True}
 
 
 def test_an_api_version_counts_wherever_it_is_said(ledger: Recorded):

@@ -116,7 +116,7 @@ def identity(name: str, value: str | None) -> str | None:
 def is_missing(value: object) -> bool:
     """Whether a value in baggage names nobody: None or False, as `set_baggage("user.id", user and user.id)` leaves
     them there, or blank text."""
-    return value is None or value is False or (isinstance(value, str) and not value.strip())
+    return value is None or value is False or (isinstance(value, str) and not (_label(value) or "").strip())
 
 
 def _text(value: object) -> str | None:

@@ -165,6 +165,7 @@ def _ledger() -> LedgerProcessor:
         selfmetrics.observe_limits()
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_at_exit)
+        finalizing.ready()  # here, where the program starts: a greenlet of some pool's thread might never run
         _start_background()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
@@ -259,4 +260,5 @@ def _after_fork() -> None:
         call.after_fork()
         if _processor is not None:
             _processor.after_fork()
+            finalizing.ready()
             _start_background()

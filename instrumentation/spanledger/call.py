@@ -47,7 +47,16 @@ _expected: Final[Expected[Made]] = Expected()
 """(provider, record) -> what made it."""
 
 CALL_KEY = otel_context.create_key("spanledger-call")
-"""Marks a context as being inside an LLM call."""
+"""Key of the `Outbound` of a context inside a request to an LLM provider."""
+
+
+class Outbound:
+    """A request to an LLM provider that is being sent; over when its function has returned, whoever keeps its context."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = True
 
 
 def after_fork() -> None:
@@ -58,16 +67,19 @@ def after_fork() -> None:
 
 def in_call(context: Context | None = None) -> bool:
     """Whether `context` (by default the current one) is that of a request to an LLM provider."""
-    return otel_context.get_value(CALL_KEY, context) is True
+    request = otel_context.get_value(CALL_KEY, context)
+    return isinstance(request, Outbound) and request.open
 
 
 @contextmanager
 def outbound() -> Generator[None]:
     """Mark what runs inside as a request to an LLM provider that is not a billed call: no baggage is injected into it."""
-    token = otel_context.attach(otel_context.set_value(CALL_KEY, True))
+    request = Outbound()
+    token = otel_context.attach(otel_context.set_value(CALL_KEY, request))
     try:
         yield
     finally:
+        request.open = False
         otel_context.detach(token)
 
 
@@ -82,6 +94,7 @@ class Call:
         "_finished",
         "_first_chunk_ns",
         "_notes",
+        "_outbound",
         "_provider",
         "_server",
         "_span",
@@ -171,10 +184,15 @@ class Call:
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
-        entries: dict[str, object] = {**(self.context or otel_context.get_current()), CALL_KEY: True}
+        self._outbound = Outbound()
+        entries: dict[str, object] = {**(self.context or otel_context.get_current()), CALL_KEY: self._outbound}
         if self._span is not None:
             entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
         return Context(entries)
+
+    def sent(self) -> None:
+        """The SDK has returned from sending the request: what still runs in its context is the application's."""
+        self._outbound.open = False
 
     def attempt(self) -> None:
         """An HTTP attempt is being sent."""

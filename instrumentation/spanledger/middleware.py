@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 
 from spanledger import attributes as a
-from spanledger.attributing import dimensions
+from spanledger.attributing import dimensions, is_missing
 from spanledger.guard import quietly
 from spanledger.scopes import Scope, attribution
 
@@ -61,7 +61,7 @@ class Rules:
         return attribution(
             user=get("user"),
             feature=get("feature"),
-            request_id=get("request_id") or secrets.token_hex(8),
+            request_id=secrets.token_hex(8) if is_missing(get("request_id")) else get("request_id"),
             tenant=get("tenant"),
             tier=get("tier"),
             session=get("session"),

@@ -9,6 +9,7 @@ a greenlet of the reading thread. Here the reader waits on a lock of what `threa
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +18,13 @@ from queue import Empty
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
+
+
+def _patience(timeout: float | None) -> float:
+    """How long to wait at once. eventlet's locks lose a release that comes from another thread: look now and then."""
+    if "eventlet" in sys.modules:
+        return 0.5 if timeout is None else min(timeout, 0.5)
+    return -1 if timeout is None else timeout
 
 
 class _Mark:
@@ -68,6 +76,7 @@ class ReentrantQueue(Generic[Item]):
 
     def get(self, timeout: float | None = None) -> Item:
         """The next item, waited for; raises `queue.Empty` after `timeout` seconds. For the reader only."""
+        end = None if timeout is None else time.monotonic() + timeout
         while True:
             while self._items:
                 item = self._items.popleft()
@@ -75,7 +84,8 @@ class ReentrantQueue(Generic[Item]):
                     return item
                 self._marks -= 1
                 item.passed = True
-            if not self._idle.acquire(timeout=-1 if timeout is None else timeout):
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not self._idle.acquire(timeout=_patience(left)) and left == 0.0 and not self._items:
                 raise Empty
 
     def drained(self, seconds: float) -> bool:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from math import isfinite
 from pathlib import Path
@@ -151,7 +151,7 @@ def cell(column: str, value: Any) -> str:
         return f"{value:,.1f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    if isinstance(value, datetime) and value.tzinfo is UTC:
+    if isinstance(value, datetime) and value.utcoffset() == timedelta(0):
         value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
     if isinstance(value, list | tuple):
         return ", ".join(str(part) if part is None else cell("", part) for part in cast("list[Any]", value))

@@ -40,8 +40,13 @@ STREAMS: Final = {
 }
 """Module -> class -> the method whose iterator sends the request."""
 
-FILE_TRANSFERS: Final = ("_upload_fd", "_async_upload_fd", "download_file", "async_download_file")
+OWN_REQUESTS: Final = (
+    *("_upload_fd", "_async_upload_fd", "download_file", "async_download_file"),
+    *("_access_token", "_async_access_token"),
+)
 """Methods of the client that send requests of their own, past `_request` (google-genai 3.6)."""
+TOKENS: Final = ("get_token_from_credentials", "async_get_token_from_credentials")
+"""Functions of its module that do: `files.register_files` asks for a token of credentials that it is given."""
 
 _origin: ContextVar[Context | None] = ContextVar("spanledger_origin", default=None)
 """The context in which the stream now being advanced was asked for."""
@@ -84,9 +89,10 @@ class GoogleDoor(Patches):
         if hasattr(client, "_request_once"):
             self.patch(client, "_request_once", self._once)
             self.patch(client, "_async_request_once", self._once_async)
-        for name in FILE_TRANSFERS:
-            if name in client.__dict__:
-                self.patch(client, name, _outbound)
+        for owner, names in ((client, OWN_REQUESTS), (api_client, TOKENS)):
+            for name in names:
+                if name in owner.__dict__:
+                    self.patch(owner, name, _outbound)
         self.patch(response, "segments", self._segments)
         self.patch(response, "async_segments", self._async_segments)
 
@@ -223,6 +229,7 @@ class Sending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._sent.call.sent()
         otel_context.detach(self._context)
         _sent.reset(self._token)
         if error is not None:

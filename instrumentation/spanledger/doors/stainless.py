@@ -45,7 +45,8 @@ HOOKS: Final[Hooks] = {
         "_process_response": ("cast_to", "options", "response", "stream", "stream_cls"),
     },
 }
-USAGE_HOSTS: Final = {"openai", "azure.ai.openai"}
+AZURE: Final = ("azure.ai.openai", "azure.ai.inference")
+USAGE_HOSTS: Final = {"openai", *AZURE}
 """Providers known to accept `stream_options.include_usage` (openai 3.57 chat_completion_stream_options_param)."""
 
 AZURE_SINCE: Final = "2024-09-01"
@@ -161,8 +162,10 @@ class StainlessDoor(Patches):
             return
         if not _accepts_stream_options(client, options):
             return
-        found = cast("Json", body)
-        options.json_data = {**found, "stream_options": {**mapping(found, "stream_options"), "include_usage": True}}
+        name = "extra_json" if "stream_options" in mapping(options.extra_json) else "json_data"  # what counts
+        fields = mapping(getattr(options, name))
+        wanted = {**mapping(fields, "stream_options"), "include_usage": True}
+        setattr(options, name, {**fields, "stream_options": wanted})
         call.hides_usage = True
 
     def _sleep_for_retry(self, original: Any) -> Any:
@@ -268,8 +271,10 @@ def _accepts_stream_options(client: Any, options: Any) -> bool:
         return False
     query = {**mapping(dict(client.base_url.params)), **mapping(client.default_query), **mapping(options.params)}
     version = query.get("api-version")
-    azure = version is not None or hosts.provider_at(client.base_url.host) == "azure.ai.openai"
-    if not azure or "/openai/v1" in client.base_url.path:
+    provider = hosts.provider_at(client.base_url.host)
+    if provider == "azure.ai.inference" and "/openai/" not in client.base_url.path:
+        return False  # another API than Azure OpenAI's, at the same host
+    if (version is None and provider not in AZURE) or "/openai/v1" in client.base_url.path:
         return True
     return isinstance(version, str) and version[:1].isdigit() and version >= AZURE_SINCE
 
@@ -335,6 +340,7 @@ class _Sending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._call.sent()
         otel_context.detach(self._context)
         _asked.reset(self._options_token)
         _current.reset(self._token)

@@ -22,6 +22,9 @@ from spanledger.usage import Usage
 REPORTING: Final = frozenset({"openrouter", "x_ai"})
 """Providers whose own statement of the cost is the price (R12)."""
 
+MAX_REPORTED: Final = 10**18
+"""Picodollars, a million dollars: no single call costs as much."""
+
 NO_COMPONENTS: Final[tuple[Component, ...]] = ()
 BEDROCK: Final = "aws.bedrock"
 
@@ -209,6 +212,8 @@ def _reported(
     try:
         picousd = int((Decimal(cost) * 10**12).to_integral_value())
     except (InvalidOperation, ValueError):
+        picousd = MAX_REPORTED
+    if not 0 <= picousd < MAX_REPORTED:  # not a cost, and more than the ledger's column holds
         return quote(provider, model, usage, tier=tier, table=table)
     computed = quote(provider, model, usage, tier=tier, table=table)
     part = Component("provider", 1, picousd * p.ATTO_PER_PICO, "usage.cost", picousd)

@@ -72,10 +72,13 @@ MAPPED_ARNS: Final = (
 GEO: Final = re.compile(r"^(?:us-gov|us|eu|apac|au|jp|global|ca|in|sa|me|af|amer)\.(?=\w+\.)")
 DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
 CLOSED: Final = re.compile(
-    r"(?:[a-z]+\.)?(?:(?:claude|gemini|grok|chatgpt|dall-e|sora|imagen|veo)(?![a-z])"
-    r"|gpt-(?:[3-9]|\d\d|image|audio|realtime)(?!all)|o\d(?:-|$))"
+    r"(?:^|[-_./: ])(?:(?:claude|gemini|grok(?!-1\b)|chatgpt|dall-e|sora|imagen|veo|sonar|palmyra|learnlm)(?![a-z])"
+    r"|gpt[-_.]?(?:[3-9]|\d\d|image|audio|realtime)(?!all)|text-(?:embedding-\d|davinci)|omni-moderation|nova-(?:\d|pro|lite|micro)"
+    r"|voyage-\d|inflection-\d|mistral-medium|qwen[\d.]*-(?:max|plus|turbo))|(?:^|[/:])o\d(?:-|$)"
 )
-"""Families whose weights are their vendor's alone: a name newer than the table is still no model of one's own."""
+"""Families whose weights are their vendor's alone, anywhere in a name ("azure-gpt-4o", "ft:gpt-6:acme::x"): a name newer
+than the table is not a model of one's own."""
+DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-"))
 VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+)?$")
 
 
@@ -160,9 +163,13 @@ def is_sold_by_a_vendor(prices: Prices, names: tuple[str, ...]) -> bool:
     server that runs its own models has none of theirs."""
     index = prices.vendor_names
     for name in names:
-        cleaned = clean(name)[0].lower()
+        cleaned = clean(name)[0].lower().translate(DASHES)
+        if CLOSED.search(cleaned):
+            return True
         spellings = {cleaned, *variants(cleaned)}
-        if any(part in index or CLOSED.match(part) for spelling in spellings for part in suffixes(spelling)):
+        if any(
+            part in index for spelling in spellings for part in suffixes(spelling.replace(":", "/").replace("--", "/"))
+        ):
             return True
     return False
 
