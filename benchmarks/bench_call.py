@@ -27,14 +27,14 @@ from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Tracer
 
-from spanledger.doors.google import GoogleDoor
-from spanledger.doors.stainless import StainlessDoor
-from spanledger.pricing.table import prices
-from spanledger.processor import LedgerProcessor
+from spanledger.capture.processor import LedgerProcessor
+from spanledger.hooks.google import GoogleDoor
+from spanledger.hooks.stainless import StainlessDoor
+from spanledger.pricing.price_table import prices
 from spanledger.providers import anthropic as anthropic_format
 from spanledger.providers import google as google_format
 from spanledger.providers import openai as openai_format
-from spanledger.spool import Spool
+from spanledger.spool.writer import Spool
 
 CALLS, TURNS, STREAM_TURNS, CHUNKS = 10, 150, 25, 400
 

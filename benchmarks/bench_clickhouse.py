@@ -21,10 +21,11 @@ from typing import Any
 
 from rich.progress import track
 
-from spanledger_clickhouse import schema, writer
-from spanledger_clickhouse.database import Target, connected, target
-from spanledger_clickhouse.rollups import Rollups
-from spanledger_clickhouse.rows import COLUMNS, Row
+from spanledger_clickhouse.database import insert as writer
+from spanledger_clickhouse.database import migrations
+from spanledger_clickhouse.database.connection import Target, connected, target
+from spanledger_clickhouse.database.rollups import Rollups
+from spanledger_clickhouse.rows.rows import COLUMNS, Row
 
 DAYS, CHUNK = 30, 1_000_000
 
@@ -224,7 +225,7 @@ def main() -> None:
     where = target(f"chdb://{directory}")
     try:
         with connected(where) as client:
-            schema.migrate(client, where)
+            migrations.migrate(client, where)
             client.command(f"USE `{where.database}`")
             if not client.query("SELECT count() FROM llm_calls").result_rows[0][0]:
                 print(f"made {asked.rows:,} calls, {generate(client, asked.rows, begin):,.0f} rows/s within the engine")

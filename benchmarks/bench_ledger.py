@@ -17,14 +17,14 @@ from pathlib import Path
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from spanledger import attributes as a
-from spanledger.encoding import Encoder
-from spanledger.spool import Spool
+from spanledger.semconv import attributes as a
+from spanledger.spool.otlp_json import Encoder
+from spanledger.spool.writer import Spool
 
 
 def example() -> bytes:
     """A row as an application's call makes it."""
-    from spanledger.processor import LedgerProcessor
+    from spanledger.capture.processor import LedgerProcessor
 
     with tempfile.TemporaryDirectory() as directory:
         spool = Spool(Path(directory), 1 << 30)
@@ -76,9 +76,9 @@ def append(line: bytes) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-from spanledger_clickhouse import schema, shipper
-from spanledger_clickhouse.database import connected, target
-from spanledger_clickhouse.sinks import ClickHouseSink
+from spanledger_clickhouse.database import migrations as schema; from spanledger_clickhouse.ship import shipper
+from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.ship.sinks import ClickHouseSink
 
 class Nowhere:
     shown = "nowhere"

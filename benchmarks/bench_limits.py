@@ -26,15 +26,15 @@ from opentelemetry import trace
 
 import spanledger
 from redis_server import RedisServer
-from spanledger.call import Call
-from spanledger.limits import door
-from spanledger.limits.estimate import worst_picousd
+from spanledger.capture import admission
+from spanledger.capture.call import Call
+from spanledger.limits.estimate.token_bound import body_tokens
+from spanledger.limits.estimate.worst_case import worst_picousd
 from spanledger.limits.limiter import Limiter
-from spanledger.limits.memory_store import MemoryStore
 from spanledger.limits.policy import BLOCK, Budget, Policy, Who
-from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.sizes import body_tokens
-from spanledger.limits.store import Store
+from spanledger.limits.store.memory import MemoryStore
+from spanledger.limits.store.protocol import Store
+from spanledger.limits.store.redis import RedisStore
 from spanledger.providers import openai
 
 BUDGETS = tuple(
@@ -71,7 +71,7 @@ def begun() -> Call:
 
 
 def asked(call: Call) -> None:
-    door.admit(call, BODY, lambda _: True)
+    admission.admit(call, BODY, lambda _: True)
     if call.on_end is not None:
         call.on_end(COST, True, "")
 
@@ -106,7 +106,7 @@ def main() -> None:
                 limiter = Limiter(Policy(BUDGETS), store())
                 measured(f"hold and count, at once, {name}", calls, held(limiter))
                 limiter = Limiter(Policy(BUDGETS, enforce=True), store())
-                with mock.patch.object(door, "configured", lambda found=limiter: found):
+                with mock.patch.object(admission, "configured", lambda found=limiter: found):
                     took = measured(f"the door, {name}", calls, asked, begun, PAUSE_SECONDS if "Redis" in name else 0)
                     limiter.flush(10)
             print(

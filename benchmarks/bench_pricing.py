@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from spanledger.pricing import quote, table
-from spanledger.usage import from_totals
+from spanledger.pricing import price_table, quote
+from spanledger.semconv.usage import from_totals
 
 ROUNDS, TIMES, LINES = 15, 5000, 100_000
 
@@ -85,14 +85,14 @@ def cpu(function: Callable[[], object]) -> float:
 
 def main() -> None:
     tracemalloc.start()
-    loaded = table.load()
+    loaded = price_table.load()
     size = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     del loaded
     loads = []
     for _ in range(ROUNDS):
         start = time.thread_time()
-        table.load()
+        price_table.load()
         loads.append(time.thread_time() - start)
     print(f"loading the price table           {statistics.median(loads) * 1000:8.1f} ms CPU, {size / 1e6:.1f} MB")
     plain = from_totals(1234, 567)

@@ -34,7 +34,7 @@ pre_instrument()
 for instrumentor in (AnthropicInstrumentor, GoogleGenAIInstrumentor, OpenAIInstrumentor):
     instrumentor().instrument(skip_dep_check=True)
 started = time.process_time() - cpu
-from spanledger.pricing import table
+from spanledger.pricing import price_table as table
 deadline = time.monotonic() + 10
 while table._prices is None and time.monotonic() < deadline:
     time.sleep(0.002)

@@ -15,18 +15,18 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from spanledger import finalizing, guard
-from spanledger.doors.gaos import GaosDoor
-from spanledger.doors.google import STREAMS, GoogleDoor
-from spanledger.doors.stainless import StainlessDoor
-from spanledger.doors.websockets import GOOGLE_MODULE, OPENAI_MODULES, SocketDoor
-from spanledger.pricing import quoting
-from spanledger.processor import LedgerProcessor
+from spanledger.capture.processor import LedgerProcessor
+from spanledger.hooks.google import STREAMS, GoogleDoor
+from spanledger.hooks.google_interactions import GaosDoor
+from spanledger.hooks.stainless import StainlessDoor
+from spanledger.hooks.websockets import GOOGLE_MODULE, OPENAI_MODULES, SocketDoor
+from spanledger.pricing import calculator
 from spanledger.providers import anthropic, google, openai
-from spanledger.spool import SUFFIX, Spool
-from spanledger_clickhouse import schema
-from spanledger_clickhouse.database import Target, connected, target
-from spanledger_clickhouse.rows import COLUMNS, rows
+from spanledger.runtime import finalizers, guard
+from spanledger.spool.writer import SUFFIX, Spool
+from spanledger_clickhouse.database import migrations
+from spanledger_clickhouse.database.connection import Target, connected, target
+from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
@@ -59,10 +59,10 @@ def public_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The loopback provider counts as one on the internet; prices that were found for hosts are forgotten."""
 
     def forget() -> None:
-        quoting._resolve.cache_clear()
-        quoting._flat.cache_clear()
+        calculator._resolve.cache_clear()
+        calculator._flat.cache_clear()
 
-    monkeypatch.setattr("spanledger.hosts.is_private", lambda host: False)
+    monkeypatch.setattr("spanledger.semconv.provider_hosts.is_private", lambda host: False)
     forget()
     yield
     forget()
@@ -90,7 +90,7 @@ class Recorded:
 
     @property
     def lines(self) -> list[bytes]:
-        finalizing.wait(5)  # what the collector found ends in a thread of its own
+        finalizers.wait(5)  # what the collector found ends in a thread of its own
         files = sorted(self.spool.directory.glob(f"*{SUFFIX}"))
         return [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
 
@@ -139,7 +139,7 @@ def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
     """A ledger in the embedded engine, its schema in place."""
     where = target(f"chdb://{tmp_path / 'chdb'}")
     with connected(where) as client:
-        schema.migrate(client, where)
+        migrations.migrate(client, where)
         yield client, where
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from spanledger_clickhouse.rows import COLUMNS, COSTS
+from spanledger_clickhouse.rows.rows import COLUMNS, COSTS
 
 EMPTY = {"String": "", "LowCardinality(String)": "", "Bool": False, "UInt16": 0, "UInt32": 0, "UInt64": 0}
 
@@ -102,15 +102,16 @@ def open_shop(client: Any, where: Any, until: datetime, calls: int = 20_000) -> 
     """Write a shop's month into a ledger, with budgets, revenue, prices, rollups, a correction, a late row and a hole."""
     from datetime import timedelta
 
-    from spanledger.pricing.table import prices
-    from spanledger_clickhouse import price_list, schema, writer
-    from spanledger_clickhouse.rollups import Rollups
+    from spanledger.pricing.price_table import prices
+    from spanledger_clickhouse.database import insert, migrations
+    from spanledger_clickhouse.database.rollups import Rollups
+    from spanledger_clickhouse.prices import price_table_sync
 
-    schema.migrate(client, where)
+    migrations.migrate(client, where)
     rows = shop(until, calls)
     kept = [row for row in rows if row["sequence"] not in (700, 701)]  # two rows that never came
     for start in range(0, len(kept), 5000):
-        writer.insert(client, where, [tuple(row.values()) for row in kept[start : start + 5000]])
+        insert.insert(client, where, [tuple(row.values()) for row in kept[start : start + 5000]])
     database = f"`{where.database}`"
     client.insert(f"{database}.budgets", [
         ["everything", "global", "", "month", Decimal(4500 * calls // 20_000)], ["a day", "global", "", "day", Decimal(200 * calls // 20_000)], ["chat", "feature", "chat", "month", Decimal(1000 * calls // 20_000)],
@@ -128,6 +129,6 @@ def open_shop(client: Any, where: Any, until: datetime, calls: int = 20_000) -> 
             invoiced[key] = invoiced.get(key, Decimal(0)) + row["cost_usd"]
     client.insert(f"{database}.invoices", [[day, provider, amount] for (day, provider), amount in invoiced.items()],
                   column_names=["day", "provider", "amount_usd"])  # fmt: skip
-    price_list.sync(client, where, prices())
+    price_table_sync.sync(client, where, prices())
     Rollups(client, where).refresh()
     return kept

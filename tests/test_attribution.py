@@ -13,7 +13,7 @@ from opentelemetry import baggage, context
 
 from conftest import Recorded
 from spanledger import attribution, carry
-from spanledger.attributing import dimensions
+from spanledger.context.baggage import dimensions
 
 
 def within(**entries: object):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from loopback_provider import Provider
 
-from spanledger_clickhouse.rows import rows
+from spanledger_clickhouse.rows.rows import rows
 
 BIN = Path(sys.executable).parent
 CALL = """

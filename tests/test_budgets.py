@@ -17,14 +17,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from redis_server import RedisServer
-from spanledger import attributing
+from spanledger.context import baggage as baggage_attribution
 from spanledger.limits.policy import Budget, Rule
-from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.store import Account
-from spanledger_clickhouse import audit, budgets, schema, writer
+from spanledger.limits.store.protocol import Account
+from spanledger.limits.store.redis import RedisStore
+from spanledger_clickhouse.budgets import audit
+from spanledger_clickhouse.budgets import status as budget_status
+from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import DatabaseError, connected, target
-from spanledger_clickhouse.ledger import Ledger
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import DatabaseError, connected, target
+from spanledger_clickhouse.database.ledger import Ledger
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -84,8 +87,8 @@ def test_a_budget_is_tried_on_the_past(tmp_path: Path):
     ] + [call(span_id="f" * 16, start_time=noon, feature="other", user_id="bob", cost_usd=Decimal(90))]
     where = target(f"chdb://{tmp_path / 'chdb'}")
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
     run(
         "set",
         "chat",
@@ -142,7 +145,7 @@ def test_a_budget_says_what_becomes_of_calls():
     where = target()
     with connected(where) as client:
         client.command(f"USE `{where.database}`")
-        policy = budgets.read(Ledger(client, where))
+        policy = budget_table.read(Ledger(client, where))
     [budget] = policy.budgets
     assert budget == Budget(
         "u",
@@ -194,14 +197,14 @@ def test_what_is_not_said_of_a_budget_stays_as_it_was():
 
 def test_a_user_is_named_as_on_rows(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPANLEDGER_HASH_USER_ID", "s3cret")
-    attributing._hashing_key.cache_clear()
+    baggage_attribution._hashing_key.cache_clear()
     try:
-        known = attributing.pseudonym("ada", b"s3cret")
+        known = baggage_attribution.pseudonym("ada", b"s3cret")
         assert f"user={known}" in run("set", "a", "1", "--scope", "user=ada").output
         assert f"user={known}" in run("set", "b", "1", "--scope", f"user={known}").output
         assert "feature=ada" in run("set", "c", "1", "--scope", "feature=ada").output
     finally:
-        attributing._hashing_key.cache_clear()
+        baggage_attribution._hashing_key.cache_clear()
 
 
 def test_the_list_says_whose_and_the_history_who_removed_it():
@@ -212,7 +215,7 @@ def test_the_list_says_whose_and_the_history_who_removed_it():
             call(start_time=datetime.now(UTC), span_id=f"{n:016x}", feature="chat", user_id=user, cost_usd=Decimal(n))
             for n, user in ((1, "ada"), (2, "bob"))
         ]
-        writer.insert(client, where, [tuple(row.values()) for row in made])
+        insert.insert(client, where, [tuple(row.values()) for row in made])
     rows = json.loads(run("list", "--all", "--json").stdout)
     assert [(row["key"], row["value"], row["spent_usd"]) for row in rows] == [
         ("chat", "bob", "2.000000"),
@@ -269,7 +272,7 @@ def test_what_was_spent_before_a_budget_was_set_counts_in_redis(store: RedisStor
             call(start_time=datetime.now(UTC), span_id=f"{n:016x}", user_id=user, cost_usd=Decimal(n))
             for n, user in ((1, "ada"), (4, "bob"))
         ]
-        writer.insert(client, where, [tuple(row.values()) for row in made])
+        insert.insert(client, where, [tuple(row.values()) for row in made])
     run("set", "u", "10", "--per", "user", "--action", "block")
 
     def spent() -> dict[str, int]:
@@ -373,8 +376,8 @@ def test_a_budget_of_each_user_is_tried_on_the_past_and_has_a_history(tmp_path: 
     ]
     where = target()
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
     run("set", "u", "1", "--per", "user", "--period", "day", "--zone", "Asia/Kolkata")
     [day] = json.loads(run("test", "u", "--days", "3", "--json").stdout)
     assert (day["user"], day["spent_usd"], day["passed 80%"], day["passed 100%"]) == (
@@ -392,8 +395,8 @@ def spent(where, *rows: tuple[datetime, str, str]) -> None:
         for n, (at, user, cost) in enumerate(rows)
     ]
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in made])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in made])
 
 
 def test_past_windows_are_exact_where_rollups_have_only_days_and_whatever_the_clock_of_this_machine(monkeypatch):
@@ -427,11 +430,11 @@ def test_the_first_hour_of_a_day_is_not_all_of_it(monkeypatch: pytest.MonkeyPatc
         def now(cls, tz: Any = None) -> datetime:
             return present
 
-    monkeypatch.setattr(budgets, "datetime", Fixed)
+    monkeypatch.setattr(budget_status, "datetime", Fixed)
     for until, source in ((timedelta(days=1), "llm_costs_users"), (timedelta(hours=1), "llm_calls AS c FINAL")):
-        assert budgets._source({"user"}, midnight, midnight + until)[0] == source
+        assert budget_status._source({"user"}, midnight, midnight + until)[0] == source
     earlier = present - timedelta(seconds=5)
-    assert budgets._source({"user"}, midnight, earlier, live=True)[0] == "llm_costs_users"
+    assert budget_status._source({"user"}, midnight, earlier, live=True)[0] == "llm_costs_users"
 
 
 def test_a_young_ledger_is_projected_by_the_days_it_has():
@@ -469,5 +472,5 @@ def test_caps_of_a_file_hold_for_features_with_rules_of_their_own(tmp_path: Path
     where = target()
     with connected(where) as client:
         client.command(f"USE `{where.database}`")
-        features = budgets.read(Ledger(client, where)).features
+        features = budget_table.read(Ledger(client, where)).features
     assert features == {"*": Rule({"a": "b"}, max_input_tokens=1000), "chat": Rule(pinned=True, max_input_tokens=1000)}

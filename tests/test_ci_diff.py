@@ -14,9 +14,9 @@ from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
-from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
 from synthetic import call
 
 
@@ -91,8 +91,8 @@ def test_live_volume_comes_from_the_ledger(run_of, tmp_path: Path, monkeypatch):
         for n in range(70)
     ]
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
     base, head = run_of("base", ("chat", "r1", [9])), run_of("head", ("chat", "r1", [9, 9]))
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     monkeypatch.setenv("SPANLEDGER_SPOOL_DIR", str(tmp_path / "empty"))

@@ -22,8 +22,9 @@ import pytest
 from loopback_provider import Provider
 
 from conftest import ROOT
-from spanledger_clickhouse import otlp, shipper
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.rows import otlp
+from spanledger_clickhouse.ship import shipper
 from test_examples import BIN
 from test_faults import APPLICATION, Program, Programs, programs
 from test_gateway import body, foreign

@@ -15,10 +15,10 @@ import yaml
 
 from conftest import ROOT
 from redis_server import binary, wait_for
-from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.store import Controls, StoreError
-from spanledger_clickhouse import rights
+from spanledger.limits.store.protocol import Controls, StoreError
+from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import grants as rights
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
 STACK: dict[str, Any] = yaml.safe_load(TEXT)

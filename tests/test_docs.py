@@ -28,9 +28,9 @@ from loopback_provider import Provider
 from conftest import ROOT, Recorded
 from redis_server import RedisServer
 from spanledger import attribution
-from spanledger.limits.documents import load
+from spanledger.limits.policy_documents import load
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database.connection import connected, target
 from synthetic import open_shop
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -217,7 +217,7 @@ def compose(words: list[str]) -> None:
 
 def fetched(words: list[str]) -> None:
     """Paths of the gateway."""
-    text = (ROOT / "exporter/spanledger_clickhouse/gateway.py").read_text()
+    text = (ROOT / "exporter/spanledger_clickhouse/gateway/server.py").read_text()
     for word in words:
         path = re.fullmatch(r"http://127\.0\.0\.1:4319(/\w+)", word)
         assert word.startswith("-") or (path and f'"{path[1]}"' in text), word

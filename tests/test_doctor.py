@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from spanledger import checkup
+from spanledger import diagnostics
 from spanledger_clickhouse.cli import main
 
 
@@ -45,7 +45,7 @@ def test_a_hook_that_an_sdk_has_lost_is_named(monkeypatch):
 
 
 def test_an_sdk_that_is_not_installed_is_no_failure(monkeypatch):
-    monkeypatch.setitem(checkup.SDKS, "no-such-sdk", ("nothing", ()))
+    monkeypatch.setitem(diagnostics.SDKS, "no-such-sdk", ("nothing", ()))
     assert doctor()[1]["no-such-sdk"] == {"status": "ok", "about": "no-such-sdk", "text": "not installed", "advice": ""}
 
 
@@ -82,7 +82,7 @@ def test_the_sampler_and_the_propagators_in_force_are_told(monkeypatch):
 
 
 def test_a_spool_that_nobody_ships_is_told(own_state: Path):
-    from spanledger_clickhouse import shipper
+    from spanledger_clickhouse.ship import shipper
 
     spool = own_state / "spool"
     spool.mkdir(parents=True)

@@ -24,7 +24,7 @@ from opentelemetry import baggage, context, propagate
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 
 from conftest import Recorded
-from spanledger import propagation
+from spanledger.context import propagation
 
 MESSAGES: Any = [{"role": "user", "content": "x"}]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from spanledger.limits import estimate
-from spanledger.limits.demand import demand
-from spanledger.limits.estimate import batched, choices, largest_answer
-from spanledger.limits.sizes import MEDIA_TOKENS, Size
+from spanledger.limits.estimate import worst_case
+from spanledger.limits.estimate.request_estimate import demand
+from spanledger.limits.estimate.token_bound import MEDIA_TOKENS, Size
+from spanledger.limits.estimate.worst_case import batched, choices, largest_answer
 from spanledger.pricing import quote
 from spanledger.providers import Provider, anthropic, google, openai
 
@@ -155,4 +155,4 @@ def test_a_batch_is_all_of_its_requests():
     assert [largest_answer(each, 4096) for each in batched(asked)] == [1000, 1000]
     one = quote("gcp.gemini", "gemini-3.5-flash", {"input": 5, "output": 1000}).total_picousd or 0
     assert worst(google, "/v1beta/models/gemini-3.5-flash:batchGenerateContent", asked) >= 2 * one > 0
-    assert estimate.batched({"requests": "x", "batch": 1}) == []
+    assert worst_case.batched({"requests": "x", "batch": 1}) == []

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from loopback_provider import Provider
 
-from spanledger_clickhouse.rows import COLUMNS, rows
+from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 EXAMPLES = demo.HERE
 BIN = Path(sys.executable).parent

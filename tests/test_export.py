@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -29,8 +29,8 @@ def march(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(3)
     ]  # fmt: skip
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
 
 
 WINDOW = ["export", "--since", "2026-03-01", "--until", "2026-03-03"]

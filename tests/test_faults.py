@@ -22,9 +22,10 @@ import demo
 import pytest
 from loopback_provider import Provider
 
-from spanledger_clickhouse import database, shipper
-from spanledger_clickhouse.database import DatabaseError, connected, target
-from spanledger_clickhouse.rollups import Rollups
+from spanledger_clickhouse.database import connection
+from spanledger_clickhouse.database.connection import DatabaseError, connected, target
+from spanledger_clickhouse.database.rollups import Rollups
+from spanledger_clickhouse.ship import shipper
 from test_examples import BIN, environment
 from test_process_ends import until
 
@@ -158,7 +159,7 @@ def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path:
 
 HOLDING = """
 import sys, time
-from spanledger_clickhouse.database import DatabaseError, connected, target
+from spanledger_clickhouse.database.connection import DatabaseError, connected, target
 with connected(target(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -179,7 +180,7 @@ def test_a_command_waits_for_another_that_has_the_embedded_ledger(tmp_path: Path
     with connected(where) as client, connected(where) as second:
         assert client.query("SELECT 1").result_rows == second.query("SELECT 1").result_rows == [(1,)]
     other.communicate(timeout=10)
-    monkeypatch.setattr(database, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "WAIT_SECONDS", 0.5)
     other = hold(30)
     try:
         with pytest.raises(DatabaseError, match="is another spanledger command running"), connected(where):

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from spanledger import finalizing
-from spanledger.reentrant_queue import ReentrantQueue
+from spanledger.runtime import finalizers
+from spanledger.runtime.reentrant_queue import ReentrantQueue
 
 
 class Dropped:
@@ -21,28 +21,28 @@ class Dropped:
         self.act = act
 
     def __del__(self) -> None:
-        finalizing.run(self.act)
+        finalizers.run(self.act)
 
 
 def test_what_the_collector_finds_is_done_by_another_thread():
     threads: list[str] = []
-    finalizing.ready()
+    finalizers.ready()
     Dropped(lambda: threads.append(threading.current_thread().name))
     gc.collect()
-    assert finalizing.wait(10)
+    assert finalizers.wait(10)
     assert threads == ["spanledger-finalizing"]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_in_a_forked_child_too():
-    finalizing.ready()
+    finalizers.ready()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             Dropped(lambda: os.write(write, threading.current_thread().name.encode()))
             gc.collect()
-            finalizing.wait(10)
+            finalizers.wait(10)
         finally:
             os._exit(0)
     os.waitpid(child, 0)

@@ -29,18 +29,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from conftest import Recorded
-from spanledger import attributes as a
 from spanledger.pricing import quote
-from spanledger.usage import from_totals
-from spanledger_clickhouse import calls, dead_letters, otlp, receiving, writer
-from spanledger_clickhouse.calls import Batch, Sorter
+from spanledger.semconv import attributes as a
+from spanledger.semconv.usage import from_totals
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import DatabaseError, Target, connected, target
-from spanledger_clickhouse.gateway import Gateway, Limits, tokens
-from spanledger_clickhouse.intake import Intake
-from spanledger_clickhouse.otlp import Span
-from spanledger_clickhouse.rows import rows
-from spanledger_clickhouse.writer import PoisonError
+from spanledger_clickhouse.database import insert as writer
+from spanledger_clickhouse.database.connection import DatabaseError, Target, connected, target
+from spanledger_clickhouse.database.insert import PoisonError
+from spanledger_clickhouse.gateway import dedup, request_body
+from spanledger_clickhouse.gateway.dedup import Batch, Sorter
+from spanledger_clickhouse.gateway.group_commit import Intake
+from spanledger_clickhouse.gateway.server import Gateway, Limits, tokens
+from spanledger_clickhouse.rows import otlp
+from spanledger_clickhouse.rows.otlp import Span
+from spanledger_clickhouse.rows.rows import rows
+from spanledger_clickhouse.ship import dead_letters
 
 DEFAULTS = Limits()
 URL = "http://gateway/v1/traces"
@@ -414,7 +417,7 @@ def test_what_was_not_committed_hides_nothing():
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(calls, "REMEMBERED", 100)
+    monkeypatch.setattr(dedup, "REMEMBERED", 100)
     sorter = Sorter()
     for turn in range(30):
         spans = [foreign(span_id=f"{n:016x}")._replace(trace_id=f"{turn * 50 + n:032x}") for n in range(50)]
@@ -555,16 +558,16 @@ def test_a_set_up_that_would_not_be_safe_is_refused(arguments: list[str], messag
 
 
 def test_an_unpacked_body_is_never_longer_than_the_limit():
-    with pytest.raises(receiving.RefusedError):
-        receiving.unpacked(gzip.compress(b"x" * 1001), "gzip", 1000)
-    assert receiving.unpacked(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
+    with pytest.raises(request_body.RefusedError):
+        request_body.unpacked(gzip.compress(b"x" * 1001), "gzip", 1000)
+    assert request_body.unpacked(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
     for pack, name in ((gzip.compress, "gzip"), (zstd.compress, "zstd")):
-        assert receiving.unpacked(pack(b"one") + pack(b"two"), name, 1000) == b"onetwo", "every member counts"
+        assert request_body.unpacked(pack(b"one") + pack(b"two"), name, 1000) == b"onetwo", "every member counts"
 
 
 def test_a_request_with_too_many_spans_is_refused():
     content = (
-        b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b",".join([b"{}"] * (receiving.MAX_SPANS + 1)) + b"]}]}]}"
+        b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b",".join([b"{}"] * (request_body.MAX_SPANS + 1)) + b"]}]}]}"
     )
-    with pytest.raises(receiving.RefusedError, match="smaller batches"):
-        receiving.spans(content, "application/json")
+    with pytest.raises(request_body.RefusedError, match="smaller batches"):
+        request_body.spans(content, "application/json")

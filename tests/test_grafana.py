@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from spanledger_clickhouse.database import Target, connected, target
+from spanledger_clickhouse.database.connection import Target, connected, target
 from synthetic import open_shop
 from synthetic import shop as make_shop
 

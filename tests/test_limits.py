@@ -29,16 +29,18 @@ from hypothesis import strategies as st
 import spanledger
 from questions import Question
 from redis_server import RedisServer
-from spanledger.limits import asking, heard, memory_store, redis_store
-from spanledger.limits.documents import PolicyError, load, policy
-from spanledger.limits.estimate import stepped, worst_picousd
+from spanledger.limits import api, policy_feed
+from spanledger.limits.estimate.token_bound import text_tokens
+from spanledger.limits.estimate.worst_case import stepped, worst_picousd
 from spanledger.limits.limiter import Decision, Limiter
-from spanledger.limits.memory_store import MemoryStore
+from spanledger.limits.periods import window
 from spanledger.limits.policy import BLOCK, Budget, Policy, Rule, Who
-from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.sizes import text_tokens
-from spanledger.limits.store import Account, Store, StoreError
-from spanledger.limits.windows import window
+from spanledger.limits.policy_documents import PolicyError, load, policy
+from spanledger.limits.store import memory as memory_store
+from spanledger.limits.store import redis as redis_store
+from spanledger.limits.store.memory import MemoryStore
+from spanledger.limits.store.protocol import Account, Store, StoreError
+from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import quote
 
 USD = 10**12
@@ -155,14 +157,14 @@ def test_a_file_that_is_no_utf8_is_said(tmp_path: Path):
 
 
 def test_a_file_that_is_not_there_enforces_nothing_and_is_logged(monkeypatch, caplog):
-    asking.reset()
+    api.reset()
     monkeypatch.setenv("SPANLEDGER_LIMITS", "/nowhere/limits.toml")
     allowed = spanledger.check_request_allowed(
         provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1
     )
     assert allowed == Decision(True).as_dict()
     assert "no limits are enforced: SPANLEDGER_LIMITS=/nowhere/limits.toml cannot be read" in caplog.text
-    asking.reset()
+    api.reset()
 
 
 # --- the store: in this process, and in Redis -----------------------------------------------------------------------------
@@ -342,14 +344,14 @@ CALLER = """
 import json, random, sys, threading, time
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import Budget, Policy, Who
-from spanledger.limits.redis_store import RedisStore
+from spanledger.limits.store.redis import RedisStore
 url, number, callers, calls, deadline, fail_closed, seconds, most = sys.argv[1], *(float(word) for word in sys.argv[2:])
 print("ready", flush=True)
 for line in sys.stdin:
     seed = int(line)
     chance = random.Random(seed * 100 + number)
     budget = Budget(f"all {seed}", "month", 10**12, action="block", fail_closed=bool(fail_closed))
-    limiter = Limiter(Policy((budget,)), RedisStore(url, deadline))
+    limiter = Limiter(Policy((budget,)), RedisStore(url, deadline), settling=RedisStore(url, max(deadline, 2.0)))
     told = []
     def one(estimate, actual, pause):
         began = time.monotonic()
@@ -714,7 +716,7 @@ def test_what_no_answer_came_to_may_have_been_done(own_redis: RedisServer):
 
 
 def test_a_redis_that_has_lost_its_data_opens_nothing(redis: RedisServer, monkeypatch, caplog):
-    monkeypatch.setattr(heard, "CONTROLS_SECONDS", 0)
+    monkeypatch.setattr(policy_feed, "CONTROLS_SECONDS", 0)
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
     found = {"budget": [{"name": "all", "window": "month", "amount_usd": 1, "action": "block"}]}
@@ -758,7 +760,7 @@ def test_a_name_that_takes_seconds_to_resolve_holds_nobody_up(redis: RedisServer
 CHILDREN = """
 import multiprocessing, sys
 from spanledger.limits.limiter import Limiter
-from spanledger.limits import asking, memory_store, redis_store
+from spanledger.limits import api as asking; from spanledger.limits.store import memory as memory_store, redis as redis_store
 asked = dict(provider="openai", model="gpt-5.4-mini", input_tokens=1000, max_output_tokens=100, user="ada")
 def work():
     found = asking.check_request_allowed(**asked)
@@ -868,7 +870,7 @@ def test_a_step_up_is_a_thirty_second_at_most(tokens: int):
 
 def test_ones_own_code_asks_and_tells(tmp_path: Path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    asking.reset()
+    api.reset()
     file = tmp_path / "limits.toml"
     file.write_text('[[budget]]\nname = "u"\nwindow = "day"\nper = "user"\namount_usd = 0.02\naction = "block"\n')
     monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
@@ -887,11 +889,11 @@ def test_ones_own_code_asks_and_tells(tmp_path: Path, monkeypatch, caplog):
     assert spanledger.record_actual_cost(first["reservation"], Decimal("0.004"))
     assert spanledger.check_request_allowed(**asked)["allowed"]
     assert not spanledger.record_actual_cost("", 1)
-    asking.reset()
+    api.reset()
 
 
 def test_a_process_has_one_limiter_however_many_ask_first(tmp_path: Path, monkeypatch):
-    asking.reset()
+    api.reset()
     file = tmp_path / "limits.toml"
     file.write_text('[[budget]]\nname = "all"\nwindow = "day"\namount_usd = 0.02\naction = "block"\n')
     monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
@@ -905,33 +907,33 @@ def test_a_process_has_one_limiter_however_many_ask_first(tmp_path: Path, monkey
     for thread in threads:
         thread.join()
     assert sum(each["allowed"] for each in found) == 1
-    asking.reset()
+    api.reset()
 
 
 def test_own_code_names_people_as_rows_do(tmp_path: Path, monkeypatch, caplog):
-    from spanledger import attributing
+    from spanledger.context import baggage as baggage_attribution
 
-    asking.reset()
+    api.reset()
     file = tmp_path / "limits.toml"
     file.write_text('[[budget]]\nname = "u"\nwindow = "day"\nper = "user"\namount_usd = 1\n')
     monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
     monkeypatch.setenv("SPANLEDGER_HASH_USER_ID", "secret")
-    attributing._hashing_key.cache_clear()
+    baggage_attribution._hashing_key.cache_clear()
     try:
         found = spanledger.check_request_allowed(
             provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1, user="ada\x1f\ud800"
         )
         assert found["allowed"]
-        limiter = asking.configured()
+        limiter = api.configured()
         assert limiter is not None
-        assert held_account(limiter).split("\x1f")[1] == attributing.pseudonym("ada", b"secret")
+        assert held_account(limiter).split("\x1f")[1] == baggage_attribution.pseudonym("ada", b"secret")
         for cost in ("-1", "nan", "much", Decimal("Infinity"), "1e9"):
             assert not spanledger.record_actual_cost(found["reservation"], cost)
         assert caplog.text.count("is no cost in USD") == 5
         assert spanledger.record_actual_cost(found["reservation"], "0.5"), "it was still open"
     finally:
-        attributing._hashing_key.cache_clear()
-        asking.reset()
+        baggage_attribution._hashing_key.cache_clear()
+        api.reset()
 
 
 def test_a_forked_child_asks_by_itself_even_where_its_parent_held_the_lock(tmp_path: Path, monkeypatch):
@@ -939,7 +941,7 @@ def test_a_forked_child_asks_by_itself_even_where_its_parent_held_the_lock(tmp_p
     file.write_text('[[budget]]\nname = "all"\nwindow = "day"\namount_usd = 1\n')
     code = """
 import os, spanledger, sys
-from spanledger.limits.asking import configured
+from spanledger.limits.api import configured
 asked = dict(provider="openai", model="gpt-5.4-mini", input_tokens=10, max_output_tokens=10)
 first = spanledger.check_request_allowed(**asked)
 with configured()._store._lock:

@@ -28,16 +28,19 @@ import spanledger
 from canned import Canned
 from conftest import Recorded
 from redis_server import RedisServer
-from spanledger import BudgetExceeded, call, finalizing, seen, selfmetrics
-from spanledger.limits import asking, demand, tokenizer
-from spanledger.limits.estimate import asks, worst_picousd
-from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.sizes import MEDIA_TOKENS, body_tokens
+from spanledger import BudgetExceeded, metrics
+from spanledger.capture import call, dedup
+from spanledger.limits import api
+from spanledger.limits.estimate import request_estimate, tokenizer
+from spanledger.limits.estimate.token_bound import MEDIA_TOKENS, body_tokens
+from spanledger.limits.estimate.worst_case import asks, worst_picousd
+from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import quote
-from spanledger.reentrant_queue import ReentrantQueue
+from spanledger.runtime import finalizers
+from spanledger.runtime.reentrant_queue import ReentrantQueue
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
-from spanledger_clickhouse.rows import COLUMNS, contents
+from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.rows.rows import COLUMNS, contents
 from test_operations_google import INTERACTION
 
 BLOCK = 'action = "block"\n'
@@ -54,14 +57,14 @@ def limited(tmp_path: Path, monkeypatch):
             f'enforce = true\n[[budget]]\nname = "u"\nwindow = "month"\nper = "user"\namount_usd = {amount}\n{more or BLOCK}'
         )
         monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
-        asking.reset()
+        api.reset()
 
     yield put
-    asking.reset()
+    api.reset()
 
 
 def balance() -> tuple[Decimal, int]:
-    limiter = asking.configured()
+    limiter = api.configured()
     assert limiter is not None
     [key] = limiter._store._balances  # type: ignore[attr-defined]
     spent, held = limiter._store.balance(key)
@@ -70,10 +73,10 @@ def balance() -> tuple[Decimal, int]:
 
 def spend(usd: str) -> None:
     """Ada has spent it."""
-    found = asking.check_request_allowed(
+    found = api.check_request_allowed(
         provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1, user="ada"
     )
-    assert asking.record_actual_cost(found["reservation"], usd)
+    assert api.record_actual_cost(found["reservation"], usd)
 
 
 def ask_openai(url: str, **more: Any) -> Any:
@@ -181,17 +184,17 @@ def test_limits_of_ones_own_code_refuse_no_call(limited, ledger: Recorded, provi
     limited("0.000001")
     file = tmp_path / "limits.toml"
     file.write_text(file.read_text().replace("enforce = true", ""))
-    asking.reset()
+    api.reset()
     with spanledger.attribution(user="ada"):
         ask_openai(provider.url)
     assert len(provider.sold) == 1
 
 
 def test_what_breaks_in_here_lets_the_call_pass(limited, ledger: Recorded, provider: Provider, monkeypatch):
-    from spanledger import guard
+    from spanledger.runtime import guard
 
     limited("5")
-    monkeypatch.setattr(demand, "Size", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(request_estimate, "Size", lambda *_, **__: 1 / 0)
     ask_openai(provider.url)
     assert len(provider.sold) == 1
     assert guard.failures.pop(("checking limits", "ZeroDivisionError")) == 1
@@ -425,12 +428,12 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
     file.write_text(f'enforce = true\n[[budget]]\nname = "u"\nwindow = "month"\namount_usd = 1\n{BLOCK}')
     monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
-    asking.reset()
+    api.reset()
     try:
         store = RedisStore(server.url, 2.0)
 
         def counted() -> tuple[int, int]:
-            limiter = asking.configured()
+            limiter = api.configured()
             assert limiter is not None
             assert limiter.flush(10)
             [key] = [
@@ -447,13 +450,13 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
         client.responses.retrieve("resp_shared_1")
         cost = int(ledger.row["cost_usd"].scaleb(12))
         assert counted() == (cost, 0)
-        monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
-        asking.reset()
+        monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.Recorded())
+        api.reset()
         client.responses.retrieve("resp_shared_1")
         assert len(ledger.rows) == 2, "the ledger knows that they are one by their name"
         assert counted() == (cost, 0)
     finally:
-        asking.reset()
+        api.reset()
         server.stop()
 
 
@@ -524,11 +527,11 @@ def test_a_child_counts_for_itself_what_its_parent_has_begun(limited, ledger: Re
     client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
     with spanledger.attribution(user="ada"):
         client.responses.create(model="gpt-5.4-mini", input="x", background=True, max_output_tokens=100)
-        parent = asking.configured()
-        asking.reset()  # what a fork does in the child
+        parent = api.configured()
+        api.reset()  # what a fork does in the child
         call.after_fork()
         client.responses.retrieve("resp_forked_1")
-    assert asking.configured() is not parent
+    assert api.configured() is not parent
     assert balance() == (ledger.row["cost_usd"], 0)
 
 
@@ -664,7 +667,7 @@ def test_a_refusal_survives_the_way_from_a_worker():
 def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, ledger: Recorded, provider: Provider):
     """The collector may run while a lock of ours is held; here it does, in every line that holds one."""
     limited("5")
-    limiter = asking.configured()
+    limiter = api.configured()
     assert limiter is not None
 
     class Collecting:
@@ -702,7 +705,7 @@ def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, l
 
 
 def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
-    monkeypatch.setattr(finalizing, "_queue", ReentrantQueue())  # the thread that it gets serves this one alone
+    monkeypatch.setattr(finalizers, "_queue", ReentrantQueue())  # the thread that it gets serves this one alone
 
     def none(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -710,9 +713,9 @@ def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", none)
         with pytest.raises(RuntimeError):
-            finalizing.ready()
-    finalizing.ready()
-    assert finalizing.wait(10)
+            finalizers.ready()
+    finalizers.ready()
+    assert finalizers.wait(10)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------------
@@ -721,14 +724,14 @@ def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
 def test_what_becomes_of_requests_is_a_metric(limited, ledger: Recorded, provider: Provider, monkeypatch):
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
-    monkeypatch.setattr(selfmetrics.metrics, "get_meter", meters.get_meter)
-    selfmetrics.observe_limits()
+    monkeypatch.setattr(metrics.metrics, "get_meter", meters.get_meter)
+    metrics.observe_limits()
     assert figures(reader) == {}, "nothing where nothing is enforced"
     limited("0.000001", BLOCK)
     with spanledger.attribution(user="ada"), pytest.raises(BudgetExceeded):
         ask_openai(provider.url)
     ask_openai(provider.url)
-    limiter = asking.configured()
+    limiter = api.configured()
     assert limiter is not None
     limiter.thresholds["u", 0.8] += 1
     assert figures(reader) == {
@@ -921,7 +924,7 @@ def test_a_budget_that_is_set_is_in_force_within_seconds_where_a_redis_is_named(
     server = RedisServer(tmp_path)
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
     monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
-    asking.reset()
+    api.reset()
 
     def outcome() -> str:
         with spanledger.attribution(user="ada", feature="summarize"):
@@ -956,7 +959,7 @@ def test_a_budget_that_is_set_is_in_force_within_seconds_where_a_redis_is_named(
         assert outcome() == "gpt-5.4-mini"
     finally:
         server.stop()
-        asking.reset()
+        api.reset()
 
 
 def test_without_redis_nobody_would_hear_of_a_stop():

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from conftest import Recorded, facts, truth
 from spanledger import attribution
-from spanledger.guard import failures
 from spanledger.pricing import quote
+from spanledger.runtime.guard import failures
 
 MESSAGES = [{"role": "user", "content": "how much is it?"}]
 CHAT = {"model": "gpt-4.1-mini", "messages": MESSAGES}
@@ -232,7 +232,7 @@ def test_a_price_that_fails_takes_nothing_with_it(client: openai.OpenAI, ledger:
     def broken(*_: object, **__: object) -> None:
         raise ArithmeticError
 
-    monkeypatch.setattr("spanledger.processor.quote", broken)
+    monkeypatch.setattr("spanledger.pricing.span_costs.quote", broken)
     with attribution(user="ada", feature="chat", request_id="r-1"):
         client.chat.completions.create(**CHAT)
         client.chat.completions.create(**CHAT)
@@ -375,7 +375,7 @@ def test_time_to_first_chunk_is_before_the_end(client: openai.OpenAI, ledger: Re
 def test_without_our_doors_the_sdk_is_as_it_was(client: openai.OpenAI, provider: Provider, ledger: Recorded):
     from openai._base_client import BaseClient, SyncAPIClient
 
-    from spanledger.doors.stainless import StainlessDoor
+    from spanledger.hooks.stainless import StainlessDoor
 
     assert hasattr(SyncAPIClient.request, "__wrapped__")
     original = SyncAPIClient.request.__wrapped__

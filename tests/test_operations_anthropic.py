@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from canned import Canned, sse
 from conftest import Recorded
-from spanledger import seen
+from spanledger.capture import dedup
 
 MODEL = "claude-sonnet-4-6"
 USAGE = {"input_tokens": 100, "cache_read_input_tokens": 40, "cache_creation_input_tokens": 0, "output_tokens": 10}
@@ -30,7 +30,7 @@ def message(name: str = "msg_1", **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def server(monkeypatch, public_host) -> Iterator[Canned]:
-    monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
+    monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.Recorded())
     canned = Canned()
     yield canned
     canned.close()

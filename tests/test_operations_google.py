@@ -14,7 +14,7 @@ from google.genai import types
 
 from canned import Canned, sse
 from conftest import Recorded
-from spanledger import seen
+from spanledger.capture import dedup
 
 USAGE = {
     "promptTokenCount": 100, "cachedContentTokenCount": 40, "candidatesTokenCount": 10, "thoughtsTokenCount": 5,
@@ -28,7 +28,7 @@ ANSWER = {
 
 @pytest.fixture
 def server(monkeypatch, public_host) -> Iterator[Canned]:
-    monkeypatch.setattr("spanledger.call.already_recorded", seen.Recorded())
+    monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.Recorded())
     canned = Canned()
     yield canned
     canned.close()

@@ -13,14 +13,16 @@ from click.testing import CliRunner
 from loopback_provider import Provider
 
 from conftest import Recorded
-from spanledger import attributes as a
 from spanledger.pricing import quote
-from spanledger.pricing.resolve import canonical
-from spanledger.pricing.table import prices
-from spanledger_clickhouse import otlp, price_list, schema
+from spanledger.pricing.model_names import canonical
+from spanledger.pricing.price_table import prices
+from spanledger.semconv import attributes as a
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.otlp import Span
-from spanledger_clickhouse.rows import COLUMNS
+from spanledger_clickhouse.database import migrations
+from spanledger_clickhouse.prices import price_table_sync
+from spanledger_clickhouse.rows import otlp
+from spanledger_clickhouse.rows.otlp import Span
+from spanledger_clickhouse.rows.rows import COLUMNS
 from test_gateway import CONVENTIONS, foreign
 from test_pricing_oracle import oracle
 
@@ -54,8 +56,8 @@ USAGE = {
 def traces(embedded) -> Iterator[Any]:
     """A client whose ledger has otel_traces and the prices in force."""
     client, where = embedded
-    price_list.sync(client, where, prices())
-    schema.apply(client, where, schema.otel_traces(where.database))
+    price_table_sync.sync(client, where, prices())
+    migrations.apply(client, where, migrations.otel_traces(where.database))
     client.command(f"USE `{where.database}`")
     yield client
     client.command("DROP DICTIONARY llm_rates_dictionary")  # it outlives its database in the engine

@@ -24,8 +24,8 @@ NEEDED = (
 
 CHECK = """
 import importlib.metadata, pathlib, spanledger, spanledger_clickhouse
-from spanledger.pricing.table import bundled, retired
-from spanledger_clickhouse.schema import migrations
+from spanledger.pricing.price_table import bundled, retired
+from spanledger_clickhouse.database.migrations import migrations
 where = pathlib.Path(spanledger.__file__)
 assert "site-packages" in str(where), where
 assert len(bundled().models) > 4000 and len(retired().models) > 500

@@ -13,8 +13,8 @@ from datetime import UTC, date, datetime
 import pytest
 
 from conftest import ROOT
-from spanledger.pricing import quote, table
-from spanledger.pricing.table import Prices, Table
+from spanledger.pricing import price_table, quote
+from spanledger.pricing.price_table import Prices, Table
 
 spec = importlib.util.spec_from_file_location("build_prices", ROOT / "tools/build_prices.py")
 build_prices = importlib.util.module_from_spec(spec)
@@ -63,7 +63,7 @@ def test_a_call_is_priced_as_it_was_then():
         {"_until": "2026-03-01", "input_cost_per_token": "3e-06", "output_cost_per_token": "8e-06"},
     ]
     live = Table("bundled", "1.3.0", "", None, "", snapshot.models)
-    prices = Prices(live, Table("retired", "", "", None, "", {}), table.NO_OVERRIDES)
+    prices = Prices(live, Table("retired", "", "", None, "", {}), price_table.NO_OVERRIDES)
     quoted = [
         quote("openai", "gpt", {"input": 1}, at=at, table=prices)
         for at in (datetime(2026, 1, 31, 23, 59, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC), None)

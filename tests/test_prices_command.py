@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanledger.pricing import quote, quoting, table
-from spanledger.usage import from_totals
+from spanledger.pricing import calculator, price_table, quote
+from spanledger.semconv.usage import from_totals
 from spanledger_clickhouse.cli import main
 
 pytestmark = pytest.mark.clock
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.clock
 
 @pytest.fixture(autouse=True)
 def own_prices(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(table, "_prices", None)
+    monkeypatch.setattr(price_table, "_prices", None)
 
 
 def invoke(*arguments: str, stdin: str | None = None):
@@ -98,7 +98,7 @@ def test_a_table_of_ones_own_is_used(tmp_path: Path, monkeypatch):
 
 def wheel(path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(table.TABLE_IN_WHEEL, json.dumps(TABLE))
+        archive.writestr(price_table.TABLE_IN_WHEEL, json.dumps(TABLE))
         archive.writestr("litellm/__init__.py", "raise SystemExit('executed')")
     return path
 
@@ -123,7 +123,7 @@ def test_a_wheel_of_a_compromised_release_is_refused(version: str, tmp_path: Pat
 def test_an_installed_litellm_counts_if_it_is_newer_and_sound(version: str, source: str, tmp_path: Path, monkeypatch):
     (tmp_path / "litellm").mkdir()
     (tmp_path / "litellm/__init__.py").write_text("raise SystemExit('imported')")
-    (tmp_path / table.TABLE_IN_WHEEL).write_text(json.dumps(TABLE))
+    (tmp_path / price_table.TABLE_IN_WHEEL).write_text(json.dumps(TABLE))
     (tmp_path / f"litellm-{version}.dist-info").mkdir()
     (tmp_path / f"litellm-{version}.dist-info/METADATA").write_text(f"Name: litellm\nVersion: {version}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -222,8 +222,14 @@ def test_the_shortcut_for_flat_rates_changes_no_price(model, total, output, read
         total, output, cache_read=read, cache_write=read // 2, reasoning=reasoning, input_audio=read // 3
     )
     now = quote(*model, usage, tier=tier)
-    long_way = quoting._price(
-        quoting._resolve(table.prices(), model[0], model[1], "", "", "", "", ""), usage, tier, "", "", None, None
+    long_way = calculator._price(
+        calculator._resolve(price_table.prices(), model[0], model[1], "", "", "", "", ""),
+        usage,
+        tier,
+        "",
+        "",
+        None,
+        None,
     )
     assert now == long_way
 
@@ -268,7 +274,7 @@ def test_check_finds_nothing_in_the_snapshot_and_says_what_is_wrong_with_ones_ow
     file = tmp_path / "prices.toml"
     file.write_text('[aliases]\n"mine" = "no-such-model"\n[models.own]\ninput_cost_per_token = 1e-06\n')
     monkeypatch.setenv("SPANLEDGER_PRICE_OVERRIDES", str(file))
-    monkeypatch.setattr(table, "_prices", None)
+    monkeypatch.setattr(price_table, "_prices", None)
     done = invoke("prices", "check")
     assert done.exit_code == 1
     assert "your alias names 'no-such-model', which no table has" in done.output

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spanledger.pricing import Price, quote
-from spanledger.pricing.table import bundled
+from spanledger.pricing.price_table import bundled
 
 ORACLE = Path(__file__).parent / "data/price-oracle.jsonl.gz"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spanledger.pricing import quote
-from spanledger.pricing.units import dimensions, resolved
-from spanledger.usage import from_attributes, from_totals, to_attributes
+from spanledger.pricing.non_token_meters import dimensions, resolved
+from spanledger.semconv.usage import from_attributes, from_totals, to_attributes
 
 
 @pytest.mark.parametrize(

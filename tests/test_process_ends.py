@@ -18,7 +18,7 @@ import pytest
 from loopback_provider import Provider
 
 from canned import Canned
-from spanledger_clickhouse.rows import COLUMNS, contents
+from spanledger_clickhouse.rows.rows import COLUMNS, contents
 from test_examples import BIN, environment
 
 CALLS = """

@@ -7,9 +7,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanledger import reading, usage
 from spanledger.providers import anthropic, google, openai
-from spanledger.usage import Usage, from_attributes, to_attributes
+from spanledger.runtime import untrusted_json
+from spanledger.semconv import usage
+from spanledger.semconv.usage import Usage, from_attributes, to_attributes
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
@@ -91,11 +92,11 @@ PROVIDERS = st.sampled_from([openai, anthropic, google])
 
 @given(JSON, st.lists(st.text(), max_size=3))
 def test_readers_are_total(value, path):
-    assert isinstance(reading.mapping(value, *path), dict)
-    assert isinstance(reading.items(value, *path), list)
-    count = reading.count(value, *path)
-    assert count is None or (type(count) is int and 0 <= count <= reading.MAX_COUNT)
-    label = reading.label(value, *path)
+    assert isinstance(untrusted_json.mapping(value, *path), dict)
+    assert isinstance(untrusted_json.items(value, *path), list)
+    count = untrusted_json.count(value, *path)
+    assert count is None or (type(count) is int and 0 <= count <= untrusted_json.MAX_COUNT)
+    label = untrusted_json.label(value, *path)
     assert label is None or (0 < len(label) <= 256 and label.isprintable())
 
 
@@ -133,7 +134,7 @@ def test_any_request_can_be_read(provider, method, path, body):
 
 @given(st.binary() | st.text())
 def test_any_bytes_are_a_document_or_none(data):
-    reading.document(data)
+    untrusted_json.document(data)
 
 
 COUNT = st.integers(0, 10**7)

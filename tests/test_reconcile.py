@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanledger_clickhouse import invoices, schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
-from spanledger_clickhouse.invoices import InvoiceError, Line, model_key, read
-from spanledger_clickhouse.reconciling import Part, explained
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.invoices import provider_exports
+from spanledger_clickhouse.invoices.provider_exports import InvoiceError, Line, model_key, read
+from spanledger_clickhouse.invoices.reconcile import Part, explained
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -207,8 +208,8 @@ def where(tmp_path: Path, monkeypatch):
         call(span_id="5" * 16, cost_usd=Decimal(9), start_time=at, provider="anthropic"),
     ]  # fmt: skip
     with connected(found) as client:
-        schema.migrate(client, found)
-        writer.insert(client, found, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, found)
+        insert.insert(client, found, [tuple(row.values()) for row in rows])
     return found
 
 
@@ -275,4 +276,4 @@ def test_a_model_that_no_process_has_seen_counts_for_fail_over(where, tmp_path: 
 
 
 def test_the_lines_of_a_key_are_put_together():
-    assert {len(found) for found in invoices.merged(read(json.dumps(OPENAI).encode())).values()} == {1, 2}
+    assert {len(found) for found in provider_exports.merged(read(json.dumps(OPENAI).encode())).values()} == {1, 2}

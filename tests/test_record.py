@@ -13,8 +13,8 @@ from loopback_provider import Provider
 import spanledger
 from conftest import Recorded
 from spanledger import bootstrap
-from spanledger.seen import Expected
-from spanledger.seen import Recorded as Registry
+from spanledger.capture.dedup import Expected
+from spanledger.capture.dedup import Recorded as Registry
 
 CHAT = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "how much?"}]}
 
@@ -23,7 +23,7 @@ CHAT = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "how m
 def into_the_ledger(ledger: Recorded, monkeypatch):
     monkeypatch.setattr(bootstrap, "tracer", lambda scope: ledger.tracing.get_tracer(scope, "test"))
     registry = Registry()
-    for module in ("spanledger.call", "spanledger.manual", "spanledger.doors.stainless"):
+    for module in ("spanledger.capture.call", "spanledger.manual", "spanledger.hooks.stainless"):
         monkeypatch.setattr(f"{module}.already_recorded", registry)
 
 

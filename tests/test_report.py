@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
-from spanledger_clickhouse.report.figures import forecast
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.report.queries import forecast
 from synthetic import call, open_shop
 
 pytestmark = pytest.mark.clock
@@ -75,7 +75,7 @@ def test_a_budget_that_will_not_last_says_when(shop):
 def test_an_empty_ledger_has_a_report(tmp_path: Path):
     where = target(f"chdb://{tmp_path / 'ledger'}")
     with connected(where) as client:
-        schema.migrate(client, where)
+        migrations.migrate(client, where)
     for form in ("text", "md", "html", "json", "slack"):
         found = run(where.dsn, "--format", form)
         assert found.exit_code == 0, found.output
@@ -87,8 +87,8 @@ def test_what_has_no_price_is_no_zero_and_breaks_no_report(tmp_path: Path):
     at = datetime(2026, 3, 20, tzinfo=UTC)
     rows = [call(span_id="1" * 16, start_time=at, feature="[/stream]", user_id="u", cost_usd=None)]
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
     assert "[/stream]     -      -      1       -       -" in run(where.dsn).stdout
     spent = CliRunner(env={"SPANLEDGER_DSN": where.dsn}).invoke(main, ["spend"])
     assert spent.exit_code == 0
@@ -106,8 +106,8 @@ def test_a_report_that_ends_with_a_month_has_that_months_budgets(tmp_path: Path)
         for n in range(2)
     ]
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
     environment = {"SPANLEDGER_DSN": where.dsn}
     CliRunner(env=environment).invoke(main, ["budget", "set", "all", "100"])
     march = CliRunner(env=environment).invoke(

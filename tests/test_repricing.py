@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from spanledger.pricing.table import prices
-from spanledger_clickhouse import price_list, repricing, writer
+from spanledger.pricing.price_table import prices
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import Target
-from spanledger_clickhouse.rollups import Rollups
+from spanledger_clickhouse.database import insert as writer
+from spanledger_clickhouse.database.connection import Target
+from spanledger_clickhouse.database.rollups import Rollups
+from spanledger_clickhouse.prices import price_table_sync, repricing
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -130,7 +131,7 @@ def test_the_price_list_has_former_prices_too(ledger):
     client.insert(
         f"`{where.database}`.llm_prices", [gone], column_names=["price_key", "provider", "valid_from", "valid_to"]
     )
-    assert price_list.sync(client, where, prices()) > 1000
+    assert price_table_sync.sync(client, where, prices()) > 1000
     assert (
         client.query(
             f"SELECT count() FROM `{where.database}`.llm_prices FINAL WHERE provider = 'openai' AND price_key LIKE '%gone'"

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from spanledger_clickhouse import rights
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import DatabaseError
+from spanledger_clickhouse.database import grants as rights
+from spanledger_clickhouse.database.connection import DatabaseError
 
 CONFIG = "<clickhouse><users_config>users.xml</users_config></clickhouse>"
 USERS = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>
@@ -29,9 +29,9 @@ ASK = """
 import json, sys
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error
-from spanledger_clickhouse import writer
-from spanledger_clickhouse.database import DatabaseError, target
-from spanledger_clickhouse.ledger import opened
+from spanledger_clickhouse.database import insert as writer
+from spanledger_clickhouse.database.connection import DatabaseError, target
+from spanledger_clickhouse.session import opened
 from synthetic import call
 where = target(f"chdb://{sys.argv[1]}")
 client = clickhouse_connect.get_client(dsn=where.dsn)
@@ -59,8 +59,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed ledger with five calls: three of acme, two of globex."""
     directory = tmp_path_factory.mktemp("kept") / "ledger"
     script = (
-        "import sys; from spanledger_clickhouse import schema, writer\n"
-        "from spanledger_clickhouse.database import connected, target; from spanledger_clickhouse.rollups import Rollups\n"
+        "import sys; from spanledger_clickhouse.database import migrations as schema, insert as writer\n"
+        "from spanledger_clickhouse.database.connection import connected, target; from spanledger_clickhouse.database.rollups import Rollups\n"
         "from synthetic import call\n"
         "where = target(f'chdb://{sys.argv[1]}')\n"
         "rows = [tuple(call(span_id=f'{n:016x}', tenant_id='acme' if n < 3 else 'globex', user_id=f'u{n}').values()) for n in range(5)]\n"

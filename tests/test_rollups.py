@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner
 from clickhouse_connect.driver.exceptions import DatabaseError as ClickHouseError
 
-from spanledger_clickhouse import schema, sinks, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import DatabaseError, Target, connected, target
-from spanledger_clickhouse.rollups import Rollups, select
-from spanledger_clickhouse.rows import Contents
+from spanledger_clickhouse.database import insert as writer
+from spanledger_clickhouse.database import migrations
+from spanledger_clickhouse.database.connection import DatabaseError, Target, connected, target
+from spanledger_clickhouse.database.rollups import Rollups, select
+from spanledger_clickhouse.rows.rows import Contents
+from spanledger_clickhouse.ship import sinks
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -194,15 +196,15 @@ def test_sums_do_not_depend_on_the_number_of_threads(ledger):
 
 def test_an_older_schema_is_upgraded_with_its_data(tmp_path: Path, monkeypatch):
     where = target(f"chdb://{tmp_path / 'chdb'}")
-    whole = schema.migrations(where.database)
+    whole = migrations.migrations(where.database)
     first = [each for each in whole if each.name in ("schema/010_llm_calls.sql", "schema/020_ledger_events.sql")]
     rows = some(50)
     with connected(where) as client:
         with monkeypatch.context() as older:
-            older.setattr(schema, "migrations", lambda database, servers: first)
-            schema.migrate(client, where)
+            older.setattr(migrations, "migrations", lambda database, servers: first)
+            migrations.migrate(client, where)
         insert((client, where), rows)
-        assert len(schema.migrate(client, where)) == len(whole) - len(first)
+        assert len(migrations.migrate(client, where)) == len(whole) - len(first)
         assert sums((client, where), "llm_costs") == truth(rows)
         codec = client.query(
             "SELECT compression_codec FROM system.columns WHERE table = 'llm_calls' AND name = 'cost_usd'"
@@ -216,15 +218,15 @@ def test_a_newer_schema_is_left_alone(ledger):
         f"`{where.database}`.schema_migrations", [["schema/999_future.sql", "x"]], column_names=["name", "checksum"]
     )
     with pytest.raises(DatabaseError, match=r"newer release of Spanledger .*pip install --upgrade spanledger"):
-        schema.migrate(client, where)
+        migrations.migrate(client, where)
 
 
 @pytest.mark.parametrize(
-    "servers", [schema.Topology("prod", True), schema.Topology("", True)], ids=["cluster", "replicated"]
+    "servers", [migrations.Topology("prod", True), migrations.Topology("", True)], ids=["cluster", "replicated"]
 )
-def test_the_same_files_make_the_statements_of_a_cluster(ledger, servers: schema.Topology):
+def test_the_same_files_make_the_statements_of_a_cluster(ledger, servers: migrations.Topology):
     client, _ = ledger
-    made = schema.migrations("llm", servers)
+    made = migrations.migrations("llm", servers)
     for migration in made:
         client.query(f"EXPLAIN AST {migration.statement}")
     text = "\n".join(each.statement for each in made)
@@ -244,7 +246,7 @@ def test_a_refreshable_view_of_the_same_select_needs_nothing_of_ours(ledger):
     client, where = ledger
     rows = some(100)
     insert(ledger, rows)
-    for migration in schema.refreshable(where.database):
+    for migration in migrations.refreshable(where.database):
         client.command(migration.statement)
     database = where.database
     client.command(f"SYSTEM WAIT VIEW `{database}`.llm_costs_1h_refresh")
@@ -284,8 +286,8 @@ def test_a_writer_that_may_only_insert_ships(ledger, monkeypatch):
         error.code = 497
         raise DatabaseError("applying failed") from error
 
-    monkeypatch.setattr(schema, "migrate", refused)
-    monkeypatch.setattr(schema, "connect", lambda _: client)
+    monkeypatch.setattr(migrations, "migrate", refused)
+    monkeypatch.setattr(migrations, "connect", lambda _: client)
     line = sinks.Line(b"", Contents([tuple(row.values()) for row in some(3)], []))
     sinks.ClickHouseSink(where).send([line])
     assert sums(ledger, "llm_costs")[0] == 3

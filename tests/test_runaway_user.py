@@ -12,10 +12,10 @@ import pytest
 
 from questions import Question
 from spanledger.limits.limiter import Limiter
-from spanledger.limits.memory_store import MemoryStore
 from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule, Who
-from spanledger_clickhouse import schema, writer
-from spanledger_clickhouse.database import connected, target
+from spanledger.limits.store.memory import MemoryStore
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
 from synthetic import call
 from test_views import START, Asked
 
@@ -40,9 +40,9 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
         for minute in range(60)
     ]  # fmt: skip
     with connected(where) as client:
-        schema.migrate(client, where)
+        migrations.migrate(client, where)
         for start in range(0, len(rows), 10_000):
-            writer.insert(client, where, [tuple(row.values()) for row in rows[start : start + 10_000]])
+            insert.insert(client, where, [tuple(row.values()) for row in rows[start : start + 10_000]])
         client.insert(f"`{where.database}`.budgets", [["all", "global", "", "month", Decimal(10_000)]],
                       column_names=["name", "scope", "key", "period", "amount_usd"])  # fmt: skip
         asked = Asked(client, where, rows)
@@ -56,7 +56,7 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
             call(start_time=begin + timedelta(hours=hour, minutes=minute), trace_id=f"e{hour * 60 + minute:031x}", user_id="scraper", feature="summarize", cost_usd=Decimal("4.40"))
             for hour in range(1, 3) for minute in range(60)
         ]  # fmt: skip
-        writer.insert(client, where, [tuple(row.values()) for row in more])
+        insert.insert(client, where, [tuple(row.values()) for row in more])
         hits = [
             r
             for r in asked("cost_anomalies_at", as_of=begin + timedelta(hours=2, minutes=59))

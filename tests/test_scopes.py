@@ -20,11 +20,12 @@ from opentelemetry.trace import SpanKind
 
 import spanledger
 from conftest import Recorded
-from spanledger import attributing, losses
-from spanledger.losses import Strictness
+from spanledger.capture.sampler import keep_calls
+from spanledger.context import baggage as baggage_attribution
+from spanledger.context import unattributed
+from spanledger.context.propagation import GuardedPropagator
+from spanledger.context.unattributed import Strictness
 from spanledger.middleware import AsgiAttribution, WsgiAttribution
-from spanledger.propagation import GuardedPropagator
-from spanledger.sampler import keep_calls
 
 WHO = ("user_id", "feature", "request_id", "tenant_id", "customer_tier", "session_id")
 
@@ -147,27 +148,27 @@ def test_attribution_can_be_carried_where_no_context_goes(ask, ledger: Recorded)
 
 def test_only_labels_that_are_allowed_are_kept(ask, ledger: Recorded, monkeypatch):
     monkeypatch.setenv("SPANLEDGER_LABELS", "cohort, plan")
-    attributing._allow_list.cache_clear()
+    baggage_attribution._allow_list.cache_clear()
     with spanledger.attribution(labels={"cohort": "a", "password": "x"}):
         ask()
-    attributing._allow_list.cache_clear()
+    baggage_attribution._allow_list.cache_clear()
     assert ledger.row["labels"] == {"cohort": "a"}
 
 
 def test_user_ids_can_be_pseudonyms(ask, ledger: Recorded, monkeypatch):
     monkeypatch.setenv("SPANLEDGER_HASH_USER_ID", "a secret key")
-    attributing._hashing_key.cache_clear()
+    baggage_attribution._hashing_key.cache_clear()
     with spanledger.attribution(user="ada@example.com"):
         ask()
         ask()
-    attributing._hashing_key.cache_clear()
+    baggage_attribution._hashing_key.cache_clear()
     first, second = (row["user_id"] for row in ledger.rows)
-    assert first == second == attributing.pseudonym("ada@example.com", b"a secret key")
+    assert first == second == baggage_attribution.pseudonym("ada@example.com", b"a secret key")
     assert b"ada@example.com" not in b"".join(ledger.lines)
 
 
 def test_a_loss_is_logged_once_a_call_site_and_counted(ask, ledger: Recorded, caplog, monkeypatch):
-    monkeypatch.setattr("spanledger.processor.losses", losses.Losses())
+    monkeypatch.setattr("spanledger.capture.processor.losses", unattributed.Losses())
     for _ in range(3):
         ask()
     assert ["no trace and no baggage reached it" in record.message for record in caplog.records] == [True]
@@ -185,7 +186,7 @@ def test_strict_mode_raises_before_anything_is_sent(ask, provider: Provider, led
 
 def test_strict_mode_warns_by_default(ask, ledger: Recorded, caplog, monkeypatch):
     monkeypatch.setenv("SPANLEDGER_REQUIRE", "tenant,nonsense")
-    ledger.processor.strictness = losses.configured()
+    ledger.processor.strictness = unattributed.configured()
     with spanledger.attribution(user="ada", feature="x", request_id="r"):
         ask()
         ask()
@@ -368,7 +369,7 @@ def test_a_request_without_an_id_gets_one(ask, ledger: Recorded):
 
 
 def test_a_rule_that_fails_is_left_out_and_the_request_served(ask, ledger: Recorded, caplog):
-    from spanledger import guard
+    from spanledger.runtime import guard
 
     async def app(scope, receive, send):
         ask()

@@ -25,20 +25,22 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from canned import Canned
 from conftest import RESOURCE, Recorded
-from spanledger import attributes as a
-from spanledger import bootstrap, selfmetrics
-from spanledger.encoding import Encoder
-from spanledger.processor import LedgerProcessor
-from spanledger.spool import Spool
-from spanledger_clickhouse import dead_letters, schema, shipper, writer
-from spanledger_clickhouse.background import BackgroundShipper
+from spanledger import bootstrap
+from spanledger import metrics as selfmetrics
+from spanledger.capture.processor import LedgerProcessor
+from spanledger.semconv import attributes as a
+from spanledger.spool.otlp_json import Encoder
+from spanledger.spool.writer import Spool
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import DatabaseError, Target, connect, connected, target
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, connected, target
+from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.exporter import LedgerSpanExporter
-from spanledger_clickhouse.rows import COLUMNS, EVENT_COLUMNS, Row, contents, rows
-from spanledger_clickhouse.shipper import Drained
-from spanledger_clickhouse.sinks import ClickHouseSink, Line, OtlpSink
-from spanledger_clickhouse.writer import PoisonError
+from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, Row, contents, rows
+from spanledger_clickhouse.ship import dead_letters, shipper
+from spanledger_clickhouse.ship.background_thread import BackgroundShipper
+from spanledger_clickhouse.ship.shipper import Drained
+from spanledger_clickhouse.ship.sinks import ClickHouseSink, Line, OtlpSink
 
 
 def record(ledger: Recorded, provider: Provider, calls: int = 3) -> list[Row]:
@@ -147,7 +149,7 @@ def test_errors_that_pass_are_told_from_rows_that_never_will(code, poison):
 
     error = TheirError("x")
     error.code = code
-    assert writer.poisonous(error) is poison
+    assert insert.poisonous(error) is poison
 
 
 def test_dead_letters_are_shown_and_retried_by_the_command(monkeypatch, own_state: Path, tmp_path: Path):
@@ -322,7 +324,7 @@ def test_the_ledger_counts_itself_through_the_meter(ledger: Recorded, provider: 
     assert found is not None
     [scope] = found.resource_metrics[0].scope_metrics
     values = {metric.name: next(iter(metric.data.data_points)).value for metric in scope.metrics}
-    assert values.pop("spanledger.spool.oldest_unshipped") >= 0
+    assert values.pop("spanledger.spool.writer.oldest_unshipped") >= 0
     assert values == {
         "spanledger.rows.recorded": 3, "spanledger.rows.spooled": 3, "spanledger.rows.refused": 0,
         "spanledger.rows.shipped": 2, "spanledger.rows.dead": 2,
@@ -351,7 +353,7 @@ def count(client, where: Target) -> int:
 def test_a_row_comes_back_as_it_went_in(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     [row] = record(ledger, provider, 1)
-    writer.insert(client, where, [row])
+    insert.insert(client, where, [row])
     found = client.query(f"SELECT {', '.join(COLUMNS)} FROM `{where.database}`.llm_calls FINAL").result_rows
     [back] = found
     expected = dict(zip(COLUMNS, row, strict=True))
@@ -364,23 +366,23 @@ def test_a_batch_sent_again_is_there_once(embedded, ledger: Recorded, provider: 
     client, where = embedded
     batch = record(ledger, provider)
     for _ in range(3):
-        writer.insert(client, where, [*batch, batch[0]])
+        insert.insert(client, where, [*batch, batch[0]])
     assert client.query(f"SELECT count() FROM `{where.database}`.llm_calls").result_rows[0][0] == 3
 
 
 def test_re_batched_rows_are_there_once(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     batch = record(ledger, provider)
-    writer.insert(client, where, batch)
-    writer.insert(client, where, batch[:2])
-    writer.insert(client, where, batch[1:])
+    insert.insert(client, where, batch)
+    insert.insert(client, where, batch[:2])
+    insert.insert(client, where, batch[1:])
     assert count(client, where) == 3
 
 
 def test_migrating_again_changes_nothing(embedded):
     client, where = embedded
-    assert schema.migrate(client, where) == []
-    assert schema.pending(client, where) == []
+    assert migrations.migrate(client, where) == []
+    assert migrations.pending(client, where) == []
 
 
 def test_what_somebody_has_dropped_is_made_again(embedded):
@@ -388,21 +390,21 @@ def test_what_somebody_has_dropped_is_made_again(embedded):
     for what in ("TABLE budgets", "VIEW cost_by_user"):
         kind, name = what.split()
         client.command(f"DROP {kind} `{where.database}`.{name} SYNC")
-    assert schema.pending(client, where) == []
-    done = schema.migrate(client, where, whole=True)
+    assert migrations.pending(client, where) == []
+    done = migrations.migrate(client, where, whole=True)
     assert [m.name for m in done] == [
         "schema/041_budgets.sql",
         "schema/048_budgets_enforced.sql",
         "views/cost_by_user.sql",
     ]
-    assert schema.pending(client, where, whole=True) == []
+    assert migrations.pending(client, where, whole=True) == []
     assert client.query(f"SELECT per FROM `{where.database}`.budgets").result_rows == []
 
 
 def test_every_view_can_be_asked(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
-    writer.insert(client, where, record(ledger, provider))
-    for migration in schema.migrations(where.database):
+    insert.insert(client, where, record(ledger, provider))
+    for migration in migrations.migrations(where.database):
         folder, _, name = migration.name.partition("/")
         if folder == "views":
             view, _, kind = name.replace(".sql", "").partition("#")
@@ -423,7 +425,7 @@ def test_calls_that_have_expired_are_no_holes(embedded, ledger: Recorded, provid
     old = ("expired", "end", datetime(2025, 1, 1, tzinfo=UTC), "app", "", 500, 0, None, None, Decimal(0))
     begun = ("cut", "start", datetime(2025, 1, 31, tzinfo=UTC), "app", "", None, 0, None, None, Decimal(0))
     cut = {**dict(zip(COLUMNS, rows[0], strict=True)), "process_id": "cut", "sequence": 100, "span_id": "c" * 16}
-    writer.insert(client, where, [*rows, tuple(cut.values())])
+    insert.insert(client, where, [*rows, tuple(cut.values())])
     client.insert(f"`{where.database}`.ledger_events", [old, begun], column_names=ends)
     assert holes(client, where) == []
     client.command(f"TRUNCATE TABLE `{where.database}`.ledger_events")
@@ -457,10 +459,10 @@ def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_stat
 def test_a_server_is_migrated_and_written_over_http(front: str, ledger: Recorded, provider: Provider):
     where = target(front)
     with connected(where) as client:
-        assert schema.migrate(client, where) != []
+        assert migrations.migrate(client, where) != []
         batch = record(ledger, provider)
-        writer.insert(client, where, batch)
-        writer.insert(client, where, batch)
+        insert.insert(client, where, batch)
+        insert.insert(client, where, batch)
         assert count(client, where) == 3
 
 
@@ -501,7 +503,7 @@ def test_a_wrong_dsn_says_what_a_dsn_is(dsn: str):
 
 def test_the_embedded_ledger_serves_one_process(tmp_path: Path):
     where = target(f"chdb://{tmp_path / 'chdb'}")
-    code = f"from spanledger_clickhouse.database import connect, target; connect(target({where.dsn!r}))"
+    code = f"from spanledger_clickhouse.database.connection import connect, target; connect(target({where.dsn!r}))"
     with connected(where):
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)

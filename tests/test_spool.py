@@ -19,9 +19,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from spanledger import attributes as a
-from spanledger.encoding import Encoder
-from spanledger.spool import SEGMENT_BYTES, Lost, Spool
+from spanledger.semconv import attributes as a
+from spanledger.spool.otlp_json import Encoder
+from spanledger.spool.writer import SEGMENT_BYTES, Lost, Spool
 
 
 class Kept(SpanProcessor):
@@ -137,7 +137,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line_and_memory_serves_unt
 
 
 def test_memory_is_bounded_too(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("spanledger.spool.MEMORY_ROWS", 2)
+    monkeypatch.setattr("spanledger.spool.writer.MEMORY_ROWS", 2)
     (tmp_path / "file").write_text("")
     spool = Spool(tmp_path / "file" / "spool", 1 << 30)
     assert [spool.append(b"row\n") for _ in range(3)] == [True, True, False]
@@ -187,7 +187,7 @@ def test_a_process_that_ends_in_order_says_where_its_numbers_end(tmp_path: Path)
 FORKING = """
 import os, sys
 from pathlib import Path
-from spanledger.spool import Spool
+from spanledger.spool.writer import Spool
 spool = Spool(Path(sys.argv[1]), 1 << 30)
 spool.append(b"parent\\n")
 spool.next_sequence()
@@ -207,7 +207,7 @@ def test_a_forked_child_has_a_segment_and_numbers_of_its_own(tmp_path: Path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_lacks_are_spelled_as_proto_json_does(value):
-    from spanledger.encoding import _value
+    from spanledger.spool.otlp_json import _value
 
     assert json.loads(f"{{{_value(value)}}}")["doubleValue"] in ("NaN", "Infinity", "-Infinity")
 

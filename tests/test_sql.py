@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
-from spanledger_clickhouse.ledger import READONLY, Ledger, WritesError
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.ledger import READONLY, Ledger, WritesError
 from synthetic import call
 
 READS = {
@@ -80,8 +80,8 @@ def dsn(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     found = f"chdb://{tmp_path / 'ledger'}" if request.param == "embedded" else request.getfixturevalue("front")
     where = target(found)
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(call(span_id=f"{n:016x}", user_id=f"u{n}").values()) for n in range(2)])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(call(span_id=f"{n:016x}", user_id=f"u{n}").values()) for n in range(2)])
     monkeypatch.setenv("SPANLEDGER_DSN", found)
     return found
 
@@ -116,7 +116,7 @@ def test_no_statement_that_may_write_is_run_without_write(dsn: str, tmp_path: Pa
 def test_the_database_itself_refuses_what_looks_like_reading(dsn: str, monkeypatch: pytest.MonkeyPatch):
     import re
 
-    monkeypatch.setattr("spanledger_clickhouse.ledger.READS", re.compile(""))
+    monkeypatch.setattr("spanledger_clickhouse.database.ledger.READS", re.compile(""))
     where = target(dsn)
     for statement in ("DROP TABLE llm_calls", "WITH 1 AS x INSERT INTO feature_rules (feature) SELECT 'a'"):
         with connected(where) as client:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database.connection import connected, target
 
 pytestmark = pytest.mark.clock
 

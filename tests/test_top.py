@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -35,8 +35,8 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         call(span_id="4" * 16, start_time=now - timedelta(minutes=1), feature=None, user_id=None, cost_usd=None),
     ]  # fmt: skip
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
 
 
 def test_the_dearest_come_first_and_only_what_is_recent(busy):

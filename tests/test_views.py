@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from spanledger_clickhouse import schema, writer
-from spanledger_clickhouse.database import Target, connected, target
-from spanledger_clickhouse.rollups import Rollups
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import Target, connected, target
+from spanledger_clickhouse.database.rollups import Rollups
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -105,11 +105,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     rows = month()
     chance = random.Random(7)
     with connected(where) as client:
-        schema.migrate(client, where)
+        migrations.migrate(client, where)
         shuffled = [*rows, *chance.sample(rows, 500)]  # some come twice, none in order
         chance.shuffle(shuffled)
         for begin in range(0, len(shuffled), 1000):
-            writer.insert(client, where, [tuple(row.values()) for row in shuffled[begin : begin + 1000]])
+            insert.insert(client, where, [tuple(row.values()) for row in shuffled[begin : begin + 1000]])
         corrected = chance.sample(range(len(rows)), 50)
         for number in corrected:
             if rows[number]["cost_usd"] is not None:
@@ -118,7 +118,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
                     "other_cost_usd": -CREDIT,
                     "cost_usd": rows[number]["cost_usd"] - CREDIT,
                 }
-        writer.insert(client, where, [tuple(rows[number].values()) for number in corrected])
+        insert.insert(client, where, [tuple(rows[number].values()) for number in corrected])
         database = f"`{where.database}`"
         client.insert(f"{database}.budgets", [
             ["all", "global", "", "month", Decimal(50)], ["chat", "feature", "chat", "month", Decimal(5)],

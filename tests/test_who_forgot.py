@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from spanledger_clickhouse import schema, writer
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.cli.forgot import Site, fix
-from spanledger_clickhouse.codeowners import CodeOwners, repository
-from spanledger_clickhouse.database import connected, target
+from spanledger_clickhouse.cli.who_forgot import Site, fix
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.report.codeowners import CodeOwners, repository
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -78,8 +78,8 @@ def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: P
         call(span_id="4" * 16, start_time=now, cost_usd=None, feature=None, user_id="u", request_id="r", **{**partial, "code_line": 9}),
     ]  # fmt: skip
     with connected(where) as client:
-        schema.migrate(client, where)
-        writer.insert(client, where, [tuple(row.values()) for row in rows])
+        migrations.migrate(client, where)
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
     found = json.loads(CliRunner().invoke(main, ["who-forgot", "--json"]).stdout)
     assert [tuple(row.values()) for row in found] == [
         ("shop/jobs.py:108", "index", "@shop/backend ada@shop.example", "context_lost", "6.000000000000", 1,

@@ -253,7 +253,7 @@ def main() -> None:
     from grafana import DASHBOARDS, dashboard
 
     import synthetic
-    from spanledger_clickhouse.database import connected, target
+    from spanledger_clickhouse.database.connection import connected, target
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dsn", help="a ledger to look at (default: a made-up one)")

@@ -16,12 +16,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from spanledger import attributes as a
 from spanledger import bootstrap
-from spanledger.encoding import Encoder
-from spanledger.guard import quietly
-from spanledger.spool import Spool
-from spanledger_clickhouse.background import BackgroundShipper
+from spanledger.runtime.guard import quietly
+from spanledger.semconv import attributes as a
+from spanledger.spool.otlp_json import Encoder
+from spanledger.spool.writer import Spool
+from spanledger_clickhouse.ship.background_thread import BackgroundShipper
 
 
 class LedgerSpanExporter(SpanExporter):

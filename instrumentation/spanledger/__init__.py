@@ -11,15 +11,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from spanledger.version import VERSION
+from spanledger.runtime.version import VERSION
 
 if TYPE_CHECKING:
     from spanledger.bootstrap import flush, install
-    from spanledger.limits.asking import check_request_allowed, record_actual_cost
-    from spanledger.limits.door import BudgetExceeded
-    from spanledger.losses import AttributionRequired
+    from spanledger.context.scopes import attribution, carried, carry, feature, unit
+    from spanledger.context.unattributed import AttributionRequired
+    from spanledger.limits.api import check_request_allowed, record_actual_cost
+    from spanledger.limits.errors import BudgetExceeded
     from spanledger.manual import record
-    from spanledger.scopes import attribution, carried, carry, feature, unit
 
 __version__ = VERSION
 
@@ -44,10 +44,10 @@ _HOMES = {
     "install": "bootstrap",
     "flush": "bootstrap",
     "record": "manual",
-    "AttributionRequired": "losses",
-    "BudgetExceeded": "limits.door",
-    **dict.fromkeys(("check_request_allowed", "record_actual_cost"), "limits.asking"),
-    **dict.fromkeys(("attribution", "carried", "carry", "feature", "unit"), "scopes"),
+    "AttributionRequired": "context.unattributed",
+    "BudgetExceeded": "limits.errors",
+    **dict.fromkeys(("check_request_allowed", "record_actual_cost"), "limits.api"),
+    **dict.fromkeys(("attribution", "carried", "carry", "feature", "unit"), "context.scopes"),
 }
 
 

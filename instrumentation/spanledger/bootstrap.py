@@ -22,13 +22,16 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
-from spanledger import call, finalizing, losses, propagation, sampler, selfmetrics, settings
-from spanledger.encoding import Encoder
-from spanledger.guard import log, quietly
-from spanledger.limits import asking
-from spanledger.processor import LedgerProcessor
-from spanledger.spool import Spool
-from spanledger.version import VERSION
+from spanledger import metrics
+from spanledger.capture import call, sampler
+from spanledger.capture.processor import LedgerProcessor
+from spanledger.context import propagation, unattributed
+from spanledger.limits import api
+from spanledger.runtime import finalizers, settings
+from spanledger.runtime.guard import log, quietly
+from spanledger.runtime.version import VERSION
+from spanledger.spool.otlp_json import Encoder
+from spanledger.spool.writer import Spool
 
 DEFAULT_MAX_BYTES = 1 << 30
 
@@ -110,7 +113,7 @@ def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
 
 
 @contextmanager
-def strict(strictness: losses.Strictness) -> Generator[None]:
+def strict(strictness: unattributed.Strictness) -> Generator[None]:
     """Hold every call of this process to `strictness`, for as long as the block runs (tests)."""
     processor = _ledger()
     before = processor.strictness
@@ -133,7 +136,7 @@ def flush(timeout: float = 5.0) -> bool:
     """
     with quietly("flushing"):
         until = time.monotonic() + timeout
-        finalizing.wait(timeout)
+        finalizers.wait(timeout)
         if _preparing is not None:
             _preparing.join(timeout)
         return _shipper is None or bool(_shipper.flush(max(0.0, until - time.monotonic())))
@@ -160,12 +163,12 @@ def _ledger() -> LedgerProcessor:
     global _processor, _spool
     if _processor is None:
         _spool = new_spool(_resource)
-        _processor = LedgerProcessor(_spool, losses.configured(), flush)
-        selfmetrics.observe(_spool)
-        selfmetrics.observe_limits()
+        _processor = LedgerProcessor(_spool, unattributed.configured(), flush)
+        metrics.observe(_spool)
+        metrics.observe_limits()
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_at_exit)
-        finalizing.ready()  # here, where the program starts: a greenlet of some pool's thread might never run
+        finalizers.ready()  # here, where the program starts: a greenlet of some pool's thread might never run
         _start_background()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
@@ -217,14 +220,14 @@ def _start_background() -> None:
 
 
 def _prepare() -> None:
-    from spanledger.pricing.table import prices
+    from spanledger.pricing.price_table import prices
 
     with quietly("loading prices"):
         prices()
     with quietly("starting the shipper"):
         _start_shipper()
     with quietly("preparing limits"):
-        limiter = asking.configured()  # Redis's driver takes its time to import, and to connect
+        limiter = api.configured()  # Redis's driver takes its time to import, and to connect
         if limiter is not None and limiter.policy.enforce:
             limiter.listen()
 
@@ -234,7 +237,7 @@ def _start_shipper() -> None:
     configured = settings.setting("otlp_endpoint") or settings.setting("dsn")
     if configured is None or configured.startswith("chdb:") or _spool is None:
         return  # the rows wait in the spool: the application never opens the embedded engine
-    from spanledger_clickhouse.background import BackgroundShipper  # the one arrow to the other package
+    from spanledger_clickhouse.ship.background_thread import BackgroundShipper  # the one arrow to the other package
 
     first = _shipper is None
     _shipper = BackgroundShipper(_spool.directory)
@@ -246,7 +249,7 @@ def _start_shipper() -> None:
 def _at_exit() -> None:
     """The ledger learns that this process ended, and where its numbers end; what is spooled is shipped if it can."""
     with quietly("ending"):
-        finalizing.wait(1.0)
+        finalizers.wait(1.0)
         if _spool is not None:
             _spool.close()
         if _shipper is not None:
@@ -260,5 +263,5 @@ def _after_fork() -> None:
         call.after_fork()
         if _processor is not None:
             _processor.after_fork()
-            finalizing.ready()
+            finalizers.ready()
             _start_background()

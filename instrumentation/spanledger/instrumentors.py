@@ -16,13 +16,13 @@ import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.trace import Tracer
 
-from spanledger import bootstrap, settings
-from spanledger.doors import gaos, stainless
-from spanledger.doors import google as google_door
-from spanledger.doors import websockets as sockets
-from spanledger.doors.patching import Hooks, Patches, missing
-from spanledger.guard import log, quietly
+from spanledger import bootstrap
+from spanledger.hooks import google as google_hooks
+from spanledger.hooks import google_interactions, stainless, websockets
+from spanledger.hooks.patching import Hooks, Patches, missing
 from spanledger.providers import Provider, anthropic, google, openai
+from spanledger.runtime import settings
+from spanledger.runtime.guard import log, quietly
 
 
 class _Instrumentor(BaseInstrumentor):
@@ -94,10 +94,10 @@ class OpenAIInstrumentor(_StainlessInstrumentor):
         if bootstrap.disabled():
             return
         given = kwargs.get("tracer_provider")
-        self._sockets = sockets.SocketDoor(
+        self._sockets = websockets.SocketDoor(
             openai, lambda: bootstrap.tracer("spanledger.openai", given), "api.openai.com"
         )
-        for module in sockets.OPENAI_MODULES:
+        for module in websockets.OPENAI_MODULES:
             self._when_imported(module, self._sockets.install_openai)
 
     def _uninstrument(self, **kwargs: Any) -> None:
@@ -129,9 +129,9 @@ class GoogleGenAIInstrumentor(_Instrumentor):
         def tracer() -> Tracer:
             return bootstrap.tracer("spanledger.google_genai", given)
 
-        door = google_door.GoogleDoor(google, tracer)
-        second = gaos.GaosDoor(google, tracer)
-        live = sockets.SocketDoor(google, tracer, "generativelanguage.googleapis.com")
+        door = google_hooks.GoogleDoor(google, tracer)
+        second = google_interactions.GaosDoor(google, tracer)
+        live = websockets.SocketDoor(google, tracer, "generativelanguage.googleapis.com")
         self._doors: list[Patches] = [door, second, live]
 
         def third(base_client: ModuleType) -> None:
@@ -140,11 +140,11 @@ class GoogleGenAIInstrumentor(_Instrumentor):
             copy.install()
             self._doors.append(copy)
 
-        self._open("google.genai._api_client", google_door.HOOKS, door.install)
-        self._open("google.genai._gaos.basesdk", gaos.HOOKS, second.install)
+        self._open("google.genai._api_client", google_hooks.HOOKS, door.install)
+        self._open("google.genai._gaos.basesdk", google_interactions.HOOKS, second.install)
         self._open("google.genai._interactions._base_client", stainless.HOOKS, third)
-        self._when_imported(sockets.GOOGLE_MODULE, live.install_google)
-        for module in google_door.STREAMS:
+        self._when_imported(websockets.GOOGLE_MODULE, live.install_google)
+        for module in google_hooks.STREAMS:
             self._when_imported(module, door.keep_origin)
 
     def _open(self, module: str, hooks: Hooks, install: Callable[[ModuleType], None]) -> None:

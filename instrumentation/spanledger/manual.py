@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from spanledger import bootstrap
-from spanledger.call import Call, already_recorded
-from spanledger.guard import log, quietly
-from spanledger.limits import door as limits
-from spanledger.pricing.quoting import from_mapping
+from spanledger.capture import admission
+from spanledger.capture.call import Call, already_recorded
+from spanledger.pricing.calculator import from_mapping
 from spanledger.providers import Provider, Request, Response, anthropic, google, openai
-from spanledger.reading import Json, mapping
+from spanledger.runtime.guard import log, quietly
+from spanledger.runtime.untrusted_json import Json, mapping
 
 MODULES: Final[dict[str, Provider]] = {"openai": openai, "anthropic": anthropic, "google": google}
 """First part of a response class's module -> who reads it."""
@@ -97,7 +97,7 @@ def record(
             return False
         asked = Request(operation, model or found.model)
         call = Call(bootstrap.tracer(f"spanledger.{name}"), reader, asked, name, ("", None))
-        limits.count(call)
+        admission.count(call)
         call.body(body)
         call.finish()
         if response is not None:

@@ -19,10 +19,10 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 
-from spanledger import attributes as a
-from spanledger.attributing import dimensions, is_missing
-from spanledger.guard import quietly
-from spanledger.scopes import Scope, attribution
+from spanledger.context.baggage import dimensions, is_missing
+from spanledger.context.scopes import Scope, attribution
+from spanledger.runtime.guard import quietly
+from spanledger.semconv import attributes as a
 
 Source = str | Callable[[Any], str | None] | None
 """The name of a header, or a function of the request, or None."""

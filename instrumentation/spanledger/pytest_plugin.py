@@ -18,7 +18,7 @@ def spanledger_strict(request: pytest.FixtureRequest) -> Iterator[None]:
     A call that lacks one raises `spanledger.AttributionRequired` at the line that makes it.
     """
     from spanledger import bootstrap
-    from spanledger.losses import Strictness
+    from spanledger.context.unattributed import Strictness
 
     required = getattr(request, "param", ("user", "feature"))
     with bootstrap.strict(Strictness(tuple(required), raises=True)):

@@ -12,7 +12,7 @@ from typing import Any
 
 from loopback_provider import Provider, Sold
 
-from spanledger_clickhouse.rows import COLUMNS, rows
+from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent.parent
 UV = ROOT / ".tools/bin/uv"

@@ -18,10 +18,10 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from spanledger import settings
-from spanledger.version import VERSION
+from spanledger.runtime import settings
+from spanledger.runtime.version import VERSION
 from spanledger_clickhouse.alerts import messages
-from spanledger_clickhouse.database import DatabaseError
+from spanledger_clickhouse.database.connection import DatabaseError
 
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # they log whole addresses
 logging.getLogger("urllib3.util.retry").setLevel(logging.ERROR)

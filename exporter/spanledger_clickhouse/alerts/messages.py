@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from spanledger_clickhouse.budgets import Standing
+from spanledger_clickhouse.budgets.status import Standing
 from spanledger_clickhouse.report.slack import escaped
 
 SEVERITIES: Final = ((1.0, "critical"), (0.95, "error"), (0.0, "warning"))

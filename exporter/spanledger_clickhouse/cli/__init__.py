@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import click
 
-from spanledger.version import VERSION
+from spanledger.runtime.version import VERSION
 from spanledger_clickhouse.cli import (
-    budgets,
+    budget,
     ci_diff,
     completion,
     doctor,
     export,
-    forgot,
     gateway,
     guard,
+    maintenance,
     prices,
-    questions,
     reconcile,
     report,
-    stops,
+    spend,
+    stop,
     top,
-    upkeep,
+    who_forgot,
 )
 
 
@@ -35,16 +35,16 @@ def main() -> None:
 
 
 for command in (
-    *questions.COMMANDS,
-    *forgot.COMMANDS,
+    *spend.COMMANDS,
+    *who_forgot.COMMANDS,
     *report.COMMANDS,
     *reconcile.COMMANDS,
     *top.COMMANDS,
     *export.COMMANDS,
-    *budgets.COMMANDS,
-    *stops.COMMANDS,
+    *budget.COMMANDS,
+    *stop.COMMANDS,
     *guard.COMMANDS,
-    *upkeep.COMMANDS,
+    *maintenance.COMMANDS,
     *gateway.COMMANDS,
     *prices.COMMANDS,
     *doctor.COMMANDS,

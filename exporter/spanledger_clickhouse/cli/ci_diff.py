@@ -10,10 +10,11 @@ from typing import Any, Final
 import click
 
 from spanledger_clickhouse.cli.output import Usd, as_json, console, plain, reported, table
-from spanledger_clickhouse.ledger import Result, opened
+from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.report.run_costs import Difference, RunError, differences, read_run
 from spanledger_clickhouse.report.sections import NOBODY, usd
 from spanledger_clickhouse.report.text import escaped, markdown_table
-from spanledger_clickhouse.run_costs import Difference, RunError, differences, read_run
+from spanledger_clickhouse.session import opened
 
 LIVE: Final = """
 SELECT feature, toUInt64(uniqExact(ifNull(request_id, trace_id)) * 30 / {days}) AS requests

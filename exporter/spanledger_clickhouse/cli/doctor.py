@@ -13,20 +13,23 @@ from typing import Final
 import click
 from rich.markup import escape
 
-from spanledger import checkup, settings
-from spanledger.checkup import FAILURE, OK, WARNING, Finding
-from spanledger.limits.documents import PolicyError, load, published
+from spanledger import diagnostics
+from spanledger.diagnostics import FAILURE, OK, WARNING, Finding
 from spanledger.limits.policy import Policy
-from spanledger.limits.redis_store import RedisStore
-from spanledger.limits.store import StoreError
-from spanledger.pricing.table import prices
-from spanledger_clickhouse import budgets, dead_letters, schema, shipper
-from spanledger_clickhouse.alerts import telling
+from spanledger.limits.policy_documents import PolicyError, load, published
+from spanledger.limits.store.protocol import StoreError
+from spanledger.limits.store.redis import RedisStore
+from spanledger.pricing.price_table import prices
+from spanledger.runtime import settings
+from spanledger_clickhouse.alerts import delivery_log
+from spanledger_clickhouse.budgets import table as budget_table
+from spanledger_clickhouse.budgets.publish import PATIENCE_SECONDS, shared_store
 from spanledger_clickhouse.cli.output import as_json, console
 from spanledger_clickhouse.cli.price_tables import OLD_DAYS
-from spanledger_clickhouse.database import DatabaseError, connected, denied, target
-from spanledger_clickhouse.ledger import Ledger
-from spanledger_clickhouse.publishing import PATIENCE_SECONDS, shared_store
+from spanledger_clickhouse.database import migrations
+from spanledger_clickhouse.database.connection import DatabaseError, connected, denied, target
+from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.ship import dead_letters, shipper
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
 
@@ -55,9 +58,9 @@ def doctor(as_json: bool) -> None:
       spanledger doctor --json
     """
     findings = [
-        *checkup.entry_points(),
-        *checkup.environment(),
-        *checkup.sdks(),
+        *diagnostics.entry_points(),
+        *diagnostics.environment(),
+        *diagnostics.sdks(),
         *_limits(),
         *_spool(),
         *_prices(),
@@ -155,8 +158,10 @@ def _database() -> Iterator[Finding]:
     try:
         where = target()
         with connected(where) as client:
-            pending = [migration.name for migration in schema.pending(client, where, schema.topology(), whole=True)]
-            fresh = where.embedded and len(pending) == len(schema.migrations(where.database))
+            pending = [
+                migration.name for migration in migrations.pending(client, where, migrations.topology(), whole=True)
+            ]
+            fresh = where.embedded and len(pending) == len(migrations.migrations(where.database))
             if pending and not fresh:
                 text = f"{len(pending)} objects of the schema of {where.shown} are not up to date"
                 yield Finding(WARNING, "schema", text, "run `spanledger migrate`")
@@ -183,7 +188,7 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     ):
         text = f"{count:,} of {calls:,} calls of the last day are {what}"
         yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
-    for each in budgets.document(ledger)[1]:
+    for each in budget_table.document(ledger)[1]:
         yield Finding(FAILURE, "budgets", each, "until then it neither tells nor is it enforced")
     counts = ledger.query(
         "SELECT count(), countIf(scope = 'user' OR per = 'user' OR mapContains(dimensions, 'user')) FROM budgets FINAL"
@@ -194,7 +199,7 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     else:
         yield Finding(OK, "budgets", f"{counts[0]:,} are set")
     yield from _published(ledger)
-    dead = len(telling.dead(ledger))
+    dead = len(delivery_log.dead(ledger))
     if dead:
         text = f"{dead:,} messages about budgets were given up"
         yield Finding(WARNING, "alerts", text, "see `spanledger guard --dead`")
@@ -216,8 +221,8 @@ def _published(ledger: Ledger) -> Iterator[Finding]:
         found = store.controls().published if store is not None else None
     except StoreError:
         return  # it is said where limits are looked at
-    mine = budgets.document(ledger)[0]
-    if (found or mine["budget"]) and found is not None and found != budgets.as_json(mine):
+    mine = budget_table.document(ledger)[0]
+    if (found or mine["budget"]) and found is not None and found != budget_table.as_json(mine):
         text = "what is enforced by way of Redis is not what this ledger has"
         yield Finding(WARNING, "budgets", text, "`spanledger budget publish`, if this is the ledger that they are from")
 

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from spanledger_clickhouse.cli.output import ledger, reported, working, write
-from spanledger_clickhouse.database import DatabaseError, reason
+from spanledger_clickhouse.database.connection import DatabaseError, reason
 
 FORMATS: Final = {"csv": "CSVWithNames", "parquet": "Parquet", "jsonl": "JSONEachRow"}
 WHAT: Final = {"focus": "focus_cost_and_usage_between", "calls": "llm_call_record_between"}

@@ -9,9 +9,9 @@ from typing import Final
 
 import click
 
-from spanledger import settings
+from spanledger.runtime import settings
 from spanledger_clickhouse.cli.output import reported
-from spanledger_clickhouse.database import DatabaseError, target
+from spanledger_clickhouse.database.connection import DatabaseError, target
 
 MEGABYTE: Final = 1 << 20
 DRAIN_SECONDS: Final = 30
@@ -64,10 +64,10 @@ def gateway(
     try:
         import uvicorn
 
-        from spanledger_clickhouse.gateway import Gateway, Limits, tokens_of
+        from spanledger_clickhouse.gateway.server import Gateway, Limits, tokens_of
     except ImportError as error:
         raise click.ClickException(f"{error}: pip install 'spanledger[gateway]'") from error
-    from spanledger_clickhouse.intake import Intake
+    from spanledger_clickhouse.gateway.group_commit import Intake
 
     try:
         known = tokens_of(tokens_file, settings.setting("gateway_tokens"))

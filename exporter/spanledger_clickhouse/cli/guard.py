@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from spanledger.limits.periods import window
 from spanledger.limits.policy import Budget
-from spanledger.limits.windows import window
-from spanledger_clickhouse.budgets import Standing
+from spanledger_clickhouse.budgets.publish import publish
+from spanledger_clickhouse.budgets.status import Standing
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show
-from spanledger_clickhouse.database import DatabaseError
-from spanledger_clickhouse.ledger import Result
-from spanledger_clickhouse.publishing import publish
+from spanledger_clickhouse.database.connection import DatabaseError
+from spanledger_clickhouse.database.ledger import Result
 
 if TYPE_CHECKING:
+    from spanledger_clickhouse.alerts.delivery_log import Told
     from spanledger_clickhouse.alerts.destinations import Destination
-    from spanledger_clickhouse.alerts.telling import Told
 
 COLUMNS: Final = {"at": "DateTime", "destination": "String", "budget": "String", "value": "String", "attempts": "UInt16", "error": "String"}  # fmt: skip
 
@@ -80,21 +80,21 @@ def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, dismiss
 
 def _dead(found: Sequence[Destination], *, retry: bool, dismiss: bool, as_json: bool) -> None:
     """What was given up: listed, sent again, or dismissed."""
-    from spanledger_clickhouse.alerts import telling
+    from spanledger_clickhouse.alerts import delivery_log
 
     with ledger() as opened:
         if dismiss:
-            click.echo(f"{telling.dismiss(opened)} messages are dismissed")
+            click.echo(f"{delivery_log.dismiss(opened)} messages are dismissed")
             return
         if not retry:
-            rows = [row[:6] for row in telling.dead(opened)]
+            rows = [row[:6] for row in delivery_log.dead(opened)]
             show(
                 Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows),
                 "Messages that were given up",
                 json_output=as_json,
             )
             return
-        done, nowhere = telling.retry(opened, found)
+        done, nowhere = delivery_log.retry(opened, found)
     if nowhere:
         click.echo(f"{nowhere} messages are for a kind of destination that is not set any more", err=True)
     _say(done)
@@ -121,7 +121,7 @@ def _watch(found: Sequence[Destination], every: int) -> None:
 def _pass(found: Sequence[Destination], printed: set[str] | None = None) -> list[Told]:
     """One look; what was told is printed, what is only printed not again if it is among `printed`. Raises DatabaseError,
     where Redis does not answer after having told."""
-    from spanledger_clickhouse.alerts import watch
+    from spanledger_clickhouse.alerts import evaluate
 
     trouble: DatabaseError | None = None
     with ledger() as opened:
@@ -129,7 +129,7 @@ def _pass(found: Sequence[Destination], printed: set[str] | None = None) -> list
             publish(opened, everybody=False)
         except DatabaseError as error:  # whoever is on call is told all the same
             trouble = error
-        done = watch.look(opened, datetime.now(UTC), found)
+        done = evaluate.look(opened, datetime.now(UTC), found)
     _say([each for each in done if each.destination or printed is None or each.alert not in printed])
     if printed is not None:
         printed |= {each.alert for each in done}
@@ -139,8 +139,8 @@ def _pass(found: Sequence[Destination], printed: set[str] | None = None) -> list
 
 
 def _tests(found: Sequence[Destination]) -> list[Told]:
+    from spanledger_clickhouse.alerts.delivery_log import Told
     from spanledger_clickhouse.alerts.messages import Alert, payload
-    from spanledger_clickhouse.alerts.telling import Told
 
     at = datetime.now(UTC)
     budget = Budget("test", "month", 10**13)

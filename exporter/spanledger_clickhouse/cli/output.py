@@ -20,10 +20,11 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 from rich.text import Text
 
-from spanledger import settings
-from spanledger_clickhouse import shipper
-from spanledger_clickhouse.database import DatabaseError
-from spanledger_clickhouse.ledger import Ledger, Result, opened
+from spanledger.runtime import settings
+from spanledger_clickhouse.database.connection import DatabaseError
+from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.session import opened
+from spanledger_clickhouse.ship import shipper
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,16 +10,15 @@ from typing import Any, Final
 
 import click
 
-from spanledger.pricing import Price, quote
-from spanledger.pricing import table as tables
+from spanledger.pricing import Price, price_table, quote
+from spanledger.pricing.model_names import clean
 from spanledger.pricing.price import Component
-from spanledger.pricing.resolve import clean
-from spanledger.pricing.rules import GRAMMAR, attousd
-from spanledger.pricing.table import Prices, Table
-from spanledger.reading import Json, mapping
-from spanledger.usage import Usage
+from spanledger.pricing.price_table import Prices, Table
+from spanledger.pricing.rates import GRAMMAR, attousd
+from spanledger.runtime.untrusted_json import Json, mapping
+from spanledger.semconv.usage import Usage
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
-from spanledger_clickhouse.rows import TOKENS
+from spanledger_clickhouse.rows.rows import TOKENS
 
 OLD_DAYS: Final = 60
 """A table older than this misses models that its providers sell today."""
@@ -58,7 +57,7 @@ def show(model: str, as_json: bool) -> None:
     wanted = clean(model)[0].lower()
     found = [
         {"key": key, "source": table.source, "version": table.version, **table.models[key]}
-        for table in tables.prices().tables
+        for table in price_table.prices().tables
         for key in table.models
         if key.lower() == wanted or key.lower().endswith((f"/{wanted}", f".{wanted}"))
     ]
@@ -84,14 +83,14 @@ def _shown(name: str, value: Any) -> str:
 def _read(source: str) -> Table:
     """A table by its file, or by the name of one that is at hand."""
     if source in ("bundled", "retired"):
-        return getattr(tables, source)()
+        return getattr(price_table, source)()
     if source == "installed":
-        found = tables.installed("0")
+        found = price_table.installed("0")
         if found is None:
             raise click.ClickException("no litellm is installed here")
         return found
     try:
-        return tables.from_file(Path(source).expanduser())
+        return price_table.from_file(Path(source).expanduser())
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{source} cannot be read as a price table: {error}") from error
 
@@ -151,13 +150,15 @@ def check(as_json: bool) -> None:
     Example:
       SPANLEDGER_PRICE_OVERRIDES=prices.toml spanledger prices check
     """
-    findings = list(_findings(tables.prices()))
+    findings = list(_findings(price_table.prices()))
     if as_json:
         click.echo(json.dumps(findings, indent=2))
     else:
         for finding in findings:
             console().print(f"{finding['model'] or '-'}: {finding['problem']}")
-        console().print(f"{len(findings)} findings in {sum(len(t.models) for t in tables.prices().tables):,} entries")
+        console().print(
+            f"{len(findings)} findings in {sum(len(t.models) for t in price_table.prices().tables):,} entries"
+        )
     if findings:
         raise SystemExit(1)
 

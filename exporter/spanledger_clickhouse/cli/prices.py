@@ -10,12 +10,12 @@ from typing import Any, Final
 import click
 
 from spanledger.pricing import Price, quote
-from spanledger.pricing.table import prices as in_force
-from spanledger.reading import at, count, label, mapping
-from spanledger_clickhouse import price_list
+from spanledger.pricing.price_table import prices as in_force
+from spanledger.runtime.untrusted_json import at, count, label, mapping
 from spanledger_clickhouse.cli import price_tables
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
 from spanledger_clickhouse.cli.price_tables import explained
+from spanledger_clickhouse.prices import price_table_sync
 
 TOKEN_OPTIONS: Final = (
     "input",
@@ -172,7 +172,7 @@ def sync() -> None:
       spanledger prices sync
     """
     with ledger() as found:
-        count = price_list.sync(found.client, found.where, in_force())
+        count = price_table_sync.sync(found.client, found.where, in_force())
     console().print(f"{count:,} prices written")
 
 

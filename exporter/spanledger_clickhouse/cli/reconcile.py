@@ -8,10 +8,11 @@ from typing import Final
 
 import click
 
-from spanledger_clickhouse import invoices, reconciling
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, working
-from spanledger_clickhouse.ledger import Result
-from spanledger_clickhouse.reconciling import CAUSES, Residual
+from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.invoices import provider_exports
+from spanledger_clickhouse.invoices import reconcile as reconciling
+from spanledger_clickhouse.invoices.reconcile import CAUSES, Residual
 from spanledger_clickhouse.report.sections import share, usd
 
 
@@ -55,8 +56,8 @@ def reconcile(
       spanledger reconcile costs.json --fail-over 1
     """
     try:
-        lines = invoices.read(file.read_bytes(), provider)
-    except (invoices.InvoiceError, OSError) as error:
+        lines = provider_exports.read(file.read_bytes(), provider)
+    except (provider_exports.InvoiceError, OSError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     with ledger() as found, working("comparing"):
         compared = reconciling.reconcile(found, lines, project_by)

@@ -14,7 +14,7 @@ import click
 
 from spanledger_clickhouse.cli.output import Usd, as_json, ledger, plain, reported, working, write
 from spanledger_clickhouse.report import html, slack, text
-from spanledger_clickhouse.report.figures import Report, hour_after, report
+from spanledger_clickhouse.report.queries import Report, hour_after, report
 
 
 def _json(found: Report) -> str:

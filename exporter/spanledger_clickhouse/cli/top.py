@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, table, usd
-from spanledger_clickhouse.ledger import Ledger, Result
+from spanledger_clickhouse.database.ledger import Ledger, Result
 
 BY: Final = {
     "feature": "c.feature",

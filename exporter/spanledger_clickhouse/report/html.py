@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from spanledger_clickhouse.report.figures import Report
+from spanledger_clickhouse.report.queries import Report
 from spanledger_clickhouse.report.sections import NOBODY, Section, headline, sections, usd
 
 STYLE = """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from spanledger_clickhouse.report.figures import SHOWN_ANOMALIES, Report
+from spanledger_clickhouse.report.queries import SHOWN_ANOMALIES, Report
 
 NOBODY: Final = "(no feature)"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from spanledger_clickhouse.report.figures import Report
+from spanledger_clickhouse.report.queries import Report
 from spanledger_clickhouse.report.sections import Section, headline, sections
 
 SECTION_CHARACTERS: Final = 2900

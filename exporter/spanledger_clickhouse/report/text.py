@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from spanledger_clickhouse.report.figures import Report
+from spanledger_clickhouse.report.queries import Report
 from spanledger_clickhouse.report.sections import Section, sections
 
 RULE = "-" * 78

@@ -14,13 +14,13 @@ from contextlib import suppress
 from math import ceil
 from typing import Any, Final, NamedTuple
 
-from spanledger.limits.heard import Heard
-from spanledger.limits.holds import Cost, Hold
-from spanledger.limits.outage import Outage
-from spanledger.limits.plan import Plan, Question
+from spanledger.limits.circuit_breaker import Outage
+from spanledger.limits.matching_budgets import Plan, Question
 from spanledger.limits.policy import DOWNGRADE, Policy, Who
-from spanledger.limits.store import Account, Reserved, Store, StoreError
-from spanledger.limits.teller import Teller
+from spanledger.limits.policy_feed import Heard
+from spanledger.limits.reservations import Cost, Hold
+from spanledger.limits.store.protocol import Account, Reserved, Store, StoreError
+from spanledger.limits.store.settlement_queue import Teller
 from spanledger.limits.thresholds import Thresholds, warnings
 
 UNANSWERED: Final = "store"

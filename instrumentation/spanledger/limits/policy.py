@@ -8,7 +8,7 @@ from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from spanledger.limits.windows import WINDOWS
+from spanledger.limits.periods import WINDOWS
 
 
 class Who(NamedTuple):

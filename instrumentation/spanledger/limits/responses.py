@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from spanledger.limits.door import BudgetExceeded
+from spanledger.limits.errors import BudgetExceeded
 
 
 def headers(error: BudgetExceeded) -> dict[str, str]:

@@ -6,10 +6,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from spanledger.guard import log
-from spanledger.limits.plan import Plan
+from spanledger.limits.matching_budgets import Plan
 from spanledger.limits.policy import Budget
-from spanledger.limits.store import Account, Store, StoreError
+from spanledger.limits.store.protocol import Account, Store, StoreError
+from spanledger.runtime.guard import log
 
 MAX_TOLD: Final = 10_000
 

@@ -6,7 +6,7 @@ entry for a provider's model name; `rules` turns an entry and a usage into compo
 
 from __future__ import annotations
 
+from spanledger.pricing.calculator import quote
 from spanledger.pricing.price import Component, Price
-from spanledger.pricing.quoting import quote
 
 __all__ = ["Component", "Price", "quote"]

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol, cast
 
-from spanledger.reading import Json, label
-from spanledger.usage import Usage
+from spanledger.runtime.untrusted_json import Json, label
+from spanledger.semconv.usage import Usage
 
 UNKNOWN: Final = "unknown"
 """The operation of an endpoint that no table names but whose answer carries usage."""

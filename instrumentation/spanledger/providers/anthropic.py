@@ -11,10 +11,10 @@ import re
 from typing import Final, cast
 from urllib.parse import unquote
 
-from spanledger import usage as usages
 from spanledger.providers import UNKNOWN, Request, Response, prompt_hash, raw, texts
-from spanledger.reading import Json, at, count, flag, items, label, mapping, number, unix_seconds
-from spanledger.usage import Usage
+from spanledger.runtime.untrusted_json import Json, at, count, flag, items, label, mapping, number, unix_seconds
+from spanledger.semconv import usage as usages
+from spanledger.semconv.usage import Usage
 
 NAME: Final = "anthropic"
 

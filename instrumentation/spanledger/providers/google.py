@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from typing import Final, cast
 
-from spanledger import usage as usages
 from spanledger.providers import UNKNOWN, Request, Response, google_jobs, prompt_hash, raw, texts
 from spanledger.providers.google_jobs import modalities
-from spanledger.reading import Json, at, count, items, label, mapping, number
-from spanledger.usage import Usage
+from spanledger.runtime.untrusted_json import Json, at, count, items, label, mapping, number
+from spanledger.semconv import usage as usages
+from spanledger.semconv.usage import Usage
 
 NAME: Final = "gcp.gemini"
 

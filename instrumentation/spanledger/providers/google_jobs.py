@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, cast
 
-from spanledger import usage as usages
 from spanledger.providers import Request, Response, raw
-from spanledger.reading import Json, at, count, items, label, mapping, unix_seconds
-from spanledger.usage import Usage
+from spanledger.runtime.untrusted_json import Json, at, count, items, label, mapping, unix_seconds
+from spanledger.semconv import usage as usages
+from spanledger.semconv.usage import Usage
 
 MODALITIES: Final = {1: "TEXT", 2: "IMAGE", 3: "VIDEO", 4: "AUDIO", 5: "DOCUMENT"}
 """The enum's numbers, as proto-JSON transports write them."""

@@ -7,7 +7,7 @@ taken as its turn's own.
 from __future__ import annotations
 
 from spanledger.providers import Request
-from spanledger.reading import Json, label
+from spanledger.runtime.untrusted_json import Json, label
 
 
 def interesting(message: bytes) -> bool:

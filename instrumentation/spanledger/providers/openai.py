@@ -12,7 +12,7 @@ from typing import Final, cast
 from spanledger.providers import Request, Response, openai_jobs, openai_media, prompt_hash, raw, texts
 from spanledger.providers.openai_endpoints import endpoint
 from spanledger.providers.openai_usage import read_usage
-from spanledger.reading import Json, at, count, flag, items, label, mapping, number
+from spanledger.runtime.untrusted_json import Json, at, count, flag, items, label, mapping, number
 
 NAME: Final = "openai"
 

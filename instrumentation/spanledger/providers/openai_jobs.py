@@ -12,8 +12,8 @@ from typing import Final, cast
 from spanledger.providers import Response, raw
 from spanledger.providers.openai_media import video_seconds
 from spanledger.providers.openai_usage import read_usage
-from spanledger.reading import Json, at, count, flag, items, label, mapping
-from spanledger.usage import Usage
+from spanledger.runtime.untrusted_json import Json, at, count, flag, items, label, mapping
+from spanledger.semconv.usage import Usage
 
 DONE: Final = frozenset({"completed", "incomplete", "failed", "cancelled", "canceled", "expired", "succeeded"})
 KEPT: Final = ("id", "object", "model", "status", "usage", "created_at", "seconds", "size", "trained_tokens")

@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from spanledger.providers import Request, Response, raw
 from spanledger.providers.openai_usage import read_usage
-from spanledger.reading import Json, count, items, label, mapping, number
-from spanledger.usage import Usage
+from spanledger.runtime.untrusted_json import Json, count, items, label, mapping, number
+from spanledger.semconv.usage import Usage
 
 DEFAULT_SECONDS: Final = 4
 """Length of a video where the request names none (openai 3.57 `types/video_create_params.py`)."""

@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from spanledger.providers import Request
-from spanledger.reading import Json, label, mapping, number
+from spanledger.runtime.untrusted_json import Json, label, mapping, number
 
 INTERESTING: Final = re.compile(rb'"(?:usage|session)"\s*:\s*\{|"session\.')
 ENDS: Final = frozenset({"response.done", "response.completed", "response.incomplete", "response.failed"})

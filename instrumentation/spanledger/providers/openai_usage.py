@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from spanledger import usage as usages
-from spanledger.reading import Json, count, counts, number
-from spanledger.usage import Usage
+from spanledger.runtime.untrusted_json import Json, count, counts, number
+from spanledger.semconv import usage as usages
+from spanledger.semconv.usage import Usage
 
 DIALECTS: Final = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
 

@@ -1,0 +1,1 @@
+"""The connection to ClickHouse, and what is done over it: migrations, inserts, rollups, grants, queries."""

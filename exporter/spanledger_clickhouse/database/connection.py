@@ -1,0 +1,224 @@
+"""A connection to the ledger's ClickHouse, from a DSN: a server over HTTP(S), or chDB in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib
+import logging
+import os
+import re
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
+
+from spanledger.runtime import settings
+
+DEFAULT_DATABASE: Final = "spanledger"
+SECURE: Final = frozenset({"https", "clickhouses"})
+WAIT_SECONDS: Final = 60.0
+"""How long a command waits for another that has the embedded ledger."""
+ATTEMPTS: Final = 3
+"""How often it may fail to open though nobody has it: somebody had it for a moment, or it is broken."""
+UTC_TIMES: Final = {"tz_source": "server", "tz_mode": "aware"}
+"""How a client reads times: see `_in_utc`."""
+SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | SECURE
+
+
+class DatabaseError(Exception):
+    """The ledger's database cannot be used; the message says why and what to do, without any password."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the ledger is."""
+
+    dsn: str
+    database: str
+
+    @property
+    def embedded(self) -> bool:
+        return self.dsn.startswith("chdb:")
+
+    @property
+    def shown(self) -> str:
+        """The DSN without its password."""
+        return settings.masked(self.dsn)
+
+
+def target(dsn: str | None = None) -> Target:
+    """The ledger to use: `dsn`, else SPANLEDGER_DSN, else the embedded one in the state directory.
+
+    Raises:
+        DatabaseError: the DSN has no scheme that is known.
+    """
+    dsn = dsn or settings.setting("dsn") or f"chdb://{settings.state_dir() / 'ledger'}"
+    parts = urlsplit(dsn)
+    if re.match(r"chdb:///*[^/?]", dsn):
+        return Target(dsn, DEFAULT_DATABASE)
+    if parts.scheme not in SERVER_SCHEMES or not parts.hostname or not _has_port(parts):
+        raise DatabaseError(
+            f"SPANLEDGER_DSN={settings.masked(dsn)!r} is no DSN: use clickhouse[s]://user:password@host:port/database, "
+            "http(s)://..., or chdb:///path"
+        )
+    return Target(dsn, parts.path.strip("/") or DEFAULT_DATABASE)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is a number or left out; a password with an unescaped / ends up in its place."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
+@contextmanager
+def connected(where: Target) -> Generator[Any]:
+    """A clickhouse-connect client for `where`, closed at the end.
+
+    Raises:
+        DatabaseError: the server does not answer, refuses us, or the embedded ledger is in use.
+    """
+    client = connect(where)
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):  # whatever closing fails at, the work is done
+            client.close()
+
+
+def connect(where: Target) -> Any:
+    """A clickhouse-connect client; the caller closes it. Raises DatabaseError as `connected` does."""
+    clickhouse_connect: Any = importlib.import_module("clickhouse_connect")
+    from clickhouse_connect.driver.exceptions import Error
+
+    # The driver logs statements and tracebacks of its own; what matters is in our errors.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    try:
+        if where.embedded:
+            return _in_utc(_embedded(where, clickhouse_connect))
+        parts = urlsplit(where.dsn)
+        client = clickhouse_connect.get_client(
+            **UTC_TIMES,
+            host=parts.hostname or "localhost",
+            port=parts.port or (8443 if parts.scheme in SECURE else 8123),
+            username=_unquoted(parts.username),
+            password=_unquoted(parts.password) or "",
+            secure=parts.scheme in SECURE,
+            connect_timeout=5,
+            send_receive_timeout=60,
+            autogenerate_session_id=False,  # a session would serialise, and fail, concurrent queries
+        )
+        return _in_utc(client)
+    except ImportError as error:
+        raise DatabaseError(
+            "the embedded ledger needs chDB: pip install 'spanledger[embedded]', "
+            "or set SPANLEDGER_DSN to a ClickHouse server"
+        ) from error
+    except (Error, OSError) as error:
+        if where.embedded:
+            raise _held(where) from error
+        what = "refused by" if getattr(error, "code", None) == AUTHENTICATION_FAILED else "cannot reach"
+        raise DatabaseError(f"{what} ClickHouse at {where.shown}: {reason(error)}") from error
+
+
+def _in_utc(client: Any) -> Any:
+    """The client, whose every time is aware, and in UTC unless a query asks for another zone.
+
+    A column without a zone is one of the server's zone: a server may stand in any, the embedded engine has that of the
+    process, and its driver loses the zone of `DateTime('UTC')` (clickhouse-connect 1.12, `_chdbclient`): there a
+    `DateTime` of another zone, which a query asks for, is shown in UTC too.
+    """
+    client.server_tz = UTC
+    client.query = functools.partial(client.query, query_tz="UTC")
+    return client
+
+
+def _embedded(where: Target, clickhouse_connect: Any) -> Any:
+    path = Path(where.dsn.removeprefix("chdb://").partition("?")[0]).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
+    end = time.monotonic() + WAIT_SECONDS
+    failures = 0
+    while True:
+        while _is_held(path / "status"):
+            if time.monotonic() > end:
+                raise _held(where)
+            time.sleep(0.05)
+        try:
+            return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}", **UTC_TIMES)
+        except clickhouse_connect.driver.exceptions.Error:
+            failures += not _is_held(path / "status")  # else another was faster: the engine does not say it
+            if failures == ATTEMPTS or time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def _held(where: Target) -> DatabaseError:
+    return DatabaseError(
+        f"the embedded ledger {where.shown} cannot be opened. One process at a time may hold it: "
+        "is another spanledger command running?"
+    )
+
+
+def _is_held(status: Path) -> bool:
+    """Whether another process has the embedded ledger open: ClickHouse locks this file of it."""
+    try:
+        file = os.open(status, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return not _is_ours(os.fstat(file))
+    finally:
+        os.close(file)
+    return False
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether this process itself has a file open, as far as the system tells; true where it does not tell."""
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return True
+    opened = 0
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            opened += os.path.samestat(os.fstat(int(name)), status)
+    return opened > 1  # one is that which asks
+
+
+def _unquoted(part: str | None) -> str | None:
+    from urllib.parse import unquote
+
+    return unquote(part) if part is not None else None
+
+
+ACCESS_DENIED: Final = 497
+AUTHENTICATION_FAILED: Final = 516
+
+
+def denied(error: DatabaseError) -> bool:
+    """Whether ClickHouse said that the user has not the right."""
+    return getattr(error.__cause__, "code", None) == ACCESS_DENIED
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the driver says, on one line and not longer than 300 characters; of a connection that failed only what
+    the system says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return settings.masked(text)[:300]

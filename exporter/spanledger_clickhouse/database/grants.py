@@ -1,0 +1,70 @@
+"""Least rights, as SQL for an administrator to run: a writer, a reader, a maintainer, and tenants who see themselves.
+
+An application needs the writer alone: with it a row can be added, and nothing be read or changed. Whoever migrates,
+rolls up and prices again is the maintainer. Views run with the rights of who asks (ClickHouse's default for plain
+views), so a tenant's row policy on the tables holds in every view.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+from spanledger_clickhouse.database.connection import DatabaseError
+
+TENANTS = ("llm_calls", "llm_costs_1d", "llm_costs_1d_user", "corrections", "revenue")
+"""Tables with a tenant_id."""
+COMMON = (
+    "llm_costs_1h",
+    "llm_quantiles_1h",
+    "ledger_events",
+    "budget_alerts",
+    "budgets",
+    "feature_rules",
+    "invoices",
+    "limit_events",
+    "llm_prices",
+    "llm_rates",
+    "rollup_state",
+    "schema_migrations",
+)
+"""Tables without: a tenant's reader sees nothing of them but the prices."""
+PRICES = ("llm_prices", "llm_rates")
+
+
+def _views() -> list[str]:
+    """The plain views: a materialized view, a stage of a rollup or a shard would show what no policy guards."""
+    files = (resources.files("spanledger_clickhouse") / "views").iterdir()
+    return sorted(file.name.removesuffix(".sql") for file in files if file.name.endswith(".sql"))
+
+
+def statements(database: str, tenants: tuple[str, ...] = ()) -> list[str]:
+    """The statements, in order.
+
+    Args:
+        database: the ledger's.
+        tenants: tenant ids; each gets a role `spanledger_tenant_<id>` that sees its own rows.
+
+    Raises:
+        DatabaseError: a name that is none.
+    """
+    for name in (database, *tenants):
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise DatabaseError(f"{name!r} is no name for a role or a database")
+    text = (resources.files("spanledger_clickhouse") / "rights.sql").read_text(encoding="utf-8")
+    found = [part.strip() for part in re.sub(r"^--.*$", "", text, flags=re.MULTILINE).split(";") if part.strip()]
+    for tenant in tenants:
+        role = f"`spanledger_tenant_{tenant}`"
+        found.append(f"CREATE ROLE IF NOT EXISTS {role} SETTINGS PROFILE 'spanledger_reader'")
+        found += [f"GRANT SELECT ON {{db}}.{name} TO {role}" for name in (*TENANTS, *COMMON, *_views())]
+        found += [
+            f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING tenant_id = '{tenant}' "
+            f"AS RESTRICTIVE TO {role}"
+            for table in TENANTS
+        ]
+        found += [
+            f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING 0 AS RESTRICTIVE TO {role}"
+            for table in COMMON
+            if table not in PRICES
+        ]
+    return [statement.replace("{db}", f"`{database}`") for statement in found]

@@ -1,0 +1,337 @@
+"""Applies the schema: numbered tables of `schema/`, then the views of `views/`, each an `.sql` file.
+
+Every file is idempotent. What was applied is recorded in `schema_migrations` with the file's checksum;
+a view whose text changed is replaced. The same files make the single-node, the replicated and the cluster form:
+
+- `{db}`, `{on_cluster}`, `{engine}`, `{engine_args}`: where, and `Replicated` or not; `{global_args}` for tables that
+  every node has whole.
+- `{rollup:NAME:WINDOW}` in a view: the SELECT of a rollup over the calls of WINDOW.
+- `{window}` in a view: all calls; the same file also makes `<view>_between(since=..., until=...)`.
+- `{now}` in a view: the present; the same file also makes `<view>_at(as_of=...)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+from spanledger.runtime import settings
+from spanledger_clickhouse.database import rollups
+from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, denied, reason
+
+EVERYWHERE: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
+"""ZooKeeper path and replica of a table that has no shards: every node is a replica of it."""
+
+SHARDED: Final = {"llm_calls": "cityHash64(trace_id)", "ledger_events": "cityHash64(process_id)"}
+"""Table that a cluster shards -> by what. A function of the sorting key, so that FINAL per shard is FINAL of all."""
+
+WINDOWED: Final = {
+    "between": ("{window}", "c.start_time >= {since:DateTime('UTC')} AND c.start_time < {until:DateTime('UTC')}"),
+    "at": ("{now}", "{as_of:DateTime('UTC')}"),
+}
+"""Suffix of a second, parameterized view -> the place that makes it, what stands there."""
+PLAIN: Final = {"{window}": "1", "{now}": "now('UTC')"}
+
+ABOUT: Final = re.compile(
+    r"^(CREATE|ALTER) (?:OR REPLACE )?(?:TABLE|VIEW|DICTIONARY) (?:IF NOT EXISTS )?(?:`[^`]*`\.)(\w+)", re.MULTILINE
+)
+LEDGER: Final = (
+    "CREATE TABLE IF NOT EXISTS {db}.schema_migrations{on_cluster} (name String, checksum String, "
+    "applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = {engine}ReplacingMergeTree({global_args_comma}applied_at) "
+    "ORDER BY name"
+)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How many servers there are, as far as statements have to know."""
+
+    cluster: str = ""
+    """The name in remote_servers; '' where there is one node."""
+    replicated: bool = False
+    """Replicated engines: always on a cluster; alone for a database of the Replicated engine."""
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Placeholder -> what stands there."""
+        return {
+            "{on_cluster}": f" ON CLUSTER '{self.cluster}'" if self.cluster else "",
+            "{engine}": "Replicated" if self.replicated else "",
+            "{engine_args}": "",
+            "{global_args}": EVERYWHERE if self.replicated else "",
+            "{global_args_comma}": f"{EVERYWHERE}, " if self.replicated else "",
+        }
+
+
+def topology() -> Topology:
+    """What SPANLEDGER_CLUSTER and SPANLEDGER_REPLICATED say.
+
+    Raises:
+        DatabaseError: the cluster's name is none.
+    """
+    cluster = settings.setting("cluster") or ""
+    if not re.fullmatch(r"[\w.{}-]*", cluster):
+        raise DatabaseError(f"SPANLEDGER_CLUSTER={cluster!r} is no name of a cluster")
+    return Topology(cluster, bool(cluster) or settings.enabled("replicated"))
+
+
+@dataclass(frozen=True)
+class Migration:
+    name: str
+    """Path below the package, e.g. "schema/010_llm_calls.sql"; what else its file makes after a "#"."""
+    statement: str
+
+    @property
+    def about(self) -> str:
+        """The table or view that it makes or changes."""
+        found = ABOUT.search(self.statement)
+        return found[2] if found else ""
+
+    @property
+    def makes(self) -> str:
+        """The table or view that it makes; "" where it changes one."""
+        found = ABOUT.search(self.statement)
+        return found[2] if found and found[1] == "CREATE" else ""
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.statement.encode()).hexdigest()[:16]
+
+
+def migrations(database: str, servers: Topology | None = None) -> list[Migration]:
+    """Every object of the schema as a statement for `database`, in the order of creation."""
+    servers = servers or Topology()
+    found: list[Migration] = []
+    for folder, made in (("schema", _tables), ("views", _views)):
+        files = sorted(
+            (resources.files("spanledger_clickhouse") / folder).iterdir(),
+            key=lambda file: (
+                (not file.name.startswith("llm_costs"), file.name) if folder == "views" else (True, file.name)
+            ),
+        )  # other views stand on llm_costs*
+        for file in files:
+            if file.name.endswith(".sql"):
+                found += made(f"{folder}/{file.name}", file.read_text(encoding="utf-8"), database, servers)
+    return found
+
+
+def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
+    table = re.search(r"\{db\}\.(\w+)", text)
+    shard = SHARDED.get(table[1]) if table and servers.cluster else None
+    if table is None or shard is None:
+        return [Migration(name, _rendered(text, database, servers))]
+    local = text.replace(f"{{db}}.{table[1]}", f"{{db}}.{table[1]}_local")
+    front = (
+        f"CREATE TABLE IF NOT EXISTS {{db}}.{table[1]}{{on_cluster}} AS {{db}}.{table[1]}_local "
+        f"ENGINE = Distributed('{servers.cluster}', '{database}', '{table[1]}_local', {shard})"
+    )
+    if "ALTER TABLE" in text:  # the front fills its own defaults: it changes as the shards do
+        front = re.sub(r" CODEC\([^\n]*\)(?=,?\n)", "", text)
+    return [
+        Migration(name, _rendered(local, database, servers)),
+        Migration(f"{name}#distributed", _rendered(front, database, servers)),
+    ]
+
+
+def _views(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
+    text = re.sub(r"\{rollup:(\w+):([^}]*)\}", lambda m: rollups.select(m[1]).replace("{window}", m[2]), text)
+    text = re.sub(r"^(CREATE OR REPLACE VIEW \{db\}\.\w+) AS$", r"\1{on_cluster} AS", text, count=1, flags=re.MULTILINE)
+    plain = text
+    for place, meant in PLAIN.items():
+        plain = plain.replace(place, meant)
+    found = [Migration(name, _rendered(plain, database, servers))]
+    for suffix, (place, parameter) in WINDOWED.items():
+        if place in text:
+            second = re.sub(r"(VIEW \{db\}\.\w+)", rf"\1_{suffix}", text, count=1).replace(place, parameter)
+            for other, meant in PLAIN.items():
+                second = second.replace(other, meant)
+            found.append(Migration(f"{name}#{suffix}", _rendered(second, database, servers)))
+    return found
+
+
+def _rendered(text: str, database: str, servers: Topology) -> str:
+    text = text.replace("'{db}.", f"'{database}.")  # within a string: the name of a dictionary
+    for place, value in {"{db}": _identifier(database), **servers.places}.items():
+        text = text.replace(place, value)
+    if servers.replicated:
+        text = text.replace(
+            "non_replicated_deduplication_window =",
+            "replicated_deduplication_window_seconds = 604800, replicated_deduplication_window =",
+        )
+    return text
+
+
+def refreshable(database: str, servers: Topology | None = None) -> list[Migration]:
+    """Views with which a server keeps the rollups by itself, where nothing of ours runs beside it: each replaces its
+    rollup as a whole every five minutes, which suits ledgers of up to some 100 million calls."""
+    found: list[Migration] = []
+    for name in rollups.NAMES:
+        made = rollups.select(name).replace("{window}", "c.start_time < toStartOfHour(now('UTC'))")
+        statement = (
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {{db}}.{name}_refresh{{on_cluster}} REFRESH EVERY 5 MINUTE "
+            f"TO {{db}}.{name} AS SELECT *, toStartOfHour(now('UTC')) AS closed_until FROM ({made})"
+        )
+        found.append(Migration(f"refreshable/{name}", _rendered(statement, database, servers or Topology())))
+    return found
+
+
+def otel_traces(database: str, servers: Topology | None = None) -> list[Migration]:
+    """The table of the Collector's own exporter, and the views that make rows of the ledger of it."""
+    files = sorted((resources.files("spanledger_clickhouse") / "otel_traces").iterdir(), key=lambda file: file.name)
+    return [
+        Migration(f"otel_traces/{file.name}", _rendered(file.read_text("utf-8"), database, servers or Topology()))
+        for file in files
+        if file.name.endswith(".sql")
+    ]
+
+
+def expires(client: Any, where: Target) -> bool:
+    """Whether calls are deleted after a time."""
+    found = client.query(
+        "SELECT count() FROM system.tables WHERE database = {db:String} AND name LIKE 'llm_calls%' "
+        "AND create_table_query LIKE '%TTL toDateTime(start_time)%'",
+        parameters={"db": where.database},
+    )
+    return bool(found.result_rows[0][0])
+
+
+def retain(client: Any, where: Target, days: int) -> Migration:
+    """Delete calls that are older than `days` days, month by month; 0: keep them for ever. Rollups stay either way.
+
+    Raises:
+        DatabaseError: ClickHouse refused it.
+    """
+    servers = topology()
+    table = "{db}.llm_calls_local{on_cluster}" if servers.cluster else "{db}.llm_calls"
+    change = f"MODIFY TTL toDateTime(start_time) + INTERVAL {int(days)} DAY DELETE" if days else "REMOVE TTL"
+    has = expires(client, where)
+    kept = client.query(
+        "SELECT count() FROM system.tables WHERE database = {db:String} AND name = 'llm_costs_1h_refresh'",
+        parameters={"db": where.database},
+    ).result_rows[0][0]
+    if days and kept:
+        raise DatabaseError(f"the rollups of {where.shown} are refreshable views, which forget calls that are deleted")
+    made = Migration(f"llm_calls: {change}", _rendered(f"ALTER TABLE {table} {change}", where.database, servers))
+    return made if not days and not has else apply(client, where, [made])[0]
+
+
+def apply(client: Any, where: Target, statements: Sequence[Migration]) -> list[Migration]:
+    """Run statements that are not part of the schema's own sequence.
+
+    Raises:
+        DatabaseError: ClickHouse refused one.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    for each in statements:
+        try:
+            client.command(each.statement)
+        except Error as error:
+            raise DatabaseError(f"{each.name} in {where.shown} failed: {reason(error)}") from error
+    return list(statements)
+
+
+def _identifier(name: str) -> str:
+    if not name or "`" in name or "\\" in name:
+        raise DatabaseError(f"{name!r} is no name for a database")
+    return f"`{name}`"
+
+
+def applied(client: Any, where: Target, servers: Topology | None = None) -> dict[str, str]:
+    """Name -> checksum of what the database has.
+
+    Raises:
+        DatabaseError: ClickHouse refused it.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    servers = servers or Topology()
+    asked = f"SELECT name, checksum FROM {_identifier(where.database)}.schema_migrations FINAL"
+    try:
+        try:
+            result = client.query(asked)
+        except Error:  # a new ledger, most likely: one that may only read finds its own here, and creates nothing
+            client.command(_rendered("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", where.database, servers))
+            client.command(_rendered(LEDGER, where.database, servers))
+            result = client.query(asked)
+    except Error as error:
+        raise DatabaseError(f"asking {where.shown} for its schema failed: {reason(error)}") from error
+    return {str(name): str(checksum) for name, checksum in result.result_rows}
+
+
+def pending(client: Any, where: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
+    """What `migrate` would apply; with `whole` also what was applied and is gone (somebody has dropped it).
+
+    Raises:
+        DatabaseError: a newer release has made this ledger's tables.
+    """
+    have = applied(client, where, servers)
+    wanted = migrations(where.database, servers)
+    unknown = sorted(name for name in have.keys() - {m.name for m in wanted} if name.startswith("schema/"))
+    if unknown:
+        raise DatabaseError(
+            f"{where.shown} was made by a newer release of Spanledger (it has {unknown[0]}): upgrade this one with "
+            "pip install --upgrade spanledger"
+        )
+    there = _objects(client, where) if whole else None
+    gone = {m.makes for m in wanted} - there if there is not None else set[str]()
+    return [m for m in wanted if have.get(m.name) != m.checksum or m.about in gone]
+
+
+def _objects(client: Any, where: Target) -> set[str]:
+    """Names of tables and views."""
+    found = client.query(
+        "SELECT name FROM system.tables WHERE database = {db:String}", parameters={"db": where.database}
+    )
+    return {"", *(name for (name,) in found.result_rows)}
+
+
+def migrate(client: Any, where: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
+    """Bring the schema up to date, with `whole` also what is gone of it; returns what was applied.
+
+    Raises:
+        DatabaseError: a statement failed (those before it stay, and a second run continues), or a newer release has
+            made this ledger's tables.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    servers = servers or topology()
+    name = "schema_migrations"
+    done: list[Migration] = []
+    try:
+        for migration in pending(client, where, servers, whole=whole):
+            name = migration.name
+            client.command(migration.statement)
+            client.insert(
+                f"{_identifier(where.database)}.schema_migrations",
+                [[migration.name, migration.checksum]],
+                column_names=["name", "checksum"],
+                column_type_names=["String", "String"],
+            )
+            done.append(migration)
+    except Error as error:
+        raise DatabaseError(f"applying {name} to {where.shown} failed: {reason(error)}") from error
+    return done
+
+
+def ready(where: Target) -> Any:
+    """A connection whose schema is up to date; the caller closes it. A user who may only insert finds it as it is:
+    whoever may, has migrated.
+
+    Raises:
+        DatabaseError: as `connect` and `migrate` do.
+    """
+    client = connect(where)
+    try:
+        migrate(client, where)
+    except DatabaseError as error:
+        if not denied(error):
+            with contextlib.suppress(Exception):  # whatever closing fails at, the error is the other one
+                client.close()
+            raise
+    return client

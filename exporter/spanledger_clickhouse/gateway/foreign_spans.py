@@ -1,0 +1,213 @@
+"""Calls that other instrumentors recorded, in the words of the conventions that Spanledger's own spans follow.
+
+Read in the releases of 2026-11: the official opentelemetry-instrumentation-genai-* 1.3b0, openllmetry 0.62, openinference
+(openai 0.1.66, anthropic 3.1, google-genai 1.4), openlit 1.45, pydantic-ai 2.68, logfire 5.4, anthropic 2.x's own
+tracing. A span is a call where it says so: agents, chains, workflows and tools repeat the usage of their calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from spanledger.semconv import attributes as a
+from spanledger.semconv.provider_hosts import provider_at
+from spanledger_clickhouse.rows.otlp import Attributes, Span, Value, natural, text, texts
+from spanledger_clickhouse.rows.rows import KNOWN
+
+CALLS: Final = frozenset({
+    "chat", "generate_content", "text_completion", "embeddings", "image", "image_generation", "audio", "speech_to_text", "text_to_speech",
+    "model_request", "completion", "fill_in_middle", "generate", "realtime", "interactions.create",
+})  # fmt: skip
+"""Values of gen_ai.operation.name that are billed; `fetch_response` reports what was billed before."""
+
+KIND: Final = "openinference.span.kind"
+KINDS: Final = {"LLM": "chat", "EMBEDDING": "embeddings"}
+"""Values of openinference.span.kind that are calls -> the operation."""
+OLD_KIND: Final = "llm.request.type"
+OLD_KINDS: Final = {"chat": "chat", "completion": "text_completion", "embedding": "embeddings"}
+"""Values of llm.request.type (openllmetry before it took over the convention) -> the operation."""
+
+TRACELOOP_KIND: Final = "traceloop.span.kind"
+"""On workflows, tasks, agents and tools of openllmetry, never on a call."""
+COMPACTION: Final = {
+    a.INPUT_TOKENS: "anthropic.usage.compaction.input_tokens",
+    a.OUTPUT_TOKENS: "anthropic.usage.compaction.output_tokens",
+}
+"""Billed beside the totals, by the Anthropic SDK's own spans."""
+
+NAMES: Final[dict[str, tuple[str, ...]]] = {
+    a.PROVIDER: ("gen_ai.system", "llm.provider", "llm.system"),
+    a.REQUEST_MODEL: ("llm.request.model", "llm.model_name", "embedding.model_name"),
+    a.RESPONSE_MODEL: ("llm.response.model",),
+    a.RESPONSE_ID: ("llm.response.id", "llm.output_messages.id"),
+    a.INPUT_TOKENS: ("gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens", "llm.token_count.prompt"),
+    a.OUTPUT_TOKENS: ("gen_ai.usage.completion_tokens", "llm.usage.completion_tokens", "llm.token_count.completion"),
+    a.CACHE_READ_TOKENS: (
+        "gen_ai.usage.cache_read_input_tokens", "gen_ai.usage.prompt_tokens_details.cached_tokens", "llm.token_count.prompt_details.cache_read",
+        "gen_ai.usage.details.cache_read_tokens", "gen_ai.usage.details.cached_tokens",
+    ),
+    a.CACHE_WRITE_TOKENS: (
+        "gen_ai.usage.cache_creation.input_tokens", "gen_ai.usage.cache_creation_input_tokens", "llm.token_count.prompt_details.cache_write",
+        "gen_ai.usage.prompt_tokens_details.cache_creation_tokens", "gen_ai.usage.details.cache_write_tokens",
+    ),
+    a.CACHE_WRITE_1H_TOKENS: ("anthropic.usage.cache_creation.ephemeral_1h_input_tokens", "gen_ai.usage.details.cache_write_1h_tokens"),
+    a.REASONING_TOKENS: (
+        "gen_ai.usage.reasoning_tokens", "llm.token_count.completion_details.reasoning", "gen_ai.usage.details.reasoning_tokens",
+        "gen_ai.usage.completion_tokens_details.reasoning_tokens",
+    ),
+    a.AUDIO_INPUT_TOKENS: ("llm.token_count.prompt_details.audio", "gen_ai.usage.details.input_audio_tokens"),
+    a.AUDIO_OUTPUT_TOKENS: (
+        "llm.token_count.completion_details.audio", "gen_ai.usage.completion_tokens_details.audio_tokens",
+        "gen_ai.usage.details.output_audio_tokens",
+    ),
+    a.REPORTED_TOTAL: ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total"),
+    a.SERVICE_TIER: ("openai.response.service_tier", "anthropic.response.service_tier", "gen_ai.openai.response.service_tier"),
+    a.REQUEST_STREAM: ("gen_ai.request.is_stream", "llm.is_streaming"),
+    a.SERVER_ADDRESS: ("net.peer.name",),
+}  # fmt: skip
+"""Attribute -> where other conventions have it; its own name is looked at first."""
+
+PROVIDERS: Final = {
+    "openai": "openai",
+    "azure": "azure.ai.openai",
+    "azure_openai": "azure.ai.openai",
+    "az.ai.openai": "azure.ai.openai",
+    "az.ai.inference": "azure.ai.inference",
+    "anthropic": "anthropic",
+    "google": "gcp.gemini",
+    "gemini": "gcp.gemini",
+    "google_generativeai": "gcp.gemini",
+    "gcp.gen_ai": "gcp.gemini",
+    "google-gla": "gcp.gemini",
+    "vertex_ai": "gcp.vertex_ai",
+    "vertexai": "gcp.vertex_ai",
+    "google-vertex": "gcp.vertex_ai",
+    "google-cloud": "gcp.vertex_ai",
+    "aws": "aws.bedrock",
+    "bedrock": "aws.bedrock",
+    "aws_bedrock": "aws.bedrock",
+    "xai": "x_ai",
+    "mistralai": "mistral_ai",
+}
+"""What conventions call a provider, in lower case -> gen_ai.provider.name; any other name stands as it is."""
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """Where an instrumentor counts otherwise than the convention says."""
+
+    scope: str
+    """Beginning of the scope's name."""
+    input_without_cache: tuple[str, ...] = ()
+    """Providers whose input leaves out what was read from, and written to, the cache."""
+    output_without_reasoning: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    """Only calls of these; all where there are none."""
+    usage_elsewhere: bool = False
+    """A call without usage is told again, with it, by a second span: logfire's log of a stream that has ended."""
+
+
+GOOGLE: Final = ("gcp.gemini", "gcp.vertex_ai")
+QUIRKS: Final = (
+    Quirk("openlit", input_without_cache=("anthropic", "aws.bedrock"), output_without_reasoning=GOOGLE),
+    Quirk("opentelemetry.instrumentation.bedrock", input_without_cache=("aws.bedrock",)),
+    Quirk("opentelemetry.instrumentation.google_generativeai", output_without_reasoning=GOOGLE),
+    Quirk(
+        "opentelemetry.instrumentation.google_genai",
+        output_without_reasoning=GOOGLE,
+        operations=("interactions.create",),
+    ),
+    Quirk("logfire.", usage_elsewhere=True),
+)
+NONE: Final = Quirk("")
+
+
+def call(span: Span) -> Span | None:
+    """The span with its attributes in our words, where it is a call that a provider bills; else None.
+
+    Usage follows the convention: input with all that was cached, output with reasoning.
+    """
+    at = span.attributes
+    operation = _operation(at)
+    if operation is None or TRACELOOP_KIND in at:
+        return None
+    found: dict[str, Value] = dict(at)
+    for name, others in NAMES.items():
+        for other in others:
+            value = found.pop(other, None)
+            if name not in at and value not in (None, ""):
+                found.setdefault(name, value)
+    found[a.OPERATION] = operation
+    provider = text(found.get(a.PROVIDER))
+    found[a.PROVIDER] = PROVIDERS.get(provider.lower(), provider)
+    if found[a.PROVIDER] == "openai":  # most instrumentors name the client; what is billed is who answers
+        found[a.PROVIDER] = provider_at(text(found.get(a.SERVER_ADDRESS))[:253]) or "openai"
+    quirk = next(
+        (q for q in QUIRKS if span.scope.startswith(q.scope) and (not q.operations or operation in q.operations)), NONE
+    )
+    read, written = natural(found.get(a.INPUT_TOKENS)), natural(found.get(a.OUTPUT_TOKENS))
+    source = "exact" if read is not None else "partial" if written is not None else "missing"
+    if quirk.usage_elsewhere and source == "missing" and not span.failed:
+        return None
+    _count(found, quirk)
+    for name, canonical in (*a.BAGGAGE_ALIASES.items(), ("gen_ai.user", a.USER_ID)):
+        if found.get(name) and not found.get(canonical):
+            found[canonical] = found[name]
+    found[a.USAGE_SOURCE] = source
+    found[a.OUTCOME] = "error" if span.failed or at.get(a.ERROR_TYPE) else "ok"
+    found[a.ATTEMPTS] = 1
+    found[a.RESPONSE_FINISH_REASONS] = _reasons(at)
+    if not (found.get(a.FEATURE) or found.get(a.USER_ID)):
+        found[a.ATTRIBUTION_REASON] = "no_baggage"
+    return span._replace(attributes={key: value for key, value in found.items() if _kept(key, value)})
+
+
+def _operation(at: Attributes) -> str | None:
+    named = at.get(a.OPERATION)
+    if isinstance(named, str) and named:
+        return named if named in CALLS else None
+    if KIND in at:
+        return KINDS.get(text(at.get(KIND)).upper())
+    return OLD_KINDS.get(text(at.get(OLD_KIND)))
+
+
+def _count(found: dict[str, Value], quirk: Quirk) -> None:
+    """Mend the totals of an instrumentor that counts in its own way."""
+    provider = text(found.get(a.PROVIDER))
+
+    def tokens(name: str) -> int:
+        return natural(found.get(name)) or 0
+
+    for name, beside in COMPACTION.items():
+        if tokens(beside):
+            found[name] = tokens(name) + tokens(beside)
+    if provider in quirk.input_without_cache:
+        found[a.INPUT_TOKENS] = tokens(a.INPUT_TOKENS) + tokens(a.CACHE_READ_TOKENS) + tokens(a.CACHE_WRITE_TOKENS)
+        found.pop(a.REPORTED_TOTAL, None)
+    if provider in quirk.output_without_reasoning:
+        thought = tokens(a.REASONING_TOKENS) or max(
+            0, tokens(a.REPORTED_TOTAL) - tokens(a.INPUT_TOKENS) - tokens(a.OUTPUT_TOKENS)
+        )
+        found[a.OUTPUT_TOKENS] = tokens(a.OUTPUT_TOKENS) + thought
+        found[a.REASONING_TOKENS] = thought
+
+
+def _reasons(at: Attributes) -> list[Value]:
+    reasons = at.get(a.RESPONSE_FINISH_REASONS)
+    if isinstance(reasons, str):
+        return [reasons]
+    single = text(at.get("llm.finish_reason") or at.get("anthropic.message.stop_reason"))
+    return [*texts(reasons)] or ([single] if single else [])
+
+
+STRINGS: Final = frozenset(
+    {"gen_ai.agent.id", "gen_ai.agent.name", "gen_ai.workflow.name", "gen_ai.output.type", "openai.api.type"}
+)
+"""Texts of other conventions that are kept beside those that have a column: none of them is ever a prompt or an answer."""
+
+
+def _kept(name: str, value: Value) -> bool:
+    """What the ledger may keep. Conventions put what was said into attributes of many names, so texts are kept by
+    name only; a number says nothing of it."""
+    return name in KNOWN or name in STRINGS or name.startswith(a.LABEL_PREFIX) or isinstance(value, int | float)

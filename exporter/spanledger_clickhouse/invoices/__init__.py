@@ -1,0 +1,1 @@
+"""Providers' invoices: reading their exports, and reconciling them with the ledger."""

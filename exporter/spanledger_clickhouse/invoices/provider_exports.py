@@ -1,0 +1,272 @@
+"""What providers say a day has cost: their exports, read into lines of one form. Nothing here asks the ledger.
+
+Read, by what the file holds (formats as documented in 2026-11):
+
+- OpenAI, `GET /v1/organization/costs` (JSON pages; group by `project_id` and `line_item`), or the dashboard's CSV of it;
+- Anthropic, `GET /v1/organizations/cost_report` (JSON pages; group by `workspace_id` and `description`): amounts in cents;
+- Google Cloud Billing's export of the standard usage cost, as JSON lines or CSV out of BigQuery; credits are taken off;
+- any CSV with a day and an amount: `day,provider,project,model,amount_usd`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, NamedTuple, cast
+
+from spanledger.runtime.untrusted_json import mapping
+
+OPENAI: Final = "openai"
+ANTHROPIC: Final = "anthropic"
+
+
+class InvoiceError(Exception):
+    """The file is no invoice that can be read; the message says where and why."""
+
+
+EXACT: Final = 12
+"""Decimal places of an amount that was not rounded to be shown."""
+
+
+class Line(NamedTuple):
+    """One amount of an invoice."""
+
+    day: date
+    """UTC, as the provider bills it."""
+    provider: str
+    """gen_ai.provider.name."""
+    project: str
+    """Project, workspace or account; "" where the report does not say it."""
+    model: str
+    """In the form of `model_key`; "" where the amount is not a model's, or the report does not say it."""
+    usd: Decimal
+    source: str
+    places: int
+    """Decimal places that the amount was stated with: it may have been rounded there."""
+
+
+def model_key(name: str) -> str:
+    """A model's name without the date of its snapshot, in one spelling: what an invoice and the ledger have in common."""
+    name = re.sub(r"[\s_]+", "-", name.strip().lower()).rpartition("/")[2]
+    return re.sub(r"[-@](\d{4}-\d{2}-\d{2}|\d{8}|\d{2}-\d{4}|latest|\d{3})$", "", name)
+
+
+def read(data: bytes, provider: str = "") -> list[Line]:
+    """The lines of an export.
+
+    Args:
+        data: the file.
+        provider: whose it is, for a CSV that does not say it (gen_ai.provider.name).
+
+    Raises:
+        InvoiceError: it is none of the formats above, or an amount, a day or a currency makes no sense.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvoiceError("the file is no UTF-8 text: export it as CSV, JSON or JSON lines") from error
+    if not text.strip():
+        raise InvoiceError("the file is empty")
+    try:
+        table = text.lstrip()[0] not in "[{"
+        records = list(csv.DictReader(io.StringIO(text, newline=None))) if table else list(_json(text))
+        lines = [line for record in records for line in _lines(record, provider.strip().lower())]
+    except (csv.Error, RecursionError, ValueError, OverflowError) as error:
+        raise InvoiceError(f"the file cannot be read: {error}") from error
+    if not lines:
+        raise InvoiceError("the file has no amount in it")
+    return lines
+
+
+def _json(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a document, of a list of them (pages put together), or of lines."""
+    try:
+        found: Any = json.loads(text, parse_float=Decimal)
+    except json.JSONDecodeError:
+        try:
+            found = [json.loads(line, parse_float=Decimal) for line in text.splitlines() if line.strip()]
+        except json.JSONDecodeError as error:
+            raise InvoiceError(f"the file is neither JSON nor JSON lines: {error}") from error
+    for each in cast("list[Any]", found) if isinstance(found, list) else [found]:
+        if not isinstance(each, dict):
+            raise InvoiceError(f"an invoice is made of objects, and this is none: {str(each)[:60]!r}")
+        yield cast("dict[str, Any]", each)
+
+
+def _lines(record: dict[str, Any], provider: str) -> Iterator[Line]:
+    if isinstance(record.get("data"), list):
+        for bucket in _objects(record["data"]):
+            yield from _bucket(bucket)
+    elif isinstance(record.get("results"), list):
+        yield from _bucket(record)
+    else:
+        flat = _flattened(record)
+        service = str(next((flat[name] for name in FIELDS["service"] if flat.get(name)), "")).lower()
+        if not service or any(part in service for part, _ in SERVICES):  # else another product of Google's
+            yield _flat(flat, provider)
+
+
+def _bucket(bucket: dict[str, Any]) -> Iterator[Line]:
+    """A day of OpenAI's costs or of Anthropic's cost report."""
+    for each in _objects(bucket.get("results")):
+        yield _anthropic(bucket, each) if "starting_at" in bucket else _openai(bucket, each)
+
+
+def _objects(value: object) -> Iterator[dict[str, Any]]:
+    """The objects in a list; nothing of what is none."""
+    if isinstance(value, list):
+        yield from (cast("dict[str, Any]", each) for each in cast("list[Any]", value) if isinstance(each, dict))
+
+
+def _openai(bucket: dict[str, Any], each: dict[str, Any]) -> Line:
+    amount = mapping(each, "amount")
+    model = _line_item(each.get("line_item"))
+    usd, places = _amount(amount.get("value"), amount.get("currency"))
+    return Line(_day(bucket.get("start_time")), OPENAI, str(each.get("project_id") or ""), model, usd, "openai costs", places)  # fmt: skip
+
+
+def _line_item(item: Any) -> str:
+    """The model of a line such as "gpt-5.4-mini-2026-03-17, cached input"; "web search tool calls" has none."""
+    name, comma, _ = str(item or "").partition(", ")
+    return model_key(name) if comma and " " not in name else ""
+
+
+def _anthropic(bucket: dict[str, Any], each: dict[str, Any]) -> Line:
+    cents, places = _amount(each.get("amount"), each.get("currency"))
+    model = str(each.get("model") or "") or _described(str(each.get("description") or ""))
+    project = str(each.get("workspace_id") or "")
+    return Line(_day(bucket["starting_at"]), ANTHROPIC, project, model_key(model), cents / 100, "anthropic cost report", places + 2)  # fmt: skip
+
+
+def _described(description: str) -> str:
+    """The model of a description such as "Claude Sonnet 4.6 Usage - Input Tokens"."""
+    name, usage, _ = description.partition(" Usage")
+    return name.replace(".", "-") if usage and name.lower().startswith("claude") else ""
+
+
+SERVICES: Final = (("vertex", "gcp.vertex_ai"), ("generative language", "gcp.gemini"), ("gemini", "gcp.gemini"))
+"""Part of a service of Google Cloud -> gen_ai.provider.name."""
+
+FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "day": ("day", "date", "usage_date", "usage_start_time", "start_time_iso", "start_time", "starting_at"),
+    "amount": ("amount_usd", "cost_usd", "amount_value", "amount.value", "cost", "amount", "usd"),
+    "currency": ("currency", "amount_currency", "amount.currency"),
+    "project": ("project", "project_id", "project.id", "workspace_id", "workspace", "project_name"),
+    "model": ("model", "model_name"),
+    "item": ("line_item", "sku.description", "sku_description", "description"),
+    "provider": ("provider",),
+    "service": ("service.description", "service_description", "service"),
+    "credits": ("credits", "credits_amount"),
+    "rate": ("currency_conversion_rate",),
+}
+"""What is looked for in a flat record -> the names that it may have, the best first."""
+
+
+def _flattened(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        name = f"{before}{str(key).strip().lower()}"
+        if isinstance(value, dict):
+            found.update(_flattened(cast("dict[str, Any]", value), f"{name}."))
+        else:
+            found[name] = value
+    return found
+
+
+def _flat(record: dict[str, Any], provider: str) -> Line:
+    """A line of a CSV, or of Google's export."""
+    found = {what: next((record[name] for name in names if record.get(name) not in (None, "")), None) for what, names in FIELDS.items()}  # fmt: skip
+    if found["day"] is None or found["amount"] is None:
+        raise InvoiceError(
+            f"a line has no {'day' if found['day'] is None else 'amount'}: its columns are {', '.join(record)}; "
+            "a CSV has day, provider, project, model, amount_usd"
+        )
+    rate = _amount(found["rate"], None)[0] if found["rate"] is not None else None
+    usd, places = _amount(found["amount"], None if rate else found["currency"])
+    usd = (usd + _credits(found["credits"])) / (rate or 1)
+    if "starting_at" in record:  # Anthropic's cost report, its buckets taken apart: cents
+        usd, places, provider = usd / 100, places + 2, ANTHROPIC
+    service = str(found["service"] or "").lower()
+    named = found["provider"] or next((name for part, name in SERVICES if part in service), "") or provider
+    if not named:
+        named = OPENAI if "line_item" in record else ""
+    if not named:
+        raise InvoiceError("the file does not say whose it is: add a column provider, or say --provider")
+    model = model_key(str(found["model"])) if found["model"] else _item(str(found["item"] or ""))
+    source = "google billing" if service else "csv"
+    return Line(_day(found["day"]), str(named).strip().lower(), str(found["project"] or ""), model, usd, source, places)
+
+
+def _item(item: str) -> str:
+    """The model that a line item or a SKU of Google names, e.g. "Gemini 3.5 Flash Text Output - Predictions"."""
+    if google := re.search(r"gemini[ -](\d+(?:\.\d+)?)[ -](pro|flash(?:[ -]lite)?|ultra|nano)", item, re.IGNORECASE):
+        return model_key(f"gemini {google[1]} {google[2]}")
+    return _line_item(item) or model_key(_described(item))
+
+
+def _credits(value: Any) -> Decimal:
+    """What discounts and free tiers took off: a negative number, or a list of objects with one."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value, parse_float=Decimal)
+        except json.JSONDecodeError as error:
+            raise InvoiceError(f"the credits {value[:60]!r} are no JSON: {error}") from error
+    if isinstance(value, list):
+        amounts = [each.get("amount", 0) for each in _objects(cast("list[Any]", value))]
+        return sum((_amount(amount, None)[0] for amount in amounts), Decimal(0))
+    return Decimal(0) if value is None else _amount(value, None)[0]
+
+
+def _amount(value: Any, currency: Any) -> tuple[Decimal, int]:
+    """(the number, its decimal places).
+
+    Raises:
+        InvoiceError: no number, or not of dollars.
+    """
+    if currency is not None and str(currency).strip().lower() not in ("usd", "$"):
+        raise InvoiceError(
+            f"the amounts are in {currency}, not in USD: convert them, or add a column currency_conversion_rate"
+        )
+    text = str(value).strip().replace("$", "", 1)
+    if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text):
+        text = text.replace(",", "")
+    try:
+        found = Decimal(text)
+    except InvalidOperation:
+        raise InvoiceError(f"{value!r} is no amount") from None
+    if not found.is_finite():
+        raise InvoiceError(f"{value!r} is no amount")
+    if not isinstance(value, str) or not found:
+        return found, EXACT  # a JSON number has lost its zeros, and nothing was rounded to nothing
+    exponent = found.as_tuple().exponent
+    return found, max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def _day(value: Any) -> date:
+    """A day from unix seconds or an ISO 8601 date or time.
+
+    Raises:
+        InvoiceError: it is neither.
+    """
+    text = str(value).strip()
+    try:
+        if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
+            return datetime.fromtimestamp(float(text), UTC).date()
+        at = datetime.fromisoformat(text.replace(" UTC", "+00:00"))
+    except (ValueError, OverflowError, OSError):
+        raise InvoiceError(f"{value!r} is no day: use YYYY-MM-DD") from None
+    return (at.astimezone(UTC) if at.tzinfo else at).date()
+
+
+def merged(lines: Iterable[Line]) -> dict[tuple[date, str, str, str], list[Line]]:
+    """The lines of each day, provider, project and model."""
+    found: dict[tuple[date, str, str, str], list[Line]] = {}
+    key: Callable[[Line], tuple[date, str, str, str]] = lambda line: line[:4]  # noqa: E731
+    for line in lines:
+        found.setdefault(key(line), []).append(line)
+    return found

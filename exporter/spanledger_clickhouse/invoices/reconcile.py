@@ -1,0 +1,220 @@
+"""The ledger against an invoice: the residual of each day, project and model, taken apart into what explains it.
+
+    residual = invoiced - ledger = rounding + unpriced + unattributed + tier + maybe_billed + outside + unexplained
+
+The parts are taken in that order, each no larger than its own evidence allows, so they always add up to the residual
+and what is left has a name: unexplained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any, Final, NamedTuple, cast
+
+from spanledger_clickhouse.database.connection import DatabaseError, reason
+from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.invoices.provider_exports import Line, merged, model_key
+
+ZERO: Final = Decimal(0)
+PICODOLLAR: Final = Decimal(1).scaleb(-12)
+CAUSES: Final[tuple[str, ...]] = ("rounding", "unpriced", "unattributed", "tier", "maybe_billed", "outside")
+
+PROJECTS: Final = {
+    "provider": "c.attributes['spanledger.provider.project']",
+    "service": "c.service",
+    "environment": "c.environment",
+    "tenant": "c.tenant_id",
+    "feature": "c.feature",
+}
+"""What of a call may say which project of the provider it was billed to -> the expression."""
+
+
+class Part(NamedTuple):
+    """What the ledger has of a day, provider, project and model."""
+
+    cost: Decimal = ZERO
+    tools: Decimal = ZERO
+    calls: int = 0
+    unpriced: int = 0
+    priced_tokens: int = 0
+    unpriced_tokens: int = 0
+    flagged: Decimal = ZERO
+    """Of calls whose tier or batch rate was estimated."""
+    maybe: int = 0
+    """Attempts whose answer was lost."""
+
+    def plus(self, other: Part) -> Part:
+        return Part(*(cast("Any", a) + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def mean(self) -> Decimal:
+        return self.cost / max(1, self.calls - self.unpriced)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """One day, project and model. Amounts in USD."""
+
+    day: date
+    provider: str
+    project: str
+    model: str
+    invoiced: Decimal
+    ledger: Decimal
+    causes: dict[str, Decimal]
+    """Part of the residual -> how much of it; see `CAUSES`."""
+    unexplained: Decimal
+
+    @property
+    def residual(self) -> Decimal:
+        return self.invoiced - self.ledger
+
+
+Key = tuple[date, str, str, str]
+
+
+class Split(NamedTuple):
+    """What a provider's invoice is split by."""
+
+    project: bool
+    model: bool
+    rest: bool
+    """Whether some of it is no model's."""
+
+
+def _split(lines: Iterable[Line]) -> Split:
+    keys = [(line.project, line.model) for line in lines]
+    model = any(model for _, model in keys)
+    return Split(any(project for project, _ in keys), model, model and not all(model for _, model in keys))
+
+
+def reconcile(ledger: Ledger, lines: Sequence[Line], project_by: str = "provider") -> list[Residual]:
+    """Compare an invoice with the ledger, over the days and providers that the invoice has.
+
+    Args:
+        ledger: an open one.
+        lines: of `invoices.read`.
+        project_by: what says which project a call belongs to, a key of `PROJECTS` or "label:<name>".
+
+    Raises:
+        DatabaseError: the ledger could not be asked.
+    """
+    splits = {
+        provider: _split(line for line in lines if line.provider == provider)
+        for provider in {line.provider for line in lines}
+    }
+    found: dict[Key, Part] = {}
+    days = {line.day for line in lines}
+    for day, provider, project, model, *figures in _asked(ledger, min(days), max(days), project_by):
+        if day not in days or provider not in splits:
+            continue
+        part, split = Part(*figures), splits[provider]
+        key = (day, provider, project if split.project else "", model_key(model) if split.model else "")
+        if split.rest and part.tools:  # the invoice has tools on lines of their own
+            rest = (*key[:3], "")
+            found[rest] = found.get(rest, Part()).plus(Part(cost=part.tools))
+            part = part._replace(cost=part.cost - part.tools)
+        found[key] = found.get(key, Part()).plus(part)
+    return explained(merged(lines), found)
+
+
+def explained(invoiced: dict[Key, list[Line]], found: dict[Key, Part]) -> list[Residual]:
+    """Take the residual of each key apart; the order of keys is day, provider, project, model."""
+    nobodys = {key: part.cost for key, part in found.items() if key[2] == "" and any(k[2] for k in invoiced)}
+    seen = {(day, provider, model) for day, provider, _, model in found}
+    done: list[Residual] = []
+    for key in sorted(invoiced.keys() | found.keys(), key=lambda k: (k[2] == "", k)):  # nobody's last: see `pool`
+        lines, part = invoiced.get(key, []), found.get(key, Part())
+        bill = sum((line.usd for line in lines), ZERO)
+        pool = (key[0], key[1], "", key[3])
+        limits: dict[str, tuple[int | None, Decimal]] = {
+            "rounding": (None, sum((Decimal(5).scaleb(-line.places - 1) for line in lines), ZERO)),
+            "unpriced": (1, _unpriced(part, bill)),
+            "unattributed": (1, nobodys.get(pool, ZERO) if key[2] else ZERO),
+            "tier": (None, part.flagged),
+            "maybe_billed": (1, part.maybe * part.mean),
+            "outside": (1, bill if (key[0], key[1], key[3]) not in seen else ZERO),
+        }
+        left = bill - part.cost
+        causes: dict[str, Decimal] = dict.fromkeys(CAUSES, ZERO)
+        if key in nobodys:  # spend whose project nobody knows: what other projects took of it
+            causes["unattributed"] = nobodys[key] - part.cost
+            left -= causes["unattributed"]
+        for cause, (sign, limit) in limits.items():
+            if left == 0 or (sign == 1 and left < 0):
+                continue
+            taken = min(abs(left), limit.quantize(PICODOLLAR)).copy_sign(left)
+            causes[cause] += taken
+            left -= taken
+            if cause == "unattributed" and taken:
+                nobodys[pool] -= taken
+        done.append(Residual(*key, bill, part.cost, causes, left))
+    return sorted(done, key=lambda r: (r.day, r.provider, r.project, r.model))
+
+
+def _unpriced(part: Part, bill: Decimal) -> Decimal:
+    """What the calls without a price may have cost: their tokens at the mean of the others, else all of the bill."""
+    if not part.unpriced:
+        return ZERO
+    if part.calls == part.unpriced:
+        return bill
+    if not part.priced_tokens or not part.unpriced_tokens:
+        return part.unpriced * part.mean
+    return part.cost * part.unpriced_tokens / part.priced_tokens
+
+
+def _asked(ledger: Ledger, first: date, last: date, project_by: str) -> list[tuple[Any, ...]]:
+    kind, label, name = project_by.partition(":")
+    parameters = {"first": first, "last": last, "label": name}
+    expression = "c.labels[{label:String}]" if label and kind == "label" else PROJECTS.get(project_by)
+    if expression is None:
+        raise DatabaseError(f"{project_by!r} says no project: use {', '.join(PROJECTS)} or label:<name>")
+    return ledger.query(f"""
+        SELECT toDate(c.start_time) AS day, toString(c.provider), ifNull(toString({expression}), '') AS project, c.model AS model,
+               ifNull(sum(c.cost_usd), 0), ifNull(sum(c.tools_cost_usd), 0), count(), countIf(c.unpriced_reason != ''),
+               sumIf(c.total_tokens, isNotNull(c.cost_usd)), sumIf(c.total_tokens, c.unpriced_reason != ''),
+               ifNull(sumIf(c.cost_usd, hasAny(c.price_flags, ['tier_estimated', 'batch_estimated'])), 0),
+               sum(arrayCount(b -> b = 'unknown', c.attempt_billed))
+        FROM llm_calls AS c FINAL
+        WHERE c.start_time >= {{first:Date}} AND c.start_time < {{last:Date}} + 1
+        GROUP BY day, c.provider, project, model
+    """, parameters).rows  # fmt: skip
+
+
+def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
+    """Put an invoice into the table `invoices`, in place of what was said before of the same days and projects.
+
+    Raises:
+        DatabaseError: ClickHouse refused it.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    columns = ("day", "provider", "project", "model", "amount_usd", "source")
+    found = merged(lines)
+    rows = [(*key, sum((line.usd for line in each), ZERO), each[0].source) for key, each in found.items()]
+    rows += [(*key, ZERO, "replaced") for key in _replaced(ledger, found)]
+    try:
+        ledger.client.insert(f"`{ledger.where.database}`.invoices", rows, column_names=columns)
+    except Error as error:
+        raise DatabaseError(f"keeping the invoice failed: {reason(error)}") from error
+
+
+def _replaced(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
+    """What is kept of the days and providers of an invoice and not in it: lines of its projects that it has no more, and all
+    of a day that was split by project and now is not, or the other way round."""
+    days = sorted(day for day, *_ in lines)
+    kept = ledger.query(
+        "SELECT day, toString(provider), project, toString(model) FROM invoices FINAL"
+        " WHERE day >= {first:Date} AND day <= {last:Date} AND amount_usd != 0",
+        {"first": days[0], "last": days[-1]},
+    ).rows
+    found: list[Key] = []
+    for day, provider in {key[:2] for key in lines}:
+        new = {key[2] for key in lines if key[:2] == (day, provider)}
+        old = [key for key in kept if key[:2] == (day, provider)]
+        split_alike = any(new) == any(key[2] for key in old)
+        found += [key for key in old if key not in lines and (key[2] in new or not split_alike)]
+    return found

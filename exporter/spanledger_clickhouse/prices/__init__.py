@@ -1,0 +1,1 @@
+"""Prices in force into the database, and stored rows priced again."""

@@ -1,0 +1,167 @@
+"""The prices in force as rows of `llm_prices`, for questions that SQL asks: savings, bounds, the Collector alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any, Final
+
+from spanledger.pricing.model_names import Match, canonical, namespace, resolve
+from spanledger.pricing.price import ATTO_PER_PICO
+from spanledger.pricing.price_table import Prices
+from spanledger.pricing.rates import TIERS, Entry, rates_for
+from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+
+BEGINNING: Final = datetime(2020, 1, 1, tzinfo=UTC)
+END: Final = datetime(2106, 1, 1, tzinfo=UTC)
+
+RATES: Final = {
+    "input_usd": ("input_cost_per_token", 0),
+    "cache_read_usd": ("cache_read_input_token_cost", 0),
+    "cache_write_usd": ("cache_creation_input_token_cost", 0),
+    "cache_write_1h_usd": ("cache_creation_input_token_cost", 1),
+    "output_usd": ("output_cost_per_token", 0),
+}
+"""Column -> (field of LiteLLM's table, hours that a cache entry lives)."""
+
+COLUMNS: Final = {
+    "price_key": "String",
+    "provider": "LowCardinality(String)",
+    "valid_from": "DateTime('UTC')",
+    "valid_to": "DateTime('UTC')",
+    **dict.fromkeys(RATES, "Nullable(Decimal(18, 12))"),
+    "price_version": "String",
+}
+
+
+def listed(prices: Prices) -> Iterator[tuple[Any, ...]]:
+    """Rows of `llm_prices`: every model with a price a token, former prices included; standard tier, no long context."""
+    seen: set[str] = set()
+    for table in prices.tables:
+        for key in table.models:
+            entry = table.entry(key) if key not in seen else None
+            seen.add(key)
+            if entry is not None and any((base, hours, 0, "") in entry.fields for base, hours in RATES.values()):
+                yield from _dated(entry, table.version)
+
+
+def _dated(entry: Entry, version: str) -> Iterator[tuple[Any, ...]]:
+    begin = BEGINNING
+    for until, former in (*entry.earlier, (None, entry)):
+        end = _midnight(until) if until else END
+        rates = (former.fields.get((base, hours, 0, "")) for base, hours in RATES.values())
+        usd = (Decimal(rate.atto).scaleb(-18).quantize(Decimal("1e-12")) if rate else None for rate in rates)
+        yield entry.key, canonical(entry.provider), begin, end, *usd, version
+        begin = end
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+METERS: Final = {
+    "input": "input", "audio_input": "input_audio", "cache_read": "cache_read", "cache_write": "cache_write",
+    "cache_write_1h": "cache_write_1h", "output": "output", "audio_output": "output_audio", "reasoning": "reasoning",
+}  # fmt: skip
+"""Column of `llm_rates` (and long_, and _usd) -> meter."""
+RATE_COLUMNS: Final = {
+    "provider": "LowCardinality(String)",
+    "model": "String",
+    "tier": "LowCardinality(String)",
+    "valid_from": "DateTime('UTC')",
+    "valid_to": "DateTime('UTC')",
+    "price_key": "String",
+    "price_version": "String",
+    "long_above": "UInt32",
+    **{f"{prefix}{name}_usd": "Nullable(Decimal(18, 12))" for prefix in ("", "long_") for name in METERS},
+}
+TIER_NAMES: Final = ("", *dict.fromkeys(TIERS.values()))
+
+
+def rates(prices: Prices) -> Iterator[tuple[Any, ...]]:
+    """Rows of `llm_rates`: what `quote` charges a token, by the names under which it finds a model exactly.
+
+    Left out are models whose rates depend on the time of day, on brackets or on more than one length of context, or
+    are no whole number of picodollars: there, a product in SQL would not be the price.
+    """
+    names: dict[tuple[str, str], None] = {}
+    for table in prices.tables:
+        for key in table.models:
+            entry = table.entry(key)
+            if entry is not None:
+                provider = canonical(entry.provider)
+                for prefix in ("", *namespace(provider).prefixes):
+                    if key.startswith(prefix):
+                        names[provider, key.removeprefix(prefix)] = None
+    for provider, name in names:
+        found = resolve(prices, provider, (name,))
+        if isinstance(found, Match) and {"exact", "alias"} & set(found.flags):
+            yield from _rate_rows(provider, name, found.entry, found.table.version)
+
+
+def _rate_rows(provider: str, name: str, entry: Entry, version: str) -> Iterator[tuple[Any, ...]]:
+    begin = BEGINNING
+    for until, former in (*entry.earlier, (None, entry)):
+        end = _midnight(until) if until else END
+        standard = _rates(former, "")
+        for tier in TIER_NAMES:
+            row = (standard if not tier else _rates(former, tier)) or (0, *(None for _ in range(2 * len(METERS))))
+            if row != standard or not tier:  # without rates: known, and not to be priced by another tier's
+                yield provider, name, tier, begin, end, entry.key, version, *row
+        begin = end
+
+
+def _rates(entry: Entry, tier: str) -> tuple[Any, ...] | None:
+    """(long_above, rates, long rates); None where SQL cannot have them."""
+    if entry.off_peak or entry.brackets or len(entry.thresholds) > 1:
+        return None
+    above = entry.thresholds[0] if entry.thresholds else 0
+    found: list[Decimal | None] = []
+    for crossed in (0, above):
+        plan = rates_for(entry, tier, crossed)
+        for meter in METERS.values():
+            rate = plan[meter]
+            if rate is not None and rate.atto % ATTO_PER_PICO:
+                return None
+            found.append(Decimal(rate.atto).scaleb(-18).quantize(Decimal("1e-12")) if rate is not None else None)
+    return (above, *found) if any(rate is not None for rate in found) else None
+
+
+def sync(client: Any, where: Target, prices: Prices) -> int:
+    """Write the prices in force to `llm_prices` and `llm_rates`; returns how many rows.
+
+    Raises:
+        DatabaseError: ClickHouse refused them.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    try:
+        return _replace(
+            client, where, "llm_prices", COLUMNS, ("price_key", "valid_from"), list(listed(prices))
+        ) + _replace(
+            client, where, "llm_rates", RATE_COLUMNS, ("provider", "model", "tier", "valid_from"), list(rates(prices))
+        )
+    except Error as error:
+        raise DatabaseError(f"writing prices to {where.shown} failed: {reason(error)}") from error
+
+
+def _replace(
+    client: Any,
+    where: Target,
+    table: str,
+    columns: Mapping[str, str],
+    key: tuple[str, ...],
+    rows: list[tuple[Any, ...]],
+) -> int:
+    """Make the rows all that the table has."""
+    name = f"`{where.database}`.{table}"
+    at = [list(columns).index(column) for column in key]
+    current = {tuple(row[place] for place in at) for row in rows}
+    known = client.query(f"SELECT {', '.join(key)} FROM {name} FINAL").result_rows
+    gone = [(*row, 1) for row in known if row not in current]
+    types = [columns[column] for column in key]
+    if gone:
+        client.insert(name, gone, column_names=[*key, "is_deleted"], column_type_names=[*types, "UInt8"])
+    client.insert(name, rows, column_names=list(columns), column_type_names=list(columns.values()))
+    return len(rows)

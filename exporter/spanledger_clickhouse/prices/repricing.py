@@ -1,0 +1,226 @@
+"""Pricing calls again: with corrected prices, or with prices that came after the calls.
+
+A correction is a new version of the row; what was there before stands in `corrections`. Calls are priced as of the time
+at which they ended. What the provider itself stated as the cost, and what it never billed, is left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+from spanledger.pricing import Price, quote
+from spanledger.pricing.price import ERROR, GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
+from spanledger.runtime.guard import quietly
+from spanledger.semconv.usage import Usage
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+from spanledger_clickhouse.rows.rows import COLUMNS, TOKENS, Row
+
+CHUNK: Final = 2000
+"""Corrections in one insert."""
+
+AUDIT: Final = {
+    "start_time": "DateTime64(6, 'UTC')",
+    "tenant_id": "LowCardinality(String)",
+    "trace_id": "String",
+    "span_id": "String",
+    "model": "LowCardinality(String)",
+    "old_cost_usd": "Nullable(Decimal(18, 12))",
+    "new_cost_usd": "Nullable(Decimal(18, 12))",
+    "old_price_status": "LowCardinality(String)",
+    "new_price_status": "LowCardinality(String)",
+    "old_price_key": "LowCardinality(String)",
+    "new_price_key": "LowCardinality(String)",
+    "old_price_version": "LowCardinality(String)",
+    "new_price_version": "LowCardinality(String)",
+}
+"""Column of `corrections` -> its type."""
+
+
+@dataclass
+class Change:
+    """What pricing again does to the calls of one model."""
+
+    model: str
+    calls: int = 0
+    healed: int = 0
+    """Of them: had no price, have one now."""
+    old_usd: Decimal = Decimal(0)
+    new_usd: Decimal = Decimal(0)
+
+
+class Correction(NamedTuple):
+    """A row as it should be, and the line for the audit."""
+
+    row: Row
+    audit: Row
+
+
+def reprice(
+    client: Any,
+    where: Target,
+    since: datetime,
+    until: datetime,
+    *,
+    model: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda _, __: None,
+) -> list[Change]:
+    """Price the calls of a window with the prices in force, and correct those whose cost differs.
+
+    Running it again goes on where it stopped: what is right already is left alone.
+
+    Args:
+        client: an open connection whose schema is in place.
+        where: the ledger.
+        since: the first moment, UTC.
+        until: the first moment after the window.
+        model: only calls that asked for, or were answered by, this model.
+        dry_run: change nothing.
+        progress: told (hours done, hours in all).
+
+    Returns:
+        What changed (or would), by model, the largest difference first.
+
+    Raises:
+        DatabaseError: ClickHouse refused a step; what is corrected stays.
+    """
+    from clickhouse_connect.driver.exceptions import Error
+
+    changes: dict[str, Change] = {}
+    try:
+        hours = _hours(client, where, since, until)
+        for number, hour in enumerate(hours):
+            found = _corrections(client, where, max(hour, since), min(hour + timedelta(hours=1), until), model)
+            for each in found:
+                _count(changes, each)
+            if not dry_run:
+                for begin in range(0, len(found), CHUNK):
+                    _write(client, where, found[begin : begin + CHUNK])
+            progress(number + 1, len(hours))
+    except Error as error:
+        raise DatabaseError(f"pricing {where.shown} again failed: {reason(error)}") from error
+    return sorted(changes.values(), key=lambda change: -abs(change.new_usd - change.old_usd))
+
+
+def _hours(client: Any, where: Target, since: datetime, until: datetime) -> list[datetime]:
+    found = client.query(
+        f"SELECT DISTINCT toStartOfHour(start_time) AS hour FROM `{where.database}`.llm_calls "
+        "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} ORDER BY hour",
+        parameters={"since": since, "until": until},
+    )
+    return [row[0] for row in found.result_rows]
+
+
+def _corrections(client: Any, where: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
+    wanted = " AND {model:String} IN (request_model, response_model)" if model else ""
+    found = client.query(
+        f"SELECT {', '.join(COLUMNS)} FROM `{where.database}`.llm_calls FINAL "
+        "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} "
+        f"AND price_status NOT IN ('{NOT_BILLED}', '{PROVIDER_REPORTED}'){wanted}",
+        parameters={"since": since, "until": until, "model": model or ""},
+    )
+    corrections: list[Correction] = []
+    for values in found.result_rows:
+        correction = corrected(dict(zip(COLUMNS, values, strict=True)))
+        if correction is not None:
+            corrections.append(correction)
+    return corrections
+
+
+def corrected(row: dict[str, Any]) -> Correction | None:
+    """The correction that a row needs: None where the prices in force give the cost that it has.
+
+    Args:
+        row: column -> value, all of `COLUMNS`; times are aware.
+    """
+    start: datetime = row["start_time"]
+    price = Price(ERROR)
+    with quietly("pricing a row"):
+        price = _quoted(row, start)
+    if price.status == ERROR and row["price_status"]:
+        return None  # what it has is as good as none that cannot be computed
+    costs = cost_columns(price)
+    if row["cost_usd"] == costs["cost_usd"] and (row["cost_usd"] is not None or row["price_status"] == price.status):
+        return None
+    return _correction(row, start, price, costs)
+
+
+def _quoted(row: Mapping[str, Any], start: datetime) -> Price:
+    return quote(
+        row["provider"],
+        row["response_model"] or None,
+        None if row["usage_source"] == "missing" else Usage(**{field: row[column] for column, field in TOKENS}),
+        request_model=row["request_model"] or None,
+        tier="batch" if row["is_batch"] else row["service_tier"],
+        geo=row["inference_geo"],
+        speed=row["speed"],
+        host=row["server_address"],
+        size=row["media_size"],
+        quality=row["media_quality"],
+        at=start + timedelta(microseconds=row["duration_us"]),
+    )
+
+
+def _correction(row: dict[str, Any], start: datetime, price: Price, costs: dict[str, Decimal | None]) -> Correction:
+    new = {
+        **row,
+        **costs,
+        "start_time": start,
+        "price_status": price.status,
+        "price_key": price.key or "",
+        "price_source": price.source or "",
+        "price_version": price.version or "",
+        "price_flags": list(price.flags),
+    }
+    audit = (
+        start, row["tenant_id"], row["trace_id"], row["span_id"], row["response_model"] or row["request_model"],
+        row["cost_usd"], new["cost_usd"], row["price_status"], new["price_status"], row["price_key"], new["price_key"],
+        row["price_version"], new["price_version"],
+    )  # fmt: skip
+    return Correction(tuple(new[column] for column in COLUMNS), audit)
+
+
+def cost_columns(price: Price) -> dict[str, Decimal | None]:
+    """A price as the cost columns of a row."""
+    names: tuple[str, ...] = ("input", "cache_read", "cache_write", "output", "tools", OTHER)
+    total = price.total_picousd
+    if total is None:
+        return {"cost_usd": None, **{f"{name}_cost_usd": None for name in names}}
+    sums: dict[str, int] = dict.fromkeys(names, 0)
+    for part in price.components:
+        sums[GROUP_OF.get(part.meter, OTHER)] += part.amount
+    return {
+        "cost_usd": Decimal(total).scaleb(-12),
+        **{f"{name}_cost_usd": Decimal(amount).scaleb(-12) for name, amount in sums.items()},
+    }
+
+
+def _count(changes: dict[str, Change], correction: Correction) -> None:
+    audit = dict(zip(AUDIT, correction.audit, strict=True))
+    name = str(audit["model"])
+    change = changes.setdefault(name, Change(name))
+    change.calls += 1
+    change.healed += audit["old_cost_usd"] is None and audit["new_cost_usd"] is not None
+    change.old_usd += _amount(audit["old_cost_usd"])
+    change.new_usd += _amount(audit["new_cost_usd"])
+
+
+def _amount(value: object) -> Decimal:
+    return value if isinstance(value, Decimal) else Decimal(0)
+
+
+def _write(client: Any, where: Target, corrections: Sequence[Correction]) -> None:
+    """The audit first: a run that dies in between writes the same lines again, which the table absorbs."""
+    client.insert(
+        f"`{where.database}`.corrections",
+        [each.audit for each in corrections],
+        column_names=list(AUDIT),
+        column_type_names=list(AUDIT.values()),
+    )
+    insert.insert(client, where, [each.row for each in corrections], edition=time.time_ns() // 1_000_000)

@@ -1,0 +1,352 @@
+"""The figures of a report: asked of the ledger once, frozen, and the same in every format.
+
+Windows are whole hours in UTC. Sums come from the rollups where they are closed (`llm_costs`), so a report over a
+week of a large ledger takes seconds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from spanledger_clickhouse.database.ledger import Ledger
+
+MONTH_DAYS: Final = 30
+"""A projected month is this many days of the window's mean."""
+Z80: Final = 1.2816
+"""Half an 80 % band of a normal distribution, in standard deviations; as in the view `budget_status`."""
+TOP_USERS: Final = 5
+SHOWN_ANOMALIES: Final = 3
+CHART_DAYS: Final = 29
+"""28 full days and the one under way."""
+
+
+@dataclass(frozen=True)
+class FeatureCost:
+    feature: str | None
+    """None: spend that nobody claimed."""
+    cost_usd: Decimal | None
+    """None: none of its calls has a price."""
+    calls: int
+    mean_usd: Decimal | None
+    """Of a priced call."""
+    before_usd: Decimal
+    """Of the window before, equally long."""
+
+
+@dataclass(frozen=True)
+class UserCost:
+    user_id: str
+    cost_usd: Decimal | None
+    calls: int
+    max_usd: Decimal | None
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    provider: str
+    model: str
+    cost_usd: Decimal | None
+    calls: int
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Tokens a call, of calls that did not fail."""
+
+    mean_input: float
+    mean_output: float
+    p95_input: float
+    truncation_rate: float
+    """Share of the answers that were cut off at max_tokens."""
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    hour: datetime
+    cost_usd: float
+    normal_usd: float
+    score: float
+    """In robust standard deviations of the same hour of other days (view `cost_anomalies`, same_hour_mad)."""
+    users: tuple[str, ...]
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    name: str
+    scope: str
+    key: str
+    period: str
+    amount_usd: Decimal
+    spent_usd: float
+    utilisation: float | None
+    exhausted_at: datetime | None
+    """At the pace of the last seven days; None: not within a hundred years."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of the month that is under way, at the pace of the last seven full days."""
+
+    spent_usd: float
+    month_usd: float
+    low_usd: float
+    high_usd: float
+    """The 80 % band, days taken as independent."""
+    exhausted_at: datetime | None
+    """When the month's budget is used up; None where it lasts to the month's end, or there is none."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the sum does not say by itself."""
+
+    unattributed_usd: Decimal
+    unattributed_calls: int
+    unpriced_calls: int
+    lost_rows: int
+    """Rows that processes numbered and that never came."""
+    unannounced_holes: int
+    residual_usd: Decimal | None
+    """Invoices less ledger over the whole days of the window that have an invoice; None where none has."""
+
+
+@dataclass(frozen=True)
+class Waste:
+    retried_calls: int
+    extra_attempts: int
+    failed_calls: int
+    maybe_billed: int
+    """Attempts whose answer was lost; the provider may have charged them."""
+    aborted_usd: Decimal
+    truncated_usd: Decimal
+
+
+@dataclass(frozen=True)
+class Report:
+    since: datetime
+    until: datetime
+    total_usd: Decimal
+    calls: int
+    before_usd: Decimal
+    """Of the window before, equally long."""
+    projected_month_usd: Decimal
+    budget_usd: Decimal | None
+    """A month's."""
+    forecast: Forecast
+    features: tuple[FeatureCost, ...]
+    users: tuple[UserCost, ...]
+    models: tuple[ModelCost, ...]
+    efficiency: Efficiency | None
+    anomalies: tuple[Anomaly, ...]
+    """Of the 14 days before `until`, the newest first."""
+    rising: tuple[tuple[str | None, float], ...]
+    """Features that grow week after week, and by which share of their mean week."""
+    budgets: tuple[Budget, ...]
+    waste: Waste
+    trust: Trust
+    daily: tuple[tuple[date, Decimal], ...]
+    """The last 29 days, the one under way last; days without calls included."""
+
+    @property
+    def days(self) -> float:
+        return (self.until - self.since) / timedelta(days=1)
+
+    @property
+    def utilisation(self) -> float | None:
+        """Projected month as a share of the budget."""
+        return float(self.projected_month_usd / self.budget_usd) if self.budget_usd else None
+
+    @property
+    def over_budget(self) -> bool:
+        return self.utilisation is not None and self.utilisation > 1
+
+
+def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal | None = None) -> Report:
+    """What a ledger says of a time.
+
+    Args:
+        ledger: an open one.
+        since: the first moment, taken down to the full hour; with a time zone.
+        until: the first moment after it; its hour counts as a whole. Budgets, anomalies and the forecast are as of then.
+        budget_usd: a month's budget; None: the least of the ledger's global monthly budgets, if it has one.
+
+    Raises:
+        DatabaseError: a question failed.
+    """
+    as_of = until
+    since, until = _hour(since), hour_after(until)
+    ask = _Asked(ledger, since, until, as_of)
+    budgets = tuple(ask.budgets())
+    if budget_usd is None:
+        monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
+        budget_usd = min(monthly, default=None)
+    total, calls, unattributed, unattributed_calls, unpriced, before = ask.one(TOTAL)
+    lost, holes = ask.one(HOLES)
+    daily = tuple(ask.daily())
+    return Report(
+        since, until, total, calls, before, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
+        budget_usd, forecast(daily, ask.month_usd(), as_of, budget_usd),
+        tuple(FeatureCost(*row[:5]) for row in ask.many(FEATURES)),
+        tuple(UserCost(*row) for row in ask.many(USERS)),
+        tuple(ModelCost(*row) for row in ask.many(MODELS)),
+        ask.efficiency(), tuple(ask.anomalies()), tuple(ask.many(RISING)), budgets, Waste(*ask.one(WASTE)),
+        Trust(unattributed, unattributed_calls, unpriced, lost, holes, ask.one(RESIDUAL)[0]), daily,
+    )  # fmt: skip
+
+
+def forecast(
+    daily: Sequence[tuple[date, Decimal]], spent_usd: float, as_of: datetime, budget_usd: Decimal | None
+) -> Forecast:
+    """What the month that `as_of` ends in will have cost at its end. The rule is that of the view `budget_status`.
+
+    Args:
+        daily: the last 28 days or more, in order; days before the first call have a cost of 0.
+        spent_usd: since the month began.
+        as_of: now; with a time zone.
+        budget_usd: the month's.
+    """
+    last = as_of - timedelta(microseconds=1)
+    full = [float(cost) for day, cost in daily if day < as_of.date()][-28:]
+    week = full[-7:]
+    first = next((i for i, cost in enumerate(full) if cost > 0), len(full))
+    pace = sum(week) / min(7, max(1, len(full) - first)) if week else 0.0
+    spread = Z80 * statistics.pstdev(full or [0.0]) / 7**0.5
+    end = (last.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(day=1)
+    left = (end - as_of) / timedelta(days=1)
+    exhausted = None
+    if budget_usd is not None:
+        room = float(budget_usd) - spent_usd
+        if room <= 0:
+            exhausted = as_of
+        elif pace > 0 and room / pace < left:
+            exhausted = as_of + timedelta(days=room / pace)
+    return Forecast(
+        spent_usd,
+        spent_usd + pace * left,
+        spent_usd + max(0.0, pace - spread) * left,
+        spent_usd + (pace + spread) * left,
+        exhausted,
+    )
+
+
+def hour_after(at: datetime) -> datetime:
+    """The end of the hour that is under way at `at`."""
+    return _hour(at + timedelta(hours=1, microseconds=-1))
+
+
+def _hour(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Questions about one window."""
+
+    ledger: Ledger
+    since: datetime
+    until: datetime
+    as_of: datetime
+
+    def many(self, query: str) -> list[tuple[Any, ...]]:
+        times = {
+            "since": self.since,
+            "until": self.until,
+            "as_of": self.as_of.astimezone(UTC),
+            "before": self.since - (self.until - self.since),
+        }
+        words = {name: f"toDateTime('{at:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, at in times.items()}
+        # A report that ends at midnight is about the day before.
+        times["moment"] = times["as_of"] - timedelta(seconds=1)
+        texts = {f"{name}_text": f"'{at:%Y-%m-%d %H:%M:%S}'" for name, at in times.items()}
+        return self.ledger.query(query.format(**words, **texts)).rows
+
+    def one(self, query: str) -> tuple[Any, ...]:
+        [row] = self.many(query)
+        return row
+
+    def month_usd(self) -> float:
+        return float(self.one(MONTH)[0])
+
+    def daily(self) -> Iterator[tuple[date, Decimal]]:
+        last = (self.until - timedelta(microseconds=1)).date()
+        found: dict[date, Decimal] = dict(self.many(DAILY))
+        for back in range(CHART_DAYS - 1, -1, -1):
+            day = last - timedelta(days=back)
+            yield day, found.get(day, Decimal(0))
+
+    def efficiency(self) -> Efficiency | None:
+        calls, mean_input, mean_output, p95_input, truncated = self.one(EFFICIENCY)
+        return Efficiency(mean_input, mean_output, float(p95_input), truncated) if calls else None
+
+    def anomalies(self) -> Iterator[Anomaly]:
+        for hour, cost, normal, score, users, features in self.many(ANOMALIES):
+            yield Anomaly(hour, cost, normal, score, tuple(users), tuple(features))
+
+    def budgets(self) -> Iterator[Budget]:
+        for row in self.many(BUDGETS):  # sums of floats differ in their last digits from run to run
+            values: list[Any] = [round(each, 9) if isinstance(each, float) else each for each in row]
+            yield Budget(*values)
+
+
+WINDOW: Final = "bucket >= {since} AND bucket < {until}"
+
+TOTAL: Final = f"""
+SELECT
+    sumIf(cost_usd, {WINDOW}), toUInt64(sumIf(calls, {WINDOW})), sumIf(unattributed_cost_usd, {WINDOW}),
+    toUInt64(sumIf(unattributed_calls, {WINDOW})), toUInt64(sumIf(unpriced_calls, {WINDOW})),
+    sumIf(cost_usd, bucket < {{since}})
+FROM llm_costs WHERE bucket >= {{before}} AND bucket < {{until}}
+"""
+MONTH: Final = "SELECT sum(cost_usd) FROM llm_costs WHERE bucket >= toStartOfMonth({as_of} - 1) AND bucket < {until}"
+DAILY: Final = f"""
+SELECT toDate(bucket) AS day, sum(cost_usd) FROM llm_costs
+WHERE bucket >= toStartOfDay({{until}} - 1) - INTERVAL {CHART_DAYS} DAY AND bucket < {{until}} GROUP BY day
+"""
+FEATURES: Final = f"""
+SELECT feature, if(priced = 0, NULL, sumIf(cost_usd, {WINDOW})) AS cost, toUInt64(sumIf(calls, {WINDOW})) AS n,
+       cost / nullIf(priced, 0), sumIf(cost_usd, bucket < {{since}}), n - sumIf(unpriced_calls, {WINDOW}) AS priced
+FROM llm_costs WHERE bucket >= {{before}} AND bucket < {{until}}
+GROUP BY feature HAVING n > 0 ORDER BY cost DESC NULLS LAST, n DESC
+"""
+MODELS: Final = f"""
+SELECT provider, model, if(n = sum(unpriced_calls), NULL, sum(cost_usd)) AS cost, toUInt64(sum(calls)) AS n FROM llm_costs
+WHERE {WINDOW} GROUP BY provider, model ORDER BY cost DESC NULLS LAST, n DESC LIMIT 10
+"""
+USERS: Final = f"""
+SELECT user_id, total_cost_usd, calls, max_cost_usd
+FROM cost_by_user_between(since = {{since_text}}, until = {{until_text}}) WHERE isNotNull(user_id) LIMIT {TOP_USERS}
+"""
+EFFICIENCY: Final = """
+SELECT count(), avg(c.input_tokens), avg(c.output_tokens), quantileExact(0.95)(c.input_tokens),
+       countIf(lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'incomplete')) / count()
+FROM llm_calls AS c FINAL WHERE c.outcome != 'error' AND c.start_time >= {since} AND c.start_time < {until}
+"""
+ANOMALIES: Final = """
+SELECT hour, hourly_cost_usd, normal_cost_usd, score, arrayFilter(x -> x != '', top_users.1), arrayFilter(x -> x != '', top_features.1)
+FROM cost_anomalies_at(as_of = {moment_text}) WHERE method = 'same_hour_mad' ORDER BY hour DESC
+"""
+RISING: Final = (
+    "SELECT feature, slope_share FROM cost_trend_at(as_of = {as_of_text}) WHERE rising ORDER BY slope_share DESC"
+)
+BUDGETS: Final = """
+SELECT name, scope, key, period, amount_usd, spent_usd, utilisation, exhausted_at
+FROM budget_status_at(as_of = {moment_text}) ORDER BY utilisation DESC
+"""
+WASTE: Final = """
+SELECT toUInt64(sum(retried_calls)), toUInt64(sum(extra_attempts)), toUInt64(sum(failed_calls)), toUInt64(sum(maybe_billed)),
+       ifNull(sum(aborted_cost_usd), 0), ifNull(sum(truncated_cost_usd), 0)
+FROM attempts_waste_between(since = {since_text}, until = {until_text})
+"""
+HOLES: Final = """
+SELECT toUInt64(sum(missing_rows)), toUInt64(countIf(NOT announced)) FROM ledger_holes
+WHERE last_call >= {since} AND last_call < {until}
+"""
+RESIDUAL: Final = """
+SELECT if(count() = 0, NULL, sum(residual_usd)) FROM reconciliation WHERE day >= toDate({since} + INTERVAL 1 DAY - INTERVAL 1 SECOND) AND day < toDate({until})
+"""

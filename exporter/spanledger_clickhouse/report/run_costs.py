@@ -1,0 +1,124 @@
+"""What a run of an application's tests cost, and how that differs between two revisions.
+
+A run is what its calls left in a spool (SPANLEDGER_SPOOL_DIR while it ran), read without any database. Costs are
+compared a request: calls with the same request id, else the same trace, so one more call in a request shows as well as
+a longer prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from spanledger.spool.writer import SUFFIX
+from spanledger_clickhouse.rows.rows import COLUMNS, rows
+
+ZERO: Final = Decimal(0)
+
+
+class RunError(Exception):
+    """There is no run where one was looked for; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A feature's calls of a run. Costs in USD."""
+
+    cost_usd: Decimal = ZERO
+    requests: int = 0
+    calls: int = 0
+    unpriced: int = 0
+    tokens: int = 0
+
+    @property
+    def request_usd(self) -> Decimal:
+        return self.cost_usd / self.requests if self.requests else ZERO
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One feature in both runs."""
+
+    feature: str | None
+    base: Run
+    head: Run
+    monthly_requests: int | None
+    """How many requests live traffic makes of it in thirty days; None where that is not known."""
+
+    @property
+    def change_usd(self) -> Decimal:
+        """Of a request."""
+        return self.head.request_usd - self.base.request_usd
+
+    @property
+    def change_share(self) -> float | None:
+        """Of a request's cost before; None where it cost nothing."""
+        return float(self.change_usd / self.base.request_usd) if self.base.request_usd else None
+
+    @property
+    def month_usd(self) -> Decimal | None:
+        """What the change costs in thirty days at live volume; None where that is not known."""
+        return None if self.monthly_requests is None else self.change_usd * self.monthly_requests
+
+
+def read_run(where: Path) -> dict[str | None, Run]:
+    """Feature -> its calls of a run.
+
+    Args:
+        where: a spool directory, or one of its files.
+
+    Raises:
+        RunError: there are no calls.
+    """
+    files = sorted(where.glob(f"*{SUFFIX}")) if where.is_dir() else [where]
+    calls: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            lines = file.read_bytes().splitlines()
+        except OSError as error:
+            raise RunError(f"{file} cannot be read: {error.strerror}") from error
+        for line in lines:
+            try:
+                calls += [dict(zip(COLUMNS, row, strict=True)) for row in rows(line)]
+            except ValueError:
+                continue  # a line that a crash cut short
+    if not calls:
+        raise RunError(
+            f"{where} has no calls: run the tests under opentelemetry-instrument with SPANLEDGER_SPOOL_DIR={where} and "
+            "neither SPANLEDGER_DSN nor SPANLEDGER_OTLP_ENDPOINT set"
+        )
+    return _by_feature(calls)
+
+
+def _by_feature(calls: Iterable[Mapping[str, Any]]) -> dict[str | None, Run]:
+    groups: dict[str | None, list[Mapping[str, Any]]] = {}
+    for call in calls:
+        groups.setdefault(call["feature"], []).append(call)
+    return {
+        feature: Run(
+            sum((call["cost_usd"] or ZERO for call in found), ZERO),
+            len({call["request_id"] or call["trace_id"] for call in found}),
+            len(found),
+            sum(str(call["price_status"]).startswith("unpriced:") for call in found),
+            sum(call[column] for call in found for column in TOKENS),
+        )
+        for feature, found in groups.items()
+    }
+
+
+TOKENS: Final = tuple(
+    name for name in COLUMNS if name.endswith("_tokens") and name.startswith(("input_", "cache_", "output_"))
+)
+"""The disjoint meters whose sum is a call's tokens."""
+
+
+def differences(
+    base: Mapping[str | None, Run], head: Mapping[str | None, Run], monthly_requests: Mapping[str | None, int]
+) -> list[Difference]:
+    """Every feature of either run, the dearest change first."""
+    names = sorted(base.keys() | head.keys(), key=lambda name: name or "")
+    found = [Difference(n, base.get(n, Run()), head.get(n, Run()), monthly_requests.get(n)) for n in names]
+    return sorted(found, key=lambda d: (d.month_usd or ZERO, d.change_usd), reverse=True)

@@ -1,0 +1,272 @@
+"""Spans as they come over the wire: OTLP in JSON (a spool's line, OTLP/HTTP) or protobuf, as plain values.
+
+Total: a value of the wrong type becomes the empty value of its field, so that no span can fail a batch; text is made
+valid UTF-8. What a span means is `rows.py`'s and `foreign.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+from spanledger.runtime.untrusted_json import Json, items, mapping
+
+Value = str | int | float | bool | list["Value"] | None
+Attributes = Mapping[str, Value]
+
+
+class Span(NamedTuple):
+    """One span with its scope and resource."""
+
+    scope: str
+    resource: Attributes
+    attributes: Attributes
+    trace_id: str
+    """32 hex digits; span ids 16."""
+    span_id: str
+    parent_span_id: str
+    name: str
+    start: int
+    """Nanoseconds since 1970, as `end`."""
+    end: int
+    failed: bool
+    """Its status is ERROR."""
+
+
+def spans(document: Json) -> Iterator[Span]:
+    """The spans of an OTLP JSON document (an ExportTraceServiceRequest, or a line of a spool)."""
+    for resource_spans in items(document, "resourceSpans"):
+        resource = attributes_of(mapping(resource_spans, "resource"))
+        for scope_spans in items(resource_spans, "scopeSpans"):
+            scope = text(mapping(scope_spans, "scope").get("name"))
+            for each in items(scope_spans, "spans"):
+                span = mapping(each)
+                yield Span(
+                    scope,
+                    resource,
+                    attributes_of(span),
+                    text(span.get("traceId")),
+                    text(span.get("spanId")),
+                    text(span.get("parentSpanId")),
+                    text(span.get("name")),
+                    nanoseconds(span.get("startTimeUnixNano")),
+                    nanoseconds(span.get("endTimeUnixNano")),
+                    mapping(span, "status").get("code") in (2, "STATUS_CODE_ERROR"),
+                )
+
+
+def decoded(body: bytes) -> Iterator[Span]:
+    """The spans of an ExportTraceServiceRequest in protobuf.
+
+    Raises:
+        ValueError: it is none.
+    """
+    request = _parsed(body)
+    for resource_spans in request.resource_spans:
+        resource = _plain(resource_spans.resource.attributes)
+        for scope_spans in resource_spans.scope_spans:
+            scope = _str(scope_spans.scope.name)
+            for span in scope_spans.spans:
+                yield Span(
+                    scope,
+                    resource,
+                    _plain(span.attributes),
+                    span.trace_id.hex(),
+                    span.span_id.hex(),
+                    span.parent_span_id.hex(),
+                    _str(span.name),
+                    min(span.start_time_unix_nano, 2**63 - 1),
+                    min(span.end_time_unix_nano, 2**63 - 1),
+                    span.status.code == 2,
+                )
+
+
+def _parsed(body: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    for kind in (lambda: ExportTraceServiceRequest, _lenient):
+        request: Any = kind()()
+        try:
+            request.ParseFromString(body)
+        except DecodeError:
+            continue
+        return request
+    raise ValueError("the body is no ExportTraceServiceRequest in protobuf")
+
+
+@cache
+def _lenient() -> Any:
+    """ExportTraceServiceRequest with bytes for strings: a Collector passes on text that is no UTF-8, which Python's
+    protobuf refuses together with everything else in the request."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+    from opentelemetry.proto.common.v1 import common_pb2
+    from opentelemetry.proto.resource.v1 import resource_pb2
+    from opentelemetry.proto.trace.v1 import trace_pb2
+
+    pool: Any = descriptor_pool.DescriptorPool()
+    modules: tuple[Any, ...] = (common_pb2, resource_pb2, trace_pb2, trace_service_pb2)
+    for module in modules:
+        file: Any = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        messages = list(file.message_type)
+        while messages:
+            message = messages.pop()
+            messages += message.nested_type
+            for field in message.field:
+                if field.type == field.TYPE_STRING:
+                    field.type = field.TYPE_BYTES
+        pool.Add(file)
+    name = "opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest"
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+
+
+def _plain(pairs: Any) -> dict[str, Value]:
+    return {_str(pair.key): _value(pair.value) for pair in pairs}
+
+
+def _str(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
+def _value(value: Any) -> Value:
+    """An AnyValue of protobuf."""
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return _str(value.string_value)
+    if kind in ("int_value", "bool_value", "double_value"):
+        return cast("Value", getattr(value, kind))
+    if kind == "array_value":
+        return [_value(part) for part in value.array_value.values]
+    if kind == "kvlist_value":
+        return json.dumps(_plain(value.kvlist_value.values))
+    return None  # bytes, or nothing
+
+
+def line(span: Span) -> bytes:
+    """A span as a line of OTLP JSON, so that it can be kept and read again."""
+    document = {
+        "resourceSpans": [
+            {
+                "resource": {"attributes": _pairs(span.resource)},
+                "scopeSpans": [
+                    {
+                        "scope": {"name": span.scope},
+                        "spans": [
+                            {
+                                "traceId": span.trace_id,
+                                "spanId": span.span_id,
+                                "parentSpanId": span.parent_span_id,
+                                "name": span.name,
+                                "startTimeUnixNano": str(span.start),
+                                "endTimeUnixNano": str(span.end),
+                                "status": {"code": 2} if span.failed else {},
+                                "attributes": _pairs(span.attributes),
+                            }
+                        ],
+                    }
+                ],
+            }
+        ]
+    }
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+
+def _pairs(attributes: Attributes) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _any(value)} for key, value in attributes.items()]
+
+
+def _any(value: Value) -> dict[str, Any]:
+    match value:
+        case bool():
+            return {"boolValue": value}
+        case int():
+            return {"intValue": str(value)}
+        case float():
+            return {"doubleValue": value}
+        case str():
+            return {"stringValue": value}
+        case list():
+            return {"arrayValue": {"values": [_any(part) for part in value]}}
+        case None:
+            return {}
+
+
+def attributes_of(owner: Json) -> dict[str, Value]:
+    """The attributes of an OTLP JSON span or resource as plain values."""
+    found: dict[str, Value] = {}
+    for item in items(owner, "attributes"):
+        if isinstance(item, dict):
+            pair = cast("Json", item)
+            key, value = pair.get("key"), pair.get("value")
+            if isinstance(key, str) and isinstance(value, dict):
+                content = cast("Json", value).get("stringValue")  # most are strings
+                found[key] = content if isinstance(content, str) else any_value(cast("Json", value))
+    return found
+
+
+def any_value(value: Json) -> Value:
+    """An AnyValue of OTLP JSON; 64-bit integers come as strings."""
+    for kind, content in value.items():
+        if kind == "intValue":
+            return integer(content)
+        if kind == "arrayValue":
+            return [any_value(mapping(part)) for part in items(content, "values")]
+        if kind == "doubleValue":
+            return float(content) if isinstance(content, int | float | str) and _is_float(content) else None
+        if kind in ("stringValue", "boolValue"):
+            return content if isinstance(content, str | bool) else None
+        return json.dumps(content)
+    return None
+
+
+def _is_float(content: float | str) -> bool:
+    try:
+        float(content)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def integer(content: object) -> int | None:
+    if isinstance(content, str):
+        digits = content.removeprefix("-")
+        return integer(int(content)) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+    return content if type(content) is int and -(2**63) <= content < 2**63 else None
+
+
+def nanoseconds(value: object) -> int:
+    found = integer(value)
+    return found if found is not None and 0 <= found < 2**63 else 0
+
+
+def natural(value: object, bits: int = 63) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**bits else None
+
+
+def real(value: object) -> float | None:
+    if isinstance(value, float):
+        return value
+    return float(value) if type(value) is int and abs(value) < 2**63 else None
+
+
+def text(value: object) -> str:
+    """A string that ClickHouse takes: valid UTF-8, '' for anything that is none."""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def many(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def texts(value: object) -> list[str]:
+    return [text(part) for part in many(value)]
+
+
+def shown(value: object) -> str:
+    return text(value) if isinstance(value, str) else text(json.dumps(value))

@@ -1,0 +1,315 @@
+"""The one mapping from an OTLP span to a row of `llm_calls`, for every way in.
+
+Takes spans (`otlp.py`) and gives tuples in the order of `COLUMNS`. Pure and total: a value of the wrong type becomes
+the column's empty value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final, NamedTuple, cast
+
+from spanledger.runtime.untrusted_json import Json
+from spanledger.semconv import attributes as a
+from spanledger.semconv.usage import from_attributes
+from spanledger_clickhouse.rows.otlp import Span, many, natural, real, shown, spans, text, texts
+
+Row = tuple[object, ...]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_SECOND: Final = 4_102_444_800
+"""2100: what says that it is later is no time."""
+LONGEST: Final = 366 * 86_400 * 10**9
+"""Nanoseconds of the longest call that is believed."""
+MAX_PICO: Final = 10**18 - 1
+"""Decimal(18, 12) holds less than a million dollars a row."""
+
+TOKENS: Final = (
+    ("input_uncached_tokens", "input"),
+    ("input_audio_tokens", "input_audio"),
+    ("input_image_tokens", "input_image"),
+    ("input_video_tokens", "input_video"),
+    ("cache_read_tokens", "cache_read"),
+    ("cache_read_audio_tokens", "cache_read_audio"),
+    ("cache_read_image_tokens", "cache_read_image"),
+    ("cache_read_video_tokens", "cache_read_video"),
+    ("cache_write_tokens", "cache_write"),
+    ("cache_write_1h_tokens", "cache_write_1h"),
+    ("cache_write_12h_tokens", "cache_write_12h"),
+    ("output_text_tokens", "output"),
+    ("output_audio_tokens", "output_audio"),
+    ("output_image_tokens", "output_image"),
+    ("output_video_tokens", "output_video"),
+    ("reasoning_tokens", "reasoning"),
+    ("web_searches", "web_searches"),
+    ("file_searches", "file_searches"),
+    ("code_sessions", "code_sessions"),
+    ("maps_queries", "maps_queries"),
+    ("images", "images"),
+    ("audio_input_ms", "audio_input_ms"),
+    ("audio_output_ms", "audio_output_ms"),
+    ("video_output_ms", "video_output_ms"),
+    ("characters", "characters"),
+    ("pages", "pages"),
+    ("queries", "queries"),
+    ("training_tokens", "training_tokens"),
+)
+"""Column -> field of `Usage`."""
+
+COSTS: Final = (
+    ("cost_usd", a.COST_TOTAL),
+    ("input_cost_usd", a.COST_INPUT),
+    ("cache_read_cost_usd", a.COST_CACHE_READ),
+    ("cache_write_cost_usd", a.COST_CACHE_WRITE),
+    ("output_cost_usd", a.COST_OUTPUT),
+    ("tools_cost_usd", a.COST_TOOLS),
+    ("other_cost_usd", a.COST_OTHER),
+)
+
+TEXT: Final = "String"
+LOW: Final = "LowCardinality(String)"
+LOWS: Final = "Array(LowCardinality(String))"
+NULLABLE: Final = "Nullable(String)"
+LOW_NULLABLE: Final = "LowCardinality(Nullable(String))"
+MONEY: Final = "Nullable(Decimal(18, 12))"
+MAP: Final = "Map(LowCardinality(String), String)"
+
+COLUMNS: Final[dict[str, str]] = {
+    "tenant_id": LOW,
+    "start_time": "DateTime64(6, 'UTC')",
+    "trace_id": TEXT,
+    "span_id": TEXT,
+    "parent_span_id": TEXT,
+    "response_id": TEXT,
+    "process_id": TEXT,
+    "sequence": "Nullable(UInt64)",
+    "service": LOW,
+    "environment": LOW_NULLABLE,
+    "feature": LOW_NULLABLE,
+    "user_id": NULLABLE,
+    "request_id": NULLABLE,
+    "session_id": NULLABLE,
+    "conversation_id": NULLABLE,
+    "customer_tier": LOW_NULLABLE,
+    "labels": MAP,
+    "unit_name": LOW_NULLABLE,
+    "unit_id": TEXT,
+    "unit_quantity": "Nullable(Float64)",
+    "unit_measure": LOW,
+    "attribution_reason": LOW,
+    "context_lost_at": LOW,
+    "code_file": TEXT,
+    "code_line": "UInt32",
+    "code_function": TEXT,
+    "provider": LOW,
+    "operation": LOW,
+    "request_model": LOW,
+    "response_model": LOW,
+    "server_address": LOW,
+    "service_tier": LOW,
+    "inference_geo": LOW,
+    "speed": LOW,
+    "media_size": LOW,
+    "media_quality": LOW,
+    "is_streaming": "Bool",
+    "is_batch": "Bool",
+    "temperature": "Nullable(Float64)",
+    "max_tokens": "Nullable(UInt32)",
+    "prompt_name": LOW,
+    "prompt_hash": TEXT,
+    **{column: "UInt32" for column, _ in TOKENS},
+    "reported_total_tokens": "Nullable(UInt64)",
+    "usage_source": LOW,
+    **{column: MONEY for column, _ in COSTS},
+    "computed_cost_usd": MONEY,
+    "price_status": LOW,
+    "price_key": LOW,
+    "price_source": LOW,
+    "price_version": LOW,
+    "price_flags": LOWS,
+    "duration_us": "UInt64",
+    "time_to_first_chunk_us": "Nullable(UInt64)",
+    "outcome": LOW,
+    "error_type": LOW,
+    "finish_reasons": LOWS,
+    "attempts": "UInt16",
+    "attempt_status": LOWS,
+    "attempt_duration_us": "Array(UInt64)",
+    "attempt_billed": LOWS,
+    "usage_json": TEXT,
+    "attributes": MAP,
+    "scope": LOW,
+    "source": LOW,
+}
+"""Column of `llm_calls` -> its type, in the order of a row."""
+
+KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)} - {
+    a.PROVIDER_PROJECT,
+    a.BUDGET_WARNINGS,
+    a.REQUESTED_MODEL,
+    a.DOWNGRADE_REASON,
+    a.REFUSAL,
+}
+"""Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
+
+
+EVENT_COLUMNS: Final[dict[str, str]] = {
+    "process_id": TEXT,
+    "kind": LOW,
+    "at": "DateTime64(6, 'UTC')",
+    "service": LOW,
+    "host": LOW,
+    "sequence": "Nullable(UInt64)",
+    "lost_rows": "UInt64",
+    "lost_from": "Nullable(UInt64)",
+    "lost_to": "Nullable(UInt64)",
+    "lost_cost_usd": "Decimal(18, 12)",
+}
+"""Column of `ledger_events` -> its type, in the order of an event."""
+
+
+class Contents(NamedTuple):
+    """What a line holds."""
+
+    rows: list[Row]
+    events: list[Row]
+    """Markers: what a process tells of itself (`ledger_events`)."""
+
+
+def contents(line: bytes | str, source: str = "spool") -> Contents:
+    """The rows and markers of one OTLP JSON line.
+
+    Raises:
+        ValueError: the line is no JSON object.
+    """
+    document: object = json.loads(line)
+    if not isinstance(document, dict):
+        raise ValueError("an OTLP JSON line is an object")  # noqa: TRY004 - as json.loads says it
+    found = Contents([], [])
+    for span in spans(cast("Json", document)):
+        if span.scope == a.MARKER_SCOPE:
+            found.events.append(event(span))
+        elif span.scope.startswith(a.SCOPE_PREFIX):
+            found.rows.append(row(span, source))
+    return found
+
+
+def rows(line: bytes | str, source: str = "spool") -> list[Row]:
+    """The rows of one OTLP JSON line; raises as `contents` does."""
+    return contents(line, source).rows
+
+
+def event(span: Span) -> Row:
+    """One marker, in the order of `EVENT_COLUMNS`."""
+    at, resource = span.attributes, span.resource
+    return (
+        text(at.get(a.PROCESS_ID)),
+        text(at.get(a.MARKER)),
+        EPOCH + timedelta(microseconds=min(span.start, LAST_SECOND * 10**9) // 1000),
+        text(resource.get(a.SERVICE_NAME)),
+        text(resource.get(a.HOST_NAME)),
+        natural(at.get(a.SEQUENCE)),
+        natural(at.get(a.LOST_ROWS)) or 0,
+        natural(at.get(a.LOST_FROM)),
+        natural(at.get(a.LOST_TO)),
+        money(at.get(a.COST_TOTAL), True),
+    )
+
+
+def row(span: Span, source: str) -> Row:
+    """One span as a row, in the order of `COLUMNS`."""
+    at, resource = span.attributes, span.resource
+    start = span.start
+    usage = from_attributes(at)
+    tokens = [getattr(usage, field) if usage else 0 for _, field in TOKENS]
+    priced = natural(at.get(a.COST_TOTAL)) is not None
+    trace_id, span_id = span.trace_id, span.span_id
+    record, seen_at = text(at.get(a.RECORD_ID)), start
+    if record:
+        # A job that any process may ask about: the same job of a tenant is the same row, whoever saw it finished.
+        digest = hashlib.sha256(f"{text(at.get(a.PROVIDER))}:{record}".encode()).hexdigest()
+        trace_id, span_id = digest[:32], digest[32:48]
+        created = natural(at.get(a.RECORD_CREATED))
+        start = created * 10**9 if created and created < LAST_SECOND else start
+    return (
+        text(at.get(a.TENANT_ID)),
+        EPOCH + timedelta(microseconds=min(start, LAST_SECOND * 10**9) // 1000),
+        trace_id,
+        span_id,
+        span.parent_span_id,
+        text(at.get(a.RESPONSE_ID)),
+        text(at.get(a.PROCESS_ID)),
+        natural(at.get(a.SEQUENCE)),
+        text(resource.get(a.SERVICE_NAME)),
+        text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_OLD)) or None,
+        text(at.get(a.FEATURE)) or None,
+        text(at.get(a.USER_ID)) or None,
+        text(at.get(a.REQUEST_ID)) or None,
+        text(at.get(a.SESSION_ID)) or None,
+        text(at.get(a.CONVERSATION_ID)) or None,
+        text(at.get(a.CUSTOMER_TIER)) or None,
+        {text(key.removeprefix(a.LABEL_PREFIX)): text(at[key]) for key in at if key.startswith(a.LABEL_PREFIX)},
+        text(at.get(a.UNIT_NAME)) or None,
+        text(at.get(a.UNIT_ID)),
+        real(at.get(a.UNIT_QUANTITY)),
+        text(at.get(a.UNIT_MEASURE)),
+        text(at.get(a.ATTRIBUTION_REASON)),
+        text(at.get(a.CONTEXT_LOST_AT)),
+        text(at.get(a.CODE_FILE)),
+        natural(at.get(a.CODE_LINE), 32) or 0,
+        text(at.get(a.CODE_FUNCTION)),
+        text(at.get(a.PROVIDER)),
+        text(at.get(a.OPERATION)),
+        text(at.get(a.REQUEST_MODEL)),
+        text(at.get(a.RESPONSE_MODEL)),
+        text(at.get(a.SERVER_ADDRESS)),
+        text(at.get(a.SERVICE_TIER)),
+        text(at.get(a.INFERENCE_GEO)),
+        text(at.get(a.SPEED)),
+        text(at.get(a.MEDIA_SIZE)),
+        text(at.get(a.MEDIA_QUALITY)),
+        at.get(a.REQUEST_STREAM) is True,
+        at.get(a.BATCH) is True,
+        real(at.get(a.REQUEST_TEMPERATURE)),
+        natural(at.get(a.REQUEST_MAX_TOKENS), 32),
+        text(at.get(a.PROMPT_NAME)),
+        text(at.get(a.PROMPT_HASH)),
+        *tokens,
+        natural(at.get(a.REPORTED_TOTAL)),
+        text(at.get(a.USAGE_SOURCE)),
+        *(money(at.get(name), priced) for _, name in COSTS),
+        money(at.get(a.COST_COMPUTED), False),
+        text(at.get(a.PRICE_STATUS)),
+        text(at.get(a.PRICE_KEY)),
+        text(at.get(a.PRICE_SOURCE)),
+        text(at.get(a.PRICE_VERSION)),
+        texts(at.get(a.PRICE_FLAGS)),
+        min(max(0, span.end - seen_at), LONGEST) // 1000,
+        seconds_to_us(at.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
+        text(at.get(a.OUTCOME)),
+        text(at.get(a.ERROR_TYPE)),
+        texts(at.get(a.RESPONSE_FINISH_REASONS)),
+        natural(at.get(a.ATTEMPTS), 16) or 0,
+        texts(at.get(a.ATTEMPT_STATUS)),
+        [natural(value) or 0 for value in many(at.get(a.ATTEMPT_DURATION_US))],
+        texts(at.get(a.ATTEMPT_BILLED)),
+        text(at.get(a.USAGE_RAW)),
+        {text(key): shown(at[key]) for key in at if key not in KNOWN and not key.startswith(a.LABEL_PREFIX)},
+        text(span.scope),
+        source,
+    )
+
+
+def seconds_to_us(value: object) -> int | None:
+    found = real(value)
+    return int(found * 1e6) if found is not None and 0 <= found < 1e12 else None
+
+
+def money(value: object, priced: bool) -> Decimal | None:
+    """Picodollars as USD; a component that a priced call lacks cost nothing."""
+    if type(value) is int and abs(value) <= MAX_PICO:
+        return Decimal(value).scaleb(-12)
+    return Decimal(0) if priced else None

@@ -1,0 +1,1 @@
+"""Spool segments in, delivered rows out: the shipper, its destinations, its thread, dead letters."""

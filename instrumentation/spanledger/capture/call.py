@@ -1,0 +1,359 @@
+"""The life of one call: a CLIENT span from the moment the SDK is asked until the answer's last byte.
+
+A `Call` belongs to one billed HTTP response. The doors tell it what happens (an attempt failed, an
+event arrived, the body ended); it knows no SDK, no sync and no async. Attribution and price are
+added by `LedgerProcessor`, which sees the span start and end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from spanledger.capture.dedup import Expected, Recorded
+from spanledger.context.llm_call import CALL_KEY, Outbound
+from spanledger.providers import UNKNOWN, Provider, Request, Response
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.span_attributes import put, remember
+from spanledger.runtime.untrusted_json import Json
+from spanledger.semconv import attributes as a
+from spanledger.semconv.usage import Usage, to_attributes
+
+NOTHING: Final = Response()
+
+already_recorded: Final = Recorded()
+"""What this process has recorded, by provider and id, and the objects that were made of it."""
+
+
+class Made(NamedTuple):
+    """A request whose result is seen later."""
+
+    request: Request
+    created: int | None
+    """When, in Unix seconds."""
+    on_end: Callable[[int | None, bool, str], object] | None
+    """Of the call that made it: the result tells what was sold."""
+    notes: Mapping[str, str]
+    """Of that call."""
+
+
+_expected: Final[Expected[Made]] = Expected()
+"""(provider, record) -> what made it."""
+
+
+def after_fork() -> None:
+    """In a forked child: nothing is held by a thread that is not there."""
+    already_recorded.after_fork()
+    _expected.after_fork(lambda made: made._replace(on_end=None))  # what is held is the parent's
+
+
+class Call:
+    """One billed response in the making. Every method is safe to call twice and from any thread."""
+
+    __slots__ = (
+        "_attempt_began",
+        "_attempts",
+        "_began",
+        "_body",
+        "_finished",
+        "_first_chunk_ns",
+        "_notes",
+        "_outbound",
+        "_provider",
+        "_server",
+        "_span",
+        "_told",
+        "_tracer",
+        "answered",
+        "context",
+        "hides_usage",
+        "on_end",
+        "project",
+        "provider_name",
+        "request",
+    )
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        provider: Provider,
+        request: Request,
+        provider_name: str,
+        server: tuple[str, int | None],
+        context: Context | None = None,
+    ) -> None:
+        """Begin. An endpoint of unknown kind gets its span only when its answer turns out to carry usage."""
+        self._tracer = tracer
+        self._provider = provider
+        self.provider_name = provider_name
+        self._server = server
+        self.context = context
+        """The caller's; None: the current one."""
+        self._body: Json = {}
+        self._attempts: list[tuple[str, int, str]] = []
+        self._first_chunk_ns: int | None = None
+        self._finished = False
+        self._told = False
+        self._notes: Mapping[str, str] = {}
+        self.request = request
+        self.answered = False
+        """Whether a response has claimed this call."""
+        self.project: str | None = None
+        """Whose account at the provider is billed, where provider and SDK say it."""
+        self.on_end: Callable[[int | None, bool, str], object] | None = None
+        """Told, once the call is over, (picodollars or None, whether anything may have been sold, a name if other processes
+        may see the same)."""
+        self.hides_usage = False
+        """Whether the stream has a usage event that we asked for and the caller did not."""
+        self._began = time.time_ns()
+        self._attempt_began = self._began
+        self._span = None if request.deferred else self._start()
+
+    def _start(self) -> Span:
+        """The span, with what a sampler may want to know; the rest is put on it at the end, at once."""
+        request = self.request
+        attributes = {a.OPERATION: request.operation, a.PROVIDER: self.provider_name}
+        name = request.operation
+        if request.model is not None:
+            attributes[a.REQUEST_MODEL] = request.model
+            name = f"{name} {request.model}"
+        return self._tracer.start_span(name, self.context, SpanKind.CLIENT, attributes, start_time=self._began)
+
+    def another(self, request: Request | None = None) -> Call:
+        """A call of its own for one more billed response to the same request (a middleware's second hop)."""
+        server = self._server
+        made = Call(self._tracer, self._provider, request or self.request, self.provider_name, server, self.context)
+        made.project = self.project
+        made.on_end = self.on_end
+        made._notes = self._notes
+        return made
+
+    @property
+    def sells(self) -> bool:
+        """Whether the request is one that is billed; an answer that is only asked for again is not."""
+        return self._span is not None
+
+    def note(self, name: str, value: str) -> None:
+        """A further attribute of the span."""
+        self._notes = {**self._notes, name: value}
+
+    def downgrade(self, model: str, reason: str) -> None:
+        """Another model is asked than the caller named."""
+        self.note(a.REQUESTED_MODEL, self.request.model or "")
+        self.note(a.DOWNGRADE_REASON, reason)
+        self.request = self.request._replace(model=model)
+        if self._span is not None:
+            self._span.update_name(f"{self.request.operation} {model}")
+            self._span.set_attribute(a.REQUEST_MODEL, model)
+
+    def current(self) -> Context:
+        """The context to send the request in: our span is the parent of what the HTTP client records."""
+        self._outbound = Outbound()
+        entries: dict[str, object] = {**(self.context or otel_context.get_current()), CALL_KEY: self._outbound}
+        if self._span is not None:
+            entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
+        return Context(entries)
+
+    def sent(self) -> None:
+        """The SDK has returned from sending the request: what still runs in its context is the application's."""
+        self._outbound.open = False
+
+    def attempt(self) -> None:
+        """An HTTP attempt is being sent."""
+        self._attempt_began = time.time_ns()
+
+    def retried(self, status: int | None) -> None:
+        """An attempt failed and another follows; `status` is None where no answer came (billed: unknown)."""
+        self._attempts.append(self._attempt(str(status) if status else "no_answer", "no" if status else "unknown"))
+
+    def _attempt(self, status: str, billed: str) -> tuple[str, int, str]:
+        return status, (time.time_ns() - self._attempt_began) // 1000, billed
+
+    def feed(self, event: object) -> None:
+        """One event of a stream."""
+        if self._first_chunk_ns is None:
+            self._first_chunk_ns = time.time_ns()
+        if isinstance(event, dict):
+            self._body = self._provider.fold(self._body, cast("Json", event))
+
+    def body(self, body: object) -> None:
+        """The whole body of an unstreamed answer, parsed."""
+        if isinstance(body, dict):
+            self._body = cast("Json", body)
+
+    @property
+    def has_body(self) -> bool:
+        return bool(self._body)
+
+    def line(self, body: object) -> None:
+        """One line of an answer in lines, parsed: a billed response of its own."""
+        if isinstance(body, dict):
+            with quietly("reading what was used"):  # the other lines are rows all the same
+                self._also(self._provider.response(cast("Json", body), self.request))
+
+    def finish(self) -> None:
+        """The answer is over, complete or not."""
+        if self._finished:
+            return
+        self._finished = True
+        with quietly("recording a call"):
+            request, response = self.request, NOTHING
+            if not request.lines:
+                with quietly("reading what was used"):  # where that fails, the call is a row all the same
+                    response = self._provider.response(self._body, request)
+            if response.awaited is not None:
+                _expected.keep(
+                    (self.provider_name, response.awaited), Made(request, response.created, self.on_end, self._notes)
+                )
+                self._told = self._told or (request.begins and not request.batch)  # the result does
+            if response.void is not None:
+                made = _expected.pop((self.provider_name, response.void))
+                if made is not None and made.on_end is not None:
+                    made.on_end(0, False, "")
+            if self._span is not None or self._counts(response):
+                self._record(response)
+            for extra in response.extras:
+                self._also(extra)
+        self._tell(None, sold=False)
+
+    def _record(self, response: Response) -> None:
+        """End the span, which an answer of unknown kind gets only now."""
+        if self._span is None:
+            self._take_up(response)
+            self._span = self._start()
+        elif response.id:
+            already_recorded.first(self.provider_name, response.id)
+        self._attempts.append(self._attempt("200", "yes"))
+        self._end(self._span, response, "ok" if response.complete else "aborted")
+
+    def _counts(self, response: Response) -> bool:
+        """Whether the answer to a question is the first to say that something was billed."""
+        if response.usage is None and (response.record is None or response.awaited is not None):
+            return False
+        name = response.record or response.id
+        return name is None or not self.request.polls or already_recorded.first(self.provider_name, name)
+
+    def _take_up(self, response: Response) -> None:
+        """Go on for the request that a poll's answer belongs to: one that this process made, else as the answer says."""
+        made = _expected.pop((self.provider_name, response.record)) if response.record else None
+        request = made.request if made else self.request
+        if made is not None:
+            self._notes = {**made.notes, **self._notes}
+            self.on_end = made.on_end or self.on_end
+        self.request = request._replace(model=request.model or response.model, polls=False)
+
+    def _also(self, extra: Response) -> None:
+        """Record what the same answer bills besides."""
+        if extra.usage is None or (extra.record and not already_recorded.first(self.provider_name, extra.record)):
+            return
+        request = self.request
+        if extra.record and extra.created is None and request.subject is not None:
+            known = _expected.get((self.provider_name, request.subject))
+            extra = extra._replace(created=known.created if known else None)
+        operation = extra.operation or ("chat" if request.operation == UNKNOWN else request.operation)
+        asked = request._replace(operation=operation, model=extra.model, polls=False, lines=False, expected=None)
+        call = self.another(asked)
+        call._finished = True
+        if call._span is not None:
+            call._attempts.append(call._attempt("200", "yes"))
+            call._end(call._span, extra, "ok")
+
+    def fail(self, error: BaseException, status: int | None) -> None:
+        """The call raised before any billable answer; `status` is that of the last HTTP answer, if any."""
+        if self._finished:
+            return
+        self._finished = True
+        with quietly("recording a failed call"):
+            if self._span is not None:
+                said = str(status) if status else "no_answer"
+                self._attempts.append(self._attempt(said, "no" if status else "unknown"))
+                self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                self._span.set_attribute(a.ERROR_TYPE, str(status) if status else type(error).__qualname__)
+                self._end(self._span, Response(), "error")
+        self._tell(None, sold=False)
+
+    def refuse(self, error: BaseException) -> None:
+        """The call was not made at all: a row without an attempt."""
+        self._finished = True
+        self.note(a.REFUSAL, str(error))
+        with quietly("recording a refused call"):
+            span = self._span = self._span or self._start()
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            span.set_attribute(a.ERROR_TYPE, type(error).__name__)
+            self._end(span, Response(), "error")
+
+    def _end(self, span: Span, response: Response, outcome: str) -> None:
+        usage, source = self._usage(response, outcome)
+        try:
+            if span.is_recording():
+                put(span, self._facts(response, outcome, usage, source))
+                remember(span, usage)
+        finally:
+            try:
+                span.end()
+            finally:
+                cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
+                name = f"{self.provider_name}:{response.record}" if response.record else ""
+                # What is asked about later, is over and has no usage was not sold.
+                sold = outcome != "error" and (usage is not None or not name)
+                self._tell(cost if isinstance(cost, int) else None, sold=sold, name=name)
+
+    def _tell(self, cost: int | None, *, sold: bool, name: str = "") -> None:
+        if self.on_end is not None and not self._told:
+            self._told = True
+            self.on_end(cost, sold, name)
+
+    def _usage(self, response: Response, outcome: str) -> tuple[Usage | None, str | None]:
+        """(usage, where it is from)."""
+        usage, expected = response.usage, self.request.expected
+        if usage is None and outcome == "ok" and expected is not None:
+            return Usage(*(n * response.times for n in expected[:-1])), "request"
+        if usage is not None:
+            return usage, "exact" if response.complete else "partial"
+        return None, None if outcome == "error" else "missing"
+
+    def _facts(self, response: Response, outcome: str, usage: Usage | None, source: str | None) -> dict[str, Any]:
+        request = self.request
+        host, port = self._server
+        facts: dict[str, Any] = {a.SERVER_ADDRESS: host, a.OUTCOME: outcome, a.ATTEMPTS: len(self._attempts)}
+        if usage is not None:
+            facts.update(to_attributes(usage))
+        if self._first_chunk_ns is not None:
+            facts[a.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_chunk_ns - self._began) / 1e9
+        for name, value in (
+            (a.USAGE_SOURCE, source),
+            (a.SERVER_PORT, port),
+            (a.REQUEST_STREAM, request.stream or None),
+            (a.REQUEST_MAX_TOKENS, request.max_tokens),
+            (a.REQUEST_TEMPERATURE, request.temperature),
+            (a.REQUEST_TIER, request.service_tier),
+            (a.PROMPT_HASH, request.prompt_hash),
+            (a.RESPONSE_ID, response.id),
+            (a.RESPONSE_MODEL, response.model),
+            (a.RESPONSE_FINISH_REASONS, response.finish_reasons or None),
+            (a.SERVICE_TIER, response.service_tier),
+            (a.INFERENCE_GEO, response.inference_geo),
+            (a.SPEED, response.speed),
+            (a.PROVIDER_COST, response.provider_cost_usd),
+            (a.USAGE_RAW, response.raw_usage),
+            (a.MEDIA_SIZE, response.size or request.size),
+            (a.MEDIA_QUALITY, response.quality or request.quality),
+            (a.BATCH, response.batch or None),
+            (a.RECORD_ID, response.record),
+            (a.RECORD_CREATED, response.created),
+            (a.PROVIDER_PROJECT, self.project),
+        ):
+            if value is not None:
+                facts[name] = value
+        if len(self._attempts) > 1 or outcome == "error":
+            facts[a.ATTEMPT_STATUS] = tuple(status for status, _, _ in self._attempts)
+            facts[a.ATTEMPT_DURATION_US] = tuple(duration for _, duration, _ in self._attempts)
+            facts[a.ATTEMPT_BILLED] = tuple(billed for _, _, billed in self._attempts)
+        facts.update(self._notes)
+        return facts

@@ -1,0 +1,107 @@
+"""The span processor that makes a call a row: who, how much, and onto disk.
+
+On start it adds the attribution. Just before the end it adds the price: `_on_ending` cannot do that in
+opentelemetry-sdk 1.45 (attributes are frozen before it is called, opentelemetry-python#5614), so the
+span's `end` is wrapped on the instance, which only uses the span's public methods. After the end the
+span goes to the spool; sampling does not matter. Of other spans only those that serve a request are touched:
+they get the sum of the request's calls (`requests.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+
+from spanledger.capture.request_totals import OpenRequests, Total
+from spanledger.context.baggage import attribution
+from spanledger.context.unattributed import NOT_STRICT, Strictness, losses
+from spanledger.pricing.price import ERROR
+from spanledger.pricing.span_costs import cost_attributes
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.span_attributes import before_end, plain, put, remembered
+from spanledger.semconv import attributes as a
+from spanledger.spool.otlp_json import Encoder
+from spanledger.spool.writer import Spool
+
+
+class LedgerProcessor(SpanProcessor):
+    """Attribution on start, price before the end, the spool after it. Raises nothing into the host."""
+
+    def __init__(
+        self, spool: Spool, strict: Strictness = NOT_STRICT, flush: Callable[[float], bool] = lambda _: True
+    ) -> None:
+        """`flush` ships what is spooled, within a number of seconds."""
+        self._spool = spool
+        self._flush = flush
+        self._encoder = Encoder()
+        self._requests = OpenRequests()
+        self.strictness = strict
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        with quietly("starting a span"):
+            scope = span.instrumentation_scope
+            if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
+                self._begin(span, parent_context)
+            else:
+                total = self._requests.started(span)
+                if total is not None:
+                    before_end(span, lambda: put(span, total.attributes()) if total.calls else None)
+
+    def _begin(self, span: Span, parent_context: Context | None) -> None:
+        facts = attribution(parent_context)
+        total = self._requests.of(span)
+        if a.ATTRIBUTION_REASON in facts:
+            if total is not None and total.from_elsewhere and facts[a.ATTRIBUTION_REASON] == "no_baggage":
+                facts[a.CONTEXT_LOST_AT] = "ingress"
+            losses.lost(facts)
+        before_end(span, lambda: self._settle(span, facts, total))
+        self.strictness.check(facts)
+
+    def _settle(self, span: Span, facts: dict[str, Any], total: Total | None) -> None:
+        """Put the attribution, its number and its price on a call that is about to end.
+
+        A price that fails takes nothing with it: the row is without one, and says so.
+        """
+        with quietly("settling a call"):
+            usage = remembered(span)
+            attributes = plain(span)
+            facts[a.PROCESS_ID] = self._spool.process_id
+            if not attributes.get(a.RECORD_ID):  # a row that any process may write has no number of this one's
+                facts[a.SEQUENCE] = self._spool.next_sequence()
+            facts[a.PRICE_STATUS] = ERROR
+            with quietly("pricing a call"):
+                facts.update(cost_attributes(attributes, usage))
+            put(span, facts)
+            if total is not None:
+                total.add(facts, usage.total if usage else 0)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        with quietly("spooling a call"):
+            scope = span.instrumentation_scope
+            if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
+                facts = span.attributes or {}
+                sequence, cost = facts.get(a.SEQUENCE), facts.get(a.COST_TOTAL)
+                self._spool.append(
+                    self._encoder.line(span),
+                    sequence if isinstance(sequence, int) else None,
+                    cost if isinstance(cost, int) else 0,
+                )
+            else:
+                self._requests.ended(span)
+
+    def after_fork(self) -> None:
+        """In a forked child: a process of its own."""
+        self._spool.after_fork()
+        self._requests.after_fork()
+
+    def shutdown(self) -> None:
+        self._spool.close()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Rows are on disk when a span has ended; where a destination is configured they are also shipped now."""
+        with quietly("flushing"):
+            return self._flush(timeout_millis / 1000)
+        return False

@@ -1,0 +1,103 @@
+"""What a whole request of the application cost: summed over its calls, put on the span that served it.
+
+The processor sees every recorded span start and end, so the server span of a call is found by walking up
+the spans that are open now; where a span in between has ended already (a task that outlived its parent), by
+the trace. A call that ends after the server span is too late for it; the view `request_cost` has it all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.trace import SpanKind
+
+from spanledger.semconv import attributes as a
+
+SERVING: Final = (SpanKind.SERVER, SpanKind.CONSUMER)
+MAX_OPEN: Final = 20_000
+"""Spans remembered at a time; the oldest are forgotten first (spans that never end)."""
+
+
+class Total:
+    """The calls of one request so far."""
+
+    def __init__(self, span: Span, *, from_elsewhere: bool) -> None:
+        self.span = span
+        self.from_elsewhere = from_elsewhere
+        """Whether the trace came from another service."""
+        self.calls = 0
+        self.tokens = 0
+        self.picousd = 0
+        self.unpriced = 0
+        self._lock = threading.Lock()
+
+    def add(self, facts: Mapping[str, Any], tokens: int) -> None:
+        cost = facts.get(a.COST_TOTAL)
+        with self._lock:
+            self.calls += 1
+            self.tokens += tokens
+            if cost is not None:
+                self.picousd += cost
+            elif str(facts.get(a.PRICE_STATUS)).startswith("unpriced:"):
+                self.unpriced += 1
+
+    def attributes(self) -> dict[str, int]:
+        found = {a.REQUEST_CALLS: self.calls, a.REQUEST_TOKENS: self.tokens, a.REQUEST_COST: self.picousd}
+        return {**found, a.REQUEST_UNPRICED: self.unpriced} if self.unpriced else found
+
+
+class OpenRequests:
+    """The server spans that are open now, and which open span belongs to which."""
+
+    def __init__(self) -> None:
+        self._by_span: OrderedDict[int, Total | None] = OrderedDict()
+        self._by_trace: OrderedDict[int, Total] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: the spans of the parent's requests are the parent's."""
+        self._lock = threading.Lock()
+
+    def started(self, span: Span) -> Total | None:
+        """Take note of a span; returns its total if it serves a request."""
+        context, parent = span.get_span_context(), span.parent
+        if span.kind in SERVING:
+            total = Total(span, from_elsewhere=parent is not None and parent.is_remote)
+            with self._lock:
+                _bounded(self._by_trace, context.trace_id, total)
+                _bounded(self._by_span, context.span_id, total)
+            return total
+        if self._by_trace:
+            with self._lock:
+                _bounded(self._by_span, context.span_id, self._of(parent))
+        return None
+
+    def _of(self, parent: Any) -> Total | None:
+        """The request that the child of `parent` belongs to."""
+        if parent is None:
+            return None
+        return self._by_span.get(parent.span_id) or self._by_trace.get(parent.trace_id)
+
+    def of(self, span: ReadableSpan) -> Total | None:
+        """The request that a call belongs to, if its server span is still open."""
+        with self._lock:
+            return self._of(span.parent) if self._by_trace else None
+
+    def ended(self, span: ReadableSpan) -> None:
+        context = span.get_span_context()
+        if context is None or not self._by_trace:
+            return
+        with self._lock:
+            total = self._by_span.pop(context.span_id, None)
+            if total is not None and total.span.get_span_context() == context:
+                self._by_trace.pop(context.trace_id, None)
+
+
+def _bounded(found: OrderedDict[int, Any], key: int, value: Any) -> None:
+    found[key] = value
+    if len(found) > MAX_OPEN:
+        found.popitem(last=False)

@@ -1,0 +1,1 @@
+"""OpenTelemetry context in, attribution out: baggage, scopes, propagation, the calling code where attribution is missing."""

@@ -1,0 +1,162 @@
+"""Who caused a call: read from OpenTelemetry baggage, and where it is missing, which code lost it.
+
+Baggage keys and span attributes have the same names (`attributes.py`); values are cut to 256
+printable characters. A missing dimension stays missing: the span says why, and which code made the call
+(`callsite.py`). `scopes.py` is how an application puts it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from functools import lru_cache
+from typing import Any, Final
+
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
+
+from spanledger.context.call_site import call_site
+from spanledger.runtime import settings
+from spanledger.runtime.untrusted_json import label
+from spanledger.semconv import attributes as a
+
+DIMENSIONS: Final = (
+    a.USER_ID,
+    a.SESSION_ID,
+    a.CONVERSATION_ID,
+    a.REQUEST_ID,
+    a.FEATURE,
+    a.TENANT_ID,
+    a.CUSTOMER_TIER,
+)
+EXPECTED: Final = (a.USER_ID, a.FEATURE, a.REQUEST_ID)
+"""Who, for what, and in which request: a call that has these three is fully attributed."""
+
+MAX_LABELS: Final = 16
+
+KEYS: Final = {**{name: name for name in DIMENSIONS}, **a.BAGGAGE_ALIASES}
+
+BUDGETED: Final = {
+    key: name for key, name in KEYS.items() if name in {a.TENANT_ID, a.CUSTOMER_TIER, a.FEATURE, a.USER_ID}
+}
+"""Baggage keys of the dimensions that budgets know."""
+
+UNITS: Final = {a.UNIT_NAME: str, a.UNIT_ID: str, a.UNIT_QUANTITY: float, a.UNIT_MEASURE: str}
+"""What `spanledger.unit` puts into baggage -> the type of the attribute."""
+
+OURS: Final = frozenset({*KEYS, *UNITS})
+
+
+def is_ours(key: str) -> bool:
+    """Whether a baggage key says who caused a call."""
+    return key in OURS or key.startswith(a.LABEL_PREFIX)
+
+
+def attribution(context: Context | None) -> dict[str, Any]:
+    """Span attributes for the baggage in `context` (None: the current one).
+
+    Complete baggage costs one pass over it; otherwise `spanledger.attribution.reason` says
+    `context_lost` (no parent span and no baggage), `no_baggage` (a parent, but nobody set it) or
+    `partial`, and `code.*` names the calling code.
+    """
+    found: dict[str, Any] = {}
+    labels = 0
+    for key, value in baggage.get_all(context).items():
+        name = KEYS.get(key)
+        if name is None:
+            if key.startswith(a.LABEL_PREFIX):
+                if labels < MAX_LABELS and _allowed(key):
+                    labels += 1
+                    _put(found, key[: len(a.LABEL_PREFIX) + 64], value)
+            elif key in UNITS:
+                _put(found, key, value)
+            continue
+        if key == name or name not in found:
+            _put(found, name, value)
+    if a.UNIT_QUANTITY in found:
+        _number(found)
+    user = found.get(a.USER_ID)
+    if user is not None and (key := _hashing_key()) is not None:
+        found[a.USER_ID] = pseudonym(user, key)
+    missing = [name for name in EXPECTED if name not in found]
+    if missing:
+        parent = trace.get_current_span(context).get_span_context()
+        reason = "partial" if found else "no_baggage" if parent.is_valid else "context_lost"
+        found[a.ATTRIBUTION_REASON] = reason
+        found[a.ATTRIBUTION_MISSING] = missing
+        found.update(call_site())
+    return found
+
+
+def dimensions(context: Context | None) -> dict[str, str]:
+    """Whose budgets count a call made in `context` (None: the current one): tenant, tier, feature and user by attribute
+    name, as they will stand on the row; what is missing is left out."""
+    found: dict[str, Any] = {}
+    for key, value in baggage.get_all(context).items():
+        name = BUDGETED.get(key)
+        if name is not None and (key == name or name not in found):
+            _put(found, name, value)
+    user = found.get(a.USER_ID)
+    if user is not None and (secret := _hashing_key()) is not None:
+        found[a.USER_ID] = pseudonym(user, secret)
+    return found
+
+
+_label = lru_cache(maxsize=4096)(label)
+
+
+def identity(name: str, value: str | None) -> str | None:
+    """A value of a dimension as it stands on rows: cleaned, and hashed where user ids are."""
+    text = _text(value)
+    if text is not None and name == a.USER_ID and (secret := _hashing_key()) is not None:
+        return pseudonym(text, secret)
+    return text
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value in baggage names nobody: None or False, as `set_baggage("user.id", user and user.id)` leaves
+    them there, or blank text."""
+    return value is None or value is False or (isinstance(value, str) and not (_label(value) or "").strip())
+
+
+def _text(value: object) -> str | None:
+    """A value in baggage as it stands on rows; None where it is missing."""
+    return None if is_missing(value) else _label(value if isinstance(value, str) else str(value))
+
+
+def _put(found: dict[str, Any], name: str, value: object) -> None:
+    text = _text(value)
+    if text is not None:
+        found[name] = text
+
+
+def _number(found: dict[str, Any]) -> None:
+    """The quantity of a unit as a number, or not at all."""
+    try:
+        quantity = float(found.pop(a.UNIT_QUANTITY))
+    except ValueError:
+        return
+    if 0 < quantity < 1e15:
+        found[a.UNIT_QUANTITY] = quantity
+
+
+@lru_cache(maxsize=1)
+def _allow_list() -> frozenset[str] | None:
+    configured = settings.setting("labels")
+    return frozenset(name.strip() for name in configured.split(",")) if configured else None
+
+
+def _allowed(key: str) -> bool:
+    allowed = _allow_list()
+    return allowed is None or key.removeprefix(a.LABEL_PREFIX) in allowed
+
+
+@lru_cache(maxsize=1)
+def _hashing_key() -> bytes | None:
+    configured = settings.setting("hash_user_id")
+    return configured.encode() if configured else None
+
+
+def pseudonym(user: str, key: bytes) -> str:
+    """A user id as 32 hex digits of its HMAC-SHA256: the same user is the same, nobody without the key can tell who."""
+    return hmac.new(key, user.encode(), hashlib.sha256).hexdigest()[:32]

@@ -1,0 +1,103 @@
+"""The guard around the global propagator: attribution is ours alone, both ways.
+
+Inward: anyone can send `baggage: user.id=victim`. What a carrier says of attribution is dropped, unless
+`SPANLEDGER_TRUST_INCOMING_BAGGAGE` is set (a gateway in front says who is asking) or the carrier is a
+message broker's, which only our own services write to. What middleware sets afterwards is untouched.
+
+Outward: instrumentations of HTTP clients put the current baggage into every request they see, those of the
+SDKs included. Inside a request to a provider (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
+everywhere else it leaves out our entries that name nobody (None, False, blank), and what is not ours passes as it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from opentelemetry import baggage, propagate
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
+
+from spanledger.context.baggage import is_missing, is_ours
+from spanledger.context.llm_call import in_call
+from spanledger.runtime import settings
+from spanledger.runtime.guard import quietly
+
+BROKERS: Final = (
+    *(
+        f"opentelemetry.instrumentation.{name}"
+        for name in (
+            "aio_pika",
+            "aiokafka",
+            "boto3sqs",
+            "celery",
+            "confluent_kafka",
+            "kafka",
+            "pika",
+            "remoulade",
+        )
+    ),
+    "spanledger.middleware",
+)
+"""Modules whose getters read messages of a broker."""
+
+
+class GuardedPropagator(TextMapPropagator):
+    """Another propagator that believes no stranger and tells no provider."""
+
+    def __init__(self, inner: TextMapPropagator, *, trusting: bool) -> None:
+        self.inner = inner
+        self._trusting = trusting
+        self.dropped = 0
+        """Attribution entries that strangers sent."""
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
+        found = self.inner.extract(carrier, context, getter)
+        if not self._trusting and not type(getter).__module__.startswith(BROKERS):
+            with quietly("guarding incoming baggage"):
+                found = self._without_theirs(found, context)
+        return found
+
+    def _without_theirs(self, found: Context, before: Context | None) -> Context:
+        """`found` with our entries as they were before the carrier was read, in `before` or the current context.
+
+        What our own middleware has said already stays: Flask's instrumentation reads the carrier after a WSGI
+        middleware has run, and begins with an empty context (opentelemetry-instrumentation-flask 0.66b1).
+        """
+        known = {key: value for key, value in baggage.get_all(before).items() if is_ours(key)}
+        theirs = {key: value for key, value in baggage.get_all(found).items() if is_ours(key)}
+        for key in theirs.keys() - known.keys():
+            self.dropped += 1
+            found = baggage.remove_baggage(key, found)
+        for key, value in known.items():
+            if theirs.get(key) != value:
+                self.dropped += key in theirs
+                found = baggage.set_baggage(key, value, found)
+        return found
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
+        if in_call(context):
+            context = baggage.clear(context)
+        else:
+            with quietly("guarding outgoing baggage"):
+                context = _without_missing(context)
+        self.inner.inject(carrier, context, setter)
+
+    @property
+    def fields(self) -> set[str]:
+        return self.inner.fields
+
+
+def _without_missing(context: Context | None) -> Context | None:
+    """`context` without our entries that name nobody: W3C baggage would write None as the text "None"."""
+    for key, value in baggage.get_all(context).items():
+        if is_missing(value) and is_ours(key):
+            context = baggage.remove_baggage(key, context)
+    return context
+
+
+def guard() -> None:
+    """Wrap the global propagator, once."""
+    current = propagate.get_global_textmap()
+    if not isinstance(current, GuardedPropagator):
+        trusting = settings.enabled("trust_incoming_baggage")
+        propagate.set_global_textmap(GuardedPropagator(current, trusting=trusting))

@@ -1,0 +1,228 @@
+"""Saying who causes the calls made inside: scopes that put attribution into OpenTelemetry baggage.
+
+    with spanledger.attribution(user="ada", feature="summarize", request_id=request.id): ...
+
+    @spanledger.feature("summarize")
+    async def summarize(text): ...
+
+    with spanledger.unit("pdf", quantity=50, unit="page"): ...
+
+They are plain baggage: whatever carries OpenTelemetry's context carries them. As decorators they serve functions,
+coroutines, generators and asynchronous generators; of a generator only its own steps run inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import secrets
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, TypeVar, cast
+
+from opentelemetry import baggage
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from spanledger.semconv import attributes as a
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_tokens: ContextVar[tuple[Any, ...]] = ContextVar("spanledger_scopes", default=())
+"""What to undo when the scopes now open are left, the innermost last."""
+
+
+class Scope:
+    """Baggage for as long as a block, or a function, runs. May be entered again, and by many at a time."""
+
+    def __init__(self, entries: Mapping[str, str]) -> None:
+        self._entries = dict(entries)
+
+    def entries(self) -> Mapping[str, str]:
+        """What one entry puts into baggage."""
+        return self._entries
+
+    def context(self, context: Context | None = None) -> Context:
+        """`context` (by default the current one) with this scope's baggage."""
+        found = otel_context.get_current() if context is None else context
+        for key, value in self.entries().items():
+            found = baggage.set_baggage(key, value, found)
+        return found
+
+    def __enter__(self) -> None:
+        _tokens.set((*_tokens.get(), otel_context.attach(self.context())))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        *outer, token = _tokens.get()
+        _tokens.set(tuple(outer))
+        otel_context.detach(token)
+
+    def __call__(self, function: Function) -> Function:
+        """Run `function` inside this scope, whatever its colour."""
+        wrapper: Any
+        if inspect.isasyncgenfunction(function):
+            wrapper = self._async_generator(function)
+        elif inspect.iscoroutinefunction(function):
+            wrapper = self._coroutine(function)
+        elif inspect.isgeneratorfunction(function):
+            wrapper = self._generator(function)
+        else:
+            wrapper = self._function(function)
+        return cast("Function", functools.wraps(function)(wrapper))
+
+    def _function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return wrapper
+
+    def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        return wrapper
+
+    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            inner = function(*args, **kwargs)
+            step: Callable[[Any], Any] = inner.send
+            given: Any = None
+            try:
+                while True:
+                    with self:
+                        try:
+                            value = step(given)
+                        except StopIteration as end:
+                            return end.value
+                    try:
+                        given = yield value
+                        step = inner.send
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - handed on to the generator
+                        step, given = inner.throw, error
+            finally:
+                with self:
+                    inner.close()
+
+        return wrapper
+
+    def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            inner = function(*args, **kwargs)
+            step: Callable[[Any], Any] = inner.asend
+            given: Any = None
+            try:
+                while True:
+                    with self:
+                        try:
+                            value = await step(given)
+                        except StopAsyncIteration:
+                            return
+                    try:
+                        given = yield value
+                        step = inner.asend
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - handed on to the generator
+                        step, given = inner.athrow, error
+            finally:
+                with self:
+                    await inner.aclose()
+
+        return wrapper
+
+
+class _Unit(Scope):
+    """A scope with an id of its own each time it is entered."""
+
+    def entries(self) -> Mapping[str, str]:
+        return {**super().entries(), a.UNIT_ID: secrets.token_hex(8)}
+
+
+NAMES: Final = {
+    "user": a.USER_ID,
+    "feature": a.FEATURE,
+    "request_id": a.REQUEST_ID,
+    "tenant": a.TENANT_ID,
+    "tier": a.CUSTOMER_TIER,
+    "session": a.SESSION_ID,
+    "conversation": a.CONVERSATION_ID,
+}
+"""Argument of `attribution` -> baggage key."""
+
+
+def attribution(
+    *,
+    user: str | None = None,
+    feature: str | None = None,
+    request_id: str | None = None,
+    tenant: str | None = None,
+    tier: str | None = None,
+    session: str | None = None,
+    conversation: str | None = None,
+    labels: Mapping[str, str | None] | None = None,
+) -> Scope:
+    """A scope, and a decorator, for the calls made inside; what is None stays as it was outside.
+
+    Args:
+        user: who causes the calls, an opaque id (`user.id`).
+        feature: what for (`spanledger.feature`).
+        request_id: in which request of the application (`spanledger.request.id`).
+        tenant: for which customer (`spanledger.tenant.id`).
+        tier: on which plan (`spanledger.tier`).
+        session: `session.id`.
+        conversation: `gen_ai.conversation.id`.
+        labels: anything else, at most 16 (`spanledger.label.<name>`).
+    """
+    from spanledger.context.baggage import is_missing
+
+    values = (user, feature, request_id, tenant, tier, session, conversation)
+    entries = {
+        NAMES[name]: "" if is_missing(value) else str(value)  # False or blank: nobody, whoever it is outside
+        for name, value in zip(NAMES, values, strict=True)
+        if value is not None
+    }
+    entries.update({f"{a.LABEL_PREFIX}{k}": str(value) for k, value in (labels or {}).items() if value is not None})
+    return Scope(entries)
+
+
+def feature(name: str) -> Scope:
+    """`attribution(feature=name)`, for the most common case."""
+    return attribution(feature=name)
+
+
+def unit(name: str, *, quantity: float = 1, unit: str = "") -> Scope:
+    """A unit of the application's work whose cost is asked for, e.g. a document of 50 pages.
+
+    Args:
+        name: what it is ("pdf"); the view `unit_cost` groups by it.
+        quantity: how much of it, > 0.
+        unit: of what ("page").
+
+    Raises:
+        ValueError: quantity is not greater than 0.
+    """
+    if not quantity > 0:
+        raise ValueError(f"a unit of {quantity!r} has no cost of one: quantity must be greater than 0")
+    return _Unit({a.UNIT_NAME: name, a.UNIT_QUANTITY: repr(float(quantity)), a.UNIT_MEASURE: unit})
+
+
+def carry() -> dict[str, str]:
+    """The current attribution as a dict of strings, for a job queue that carries no OpenTelemetry context
+    (RQ's `job.meta`, arq's arguments, the arguments of a spawned process)."""
+    from spanledger.context.baggage import is_missing, is_ours
+
+    return {key: str(value) for key, value in baggage.get_all().items() if is_ours(key) and not is_missing(value)}
+
+
+def carried(entries: Mapping[str, str] | None) -> Scope:
+    """The scope of what `carry` gave elsewhere; None or an empty dict changes nothing."""
+    from spanledger.context.baggage import is_missing, is_ours
+
+    return Scope({k: str(value) for k, value in (entries or {}).items() if is_ours(k) and not is_missing(value)})

@@ -1,0 +1,115 @@
+"""Calls whose attribution is incomplete: said once a call site, counted by reason, and refused where tests want that."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry import metrics
+
+from spanledger.runtime import settings
+from spanledger.runtime.guard import Deliberate, log
+from spanledger.runtime.version import VERSION
+from spanledger.semconv import attributes as a
+
+MAX_SITES: Final = 1000
+
+DIMENSIONS: Final = {
+    "user": a.USER_ID,
+    "feature": a.FEATURE,
+    "request": a.REQUEST_ID,
+    "tenant": a.TENANT_ID,
+    "tier": a.CUSTOMER_TIER,
+    "session": a.SESSION_ID,
+}
+"""Word in SPANLEDGER_REQUIRE -> attribute."""
+
+WHY: Final = {
+    "context_lost": "no trace and no baggage reached it: a thread, a job or a timer that lost its context",
+    "no_baggage": "it has a trace, but nobody set baggage",
+    "partial": "baggage has only a part",
+}
+
+
+class AttributionRequired(Deliberate):
+    """A call lacks attribution that SPANLEDGER_REQUIRE demands, and SPANLEDGER_REQUIRE_MODE is "raise"."""
+
+
+class Losses:
+    """What was lost so far in this process."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self._sites: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._counter: Any = None
+
+    def lost(self, facts: Mapping[str, Any]) -> None:
+        """Count an incompletely attributed call, and log its call site the first time."""
+        reason = facts[a.ATTRIBUTION_REASON]
+        self.reasons[reason] += 1
+        if self._counter is None:
+            meter = metrics.get_meter("spanledger", VERSION)
+            self._counter = meter.create_counter(
+                "spanledger.attribution.lost", "{call}", "LLM calls whose attribution is incomplete"
+            )
+        self._counter.add(1, {"reason": reason})
+        site = facts.get(a.CODE_FILE), facts.get(a.CODE_LINE), reason
+        if site in self._sites or len(self._sites) >= MAX_SITES:
+            return
+        self._sites[site] = None
+        log.warning(
+            "a call at %s:%s in %s lacks %s: %s (spanledger who-forgot)",
+            facts.get(a.CODE_FILE, "?"),
+            facts.get(a.CODE_LINE, "?"),
+            facts.get(a.CODE_FUNCTION, "?"),
+            ", ".join(facts[a.ATTRIBUTION_MISSING]),
+            WHY.get(reason, reason),
+        )
+
+
+losses: Final = Losses()
+
+
+class Strictness:
+    """What every call must have: SPANLEDGER_REQUIRE=feature,user and SPANLEDGER_REQUIRE_MODE=warn|raise."""
+
+    def __init__(self, required: tuple[str, ...] = (), *, raises: bool = False) -> None:
+        self._required = tuple((name, DIMENSIONS[name]) for name in required)
+        self._raises = raises
+        self._said: set[tuple[object, ...]] = set()
+
+    def check(self, facts: Mapping[str, Any]) -> None:
+        """Warn once a call site, or raise, where a required dimension is missing.
+
+        Raises:
+            AttributionRequired: where the mode is "raise" (for tests and CI; never in production).
+        """
+        missing = [name for name, attribute in self._required if attribute not in facts]
+        if not missing:
+            return
+        where = f"{facts.get(a.CODE_FILE, '?')}:{facts.get(a.CODE_LINE, '?')}"
+        message = (
+            f"the call at {where} has no {' and no '.join(missing)}, which SPANLEDGER_REQUIRE demands: "
+            "set it in middleware, or with spanledger.attribution(...)"
+        )
+        if self._raises:
+            raise AttributionRequired(message)
+        if (where, *missing) not in self._said and len(self._said) < MAX_SITES:
+            self._said.add((where, *missing))
+            log.warning("%s", message)
+
+
+NOT_STRICT: Final = Strictness()
+
+
+def configured() -> Strictness:
+    """The strictness that the settings ask for; a word that means nothing is said and left out."""
+    words = [word.strip() for word in (settings.setting("require") or "").split(",") if word.strip()]
+    unknown = [word for word in words if word not in DIMENSIONS]
+    if unknown:
+        log.error("SPANLEDGER_REQUIRE: %s is none of %s", ", ".join(unknown), ", ".join(DIMENSIONS))
+    mode = (settings.setting("require_mode") or "warn").lower()
+    if mode not in ("warn", "raise"):
+        log.error("SPANLEDGER_REQUIRE_MODE=%s is neither warn nor raise: it is taken for warn", mode)
+    return Strictness(tuple(word for word in words if word in DIMENSIONS), raises=mode == "raise")

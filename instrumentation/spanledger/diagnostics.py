@@ -1,0 +1,141 @@
+"""Whether the doors would open in this environment: what `spanledger doctor` says of the application's side."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from importlib import metadata
+from typing import Final, NamedTuple
+
+from spanledger.hooks import google, google_interactions, stainless
+from spanledger.hooks.patching import Hooks, missing
+from spanledger.runtime import settings
+from spanledger.runtime.guard import log
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+FAILURE: Final = "failure"
+
+
+class Finding(NamedTuple):
+    """One thing looked at."""
+
+    status: str
+    """ok | warning | failure."""
+    about: str
+    text: str
+    """What was found."""
+    advice: str = ""
+    """What to do about it."""
+
+
+SDKS: Final[dict[str, tuple[str, tuple[tuple[str, Hooks], ...]]]] = {
+    "openai": ("openai", (("openai._base_client", stainless.HOOKS),)),
+    "anthropic": ("anthropic", (("anthropic._base_client", stainless.HOOKS),)),
+    "google-genai": (
+        "google.genai",
+        (("google.genai._api_client", google.HOOKS), ("google.genai._gaos.basesdk", google_interactions.HOOKS)),
+    ),
+}
+"""Distribution -> its package, and the modules with the hooks that the doors stand on."""
+
+ENTRY_POINTS: Final = {
+    "opentelemetry_pre_instrument": ("spanledger",),
+    "opentelemetry_instrumentor": ("spanledger-openai", "spanledger-anthropic", "spanledger-google-genai"),
+    "opentelemetry_traces_exporter": ("spanledger_clickhouse",),
+}
+
+
+def sdks() -> list[Finding]:
+    """Which SDKs are installed, and whether each has every function that a door stands on."""
+    found: list[Finding] = []
+    for distribution, (package, modules) in SDKS.items():
+        try:
+            version = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            found.append(Finding(OK, distribution, "not installed"))
+            continue
+        lacking = [f"{module}: {hook}" for module, hooks in modules for hook in _lacking(module, hooks)]
+        if lacking:
+            advice = f"upgrade spanledger, or go back to a release of {distribution} that has them; calls still work"
+            text = f"{version} lacks {', '.join(lacking)}: its calls are NOT recorded"
+            found.append(Finding(FAILURE, distribution, text, advice))
+        else:
+            found.append(Finding(OK, distribution, f"{version}, every hook of {package} is in place"))
+    return found
+
+
+def _lacking(module: str, hooks: Hooks) -> list[str]:
+    try:
+        if importlib.util.find_spec(module) is None:
+            return []  # a part that this generation of the SDK does not have
+        return missing(importlib.import_module(module), hooks)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            return []  # nor the package that it would be in
+        return [f"it cannot be imported (no module {error.name})"]
+    except ImportError as error:
+        log.debug("importing %s", module, exc_info=True)
+        return [f"it cannot be imported ({type(error).__name__})"]
+
+
+def entry_points() -> list[Finding]:
+    """Whether `opentelemetry-instrument` finds us."""
+    lacking = [
+        f"{group}: {name}"
+        for group, names in ENTRY_POINTS.items()
+        for name in names
+        if not metadata.entry_points(group=group, name=name)
+    ]
+    if lacking:
+        advice = "install spanledger with pip or uv, in the environment that runs the application"
+        return [Finding(FAILURE, "entry points", f"missing: {', '.join(lacking)}", advice)]
+    return [Finding(OK, "entry points", "opentelemetry-instrument finds Spanledger")]
+
+
+OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+"""Protocol -> the exporter's entry point; the SDK knows no other (opentelemetry-sdk 1.45, _configuration)."""
+
+
+def environment() -> list[Finding]:
+    """What OpenTelemetry is told by this environment: whether it starts at all, and the sampler and propagators in force."""
+    found: list[Finding] = []
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    rate = os.environ.get("OTEL_TRACES_SAMPLER_ARG")
+    text = f"{sampler}{f' {rate}' if rate else ''}: it decides about your traces, and every call is recorded whatever it says"
+    found.append(Finding(OK, "sampler", text))
+    propagators = os.environ.get("OTEL_PROPAGATORS", "tracecontext,baggage")
+    if "baggage" in [each.strip() for each in propagators.split(",")]:
+        found.append(Finding(OK, "propagators", propagators))
+    else:
+        advice = "add baggage to OTEL_PROPAGATORS, else attribution reaches no other process, job or service"
+        found.append(Finding(WARNING, "propagators", f"{propagators}: baggage is not among them", advice))
+    return [*_exporters(), *found]
+
+
+def _exporters() -> list[Finding]:
+    """An exporter that is asked for and not installed ends OpenTelemetry's own start, and with it every instrumentor."""
+    if settings.enabled("disabled") or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return [
+            Finding(
+                FAILURE, "opentelemetry", "it is switched off here", "unset SPANLEDGER_DISABLED and OTEL_SDK_DISABLED"
+            )
+        ]
+    distro = bool(metadata.entry_points(group="opentelemetry_distro"))
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "grpc"
+    lacking: list[str] = []
+    for signal in ("traces", "metrics", "logs"):
+        variable = f"OTEL_{signal.upper()}_EXPORTER"
+        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "").strip() or protocol
+        for name in os.environ.get(variable, "otlp" if distro else "").split(","):
+            wanted = OTLP.get(own, f"OTLP over {own}") if name.strip() == "otlp" else name.strip()
+            if wanted not in ("", "none") and not metadata.entry_points(
+                group=f"opentelemetry_{signal}_exporter", name=wanted
+            ):
+                lacking.append(f"{wanted} for {signal}")
+    if not lacking:
+        return [Finding(OK, "opentelemetry", "every exporter that is asked for is installed")]
+    advice = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or OTEL_TRACES_EXPORTER=none OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none"  # fmt: skip
+    text = f"no exporter {', no '.join(lacking)} is installed: opentelemetry-instrument starts nothing, and NO call is recorded"
+    return [Finding(FAILURE, "opentelemetry", text, advice)]

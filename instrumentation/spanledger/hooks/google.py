@@ -1,0 +1,361 @@
+"""The doors of google-genai: one call per successful HTTP response, whatever method caused it.
+
+Patched: `BaseApiClient._request[_once]` and their asynchronous twins (one call per attempt inside the
+SDK's retry loop; the `_once` pair exists from 1.40 on), `HttpResponse.segments` / `async_segments`
+(every raw chunk of a stream), and the streaming methods of `Models` and `Chat`, which send nothing
+before their first `next()`: there only the caller's context is kept for that moment. Automatic
+function calling and continuation send further requests, each of which is a call of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Iterator
+from contextvars import ContextVar
+from functools import lru_cache
+from types import ModuleType, TracebackType
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import wrapt
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Tracer
+
+from spanledger.capture import admission
+from spanledger.capture.call import Call
+from spanledger.context.llm_call import outbound
+from spanledger.hooks.patching import Hooks, Patches
+from spanledger.providers import Provider
+from spanledger.runtime import finalizers
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.untrusted_json import document, mapping
+from spanledger.semconv import provider_hosts
+
+HOOKS: Final[Hooks] = {
+    "BaseApiClient": {"_request": ("http_request", "stream"), "_async_request": ("http_request", "stream")},
+    "HttpResponse": {"segments": (), "async_segments": ()},
+}
+STREAMS: Final = {
+    "google.genai.models": {"Models": "generate_content_stream", "AsyncModels": "generate_content_stream"},
+    "google.genai.chats": {"Chat": "send_message_stream", "AsyncChat": "send_message_stream"},
+}
+"""Module -> class -> the method whose iterator sends the request."""
+
+OWN_REQUESTS: Final = (
+    *("_upload_fd", "_async_upload_fd", "download_file", "async_download_file"),
+    *("_access_token", "_async_access_token"),
+)
+"""Methods of the client that send requests of their own, past `_request` (google-genai 3.6)."""
+TOKENS: Final = ("get_token_from_credentials", "async_get_token_from_credentials")
+"""Functions of its module that do: `files.register_files` asks for a token of credentials that it is given."""
+
+_origin: ContextVar[Context | None] = ContextVar("spanledger_origin", default=None)
+"""The context in which the stream now being advanced was asked for."""
+
+
+class Sent:
+    """A call whose request is being sent, and the attempt that failed last."""
+
+    __slots__ = ("call", "failed")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.failed: tuple[int | None] | None = None
+
+
+_sent: ContextVar[Sent | None] = ContextVar("spanledger_sent", default=None)
+
+
+ObjectProxy: Any = wrapt.ObjectProxy
+
+
+@lru_cache(maxsize=256)
+def _server(origin: str) -> tuple[str, int | None]:
+    parts = urlsplit(origin)
+    return parts.hostname or "", parts.port
+
+
+class GoogleDoor(Patches):
+    """Patches `google.genai`."""
+
+    def __init__(self, provider: Provider, tracer: Callable[[], Tracer]) -> None:
+        super().__init__()
+        self._provider = provider
+        self._tracer = tracer
+
+    def install(self, api_client: ModuleType) -> None:
+        client, response = api_client.BaseApiClient, api_client.HttpResponse
+        self.patch(client, "_request", self._request)
+        self.patch(client, "_async_request", self._request_async)
+        if hasattr(client, "_request_once"):
+            self.patch(client, "_request_once", self._once)
+            self.patch(client, "_async_request_once", self._once_async)
+        for owner, names in ((client, OWN_REQUESTS), (api_client, TOKENS)):
+            for name in names:
+                if name in owner.__dict__:
+                    self.patch(owner, name, _outbound)
+        self.patch(response, "segments", self._segments)
+        self.patch(response, "async_segments", self._async_segments)
+
+    def keep_origin(self, module: ModuleType) -> None:
+        for owner, method in STREAMS[module.__name__].items():
+            cls = getattr(module, owner, None)
+            if cls is not None and method in cls.__dict__:
+                make = self._stream_async if owner.startswith("Async") else self._stream
+                self.patch(cls, method, make)
+
+    # --- one logical request: attempts, then one response or none ------------------------------------
+
+    def _begin(self, client: Any, http_request: Any) -> Sent | None:
+        with quietly("beginning a call"):
+            url = str(http_request.url)
+            request = self._provider.request(http_request.method, url, http_request.data)
+            if request is None:
+                return None
+            server = _server(url[: url.find("/", 8)])
+            default = "gcp.vertex_ai" if getattr(client, "vertexai", False) else self._provider.NAME
+            name = provider_hosts.provider_at(server[0]) or default
+            context = _origin.get() or otel_context.get_current()
+            call = Call(self._tracer(), self._provider, request, name, server, context)
+            _, vertex, path = url.partition("/projects/")
+            call.project = path.partition("/")[0] if vertex else None
+            return Sent(call)
+        return None
+
+    def _request(self, original: Any) -> Any:
+        def request(client: Any, http_request: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = self._begin(client, http_request)
+            if sent is None:
+                with outbound():
+                    return original(client, http_request, *args, **kwargs)
+            _admit(sent.call, http_request)
+            with Sending(sent):
+                response = original(client, http_request, *args, **kwargs)
+            _answered(sent.call, response)
+            return response
+
+        return request
+
+    def _request_async(self, original: Any) -> Any:
+        async def request(client: Any, http_request: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = self._begin(client, http_request)
+            if sent is None:
+                with outbound():
+                    return await original(client, http_request, *args, **kwargs)
+            _admit(sent.call, http_request)
+            with Sending(sent):
+                response = await original(client, http_request, *args, **kwargs)
+            _answered(sent.call, response)
+            return response
+
+        return request
+
+    def _once(self, original: Any) -> Any:
+        def request_once(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with _Attempt(_sent.get()):
+                return original(client, *args, **kwargs)
+
+        return request_once
+
+    def _once_async(self, original: Any) -> Any:
+        async def request_once(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with _Attempt(_sent.get()):
+                return await original(client, *args, **kwargs)
+
+        return request_once
+
+    # --- streams -----------------------------------------------------------------------------------------
+
+    def _segments(self, original: Any) -> Any:
+        def segments(response: Any) -> Any:
+            call = getattr(response, "_spanledger", None)
+            return original(response) if call is None else _followed(original(response), call)
+
+        return segments
+
+    def _async_segments(self, original: Any) -> Any:
+        def async_segments(response: Any) -> Any:
+            call = getattr(response, "_spanledger", None)
+            return original(response) if call is None else _AsyncSegments(original(response), call)
+
+        return async_segments
+
+    def _stream(self, original: Any) -> Any:
+        def stream(*args: Any, **kwargs: Any) -> Any:
+            return _Resumed(original(*args, **kwargs))
+
+        return stream
+
+    def _stream_async(self, original: Any) -> Any:
+        async def stream(*args: Any, **kwargs: Any) -> Any:
+            return _AsyncResumed(await original(*args, **kwargs))
+
+        return stream
+
+
+def _outbound(original: Any) -> Any:
+    async def request(*args: Any, **kwargs: Any) -> Any:
+        with outbound():
+            return await original(*args, **kwargs)
+
+    return request if inspect.iscoroutinefunction(original) else outbound()(original)
+
+
+def _admit(call: Call, http_request: Any) -> None:
+    """Ask whether a request may be sent; it may be sent to another model then. Raises BudgetExceeded."""
+
+    if admission.enforcing() is None:
+        return
+    before, found, after = str(http_request.url).rpartition(f"/{call.request.model}:")
+
+    def ask_instead(model: str) -> None:
+        http_request.url = f"{before}/{model}:{after}"
+
+    fixed = not found or "cachedContent" in mapping(http_request.data)  # a cache is of one model
+    admission.admit(call, http_request.data, None if fixed else ask_instead)
+
+
+class Sending:
+    """Our span is current while the SDK sends; a failure that no response followed ends the call."""
+
+    __slots__ = ("_context", "_sent", "_token")
+
+    def __init__(self, sent: Sent) -> None:
+        self._sent = sent
+
+    def __enter__(self) -> None:
+        self._token = _sent.set(self._sent)
+        self._context = otel_context.attach(self._sent.call.current())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sent.call.sent()
+        otel_context.detach(self._context)
+        _sent.reset(self._token)
+        if error is not None:
+            self._sent.call.fail(error, _status(error))
+
+
+class _Attempt:
+    """One HTTP attempt; a failed one is told to the call when the next one begins."""
+
+    __slots__ = ("_sent",)
+
+    def __init__(self, sent: Sent | None) -> None:
+        self._sent = sent
+
+    def __enter__(self) -> None:
+        sent = self._sent
+        if sent is not None:
+            if sent.failed is not None:
+                sent.call.retried(sent.failed[0])
+                sent.failed = None
+            sent.call.attempt()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._sent is not None and error is not None:
+            self._sent.failed = (_status(error),)
+
+
+def _status(error: BaseException) -> int | None:
+    code = getattr(error, "code", None)
+    return code if isinstance(code, int) else None
+
+
+def _answered(call: Call, response: Any) -> None:
+    with quietly("reading a response"):
+        stream: Any = response.response_stream
+        if isinstance(stream, list):
+            body: Any = cast("list[Any]", stream)[:1]
+            if body and body[0]:
+                _read(body[0], call)
+            call.finish()
+        else:
+            finalizers.ready()
+            response._spanledger = call
+
+
+def _read(body: str | bytes, call: Call) -> None:
+    if call.request.lines:
+        for line in body.splitlines():
+            call.line(document(line))
+    else:
+        call.body(document(body))
+
+
+def _followed(segments: Iterator[Any], call: Call) -> Generator[Any, None, None]:
+    try:
+        for chunk in segments:
+            with quietly("reading an event"):
+                call.feed(chunk)
+            yield chunk
+    finally:
+        finalizers.run(call.finish)
+
+
+class _AsyncSegments:
+    """The chunks of an asynchronous stream, told to the call (an iterator, not one generator more)."""
+
+    def __init__(self, segments: Any, call: Call) -> None:
+        self._segments = segments
+        self._call = call
+
+    def __aiter__(self) -> _AsyncSegments:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            chunk = await self._segments.__anext__()
+        except BaseException:
+            self._call.finish()
+            raise
+        with quietly("reading an event"):
+            self._call.feed(chunk)
+        return chunk
+
+    async def aclose(self) -> None:
+        self._call.finish()
+        await self._segments.aclose()
+
+    def __del__(self) -> None:
+        finalizers.run(self._call.finish)
+
+
+class _Resumed(ObjectProxy):
+    """A stream that sends its request in the context it was asked for in, not the one it is read in."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
+        self._self_context = otel_context.get_current()
+
+    def __iter__(self) -> _Resumed:
+        return self
+
+    def __next__(self) -> Any:
+        token = _origin.set(self._self_context)
+        try:
+            return self.__wrapped__.__next__()
+        finally:
+            _origin.reset(token)
+
+
+class _AsyncResumed(ObjectProxy):
+    """The asynchronous twin of `_Resumed`."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
+        self._self_context = otel_context.get_current()
+
+    def __aiter__(self) -> _AsyncResumed:
+        return self
+
+    async def __anext__(self) -> Any:
+        token = _origin.set(self._self_context)
+        try:
+            return await self.__wrapped__.__anext__()
+        finally:
+            _origin.reset(token)

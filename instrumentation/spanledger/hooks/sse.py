@@ -1,0 +1,73 @@
+"""Server-sent events seen in passing: usage read from bytes, and the one event hidden that we asked for.
+
+`Tap.feed(chunk)` takes the decoded bytes of a response as they come and gives back the bytes that the
+caller may see. Nothing is kept but an event's unfinished tail.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from spanledger.runtime.untrusted_json import Json, document, mapping
+
+INTERESTING: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{|"(?:finish|stop)_reason"\s*:\s*"|"message_stop"')
+BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
+MAX_TAIL: Final = 1 << 20
+"""An event longer than this is passed on unread."""
+
+
+class Tap:
+    """One stream's passage. `scan` reads every interesting event; `hide` drops the usage-only event."""
+
+    __slots__ = ("_feed", "_hide", "_scan", "_tail")
+
+    def __init__(self, feed: Callable[[Json], None], *, scan: bool, hide: bool) -> None:
+        self._feed = feed
+        self._scan = scan
+        self._hide = hide
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The part of the stream that may be passed on now that `chunk` has arrived."""
+        if not self._tail and chunk.endswith(b"\n\n") and not INTERESTING.search(chunk):
+            return chunk  # whole events without figures: nearly every chunk of a stream
+        data = self._tail + chunk
+        end = 0
+        for match in BLANK_LINE.finditer(data):
+            end = match.end()
+        if not end and len(data) <= MAX_TAIL:
+            self._tail = data
+            return b""
+        events, self._tail = (data[:end], data[end:]) if end else (data, b"")
+        return self._passed(events) if INTERESTING.search(events) else events
+
+    def rest(self) -> bytes:
+        """What is left when the stream ends in the middle of an event."""
+        tail, self._tail = self._tail, b""
+        return self._passed(tail) if INTERESTING.search(tail) else tail
+
+    def end(self) -> None:
+        """Nothing: the response's close ends the call."""
+
+    def _passed(self, events: bytes) -> bytes:
+        out: list[bytes] = []
+        start = 0
+        for match in BLANK_LINE.finditer(events):
+            out.append(self._event(events[start : match.end()]))
+            start = match.end()
+        if start < len(events):
+            out.append(self._event(events[start:]))
+        return b"".join(out)
+
+    def _event(self, event: bytes) -> bytes:
+        if not INTERESTING.search(event):
+            return event
+        found = mapping(
+            document(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
+        )
+        hidden = self._hide and found.get("choices") == [] and isinstance(found.get("usage"), dict)
+        if found and (hidden or self._scan):
+            self._feed(found)
+        return b"" if hidden else event

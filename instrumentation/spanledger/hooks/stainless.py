@@ -1,0 +1,358 @@
+"""The doors of the OpenAI and Anthropic SDKs: two copies of the same generated client (Stainless).
+
+Patched, in `<package>._base_client` (same signatures in openai >= 1.40 and anthropic >= 0.39):
+
+- `{Sync,Async}APIClient.request`: the caller's context, the logical path, failures;
+- `BaseClient._build_request`: each attempt; `include_usage` for OpenAI's chat streams;
+- `{Sync,Async}APIClient._sleep_for_retry`: what became of an attempt;
+- `{Sync,Async}APIClient._process_response`: one successful HTTP response, one `Call`;
+- `BaseClient._process_response_data`: every parsed body and every parsed stream event.
+
+A peer may have wrapped `request` on a subclass (OpenInference and Logfire do); then ours goes around theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import FunctionType, ModuleType, TracebackType
+from typing import Any, Final, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Tracer
+
+from spanledger.capture import admission
+from spanledger.capture.call import Call, already_recorded
+from spanledger.context.llm_call import outbound
+from spanledger.hooks.patching import Hooks, Patches
+from spanledger.hooks.response_body import MAX_JSON, follow
+from spanledger.providers import Provider, Request
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.untrusted_json import Json, document, label, mapping
+from spanledger.semconv import provider_hosts
+
+HOOKS: Final[Hooks] = {
+    "BaseClient": {
+        "_build_request": ("options",),
+        "_process_response_data": ("data", "cast_to", "response"),
+    },
+    "SyncAPIClient": {
+        "request": ("cast_to", "options"),
+        "_process_response": ("cast_to", "options", "response", "stream", "stream_cls"),
+    },
+    "AsyncAPIClient": {
+        "request": ("cast_to", "options"),
+        "_process_response": ("cast_to", "options", "response", "stream", "stream_cls"),
+    },
+}
+AZURE: Final = ("azure.ai.openai", "azure.ai.inference")
+USAGE_HOSTS: Final = {"openai", *AZURE}
+"""Providers known to accept `stream_options.include_usage` (openai 3.57 chat_completion_stream_options_param)."""
+
+AZURE_SINCE: Final = "2024-09-01"
+"""Azure's first api-version with `stream_options`: 2024-09-01-preview; the ones before answer 400
+(https://learn.microsoft.com/azure/ai-services/openai/api-version-deprecation)."""
+
+PROJECT_HEADER: Final = "openai-project"
+"""In OpenAI's answers, beside openai-organization (https://platform.openai.com/docs/api-reference/debugging-requests)."""
+RAW_HEADER: Final = "x-stainless-raw-response"
+
+_current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
+_asked: ContextVar[Any] = ContextVar("spanledger_options", default=None)
+"""The options of the request that `_current` belongs to."""
+
+
+class StainlessDoor(Patches):
+    """Patches one SDK's `_base_client`."""
+
+    def __init__(
+        self, base_client: ModuleType, provider: Provider, tracer: Callable[[], Tracer], usage_hosts: frozenset[str]
+    ) -> None:
+        """`tracer` is asked at each call, so a provider set late is found; `usage_hosts` are further
+        hosts whose chat streams may be asked for usage."""
+        super().__init__()
+        self._module = base_client
+        self._provider = provider
+        self._tracer = tracer
+        self._usage_hosts = usage_hosts
+
+    def install(self) -> None:
+        base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
+        for cls in _overriding(sync):
+            self.patch(cls, "request", self._request)
+        for cls in _overriding(asynchronous):
+            self.patch(cls, "request", self._request_async)
+        self.patch(base, "_build_request", self._build_request)
+        self.patch(base, "_process_response_data", self._process_response_data)
+        self.patch(sync, "_process_response", self._process_response)
+        self.patch(asynchronous, "_process_response", self._process_response_async)
+        for client in (sync, asynchronous):
+            if hasattr(client, "_sleep_for_retry"):
+                self.patch(client, "_sleep_for_retry", self._sleep_for_retry)
+
+    # --- the logical call -----------------------------------------------------------------------
+
+    def _begin(self, client: Any, options: Any) -> Call | None:
+        with quietly("beginning a call"):
+            if _asked.get() is options:
+                return None  # the same request, on its way through another class's `request`
+            request = self._provider.request(options.method, options.url, _body(options))
+            return self._call(client, request) if request else None
+        return None
+
+    def _call(self, client: Any, request: Request) -> Call:
+        url = client.base_url
+        known = client.__dict__.get("_spanledger_server")
+        if known is None or known[0] is not url:
+            known = client.__dict__["_spanledger_server"] = url, _server(url, self._provider.NAME)
+        name, server = known[1]
+        return Call(self._tracer(), self._provider, request, name, server, otel_context.get_current())
+
+    def _request(self, original: Any) -> Any:
+        original = _bindable(original)
+
+        def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            call = self._begin(client, options)
+            if call is None:
+                with outbound():
+                    return original(client, cast_to, options, *args, **kwargs)
+            asked = _admitted(client, call, options)
+            with _Sending(call, asked):
+                return original(client, cast_to, asked, *args, **kwargs)
+
+        return request
+
+    def _request_async(self, original: Any) -> Any:
+        original = _bindable(original)
+
+        async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            call = self._begin(client, options)
+            if call is None:
+                with outbound():
+                    return await original(client, cast_to, options, *args, **kwargs)
+            asked = _admitted(client, call, options)
+            with _Sending(call, asked):
+                return await original(client, cast_to, asked, *args, **kwargs)
+
+        return request
+
+    # --- attempts ----------------------------------------------------------------------------------
+
+    def _build_request(self, original: Any) -> Any:
+        def build_request(client: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            call = _current.get()
+            with quietly("preparing an attempt"):
+                if call is not None:
+                    call.attempt()
+                    self._ask_for_usage(client, call, options)
+            return original(client, options, *args, **kwargs)
+
+        return build_request
+
+    def _ask_for_usage(self, client: Any, call: Call, options: Any) -> None:
+        """Have an OpenAI chat stream end with its usage, where the caller left that open."""
+        request = call.request
+        if not request.stream or request.include_usage is not None or self._provider.NAME != "openai":
+            return
+        body: Any = options.json_data
+        if not isinstance(body, dict) or request.operation != "chat" or "messages" not in body:
+            return
+        host = client.base_url.host
+        if provider_hosts.provider_at(host) not in USAGE_HOSTS and host not in self._usage_hosts:
+            return
+        if not _accepts_stream_options(client, options):
+            return
+        name = "extra_json" if "stream_options" in mapping(options.extra_json) else "json_data"  # what counts
+        fields = mapping(getattr(options, name))
+        wanted = {**mapping(fields, "stream_options"), "include_usage": True}
+        setattr(options, name, {**fields, "stream_options": wanted})
+        call.hides_usage = True
+
+    def _sleep_for_retry(self, original: Any) -> Any:
+        def sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
+            call = _current.get()
+            if call is not None:
+                with quietly("recording an attempt"):
+                    response = kwargs.get("response")
+                    call.retried(None if response is None else response.status_code)
+            return original(client, *args, **kwargs)
+
+        return sleep_for_retry
+
+    # --- answers -------------------------------------------------------------------------------------
+
+    def _answered(self, client: Any, options: Any, response: Any, stream: bool) -> Call | None:
+        """The call that this HTTP response belongs to; None where it is not billed or already known."""
+        with quietly("reading a response"):
+            if response.status_code >= 400 or getattr(response, "_spanledger", None) is not None:
+                return None
+            call = _current.get()
+            if call is None:
+                call = self._begin(client, options)
+            elif call.answered:
+                call = call.another()
+            if call is None:
+                return None
+            call.answered = True
+            call.project = label(response.headers.get(PROJECT_HEADER))
+            whole = not stream and hasattr(response, "_content")
+            response._spanledger = call, whole
+            if not whole:
+                follow(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
+            return call
+        return None
+
+    def _finish_whole(self, response: Any) -> None:
+        """End the call of a body that is already in memory; any other ends when its response is closed."""
+        call, whole = response._spanledger
+        if whole:
+            if not call.has_body:
+                with quietly("reading a response"):
+                    _read_body(response, call)
+            call.finish()
+
+    def _process_response(self, original: Any) -> Any:
+        def process_response(client: Any, **kwargs: Any) -> Any:
+            response = kwargs["response"]
+            call = self._answered(client, kwargs["options"], response, kwargs["stream"])
+            if call is None:
+                return original(client, **kwargs)
+            try:
+                answer = original(client, **kwargs)
+                already_recorded.hold(answer)
+                return answer
+            finally:
+                self._finish_whole(response)
+
+        return process_response
+
+    def _process_response_async(self, original: Any) -> Any:
+        async def process_response(client: Any, **kwargs: Any) -> Any:
+            response = kwargs["response"]
+            call = self._answered(client, kwargs["options"], response, kwargs["stream"])
+            if call is None:
+                return await original(client, **kwargs)
+            try:
+                answer = await original(client, **kwargs)
+                already_recorded.hold(answer)
+                return answer
+            finally:
+                self._finish_whole(response)
+
+        return process_response
+
+    def _process_response_data(self, original: Any) -> Any:
+        def process_response_data(client: Any, *, data: Any, cast_to: Any, response: Any) -> Any:
+            known = getattr(response, "_spanledger", None)
+            if known is not None:
+                call, whole = known
+                if whole:
+                    call.body(data)
+                else:
+                    with quietly("reading an event"):
+                        call.feed(data)
+            return original(client, data=data, cast_to=cast_to, response=response)
+
+        return process_response_data
+
+
+def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:
+    """(provider, (host, port)) of a base URL; asked once a client, the properties of a URL are slow."""
+    return provider_hosts.provider_at(url.host) or default, (url.host, url.port)
+
+
+def _accepts_stream_options(client: Any, options: Any) -> bool:
+    """Whether `stream_options` is accepted in this request: by Azure not always, by everybody else.
+
+    Azure refuses it before an api-version, and outside its v1 API (where the api-version is left out, "preview" or
+    "latest") without one. "On your data" bodies, with `data_sources`, are Azure's alone, and accept it nowhere.
+    """
+    if "data_sources" in mapping(_body(options)):
+        return False
+    query = {**mapping(dict(client.base_url.params)), **mapping(client.default_query), **mapping(options.params)}
+    version = query.get("api-version")
+    provider = provider_hosts.provider_at(client.base_url.host)
+    if provider == "azure.ai.inference" and "/openai/" not in client.base_url.path:
+        return False  # another API than Azure OpenAI's, at the same host
+    if (version is None and provider not in AZURE) or "/openai/v1" in client.base_url.path:
+        return True
+    return isinstance(version, str) and version[:1].isdigit() and version >= AZURE_SINCE
+
+
+def _overriding(cls: type) -> list[type]:
+    """`cls`, and those of its subclasses that have a `request` of their own."""
+    found = [cls]
+    for subclass in cls.__subclasses__():
+        found += [each for each in _overriding(subclass) if "request" in each.__dict__]
+    return found
+
+
+def _bindable(original: Any) -> Any:
+    """A method as a function of its object: a peer's wrapper is a descriptor that wants to be bound."""
+    if type(original) is FunctionType:  # not isinstance: a wrapper of wrapt's says that it is one
+        return original
+
+    def bound(client: Any, *args: Any, **kwargs: Any) -> Any:
+        return original.__get__(client, type(client))(*args, **kwargs)
+
+    return bound
+
+
+def _body(options: Any) -> Any:
+    """What is asked; what `extra_body` says goes."""
+    body: Any = options.json_data
+    return {**cast("Json", body), **options.extra_json} if options.extra_json and isinstance(body, dict) else body
+
+
+def _admitted(client: Any, call: Call, options: Any) -> Any:
+    """The options to send: the caller's, or a copy that asks another model. Raises BudgetExceeded."""
+    if admission.enforcing() is None:
+        return options
+    sent = options
+    named = [name for name in ("json_data", "extra_json") if "model" in mapping(getattr(options, name, None))]
+
+    def ask_instead(model: str) -> None:
+        nonlocal sent
+        sent = copy.copy(options)  # the caller may use his own again
+        for name in named:
+            setattr(sent, name, {**mapping(getattr(options, name)), "model": model})
+
+    fixed = not named or "/deployments/" in str(client.base_url)  # Azure: the address says the model
+    files = len(getattr(options, "files", None) or ())
+    admission.admit(call, _body(options), None if fixed else ask_instead, files)
+    return sent
+
+
+class _Sending:
+    """Our span is current, and the call known to the inner doors, while the SDK sends; never across a yield."""
+
+    __slots__ = ("_call", "_context", "_options", "_options_token", "_token")
+
+    def __init__(self, call: Call, options: Any) -> None:
+        self._call = call
+        self._options = options
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._call)
+        self._options_token = _asked.set(self._options)
+        self._context = otel_context.attach(self._call.current())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call.sent()
+        otel_context.detach(self._context)
+        _asked.reset(self._options_token)
+        _current.reset(self._token)
+        if error is not None and not self._call.answered:
+            status = getattr(error, "status_code", None)
+            self._call.fail(error, status if isinstance(status, int) else None)
+
+
+def _read_body(response: Any, call: Call) -> None:
+    if call.request.lines:
+        for line in response.content.split(b"\n"):
+            call.line(document(line))
+    elif "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
+        call.body(document(response.content))

@@ -1,0 +1,177 @@
+"""The doors of connections that stay open: OpenAI's realtime, responses and live sockets, Google's live sessions.
+
+They do not pass the SDKs' HTTP functions. Patched is the one method that each connection class receives its
+messages by: `recv_bytes` of OpenAI's classes (iteration and `recv()` go through it; openai 3.57
+`resources/realtime/realtime.py`), `_receive` of Google's `AsyncSession`. One row for each message that bills
+something; what it belongs to (the session's model) is kept on the connection. The bytes are only looked
+into where they can hold usage or a session. Where limits are enforced, a session asks when it is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final, Protocol
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Tracer
+
+from spanledger.capture import admission
+from spanledger.capture.call import Call
+from spanledger.hooks.patching import Patches
+from spanledger.providers import Provider, Request, google_live, openai_socket
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.untrusted_json import Json, document, mapping
+
+OPENAI_MODULES: Final = {
+    "openai.resources.realtime.realtime": ("RealtimeConnection", "AsyncRealtimeConnection"),
+    "openai.resources.beta.realtime.realtime": ("RealtimeConnection", "AsyncRealtimeConnection"),
+    "openai.resources.realtime.translations.translations": ("TranslationsConnection", "AsyncTranslationsConnection"),
+    "openai.resources.responses.responses": ("ResponsesConnection", "AsyncResponsesConnection"),
+    "openai.resources.beta.responses.responses": ("ResponsesConnection", "AsyncResponsesConnection"),
+    "openai.resources.live.live": ("LiveConnection", "AsyncLiveConnection"),
+    "openai.resources.live.sideband": ("SidebandConnection", "AsyncSidebandConnection"),
+    "openai.resources.live.forks": ("ForksConnection", "AsyncForksConnection"),
+}
+"""Module -> the connection classes in it."""
+GOOGLE_MODULE: Final = "google.genai.live"
+
+
+class _Told(Protocol):
+    """What a module of `providers` makes of a socket's messages."""
+
+    def interesting(self, message: bytes) -> bool: ...
+    def told(self, session: Json, event: Json) -> list[tuple[Request, Json]]: ...
+
+
+class _Connection:
+    """What is known of a connection: its session, and the context in which it was opened."""
+
+    def __init__(self, context: Context, model: str | None = None) -> None:
+        self.context = context
+        self.session: Json = {"model": model} if model else {}
+
+
+class SocketDoor(Patches):
+    """Patches the connection classes of one SDK."""
+
+    def __init__(self, provider: Provider, tracer: Callable[[], Tracer], host: str) -> None:
+        super().__init__()
+        self._provider = provider
+        self._tracer = tracer
+        self._host = host
+
+    def install_openai(self, module: ModuleType) -> None:
+        for name in OPENAI_MODULES[module.__name__]:
+            cls, manager = getattr(module, name, None), getattr(module, f"{name}Manager", None)
+            asynchronous = name.startswith("Async")
+            if cls is not None and "recv_bytes" in cls.__dict__:
+                self.patch(cls, "recv_bytes", self._recv_async if asynchronous else self._recv)
+            for opening in ("__aenter__" if asynchronous else "__enter__", "enter"):
+                if manager is not None and opening in manager.__dict__:
+                    self.patch(manager, opening, self._open_async if asynchronous else self._open)
+
+    def install_google(self, module: ModuleType) -> None:
+        if "_receive" in module.AsyncSession.__dict__ and "connect" in module.AsyncLive.__dict__:
+            self.patch(module.AsyncLive, "connect", self._connect)
+            self.patch(module.AsyncSession, "_receive", self._receive)
+
+    def _admit(self, model: str) -> None:
+        """Ask whether a session may be opened; raises BudgetExceeded."""
+
+        def begin(request: Request) -> Call:
+            return Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None))
+
+        admission.admit_session(begin, model)
+
+    def _open(self, original: Any) -> Any:
+        def enter(manager: Any) -> Any:
+            self._admit(_model(manager))
+            return original(manager)
+
+        return enter
+
+    def _open_async(self, original: Any) -> Any:
+        async def enter(manager: Any) -> Any:
+            self._admit(_model(manager))
+            return await original(manager)
+
+        return enter
+
+    def _recv(self, original: Any) -> Any:
+        def recv_bytes(connection: Any) -> Any:
+            message = original(connection)
+            self._message(connection, message, openai_socket)
+            return message
+
+        return recv_bytes
+
+    def _recv_async(self, original: Any) -> Any:
+        async def recv_bytes(connection: Any) -> Any:
+            message = await original(connection)
+            self._message(connection, message, openai_socket)
+            return message
+
+        return recv_bytes
+
+    def _message(self, connection: Any, message: bytes | str, told: _Told) -> None:
+        with quietly("reading a message"):
+            data = message.encode() if isinstance(message, str) else message
+            if told.interesting(data):
+                self._event(connection, mapping(document(data)), told)
+
+    def _event(self, connection: Any, event: Json, told: _Told) -> None:
+        known = connection.__dict__.get("_spanledger")
+        if known is None:
+            known = connection.__dict__["_spanledger"] = _Connection(otel_context.get_current())
+        for request, body in told.told(known.session, event):
+            call = Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None), known.context)
+            admission.count(call)
+            call.body(body)
+            call.finish()
+
+    # --- Google ---------------------------------------------------------------------------------------------
+
+    def _connect(self, original: Any) -> Any:
+        def connect(live: Any, *args: Any, **kwargs: Any) -> Any:
+            return _Connecting(original(live, *args, **kwargs), str(kwargs.get("model") or ""), self._admit)
+
+        return connect
+
+    def _receive(self, original: Any) -> Any:
+        async def receive(session: Any) -> Any:
+            message = await original(session)
+            with quietly("reading a message"):
+                found = getattr(message, "usage_metadata", None)
+                if found is not None:
+                    usage = found.model_dump(mode="json", by_alias=True, exclude_none=True)
+                    self._event(session, {"usageMetadata": usage}, google_live)
+            return message
+
+        return receive
+
+
+def _model(manager: Any) -> str:
+    """The model that a connection is asked for with (openai 3.57: a private attribute of each class of managers)."""
+    found = getattr(manager, f"_{type(manager).__name__}__model", "")
+    return found if isinstance(found, str) else ""
+
+
+class _Connecting:
+    """`async with client.aio.live.connect(model=...)`, which tells the session its model."""
+
+    def __init__(self, inner: Any, model: str, admit: Callable[[str], None]) -> None:
+        self._inner = inner
+        self._model = model
+        self._admit = admit
+
+    async def __aenter__(self) -> Any:
+        self._admit(self._model)
+        session = await self._inner.__aenter__()
+        with quietly("beginning a session"):
+            session.__dict__["_spanledger"] = _Connection(otel_context.get_current(), self._model)
+        return session
+
+    async def __aexit__(self, *exception: object) -> Any:
+        return await self._inner.__aexit__(*exception)

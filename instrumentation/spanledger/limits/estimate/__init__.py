@@ -1,0 +1,1 @@
+"""A request body in, the most that it may cost out."""

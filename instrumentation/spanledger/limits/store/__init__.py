@@ -1,0 +1,1 @@
+"""Where reservations and spend are counted: in this process, or in Redis for all."""

@@ -1,0 +1,248 @@
+"""Which entry of the price table a provider's model name means, and how sure that is.
+
+Exactness first: a name is only loosened (case, version suffix, date) inside its provider's own
+namespace, because a date decides a price (gpt-4o-2024-05-13 costs twice gpt-4o), and a looser match
+carries a flag. A bare `gemini-*` key is Vertex's, not the Gemini API's: a key counts for a provider
+only if the table says that it is the provider's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+from spanledger.pricing.price_table import Prices, Table, suffixes
+from spanledger.pricing.rates import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """Where a provider's models stand in the table."""
+
+    prefixes: tuple[str, ...]
+    """Key prefixes, the provider's own first."""
+    owners: tuple[str, ...]
+    """Beginnings of `litellm_provider` that belong to the provider."""
+    home: str | None = None
+    """The provider whose list price stands in (flag home_vendor)."""
+    late: tuple[str, ...] = ()
+    """Prefixes of another API of the provider, looked at where the bare name is none of its keys."""
+
+
+NAMESPACES: Final[dict[str, Namespace]] = {
+    "openai": Namespace(("openai/",), ("openai", "text-completion-openai")),
+    "azure.ai.openai": Namespace(("azure/", "azure_ai/"), ("azure",), "openai"),
+    "azure.ai.inference": Namespace(("azure_ai/", "azure/"), ("azure",), "openai"),
+    "anthropic": Namespace(("anthropic/",), ("anthropic",)),
+    "aws.bedrock": Namespace(("bedrock/",), ("bedrock",), "anthropic", ("bedrock_mantle/",)),
+    "bedrock_mantle": Namespace(("bedrock_mantle/",), ("bedrock",), "anthropic"),
+    "gcp.gemini": Namespace(("gemini/",), ("gemini",)),
+    "gcp.vertex_ai": Namespace(("vertex_ai/",), ("vertex_ai",), "anthropic"),
+    "x_ai": Namespace(("xai/",), ("xai",)),
+    "mistral_ai": Namespace(("mistral/",), ("mistral",)),
+    "moonshot_ai": Namespace(("moonshot/",), ("moonshot",)),
+    "github": Namespace(("github/",), ("github",), "openai"),
+}
+"""`gen_ai.provider.name` -> its namespace; a provider not listed is found under its own name."""
+
+LITELLM_NAMES: Final = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "azure_text": "azure.ai.openai",
+    "gemini": "gcp.gemini",
+    "gcp.gen_ai": "gcp.gemini",
+    "google": "gcp.gemini",
+    "xai": "x_ai",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "text-completion-openai": "openai",
+}
+
+ARN: Final = re.compile(r"arn:aws[\w-]*:(?P<service>\w+):(?P<region>[\w-]*):\d*:(?P<kind>[\w-]+)/(?P<model>.+)")
+MAPPED_ARNS: Final = (
+    "application-inference-profile",
+    "provisioned-model",
+    "custom-model",
+    "endpoint",
+    "imported-model",
+)
+GEO: Final = re.compile(r"^(?:us-gov|us|eu|apac|au|jp|global|ca|in|sa|me|af|amer)\.(?=\w+\.)")
+DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
+CLOSED: Final = re.compile(
+    r"(?:^|[-_./: ])(?:(?:claude|gemini|grok(?!-1\b)|chatgpt|dall-e|sora|imagen|veo|sonar|palmyra|learnlm)(?![a-z])"
+    r"|gpt[-_.]?(?:[3-9]|\d\d|image|audio|realtime)(?!all)|text-(?:embedding-\d|davinci)|omni-moderation|nova-(?:\d|pro|lite|micro)"
+    r"|voyage-\d|inflection-\d|mistral-medium|qwen[\d.]*-(?:max|plus|turbo))|(?:^|[/:])o\d(?:-|$)"
+)
+"""Families whose weights are their vendor's alone, anywhere in a name ("azure-gpt-4o", "ft:gpt-6:acme::x"): a name newer
+than the table is not a model of one's own."""
+DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-"))
+VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+)?$")
+
+
+class Match(NamedTuple):
+    """The entry found, in which table, and how (exact, or less)."""
+
+    entry: Entry
+    table: Table
+    flags: tuple[str, ...]
+
+
+class Unresolved(NamedTuple):
+    needs_mapping: bool
+    """The name is a customer's own (an ARN, a deployment): a line in the overrides file will price it."""
+
+
+def canonical(provider: str) -> str:
+    """`gen_ai.provider.name` for a name of the convention or of LiteLLM."""
+    if provider.startswith("vertex_ai"):
+        return "gcp.vertex_ai"
+    if provider in ("bedrock", "bedrock_converse"):
+        return "aws.bedrock"
+    return LITELLM_NAMES.get(provider, provider)
+
+
+def namespace(provider: str) -> Namespace:
+    found = NAMESPACES.get(provider)
+    return found or Namespace((f"{provider}/",), (provider,))
+
+
+def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str = "") -> Match | Unresolved:
+    """Find the entry for a call: `names` are the candidates, the surest first.
+
+    Steps: the user's alias; the exact key, live then retired; a variant of the name in the same
+    namespace; the home vendor's list price.
+    """
+    provider = canonical(provider)
+    needs_mapping = False
+    for name in names:
+        alias = prices.overrides.aliases.get(name)
+        if alias is not None:
+            found = _find(prices, provider, alias, region) or _anywhere(prices, alias)
+            if found:
+                return Match(found.entry, found.table, ("alias", *(f for f in found.flags if f != "exact")))
+    for name in names:
+        cleaned, own_region, mapped = clean(name)
+        needs_mapping = needs_mapping or mapped
+        found = _listed(prices, provider, name, region)
+        if not found and not mapped:
+            found = _find(prices, provider, cleaned, own_region or region)
+        if found:
+            return found
+    home = namespace(provider).home
+    if home:
+        for name in names:
+            cleaned, _, mapped = clean(name)
+            found = None if mapped else _find(prices, home, cleaned.rpartition("anthropic.")[2], "")
+            if found:
+                return Match(found.entry, found.table, ("home_vendor", *(f for f in found.flags if f != "exact")))
+    return Unresolved(needs_mapping or (provider in ("azure.ai.openai", "azure.ai.inference") and bool(names)))
+
+
+def clean(name: str) -> tuple[str, str, bool]:
+    """The model in a name: (model, region, whether it is a customer's own resource)."""
+    name = unquote(name).strip()
+    arn = ARN.match(name)
+    if arn:
+        return arn["model"], arn["region"], arn["kind"] in MAPPED_ARNS
+    if name.startswith("tunedModels/"):
+        return name, "", True
+    for marker in ("publishers/", "models/"):
+        head, found, tail = name.rpartition(marker)
+        if found and (not head or head.endswith("/")):
+            name = tail.partition("/models/")[2] if marker == "publishers/" and "/models/" in tail else tail
+    if name.startswith("ft:"):
+        name = ":".join(name.split(":")[:2])
+    return name, "", False
+
+
+def is_sold_by_a_vendor(prices: Prices, names: tuple[str, ...]) -> bool:
+    """Whether any vendor sells a model of one of these names, or one of a family that nobody but its vendor can run: a
+    server that runs its own models has none of theirs."""
+    index = prices.vendor_names
+    for name in names:
+        cleaned = clean(name)[0].lower().translate(DASHES)
+        if CLOSED.search(cleaned):
+            return True
+        spellings = {cleaned, *variants(cleaned)}
+        if any(
+            part in index for spelling in spellings for part in suffixes(spelling.replace(":", "/").replace("--", "/"))
+        ):
+            return True
+    return False
+
+
+def _listed(prices: Prices, provider: str, name: str, region: str) -> Match | None:
+    """The entry under exactly this name."""
+    space = namespace(provider)
+    for table in prices.tables:
+        entry = _exact(table, space, name, region)
+        if entry:
+            return _match(entry, table, ())
+    return None
+
+
+def _find(prices: Prices, provider: str, name: str, region: str) -> Match | None:
+    space = namespace(provider)
+    found = _listed(prices, provider, name, region)
+    if found:
+        return found
+    for variant in variants(name):
+        for table in prices.tables:
+            entry = _exact(table, space, variant, region)
+            if entry:
+                return _match(entry, table, ("variant",))
+    return None
+
+
+def _match(entry: Entry, table: Table, flags: tuple[str, ...]) -> Match:
+    if table.source == "retired":
+        flags = (*flags, "archived")
+    return Match(entry, table, flags or ("exact",))
+
+
+def _exact(table: Table, space: Namespace, name: str, region: str) -> Entry | None:
+    for prefix in space.prefixes:
+        for key in (f"{prefix}{region}/{name}", f"{prefix}{name}") if region else (f"{prefix}{name}",):
+            entry = table.entry(key)
+            if entry:
+                return entry
+    entry = table.entry(name)
+    if entry and (table.source == "override" or entry.provider.startswith(space.owners)):
+        return entry
+    return next((entry for prefix in space.late if (entry := table.entry(f"{prefix}{name}"))), None)
+
+
+def _anywhere(prices: Prices, key: str) -> Match | None:
+    for table in prices.tables:
+        entry = table.entry(key)
+        if entry:
+            return _match(entry, table, ())
+    return None
+
+
+def variants(name: str) -> Iterator[str]:
+    """Other spellings of a name, nearest first; every one of them is a guess that a flag tells."""
+    seen = {name}
+
+    def new(*spellings: str) -> Iterator[str]:
+        for spelling in spellings:
+            if spelling and spelling not in seen:
+                seen.add(spelling)
+                yield spelling
+
+    lower = name.lower()
+    yield from new(lower)
+    yield from new(lower.replace("gpt-35", "gpt-3.5"), lower.replace("gpt-3.5", "gpt-35"))
+    base, at, version = lower.partition("@")
+    if at:
+        yield from new(f"{base}-{version}", f"{base}@default", base)
+    else:
+        yield from new(f"{lower}@default", DATE.sub(lambda m: "@" + m[0][1:], lower))
+    for spelling in (lower, base):
+        without_geo = GEO.sub("", spelling)
+        yield from new(without_geo, VERSION.sub("", without_geo), VERSION.sub("", spelling))
+        undated = DATE.sub("", VERSION.sub("", without_geo))
+        yield from new(undated, undated.removesuffix("-latest"), f"{undated}-latest", f"{undated}@default")

@@ -1,0 +1,293 @@
+"""Where prices come from: the table in force, its version and its age.
+
+Precedence: the user's own rates (SPANLEDGER_PRICE_OVERRIDES) > `SPANLEDGER_PRICES_FILE` (a LiteLLM table as .json, or a litellm wheel, read as a zip
+archive: nothing of it is executed) > an installed litellm newer than the bundled snapshot > the
+bundled snapshot; and for models that LiteLLM has dropped, the retired prices. An installed litellm is
+found by its metadata and read from its files, never imported: importing it takes seconds and fetches
+a table over the network. Its compromised releases are refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import cached_property
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Final, cast
+
+from spanledger.pricing.rates import Entry, compile_entry
+from spanledger.runtime import settings
+from spanledger.runtime.guard import log
+from spanledger.runtime.untrusted_json import Json, label, mapping
+
+TABLE_IN_WHEEL: Final = "litellm/model_prices_and_context_window_backup.json"
+DENIED: Final = ("1.82.7", "1.82.8", "1.107.")
+"""Releases of litellm that carried a payload (2026-03-24 and 1.107); their files are not even read."""
+
+
+OWN_SERVERS: Final = frozenset({"ollama", "ollama_chat", "lemonade", "hosted_vllm", "vllm", "lm_studio"})
+"""`litellm_provider` of programs that serve models on one's own machine: a name of theirs is no vendor's."""
+SPEECH_AND_SEARCH: Final = frozenset(
+    {"audio_transcription", "audio_speech", "evaluation", "guardrail", "image_edit", "ocr", "search", "vector_store"}
+)
+"""`mode` of entries whose keys end in everyday words ("base", "best")."""
+EVERYDAY: Final = frozenset(
+    [
+        "auto",
+        "chat",
+        "classify",
+        "community",
+        "compress",
+        "container",
+        "creative",
+        "decisions",
+        "default",
+        "dev",
+        "edit",
+        "embeddings",
+        "extract",
+        "fast",
+        "free",
+        "latest",
+        "models/",
+        "preview",
+        "query",
+        "router",
+        "standard",
+        "style",
+        "summarize",
+        "ultra",
+        "3.2",
+    ]
+)
+"""Ends of keys that anybody may call a model of his own."""
+BEDROCK_VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+\w*)*$")
+
+
+@dataclass(eq=False)
+class Table:
+    """Prices from one source."""
+
+    source: str
+    """file | litellm | bundled | retired."""
+    version: str
+    """The litellm release, or the file's name."""
+    sha256: str
+    """Of the table as LiteLLM published it."""
+    dated: date | None
+    """When this version was current, where that is known."""
+    origin: str
+    """The file it was read from."""
+    models: dict[str, Json]
+    _entries: dict[str, Entry | None] = field(default_factory=dict[str, "Entry | None"])
+
+    def entry(self, key: str) -> Entry | None:
+        """The compiled entry of `key`, or None."""
+        try:
+            return self._entries[key]
+        except KeyError:
+            found = self.models.get(key)
+            entry = self._entries[key] = compile_entry(key, found) if found is not None else None
+            return entry
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        """Keys by their lower-case spelling."""
+        return {key.lower(): key for key in self.models}
+
+
+def _numbers_as_text(data: bytes) -> Json:
+    """Parse a table; numbers stay text, so no float ever stands between the file and the price."""
+    return mapping(json.loads(data, parse_float=str, parse_int=str))
+
+
+def _models(found: Json) -> dict[str, Json]:
+    return {
+        key: cast("Json", value) for key, value in found.items() if isinstance(value, dict) and key != "sample_spec"
+    }
+
+
+def bundled() -> Table:
+    """The snapshot that ships with Spanledger."""
+    return _packaged("bundled", "prices.json.gz")
+
+
+def retired() -> Table:
+    """Prices of models that LiteLLM no longer lists, as it last listed them."""
+    return _packaged("retired", "retired.json.gz")
+
+
+def _packaged(source: str, name: str) -> Table:
+    file = resources.files("spanledger.pricing") / "data" / name
+    found = mapping(json.loads(gzip.decompress(file.read_bytes())))
+    meta = mapping(found.pop("_meta", None))
+    day = label(meta, "date")
+    return Table(
+        source,
+        label(meta, "version") or "",
+        label(meta, "sha256") or "",
+        date.fromisoformat(day) if day else None,
+        name,
+        cast("dict[str, Json]", found),
+    )
+
+
+def from_file(path: Path) -> Table:
+    """A LiteLLM table, or the one inside a litellm wheel.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such table, or it is a wheel of a compromised release.
+    """
+    if path.suffix == ".whl":
+        version = path.name.split("-")[1] if path.name.count("-") >= 2 else ""
+        if version.startswith(DENIED):
+            raise ValueError(f"litellm {version} is a compromised release; its files are not read")
+        try:
+            with zipfile.ZipFile(path) as wheel:
+                data = wheel.read(TABLE_IN_WHEEL)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ValueError(f"{path} holds no {TABLE_IN_WHEEL}") from error
+        return _read("file", f"litellm {version}", path, data)
+    return _read("file", path.name, path, path.read_bytes())
+
+
+def _read(source: str, version: str, path: Path, data: bytes) -> Table:
+    models = _models(_numbers_as_text(data))
+    if not any("input_cost_per_token" in entry for entry in models.values()):
+        raise ValueError(f"{path} is not a LiteLLM price table: no entry has input_cost_per_token")
+    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
+    return Table(source, version, hashlib.sha256(data).hexdigest(), changed, str(path), models)
+
+
+def installed(newer_than: str) -> Table | None:
+    """The table of an installed litellm, if it is newer and no compromised release."""
+    try:
+        distribution = metadata.distribution("litellm")
+    except metadata.PackageNotFoundError:
+        return None
+    version = distribution.version
+    if version.startswith(DENIED):
+        log.error("litellm %s is installed: a compromised release. Uninstall it; its prices are not read.", version)
+        return None
+    if _ordered(version) <= _ordered(newer_than):
+        return None
+    path = Path(str(distribution.locate_file(TABLE_IN_WHEEL)))
+    return _read("litellm", version, path, path.read_bytes())
+
+
+def _ordered(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+@dataclass(frozen=True, eq=False)
+class Overrides:
+    """The user's own rates and names (`SPANLEDGER_PRICE_OVERRIDES`, a TOML file; docs/pricing.md)."""
+
+    table: Table
+    aliases: dict[str, str]
+    """Deployment, ARN, tuned model or proxy name -> model name or key of the table."""
+
+
+NO_OVERRIDES: Final = Overrides(Table("override", "", "", None, "", {}), {})
+
+
+def read_overrides() -> Overrides:
+    """Read the file that `SPANLEDGER_PRICE_OVERRIDES` names; what is wrong with it is said, not raised."""
+    configured = settings.setting("price_overrides")
+    if not configured:
+        return NO_OVERRIDES
+    path = Path(configured).expanduser()
+    try:
+        data = path.read_bytes()
+        found = mapping(tomllib.loads(data.decode(), parse_float=str))
+    except (OSError, ValueError) as error:
+        log.error("cannot use SPANLEDGER_PRICE_OVERRIDES=%s: %s. It is ignored.", path, error)
+        return NO_OVERRIDES
+    digest = hashlib.sha256(data).hexdigest()
+    models = {key: mapping(value) for key, value in mapping(found, "models").items()}
+    table = Table("override", digest[:12], digest, None, str(path), models)
+    return Overrides(table, {name: str(model) for name, model in mapping(found, "aliases").items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """The table in force and the retired one behind it."""
+
+    live: Table
+    retired: Table
+    overrides: Overrides
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """In the order in which a key is looked for."""
+        return (
+            (self.overrides.table, self.live, self.retired)
+            if self.overrides.table.models
+            else (self.live, self.retired)
+        )
+
+    @cached_property
+    def vendor_names(self) -> frozenset[str]:
+        """What vendors' models are called, in lower case: every key and what follows a slash in it, Bedrock's also
+        without region, vendor and version. Keys of programs that serve one's own models are left out."""
+        names: set[str] = set()
+        for table in (self.live, self.retired):
+            for key, entry in table.models.items():
+                owner = str(entry.get("litellm_provider"))
+                if owner in OWN_SERVERS or entry.get("mode") in SPEECH_AND_SEARCH:
+                    continue
+                lower = key.lower()
+                names.update(suffixes(lower))
+                if owner.startswith("bedrock"):
+                    names.update(suffixes(BEDROCK_VERSION.sub("", lower.rpartition("/")[2]), "."))
+        return frozenset(names - EVERYDAY)
+
+
+def suffixes(name: str, separator: str = "/") -> Iterator[str]:
+    """`name`, and what follows each separator in it: "a/b/c", "b/c", "c"."""
+    while name:
+        yield name
+        _, _, name = name.partition(separator)
+
+
+def load() -> Prices:
+    """Choose and read the table in force; what cannot be read is said once, and the next one serves."""
+    snapshot = bundled()
+    own = read_overrides()
+    configured = settings.setting("prices_file")
+    candidates: list[tuple[str, Callable[[], Table | None]]] = []
+    if configured:
+        candidates.append((configured, lambda: from_file(Path(configured).expanduser())))
+    candidates.append(("the installed litellm", lambda: installed(snapshot.version)))
+    for name, read in candidates:
+        try:
+            table = read()
+        except (OSError, ValueError) as error:
+            log.error("cannot use the prices of %s: %s. Prices come from the next source.", name, error)
+            continue
+        if table is not None:
+            return Prices(table, retired(), own)
+    return Prices(snapshot, retired(), own)
+
+
+_prices: Prices | None = None
+
+
+def prices() -> Prices:
+    """The prices in force, loaded at the first call (which `bootstrap` makes in a background thread).
+
+    Two threads that come first together both load; either result is the same.
+    """
+    global _prices
+    if _prices is None:
+        _prices = load()
+    return _prices

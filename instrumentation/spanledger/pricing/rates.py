@@ -1,0 +1,373 @@
+"""How a table entry becomes rates, and a usage an amount: the pricing rules, without any model's name.
+
+Field names are read by their grammar, never from a list: LiteLLM grows new thresholds and tiers within
+months (`_above_12hr`, `_above_100k_tokens`, `_ultrafast` all did in 2026). All arithmetic is in integer
+attodollars; each component is rounded half-even to picodollars once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from operator import attrgetter
+from typing import Final, NamedTuple, cast
+
+from spanledger.pricing.price import Component, round_half_even
+from spanledger.runtime.untrusted_json import Json, items, label, mapping
+from spanledger.semconv.usage import Usage
+
+ATTO: Final = 10**18
+DIGITS: Final = Context(prec=12, rounding=ROUND_HALF_EVEN)
+"""Table values carry float noise (4.2000000000000006E-8); 12 significant digits are all that is meant."""
+
+GRAMMAR: Final = re.compile(
+    r"(?P<base>input_cost_per_(?:audio_|image_|video_)?token|output_cost_per_(?:audio_|image_|video_|reasoning_)?token"
+    r"|cache_read_input_(?:audio_|image_|video_)?token_cost|cache_creation_input_(?:audio_)?token_cost)"
+    r"(?:_above_(?P<hours>\d+)hr)?(?:_above_(?P<kilo>\d+)k_tokens)?"
+    r"(?:_(?P<tier>batches|flex|priority|balanced|ultrafast|decisions))?"
+)
+
+INPUT: Final = "input_cost_per_token"
+OUTPUT: Final = "output_cost_per_token"
+READ: Final = "cache_read_input_token_cost"
+WRITE: Final = "cache_creation_input_token_cost"
+REASONING: Final = "output_cost_per_reasoning_token"
+
+METERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
+    "input": ((INPUT, 0),),
+    "input_audio": (("input_cost_per_audio_token", 0), (INPUT, 0)),
+    "input_image": (("input_cost_per_image_token", 0), (INPUT, 0)),
+    "input_video": (("input_cost_per_video_token", 0), (INPUT, 0)),
+    "cache_read": ((READ, 0), (INPUT, 0)),
+    "cache_read_audio": (("cache_read_input_audio_token_cost", 0), (READ, 0), (INPUT, 0)),
+    "cache_read_image": (("cache_read_input_image_token_cost", 0), (READ, 0), (INPUT, 0)),
+    "cache_read_video": (("cache_read_input_video_token_cost", 0), (READ, 0), (INPUT, 0)),
+    "cache_write": ((WRITE, 0), (INPUT, 0)),
+    "cache_write_1h": ((WRITE, 1), (WRITE, 0), (INPUT, 0)),
+    "cache_write_12h": ((WRITE, 12), (WRITE, 0), (INPUT, 0)),
+    "output": ((OUTPUT, 0),),
+    "output_audio": (("output_cost_per_audio_token", 0), (OUTPUT, 0)),
+    "output_image": (("output_cost_per_image_token", 0), (OUTPUT, 0)),
+    "output_video": (("output_cost_per_video_token", 0), (OUTPUT, 0)),
+}
+"""Meter -> the (rate, hours to live) that price it, the next one where the table lacks the first (R5)."""
+
+CHARGED: Final = tuple(meter for meter in METERS if meter != "output")
+CHARGED_OF: Final = attrgetter(*CHARGED)
+
+TIERS: Final = {
+    "batch": "batches",
+    "batches": "batches",
+    "flex": "flex",
+    "on_demand_flex": "flex",
+    "priority": "priority",
+    "fast": "priority",
+    "on_demand_priority": "priority",
+    "balanced": "balanced",
+    "ultrafast": "ultrafast",
+    "decisions": "decisions",
+}
+"""Service tier as providers spell it (lower case) -> suffix of the table; anything else is standard (R8)."""
+
+
+class Rate(NamedTuple):
+    atto: int
+    """Attodollars a token."""
+    field: str
+    estimated: str | None = None
+    """Why this rate is not the one asked for: tier_estimated or batch_estimated."""
+
+
+Fields = dict[tuple[str, int, int, str], Rate]
+"""(base, hours to live, threshold in tokens, tier suffix) -> rate."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One model of the table, its fields parsed."""
+
+    key: str
+    provider: str
+    """LiteLLM's provider name, e.g. "bedrock_converse"."""
+    json: Json
+    fields: Fields
+    thresholds: tuple[int, ...]
+    """Tokens of input above which the whole request has other rates, ascending."""
+    brackets: tuple[tuple[int, int, Fields], ...]
+    """`tiered_pricing`: (more than, at most, fields)."""
+    off_peak: Fields
+    earlier: tuple[tuple[date, Entry], ...] = ()
+    """Former prices: (the first day on which they no longer held, the entry then), oldest first."""
+    plans: dict[tuple[str, int, int, bool], dict[str, Rate | None]] = field(
+        default_factory=dict[tuple[str, int, int, bool], dict[str, "Rate | None"]]
+    )
+
+    def valid(self, at: datetime) -> Entry:
+        """The entry as it was at a time."""
+        day = at.astimezone(UTC).date()
+        return next((entry for until, entry in self.earlier if day < until), self)
+
+
+def attousd(text: object) -> int | None:
+    """A table number, as text or int, in attodollars; None where it is no finite number >= 0."""
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        return None
+    try:
+        value = DIGITS.plus(Decimal(text))
+    except (InvalidOperation, ValueError):
+        return None
+    if not value.is_finite() or value < 0:
+        return None
+    return int((value * ATTO).to_integral_value(ROUND_HALF_EVEN))
+
+
+def compile_entry(key: str, entry: Json) -> Entry:
+    """Parse the fields of a table entry once."""
+    fields = _fields(entry)
+    brackets: list[tuple[int, int, Fields]] = []
+    for index, bracket in enumerate(items(entry, "tiered_pricing")):
+        low, high = (attousd(bound) or 0 for bound in (*items(bracket, "range"), "0", "0")[:2])
+        brackets.append((low // ATTO, high // ATTO, _fields(mapping(bracket), f"tiered_pricing[{index}].")))
+    return Entry(
+        key,
+        label(entry, "litellm_provider") or "",
+        entry,
+        fields,
+        tuple(sorted({threshold for _, _, threshold, _ in fields} - {0})),
+        tuple(brackets),
+        _fields(mapping(entry, "off_peak_pricing"), "off_peak_pricing."),
+        _earlier(key, entry),
+    )
+
+
+def _earlier(key: str, entry: Json) -> tuple[tuple[date, Entry], ...]:
+    """`_history` of an entry: former fields, each with `_until`, the day on which others took their place."""
+    found: list[tuple[date, Entry]] = []
+    for former in items(entry, "_history"):
+        fields = {**entry, **mapping(former)}
+        fields.pop("_history", None)
+        try:
+            until = date.fromisoformat(str(fields.pop("_until", "")))
+        except ValueError:
+            continue
+        found.append((until, compile_entry(key, fields)))
+    return tuple(sorted(found, key=lambda part: part[0]))
+
+
+def _fields(entry: Json, prefix: str = "") -> Fields:
+    found: Fields = {}
+    for name, value in entry.items():
+        match = GRAMMAR.fullmatch(name)
+        rate = attousd(value) if match else None
+        if match and rate is not None:
+            threshold = int(match["kilo"] or 0) * 1000
+            found[match["base"], int(match["hours"] or 0), threshold, match["tier"] or ""] = Rate(rate, prefix + name)
+    # A zero above a threshold beside a price below it is a gap in the table, not a gift (Vertex 128k keys).
+    return {
+        key: rate
+        for key, rate in found.items()
+        if rate.atto or not key[2] or not (below := found.get((key[0], key[1], 0, key[3]))) or not below.atto
+    }
+
+
+def components(
+    entry: Entry, usage: Usage, tier: str, *, geo: str = "", speed: str = "", at: datetime | None = None
+) -> tuple[list[Component], set[str]] | None:
+    """The token components of `usage` and flags, or None where the entry lacks a rate that is needed.
+
+    `tier` is the served service tier as the provider spells it, `geo` a processing region or
+    geography, `speed` Anthropic's, `at` the time of completion (for off-peak rates).
+    """
+    suffix = TIERS.get(tier.lower(), "") if tier else ""
+    total = usage.total_input
+    crossed = 0
+    for threshold in entry.thresholds:
+        if total > threshold or (total == threshold and entry.provider == "xai"):
+            crossed = threshold
+    bracket = _bracket(entry, total)
+    cheap = is_off_peak(entry.json, at or datetime.now(UTC)) if entry.off_peak else False
+    plan = rates_for(entry, suffix, crossed, bracket, cheap)
+    numerator, denominator = multiplier(entry.json, geo, speed) if geo or speed else (1, 1)
+    found: list[Component] = []
+    flags: set[str] = set()
+    for meter, quantity in _charged(usage):
+        rate = plan[meter]
+        if rate is None:
+            return None
+        atto = rate.atto * numerator
+        amount = round_half_even(quantity * atto) if denominator == 1 else _rounded(quantity * atto, denominator)
+        found.append(Component(meter, quantity, atto // denominator, rate.field, amount))
+        if rate.estimated:
+            flags.add(rate.estimated)
+    return found, flags
+
+
+def _rounded(atto: int, denominator: int) -> int:
+    """Half-even in one step, the multiplier's denominator included."""
+    unit = denominator * 10**6
+    quotient, rest = divmod(atto, unit)
+    return quotient + (rest * 2 > unit or (rest * 2 == unit and quotient & 1 == 1))
+
+
+def _charged(usage: Usage) -> list[tuple[str, int]]:
+    """(meter, quantity) of what is charged; reasoning is taken out of the output it is part of."""
+    common = usage.input + usage.cache_read + usage.output
+    if common == sum(usage[:15]):  # nothing but text, read from the cache or not: nearly every call
+        parts = (
+            ("input", usage.input),
+            ("cache_read", usage.cache_read),
+            ("output", usage.output - usage.reasoning),
+            ("reasoning", usage.reasoning),
+        )
+        return [part for part in parts if part[1]]
+    found = [(meter, quantity) for meter, quantity in zip(CHARGED, CHARGED_OF(usage), strict=True) if quantity]
+    if usage.output > usage.reasoning:
+        found.append(("output", usage.output - usage.reasoning))
+    if usage.reasoning:
+        found.append(("reasoning", usage.reasoning))
+    return found
+
+
+def rates_for(
+    entry: Entry, suffix: str, crossed: int = 0, bracket: int = -1, cheap: bool = False
+) -> dict[str, Rate | None]:
+    """The rate of every meter for one tier, threshold, bracket and time of day."""
+    plan = entry.plans.get((suffix, crossed, bracket, cheap))
+    if plan is None:
+        plan = entry.plans[suffix, crossed, bracket, cheap] = _plan(entry, suffix, crossed, bracket, cheap)
+    return plan
+
+
+def _plan(entry: Entry, suffix: str, crossed: int, bracket: int, cheap: bool) -> dict[str, Rate | None]:
+    fields = entry.fields
+    if bracket >= 0:
+        fields = {**fields, **entry.brackets[bracket][2]}
+    if cheap:
+        fields = {**fields, **entry.off_peak}
+    thresholds = [t for t in reversed(entry.thresholds) if t <= crossed]
+    look = _Lookup(entry, fields, thresholds, suffix)
+    plan: dict[str, Rate | None] = {meter: look.first(chain) for meter, chain in METERS.items()}
+    plan["reasoning"] = look.reasoning()
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """Rules R4 to R7: which field holds a rate, and which stands in for it."""
+
+    entry: Entry
+    fields: Fields
+    thresholds: list[int]
+    """Crossed ones, highest first."""
+    tier: str
+
+    def first(self, chain: tuple[tuple[str, int], ...]) -> Rate | None:
+        for position, (base, hours) in enumerate(chain):
+            rate = self.batch(base, hours) if self.tier == "batches" else self.tiered(base, hours)
+            if rate is not None:
+                if position and base == INPUT and chain[0][0] == READ and self.entry.provider == "fireworks_ai":
+                    return Rate(rate.atto // 2, rate.field, rate.estimated)  # Fireworks: half the input rate
+                return rate
+        # An embedding's output is its vector, which no table prices: counted by some servers, sold by none.
+        return (
+            Rate(0, "(no output price)")
+            if chain[-1][0] == OUTPUT and self.entry.json.get("mode") == "embedding"
+            else None
+        )
+
+    def tiered(self, base: str, hours: int) -> Rate | None:
+        """(threshold, tier) -> (threshold, standard) -> lower thresholds -> (tier) -> (standard)."""
+        for threshold in (*self.thresholds, 0):
+            rate = self.fields.get((base, hours, threshold, self.tier))
+            if rate is not None:
+                return rate
+            rate = self.fields.get((base, hours, threshold, ""))
+            if rate is not None:
+                return Rate(rate.atto, rate.field, "tier_estimated")
+        return None
+
+    def standard(self, base: str, hours: int) -> Rate | None:
+        for threshold in (*self.thresholds, 0):
+            rate = self.fields.get((base, hours, threshold, ""))
+            if rate is not None:
+                return rate
+        return None
+
+    def batch(self, base: str, hours: int) -> Rate | None:
+        """`*_batches`, else half of standard (R7); cache reads keep their price where that is lower."""
+        for threshold in (*self.thresholds, 0):
+            rate = self.fields.get((base, hours, threshold, "batches"))
+            if rate is not None:
+                return rate
+        standard = self.standard(base, hours)
+        if standard is None:
+            return None
+        if base.startswith("cache_read") and "claude" not in self.entry.key:
+            whole = self.batch(INPUT, 0)
+            cheapest = min(standard.atto, whole.atto) if whole else standard.atto
+            return Rate(cheapest, standard.field, "batch_estimated")
+        return Rate(standard.atto // 2, standard.field, "batch_estimated")
+
+    def reasoning(self) -> Rate | None:
+        """Tier's reasoning rate -> tier's output rate -> reasoning rate -> output rate (R6)."""
+        if self.tier:
+            for base in (REASONING, OUTPUT):
+                for threshold in (*self.thresholds, 0):
+                    rate = self.fields.get((base, 0, threshold, self.tier))
+                    if rate is not None:
+                        return rate
+        return self.first(((REASONING, 0), (OUTPUT, 0)))
+
+
+def _bracket(entry: Entry, total: int) -> int:
+    """Index of the `tiered_pricing` bracket with more than .. at most; beyond the last, the last."""
+    if not entry.brackets:
+        return -1
+    for index, (_, high, _) in enumerate(entry.brackets):
+        if total <= high:
+            return index
+    return len(entry.brackets) - 1
+
+
+def multiplier(entry: Mapping[str, object], geo: str, speed: str) -> tuple[int, int]:
+    """The product of the uplifts for a geography and a speed, as a fraction (R9)."""
+    found = cast("Json", entry)
+    factors = [
+        mapping(found, "provider_specific_entry").get(geo),
+        found.get(f"regional_processing_uplift_multiplier_{geo}"),
+    ]
+    if geo and geo != "global":
+        factors.append(found.get("regional_endpoint_uplift_multiplier"))
+    if speed == "fast":
+        factors.append(mapping(found, "provider_specific_entry").get("fast"))
+    numerator, denominator = 1, 1
+    for factor in factors:
+        atto = attousd(factor)
+        if atto:
+            top, bottom = Decimal(atto).scaleb(-18).as_integer_ratio()
+            numerator, denominator = numerator * top, denominator * bottom
+    return numerator, denominator
+
+
+def is_off_peak(entry: Json, at: datetime) -> bool:
+    """Whether `at` lies in a window of `off_peak_pricing` (UTC; weekday 1 is Monday)."""
+    now = at.astimezone(UTC)
+    minute = now.hour * 60 + now.minute
+    for window in items(entry, "off_peak_pricing", "windows"):
+        days = {str(day) for day in items(window, "weekdays")}
+        if days and str(now.isoweekday()) not in days:
+            continue
+        hours = mapping(window).get("hours_utc")
+        for span in cast("list[object]", hours) if isinstance(hours, list) else [hours]:
+            start, end = (_minute(part) for part in str(span).partition("-")[::2])
+            if start <= minute < (end or 24 * 60) or (end and end < start and (minute >= start or minute < end)):
+                return True
+    return False
+
+
+def _minute(clock: str) -> int:
+    hours, _, minutes = clock.strip().partition(":")
+    return int(hours) * 60 + int(minutes) if hours.isdigit() and minutes.isdigit() else 0

@@ -1,0 +1,90 @@
+"""Span attributes in, cost attributes out: the price of the call that a span describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from spanledger.pricing import Price, quote
+from spanledger.pricing.price import GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
+from spanledger.semconv import attributes as a
+from spanledger.semconv.usage import Usage, from_attributes
+
+COST_OF: Final = {
+    "input": a.COST_INPUT,
+    "cache_read": a.COST_CACHE_READ,
+    "cache_write": a.COST_CACHE_WRITE,
+    "output": a.COST_OUTPUT,
+    "tools": a.COST_TOOLS,
+    OTHER: a.COST_OTHER,
+}
+"""Group of components -> the attribute that has their sum."""
+
+
+COST_OF_METER: Final = {meter: COST_OF[group] for meter, group in GROUP_OF.items()}
+
+
+def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -> dict[str, Any]:
+    """Price the call that a span's attributes describe, as attributes.
+
+    `usage` saves reading it from the attributes where it is at hand.
+    """
+    if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
+        return {a.PRICE_STATUS: NOT_BILLED}
+    return price_attributes(_quote(attributes, usage or from_attributes(attributes)))
+
+
+def _maybe_billed(attributes: Mapping[str, object]) -> bool:
+    """Whether an attempt ended without an answer: it may have been served, and sold, all the same."""
+    billed = attributes.get(a.ATTEMPT_BILLED)
+    return isinstance(billed, tuple | list) and "unknown" in billed
+
+
+def _quote(attributes: Mapping[str, Any], usage: Usage | None) -> Price:
+    get = attributes.get
+    return quote(
+        get(a.PROVIDER, ""),
+        get(a.RESPONSE_MODEL),
+        usage,
+        request_model=get(a.REQUEST_MODEL),
+        tier="batch" if get(a.BATCH) is True else get(a.SERVICE_TIER, ""),
+        geo=get(a.INFERENCE_GEO, ""),
+        speed=get(a.SPEED, ""),
+        host=get(a.SERVER_ADDRESS, ""),
+        provider_cost_usd=get(a.PROVIDER_COST),
+        size=get(a.MEDIA_SIZE, ""),
+        quality=get(a.MEDIA_QUALITY, ""),
+    )
+
+
+def price_attributes(price: Price) -> dict[str, Any]:
+    """A price as span attributes: exact integers for the ledger, the proposed cost trio for people."""
+    found = _named(price.status, price.key, price.source, price.version, price.flags).copy()
+    total = price.total_picousd
+    if total is not None:
+        found[a.COST_TOTAL] = total
+        found[a.COST_AMOUNT] = total / 1e12
+        for part in price.components:
+            name = COST_OF_METER.get(part.meter, a.COST_OTHER)
+            found[name] = found.get(name, 0) + part.amount
+    if price.computed_picousd is not None:
+        found[a.COST_COMPUTED] = price.computed_picousd
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _named(
+    status: str, key: str | None, source: str | None, version: str | None, flags: tuple[str, ...]
+) -> dict[str, Any]:
+    """What is the same for every call of a model; the caller copies it."""
+    found: dict[str, Any] = {a.PRICE_STATUS: status}
+    if not status.startswith("unpriced:"):
+        found[a.COST_CURRENCY] = "USD"
+        found[a.COST_SOURCE] = "provider" if status == PROVIDER_REPORTED else "local"
+    for name, value in ((a.PRICE_KEY, key), (a.PRICE_SOURCE, source), (a.PRICE_VERSION, version)):
+        if value is not None:
+            found[name] = value
+    if flags:
+        found[a.PRICE_FLAGS] = flags
+    return found

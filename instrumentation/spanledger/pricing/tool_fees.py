@@ -1,0 +1,76 @@
+"""Server tools: web search, file search, code execution, maps. Separate components, all summed.
+
+Free allowances (so many searches a day, shared by a project) are never applied to a call: they belong
+to the account, and reconciliation shows them (rule R10).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from spanledger.pricing.price import Component, round_half_even
+from spanledger.pricing.rates import Entry, attousd
+from spanledger.runtime.untrusted_json import mapping
+from spanledger.semconv.usage import UNITS, Usage
+
+FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
+"""OpenAI's price list; LiteLLM has it as a constant of its code (1.109.1 `tool_call_cost_tracking.py`)."""
+
+CODE_SESSION: Final = {"azure": ("azure/container.code_interpreter_cost_per_session", 33 * 10**15)}
+CODE_SESSION_DEFAULT: Final = ("openai/container.code_interpreter_cost_per_session", 3 * 10**16)
+
+MAPS: Final = "google_maps_grounding_cost_per_query"
+SEARCH: Final = "search_context_cost_per_query"
+SIZE: Final = "search_context_size_medium"
+
+
+def used(usage: Usage) -> bool:
+    """Whether a tool was used at all (most calls: no)."""
+    return bool(usage.web_searches or usage.file_searches or usage.code_sessions or usage.maps_queries)
+
+
+def alone(provider: str, usage: Usage) -> list[Component] | None:
+    """The components of a call that is nothing but tools sold by the piece, whatever the model; None for any other."""
+    if usage.total or any(getattr(usage, meter) for meter in UNITS if meter not in BY_THE_PIECE):
+        return None
+    return _by_the_piece("azure" if provider.startswith("azure") else provider, usage) or None
+
+
+BY_THE_PIECE: Final = ("file_searches", "code_sessions")
+
+
+def _by_the_piece(provider: str, usage: Usage) -> list[Component]:
+    found: list[Component] = []
+    if usage.file_searches:
+        found.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
+    if usage.code_sessions:
+        price = CODE_SESSION.get(provider, CODE_SESSION_DEFAULT)
+        found.append(_component("code_sessions", usage.code_sessions, *price))
+    return found
+
+
+def components(entry: Entry, usage: Usage) -> list[Component] | None:
+    """One component for each tool used; None where the table has no price for one that was."""
+    found: list[Component] = []
+    if usage.web_searches:
+        rate = attousd(mapping(entry.json, SEARCH).get(SIZE))
+        if rate is None:
+            return None
+        billed = usage.web_searches
+        if (
+            entry.provider.startswith(("gemini", "vertex_ai"))
+            and entry.json.get("web_search_billing_unit") != "per_query"
+        ):
+            billed = 1  # Google: one fee a prompt, however many queries the model made of it
+        found.append(_component("web_searches", billed, f"{SEARCH}.{SIZE}", rate))
+    found += _by_the_piece(entry.provider, usage)
+    if usage.maps_queries:
+        rate = attousd(entry.json.get(MAPS))
+        if rate is None:
+            return None
+        found.append(_component("maps_queries", usage.maps_queries, MAPS, rate))
+    return found
+
+
+def _component(meter: str, quantity: int, field: str, rate: int) -> Component:
+    return Component(meter, quantity, rate, field, round_half_even(quantity * rate))

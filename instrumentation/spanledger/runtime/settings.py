@@ -1,0 +1,69 @@
+"""Where Spanledger is told what to do: the environment first, then `spanledger.toml`, then `pyproject.toml`.
+
+`SPANLEDGER_DSN=...` in the environment is `dsn = "..."` in `spanledger.toml` or under
+`[tool.spanledger]`, both looked for in the working directory. The environment wins.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from spanledger.runtime.guard import log
+from spanledger.runtime.untrusted_json import Json, mapping
+
+TRUE: Final = frozenset({"1", "true", "yes", "on"})
+
+
+def setting(name: str) -> str | None:
+    """The value of `SPANLEDGER_<NAME>`, e.g. setting("dsn"); None where it is not set."""
+    value = os.environ.get(f"SPANLEDGER_{name.upper()}")
+    if value is None:
+        found = _file(os.getcwd()).get(name)
+        value = None if found is None else str(found).lower() if isinstance(found, bool) else str(found)
+    return value or None
+
+
+def enabled(name: str) -> bool:
+    """Whether `SPANLEDGER_<NAME>` is one of 1, true, yes, on."""
+    return (setting(name) or "").strip().lower() in TRUE
+
+
+def state_dir() -> Path:
+    """`$XDG_STATE_HOME/spanledger`, by default `~/.local/state/spanledger`."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "spanledger"
+
+
+def spool_dir() -> Path:
+    """Where rows wait on their way to ClickHouse."""
+    configured = setting("spool_dir")
+    return Path(configured).expanduser() if configured else state_dir() / "spool"
+
+
+def masked(dsn: str) -> str:
+    """`dsn` with its password, and secrets in its query, replaced by ***."""
+    dsn = re.sub(r"(?<=://)([^:/@]*):(.*)@", r"\1:***@", dsn)
+    return re.sub(r"((?:password|token|secret|key)[^=&]*=)[^&]*", r"\1***", dsn, flags=re.IGNORECASE)
+
+
+@lru_cache(maxsize=8)
+def _file(directory: str) -> Json:
+    for name, path in (("spanledger.toml", ()), ("pyproject.toml", ("tool", "spanledger"))):
+        file = Path(directory, name)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if path and "[tool.spanledger" not in text:
+            continue
+        import tomllib  # not needed where there is no file
+
+        try:
+            return mapping(tomllib.loads(text), *path)
+        except tomllib.TOMLDecodeError as error:
+            log.error("%s is not valid TOML and is ignored: %s", file, error)
+    return {}

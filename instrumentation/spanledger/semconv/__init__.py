@@ -1,0 +1,1 @@
+"""Names: span attributes, usage meters, and which provider answers at a host."""

@@ -1,0 +1,1 @@
+"""Finished spans as OTLP JSON lines on disk, one writer per process."""

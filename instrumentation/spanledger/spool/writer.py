@@ -1,0 +1,310 @@
+"""The spool: rows on disk before `span.end()` returns, in a format that a stock Collector reads too.
+
+A segment is a file of OTLP JSON lines (OpenTelemetry's file-exporter format, see `encoding.py`), one span a line,
+written by one process: `<process id>-<number>.jsonl`. A row is one `os.write` to a file opened for appending:
+it survives the death of the process, though not of the machine. The writer holds a lock on the segment
+it writes; a reader that gets the lock knows that the segment is finished. `shipper.py` reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from spanledger.runtime.guard import log
+from spanledger.semconv import attributes as a
+
+SUFFIX: Final = ".jsonl"
+SEGMENT_BYTES: Final = 16 << 20
+"""A segment is closed beyond this size, so that it can be deleted once it is shipped."""
+SEGMENT_SECONDS: Final = 300.0
+"""... or this long after it was opened."""
+RETRY_SECONDS: Final = 5.0
+MEMORY_ROWS: Final = 10_000
+"""Rows kept in memory while no directory can be written."""
+
+Mark = Callable[[Mapping[str, Any]], bytes]
+
+
+class Spool:
+    """The writer of one process. `append` never raises.
+
+    A full spool refuses the newest rows: they are counted, with their cost, and a loss marker says so as soon
+    as there is room again. A directory that cannot be written is made up for by memory, as far as
+    `MEMORY_ROWS` goes. Markers tell the ledger where a process's numbers begin and end.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, mark: Mark | None = None, sync_ms: int = 0) -> None:
+        """
+        Args:
+            directory: where segments are; made if it is not there.
+            max_bytes: how much all processes together may keep there.
+            mark: makes a marker's line of its attributes; without one no markers are written.
+            sync_ms: every so many milliseconds what was written is forced onto the device; 0: the system decides.
+        """
+        self.directory = directory
+        self.max_bytes = max_bytes
+        self.refused = 0
+        """Rows that found no place, for want of space or of a writable directory."""
+        self.recorded = 0
+        """Rows that were handed in."""
+        self.written = 0
+        self._mark = mark
+        self._sync_ms = sync_ms
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._said: set[str] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.process_id = secrets.token_hex(8)
+        """Random for every process, so that its sequence numbers are its own."""
+        self._sequence = itertools.count()
+        self._numbers = itertools.count()
+        self._size = 0
+        self._opened = 0.0
+        self._others = 0
+        self._not_before = 0.0
+        self._started = False
+        self._ended_at = -1
+        self._lost = Lost()
+        self._waiting: deque[bytes] = deque()
+        self._dirty = threading.Event()
+        self._syncing = False
+        self._without = Place.NOWHERE
+        """Where rows go while no segment can be opened."""
+
+    def next_sequence(self) -> int:
+        """The number of the next row of this process: 0, 1, 2, ... A missing number is a lost row."""
+        return next(self._sequence)
+
+    def append(self, line: bytes, sequence: int | None = None, picousd: int = 0) -> bool:
+        """Write one line (ending in a newline). True when it is in the file, or kept until it can be.
+
+        `sequence` and `picousd` say what is lost where it is neither.
+        """
+        with self._lock:
+            self.recorded += 1
+            place = self._place(len(line))
+            if place is Place.FILE:
+                if self._write(line):
+                    return True
+                place = self._without
+            if place is Place.MEMORY and len(self._waiting) < MEMORY_ROWS:
+                self._waiting.append(line)
+                return True
+            self.refused += 1
+            self._lost.add(sequence, picousd)
+            return False
+
+    def _place(self, size: int) -> Place:
+        """Where a line of `size` bytes can go now."""
+        now = time.monotonic()
+        if self._fd is not None and now - self._opened > SEGMENT_SECONDS:
+            self._close()
+        if self._fd is None:
+            if now < self._not_before:
+                return self._without
+            self._without = self._open()
+            if self._without is not Place.FILE:
+                self._not_before = now + RETRY_SECONDS
+                return self._without
+        if self._others + self._size + size <= self.max_bytes:
+            return Place.FILE
+        if now >= self._not_before:
+            self._not_before = now + RETRY_SECONDS
+            with suppress(OSError):
+                self._others = self._used() - self._size
+            if self._others + self._size + size <= self.max_bytes:
+                return Place.FILE
+            self._full()
+        return Place.NOWHERE
+
+    def _write(self, line: bytes) -> bool:
+        if not self._started:
+            self._started = True
+            self._put_marker("start", {})
+        if not self._put_waiting():
+            return False
+        self._tell_losses()
+        if not self._put(line):
+            return False
+        self.written += 1
+        if self._size >= SEGMENT_BYTES:
+            self._close()
+        return True
+
+    def _put_marker(self, kind: str, attributes: Mapping[str, Any]) -> bool:
+        if self._mark is None:
+            return True
+        return self._put(self._mark({a.MARKER: kind, a.PROCESS_ID: self.process_id, **attributes}))
+
+    def _tell_losses(self) -> None:
+        """Say which rows were refused; what cannot be said now is said later."""
+        if self._lost and self._put_marker("loss", self._lost.attributes()):
+            self._lost = Lost()
+
+    def _put_waiting(self) -> bool:
+        """Write the rows that memory kept."""
+        while self._waiting:
+            if not self._put(self._waiting[0]):
+                return False
+            self._waiting.popleft()
+            self.written += 1
+        return True
+
+    def _put(self, line: bytes) -> bool:
+        """One write, all of it or a new segment next time."""
+        fd = self._fd
+        if fd is None:
+            return False
+        try:
+            written = os.write(fd, line)
+            if written < len(line):
+                written += os.write(fd, line[written:])
+        except OSError as error:
+            self._say(
+                f"cannot write to the spool {self.directory}: {error.strerror}; the last {MEMORY_ROWS:,} rows are kept "
+                "in memory until it can"
+            )
+            written = 0
+        if written != len(line):
+            self._close()  # a torn line is the reader's to skip
+            self._without = Place.MEMORY
+            self._not_before = time.monotonic() + RETRY_SECONDS
+            return False
+        self._size += len(line)
+        if self._sync_ms:
+            self._synchronize()
+        return True
+
+    def _open(self) -> Place:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._others = self._used()
+            if self._others >= self.max_bytes:
+                self._full()
+                return Place.NOWHERE
+            path = self.directory / f"{self.process_id}-{next(self._numbers):06d}{SUFFIX}"
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._say(
+                f"the spool directory {self.directory} cannot be written ({error.strerror}): the last {MEMORY_ROWS:,} "
+                "rows are kept in memory, and lost with the process. Set SPANLEDGER_SPOOL_DIR to a directory that "
+                "this process may write"
+            )
+            return Place.MEMORY
+        self._fd, self._size, self._opened = fd, 0, time.monotonic()
+        return Place.FILE
+
+    def _full(self) -> None:
+        self._say(
+            f"the spool {self.directory} holds its {self.max_bytes:,} bytes: new rows are lost. Ship it with "
+            "`spanledger ship`, or raise SPANLEDGER_SPOOL_MAX_BYTES"
+        )
+
+    def _used(self) -> int:
+        used = 0
+        for entry in os.scandir(self.directory):
+            if entry.name.endswith(SUFFIX):
+                with suppress(FileNotFoundError):  # shipped, and deleted, meanwhile
+                    used += entry.stat().st_size
+        return used
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            log.error("%s", message)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None  # first: the number is free even where closing says that something failed
+        if fd is not None:
+            with suppress(OSError):
+                os.close(fd)
+
+    def close(self) -> None:
+        """The process ends: say so, and finish the segment."""
+        with self._lock:
+            last = next(self._sequence)
+            self._sequence = itertools.count(last)
+            self._not_before = 0.0  # the last chance: do not wait for a better moment
+            if (self._started or self._waiting) and last != self._ended_at and self._place(0) is Place.FILE:
+                self._ended_at = last
+                if not self._started:
+                    self._started = True
+                    self._put_marker("start", {})
+                self._put_waiting()
+                self._tell_losses()
+                self._put_marker("end", {a.SEQUENCE: last})
+            self._close()
+
+    def after_fork(self) -> None:
+        """In a forked child: a process of its own, with a segment and a numbering of its own."""
+        self._lock = threading.Lock()
+        self._close()
+        self.recorded = self.written = self.refused = 0
+        self._begin()
+
+    # --- power loss ------------------------------------------------------------------------------------------
+
+    def _synchronize(self) -> None:
+        self._dirty.set()
+        if not self._syncing:
+            self._syncing = True
+            threading.Thread(target=self._keep_synchronized, name="spanledger-sync", daemon=True).start()
+
+    def _keep_synchronized(self) -> None:
+        while True:
+            self._dirty.wait()
+            self._dirty.clear()
+            fd = self._fd
+            if fd is not None:
+                with suppress(OSError):  # closed meanwhile, or a device that cannot
+                    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync
+            time.sleep(self._sync_ms / 1000)
+
+
+class Place(Enum):
+    """Where a line can go."""
+
+    FILE = 1
+    MEMORY = 2
+    NOWHERE = 3
+
+
+@dataclass
+class Lost:
+    """Rows that were refused, until a marker has told of them."""
+
+    count: int = 0
+    picousd: int = 0
+    first: int | None = None
+    last: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def add(self, sequence: int | None, picousd: int) -> None:
+        self.count += 1
+        self.picousd += picousd
+        if sequence is not None:
+            self.first = sequence if self.first is None else min(self.first, sequence)
+            self.last = sequence if self.last is None else max(self.last, sequence)
+
+    def attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = {a.LOST_ROWS: self.count, a.COST_TOTAL: self.picousd}
+        if self.first is not None and self.last is not None:
+            found |= {a.LOST_FROM: self.first, a.LOST_TO: self.last}
+        return found
