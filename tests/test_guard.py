@@ -361,7 +361,7 @@ def test_an_alert_does_not_wait_for_who_spent_it(ledger: Ledger, receiver: Recei
             raise DatabaseError("too much memory")
         return [("", Decimal(9))]
 
-    monkeypatch.setattr(budget_table, "spending", too_much)
+    monkeypatch.setattr(budget_status, "spending", too_much)
     [told] = evaluate.look(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
     assert told.delivery.error == ""
     assert receiver.bodies("hook")[0]["top_users"] == []
