@@ -23,16 +23,16 @@ def opened(
     Raises:
         DatabaseError: it cannot be opened.
     """
-    where = target(dsn)
-    with connected(where) as client:
+    database_target = target(dsn)
+    with connected(database_target) as client:
         with suppress_denied():  # a reader asks what is there: whoever may, has migrated
-            migrations.migrate(client, where)
-        ledger = Ledger(client, where)
+            migrations.migrate(client, database_target)
+        ledger = Ledger(client, database_target)
         if take_in and settings.setting("otlp_endpoint") is None:  # else the spool is a Collector's to get
             # Another process may be shipping it: what it has not sent yet comes in a second. A reader ships nothing.
             with suppress(shipper.BusyError), suppress_denied():
-                shipper.drain(settings.spool_dir(), ClickHouseSink(where, client), progress)
-        client.command(f"USE `{where.database}`") if where.embedded else _use(client, where.database)
+                shipper.drain(settings.spool_dir(), ClickHouseSink(database_target, client), progress)
+        client.command(f"USE `{database_target.database}`") if database_target.embedded else _use(client, database_target.database)
         yield ledger
 
 

@@ -99,17 +99,17 @@ def bound() -> bool:
 
 def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
     """The tracer for our spans: of `tracer_provider`, else the global provider, else the private one."""
-    given = tracer_provider or trace.get_tracer_provider()
-    known = _tracers.get(scope)
-    if known is not None and known[0] is given:
-        return known[1]
+    source_provider = tracer_provider or trace.get_tracer_provider()
+    cache_entry = _tracers.get(scope)
+    if cache_entry is not None and cache_entry[0] is source_provider:
+        return cache_entry[1]
     with _lock:
-        provider = _unwrapped(given) or _own_provider()
+        provider = _unwrapped(source_provider) or _own_provider()
         if not disabled():
             _attach(provider)
-        found = provider.get_tracer(scope, VERSION)
-        _tracers[scope] = (given, found)
-        return found
+        new_tracer = provider.get_tracer(scope, VERSION)
+        _tracers[scope] = (source_provider, new_tracer)
+        return new_tracer
 
 
 @contextmanager

@@ -49,21 +49,21 @@ ENTRY_POINTS: Final = {
 
 def sdks() -> list[Finding]:
     """Which SDKs are installed, and whether each has every function that a door stands on."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for distribution, (package, modules) in SDKS.items():
         try:
             version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
-            found.append(Finding(OK, distribution, "not installed"))
+            findings.append(Finding(OK, distribution, "not installed"))
             continue
         lacking = [f"{module}: {hook}" for module, hooks in modules for hook in _lacking(module, hooks)]
         if lacking:
             advice = f"upgrade spanledger, or go back to a release of {distribution} that has them; calls still work"
             text = f"{version} lacks {', '.join(lacking)}: its calls are NOT recorded"
-            found.append(Finding(FAILURE, distribution, text, advice))
+            findings.append(Finding(FAILURE, distribution, text, advice))
         else:
-            found.append(Finding(OK, distribution, f"{version}, every hook of {package} is in place"))
-    return found
+            findings.append(Finding(OK, distribution, f"{version}, every hook of {package} is in place"))
+    return findings
 
 
 def _lacking(module: str, hooks: Hooks) -> list[str]:
@@ -100,18 +100,18 @@ OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 def environment() -> list[Finding]:
     """What OpenTelemetry is told by this environment: whether it starts at all, and the sampler and propagators in force."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     sampler = os.environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
     rate = os.environ.get("OTEL_TRACES_SAMPLER_ARG")
     text = f"{sampler}{f' {rate}' if rate else ''}: it decides about your traces, and every call is recorded whatever it says"
-    found.append(Finding(OK, "sampler", text))
+    findings.append(Finding(OK, "sampler", text))
     propagators = os.environ.get("OTEL_PROPAGATORS", "tracecontext,baggage")
-    if "baggage" in [each.strip() for each in propagators.split(",")]:
-        found.append(Finding(OK, "propagators", propagators))
+    if "baggage" in [propagator.strip() for propagator in propagators.split(",")]:
+        findings.append(Finding(OK, "propagators", propagators))
     else:
         advice = "add baggage to OTEL_PROPAGATORS, else attribution reaches no other process, job or service"
-        found.append(Finding(WARNING, "propagators", f"{propagators}: baggage is not among them", advice))
-    return [*_exporters(), *found]
+        findings.append(Finding(WARNING, "propagators", f"{propagators}: baggage is not among them", advice))
+    return [*_exporters(), *findings]
 
 
 def _exporters() -> list[Finding]:
@@ -129,11 +129,11 @@ def _exporters() -> list[Finding]:
         variable = f"OTEL_{signal.upper()}_EXPORTER"
         own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "").strip() or protocol
         for name in os.environ.get(variable, "otlp" if distro else "").split(","):
-            wanted = OTLP.get(own, f"OTLP over {own}") if name.strip() == "otlp" else name.strip()
-            if wanted not in ("", "none") and not metadata.entry_points(
-                group=f"opentelemetry_{signal}_exporter", name=wanted
+            exporter_name = OTLP.get(own, f"OTLP over {own}") if name.strip() == "otlp" else name.strip()
+            if exporter_name not in ("", "none") and not metadata.entry_points(
+                group=f"opentelemetry_{signal}_exporter", name=exporter_name
             ):
-                lacking.append(f"{wanted} for {signal}")
+                lacking.append(f"{exporter_name} for {signal}")
     if not lacking:
         return [Finding(OK, "opentelemetry", "every exporter that is asked for is installed")]
     advice = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or OTEL_TRACES_EXPORTER=none OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none"  # fmt: skip

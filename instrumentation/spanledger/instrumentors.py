@@ -35,10 +35,10 @@ class _Instrumentor(BaseInstrumentor):
         return (f"{self.library} >= {self.minimum}",)
 
     def _when_imported(self, module: str, patch: Any) -> None:
-        def ready(found: ModuleType) -> None:
+        def ready(sdk_module: ModuleType) -> None:
             if self.is_instrumented_by_opentelemetry:
                 with quietly(f"instrumenting {self.library}"):
-                    patch(found)
+                    patch(sdk_module)
 
         self._is_instrumented_by_opentelemetry = True  # the hook may run at once, before instrument() says so
         wrapt.register_post_import_hook(ready, module)
@@ -64,13 +64,13 @@ class _StainlessInstrumentor(_Instrumentor):
         if importlib.util.find_spec(self.library) is None:
             raise ModuleNotFoundError(f"{self.library} is not installed")
         scope = f"spanledger.{self.library}"
-        given = kwargs.get("tracer_provider")
+        tracer_provider = kwargs.get("tracer_provider")
         hosts = frozenset(h.strip() for h in (settings.setting("include_usage_hosts") or "").split(",") if h.strip())
 
         def patch(base_client: ModuleType) -> None:
             if self._usable(missing(base_client, stainless.HOOKS)):
                 self._door = stainless.StainlessDoor(
-                    base_client, self.provider, lambda: bootstrap.tracer(scope, given), hosts
+                    base_client, self.provider, lambda: bootstrap.tracer(scope, tracer_provider), hosts
                 )
                 self._door.install()
 
@@ -93,9 +93,9 @@ class OpenAIInstrumentor(_StainlessInstrumentor):
         super()._instrument(**kwargs)
         if bootstrap.disabled():
             return
-        given = kwargs.get("tracer_provider")
+        tracer_provider = kwargs.get("tracer_provider")
         self._sockets = websockets.SocketDoor(
-            openai, lambda: bootstrap.tracer("spanledger.openai", given), "api.openai.com"
+            openai, lambda: bootstrap.tracer("spanledger.openai", tracer_provider), "api.openai.com"
         )
         for module in websockets.OPENAI_MODULES:
             self._when_imported(module, self._sockets.install_openai)
@@ -124,38 +124,38 @@ class GoogleGenAIInstrumentor(_Instrumentor):
             return
         if importlib.util.find_spec("google") is None or importlib.util.find_spec("google.genai") is None:
             raise ModuleNotFoundError("google-genai is not installed")
-        given = kwargs.get("tracer_provider")
+        tracer_provider = kwargs.get("tracer_provider")
 
         def tracer() -> Tracer:
-            return bootstrap.tracer("spanledger.google_genai", given)
+            return bootstrap.tracer("spanledger.google_genai", tracer_provider)
 
-        door = google_hooks.GoogleDoor(google, tracer)
-        second = google_interactions.GaosDoor(google, tracer)
-        live = websockets.SocketDoor(google, tracer, "generativelanguage.googleapis.com")
-        self._doors: list[Patches] = [door, second, live]
+        client_patches = google_hooks.GoogleDoor(google, tracer)
+        interaction_patches = google_interactions.GaosDoor(google, tracer)
+        live_patches = websockets.SocketDoor(google, tracer, "generativelanguage.googleapis.com")
+        self._doors: list[Patches] = [client_patches, interaction_patches, live_patches]
 
         def third(base_client: ModuleType) -> None:
             """From 1.55 to 2.0 interactions had a copy of the Stainless client of their own."""
-            copy = stainless.StainlessDoor(base_client, google, tracer, frozenset())
-            copy.install()
-            self._doors.append(copy)
+            copied_client_patches = stainless.StainlessDoor(base_client, google, tracer, frozenset())
+            copied_client_patches.install()
+            self._doors.append(copied_client_patches)
 
-        self._open("google.genai._api_client", google_hooks.HOOKS, door.install)
-        self._open("google.genai._gaos.basesdk", google_interactions.HOOKS, second.install)
+        self._open("google.genai._api_client", google_hooks.HOOKS, client_patches.install)
+        self._open("google.genai._gaos.basesdk", google_interactions.HOOKS, interaction_patches.install)
         self._open("google.genai._interactions._base_client", stainless.HOOKS, third)
-        self._when_imported(websockets.GOOGLE_MODULE, live.install_google)
+        self._when_imported(websockets.GOOGLE_MODULE, live_patches.install_google)
         for module in google_hooks.STREAMS:
-            self._when_imported(module, door.keep_origin)
+            self._when_imported(module, client_patches.keep_origin)
 
     def _open(self, module: str, hooks: Hooks, install: Callable[[ModuleType], None]) -> None:
         """Open a door when its module is imported, if the module has what the door stands on."""
 
-        def patch(found: ModuleType) -> None:
-            if self._usable(missing(found, hooks)):
-                install(found)
+        def patch(sdk_module: ModuleType) -> None:
+            if self._usable(missing(sdk_module, hooks)):
+                install(sdk_module)
 
         self._when_imported(module, patch)
 
     def _uninstrument(self, **_: Any) -> None:
-        for door in self._doors:
-            door.remove()
+        for patches in self._doors:
+            patches.remove()

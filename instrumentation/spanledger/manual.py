@@ -91,12 +91,12 @@ def record(
             reader = _Told(Response(response_id, model, usage=from_mapping(usage)))
         elif reader is None:
             return False
-        found = reader.response(body)
+        answer = reader.response(body)
         name = provider or reader.NAME
-        if found.id is not None and not _first(name, found.id):
+        if answer.id is not None and not _first(name, answer.id):
             return False
-        asked = Request(operation, model or found.model)
-        call = Call(bootstrap.tracer(f"spanledger.{name}"), reader, asked, name, ("", None))
+        request = Request(operation, model or answer.model)
+        call = Call(bootstrap.tracer(f"spanledger.{name}"), reader, request, name, ("", None))
         admission.count(call)
         call.body(body)
         call.finish()
@@ -109,7 +109,7 @@ def record(
 def _first(name: str, identity: str) -> bool:
     """Whether no door has recorded this answer, under any name that a client of the same SDK may have had."""
     names = next((same for same in SAME_SDK if name in same), (name,))
-    met = [already_recorded.first(each, identity) for each in names]  # every name learns of it
+    met = [already_recorded.first(alias, identity) for alias in names]  # every name learns of it
     return all(met)
 
 

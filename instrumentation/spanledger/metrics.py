@@ -56,24 +56,24 @@ def _limiter() -> Limiter | None:
 
 
 def _outcomes(_: Any) -> Iterable[Observation]:
-    if (found := _limiter()) is None:
+    if (limiter := _limiter()) is None:
         return []
-    return [Observation(found.counted[name], {"outcome": name}) for name in OUTCOMES if name in found.counted]
+    return [Observation(limiter.counted[name], {"outcome": name}) for name in OUTCOMES if name in limiter.counted]
 
 
 def _unanswered(_: Any) -> Iterable[Observation]:
-    return [Observation(found.unanswered)] if (found := _limiter()) is not None else []
+    return [Observation(limiter.unanswered)] if (limiter := _limiter()) is not None else []
 
 
 def _lost(_: Any) -> Iterable[Observation]:
-    lost = dict(found.lost) if (found := _limiter()) is not None else {}
+    lost = dict(limiter.lost) if (limiter := _limiter()) is not None else {}
     return [Observation(n, {"reason": reason}) for reason, n in lost.items()]
 
 
 def _thresholds(_: Any) -> Iterable[Observation]:
-    passed = dict(found.thresholds) if (found := _limiter()) is not None else {}
+    passed = dict(limiter.thresholds) if (limiter := _limiter()) is not None else {}
     return [Observation(n, {"budget": name, "threshold": threshold}) for (name, threshold), n in passed.items()]
 
 
 def _waiting(_: Any) -> Iterable[Observation]:
-    return [Observation(found.waiting)] if (found := _limiter()) is not None else []
+    return [Observation(limiter.waiting)] if (limiter := _limiter()) is not None else []

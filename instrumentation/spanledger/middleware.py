@@ -51,13 +51,13 @@ class Rules:
 
     def scope(self, request: Any, path: str, header: Callable[[str], str | None]) -> Scope:
         """The attribution of a request; what a rule fails at is left out, and said."""
-        found: dict[str, str | None] = {}
+        dimension_values: dict[str, str | None] = {}
         with quietly("reading who is asking"):
             for name, source in self._sources.items():
-                found[name] = header(source) if isinstance(source, str) else source(request) if source else None
+                dimension_values[name] = header(source) if isinstance(source, str) else source(request) if source else None
         with quietly("reading what for"):
-            found["feature"] = self._feature(request) if self._feature else self._route(path)
-        get = found.get
+            dimension_values["feature"] = self._feature(request) if self._feature else self._route(path)
+        get = dimension_values.get
         return attribution(
             user=get("user"),
             feature=get("feature"),
@@ -163,9 +163,9 @@ def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], An
     if inspect.iscoroutinefunction(get_response):
 
         async def asynchronous(request: Any) -> Any:
-            found = scope(request)
-            with found:
-                return streamed(await get_response(request), found.context())
+            request_scope = scope(request)
+            with request_scope:
+                return streamed(await get_response(request), request_scope.context())
 
         from asgiref.sync import markcoroutinefunction  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
@@ -173,9 +173,9 @@ def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], An
         return asynchronous
 
     def synchronous(request: Any) -> Any:
-        found = scope(request)
-        with found:
-            return streamed(get_response(request), found.context())
+        request_scope = scope(request)
+        with request_scope:
+            return streamed(get_response(request), request_scope.context())
 
     return synchronous
 
@@ -215,7 +215,7 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
     """
     from celery import signals  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
-    found: Any = signals
+    celery_signals: Any = signals
     tokens: dict[str, Any] = {}
 
     def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
@@ -238,6 +238,6 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
         if token is not None:
             otel_context.detach(token)
 
-    found.before_task_publish.connect(publish, weak=False, dispatch_uid="spanledger")
-    found.task_prerun.connect(begin, weak=False, dispatch_uid="spanledger")
-    found.task_postrun.connect(end, weak=False, dispatch_uid="spanledger")
+    celery_signals.before_task_publish.connect(publish, weak=False, dispatch_uid="spanledger")
+    celery_signals.task_prerun.connect(begin, weak=False, dispatch_uid="spanledger")
+    celery_signals.task_postrun.connect(end, weak=False, dispatch_uid="spanledger")

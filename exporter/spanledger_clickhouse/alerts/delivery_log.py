@@ -119,12 +119,12 @@ def tell(
     if not destinations:
         return [Told(headline(alert), "", Delivery(0), alert.id) for alert in fresh]
     mine = _claimed(ledger, fresh, [destination.name for destination in destinations])
-    done = _deliver(ledger, [(alert.id, payload(detailed(alert))) for alert in mine], destinations)
+    outcomes = _deliver(ledger, [(alert.id, payload(detailed(alert))) for alert in mine], destinations)
     for destination in destinations:
         parameters = {"seconds": FORGOTTEN_SECONDS, "destination": destination.name}
-        left = {alert: json.loads(said) for alert, said, *_ in ledger.query(OPEN, parameters).rows if said}
-        done += _again(ledger, left, destination.name, [destination])
-    return done
+        left = {alert: json.loads(payload_json) for alert, payload_json, *_ in ledger.query(OPEN, parameters).rows if payload_json}
+        outcomes += _again(ledger, left, destination.name, [destination])
+    return outcomes
 
 
 def _again(
@@ -132,18 +132,18 @@ def _again(
 ) -> list[Told]:
     """Claim letters (alert -> payload) that lie there for the destination of a name, and send them."""
     claim = uuid.uuid4().hex
-    rows = [_row(alert, said, CLAIMED, name, claim) for alert, said in letters.items()]
-    won = _won(ledger, rows, claim, name)
-    return _deliver(ledger, [(alert, letters[alert]) for alert in won], destinations)
+    rows = [_row(alert, payload, CLAIMED, name, claim) for alert, payload in letters.items()]
+    won_alerts = _won(ledger, rows, claim, name)
+    return _deliver(ledger, [(alert, letters[alert]) for alert in won_alerts], destinations)
 
 
 def _fresh(ledger: Ledger, alerts: Sequence[Alert]) -> list[Alert]:
     """Those that nobody has claimed."""
     ids = [alert.id for alert in alerts]
-    known: set[str] = set()
+    claimed_ids: set[str] = set()
     for start in range(0, len(ids), IDS):
-        known |= {alert for (alert,) in ledger.query(KNOWN, {"ids": ids[start : start + IDS]}).rows}
-    fresh = {alert.id: alert for alert in alerts if alert.id not in known}
+        claimed_ids |= {alert for (alert,) in ledger.query(KNOWN, {"ids": ids[start : start + IDS]}).rows}
+    fresh = {alert.id: alert for alert in alerts if alert.id not in claimed_ids}
     if len(fresh) > AT_ONCE:
         log.warning("%d alerts at once: %d of them are told at the next look", len(fresh), len(fresh) - AT_ONCE)
     return list(fresh.values())[:AT_ONCE]
@@ -162,7 +162,7 @@ def _won(ledger: Ledger, rows: list[list[Any]], claim: str, destination: str) ->
     if not rows:
         return []
     insert(ledger, "budget_alerts", COLUMNS, rows)
-    if not ledger.where.embedded:  # one process alone has the embedded ledger
+    if not ledger.target.embedded:  # one process alone has the embedded ledger
         time.sleep(SETTLE_SECONDS)
     ids = [row[0] for row in rows]
     parameters = {"ids": ids, "destination": destination, "seconds": FORGOTTEN_SECONDS}
@@ -171,49 +171,49 @@ def _won(ledger: Ledger, rows: list[list[Any]], claim: str, destination: str) ->
 
 
 def _row(
-    alert: str, said: dict[str, Any], state: str, destination: str, claim: str = "", delivery: Delivery = UNTRIED,
+    alert: str, payload: dict[str, Any], state: str, destination: str, claim: str = "", delivery: Delivery = UNTRIED,
     destinations: Sequence[str] = (),
 ) -> list[Any]:  # fmt: skip
-    begun = datetime.fromisoformat(said["period_start"]).astimezone(UTC)
+    begun = datetime.fromisoformat(payload["period_start"]).astimezone(UTC)
     return [
-        alert, state, list(destinations), destination, claim, said["budget"], said["value"], begun, said["threshold"],
-        Decimal(said["spent_usd"]), Decimal(said["budget_usd"]), delivery.attempts, delivery.error, json.dumps(said, ensure_ascii=False),
+        alert, state, list(destinations), destination, claim, payload["budget"], payload["value"], begun, payload["threshold"],
+        Decimal(payload["spent_usd"]), Decimal(payload["budget_usd"]), delivery.attempts, delivery.error, json.dumps(payload, ensure_ascii=False),
     ]  # fmt: skip
 
 
 def _deliver(
-    ledger: Ledger, said: Iterable[tuple[str, dict[str, Any]]], destinations: Sequence[Destination]
+    ledger: Ledger, payloads: Iterable[tuple[str, dict[str, Any]]], destinations: Sequence[Destination]
 ) -> list[Told]:
     """Send payloads to destinations, side by side, and write down what became of each as soon as it is known."""
-    jobs = [(alert, each, destination) for alert, each in said for destination in destinations]
+    jobs = [(alert, payload, destination) for alert, payload in payloads for destination in destinations]
     if not jobs:
         return []
-    done: list[Told] = []
+    outcomes: list[Told] = []
     failures: Counter[str] = Counter()
     rows: list[list[Any]] = []
     written = time.monotonic()
     with ThreadPoolExecutor(min(SENDERS, len(jobs))) as pool:
         running = {
-            pool.submit(_sent, each, destination, failures): (alert, each, destination)
-            for alert, each, destination in jobs
+            pool.submit(_sent, payload, destination, failures): (alert, payload, destination)
+            for alert, payload, destination in jobs
         }
         for future in as_completed(running):
-            alert, each, destination = running[future]
+            alert, payload, destination = running[future]
             delivery = future.result()
-            rows.append(_row(alert, each, DEAD if delivery.error else DELIVERED, destination.name, delivery=delivery))
-            done.append(Told(str(each["text"]), destination.shown, delivery, alert))
+            rows.append(_row(alert, payload, DEAD if delivery.error else DELIVERED, destination.name, delivery=delivery))
+            outcomes.append(Told(str(payload["text"]), destination.shown, delivery, alert))
             if delivery.error:
-                log.error("an alert of budget %r is not delivered after %d attempts: %s", each["budget"], delivery.attempts, delivery.error)  # fmt: skip
-            if time.monotonic() - written > SETTLE_SECONDS or len(done) == len(jobs):
+                log.error("an alert of budget %r is not delivered after %d attempts: %s", payload["budget"], delivery.attempts, delivery.error)  # fmt: skip
+            if time.monotonic() - written > SETTLE_SECONDS or len(outcomes) == len(jobs):
                 insert(ledger, "budget_alerts", COLUMNS, rows)
                 rows, written = [], time.monotonic()
-    return done
+    return outcomes
 
 
-def _sent(said: dict[str, Any], destination: Destination, failures: Counter[str]) -> Delivery:
+def _sent(payload: dict[str, Any], destination: Destination, failures: Counter[str]) -> Delivery:
     if failures[destination.name] >= MANY_FAILURES:
         return Delivery(0, f"{destination.shown}: not tried, others have just failed")
-    delivery = destination.deliver(said)
+    delivery = destination.deliver(payload)
     if delivery.error:
         failures[destination.name] += 1
     return delivery
@@ -226,7 +226,7 @@ def dead(ledger: Ledger) -> list[tuple[Any, ...]]:
         DatabaseError: the ledger does not answer.
     """
     rows = ledger.query(DEAD_LETTERS, {"seconds": FORGOTTEN_SECONDS}).rows
-    return [(at, where, budget, value, attempts, error or UNKNOWN, alert, said) for alert, where, budget, value, attempts, error, said, at in rows]  # fmt: skip
+    return [(updated_at, destination, budget, value, attempts, error or UNKNOWN, alert, payload_json) for alert, destination, budget, value, attempts, error, payload_json, updated_at in rows]  # fmt: skip
 
 
 def retry(ledger: Ledger, destinations: Sequence[Destination]) -> tuple[list[Told], int]:
@@ -235,28 +235,28 @@ def retry(ledger: Ledger, destinations: Sequence[Destination]) -> tuple[list[Tol
     A letter to an address that is no longer set goes to those of its kind that are. Raises DatabaseError.
     """
     letters: dict[str, dict[str, dict[str, Any]]] = {}
-    for _, where, *_, alert, said in dead(ledger):
-        letters.setdefault(where, {})[alert] = json.loads(said)
-    done: list[Told] = []
-    nowhere = 0
-    for where, found in letters.items():
-        same = [each for each in destinations if each.name == where]
-        others = same or [each for each in destinations if each.kind == where.partition(" ")[0]]
-        if not others:
-            nowhere += len(found)
+    for _, name, *_, alert, payload_json in dead(ledger):
+        letters.setdefault(name, {})[alert] = json.loads(payload_json)
+    outcomes: list[Told] = []
+    undeliverable = 0
+    for name, payloads in letters.items():
+        same_address = [destination for destination in destinations if destination.name == name]
+        recipients = same_address or [destination for destination in destinations if destination.kind == name.partition(" ")[0]]
+        if not recipients:
+            undeliverable += len(payloads)
             continue
-        sent = _again(ledger, found, where, others)
-        if not same and sent:  # they are letters of the other addresses now
-            moved = [_row(alert, found[alert], DISMISSED, where) for alert in {told.alert for told in sent}]
+        sent = _again(ledger, payloads, name, recipients)
+        if not same_address and sent:  # they are letters of the other addresses now
+            moved = [_row(alert, payloads[alert], DISMISSED, name) for alert in {outcome.alert for outcome in sent}]
             insert(ledger, "budget_alerts", COLUMNS, moved)
-        done += sent
-    return done, nowhere
+        outcomes += sent
+    return outcomes, undeliverable
 
 
 def dismiss(ledger: Ledger) -> int:
     """Have no more of what was given up; how much it was. Raises DatabaseError."""
     letters = dead(ledger)
-    rows = [_row(alert, json.loads(said), DISMISSED, where) for _, where, *_, alert, said in letters]
+    rows = [_row(alert, json.loads(payload_json), DISMISSED, destination) for _, destination, *_, alert, payload_json in letters]
     if rows:
         insert(ledger, "budget_alerts", COLUMNS, rows)
     return len(rows)

@@ -72,32 +72,32 @@ class Destination:
     def shown(self) -> str:
         return f"{self.kind} at {urlsplit(self.url).hostname}"
 
-    def message(self, said: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    def message(self, payload: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
         """The body and headers of a request that says it."""
-        made = said
+        document = payload
         if self.kind == "slack":
-            made = messages.slack(said)
+            document = messages.slack(payload)
         elif self.kind == "pagerduty":
-            made = messages.pagerduty(said, self.secret)
-        body = json.dumps(made, ensure_ascii=False).encode()
+            document = messages.pagerduty(payload, self.secret)
+        body = json.dumps(document, ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json", "User-Agent": f"spanledger/{VERSION}"}
         if self.kind == "webhook":
-            headers["Idempotency-Key"] = str(said["id"])
+            headers["Idempotency-Key"] = str(payload["id"])
             if self.secret:
                 headers["X-Spanledger-Signature"] = f"sha256={hmac.new(self.secret.encode(), body, hashlib.sha256).hexdigest()}"  # fmt: skip
         return body, headers
 
-    def deliver(self, said: dict[str, Any]) -> Delivery:
+    def deliver(self, payload: dict[str, Any]) -> Delivery:
         """Send a payload of `messages.payload`. Never raises for what the network or the other side does."""
-        body, headers = self.message(said)
+        body, headers = self.message(payload)
         retry = _Patient(
             ATTEMPTS - 1, backoff_factor=BACKOFF_SECONDS, status_forcelist=AGAIN, allowed_methods=None, raise_on_status=False
         )  # fmt: skip
         try:
             with requests.Session() as session:
                 session.mount(f"{urlsplit(self.url).scheme}://", HTTPAdapter(max_retries=retry))
-                asked: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT_SECONDS, "allow_redirects": False}
-                with session.post(self.url, data=body, stream=True, **asked) as answer:  # its body is of no interest
+                options: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT_SECONDS, "allow_redirects": False}
+                with session.post(self.url, data=body, stream=True, **options) as answer:  # its body is of no interest
                     tried = getattr(answer.raw, "retries", None)
                     attempts = 1 + len(tried.history) if tried is not None else 1
                     taken = 200 <= answer.status_code < 300
@@ -111,12 +111,12 @@ class Destination:
 def _why(error: Exception) -> str:
     """What went wrong, without the address: it may hold a secret."""
     cause: BaseException | None = getattr(error.args[0] if error.args else None, "reason", None) or error
-    named = type(cause).__name__
+    error_type = type(cause).__name__
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror and cause.errno is not None:
             return cause.strerror  # the system's words
         cause = cause.__cause__ or cause.__context__
-    return named
+    return error_type
 
 
 def configured() -> list[Destination]:
@@ -128,15 +128,15 @@ def configured() -> list[Destination]:
     Raises:
         DatabaseError: an address is none.
     """
-    found = [Destination("slack", url) for url in _several("slack_webhook")]
+    destinations = [Destination("slack", url) for url in _several("slack_webhook")]
     pagerduty = settings.setting("pagerduty_url") or PAGERDUTY_URL
-    found += [Destination("pagerduty", pagerduty, key) for key in _several("pagerduty_key")]
+    destinations += [Destination("pagerduty", pagerduty, key) for key in _several("pagerduty_key")]
     secret = settings.setting("alert_webhook_secret") or ""
-    found += [Destination("webhook", url, secret) for url in _several("alert_webhook")]
-    for each in found:
-        if not _is_address(each.url):
-            raise DatabaseError(f"the address of {each.kind} is no URL: use https://..., and spaces between several")
-    return found
+    destinations += [Destination("webhook", url, secret) for url in _several("alert_webhook")]
+    for destination in destinations:
+        if not _is_address(destination.url):
+            raise DatabaseError(f"the address of {destination.kind} is no URL: use https://..., and spaces between several")
+    return destinations
 
 
 def _is_address(url: str) -> bool:

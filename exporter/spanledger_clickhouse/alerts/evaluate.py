@@ -30,7 +30,7 @@ by the hour."""
 SET: Final = "SELECT name, updated_at FROM budgets FINAL"
 
 
-def look(ledger: Ledger, at: datetime, destinations: Sequence[Destination]) -> list[Told]:
+def look(ledger: Ledger, now: datetime, destinations: Sequence[Destination]) -> list[Told]:
     """Tell of every threshold that has been passed and not been told of in its period.
 
     Of several thresholds at once only the highest is told: what is below goes without saying.
@@ -43,60 +43,60 @@ def look(ledger: Ledger, at: datetime, destinations: Sequence[Destination]) -> l
     Raises:
         DatabaseError: the ledger does not answer.
     """
-    found = [*budget_status.near(budget_status.standings(ledger, at)), *budget_status.near(_ended(ledger, at))]
-    alerts = [Alert(standing, threshold) for standing, threshold in passed(found)]
-    return delivery_log.tell(ledger, alerts, destinations, _details(ledger, at))
+    statuses = [*budget_status.near(budget_status.standings(ledger, now)), *budget_status.near(_ended(ledger, now))]
+    alerts = [Alert(status, threshold) for status, threshold in passed(statuses)]
+    return delivery_log.tell(ledger, alerts, destinations, _details(ledger, now))
 
 
-def _ended(ledger: Ledger, at: datetime) -> Iterator[Standing]:
+def _ended(ledger: Ledger, now: datetime) -> Iterator[Standing]:
     """How budgets that were there already stood at the end of the period before, for a while after it."""
     since: dict[str, datetime] = dict(ledger.query(SET).rows)
-    for each in budget_table.read(ledger).budgets:
-        running = window(each.window, at, each.zone)
-        if at - running.start < GRACE[each.window] and since.get(each.name, at) < running.start:
-            before = window(each.window, running.start - timedelta(microseconds=1), each.zone)
-            yield from budget_status.standings_in(ledger, each, before, before.end)
+    for budget in budget_table.read(ledger).budgets:
+        running = window(budget.window, now, budget.zone)
+        if now - running.start < GRACE[budget.window] and since.get(budget.name, now) < running.start:
+            previous = window(budget.window, running.start - timedelta(microseconds=1), budget.zone)
+            yield from budget_status.standings_in(ledger, budget, previous, previous.end)
 
 
-def passed(standings: Iterable[Standing]) -> list[tuple[Standing, float]]:
+def passed(statuses: Iterable[Standing]) -> list[tuple[Standing, float]]:
     """(how a budget stands, the highest of its thresholds that it has passed)."""
-    found: list[tuple[Standing, float]] = []
-    for each in standings:
-        reached = [t for t in each.budget.thresholds if each.spent_usd >= each.amount_usd * Decimal(str(t))]
+    crossings: list[tuple[Standing, float]] = []
+    for status in statuses:
+        reached = [t for t in status.budget.thresholds if status.spent_usd >= status.amount_usd * Decimal(str(t))]
         if reached:
-            found.append((each, max(reached)))
-    return found
+            crossings.append((status, max(reached)))
+    return crossings
 
 
-def _details(ledger: Ledger, at: datetime) -> Callable[[Alert], Alert]:
+def _details(ledger: Ledger, now: datetime) -> Callable[[Alert], Alert]:
     """What adds to an alert the features and users that have spent most of the budget, to the first alerts of a look."""
-    asked = 0
+    detailed_count = 0
 
     def detailed(alert: Alert) -> Alert:
-        nonlocal asked
-        asked += 1
-        standing, budget = alert.standing, alert.standing.budget
-        scope = {**budget.scope, budget.per: standing.value} if budget.per else dict(budget.scope)
+        nonlocal detailed_count
+        detailed_count += 1
+        status, budget = alert.standing, alert.standing.budget
+        scope = {**budget.scope, budget.per: status.value} if budget.per else dict(budget.scope)
         tops: list[tuple[tuple[str, Decimal], ...]] = []
         for dimension in ("feature", "user"):
             if dimension in scope:
-                tops.append(((scope[dimension], standing.spent_usd),))
-            elif asked <= MAX_DETAILED:
-                tops.append(_top(ledger, replace(budget, scope=scope, per=dimension), standing.window, at))
+                tops.append(((scope[dimension], status.spent_usd),))
+            elif detailed_count <= MAX_DETAILED:
+                tops.append(_top(ledger, replace(budget, scope=scope, per=dimension), status.window, now))
             else:
                 tops.append(())
-        return Alert(standing, alert.threshold, *tops)
+        return Alert(status, alert.threshold, *tops)
 
     return detailed
 
 
-def _top(ledger: Ledger, budget: Budget, running: Window, at: datetime) -> tuple[tuple[str, Decimal], ...]:
+def _top(ledger: Ledger, budget: Budget, running: Window, now: datetime) -> tuple[tuple[str, Decimal], ...]:
     """Who has spent most of a budget; what nobody is named for is one of them. Nobody, where the ledger does not say it in
     time: what is told matters more."""
     try:
-        live = budget_status.is_present(running, at)
+        live = budget_status.is_present(running, now)
         return tuple(
-            budget_status.spending(ledger, budget, running.start, min(at, running.end), nobody=True, live=live)[:TOP]
+            budget_status.spending(ledger, budget, running.start, min(now, running.end), include_unattributed=True, live=live)[:TOP]
         )
     except DatabaseError as error:
         log.warning("an alert of budget %r names no %s: %s", budget.name, budget.per, error)

@@ -29,9 +29,9 @@ class Alert:
     @property
     def key(self) -> str:
         """The same alert has the same key, in whichever process; a budget of another amount is another matter."""
-        at = self.standing
-        account = at.budget.account(at.value, int(at.window.start.timestamp()))
-        return f"{account}\x1f{at.budget.amount_picousd}\x1f{self.threshold:g}"
+        status = self.standing
+        account = status.budget.account(status.value, int(status.window.start.timestamp()))
+        return f"{account}\x1f{status.budget.amount_picousd}\x1f{self.threshold:g}"
 
     @property
     def id(self) -> str:
@@ -40,7 +40,7 @@ class Alert:
 
 def payload(alert: Alert) -> dict[str, Any]:
     """What a webhook is sent; money as decimal strings in USD."""
-    at, budget = alert.standing, alert.standing.budget
+    status, budget = alert.standing, alert.standing.budget
     return {
         "version": VERSION,
         "id": alert.id,
@@ -49,15 +49,15 @@ def payload(alert: Alert) -> dict[str, Any]:
         "budget": budget.name,
         "scope": dict(budget.scope),
         "per": budget.per,
-        "value": at.value,
+        "value": status.value,
         "period": budget.window,
-        "period_start": at.window.start.isoformat(),
-        "period_end": at.window.end.isoformat(),
+        "period_start": status.window.start.isoformat(),
+        "period_end": status.window.end.isoformat(),
         "threshold": alert.threshold,
-        "spent_usd": _plain(at.spent_usd),
-        "budget_usd": _plain(at.amount_usd),
-        "utilisation": round(at.utilisation, 4),
-        "forecast_usd": None if at.projected_usd is None else _plain(at.projected_usd),
+        "spent_usd": _plain(status.spent_usd),
+        "budget_usd": _plain(status.amount_usd),
+        "utilisation": round(status.utilisation, 4),
+        "forecast_usd": None if status.projected_usd is None else _plain(status.projected_usd),
         "action": budget.action,
         "top_features": [{"feature": name or None, "cost_usd": _plain(cost)} for name, cost in alert.features],
         "top_users": [{"user": name or None, "cost_usd": _plain(cost)} for name, cost in alert.users],
@@ -65,45 +65,45 @@ def payload(alert: Alert) -> dict[str, Any]:
 
 
 def headline(alert: Alert) -> str:
-    at = alert.standing
-    share = int(at.spent_usd * 100 / at.amount_usd)  # never more than it is
-    said = f"Budget {_shown(at.whose)}: {share}% of {_usd(at.amount_usd)} for the {at.budget.window} is spent ({_usd(at.spent_usd)})"
-    if at.projected_usd is not None and at.projected_usd > at.spent_usd:
-        said += f"; at this pace {_usd(at.projected_usd)} by its end"
-    return said
+    status = alert.standing
+    share = int(status.spent_usd * 100 / status.amount_usd)  # never more than it is
+    text = f"Budget {_shown(status.whose)}: {share}% of {_usd(status.amount_usd)} for the {status.budget.window} is spent ({_usd(status.spent_usd)})"
+    if status.projected_usd is not None and status.projected_usd > status.spent_usd:
+        text += f"; at this pace {_usd(status.projected_usd)} by its end"
+    return text
 
 
-def slack(said: dict[str, Any]) -> dict[str, Any]:
+def slack(payload: dict[str, Any]) -> dict[str, Any]:
     """A message of an incoming webhook (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks)."""
-    icon = ":rotating_light:" if said["type"] == "exceeded" else ":warning:"
-    parts = [f"{icon} *{escaped(said['text'])}*"]
+    icon = ":rotating_light:" if payload["type"] == "exceeded" else ":warning:"
+    parts = [f"{icon} *{escaped(payload['text'])}*"]
     for title, key, name in (("Features", "top_features", "feature"), ("Users", "top_users", "user")):
-        if said[key]:
+        if payload[key]:
             shown = ", ".join(
-                f"{escaped(_shown(each[name] or 'nobody said'))} {_usd(Decimal(each['cost_usd']))}"
-                for each in said[key]
+                f"{escaped(_shown(entry[name] or 'nobody said'))} {_usd(Decimal(entry['cost_usd']))}"
+                for entry in payload[key]
             )
             parts.append(f"{title}: {shown}")
     text = "\n".join(parts)
     return {
-        "text": escaped(said["text"]),
+        "text": escaped(payload["text"]),
         "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text[:2900], "verbatim": True}}],
     }
 
 
-def pagerduty(said: dict[str, Any], routing_key: str) -> dict[str, Any]:
+def pagerduty(payload: dict[str, Any], routing_key: str) -> dict[str, Any]:
     """An event of PagerDuty's Events API v2. A threshold is an incident of its own: who has acknowledged 80 % is paged at 100 %."""
     return {
         "routing_key": routing_key,
         "event_action": "trigger",
-        "dedup_key": f"spanledger-{said['id']}",
+        "dedup_key": f"spanledger-{payload['id']}",
         "payload": {
-            "summary": str(said["text"])[:1024],
+            "summary": str(payload["text"])[:1024],
             "source": "spanledger",
-            "severity": next(name for least, name in SEVERITIES if said["threshold"] >= least),
-            "component": said["budget"],
-            "class": f"budget {said['type']}",
-            "custom_details": said,
+            "severity": next(name for least, name in SEVERITIES if payload["threshold"] >= least),
+            "component": payload["budget"],
+            "class": f"budget {payload['type']}",
+            "custom_details": payload,
         },
     }
 

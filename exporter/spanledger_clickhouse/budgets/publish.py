@@ -43,7 +43,7 @@ def shared_store() -> RedisStore | None:
     return RedisStore(url, PATIENCE_SECONDS) if url is not None else None
 
 
-def publish(ledger: Ledger, *, take_over: bool = False, everybody: bool = True) -> int | None:
+def publish(ledger: Ledger, *, take_over: bool = False, all_values: bool = True) -> int | None:
     """Publish the ledger's budgets, and have Redis know what is spent of them; how many, or None where no Redis is set.
 
     Args:
@@ -58,49 +58,49 @@ def publish(ledger: Ledger, *, take_over: bool = False, everybody: bool = True) 
         store = shared_store()
         if store is None:
             return None
-        name, other = _name(ledger), store.publisher()
-        if other != name and UNKNOWN not in (name, other) and other and not take_over:
+        name, publisher = _name(ledger), store.publisher()
+        if publisher != name and UNKNOWN not in (name, publisher) and publisher and not take_over:
             raise DatabaseError(
                 "nothing is published: the budgets in Redis are those of another ledger. Set SPANLEDGER_DSN to that one, or "
                 "say `spanledger budget publish --take-over` to have those of this ledger enforced instead"
             )
-        found, wrong = budget_table.document(ledger)  # what makes no sense is not published
-        complain(wrong)
-        if not other:
+        policy_document, errors = budget_table.document(ledger)  # what makes no sense is not published
+        complain(errors)
+        if not publisher:
             _restore_stops(ledger, store)
-        _level(ledger, store, everybody=everybody)  # first: what is enforced from now on knows what is spent
-        store.publish(budget_table.as_json(found), other if name == UNKNOWN and other else name)
+        _level(ledger, store, all_values=all_values)  # first: what is enforced from now on knows what is spent
+        store.publish(budget_table.as_json(policy_document), publisher if name == UNKNOWN and publisher else name)
     except StoreError as error:
         raise DatabaseError(f"nothing is published: {error}. Try `spanledger budget publish` again") from error
-    return len(found["budget"])
+    return len(policy_document["budget"])
 
 
-def _level(ledger: Ledger, store: RedisStore, *, everybody: bool) -> None:
+def _level(ledger: Ledger, store: RedisStore, *, all_values: bool) -> None:
     """Take what is counted in Redis to be at least what the ledger has: calls of processes that do not enforce, calls made
     before a budget was set, or while Redis was away, and all of it where Redis has lost its data. Raises DatabaseError,
     StoreError."""
-    found = list(_spent(ledger)) if everybody else list(budget_status.near(_spent(ledger)))
+    statuses = list(_spent(ledger)) if all_values else list(budget_status.near(_spent(ledger)))
     amounts: list[tuple[Account, int]] = []
-    for each in found:
-        begun, end = each.window.start.timestamp(), each.window.end.timestamp()
-        account = Account(each.budget.account(each.value, int(begun)), 0, ceil(end - begun) + AFTER_SECONDS)
-        amounts.append((account, int(each.spent_usd.scaleb(12))))
+    for status in statuses:
+        begun, end = status.window.start.timestamp(), status.window.end.timestamp()
+        account = Account(status.budget.account(status.value, int(begun)), 0, ceil(end - begun) + AFTER_SECONDS)
+        amounts.append((account, int(status.spent_usd.scaleb(12))))
     store.at_least(amounts)
 
 
 def _spent(ledger: Ledger) -> Iterator[Standing]:
     """What is spent of each budget, of each that has it for itself, the most first."""
-    at = datetime.now(UTC)
-    for each in budget_table.read(ledger).budgets:
-        running = window(each.window, at, each.zone)
-        for value, amount in budget_status.spending(ledger, each, running.start, at, live=True):
-            yield Standing(each, value, running, amount)
+    now = datetime.now(UTC)
+    for budget in budget_table.read(ledger).budgets:
+        running = window(budget.window, now, budget.zone)
+        for value, amount in budget_status.spending(ledger, budget, running.start, now, live=True):
+            yield Standing(budget, value, running, amount)
 
 
 def _name(ledger: Ledger) -> str:
     """What tells a ledger from others."""
     try:
-        rows = ledger.query(NAME, {"database": ledger.where.database}).rows
+        rows = ledger.query(NAME, {"database": ledger.target.database}).rows
     except DatabaseError as error:
         if not denied(error):
             raise
@@ -110,8 +110,8 @@ def _name(ledger: Ledger) -> str:
 
 def _restore_stops(ledger: Ledger, store: RedisStore) -> None:
     """Stop what is stopped by hand, in a Redis that has lost all that it had, or is new. Raises DatabaseError, StoreError."""
-    known = store.controls().stopped
+    stopped = store.controls().stopped
     for dimension, key in ledger.query(STOPPED).rows:
-        if f"{dimension}={key}" not in known:
+        if f"{dimension}={key}" not in stopped:
             store.stop(f"{dimension}={key}")
             log.warning("Redis did not know it: %s %r is stopped", dimension, key)

@@ -60,7 +60,7 @@ class Standing:
         return f"{self.budget.name} ({self.budget.per} {self.value})" if self.budget.per else self.budget.name
 
 
-def standings(ledger: Ledger, at: datetime, budgets: Iterable[Budget] | None = None) -> Iterator[Standing]:
+def standings(ledger: Ledger, as_of: datetime, budgets: Iterable[Budget] | None = None) -> Iterator[Standing]:
     """How each budget (by default all of the ledger) stands at a moment, the fullest value of a budget first.
 
     A budget per user has one for each user who has spent anything of it; one with nobody has none.
@@ -68,42 +68,42 @@ def standings(ledger: Ledger, at: datetime, budgets: Iterable[Budget] | None = N
     Raises:
         DatabaseError: the ledger cannot be asked.
     """
-    for each in read(ledger).budgets if budgets is None else budgets:
-        running = window(each.window, at, each.zone)
-        yield from standings_in(ledger, each, running, min(at, running.end))
+    for budget in read(ledger).budgets if budgets is None else budgets:
+        running = window(budget.window, as_of, budget.zone)
+        yield from standings_in(ledger, budget, running, min(as_of, running.end))
 
 
-def standings_in(ledger: Ledger, each: Budget, running: Window, until: datetime) -> Iterator[Standing]:
+def standings_in(ledger: Ledger, budget: Budget, running: Window, until: datetime) -> Iterator[Standing]:
     """How a budget stood in a window at a moment of it; see `standings`."""
-    paces = _paces(ledger, each, until) if each.window != "hour" and until < running.end else {}
-    spent = spending(ledger, each, running.start, until, live=is_present(running, until))
-    for value, amount in spent or ([] if each.per else [("", Decimal(0))]):
-        yield Standing(each, value, running, amount, _projected(running, until, amount, paces.get(value)))
+    burn_rates = _paces(ledger, budget, until) if budget.window != "hour" and until < running.end else {}
+    spent = spending(ledger, budget, running.start, until, live=is_present(running, until))
+    for value, amount in spent or ([] if budget.per else [("", Decimal(0))]):
+        yield Standing(budget, value, running, amount, _projected(running, until, amount, burn_rates.get(value)))
 
 
-def near(standings: Iterable[Standing]) -> Iterator[Standing]:
+def near(statuses: Iterable[Standing]) -> Iterator[Standing]:
     """Those that matter; of a budget per user not everybody who has spent a cent."""
-    seen: Counter[str] = Counter()
-    for each in standings:
-        if each.budget.per and each.utilisation < min(NEAR, float(each.budget.acts_at), *each.budget.thresholds):
+    counts: Counter[str] = Counter()
+    for status in statuses:
+        if status.budget.per and status.utilisation < min(NEAR, float(status.budget.acts_at), *status.budget.thresholds):
             continue
-        seen[each.budget.name] += 1
-        if seen[each.budget.name] <= MAX_VALUES:
-            yield each
-    for name, count in seen.items():
+        counts[status.budget.name] += 1
+        if counts[status.budget.name] <= MAX_VALUES:
+            yield status
+    for name, count in counts.items():
         if count > MAX_VALUES:
             log.warning(
                 "budget %r: of %d who are near it, only the %d who have spent most are looked at", name, count, MAX_VALUES
             )  # fmt: skip
 
 
-def is_present(running: Window, at: datetime) -> bool:
+def is_present(running: Window, as_of: datetime) -> bool:
     """Whether a moment of a window is the present, or as good as that."""
-    return at < running.end and at > datetime.now(UTC) - timedelta(minutes=1)
+    return as_of < running.end and as_of > datetime.now(UTC) - timedelta(minutes=1)
 
 
 def spending(
-    ledger: Ledger, each: Budget, since: datetime, until: datetime, *, nobody: bool = False, live: bool = False
+    ledger: Ledger, budget: Budget, since: datetime, until: datetime, *, include_unattributed: bool = False, live: bool = False
 ) -> list[tuple[str, Decimal]]:
     """(value of `per`, or "", what was spent in USD), the most first. Raises DatabaseError.
 
@@ -115,52 +115,52 @@ def spending(
         nobody: whether "" of calls that have no such value is among them.
         live: whether `until` is the present: of an hour or a day that is under way all may be counted that is there.
     """
-    source, time, cost = _source({*each.scope, each.per} - {""}, since, until, live=live)
-    value = f"ifNull(toString({COLUMN_OF[each.per]}), '')" if each.per else "''"
-    conditions = _conditions(each, time, "" if nobody else value)
+    source, time, cost = _source({*budget.scope, budget.per} - {""}, since, until, live=live)
+    value = f"ifNull(toString({COLUMN_OF[budget.per]}), '')" if budget.per else "''"
+    conditions = _conditions(budget, time, "" if include_unattributed else value)
     statement = (
         f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {conditions} "
         "GROUP BY value HAVING isNotNull(spent) ORDER BY spent DESC, value"
     )
-    found = ledger.query(statement, {"since": since, "until": until, **each.scope}).rows
-    return [(value, Decimal(spent)) for value, spent in found]
+    rows = ledger.query(statement, {"since": since, "until": until, **budget.scope}).rows
+    return [(value, Decimal(spent)) for value, spent in rows]
 
 
-def _conditions(each: Budget, time: str, value: str) -> str:
-    found = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime64(6, 'UTC')}}"]
-    found += [f"{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in each.scope]
-    return " AND ".join([*found, f"{value} != ''"] if each.per and value else found)
+def _conditions(budget: Budget, time: str, value: str) -> str:
+    conditions = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime64(6, 'UTC')}}"]
+    conditions += [f"{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in budget.scope]
+    return " AND ".join([*conditions, f"{value} != ''"] if budget.per and value else conditions)
 
 
 def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = False) -> tuple[str, str, str]:
     """(table, its time, its cost) that knows the dimensions, in buckets that begin at `since` and end at `until`, or have
     nothing after it."""
-    for view, seconds, known in ROLLUPS:
+    for view, seconds, dimensions in ROLLUPS:
         whole = until.timestamp() % seconds == 0 or live or until >= datetime.now(UTC)
-        if needed <= known and since.timestamp() % seconds == 0 and whole:
+        if needed <= dimensions and since.timestamp() % seconds == 0 and whole:
             return view, "toDateTime(bucket, 'UTC')", "cost_usd"
     return "llm_calls AS c FINAL", "c.start_time", "c.cost_usd"
 
 
-def _paces(ledger: Ledger, each: Budget, at: datetime) -> dict[str, Decimal]:
+def _paces(ledger: Ledger, budget: Budget, as_of: datetime) -> dict[str, Decimal]:
     """What each value has spent a day, on average of the last seven full days (UTC), or as many as it has (view
     budget_status)."""
-    today = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    source, time, cost = _source({*each.scope, each.per} - {""}, today, today)
-    value = f"ifNull(toString({COLUMN_OF[each.per]}), '')" if each.per else "''"
+    today = as_of.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    source, time, cost = _source({*budget.scope, budget.per} - {""}, today, today)
+    value = f"ifNull(toString({COLUMN_OF[budget.per]}), '')" if budget.per else "''"
     statement = (
         f"SELECT {value} AS value, sumIf({cost}, {time} >= {{week:DateTime('UTC')}}) AS spent, min(toDate({time})) "
-        f"FROM {source} WHERE {_conditions(each, time, value)} AND isNotNull({cost}) GROUP BY value"
+        f"FROM {source} WHERE {_conditions(budget, time, value)} AND isNotNull({cost}) GROUP BY value"
     )
     week, since = today - timedelta(days=PACE_DAYS), today - timedelta(days=4 * PACE_DAYS)
-    found = ledger.query(statement, {"since": since, "until": today, "week": week, **each.scope}).rows
-    days = {value: min(PACE_DAYS, max(1, (today.date() - first).days)) for value, _, first in found}
-    return {value: Decimal(spent or 0) / days[value] for value, spent, _ in found}
+    rows = ledger.query(statement, {"since": since, "until": today, "week": week, **budget.scope}).rows
+    days = {value: min(PACE_DAYS, max(1, (today.date() - first).days)) for value, _, first in rows}
+    return {value: Decimal(spent or 0) / days[value] for value, spent, _ in rows}
 
 
-def _projected(running: Window, at: datetime, spent: Decimal, pace: Decimal | None) -> Decimal | None:
-    left = Decimal(running.seconds_left(at))
-    if pace is not None:
-        return spent + pace * left / 86_400
-    elapsed = Decimal((at - running.start).total_seconds())
+def _projected(running: Window, as_of: datetime, spent: Decimal, burn_rate: Decimal | None) -> Decimal | None:
+    left = Decimal(running.seconds_left(as_of))
+    if burn_rate is not None:
+        return spent + burn_rate * left / 86_400
+    elapsed = Decimal((as_of - running.start).total_seconds())
     return spent + spent / elapsed * left if elapsed > 0 else None

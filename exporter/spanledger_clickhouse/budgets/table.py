@@ -35,45 +35,45 @@ SELECT feature, downgrade, pinned, critical, max_input_tokens, max_output_tokens
 def document(ledger: Ledger) -> tuple[dict[str, Any], list[str]]:
     """All budgets and rules of features, in the form that `documents.policy` reads, and what is wrong with rows that are
     left out because they make no sense. Raises DatabaseError."""
-    wrong: list[str] = []
+    errors: list[str] = []
     budgets = [_described(*row) for row in ledger.query(ROWS).rows]
     features = {feature: _rule(*rest) for feature, *rest in ledger.query(RULES).rows}
     return {
-        "budget": [each for each in budgets if _makes_sense({"budget": [each]}, f"budget {each['name']!r}", wrong)],
-        "features": {name: each for name, each in features.items() if _makes_sense({"features": {name: each}}, f"feature {name!r}", wrong)},
-    }, wrong  # fmt: skip
+        "budget": [entry for entry in budgets if _makes_sense({"budget": [entry]}, f"budget {entry['name']!r}", errors)],
+        "features": {name: rule for name, rule in features.items() if _makes_sense({"features": {name: rule}}, f"feature {name!r}", errors)},
+    }, errors  # fmt: skip
 
 
-def _makes_sense(found: dict[str, Any], name: str, wrong: list[str]) -> bool:
+def _makes_sense(document: dict[str, Any], name: str, errors: list[str]) -> bool:
     try:
-        policy(found, name)
+        policy(document, name)
     except PolicyError as error:
-        wrong.append(f"{error}; mend it with `spanledger budget`, or remove it")
+        errors.append(f"{error}; mend it with `spanledger budget`, or remove it")
         return False
     return True
 
 
 def read(ledger: Ledger) -> Policy:
     """All budgets and rules of the ledger; rows that make no sense are left out, and logged. Raises DatabaseError."""
-    found, wrong = document(ledger)
-    complain(wrong)
-    return policy(found, "the table budgets")
+    policy_document, errors = document(ledger)
+    complain(errors)
+    return policy(policy_document, "the table budgets")
 
 
-def complain(wrong: list[str]) -> None:
+def complain(errors: list[str]) -> None:
     """Log what makes no sense, each once in this process."""
-    for each in wrong:
-        if each not in _complained:
-            _complained.add(each)
-            log.error("%s", each)
+    for message in errors:
+        if message not in _complained:
+            _complained.add(message)
+            log.error("%s", message)
 
 
 _complained: Final = set[str]()
 
 
-def as_json(found: dict[str, Any]) -> str:
+def as_json(document: dict[str, Any]) -> str:
     """A document as it is published: the same budgets are the same text."""
-    return json.dumps(found, sort_keys=True, default=str)
+    return json.dumps(document, sort_keys=True, default=str)
 
 
 def _described(
@@ -86,44 +86,44 @@ def _described(
     zone: str,
     amount: Decimal,
     action: str,
-    at: Decimal | None,
+    acts_at: Decimal | None,
     thresholds: list[float],
     fail_closed: int,
 ) -> dict[str, Any]:
-    of = dict(dimensions) if scope == SEVERAL else {} if scope == "global" else {scope: key}
-    found: dict[str, Any] = {
+    budget_scope = dict(dimensions) if scope == SEVERAL else {} if scope == "global" else {scope: key}
+    entry: dict[str, Any] = {
         "name": name, "window": period, "amount_usd": format(amount, "f"), "per": per, "zone": zone, "action": action,
         "thresholds": list(thresholds), "fail_closed": bool(fail_closed),
     }  # fmt: skip
-    if of:
-        found["scope"] = of
-    if at is not None:
-        found["at"] = float(at)
-    return found
+    if budget_scope:
+        entry["scope"] = budget_scope
+    if acts_at is not None:
+        entry["at"] = float(acts_at)
+    return entry
 
 
 def _rule(downgrade: dict[str, str], pinned: int, critical: int, most_in: int | None, most_out: int | None) -> Any:
-    found: dict[str, Any] = {"downgrade": dict(downgrade), "pinned": bool(pinned), "critical": bool(critical)}
+    rule: dict[str, Any] = {"downgrade": dict(downgrade), "pinned": bool(pinned), "critical": bool(critical)}
     caps = {"max_input_tokens": most_in, "max_output_tokens": most_out}
-    return found | {name: cap for name, cap in caps.items() if cap}
+    return rule | {name: cap for name, cap in caps.items() if cap}
 
 
-def put(ledger: Ledger, found: Budget, *, deleted: bool = False) -> None:
+def put(ledger: Ledger, budget: Budget, *, deleted: bool = False) -> None:
     """Write a budget; one of the same name is changed. Raises DatabaseError."""
-    scope, key = next(iter(found.scope.items())) if len(found.scope) == 1 else ("global", "")
+    scope, key = next(iter(budget.scope.items())) if len(budget.scope) == 1 else ("global", "")
     row = [
-        found.name,
-        SEVERAL if len(found.scope) > 1 else scope,
+        budget.name,
+        SEVERAL if len(budget.scope) > 1 else scope,
         key,
-        dict(found.scope) if len(found.scope) > 1 else {},
-        found.per,
-        found.window,
-        str(found.zone),
-        Decimal(found.amount_picousd).scaleb(-12),
-        found.action,
-        found.at,
-        list(found.thresholds),
-        int(found.fail_closed),
+        dict(budget.scope) if len(budget.scope) > 1 else {},
+        budget.per,
+        budget.window,
+        str(budget.zone),
+        Decimal(budget.amount_picousd).scaleb(-12),
+        budget.action,
+        budget.action_share,
+        list(budget.thresholds),
+        int(budget.fail_closed),
         int(deleted),
     ]
     columns = ["name", "scope", "key", "dimensions", "per", "period", "zone", "amount_usd", "action", "at", "thresholds", "fail_closed", "is_deleted"]  # fmt: skip
@@ -143,7 +143,7 @@ def insert(ledger: Ledger, table: str, columns: list[str], rows: list[list[Any]]
     from clickhouse_connect.driver.exceptions import Error
 
     try:
-        ledger.client.insert(f"`{ledger.where.database}`.{table}", rows, column_names=columns)
+        ledger.client.insert(f"`{ledger.target.database}`.{table}", rows, column_names=columns)
     except Error as error:
         raise DatabaseError(f"writing to {table} failed: {reason(error)}") from error
 
@@ -163,24 +163,24 @@ def described(name: str, **fields: Any) -> Budget:
         raise DatabaseError(str(error)) from error
 
 
-def fields(found: Budget) -> dict[str, Any]:
+def fields(budget: Budget) -> dict[str, Any]:
     """What `described` makes the same budget of."""
-    made: dict[str, Any] = {
-        "amount_usd": Decimal(found.amount_picousd).scaleb(-12),
-        "scope": dict(found.scope),
-        "per": found.per,
-        "window": found.window,
-        "zone": str(found.zone),
-        "action": found.action,
-        "fail_closed": found.fail_closed,
-        "thresholds": list(found.thresholds),
+    options: dict[str, Any] = {
+        "amount_usd": Decimal(budget.amount_picousd).scaleb(-12),
+        "scope": dict(budget.scope),
+        "per": budget.per,
+        "window": budget.window,
+        "zone": str(budget.zone),
+        "action": budget.action,
+        "fail_closed": budget.fail_closed,
+        "thresholds": list(budget.thresholds),
     }
-    return made if found.at is None else {**made, "at": found.at}
+    return options if budget.action_share is None else {**options, "at": budget.action_share}
 
 
-def with_amount(found: Budget, amount: Decimal) -> Budget:
+def with_amount(budget: Budget, amount: Decimal) -> Budget:
     """The budget with another amount, in USD. Raises DatabaseError where that is no amount of a budget."""
-    return described(found.name, **fields(found) | {"amount_usd": amount})
+    return described(budget.name, **fields(budget) | {"amount_usd": amount})
 
 
 # --- how they stand -----------------------------------------------------------------------------------------

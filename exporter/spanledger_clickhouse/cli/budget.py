@@ -41,20 +41,20 @@ for question in QUESTIONS:
 @contextlib.contextmanager
 def _changing() -> Generator[Ledger]:
     """The ledger; what was changed in it is published at the end, where a Redis is set, also where noting it failed."""
-    failed: DatabaseError | None = None
-    with ledger() as found:
+    audit_error: DatabaseError | None = None
+    with ledger() as database:
         try:
-            yield found
+            yield database
         except audit.NotNotedError as error:
-            failed = error
+            audit_error = error
         try:
-            count = publish(found)
+            count = publish(database)
         except DatabaseError as error:
-            raise DatabaseError(f"{failed or 'the ledger has it'}, but {error}") from error
+            raise DatabaseError(f"{audit_error or 'the ledger has it'}, but {error}") from error
         if count is not None:
             console().print(f"published to Redis: {count} budgets; processes take them within seconds", markup=False)
-    if failed is not None:
-        raise failed
+    if audit_error is not None:
+        raise audit_error
 
 
 @budget.command("set")
@@ -94,7 +94,7 @@ def put(
     period: str | None,
     zone: str | None,
     action: str | None,
-    at: float | None,
+    action_share: float | None,
     fail_closed: bool | None,
     thresholds: tuple[float, ...],
 ) -> None:
@@ -108,80 +108,80 @@ def put(
       spanledger budget set summaries 500 --scope feature=summarize --threshold 0.8 --threshold 1
       spanledger budget set "a user's hour" 1 --per user --period hour --action block
     """
-    said: dict[str, Any] = {
+    options: dict[str, Any] = {
         "amount_usd": amount,
         "scope": _scope(scopes, key) if scopes or key else None,
         "per": "" if per == "all" else per,
         "window": period,
         "zone": zone,
         "action": action,
-        "at": at,
+        "at": action_share,
         "fail_closed": fail_closed,
         "thresholds": list(thresholds) or None,
     }
-    budget_table.described(name, **{"window": "month", **_given(said)})  # what makes no sense by itself opens no ledger
-    with _changing() as opened:
-        known = next((each for each in budget_table.read(opened).budgets if each.name == name), None)
-        found = _changed(known, name, _given(said))
-        budget_table.put(opened, found)
-        audit.note(opened, "set", "budget", name, told(found))
-    was = f" (was: {told(known)})" if known is not None and known != found else ""
-    console().print(f"budget {name}: {told(found)}{was}", markup=False)
+    budget_table.described(name, **{"window": "month", **_given(options)})  # what makes no sense by itself opens no ledger
+    with _changing() as database:
+        old_budget = next((candidate for candidate in budget_table.read(database).budgets if candidate.name == name), None)
+        new_budget = _changed(old_budget, name, _given(options))
+        budget_table.put(database, new_budget)
+        audit.note(database, "set", "budget", name, told(new_budget))
+    was = f" (was: {told(old_budget)})" if old_budget is not None and old_budget != new_budget else ""
+    console().print(f"budget {name}: {told(new_budget)}{was}", markup=False)
 
 
-def _given(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in said.items() if value is not None}
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in options.items() if value is not None}
 
 
-def _changed(known: Budget | None, name: str, said: dict[str, Any]) -> Budget:
+def _changed(old_budget: Budget | None, name: str, options: dict[str, Any]) -> Budget:
     """The budget of a name with what is said of it, and the rest as it was."""
-    fields: dict[str, Any] = {"window": "month"} if known is None else budget_table.fields(known)
-    if said.get("action", fields.get("action")) != fields.get("action"):
+    fields: dict[str, Any] = {"window": "month"} if old_budget is None else budget_table.fields(old_budget)
+    if options.get("action", fields.get("action")) != fields.get("action"):
         fields.pop("at", None)  # of another action
-        if said["action"] == "warn":
+        if options["action"] == "warn":
             fields.pop("fail_closed", None)
-    found = budget_table.described(name, **fields | said)
-    if found.action == "warn" and (found.at is not None or found.fail_closed):
+    new_budget = budget_table.described(name, **fields | options)
+    if new_budget.action == "warn" and (new_budget.action_share is not None or new_budget.fail_closed):
         raise click.UsageError("--at and --fail-closed go with --action downgrade or block")
-    return found
+    return new_budget
 
 
 def _scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
     """ "feature=summarize", or "feature" and --key."""
-    found: dict[str, str] = {}
+    dimensions: dict[str, str] = {}
     if key and any("=" in scope for scope in scopes):
         raise click.UsageError("--key goes with --scope DIMENSION, not with --scope DIMENSION=VALUE")
     if "global" in scopes and len(scopes) > 1:
         raise click.UsageError("--scope global is everything: it goes with no other")
     for scope in scopes:
-        dimension, given, value = scope.partition("=")
+        dimension, equals, value = scope.partition("=")
         if dimension not in SCOPES:
             raise click.UsageError(f"--scope {scope}: use {', '.join(DIMENSIONS)}, e.g. --scope feature=summarize")
         if dimension == "global":
             continue
-        if dimension in found:
+        if dimension in dimensions:
             raise click.UsageError(f"--scope {dimension} is given twice")
-        if not (value if given else key):
+        if not (value if equals else key):
             raise click.UsageError(f"--scope {dimension}={'...'} or --key says which {dimension}")
-        found[dimension] = on_rows(dimension, value if given else key)
-    if key and not found:
+        dimensions[dimension] = on_rows(dimension, value if equals else key)
+    if key and not dimensions:
         raise click.UsageError("a global budget has no --key")
-    return found
+    return dimensions
 
 
-def told(found: Budget) -> str:
+def told(budget: Budget) -> str:
     """A budget in words."""
     words = [
-        amount_told(found),
-        ", ".join(f"{k}={v}" for k, v in found.scope.items()) or ("" if found.per else "global"),
+        amount_told(budget),
+        ", ".join(f"{k}={v}" for k, v in budget.scope.items()) or ("" if budget.per else "global"),
     ]
-    if found.per:
-        words.append(f"each {found.per}")
-    if str(found.zone) != "UTC":
-        words.append(str(found.zone))
-    if found.action != "warn":
-        words.append(f"{found.action} at {found.acts_at.normalize():%}")
-    if found.fail_closed:
+    if budget.per:
+        words.append(f"each {budget.per}")
+    if str(budget.zone) != "UTC":
+        words.append(str(budget.zone))
+    if budget.action != "warn":
+        words.append(f"{budget.action} at {budget.acts_at.normalize():%}")
+    if budget.fail_closed:
         words.append("fails closed")
     return ", ".join(word for word in words if word)
 
@@ -196,12 +196,12 @@ def remove(name: str) -> None:
     Example:
       spanledger budget remove summaries
     """
-    with _changing() as opened:
-        known = opened.query("SELECT count() FROM budgets FINAL WHERE name = {name:String}", {"name": name}).rows[0][0]
-        if not known:
+    with _changing() as database:
+        count = database.query("SELECT count() FROM budgets FINAL WHERE name = {name:String}", {"name": name}).rows[0][0]
+        if not count:
             raise click.ClickException(f"there is no budget {name!r}; see `spanledger budget list`")
-        budget_table.put(opened, Budget(name, "month", 0), deleted=True)
-        audit.note(opened, "remove", "budget", name)
+        budget_table.put(database, Budget(name, "month", 0), deleted=True)
+        audit.note(database, "remove", "budget", name)
     console().print(f"budget {name} removed", markup=False)
 
 
@@ -244,20 +244,20 @@ def feature_rule(
     """
     if not feature.strip():
         raise click.UsageError('FEATURE has no name; "*" is every feature that is not named')
-    found = Rule(dict(downgrade), pinned, critical, max_input_tokens, max_output_tokens)
-    if (found == Rule()) != removed:
+    rule = Rule(dict(downgrade), pinned, critical, max_input_tokens, max_output_tokens)
+    if (rule == Rule()) != removed:
         raise click.UsageError("say what holds for it, or --remove")
     if downgrade and (pinned or critical):
         raise click.UsageError("--downgrade goes neither with --pinned nor with --critical: they keep their model")
     for model, other in downgrade:
         if not any(worst_picousd(provider, other, 1000, 1000) for provider in PROVIDERS):
             click.echo(f"{other} has no price: calls of {model} keep their model until it has one", err=True)
-    with _changing() as opened:
-        if removed and feature not in budget_table.read(opened).features:
+    with _changing() as database:
+        if removed and feature not in budget_table.read(database).features:
             raise click.ClickException(f"nothing holds for {feature!r}")
-        budget_table.put_rule(opened, feature, found, deleted=removed)
-        audit.note(opened, "remove" if removed else "set", "feature", feature, _rule_told(found))
-    console().print(f"feature {feature}: {'removed' if removed else _rule_told(found)}", markup=False)
+        budget_table.put_rule(database, feature, rule, deleted=removed)
+        audit.note(database, "remove" if removed else "set", "feature", feature, _rule_told(rule))
+    console().print(f"feature {feature}: {'removed' if removed else _rule_told(rule)}", markup=False)
 
 
 def _rule_told(rule: Rule) -> str:
@@ -288,14 +288,14 @@ def taken_in(file: Path) -> None:
     ignored = [name for name, on in (("enforce", policy.enforce), ("assumed_output_tokens", policy.assumed_output_tokens != Policy.assumed_output_tokens)) if on]  # fmt: skip
     if ignored:
         click.echo(f"not taken: {', '.join(ignored)} (they hold for the application that has the file)", err=True)
-    with _changing() as opened:
-        rules = _rules(policy, budget_table.read(opened).features)
-        for each in policy.budgets:
-            budget_table.put(opened, each)
-            audit.note(opened, "set", "budget", each.name, told(each))
+    with _changing() as database:
+        rules = _rules(policy, budget_table.read(database).features)
+        for budget in policy.budgets:
+            budget_table.put(database, budget)
+            audit.note(database, "set", "budget", budget.name, told(budget))
         for feature, rule in rules.items():
-            budget_table.put_rule(opened, feature, rule)
-            audit.note(opened, "set", "feature", feature, _rule_told(rule))
+            budget_table.put_rule(database, feature, rule)
+            audit.note(database, "set", "feature", feature, _rule_told(rule))
     console().print(f"{len(policy.budgets)} budgets and the rules of {len(rules)} features are set", markup=False)
 
 
@@ -312,25 +312,25 @@ def published(take_over: bool) -> None:
     Example:
       spanledger budget publish
     """
-    with ledger() as opened:
-        count = publish(opened, take_over=take_over)
+    with ledger() as database:
+        count = publish(database, take_over=take_over)
     if count is None:
         raise click.ClickException("SPANLEDGER_REDIS_URL is not set (docs/limits.md)")
     console().print(f"{count} budgets are published", markup=False)
 
 
-def _rules(policy: Policy, known: Mapping[str, Rule]) -> dict[str, Rule]:
+def _rules(policy: Policy, stored_rules: Mapping[str, Rule]) -> dict[str, Rule]:
     """The rules of a file's features; with the file's caps of every request, which hold for every other feature too."""
-    found = dict(policy.features)
+    rules = dict(policy.features)
     if policy.max_input_tokens or policy.max_output_tokens:
-        found = {EVERY: Rule(), **known, **found}
+        rules = {EVERY: Rule(), **stored_rules, **rules}
     return {
         feature: replace(
             rule,
             max_input_tokens=rule.max_input_tokens or policy.max_input_tokens,
             max_output_tokens=rule.max_output_tokens or policy.max_output_tokens,
         )
-        for feature, rule in found.items()
+        for feature, rule in rules.items()
     }
 
 

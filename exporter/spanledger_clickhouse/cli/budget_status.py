@@ -63,15 +63,15 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
     if as_of is not None and as_of.year < FIRST_YEAR:
         raise click.UsageError(f"--as-of {as_of:%Y-%m-%d}: nothing was spent then")
     view = f"budget_status_at(as_of = '{_end_of(as_of):%Y-%m-%d %H:%M:%S}')" if as_of else "budget_status"
-    with ledger() as found, working("adding up"):
-        bands = {name: times for name, *times in found.query(BANDS + view).rows}
-        at = _end_of(as_of) if as_of else datetime.now(UTC)
-        standings = list(budget_status.standings(found, at))
-        without = [
-            each for each in budget_table.read(found).budgets if each.name not in {s.budget.name for s in standings}
+    with ledger() as database, working("adding up"):
+        bands = {name: times for name, *times in database.query(BANDS + view).rows}
+        evaluation_time = _end_of(as_of) if as_of else datetime.now(UTC)
+        statuses = list(budget_status.standings(database, evaluation_time))
+        idle_budgets = [
+            budget for budget in budget_table.read(database).budgets if budget.name not in {s.budget.name for s in statuses}
         ]
-    rows = [_listed(each, bands) for each in (standings if everyone else _first(standings))]
-    rows += [_listed(Standing(each, "", window(each.window, at, each.zone), Decimal(0)), bands) for each in without]
+    rows = [_listed(status, bands) for status in (statuses if everyone else _first(statuses))]
+    rows += [_listed(Standing(budget, "", window(budget.window, evaluation_time, budget.zone), Decimal(0)), bands) for budget in idle_budgets]
     rows.sort(key=lambda row: -row[UTILISATION])
     show(Result(tuple(LISTED), tuple(LISTED.values()), rows), "Budgets (USD)", json_output=as_json)
 
@@ -81,25 +81,25 @@ def _end_of(day: datetime) -> datetime:
     return min(datetime.now(UTC), day.replace(tzinfo=UTC) + timedelta(days=1, seconds=-1))
 
 
-def _first(standings: list[Standing]) -> list[Standing]:
-    seen: set[str] = set()
-    return [each for each in standings if each.budget.name not in seen and not seen.add(each.budget.name)]
+def _first(statuses: list[Standing]) -> list[Standing]:
+    names: set[str] = set()
+    return [status for status in statuses if status.budget.name not in names and not names.add(status.budget.name)]
 
 
-def _listed(each: Standing, bands: dict[str, list[Any]]) -> tuple[Any, ...]:
-    found = each.budget
-    scope = "+".join(found.scope) or "global"
-    exhausted = bands.get(found.name, [None, None, None])
+def _listed(status: Standing, bands: dict[str, list[Any]]) -> tuple[Any, ...]:
+    budget = status.budget
+    scope = "+".join(budget.scope) or "global"
+    exhausted = bands.get(budget.name, [None, None, None])
     return (
-        found.name, scope, "+".join(found.scope.values()), found.per, each.value, found.window, found.action, _money(each.amount_usd),
-        _money(each.spent_usd), round(each.utilisation, 4), _money(each.projected_usd), *exhausted,
+        budget.name, scope, "+".join(budget.scope.values()), budget.per, status.value, budget.window, budget.action, _money(status.amount_usd),
+        _money(status.spent_usd), round(status.utilisation, 4), _money(status.projected_usd), *exhausted,
     )  # fmt: skip
 
 
-def amount_told(found: Budget) -> str:
+def amount_told(budget: Budget) -> str:
     """An amount and its window in words, e.g. "10,000 USD a month"."""
-    article = "an" if found.window == "hour" else "a"
-    return f"{Decimal(found.amount_picousd).scaleb(-12).normalize():,f} USD {article} {found.window}"
+    article = "an" if budget.window == "hour" else "a"
+    return f"{Decimal(budget.amount_picousd).scaleb(-12).normalize():,f} USD {article} {budget.window}"
 
 
 def _money(amount: Decimal | None) -> Decimal | None:
@@ -124,60 +124,60 @@ def tried(name: str, amount: Decimal | None, days: int, as_json: bool) -> None:
     Example:
       spanledger budget test all --amount 8000
     """
-    with ledger() as opened, working("adding up"):
-        found = _known(opened, name)
+    with ledger() as database, working("adding up"):
+        budget = _known(database, name)
         if amount is not None:
-            found = budget_table.with_amount(found, amount)
-        since = window(found.window, datetime.now(UTC) - timedelta(days=days), found.zone).start
-        rows = list(_passed(found, _quarters(opened, found, since)))
-    words = [f"passed {threshold * 100:g}%" for threshold in found.thresholds]
-    columns = (found.window, *([found.per] if found.per else []), "spent_usd", "used_share", *words)
-    types = ("String", *(["String"] if found.per else []), "Decimal", "Float64", *["String"] * len(words))
-    title = f"Budget {name} of {amount_told(found)}"
+            budget = budget_table.with_amount(budget, amount)
+        since = window(budget.window, datetime.now(UTC) - timedelta(days=days), budget.zone).start
+        rows = list(_passed(budget, _quarters(database, budget, since)))
+    words = [f"passed {threshold * 100:g}%" for threshold in budget.thresholds]
+    columns = (budget.window, *([budget.per] if budget.per else []), "spent_usd", "used_share", *words)
+    types = ("String", *(["String"] if budget.per else []), "Decimal", "Float64", *["String"] * len(words))
+    title = f"Budget {name} of {amount_told(budget)}"
     show(Result(columns, types, rows), title, json_output=as_json)
 
 
-def _known(opened: Ledger, name: str) -> Budget:
-    found = next((each for each in budget_table.read(opened).budgets if each.name == name), None)
-    if found is None:
+def _known(database: Ledger, name: str) -> Budget:
+    budget = next((candidate for candidate in budget_table.read(database).budgets if candidate.name == name), None)
+    if budget is None:
         raise click.ClickException(f"there is no budget {name!r}; see `spanledger budget list`")
-    return found
+    return budget
 
 
-def _quarters(opened: Ledger, found: Budget, since: datetime) -> list[tuple[datetime, str, Decimal]]:
+def _quarters(database: Ledger, budget: Budget, since: datetime) -> list[tuple[datetime, str, Decimal]]:
     """(quarter of an hour, value of `per`, what was spent in it), in order."""
-    value = f"ifNull(toString(c.{COLUMN_OF[found.per]}), '')" if found.per else "''"
+    value = f"ifNull(toString(c.{COLUMN_OF[budget.per]}), '')" if budget.per else "''"
     conditions = ["c.start_time >= {since:DateTime('UTC')}", "isNotNull(c.cost_usd)"]
-    conditions += [f"c.{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in found.scope]
+    conditions += [f"c.{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in budget.scope]
     statement = (
         f"SELECT toStartOfFifteenMinutes(c.start_time) AS quarter, {value} AS value, sum(c.cost_usd) FROM llm_calls AS c FINAL "
         f"WHERE {' AND '.join(conditions)} "
-        f"GROUP BY quarter, value {'HAVING value != {nobody:String}' if found.per else ''} ORDER BY quarter"
+        f"GROUP BY quarter, value {'HAVING value != {nobody:String}' if budget.per else ''} ORDER BY quarter"
     )
-    rows = opened.query(statement, {"since": since, "nobody": "", **found.scope}).rows
+    rows = database.query(statement, {"since": since, "nobody": "", **budget.scope}).rows
     return [(quarter, value, cost) for quarter, value, cost in rows]
 
 
-def _passed(found: Budget, quarters: list[tuple[datetime, str, Decimal]]) -> Iterator[tuple[Any, ...]]:
+def _passed(budget: Budget, quarters: list[tuple[datetime, str, Decimal]]) -> Iterator[tuple[Any, ...]]:
     """A row for each window (and value): spent, share, and when each threshold was passed, or None."""
-    amount = Decimal(found.amount_picousd).scaleb(-12)
+    amount = Decimal(budget.amount_picousd).scaleb(-12)
     sums: dict[tuple[datetime, str], list[Any]] = {}
     for quarter, value, cost in quarters:
-        key = window(found.window, quarter, found.zone).start, value
-        row = sums.setdefault(key, [Decimal(0), [None] * len(found.thresholds)])
+        key = window(budget.window, quarter, budget.zone).start, value
+        row = sums.setdefault(key, [Decimal(0), [None] * len(budget.thresholds)])
         row[0] += cost
-        for number, threshold in enumerate(found.thresholds):
+        for number, threshold in enumerate(budget.thresholds):
             if row[1][number] is None and row[0] >= amount * Decimal(str(threshold)):
-                row[1][number] = f"{quarter.astimezone(found.zone):%Y-%m-%d %H:%M}"
+                row[1][number] = f"{quarter.astimezone(budget.zone):%Y-%m-%d %H:%M}"
     for (start, value), (spent, times) in sums.items():
-        if not found.per or any(times):
-            yield (_named(found, start), *([value] if found.per else []), spent, float(spent / amount), *times)
+        if not budget.per or any(times):
+            yield (_named(budget, start), *([value] if budget.per else []), spent, float(spent / amount), *times)
 
 
-def _named(found: Budget, start: datetime) -> str:
+def _named(budget: Budget, start: datetime) -> str:
     """A window's name, on the budget's clock."""
-    form = {"hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}[found.window]
-    return start.astimezone(found.zone).strftime(form)
+    form = {"hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}[budget.window]
+    return start.astimezone(budget.zone).strftime(form)
 
 
 TOLD: Final = """
@@ -205,50 +205,50 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
     Example:
       spanledger budget history all --periods 6
     """
-    with ledger() as opened, working("adding up"):
-        changes = opened.query(CHANGES, {"name": name})
+    with ledger() as database, working("adding up"):
+        changes = database.query(CHANGES, {"name": name})
         if changes.rows and changes.rows[-1][1] == "remove":
             show(changes, f"Changes of {name}, which is no budget any more", json_output=as_json)
             return
-        found = _known(opened, name)
-        told = _told(opened, name)
-        rows = list(_periods(opened, found, periods or PERIODS[found.window], told))
-    columns = (found.window, *([found.per] if found.per else []), "spent_usd", "utilisation", "told")
-    types = ("String", *(["String"] if found.per else []), "Decimal", "Float64", "Array")
-    title = f"Budget {name} of {amount_told(found)}"
+        budget = _known(database, name)
+        alerts = _told(database, name)
+        rows = list(_periods(database, budget, periods or PERIODS[budget.window], alerts))
+    columns = (budget.window, *([budget.per] if budget.per else []), "spent_usd", "utilisation", "told")
+    types = ("String", *(["String"] if budget.per else []), "Decimal", "Float64", "Array")
+    title = f"Budget {name} of {amount_told(budget)}"
     show(Result(columns, types, rows), title, json_output=as_json)
     if not as_json and changes.rows:
         console().print()
         show(changes, "Changes", json_output=False)
 
 
-def _told(opened: Ledger, name: str) -> dict[datetime, list[str]]:
+def _told(database: Ledger, name: str) -> dict[datetime, list[str]]:
     """Start of a window -> what was told in it, of whom, and whether it was delivered to anybody."""
-    found: dict[datetime, list[str]] = {}
-    for start, value, threshold, at, delivered in opened.query(TOLD, {"name": name}).rows:
+    alerts: dict[datetime, list[str]] = {}
+    for start, value, threshold, alert_time, delivered in database.query(TOLD, {"name": name}).rows:
         how = "" if delivered else " (not delivered)"
-        said = f"{threshold * 100:g}% {value} {at:%Y-%m-%d %H:%M}{how}"
-        found.setdefault(start, []).append(said.replace("  ", " "))
-    return found
+        alert = f"{threshold * 100:g}% {value} {alert_time:%Y-%m-%d %H:%M}{how}"
+        alerts.setdefault(start, []).append(alert.replace("  ", " "))
+    return alerts
 
 
 def _periods(
-    opened: Ledger, found: Budget, count: int, told: dict[datetime, list[str]]
+    database: Ledger, budget: Budget, count: int, alerts: dict[datetime, list[str]]
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-    at = datetime.now(UTC)
+    moment = datetime.now(UTC)
     for _ in range(count):
-        running = window(found.window, at, found.zone)
-        spent = budget_status.spending(opened, found, running.start, running.end)
+        running = window(budget.window, moment, budget.zone)
+        spent = budget_status.spending(database, budget, running.start, running.end)
         value, amount = spent[0] if spent else ("", Decimal(0))
-        share = float(amount / Decimal(found.amount_picousd).scaleb(-12))
+        share = float(amount / Decimal(budget.amount_picousd).scaleb(-12))
         yield (
-            _named(found, running.start),
-            *([value] if found.per else []),
+            _named(budget, running.start),
+            *([value] if budget.per else []),
             amount,
             share,
-            told.get(running.start, []),
+            alerts.get(running.start, []),
         )
-        at = running.start - timedelta(microseconds=1)
+        moment = running.start - timedelta(microseconds=1)
 
 
 QUESTIONS: Final = (listed, tried, history)

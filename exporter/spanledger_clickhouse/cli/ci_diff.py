@@ -76,56 +76,56 @@ def ci_diff(
         runs = read_run(base), read_run(head)
     except RunError as error:
         raise click.ClickException(str(error)) from error
-    found = differences(*runs, {**(_live() if live else {}), **dict(volume)})
-    known = [each.month_usd for each in found if each.month_usd is not None]
-    month = sum(known, Decimal(0)) if known else None
-    broken = _broken(found, month, limit, percent)
+    changes = differences(*runs, {**(_live() if live else {}), **dict(volume)})
+    monthly_costs = [change.month_usd for change in changes if change.month_usd is not None]
+    month = sum(monthly_costs, Decimal(0)) if monthly_costs else None
+    violations = _broken(changes, month, limit, percent)
     if as_json:
-        click.echo(json.dumps({"month_usd": plain(month), "broken": broken, "features": [_facts(each) for each in found]}, indent=2))  # fmt: skip
+        click.echo(json.dumps({"month_usd": plain(month), "broken": violations, "features": [_facts(change) for change in changes]}, indent=2))  # fmt: skip
     elif form == "md":
-        click.echo(_comment(found, month, broken))
+        click.echo(_comment(changes, month, violations))
     else:
         types = ("String", *["Decimal"] * (len(COLUMNS) - 1))
         console().print(
-            table(Result(COLUMNS, types, [_cells(each) for each in found]), "Cost of a request, before and after")
+            table(Result(COLUMNS, types, [_cells(change) for change in changes]), "Cost of a request, before and after")
         )
         console().print(f"\n{_sentence(month)}")
-    for each in broken:
-        click.echo(f"over the limit: {each}", err=True)
-    if broken:
+    for violation in violations:
+        click.echo(f"over the limit: {violation}", err=True)
+    if violations:
         raise click.exceptions.Exit(1)
 
 
 def _live() -> dict[str | None, int]:
-    with opened(take_in=False) as found:  # what stands in the spool is the run of the tests
-        return dict(found.query(LIVE.format(days=LIVE_DAYS)).rows)
+    with opened(take_in=False) as database:  # what stands in the spool is the run of the tests
+        return dict(database.query(LIVE.format(days=LIVE_DAYS)).rows)
 
 
-def _broken(found: list[Difference], month: Decimal | None, limit: Decimal | None, percent: float | None) -> list[str]:
+def _broken(changes: list[Difference], month: Decimal | None, limit: Decimal | None, percent: float | None) -> list[str]:
     """What passed a limit, in words."""
-    told: list[str] = []
-    unpriced = sum(each.head.unpriced for each in found)
+    violations: list[str] = []
+    unpriced = sum(change.head.unpriced for change in changes)
     if unpriced and (limit is not None or percent is not None):
-        told.append(f"{unpriced} calls have no price: what they cost cannot be said")
+        violations.append(f"{unpriced} calls have no price: what they cost cannot be said")
     if limit is not None:
         if month is None:
             raise click.UsageError("--fail-over needs a volume: say --live, or --volume FEATURE=REQUESTS")
         if month > limit:
-            told.append(f"{usd(month)} more a month, and {usd(limit)} is allowed")
+            violations.append(f"{usd(month)} more a month, and {usd(limit)} is allowed")
     if percent is not None:
-        told += [
-            f"a request of {each.feature or NOBODY} costs {each.change_share:+.1%}, and {percent:g} % is allowed"
-            for each in found
-            if each.change_share is not None and each.head.requests and each.change_share * 100 > percent
+        violations += [
+            f"a request of {change.feature or NOBODY} costs {change.change_share:+.1%}, and {percent:g} % is allowed"
+            for change in changes
+            if change.change_share is not None and change.head.requests and change.change_share * 100 > percent
         ]
-    return told
+    return violations
 
 
-def _cells(each: Difference) -> tuple[str, ...]:
-    before, after = each.base, each.head
-    share = each.change_share
+def _cells(change: Difference) -> tuple[str, ...]:
+    before, after = change.base, change.head
+    share = change.change_share
     return (
-        each.feature or NOBODY,
+        change.feature or NOBODY,
         f"{before.requests:,} / {after.requests:,}",
         usd(before.request_usd) if before.requests else "-",
         usd(after.request_usd) if after.requests else "-",
@@ -137,7 +137,7 @@ def _cells(each: Difference) -> tuple[str, ...]:
         if share is None
         else f"{share:+.1%}",
         f"{_per_request(before)} / {_per_request(after)}",
-        usd(each.month_usd),
+        usd(change.month_usd),
     )
 
 
@@ -145,14 +145,14 @@ def _per_request(run: Any) -> str:
     return f"{run.calls / run.requests:.2f}" if run.requests else "-"
 
 
-def _facts(each: Difference) -> dict[str, Any]:
+def _facts(change: Difference) -> dict[str, Any]:
     return {
-        "feature": each.feature,
-        **{f"{name}_{what}": plain(getattr(run, what)) for name, run in (("base", each.base), ("head", each.head))
+        "feature": change.feature,
+        **{f"{name}_{what}": plain(getattr(run, what)) for name, run in (("base", change.base), ("head", change.head))
            for what in ("cost_usd", "requests", "calls", "unpriced", "tokens", "request_usd")},
-        "change_usd": plain(each.change_usd),
-        "change_share": each.change_share,
-        "month_usd": plain(each.month_usd),
+        "change_usd": plain(change.change_usd),
+        "change_share": change.change_share,
+        "month_usd": plain(change.month_usd),
     }  # fmt: skip
 
 
@@ -162,13 +162,13 @@ def _sentence(month: Decimal | None) -> str:
     return f"At live volume this change costs {usd(abs(month))} {'less' if month < 0 else 'more'} a month."
 
 
-def _comment(found: list[Difference], month: Decimal | None, broken: list[str]) -> str:
+def _comment(changes: list[Difference], month: Decimal | None, violations: list[str]) -> str:
     lines = ["### LLM cost of this change", "", _sentence(month), ""]
-    lines += markdown_table(COLUMNS, [_cells(each) for each in found])
-    unpriced = sum(each.head.unpriced for each in found)
+    lines += markdown_table(COLUMNS, [_cells(change) for change in changes])
+    unpriced = sum(change.head.unpriced for change in changes)
     if unpriced:
         lines += ["", f"{unpriced} calls have no price and are not counted."]
-    return "\n".join([*lines, *(f"\n**Over the limit:** {escaped(each)}" for each in broken)])
+    return "\n".join([*lines, *(f"\n**Over the limit:** {escaped(violation)}" for violation in violations)])
 
 
 COMMANDS: Final = (ci_diff,)

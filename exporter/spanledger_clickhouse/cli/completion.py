@@ -22,10 +22,10 @@ def completion(ctx: click.Context, shell: str) -> None:
       spanledger completion fish > ~/.config/fish/completions/spanledger.fish
       source <(spanledger completion zsh)
     """
-    made = get_completion_class(shell)
-    if made is None:
+    completion_class = get_completion_class(shell)
+    if completion_class is None:
         raise click.ClickException(f"this release of click has no completion for {shell}")
-    click.echo(made(ctx.find_root().command, {}, "spanledger", "_SPANLEDGER_COMPLETE").source())
+    click.echo(completion_class(ctx.find_root().command, {}, "spanledger", "_SPANLEDGER_COMPLETE").source())
 
 
 COMMANDS: Final = (completion,)

@@ -91,10 +91,10 @@ def _limits() -> Iterator[Finding]:
         advice = "until it is mended, calls pass unless a budget fails closed"
         yield Finding(FAILURE, "limits", str(error), advice)
         return
-    where = "for all processes of the same Redis" if url is not None else "in each process for itself"
+    counter_scope = "for all processes of the same Redis" if url is not None else "in each process for itself"
     who = "asked by every call" if policy.enforce else "asked only by the application's own code (enforce = false)"
-    names = ", ".join(each.name for each in policy.budgets[:NAMED]) + (", ..." if len(policy.budgets) > NAMED else "")
-    text = f"{len(policy.budgets)} budgets{f' ({names})' if names else ''}, counted {where}, {who}"
+    names = ", ".join(budget.name for budget in policy.budgets[:NAMED]) + (", ..." if len(policy.budgets) > NAMED else "")
+    text = f"{len(policy.budgets)} budgets{f' ({names})' if names else ''}, counted {counter_scope}, {who}"
     if policy.budgets:
         yield Finding(OK, "limits", text)
     else:
@@ -156,23 +156,23 @@ def _prices() -> Iterator[Finding]:
 
 def _database() -> Iterator[Finding]:
     try:
-        where = target()
-        with connected(where) as client:
+        ledger_target = target()
+        with connected(ledger_target) as client:
             pending = [
-                migration.name for migration in migrations.pending(client, where, migrations.topology(), whole=True)
+                migration.name for migration in migrations.pending(client, ledger_target, migrations.topology(), whole=True)
             ]
-            fresh = where.embedded and len(pending) == len(migrations.migrations(where.database))
+            fresh = ledger_target.embedded and len(pending) == len(migrations.migrations(ledger_target.database))
             if pending and not fresh:
-                text = f"{len(pending)} objects of the schema of {where.shown} are not up to date"
+                text = f"{len(pending)} objects of the schema of {ledger_target.shown} are not up to date"
                 yield Finding(WARNING, "schema", text, "run `spanledger migrate`")
                 return
             if not pending:
-                yield Finding(OK, "database", f"{where.shown}, schema up to date")
-                client.database = where.database
-                client.command(f"USE `{where.database}`") if where.embedded else None
-                yield from _last_day(Ledger(client, where))
+                yield Finding(OK, "database", f"{ledger_target.shown}, schema up to date")
+                client.database = ledger_target.database
+                client.command(f"USE `{ledger_target.database}`") if ledger_target.embedded else None
+                yield from _last_day(Ledger(client, ledger_target))
             else:
-                yield Finding(OK, "database", f"{where.shown}, empty: the first command fills it")
+                yield Finding(OK, "database", f"{ledger_target.shown}, empty: the first command fills it")
     except DatabaseError as error:
         if denied(error):  # an application's user, who may add rows and no more
             yield Finding(OK, "database", "reached; this user may not read it: ask with a reader for what is in it")
@@ -188,8 +188,8 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     ):
         text = f"{count:,} of {calls:,} calls of the last day are {what}"
         yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
-    for each in budget_table.document(ledger)[1]:
-        yield Finding(FAILURE, "budgets", each, "until then it neither tells nor is it enforced")
+    for problem in budget_table.document(ledger)[1]:
+        yield Finding(FAILURE, "budgets", problem, "until then it neither tells nor is it enforced")
     counts = ledger.query(
         "SELECT count(), countIf(scope = 'user' OR per = 'user' OR mapContains(dimensions, 'user')) FROM budgets FINAL"
     ).rows[0]
@@ -218,11 +218,11 @@ def _published(ledger: Ledger) -> Iterator[Finding]:
     """Whether what is enforced is what the ledger has."""
     try:
         store = shared_store()
-        found = store.controls().published if store is not None else None
+        redis_budgets = store.controls().published if store is not None else None
     except StoreError:
         return  # it is said where limits are looked at
-    mine = budget_table.document(ledger)[0]
-    if (found or mine["budget"]) and found is not None and found != budget_table.as_json(mine):
+    ledger_budgets = budget_table.document(ledger)[0]
+    if (redis_budgets or ledger_budgets["budget"]) and redis_budgets is not None and redis_budgets != budget_table.as_json(ledger_budgets):
         text = "what is enforced by way of Redis is not what this ledger has"
         yield Finding(WARNING, "budgets", text, "`spanledger budget publish`, if this is the ledger that they are from")
 

@@ -39,11 +39,11 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
     window = {"since": since, "until": until or datetime.now(UTC)}
     if out is None and form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal: say --out FILE")
-    times = {name: f"{at:%Y-%m-%d %H:%M:%S}" for name, at in window.items()}
+    times = {name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in window.items()}
     query = f"SELECT * FROM {view}(since = '{times['since']}', until = '{times['until']}')"
-    with ledger() as found, working("exporting"):
+    with ledger() as database, working("exporting"):
         try:
-            data: bytes = found.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
+            data: bytes = database.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
         except Error as error:
             raise DatabaseError(f"exporting failed: {reason(error)}") from error
     write(data, out)

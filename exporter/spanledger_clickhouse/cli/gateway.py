@@ -70,10 +70,10 @@ def gateway(
     from spanledger_clickhouse.gateway.group_commit import Intake
 
     try:
-        known = tokens_of(tokens_file, settings.setting("gateway_tokens"))
+        tokens = tokens_of(tokens_file, settings.setting("gateway_tokens"))
     except (OSError, ValueError) as error:
         raise DatabaseError(f"the gateway's tokens cannot be read: {error}") from error
-    if not known and not no_auth and not _loopback(host):
+    if not tokens and not no_auth and not _loopback(host):
         raise click.UsageError(
             f"{host} can be reached by others: set SPANLEDGER_GATEWAY_TOKENS or --tokens-file, or say --no-auth"
         )
@@ -81,13 +81,13 @@ def gateway(
         raise click.UsageError("--max-waiting-mb has to be twice --max-request-mb or more: else one request fills it")
     if bool(tls_certificate) != bool(tls_key):
         raise click.UsageError("--tls-certificate and --tls-key go together")
-    where = target()
+    ledger_target = target()
     limits = Limits(max_request_mb * MEGABYTE, max_waiting_mb * MEGABYTE)
-    intake = Intake(where, settings.spool_dir(), limits.waiting_bytes, roll=not no_rollups)
+    intake = Intake(ledger_target, settings.spool_dir(), limits.waiting_bytes, refresh_rollups=not no_rollups)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    click.echo(f"spans from http{'s' if tls_key else ''}://{host}:{port}/v1/traces go to {where.shown}", err=True)
+    click.echo(f"spans from http{'s' if tls_key else ''}://{host}:{port}/v1/traces go to {ledger_target.shown}", err=True)
     uvicorn.run(
-        Gateway(intake, known, limits).app(),
+        Gateway(intake, tokens, limits).app(),
         host=host,
         port=port,
         ssl_certfile=tls_certificate,

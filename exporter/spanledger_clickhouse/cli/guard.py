@@ -61,54 +61,54 @@ def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, dismiss
         raise click.UsageError("--once, --test and --dead are three things")
     if as_json and (not dead or retry or dismiss):
         raise click.UsageError("--json goes with --dead")
-    found = destinations.configured()
-    if (tested or retry) and not found:
+    alert_destinations = destinations.configured()
+    if (tested or retry) and not alert_destinations:
         raise click.ClickException(
             "no destination is set: SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY, SPANLEDGER_ALERT_WEBHOOK (docs/budgets.md)"
         )
     if tested:
-        done = _tests(found)
-        _say(done)
-        _ended(done)
+        notifications = _tests(alert_destinations)
+        _say(notifications)
+        _ended(notifications)
     elif dead:
-        _dead(found, retry=retry, dismiss=dismiss, as_json=as_json)
+        _dead(alert_destinations, retry=retry, dismiss=dismiss, as_json=as_json)
     elif once:
-        _ended(_pass(found))
+        _ended(_pass(alert_destinations))
     else:
-        _watch(found, every)
+        _watch(alert_destinations, every)
 
 
-def _dead(found: Sequence[Destination], *, retry: bool, dismiss: bool, as_json: bool) -> None:
+def _dead(destinations: Sequence[Destination], *, retry: bool, dismiss: bool, as_json: bool) -> None:
     """What was given up: listed, sent again, or dismissed."""
     from spanledger_clickhouse.alerts import delivery_log
 
-    with ledger() as opened:
+    with ledger() as database:
         if dismiss:
-            click.echo(f"{delivery_log.dismiss(opened)} messages are dismissed")
+            click.echo(f"{delivery_log.dismiss(database)} messages are dismissed")
             return
         if not retry:
-            rows = [row[:6] for row in delivery_log.dead(opened)]
+            rows = [row[:6] for row in delivery_log.dead(database)]
             show(
                 Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows),
                 "Messages that were given up",
                 json_output=as_json,
             )
             return
-        done, nowhere = delivery_log.retry(opened, found)
+        notifications, nowhere = delivery_log.retry(database, destinations)
     if nowhere:
         click.echo(f"{nowhere} messages are for a kind of destination that is not set any more", err=True)
-    _say(done)
-    _ended(done, failed=nowhere > 0)
+    _say(notifications)
+    _ended(notifications, failed=nowhere > 0)
 
 
-def _watch(found: Sequence[Destination], every: int) -> None:
-    where = ", ".join(each.shown for each in found) or "nobody (no destination is set): messages are only printed"
-    click.echo(f"every {every} s; told: {where}", err=True)
+def _watch(destinations: Sequence[Destination], every: int) -> None:
+    recipients = ", ".join(destination.shown for destination in destinations) or "nobody (no destination is set): messages are only printed"
+    click.echo(f"every {every} s; told: {recipients}", err=True)
     printed: set[str] = set()
     while True:
         began = time.monotonic()
         try:
-            _pass(found, printed)
+            _pass(destinations, printed)
         except DatabaseError as error:
             click.echo(f"{datetime.now(UTC):%H:%M:%S} {error}", err=True)
         except Exception as error:  # noqa: BLE001 - whatever a driver comes up with: the next look may succeed
@@ -118,51 +118,51 @@ def _watch(found: Sequence[Destination], every: int) -> None:
         time.sleep(max(0.0, every - (time.monotonic() - began)))
 
 
-def _pass(found: Sequence[Destination], printed: set[str] | None = None) -> list[Told]:
+def _pass(destinations: Sequence[Destination], printed: set[str] | None = None) -> list[Told]:
     """One look; what was told is printed, what is only printed not again if it is among `printed`. Raises DatabaseError,
     where Redis does not answer after having told."""
     from spanledger_clickhouse.alerts import evaluate
 
-    trouble: DatabaseError | None = None
-    with ledger() as opened:
+    publish_error: DatabaseError | None = None
+    with ledger() as database:
         try:
-            publish(opened, everybody=False)
+            publish(database, all_values=False)
         except DatabaseError as error:  # whoever is on call is told all the same
-            trouble = error
-        done = evaluate.look(opened, datetime.now(UTC), found)
-    _say([each for each in done if each.destination or printed is None or each.alert not in printed])
+            publish_error = error
+        notifications = evaluate.look(database, datetime.now(UTC), destinations)
+    _say([notification for notification in notifications if notification.destination or printed is None or notification.alert not in printed])
     if printed is not None:
-        printed |= {each.alert for each in done}
-    if trouble is not None:
-        raise trouble
-    return done
+        printed |= {notification.alert for notification in notifications}
+    if publish_error is not None:
+        raise publish_error
+    return notifications
 
 
-def _tests(found: Sequence[Destination]) -> list[Told]:
+def _tests(destinations: Sequence[Destination]) -> list[Told]:
     from spanledger_clickhouse.alerts.delivery_log import Told
     from spanledger_clickhouse.alerts.messages import Alert, payload
 
-    at = datetime.now(UTC)
+    now = datetime.now(UTC)
     budget = Budget("test", "month", 10**13)
-    alert = Alert(Standing(budget, "", window("month", at), Decimal(8), Decimal(12)), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
+    alert = Alert(Standing(budget, "", window("month", now), Decimal(8), Decimal(12)), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
     text = "This is a test of spanledger guard: nothing is wrong"
-    said: dict[str, Any] = {**payload(alert), "id": secrets.token_hex(16), "type": "test", "text": text}
+    test_payload: dict[str, Any] = {**payload(alert), "id": secrets.token_hex(16), "type": "test", "text": text}
 
-    def sent(each: Destination) -> Told:
-        return Told(text, each.shown, each.deliver(said))
+    def sent(destination: Destination) -> Told:
+        return Told(text, destination.shown, destination.deliver(test_payload))
 
-    with ThreadPoolExecutor(len(found)) as pool:
-        return list(pool.map(sent, found))
-
-
-def _say(done: Sequence[Told]) -> None:
-    for each in done:
-        how = f" [{each.delivery.error or f'{each.destination}: delivered'}]" if each.destination else ""
-        console().print(f"{each.text}{how}", markup=False)
+    with ThreadPoolExecutor(len(destinations)) as pool:
+        return list(pool.map(sent, destinations))
 
 
-def _ended(done: Sequence[Told], *, failed: bool = False) -> None:
-    if failed or any(each.delivery.error for each in done):
+def _say(notifications: Sequence[Told]) -> None:
+    for notification in notifications:
+        how = f" [{notification.delivery.error or f'{notification.destination}: delivered'}]" if notification.destination else ""
+        console().print(f"{notification.text}{how}", markup=False)
+
+
+def _ended(notifications: Sequence[Told], *, failed: bool = False) -> None:
+    if failed or any(notification.delivery.error for notification in notifications):
         raise SystemExit(1)
 
 

@@ -52,12 +52,12 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
     while True:
         try:
             with progress("shipping", shipper.waiting(directory)) as advance:
-                done = shipper.drain(directory, sink, advance)
+                shipment = shipper.drain(directory, sink, advance)
             pause = every
             sink.rest()
-            if done.rows or done.torn or done.dead or not follow:
-                refused = f", {done.torn + done.dead} refused (spanledger ship --dead)" if done.torn + done.dead else ""
-                console().print(f"shipped {done.rows:,} rows from {directory} to {sink.shown}{refused}")
+            if shipment.rows or shipment.torn or shipment.dead or not follow:
+                refused = f", {shipment.torn + shipment.dead} refused (spanledger ship --dead)" if shipment.torn + shipment.dead else ""
+                console().print(f"shipped {shipment.rows:,} rows from {directory} to {sink.shown}{refused}")
             if follow and settings.setting("otlp_endpoint") is None and time.monotonic() - rolled > ROLLUP_SECONDS:
                 rolled = time.monotonic()
                 _roll()
@@ -74,10 +74,10 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
 
 def _roll(progress: Callable[[int, int], None] = lambda _, __: None) -> Rebuilt:
     """Bring the rollups up to date."""
-    where = target()
-    with connected(where) as client:
-        migrations.migrate(client, where)
-        return Rollups(client, where).refresh(progress=progress)
+    ledger_target = target()
+    with connected(ledger_target) as client:
+        migrations.migrate(client, ledger_target)
+        return Rollups(client, ledger_target).refresh(progress=progress)
 
 
 @click.command()
@@ -95,10 +95,10 @@ def rollup(follow: bool) -> None:
     """
     while True:
         with days_done() as progress:
-            done = _roll(progress)
-        if done.days or not follow:
-            console().print(f"rebuilt {len(done.days)} days{_span(done.days)}")
-        for day in done.kept:
+            rebuild = _roll(progress)
+        if rebuild.days or not follow:
+            console().print(f"rebuilt {len(rebuild.days)} days{_span(rebuild.days)}")
+        for day in rebuild.skipped_days:
             console().print(f"{day} keeps its rollup: fewer calls are left than it has counted")
         if not follow:
             return
@@ -118,26 +118,26 @@ def verify(repair: bool, force: bool) -> None:
     Example:
       spanledger verify --repair
     """
-    where = target()
-    with connected(where) as client:
-        migrations.migrate(client, where)
-        rollups = Rollups(client, where)
+    ledger_target = target()
+    with connected(ledger_target) as client:
+        migrations.migrate(client, ledger_target)
+        rollups = Rollups(client, ledger_target)
         with working("comparing"):
-            found = rollups.differences()
-        for each in found:
+            differences = rollups.differences()
+        for difference in differences:
             console().print(
-                f"{each.day}  {each.rollup}: {each.calls[0]:,} calls and {each.cost_usd[0]} USD, "
-                f"the table has {each.calls[1]:,} and {each.cost_usd[1]}"
+                f"{difference.day}  {difference.rollup}: {difference.calls[0]:,} calls and {difference.cost_usd[0]} USD, "
+                f"the table has {difference.calls[1]:,} and {difference.cost_usd[1]}"
             )
-        if not found:
+        if not differences:
             console().print("the rollups say what the calls say")
             return
         if repair:
-            done = rollups.repair([each.day for each in found], shrink=force)
-            console().print(f"rebuilt {len(done.days)} days{_span(done.days)}")
-            if not done.kept:
+            rebuild = rollups.repair([difference.day for difference in differences], shrink=force)
+            console().print(f"rebuilt {len(rebuild.days)} days{_span(rebuild.days)}")
+            if not rebuild.skipped_days:
                 return
-            console().print(f"{len(done.kept)} days kept: fewer calls are left than they count (--force rebuilds them)")
+            console().print(f"{len(rebuild.skipped_days)} days kept: fewer calls are left than they count (--force rebuilds them)")
     raise click.exceptions.Exit(1)
 
 
@@ -159,11 +159,11 @@ def reprice(since: datetime, until: datetime | None, model: str | None, dry_run:
       spanledger reprice --since 2026-03-01 --until 2026-04-01 --dry-run
     """
     end = (until or datetime.now(UTC)).replace(tzinfo=UTC)
-    with ledger() as found:
+    with ledger() as database:
         with days_done("pricing hours") as advance:
             changes = repricing.reprice(
-                found.client,
-                found.where,
+                database.client,
+                database.target,
                 since.replace(tzinfo=UTC),
                 end,
                 model=model,
@@ -171,7 +171,7 @@ def reprice(since: datetime, until: datetime | None, model: str | None, dry_run:
                 progress=advance,
             )
         if not dry_run and changes:
-            Rollups(found.client, found.where).refresh()
+            Rollups(database.client, database.target).refresh()
     rows = [(c.model, c.calls, c.healed, c.old_usd, c.new_usd, c.new_usd - c.old_usd) for c in changes]
     columns = ("model", "calls", "healed", "old_cost_usd", "new_cost_usd", "difference_usd")
     types = ("String", "UInt64", "UInt64", "Decimal(38, 12)", "Decimal(38, 12)", "Decimal(38, 12)")
@@ -184,16 +184,16 @@ def _span(days: list[date]) -> str:
 
 def _dead(directory: Path, *, retry: bool) -> bool:
     """Show the dead letters, or put them back; whether there is anything to ship then."""
-    found = list(dead_letters.letters(directory))
+    letters = list(dead_letters.letters(directory))
     if retry:
         with shipper.sole_shipper(directory):  # no letter is buried while they are taken out
             count = dead_letters.exhume(directory, directory / f"retried-{time.time_ns()}{SUFFIX}")
         console().print(f"{count} rows go back into the spool")
         return count > 0
-    for letter in found:
-        when = datetime.fromtimestamp(letter.at, UTC).isoformat(timespec="seconds")
+    for letter in letters:
+        when = datetime.fromtimestamp(letter.refused_at, UTC).isoformat(timespec="seconds")
         console().print(f"{when}  {letter.reason}  ({len(letter.line):,} bytes)")
-    console().print(f"{len(found)} rows were refused; they are kept in {dead_letters.path(directory)}")
+    console().print(f"{len(letters)} rows were refused; they are kept in {dead_letters.path(directory)}")
     return False
 
 
@@ -220,32 +220,32 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
       spanledger migrate --dry-run
       spanledger migrate --retention-days 400
     """
-    where = target()
-    with connected(where) as client:
+    ledger_target = target()
+    with connected(ledger_target) as client:
         if status or dry_run:
             servers = migrations.topology()
-            names = [m.name for m in migrations.pending(client, where, servers, whole=True)]
-            for migration in migrations.migrations(where.database, servers):
+            names = [m.name for m in migrations.pending(client, ledger_target, servers, whole=True)]
+            for migration in migrations.migrations(ledger_target.database, servers):
                 state = "pending" if migration.name in names else "applied"
                 if status or state == "pending":
                     console().print(f"{state}  {migration.name}")
             if dry_run and not names:
-                console().print(f"{where.shown} is up to date")
+                console().print(f"{ledger_target.shown} is up to date")
             return
-        if refreshable and (retention_days or migrations.expires(client, where)):
+        if refreshable and (retention_days or migrations.expires(client, ledger_target)):
             raise click.UsageError(
                 "refreshable rollups forget calls that are deleted: use `spanledger rollup` with a retention"
             )
-        done = migrations.migrate(client, where, whole=True)
+        applied_migrations = migrations.migrate(client, ledger_target, whole=True)
         if retention_days is not None:
-            done.append(migrations.retain(client, where, retention_days))
+            applied_migrations.append(migrations.retain(client, ledger_target, retention_days))
         if refreshable:
-            done += migrations.apply(client, where, migrations.refreshable(where.database, migrations.topology()))
+            applied_migrations += migrations.apply(client, ledger_target, migrations.refreshable(ledger_target.database, migrations.topology()))
         if otel_traces:
-            done += migrations.apply(client, where, migrations.otel_traces(where.database, migrations.topology()))
-    for migration in done:
+            applied_migrations += migrations.apply(client, ledger_target, migrations.otel_traces(ledger_target.database, migrations.topology()))
+    for migration in applied_migrations:
         console().print(f"applied  {migration.name}")
-    console().print(f"{where.shown} is up to date")
+    console().print(f"{ledger_target.shown} is up to date")
 
 
 @click.command()

@@ -42,12 +42,12 @@ class Usd(click.ParamType[Decimal]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
         try:
-            found = Decimal(str(value))
+            amount = Decimal(str(value))
         except InvalidOperation:
-            found = Decimal(0)
-        if not found.is_finite() or not Decimal("0.000001") <= found < Decimal(10**12):
+            amount = Decimal(0)
+        if not amount.is_finite() or not Decimal("0.000001") <= amount < Decimal(10**12):
             self.fail(f"{value!r} is no amount of dollars above zero", param, ctx)
-        return found
+        return amount
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
@@ -71,8 +71,8 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
 @contextmanager
 def ledger() -> Generator[Ledger]:
     """The ledger, with a progress bar while a full spool is taken in."""
-    with progress("taking in rows", shipper.waiting(settings.spool_dir())) as advance, opened(advance) as found:
-        yield found
+    with progress("taking in rows", shipper.waiting(settings.spool_dir())) as advance, opened(advance) as database:
+        yield database
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def days_done(what: str = "rebuilding days") -> Generator[Callable[[int, int], N
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda steps, total: bar.update(task, completed=steps, total=total)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def progress(what: str, size: int) -> Generator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=size)
-        yield lambda done: bar.advance(task, done)
+        yield lambda byte_count: bar.advance(task, byte_count)
 
 
 def console() -> Console:
@@ -123,14 +123,14 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
 
 def table(result: Result, title: str) -> Table:
     """A result as a table for people."""
-    made = Table(
+    rich_table = Table(
         title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
     )
     for column, kind in zip(result.columns, result.types, strict=True):
-        made.add_column(Text(column), justify="right" if _numeric(kind) else "left", overflow="fold")
+        rich_table.add_column(Text(column), justify="right" if _numeric(kind) else "left", overflow="fold")
     for row in result.rows:
-        made.add_row(*(Text(cell(column, value)) for column, value in zip(result.columns, row, strict=True)))
-    return made
+        rich_table.add_row(*(Text(cell(column, value)) for column, value in zip(result.columns, row, strict=True)))
+    return rich_table
 
 
 def _numeric(kind: str) -> bool:

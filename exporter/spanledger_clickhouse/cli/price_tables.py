@@ -54,22 +54,22 @@ def show(model: str, as_json: bool) -> None:
     Example:
       spanledger prices show gpt-4.1-mini
     """
-    wanted = clean(model)[0].lower()
-    found = [
+    model_name = clean(model)[0].lower()
+    entries = [
         {"key": key, "source": table.source, "version": table.version, **table.models[key]}
         for table in price_table.prices().tables
         for key in table.models
-        if key.lower() == wanted or key.lower().endswith((f"/{wanted}", f".{wanted}"))
+        if key.lower() == model_name or key.lower().endswith((f"/{model_name}", f".{model_name}"))
     ]
-    if not found:
+    if not entries:
         raise click.ClickException(
             f"no table has {model!r}. A name of your own (a deployment, a tuned model) is told to Spanledger in the "
             "file of SPANLEDGER_PRICE_OVERRIDES; see docs/pricing.md"
         )
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(entries, indent=2))
         return
-    for entry in found:
+    for entry in entries:
         console().print(f"[bold]{entry.pop('key')}[/bold]  {entry.pop('source')} {entry.pop('version')}")
         for name, value in entry.items():
             console().print(f"  {name:<60} {_shown(name, value)}")
@@ -85,10 +85,10 @@ def _read(source: str) -> Table:
     if source in ("bundled", "retired"):
         return getattr(price_table, source)()
     if source == "installed":
-        found = price_table.installed("0")
-        if found is None:
+        table = price_table.installed("0")
+        if table is None:
             raise click.ClickException("no litellm is installed here")
-        return found
+        return table
     try:
         return price_table.from_file(Path(source).expanduser())
     except (OSError, ValueError) as error:
@@ -206,30 +206,30 @@ def explain(row: str) -> None:
     Example:
       spanledger prices explain resp_0123456789abcdef
     """
-    with ledger() as found:
-        result = found.query(ROW, {"id": row})
+    with ledger() as database:
+        result = database.query(ROW, {"id": row})
     if not result.rows:
         raise click.ClickException(f"no row has the span id or response id {row!r}")
-    at = dict(zip(result.columns, result.rows[0], strict=True))
-    usage = Usage(**{field: int(at[column]) for column, field in TOKENS})
+    call = dict(zip(result.columns, result.rows[0], strict=True))
+    usage = Usage(**{field: int(call[column]) for column, field in TOKENS})
     price = quote(
-        at["provider"],
-        at["response_model"] or None,
-        usage if at["usage_source"] != "missing" else None,
-        request_model=at["request_model"] or None,
-        tier="batch" if at["is_batch"] else at["service_tier"],
-        geo=at["inference_geo"],
-        speed=at["speed"],
-        host=at["server_address"],
-        size=at["media_size"],
-        quality=at["media_quality"],
-        at=at["start_time"],
+        call["provider"],
+        call["response_model"] or None,
+        usage if call["usage_source"] != "missing" else None,
+        request_model=call["request_model"] or None,
+        tier="batch" if call["is_batch"] else call["service_tier"],
+        geo=call["inference_geo"],
+        speed=call["speed"],
+        host=call["server_address"],
+        size=call["media_size"],
+        quality=call["media_quality"],
+        completed_at=call["start_time"],
     )
     for line in explained(price):
         console().print(line)
-    held = "NULL" if at["cost_usd"] is None else f"{at['cost_usd']} USD"
+    held = "NULL" if call["cost_usd"] is None else f"{call['cost_usd']} USD"
     console().print(
-        f"the row holds {held} ({at['price_status']}; {at['price_key']} {at['price_source']} {at['price_version']})"
+        f"the row holds {held} ({call['price_status']}; {call['price_key']} {call['price_source']} {call['price_version']})"
     )
 
 

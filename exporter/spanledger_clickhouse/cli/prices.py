@@ -43,7 +43,7 @@ def prices(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    found = in_force()
+    prices_in_force = in_force()
     rows: list[dict[str, Any]] = [
         {
             "source": table.source,
@@ -54,7 +54,7 @@ def prices(context: click.Context, as_json: bool) -> None:
             "age_days": (datetime.now(UTC).date() - table.dated).days if table.dated else None,
             "origin": table.origin,
         }
-        for table in found.tables
+        for table in prices_in_force.tables
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -116,33 +116,33 @@ def _quote_lines() -> None:
 
 def _quoted(line: str) -> str:
     try:
-        asked: object = json.loads(line)
+        request: object = json.loads(line)
     except ValueError:
         return '{"total_picousd": null, "status": "error", "error": "not JSON"}'
-    provider = label(asked, "provider")
+    provider = label(request, "provider")
     if provider is None:
         return (
             '{"total_picousd": null, "status": "error", "error": "an object with provider, model and usage is needed"}'
         )
-    usage = mapping(asked, "usage")
+    usage = mapping(request, "usage")
     price = quote(
         provider,
-        label(asked, "model"),
+        label(request, "model"),
         {key: count(usage, key) or 0 for key in usage} if usage else None,
-        tier=label(asked, "tier") or "",
-        geo=label(asked, "geo") or "",
-        speed=label(asked, "speed") or "",
-        at=_time(at(asked, "at")),
+        tier=label(request, "tier") or "",
+        geo=label(request, "geo") or "",
+        speed=label(request, "speed") or "",
+        completed_at=_time(at(request, "at")),
     )
     return json.dumps(as_dict(price))
 
 
 def _time(value: object) -> datetime | None:
     try:
-        found = datetime.fromisoformat(str(value)) if value else None
+        timestamp = datetime.fromisoformat(str(value)) if value else None
     except ValueError:
         return None
-    return found.replace(tzinfo=UTC) if found and found.tzinfo is None else found
+    return timestamp.replace(tzinfo=UTC) if timestamp and timestamp.tzinfo is None else timestamp
 
 
 def as_dict(price: Price) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def sync() -> None:
     Example:
       spanledger prices sync
     """
-    with ledger() as found:
-        count = price_table_sync.sync(found.client, found.where, in_force())
+    with ledger() as database:
+        count = price_table_sync.sync(database.client, database.target, in_force())
     console().print(f"{count:,} prices written")
 
 

@@ -59,44 +59,44 @@ def reconcile(
         lines = provider_exports.read(file.read_bytes(), provider)
     except (provider_exports.InvoiceError, OSError) as error:
         raise click.ClickException(f"{file}: {error}") from error
-    with ledger() as found, working("comparing"):
-        compared = reconciling.reconcile(found, lines, project_by)
+    with ledger() as database, working("comparing"):
+        residuals = reconciling.reconcile(database, lines, project_by)
         if not dry_run:
-            reconciling.keep(found, lines)
-    _show(compared, as_json=as_json)
-    billed = sum((each.invoiced for each in compared), Decimal(0))
-    unexplained = sum((abs(each.unexplained) for each in compared), Decimal(0))
+            reconciling.keep(database, lines)
+    _show(residuals, as_json=as_json)
+    billed = sum((residual.invoiced for residual in residuals), Decimal(0))
+    unexplained = sum((abs(residual.unexplained) for residual in residuals), Decimal(0))
     if not as_json:
-        total = sum((each.ledger for each in compared), Decimal(0))
+        total = sum((residual.ledger for residual in residuals), Decimal(0))
         console().print(
             f"\ninvoiced {usd(billed)}, ledger {usd(total)}, residual {usd(billed - total)}; "
             f"unexplained {usd(unexplained)} ({share(unexplained, billed)} of the invoice)"
         )
-    unseen = sum((each.causes["outside"] for each in compared), Decimal(0))
-    if fail_over is not None and unexplained + unseen > billed * Decimal(str(fail_over)) / 100:
+    outside = sum((residual.causes["outside"] for residual in residuals), Decimal(0))
+    if fail_over is not None and unexplained + outside > billed * Decimal(str(fail_over)) / 100:
         raise click.exceptions.Exit(1)
 
 
-def _show(compared: list[Residual], *, as_json: bool) -> None:
+def _show(residuals: list[Residual], *, as_json: bool) -> None:
     if as_json:
         names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd",
                  *(f"{cause}_usd" for cause in CAUSES), "unexplained_usd")  # fmt: skip
         rows = [
             (r.day, r.provider, r.project, r.model, r.invoiced, r.ledger, r.residual, *r.causes.values(), r.unexplained)
-            for r in compared
+            for r in residuals
         ]
     else:
         names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd", "explained by", "unexplained_usd")  # fmt: skip
         rows = [
             (r.day, r.provider, r.project, r.model, r.invoiced, r.ledger, r.residual, _why(r), r.unexplained)
-            for r in compared
+            for r in residuals
         ]
     types = tuple("Decimal" if name.endswith("_usd") else "String" for name in names)
     show(Result(names, types, list(rows)), "Invoice and ledger (USD)", json_output=as_json)
 
 
-def _why(each: Residual) -> str:
-    return ", ".join(f"{cause} {usd(amount)}" for cause, amount in each.causes.items() if amount) or "-"
+def _why(residual: Residual) -> str:
+    return ", ".join(f"{cause} {usd(amount)}" for cause, amount in residual.causes.items() if amount) or "-"
 
 
 COMMANDS: Final = (reconcile,)

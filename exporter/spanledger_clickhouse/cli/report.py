@@ -17,9 +17,9 @@ from spanledger_clickhouse.report import html, slack, text
 from spanledger_clickhouse.report.queries import Report, hour_after, report
 
 
-def _json(found: Report) -> str:
-    figures: Any = dataclasses.asdict(found)
-    derived = {"utilisation": found.utilisation, "over_budget": found.over_budget}
+def _json(report: Report) -> str:
+    figures: Any = dataclasses.asdict(report)
+    derived = {"utilisation": report.utilisation, "over_budget": report.over_budget}
     return json.dumps({**plain(figures), **plain(derived)}, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -28,7 +28,7 @@ FORMATS: Final[dict[str, Callable[[Report], str]]] = {
     "md": text.markdown,
     "html": html.page,
     "json": _json,
-    "slack": lambda found: json.dumps(slack.message(found), indent=2, ensure_ascii=False) + "\n",
+    "slack": lambda report: json.dumps(slack.message(report), indent=2, ensure_ascii=False) + "\n",
 }
 
 
@@ -62,8 +62,8 @@ def weekly(
     begin = since.replace(tzinfo=UTC) if since else hour_after(end) - timedelta(days=days)
     if begin >= end:
         raise click.UsageError(f"--since {begin:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M}")
-    with ledger() as found, working("asking the ledger"):
-        figures = report(found, begin, end, budget)
+    with ledger() as database, working("asking the ledger"):
+        figures = report(database, begin, end, budget)
     write(FORMATS["json" if as_json else form](figures), out)
 
 

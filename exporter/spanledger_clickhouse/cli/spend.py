@@ -51,10 +51,10 @@ def spend(by: str, top: int, as_json: bool) -> None:
     Example:
       spanledger spend --by user --top 5
     """
-    with ledger() as found, working("asking the ledger"):
-        show(found.query(f"{SPEND[by]} LIMIT {top}"), f"Spend by {by} (USD)", json_output=as_json)
+    with ledger() as database, working("asking the ledger"):
+        show(database.query(f"{SPEND[by]} LIMIT {top}"), f"Spend by {by} (USD)", json_output=as_json)
         if not as_json:
-            total, calls, unpriced, unattributed, lost = found.query(TOTAL).rows[0]
+            total, calls, unpriced, unattributed, lost = database.query(TOTAL).rows[0]
             if not calls:
                 console().print(EMPTY)
                 return
@@ -77,8 +77,8 @@ def request(request_id: str, as_json: bool) -> None:
     Example:
       spanledger request req-0036 --json
     """
-    with ledger() as found, working("asking the ledger"):
-        result = found.query(REQUEST, {"id": request_id})
+    with ledger() as database, working("asking the ledger"):
+        result = database.query(REQUEST, {"id": request_id})
         if not result.rows:
             raise click.ClickException(
                 f"no call has the request id {request_id!r}; see `spanledger spend --by request`"
@@ -101,9 +101,9 @@ def sql(query: str, write: bool, as_json: bool) -> None:
     Example:
       spanledger sql "SELECT feature, sum(cost_usd) FROM llm_calls FINAL GROUP BY feature"
     """
-    with ledger() as found, working("asking the ledger"):
+    with ledger() as database, working("asking the ledger"):
         try:
-            result = found.query(query) if write else found.read(query)
+            result = database.query(query) if write else database.read(query)
         except WritesError as error:
             raise click.UsageError(
                 "only read-only statements are run. Pass --write to change the ledger, or for SETTINGS, file() and url()"

@@ -30,13 +30,13 @@ class What(click.ParamType[tuple[str, str]]):
 
 
 def _store() -> RedisStore:
-    found = shared_store()
-    if found is None:
+    store = shared_store()
+    if store is None:
         raise click.ClickException(
             "SPANLEDGER_REDIS_URL is not set: it is by way of Redis that every process hears of it. Set it here and in the "
             "application (docs/limits.md)"
         )
-    return found
+    return store
 
 
 @click.command()
@@ -60,16 +60,16 @@ def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
             raise click.UsageError("--json goes with the list of what is stopped")
         store = _store()
         if what is None:
-            found = sorted(store.controls().stopped)
+            stops = sorted(store.controls().stopped)
             if as_json:
-                click.echo(json.dumps(found))
-            for each in [] if as_json else found or ["nothing is stopped"]:
-                console().print(each, markup=False)
+                click.echo(json.dumps(stops))
+            for line in [] if as_json else stops or ["nothing is stopped"]:
+                console().print(line, markup=False)
             return
         store.stop("=".join(what))
     except StoreError as error:
-        done = "" if what is None else f"nothing is stopped ({'='.join(what)}): "
-        raise click.ClickException(f"{done}{error}") from error
+        prefix = "" if what is None else f"nothing is stopped ({'='.join(what)}): "
+        raise click.ClickException(f"{prefix}{error}") from error
     console().print(f"{'='.join(what)} is stopped", markup=False)
     _note("stop", what, why)
 
@@ -99,8 +99,8 @@ def resume(what: tuple[str, str], why: str) -> None:
 def _note(kind: str, what: tuple[str, str], why: str) -> None:
     """A row of who did it. It comes after the deed: a ledger that is away delays no stop."""
     try:
-        with ledger() as found:
-            audit.note(found, kind, *what, why)
+        with ledger() as database:
+            audit.note(database, kind, *what, why)
     except audit.NotNotedError:
         raise
     except DatabaseError as error:

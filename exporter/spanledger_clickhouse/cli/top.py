@@ -51,19 +51,19 @@ def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: boo
     """
     title = f"Spend of the last {minutes} minutes by {by}"
 
-    def look(found: Ledger) -> Result:
+    def look(database: Ledger) -> Result:
         query = NOW.format(by=BY[by], name=f"by_{by}")
-        result = found.query(query, {"minutes": minutes, "top": rows})
+        result = database.query(query, {"minutes": minutes, "top": rows})
         return Result((by, *result.columns[1:]), result.types, result.rows)
 
     if once or as_json or not sys.stdout.isatty():
-        with ledger() as found:
-            show(look(found), title, json_output=as_json)
+        with ledger() as database:
+            show(look(database), title, json_output=as_json)
         return
     with Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:
-            with ledger() as found:  # opened anew each time: an embedded ledger is free for others in between
-                result = look(found)
+            with ledger() as database:  # opened anew each time: an embedded ledger is free for others in between
+                result = look(database)
             spent = sum((row[1] or 0 for row in result.rows), 0)
             below = Text(f"\n{usd(spent)} USD; every {every:g} s; Ctrl-C ends", style="dim")
             live.update(Group(table(result, title), below), refresh=True)

@@ -64,9 +64,9 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     """
     until = datetime.now(UTC)
     times = {"since": until - timedelta(days=days), "until": until}
-    query = LOST.format(top=top, **{name: f"{at:%Y-%m-%d %H:%M:%S}" for name, at in times.items()})
-    with ledger() as found, working("asking the ledger"):
-        sites = [Site(*row) for row in found.query(query).rows]
+    query = LOST.format(top=top, **{name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in times.items()})
+    with ledger() as database, working("asking the ledger"):
+        sites = [Site(*row) for row in database.query(query).rows]
     owners = repository(Path.cwd())
     rows = [_row(site, owners, days) for site in sites]
     title = f"Calls of the last {days} days that are not fully attributed"

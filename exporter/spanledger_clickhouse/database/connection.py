@@ -79,13 +79,13 @@ def _has_port(parts: SplitResult) -> bool:
 
 
 @contextmanager
-def connected(where: Target) -> Generator[Any]:
+def connected(target: Target) -> Generator[Any]:
     """A clickhouse-connect client for `where`, closed at the end.
 
     Raises:
         DatabaseError: the server does not answer, refuses us, or the embedded ledger is in use.
     """
-    client = connect(where)
+    client = connect(target)
     try:
         yield client
     finally:
@@ -93,7 +93,7 @@ def connected(where: Target) -> Generator[Any]:
             client.close()
 
 
-def connect(where: Target) -> Any:
+def connect(target: Target) -> Any:
     """A clickhouse-connect client; the caller closes it. Raises DatabaseError as `connected` does."""
     clickhouse_connect: Any = importlib.import_module("clickhouse_connect")
     from clickhouse_connect.driver.exceptions import Error
@@ -101,9 +101,9 @@ def connect(where: Target) -> Any:
     # The driver logs statements and tracebacks of its own; what matters is in our errors.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
-        if where.embedded:
-            return _in_utc(_embedded(where, clickhouse_connect))
-        parts = urlsplit(where.dsn)
+        if target.embedded:
+            return _in_utc(_embedded(target, clickhouse_connect))
+        parts = urlsplit(target.dsn)
         client = clickhouse_connect.get_client(
             **UTC_TIMES,
             host=parts.hostname or "localhost",
@@ -122,10 +122,10 @@ def connect(where: Target) -> Any:
             "or set SPANLEDGER_DSN to a ClickHouse server"
         ) from error
     except (Error, OSError) as error:
-        if where.embedded:
-            raise _held(where) from error
+        if target.embedded:
+            raise _held(target) from error
         what = "refused by" if getattr(error, "code", None) == AUTHENTICATION_FAILED else "cannot reach"
-        raise DatabaseError(f"{what} ClickHouse at {where.shown}: {reason(error)}") from error
+        raise DatabaseError(f"{what} ClickHouse at {target.shown}: {reason(error)}") from error
 
 
 def _in_utc(client: Any) -> Any:
@@ -140,18 +140,18 @@ def _in_utc(client: Any) -> Any:
     return client
 
 
-def _embedded(where: Target, clickhouse_connect: Any) -> Any:
-    path = Path(where.dsn.removeprefix("chdb://").partition("?")[0]).expanduser()
+def _embedded(target: Target, clickhouse_connect: Any) -> Any:
+    path = Path(target.dsn.removeprefix("chdb://").partition("?")[0]).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise DatabaseError(f"the embedded ledger {where.shown} cannot be made: {error.strerror}") from error
+        raise DatabaseError(f"the embedded ledger {target.shown} cannot be made: {error.strerror}") from error
     end = time.monotonic() + WAIT_SECONDS
     failures = 0
     while True:
         while _is_held(path / "status"):
             if time.monotonic() > end:
-                raise _held(where)
+                raise _held(target)
             time.sleep(0.05)
         try:
             return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}", **UTC_TIMES)
@@ -162,9 +162,9 @@ def _embedded(where: Target, clickhouse_connect: Any) -> Any:
             time.sleep(0.2)
 
 
-def _held(where: Target) -> DatabaseError:
+def _held(target: Target) -> DatabaseError:
     return DatabaseError(
-        f"the embedded ledger {where.shown} cannot be opened. One process at a time may hold it: "
+        f"the embedded ledger {target.shown} cannot be opened. One process at a time may hold it: "
         "is another spanledger command running?"
     )
 

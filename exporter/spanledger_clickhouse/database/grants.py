@@ -52,19 +52,19 @@ def statements(database: str, tenants: tuple[str, ...] = ()) -> list[str]:
         if not re.fullmatch(r"[\w.-]+", name):
             raise DatabaseError(f"{name!r} is no name for a role or a database")
     text = (resources.files("spanledger_clickhouse") / "rights.sql").read_text(encoding="utf-8")
-    found = [part.strip() for part in re.sub(r"^--.*$", "", text, flags=re.MULTILINE).split(";") if part.strip()]
+    templates = [part.strip() for part in re.sub(r"^--.*$", "", text, flags=re.MULTILINE).split(";") if part.strip()]
     for tenant in tenants:
         role = f"`spanledger_tenant_{tenant}`"
-        found.append(f"CREATE ROLE IF NOT EXISTS {role} SETTINGS PROFILE 'spanledger_reader'")
-        found += [f"GRANT SELECT ON {{db}}.{name} TO {role}" for name in (*TENANTS, *COMMON, *_views())]
-        found += [
+        templates.append(f"CREATE ROLE IF NOT EXISTS {role} SETTINGS PROFILE 'spanledger_reader'")
+        templates += [f"GRANT SELECT ON {{db}}.{name} TO {role}" for name in (*TENANTS, *COMMON, *_views())]
+        templates += [
             f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING tenant_id = '{tenant}' "
             f"AS RESTRICTIVE TO {role}"
             for table in TENANTS
         ]
-        found += [
+        templates += [
             f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING 0 AS RESTRICTIVE TO {role}"
             for table in COMMON
             if table not in PRICES
         ]
-    return [statement.replace("{db}", f"`{database}`") for statement in found]
+    return [statement.replace("{db}", f"`{database}`") for statement in templates]

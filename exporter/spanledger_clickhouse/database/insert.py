@@ -41,7 +41,7 @@ class PoisonError(DatabaseError):
     """ClickHouse refuses the rows themselves."""
 
 
-def insert(client: Any, where: Target, rows: Sequence[Row], edition: int = 0) -> None:
+def insert(client: Any, target: Target, rows: Sequence[Row], row_version: int = 0) -> None:
     """Write rows; returns when ClickHouse has committed them.
 
     `edition`, milliseconds since 1970, makes them corrections: they take the place of what was written before. Rows
@@ -58,18 +58,18 @@ def insert(client: Any, where: Target, rows: Sequence[Row], edition: int = 0) ->
     """
     unique = {(row[TENANT_ID], row[TRACE_ID], row[SPAN_ID]): row for row in rows}
     rows, columns, identity = list(unique.values()), COLUMNS, repr(sorted(unique))
-    if edition:  # a token of its own: with the first delivery's, ClickHouse would drop the correction without a word
-        rows, columns = [(*row, edition) for row in rows], CORRECTED
-        identity = f"{edition}:{identity}"
-    _insert(client, where, "llm_calls", columns, rows, identity)
+    if row_version:  # a token of its own: with the first delivery's, ClickHouse would drop the correction without a word
+        rows, columns = [(*row, row_version) for row in rows], CORRECTED
+        identity = f"{row_version}:{identity}"
+    _insert(client, target, "llm_calls", columns, rows, identity)
 
 
-def insert_events(client: Any, where: Target, events: Sequence[Row]) -> None:
+def insert_events(client: Any, target: Target, events: Sequence[Row]) -> None:
     """Write markers; raises as `insert` does."""
-    _insert(client, where, "ledger_events", EVENT_COLUMNS, list(events), repr(sorted(map(repr, events))))
+    _insert(client, target, "ledger_events", EVENT_COLUMNS, list(events), repr(sorted(map(repr, events))))
 
 
-def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], rows: list[Row], identity: str) -> None:
+def _insert(client: Any, target: Target, table: str, columns: Mapping[str, str], rows: list[Row], identity: str) -> None:
     from clickhouse_connect.driver.exceptions import Error
 
     if not rows:
@@ -77,7 +77,7 @@ def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], 
     names, types, values = _told(columns, rows)
     try:
         client.insert(
-            f"`{where.database}`.{table}",
+            f"`{target.database}`.{table}",
             values,
             column_names=names,
             column_type_names=types,
@@ -86,17 +86,17 @@ def _insert(client: Any, where: Target, table: str, columns: Mapping[str, str], 
                 "insert_deduplication_token": hashlib.sha256(identity.encode()).hexdigest(),
                 "distributed_foreground_insert": 1,  # on a cluster: when the shard has it, not when it is queued
                 "optimize_on_insert": 0,  # no row stands twice in a batch: nothing to collapse, and twice as fast
-                **(GATHERED if len(rows) < SMALL and not where.embedded else {}),
+                **(GATHERED if len(rows) < SMALL and not target.embedded else {}),
             },
         )
     except (Error, OSError) as error:
         kind = PoisonError if poisonous(error) else DatabaseError
-        raise kind(f"inserting {len(rows)} rows into {table} of {where.shown} failed: {reason(error)}") from error
+        raise kind(f"inserting {len(rows)} rows into {table} of {target.shown} failed: {reason(error)}") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PoisonError(f"{len(rows)} rows cannot be written as {table} has it: {reason(error)}") from error
 
 
-def isolate(send: Callable[[list[T]], None], batch: list[T], refused: Callable[[T, str], None]) -> None:
+def isolate(send: Callable[[list[T]], None], batch: list[T], on_refused: Callable[[T, str], None]) -> None:
     """Send a batch; where it is refused, its halves, until what is refused stands alone and is told to `refused`.
 
     Raises:
@@ -108,11 +108,11 @@ def isolate(send: Callable[[list[T]], None], batch: list[T], refused: Callable[[
         send(batch)
     except PoisonError as error:
         if len(batch) == 1:
-            refused(batch[0], str(error))
+            on_refused(batch[0], str(error))
             return
         middle = len(batch) // 2
-        isolate(send, batch[:middle], refused)
-        isolate(send, batch[middle:], refused)
+        isolate(send, batch[:middle], on_refused)
+        isolate(send, batch[middle:], on_refused)
 
 
 def _told(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[str], list[str], list[Sequence[object]]]:

@@ -66,7 +66,7 @@ class Ledger:
     """An open ledger."""
 
     client: Any
-    where: Target
+    target: Target
 
     def query(self, statement: str, parameters: dict[str, Any] | None = None) -> Result:
         """Run a SELECT; bare table names mean the ledger's database, a datetime among the parameters is told in UTC.
@@ -94,7 +94,7 @@ class Ledger:
             raise WritesError
         if self.query("SELECT toString(getSetting('readonly'))").rows != [("0",)]:
             return self.query(statement)  # the database's user may only read as it is
-        if not self.where.embedded:
+        if not self.target.embedded:
             return self._query(statement, {}, {"readonly": 1})
         self.client.command("SET readonly = 1")  # chDB applies the settings of a query to its last statement only
         return self.query(statement)
@@ -109,14 +109,14 @@ class Ledger:
 
         texts = {name: _told(value) for name, value in parameters.items()}
         try:
-            found = self.client.query(statement, parameters=texts, settings=query_settings)
+            response = self.client.query(statement, parameters=texts, settings=query_settings)
         except Error as error:
             if getattr(error, "code", None) == READONLY:
                 raise WritesError from error
             raise DatabaseError(reason(error)) from error
-        columns = tuple(found.column_names)
-        rows = list(found.result_rows) if columns else []  # a statement that answers nothing has values without names
-        return Result(columns, tuple(kind.name for kind in found.column_types), rows)
+        columns = tuple(response.column_names)
+        rows = list(response.result_rows) if columns else []  # a statement that answers nothing has values without names
+        return Result(columns, tuple(kind.name for kind in response.column_types), rows)
 
 
 def _told(value: Any) -> Any:

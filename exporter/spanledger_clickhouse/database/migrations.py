@@ -89,14 +89,14 @@ class Migration:
     @property
     def about(self) -> str:
         """The table or view that it makes or changes."""
-        found = ABOUT.search(self.statement)
-        return found[2] if found else ""
+        match = ABOUT.search(self.statement)
+        return match[2] if match else ""
 
     @property
     def makes(self) -> str:
         """The table or view that it makes; "" where it changes one."""
-        found = ABOUT.search(self.statement)
-        return found[2] if found and found[1] == "CREATE" else ""
+        match = ABOUT.search(self.statement)
+        return match[2] if match and match[1] == "CREATE" else ""
 
     @property
     def checksum(self) -> str:
@@ -106,8 +106,8 @@ class Migration:
 def migrations(database: str, servers: Topology | None = None) -> list[Migration]:
     """Every object of the schema as a statement for `database`, in the order of creation."""
     servers = servers or Topology()
-    found: list[Migration] = []
-    for folder, made in (("schema", _tables), ("views", _views)):
+    statements: list[Migration] = []
+    for folder, renderer in (("schema", _tables), ("views", _views)):
         files = sorted(
             (resources.files("spanledger_clickhouse") / folder).iterdir(),
             key=lambda file: (
@@ -116,8 +116,8 @@ def migrations(database: str, servers: Topology | None = None) -> list[Migration
         )  # other views stand on llm_costs*
         for file in files:
             if file.name.endswith(".sql"):
-                found += made(f"{folder}/{file.name}", file.read_text(encoding="utf-8"), database, servers)
-    return found
+                statements += renderer(f"{folder}/{file.name}", file.read_text(encoding="utf-8"), database, servers)
+    return statements
 
 
 def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
@@ -142,16 +142,16 @@ def _views(name: str, text: str, database: str, servers: Topology) -> list[Migra
     text = re.sub(r"\{rollup:(\w+):([^}]*)\}", lambda m: rollups.select(m[1]).replace("{window}", m[2]), text)
     text = re.sub(r"^(CREATE OR REPLACE VIEW \{db\}\.\w+) AS$", r"\1{on_cluster} AS", text, count=1, flags=re.MULTILINE)
     plain = text
-    for place, meant in PLAIN.items():
-        plain = plain.replace(place, meant)
-    found = [Migration(name, _rendered(plain, database, servers))]
+    for place, expression in PLAIN.items():
+        plain = plain.replace(place, expression)
+    views = [Migration(name, _rendered(plain, database, servers))]
     for suffix, (place, parameter) in WINDOWED.items():
         if place in text:
-            second = re.sub(r"(VIEW \{db\}\.\w+)", rf"\1_{suffix}", text, count=1).replace(place, parameter)
-            for other, meant in PLAIN.items():
-                second = second.replace(other, meant)
-            found.append(Migration(f"{name}#{suffix}", _rendered(second, database, servers)))
-    return found
+            parameterized = re.sub(r"(VIEW \{db\}\.\w+)", rf"\1_{suffix}", text, count=1).replace(place, parameter)
+            for other, expression in PLAIN.items():
+                parameterized = parameterized.replace(other, expression)
+            views.append(Migration(f"{name}#{suffix}", _rendered(parameterized, database, servers)))
+    return views
 
 
 def _rendered(text: str, database: str, servers: Topology) -> str:
@@ -169,15 +169,15 @@ def _rendered(text: str, database: str, servers: Topology) -> str:
 def refreshable(database: str, servers: Topology | None = None) -> list[Migration]:
     """Views with which a server keeps the rollups by itself, where nothing of ours runs beside it: each replaces its
     rollup as a whole every five minutes, which suits ledgers of up to some 100 million calls."""
-    found: list[Migration] = []
+    views: list[Migration] = []
     for name in rollups.NAMES:
-        made = rollups.select(name).replace("{window}", "c.start_time < toStartOfHour(now('UTC'))")
+        query = rollups.select(name).replace("{window}", "c.start_time < toStartOfHour(now('UTC'))")
         statement = (
             f"CREATE MATERIALIZED VIEW IF NOT EXISTS {{db}}.{name}_refresh{{on_cluster}} REFRESH EVERY 5 MINUTE "
-            f"TO {{db}}.{name} AS SELECT *, toStartOfHour(now('UTC')) AS closed_until FROM ({made})"
+            f"TO {{db}}.{name} AS SELECT *, toStartOfHour(now('UTC')) AS closed_until FROM ({query})"
         )
-        found.append(Migration(f"refreshable/{name}", _rendered(statement, database, servers or Topology())))
-    return found
+        views.append(Migration(f"refreshable/{name}", _rendered(statement, database, servers or Topology())))
+    return views
 
 
 def otel_traces(database: str, servers: Topology | None = None) -> list[Migration]:
@@ -190,17 +190,17 @@ def otel_traces(database: str, servers: Topology | None = None) -> list[Migratio
     ]
 
 
-def expires(client: Any, where: Target) -> bool:
+def expires(client: Any, target: Target) -> bool:
     """Whether calls are deleted after a time."""
-    found = client.query(
+    response = client.query(
         "SELECT count() FROM system.tables WHERE database = {db:String} AND name LIKE 'llm_calls%' "
         "AND create_table_query LIKE '%TTL toDateTime(start_time)%'",
-        parameters={"db": where.database},
+        parameters={"db": target.database},
     )
-    return bool(found.result_rows[0][0])
+    return bool(response.result_rows[0][0])
 
 
-def retain(client: Any, where: Target, days: int) -> Migration:
+def retain(client: Any, target: Target, days: int) -> Migration:
     """Delete calls that are older than `days` days, month by month; 0: keep them for ever. Rollups stay either way.
 
     Raises:
@@ -209,18 +209,18 @@ def retain(client: Any, where: Target, days: int) -> Migration:
     servers = topology()
     table = "{db}.llm_calls_local{on_cluster}" if servers.cluster else "{db}.llm_calls"
     change = f"MODIFY TTL toDateTime(start_time) + INTERVAL {int(days)} DAY DELETE" if days else "REMOVE TTL"
-    has = expires(client, where)
-    kept = client.query(
+    has_retention = expires(client, target)
+    refreshable_count = client.query(
         "SELECT count() FROM system.tables WHERE database = {db:String} AND name = 'llm_costs_1h_refresh'",
-        parameters={"db": where.database},
+        parameters={"db": target.database},
     ).result_rows[0][0]
-    if days and kept:
-        raise DatabaseError(f"the rollups of {where.shown} are refreshable views, which forget calls that are deleted")
-    made = Migration(f"llm_calls: {change}", _rendered(f"ALTER TABLE {table} {change}", where.database, servers))
-    return made if not days and not has else apply(client, where, [made])[0]
+    if days and refreshable_count:
+        raise DatabaseError(f"the rollups of {target.shown} are refreshable views, which forget calls that are deleted")
+    migration = Migration(f"llm_calls: {change}", _rendered(f"ALTER TABLE {table} {change}", target.database, servers))
+    return migration if not days and not has_retention else apply(client, target, [migration])[0]
 
 
-def apply(client: Any, where: Target, statements: Sequence[Migration]) -> list[Migration]:
+def apply(client: Any, target: Target, statements: Sequence[Migration]) -> list[Migration]:
     """Run statements that are not part of the schema's own sequence.
 
     Raises:
@@ -228,11 +228,11 @@ def apply(client: Any, where: Target, statements: Sequence[Migration]) -> list[M
     """
     from clickhouse_connect.driver.exceptions import Error
 
-    for each in statements:
+    for migration in statements:
         try:
-            client.command(each.statement)
+            client.command(migration.statement)
         except Error as error:
-            raise DatabaseError(f"{each.name} in {where.shown} failed: {reason(error)}") from error
+            raise DatabaseError(f"{migration.name} in {target.shown} failed: {reason(error)}") from error
     return list(statements)
 
 
@@ -242,7 +242,7 @@ def _identifier(name: str) -> str:
     return f"`{name}`"
 
 
-def applied(client: Any, where: Target, servers: Topology | None = None) -> dict[str, str]:
+def applied(client: Any, target: Target, servers: Topology | None = None) -> dict[str, str]:
     """Name -> checksum of what the database has.
 
     Raises:
@@ -251,47 +251,47 @@ def applied(client: Any, where: Target, servers: Topology | None = None) -> dict
     from clickhouse_connect.driver.exceptions import Error
 
     servers = servers or Topology()
-    asked = f"SELECT name, checksum FROM {_identifier(where.database)}.schema_migrations FINAL"
+    statement = f"SELECT name, checksum FROM {_identifier(target.database)}.schema_migrations FINAL"
     try:
         try:
-            result = client.query(asked)
+            result = client.query(statement)
         except Error:  # a new ledger, most likely: one that may only read finds its own here, and creates nothing
-            client.command(_rendered("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", where.database, servers))
-            client.command(_rendered(LEDGER, where.database, servers))
-            result = client.query(asked)
+            client.command(_rendered("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", target.database, servers))
+            client.command(_rendered(LEDGER, target.database, servers))
+            result = client.query(statement)
     except Error as error:
-        raise DatabaseError(f"asking {where.shown} for its schema failed: {reason(error)}") from error
+        raise DatabaseError(f"asking {target.shown} for its schema failed: {reason(error)}") from error
     return {str(name): str(checksum) for name, checksum in result.result_rows}
 
 
-def pending(client: Any, where: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
+def pending(client: Any, target: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
     """What `migrate` would apply; with `whole` also what was applied and is gone (somebody has dropped it).
 
     Raises:
         DatabaseError: a newer release has made this ledger's tables.
     """
-    have = applied(client, where, servers)
-    wanted = migrations(where.database, servers)
-    unknown = sorted(name for name in have.keys() - {m.name for m in wanted} if name.startswith("schema/"))
+    applied_checksums = applied(client, target, servers)
+    schema = migrations(target.database, servers)
+    unknown = sorted(name for name in applied_checksums.keys() - {m.name for m in schema} if name.startswith("schema/"))
     if unknown:
         raise DatabaseError(
-            f"{where.shown} was made by a newer release of Spanledger (it has {unknown[0]}): upgrade this one with "
+            f"{target.shown} was made by a newer release of Spanledger (it has {unknown[0]}): upgrade this one with "
             "pip install --upgrade spanledger"
         )
-    there = _objects(client, where) if whole else None
-    gone = {m.makes for m in wanted} - there if there is not None else set[str]()
-    return [m for m in wanted if have.get(m.name) != m.checksum or m.about in gone]
+    existing = _objects(client, target) if whole else None
+    dropped = {m.makes for m in schema} - existing if existing is not None else set[str]()
+    return [m for m in schema if applied_checksums.get(m.name) != m.checksum or m.about in dropped]
 
 
-def _objects(client: Any, where: Target) -> set[str]:
+def _objects(client: Any, target: Target) -> set[str]:
     """Names of tables and views."""
-    found = client.query(
-        "SELECT name FROM system.tables WHERE database = {db:String}", parameters={"db": where.database}
+    response = client.query(
+        "SELECT name FROM system.tables WHERE database = {db:String}", parameters={"db": target.database}
     )
-    return {"", *(name for (name,) in found.result_rows)}
+    return {"", *(name for (name,) in response.result_rows)}
 
 
-def migrate(client: Any, where: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
+def migrate(client: Any, target: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
     """Bring the schema up to date, with `whole` also what is gone of it; returns what was applied.
 
     Raises:
@@ -302,33 +302,33 @@ def migrate(client: Any, where: Target, servers: Topology | None = None, *, whol
 
     servers = servers or topology()
     name = "schema_migrations"
-    done: list[Migration] = []
+    applied_migrations: list[Migration] = []
     try:
-        for migration in pending(client, where, servers, whole=whole):
+        for migration in pending(client, target, servers, whole=whole):
             name = migration.name
             client.command(migration.statement)
             client.insert(
-                f"{_identifier(where.database)}.schema_migrations",
+                f"{_identifier(target.database)}.schema_migrations",
                 [[migration.name, migration.checksum]],
                 column_names=["name", "checksum"],
                 column_type_names=["String", "String"],
             )
-            done.append(migration)
+            applied_migrations.append(migration)
     except Error as error:
-        raise DatabaseError(f"applying {name} to {where.shown} failed: {reason(error)}") from error
-    return done
+        raise DatabaseError(f"applying {name} to {target.shown} failed: {reason(error)}") from error
+    return applied_migrations
 
 
-def ready(where: Target) -> Any:
+def ready(target: Target) -> Any:
     """A connection whose schema is up to date; the caller closes it. A user who may only insert finds it as it is:
     whoever may, has migrated.
 
     Raises:
         DatabaseError: as `connect` and `migrate` do.
     """
-    client = connect(where)
+    client = connect(target)
     try:
-        migrate(client, where)
+        migrate(client, target)
     except DatabaseError as error:
         if not denied(error):
             with contextlib.suppress(Exception):  # whatever closing fails at, the error is the other one

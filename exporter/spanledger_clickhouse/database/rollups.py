@@ -29,7 +29,7 @@ class Rebuilt:
     """What a run did."""
 
     days: list[date] = field(default_factory=list[date])
-    kept: list[date] = field(default_factory=list[date])
+    skipped_days: list[date] = field(default_factory=list[date])
     """Days whose calls are gone (a TTL): their rollups stay as they are."""
 
 
@@ -53,11 +53,11 @@ def select(name: str) -> str:
 class Rollups:
     """The rollups of one ledger."""
 
-    def __init__(self, client: Any, where: Target) -> None:
+    def __init__(self, client: Any, target: Target) -> None:
         """`client`: an open connection whose schema is in place."""
         self._client = client
-        self._db = f"`{where.database}`"
-        self._where = where
+        self._db = f"`{target.database}`"
+        self._where = target
 
     def refresh(
         self, now: datetime | None = None, progress: Callable[[int, int], None] = lambda _, __: None
@@ -73,14 +73,14 @@ class Rollups:
         """
         from clickhouse_connect.driver.exceptions import Error
 
-        done = Rebuilt()
+        report = Rebuilt()
         try:
             moment: datetime = self._one("SELECT now64(3, 'UTC')")
             closed = (now or moment).replace(minute=0, second=0, microsecond=0)
             days = self._dirty(closed)
             self._sweep()
             for number, day in enumerate(days):
-                self.rebuild(day, closed, done)
+                self.rebuild(day, closed, report)
                 progress(number + 1, len(days))
             self._client.insert(
                 f"{self._db}.rollup_state", [["rollups", moment]], column_names=["name", "seen_until"],
@@ -88,18 +88,18 @@ class Rollups:
             )  # fmt: skip
         except Error as error:
             raise DatabaseError(f"rebuilding the rollups of {self._where.shown} failed: {reason(error)}") from error
-        return done
+        return report
 
     def _dirty(self, closed: datetime) -> list[date]:
         """Days with news, oldest first."""
-        seen = self._one(f"SELECT max(seen_until) FROM {self._db}.rollup_state WHERE name = 'rollups'")
-        since = max(seen - OVERLAP, datetime(1970, 1, 1, tzinfo=UTC))
-        found = self._client.query(
+        last_run = self._one(f"SELECT max(seen_until) FROM {self._db}.rollup_state WHERE name = 'rollups'")
+        since = max(last_run - OVERLAP, datetime(1970, 1, 1, tzinfo=UTC))
+        response = self._client.query(
             f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls "
             "WHERE inserted_at >= {since:DateTime64(3, 'UTC')} AND start_time < {closed:DateTime('UTC')} ORDER BY day",
             parameters={"since": since, "closed": closed},
         )
-        days = {row[0] for row in found.result_rows}
+        days = {row[0] for row in response.result_rows}
         # Hours that were open at the last run are closed now: their calls may have come long before this one.
         open_then = self._client.query(
             f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls WHERE start_time < {{closed:DateTime('UTC')}} "
@@ -109,7 +109,7 @@ class Rollups:
         )
         return sorted(days | {row[0] for row in open_then.result_rows})
 
-    def rebuild(self, day: date, closed: datetime, done: Rebuilt, *, shrink: bool = False) -> None:
+    def rebuild(self, day: date, closed: datetime, report: Rebuilt, *, shrink: bool = False) -> None:
         """Make every rollup of one day anew; with fewer calls than before only where `shrink` allows it."""
         until = min(closed, datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1))
         stamp = f"toDateTime('{until:%Y-%m-%d %H:%M:%S}', 'UTC')"
@@ -123,16 +123,16 @@ class Rollups:
                     f"PARTITION BY {'toDate(bucket)' if name.endswith('1h') else 'bucket'} "
                     f"ORDER BY {self._key(name)}"
                 )
-                made = select(name).replace("{db}", self._db).replace("{window}", window)
-                self._client.command(f"INSERT INTO {self._db}.{stage} SELECT *, {stamp} FROM ({made})")
+                query = select(name).replace("{db}", self._db).replace("{window}", window)
+                self._client.command(f"INSERT INTO {self._db}.{stage} SELECT *, {stamp} FROM ({query})")
             if not shrink and self._shrunk(day, stages["llm_costs_1h"]):
-                done.kept.append(day)
+                report.skipped_days.append(day)
                 return
             for name in NAMES:
                 self._client.command(
                     f"ALTER TABLE {self._db}.{name} REPLACE PARTITION '{day}' FROM {self._db}.{stages[name]}"
                 )
-            done.days.append(day)
+            report.days.append(day)
         finally:
             for stage in stages.values():
                 self._client.command(f"DROP TABLE IF EXISTS {self._db}.{stage}")
@@ -153,12 +153,12 @@ class Rollups:
 
     def _sweep(self) -> None:
         """Drop what a run that died left behind."""
-        found = self._client.query(
+        response = self._client.query(
             "SELECT name FROM system.tables WHERE database = {db:String} AND match(name, '_stage_[0-9a-f]{8}$') "
             f"AND metadata_modification_time < now() - {int(STALE_STAGE.total_seconds())}",
             parameters={"db": self._where.database},
         )
-        for (name,) in found.result_rows:
+        for (name,) in response.result_rows:
             self._client.command(f"DROP TABLE IF EXISTS {self._db}.{name}")
 
     def differences(self) -> list[Difference]:
@@ -169,13 +169,13 @@ class Rollups:
         """
         from clickhouse_connect.driver.exceptions import Error
 
-        found: list[Difference] = []
+        differences: list[Difference] = []
         try:
             for name in NAMES:
-                found += self._differences(name)
+                differences += self._differences(name)
         except Error as error:
             raise DatabaseError(f"comparing the rollups of {self._where.shown} failed: {reason(error)}") from error
-        return found
+        return differences
 
     def _differences(self, name: str) -> list[Difference]:
         priced = "sum(r.cost_usd)" if name != "llm_quantiles_1h" else "toDecimal128(0, 12)"
@@ -210,14 +210,14 @@ class Rollups:
         """
         from clickhouse_connect.driver.exceptions import Error
 
-        done = Rebuilt()
+        report = Rebuilt()
         try:
             closed = self._one("SELECT toStartOfHour(now('UTC'))")
             for day in sorted(set(days)):
-                self.rebuild(day, closed, done, shrink=shrink)
+                self.rebuild(day, closed, report, shrink=shrink)
         except Error as error:
             raise DatabaseError(f"repairing the rollups of {self._where.shown} failed: {reason(error)}") from error
-        return done
+        return report
 
     def _one(self, query: str) -> Any:
         return self._client.query(query).result_rows[0][0]

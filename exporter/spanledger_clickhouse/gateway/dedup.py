@@ -69,9 +69,9 @@ class Sorter:
     """Tells calls from what wraps them, with a memory bounded in spans and responses. Senders of one tenant cannot
     touch what those of another have sent."""
 
-    def __init__(self, known: Callable[[Collection[str]], dict[Answered, Place]] = lambda _: {}) -> None:
+    def __init__(self, lookup: Callable[[Collection[str]], dict[Answered, Place]] = lambda _: {}) -> None:
         """`known`: asks the ledger which of some response ids have a row."""
-        self._known = known
+        self._known = lookup
         self._parents: OrderedDict[Trace, dict[str, str]] = OrderedDict()
         self._spans = 0
         self._wrapping: dict[Trace, set[str]] = {}
@@ -83,65 +83,65 @@ class Sorter:
         Raises:
             DatabaseError: the ledger could not be asked for what it has.
         """
-        done = Sorted()
+        classification = Sorted()
         own: list[tuple[int, str, Span]] = []
-        others: list[tuple[int, str, Span]] = []
+        foreign: list[tuple[int, str, Span]] = []
         for number, (tenant, spans) in enumerate(batches):
             for span in spans:
                 self._remember(tenant, span)
                 if span.scope == a.MARKER_SCOPE:
-                    done.entries.append(Entry(number, span, Contents([], [event(span)])))
+                    classification.entries.append(Entry(number, span, Contents([], [event(span)])))
                 elif span.scope.startswith(a.SCOPE_PREFIX):
                     own.append((number, tenant, _of(tenant, span)))
                 elif (call := foreign_spans.call(span)) is not None:
-                    others.append((number, tenant, _of(tenant, call)))
+                    foreign.append((number, tenant, _of(tenant, call)))
                 else:
-                    done.dropped["not_a_call"] += 1
-        above: dict[Trace, set[str]] = {}
-        for _, tenant, span in (*own, *others):
-            self._wrap(above, tenant, span)
-        here: dict[Answered, Place] = {}
+                    classification.dropped["not_a_call"] += 1
+        wrappers: dict[Trace, set[str]] = {}
+        for _, tenant, span in (*own, *foreign):
+            self._wrap(wrappers, tenant, span)
+        batch_responses: dict[Answered, Place] = {}
         for number, tenant, span in own:
-            if (found := answered(span)) is not None:
-                here[found] = (span.trace_id, span.span_id)
-            _keep(done, number, tenant, span)
-        if others:
-            self._sort_foreign(others, above, here, done)
+            if (key := answered(span)) is not None:
+                batch_responses[key] = (span.trace_id, span.span_id)
+            _keep(classification, number, tenant, span)
+        if foreign:
+            self._sort_foreign(foreign, wrappers, batch_responses, classification)
         self._forget()
-        return done
+        return classification
 
     def _sort_foreign(
         self,
-        others: list[tuple[int, str, Span]],
-        above: dict[Trace, set[str]],
-        here: dict[Answered, Place],
-        done: Sorted,
+        foreign: list[tuple[int, str, Span]],
+        wrappers: dict[Trace, set[str]],
+        batch_responses: dict[Answered, Place],
+        classification: Sorted,
     ) -> None:
-        asked = {
-            found[2]
-            for _, _, span in others
-            if (found := answered(span)) and found not in here and found not in self._responses
+        response_ids = {
+            key[2]
+            for _, _, span in foreign
+            if (key := answered(span)) and key not in batch_responses and key not in self._responses
         }
-        known = self._known(asked) if asked else {}
-        for number, tenant, span in sorted(others, key=lambda entry: -entry[2].start):  # the inner one began later
-            found, place = answered(span), (span.trace_id, span.span_id)
+        committed = self._known(response_ids) if response_ids else {}
+        for number, tenant, span in sorted(foreign, key=lambda entry: -entry[2].start):  # the inner one began later
+            key, place = answered(span), (span.trace_id, span.span_id)
             trace = (tenant, span.trace_id)
-            if span.span_id in above.get(trace, ()) or span.span_id in self._wrapping.get(trace, ()):
-                done.dropped["wrapper"] += 1
-            elif found and here.get(found, self._responses.get(found, known.get(found, place))) != place:
-                done.dropped["same_response"] += 1
+            if span.span_id in wrappers.get(trace, ()) or span.span_id in self._wrapping.get(trace, ()):
+                classification.dropped["wrapper"] += 1
+            elif key and batch_responses.get(key, self._responses.get(key, committed.get(key, place))) != place:
+                classification.dropped["same_response"] += 1
             else:
-                if found:
-                    here[found] = place
-                _keep(done, number, tenant, span)
+                if key:
+                    batch_responses[key] = place
+                _keep(classification, number, tenant, span)
 
     def learn(self, entries: Sequence[Entry]) -> None:
         """Remember calls that are committed: what wraps them, or tells of the same answer, is none any more."""
         for entry in entries:
             self._wrap(self._wrapping, entry.tenant, entry.span, remembered=True)
-            found = answered(entry.span)
-            if found is not None:
-                self._responses[found] = (entry.span.trace_id, entry.span.span_id)
+            key = answered(entry.span)
+            if key is not None:
+                self._responses[key] = (entry.span.trace_id, entry.span.span_id)
                 if len(self._responses) > RESPONSES:
                     self._responses.popitem(last=False)
 
@@ -159,16 +159,16 @@ class Sorter:
             self._spans -= len(parents)
             self._wrapping.pop(trace, None)
 
-    def _wrap(self, found: dict[Trace, set[str]], tenant: str, call: Span, *, remembered: bool = False) -> None:
+    def _wrap(self, wrappers: dict[Trace, set[str]], tenant: str, call: Span, *, remembered: bool = False) -> None:
         """Mark what is above a call; `remembered`: of traces that are still remembered."""
         trace = (tenant, call.trace_id)
         if remembered and trace not in self._parents:
             return
         parents = self._parents.get(trace, {})
-        above = found.setdefault(trace, set())
+        ancestors = wrappers.setdefault(trace, set())
         current = call.parent_span_id
-        while 0 < len(current) <= 16 and current not in above and current != call.span_id:
-            above.add(current)
+        while 0 < len(current) <= 16 and current not in ancestors and current != call.span_id:
+            ancestors.add(current)
             current = parents.get(current, "")
 
 
@@ -177,47 +177,47 @@ def _of(tenant: str, span: Span) -> Span:
     return span._replace(attributes={**span.attributes, a.TENANT_ID: tenant}) if tenant else span
 
 
-def _keep(done: Sorted, number: int, tenant: str, span: Span) -> None:
+def _keep(classification: Sorted, number: int, tenant: str, span: Span) -> None:
     try:
-        made = priced(row(span, "otlp"))
+        priced_row = priced(row(span, "otlp"))
     except Exception as error:  # noqa: BLE001 - one span must not take its neighbours with it
-        done.unreadable.append((number, span, f"{type(error).__name__} while reading it"))
+        classification.unreadable.append((number, span, f"{type(error).__name__} while reading it"))
     else:
-        done.entries.append(Entry(number, span, Contents([made], []), tenant))
+        classification.entries.append(Entry(number, span, Contents([priced_row], []), tenant))
 
 
 def answered(span: Span) -> Answered | None:
     """Which answer a call is about; None where it does not say, or not so that it tells it from others."""
-    found = text(span.attributes.get(a.RESPONSE_ID))
-    if len(found) not in LONG_ENOUGH:
+    response_id = text(span.attributes.get(a.RESPONSE_ID))
+    if len(response_id) not in LONG_ENOUGH:
         return None
-    return text(span.attributes.get(a.TENANT_ID)), text(span.attributes.get(a.PROVIDER)), found
+    return text(span.attributes.get(a.TENANT_ID)), text(span.attributes.get(a.PROVIDER)), response_id
 
 
 def line(entry: Entry) -> bytes:
     """A call as a line of a spool, its price with it: read again, it gives the row that it gave."""
     if not entry.contents.rows:
         return otlp.line(entry.span)
-    made = dict(zip(COLUMNS, entry.contents.rows[0], strict=True))
+    columns = dict(zip(COLUMNS, entry.contents.rows[0], strict=True))
     attributes = dict(entry.span.attributes)
     for column, name in COSTS:
-        cost = made[column]
+        cost = columns[column]
         if isinstance(cost, Decimal):
             attributes[name] = int(cost.scaleb(12))
     attributes |= {
-        a.PRICE_STATUS: text(made["price_status"]),
-        a.PRICE_KEY: text(made["price_key"]),
-        a.PRICE_SOURCE: text(made["price_source"]),
-        a.PRICE_VERSION: text(made["price_version"]),
+        a.PRICE_STATUS: text(columns["price_status"]),
+        a.PRICE_KEY: text(columns["price_key"]),
+        a.PRICE_SOURCE: text(columns["price_source"]),
+        a.PRICE_VERSION: text(columns["price_version"]),
     }
     ours = entry.span.scope.startswith(a.SCOPE_PREFIX)
     scope = entry.span.scope if ours else f"{a.SCOPE_PREFIX}foreign.{entry.span.scope}"
     return otlp.line(entry.span._replace(scope=scope, attributes=attributes))
 
 
-def priced(made: Row) -> Row:
+def priced(call_row: Row) -> Row:
     """A row with a price: as it is where its process gave it one (or said why not), else by the table in force here."""
-    if made[STATUS]:
-        return made
-    correction = repricing.corrected(dict(zip(COLUMNS, made, strict=True)))
-    return correction.row if correction is not None else made
+    if call_row[STATUS]:
+        return call_row
+    correction = repricing.corrected(dict(zip(COLUMNS, call_row, strict=True)))
+    return correction.row if correction is not None else call_row

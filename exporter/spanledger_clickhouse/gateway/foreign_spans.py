@@ -128,76 +128,76 @@ def call(span: Span) -> Span | None:
 
     Usage follows the convention: input with all that was cached, output with reasoning.
     """
-    at = span.attributes
-    operation = _operation(at)
-    if operation is None or TRACELOOP_KIND in at:
+    original = span.attributes
+    operation = _operation(original)
+    if operation is None or TRACELOOP_KIND in original:
         return None
-    found: dict[str, Value] = dict(at)
+    attributes: dict[str, Value] = dict(original)
     for name, others in NAMES.items():
         for other in others:
-            value = found.pop(other, None)
-            if name not in at and value not in (None, ""):
-                found.setdefault(name, value)
-    found[a.OPERATION] = operation
-    provider = text(found.get(a.PROVIDER))
-    found[a.PROVIDER] = PROVIDERS.get(provider.lower(), provider)
-    if found[a.PROVIDER] == "openai":  # most instrumentors name the client; what is billed is who answers
-        found[a.PROVIDER] = provider_at(text(found.get(a.SERVER_ADDRESS))[:253]) or "openai"
+            value = attributes.pop(other, None)
+            if name not in original and value not in (None, ""):
+                attributes.setdefault(name, value)
+    attributes[a.OPERATION] = operation
+    provider = text(attributes.get(a.PROVIDER))
+    attributes[a.PROVIDER] = PROVIDERS.get(provider.lower(), provider)
+    if attributes[a.PROVIDER] == "openai":  # most instrumentors name the client; what is billed is who answers
+        attributes[a.PROVIDER] = provider_at(text(attributes.get(a.SERVER_ADDRESS))[:253]) or "openai"
     quirk = next(
         (q for q in QUIRKS if span.scope.startswith(q.scope) and (not q.operations or operation in q.operations)), NONE
     )
-    read, written = natural(found.get(a.INPUT_TOKENS)), natural(found.get(a.OUTPUT_TOKENS))
+    read, written = natural(attributes.get(a.INPUT_TOKENS)), natural(attributes.get(a.OUTPUT_TOKENS))
     source = "exact" if read is not None else "partial" if written is not None else "missing"
     if quirk.usage_elsewhere and source == "missing" and not span.failed:
         return None
-    _count(found, quirk)
+    _count(attributes, quirk)
     for name, canonical in (*a.BAGGAGE_ALIASES.items(), ("gen_ai.user", a.USER_ID)):
-        if found.get(name) and not found.get(canonical):
-            found[canonical] = found[name]
-    found[a.USAGE_SOURCE] = source
-    found[a.OUTCOME] = "error" if span.failed or at.get(a.ERROR_TYPE) else "ok"
-    found[a.ATTEMPTS] = 1
-    found[a.RESPONSE_FINISH_REASONS] = _reasons(at)
-    if not (found.get(a.FEATURE) or found.get(a.USER_ID)):
-        found[a.ATTRIBUTION_REASON] = "no_baggage"
-    return span._replace(attributes={key: value for key, value in found.items() if _kept(key, value)})
+        if attributes.get(name) and not attributes.get(canonical):
+            attributes[canonical] = attributes[name]
+    attributes[a.USAGE_SOURCE] = source
+    attributes[a.OUTCOME] = "error" if span.failed or original.get(a.ERROR_TYPE) else "ok"
+    attributes[a.ATTEMPTS] = 1
+    attributes[a.RESPONSE_FINISH_REASONS] = _reasons(original)
+    if not (attributes.get(a.FEATURE) or attributes.get(a.USER_ID)):
+        attributes[a.ATTRIBUTION_REASON] = "no_baggage"
+    return span._replace(attributes={key: value for key, value in attributes.items() if _kept(key, value)})
 
 
-def _operation(at: Attributes) -> str | None:
-    named = at.get(a.OPERATION)
-    if isinstance(named, str) and named:
-        return named if named in CALLS else None
-    if KIND in at:
-        return KINDS.get(text(at.get(KIND)).upper())
-    return OLD_KINDS.get(text(at.get(OLD_KIND)))
+def _operation(attributes: Attributes) -> str | None:
+    operation = attributes.get(a.OPERATION)
+    if isinstance(operation, str) and operation:
+        return operation if operation in CALLS else None
+    if KIND in attributes:
+        return KINDS.get(text(attributes.get(KIND)).upper())
+    return OLD_KINDS.get(text(attributes.get(OLD_KIND)))
 
 
-def _count(found: dict[str, Value], quirk: Quirk) -> None:
+def _count(attributes: dict[str, Value], quirk: Quirk) -> None:
     """Mend the totals of an instrumentor that counts in its own way."""
-    provider = text(found.get(a.PROVIDER))
+    provider = text(attributes.get(a.PROVIDER))
 
     def tokens(name: str) -> int:
-        return natural(found.get(name)) or 0
+        return natural(attributes.get(name)) or 0
 
     for name, beside in COMPACTION.items():
         if tokens(beside):
-            found[name] = tokens(name) + tokens(beside)
+            attributes[name] = tokens(name) + tokens(beside)
     if provider in quirk.input_without_cache:
-        found[a.INPUT_TOKENS] = tokens(a.INPUT_TOKENS) + tokens(a.CACHE_READ_TOKENS) + tokens(a.CACHE_WRITE_TOKENS)
-        found.pop(a.REPORTED_TOTAL, None)
+        attributes[a.INPUT_TOKENS] = tokens(a.INPUT_TOKENS) + tokens(a.CACHE_READ_TOKENS) + tokens(a.CACHE_WRITE_TOKENS)
+        attributes.pop(a.REPORTED_TOTAL, None)
     if provider in quirk.output_without_reasoning:
         thought = tokens(a.REASONING_TOKENS) or max(
             0, tokens(a.REPORTED_TOTAL) - tokens(a.INPUT_TOKENS) - tokens(a.OUTPUT_TOKENS)
         )
-        found[a.OUTPUT_TOKENS] = tokens(a.OUTPUT_TOKENS) + thought
-        found[a.REASONING_TOKENS] = thought
+        attributes[a.OUTPUT_TOKENS] = tokens(a.OUTPUT_TOKENS) + thought
+        attributes[a.REASONING_TOKENS] = thought
 
 
-def _reasons(at: Attributes) -> list[Value]:
-    reasons = at.get(a.RESPONSE_FINISH_REASONS)
+def _reasons(attributes: Attributes) -> list[Value]:
+    reasons = attributes.get(a.RESPONSE_FINISH_REASONS)
     if isinstance(reasons, str):
         return [reasons]
-    single = text(at.get("llm.finish_reason") or at.get("anthropic.message.stop_reason"))
+    single = text(attributes.get("llm.finish_reason") or attributes.get("anthropic.message.stop_reason"))
     return [*texts(reasons)] or ([single] if single else [])
 
 

@@ -73,7 +73,7 @@ class Counts:
 class Intake:
     """One thread that inserts, whatever the number of requests."""
 
-    def __init__(self, where: Target, directory: Path, max_bytes: int, *, roll: bool = True) -> None:
+    def __init__(self, target: Target, directory: Path, max_bytes: int, *, refresh_rollups: bool = True) -> None:
         """
         Args:
             where: the ledger.
@@ -84,7 +84,7 @@ class Intake:
         self.counts = Counts()
         self.waiting = 0
         """Bytes of requests that are not answered yet."""
-        self._where, self._directory, self._max, self._roll = where, directory, max_bytes, roll
+        self._where, self._directory, self._max, self._roll = target, directory, max_bytes, refresh_rollups
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._sorter = Sorter(self._known)
@@ -155,8 +155,8 @@ class Intake:
         if self._client is not None:
             self._client.close()
 
-    def _serve(self, waiting: list[Request]) -> None:
-        group = [request for request in waiting if request.answer.set_running_or_notify_cancel()]
+    def _serve(self, requests: list[Request]) -> None:
+        group = [request for request in requests if request.answer.set_running_or_notify_cancel()]
         try:
             if self._client is None:
                 self._client = migrations.ready(self._where)
@@ -178,9 +178,9 @@ class Intake:
                 log.warning("the rollups were not brought up to date: %s", error)
 
     def _failed(self, group: list[Request], error: Exception) -> None:
-        known = error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")
+        failure = error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")
         if not self._out:
-            log.error("%s. Senders keep their rows and come again.", known)
+            log.error("%s. Senders keep their rows and come again.", failure)
         self._out = True
         client, self._client = self._client, None
         if client is not None:
@@ -191,34 +191,34 @@ class Intake:
         self.counts.failed_commits += bool(group)
         for request in group:
             if not request.answer.done():
-                request.answer.set_exception(known)
+                request.answer.set_exception(failure)
 
     def _commit(self, group: list[Request]) -> None:
         began = time.monotonic()
-        found = self._sorter.sort([Batch(request.tenant, request.spans) for request in group])
+        classification = self._sorter.sort([Batch(request.tenant, request.spans) for request in group])
         rows: Counter[int] = Counter()
         refusals: dict[int, list[str]] = {}
 
         def send(entries: list[Entry]) -> None:
-            insert.insert(self._client, self._where, [row for each in entries for row in each.contents.rows])
+            insert.insert(self._client, self._where, [row for entry in entries for row in entry.contents.rows])
             insert.insert_events(
-                self._client, self._where, [event for each in entries for event in each.contents.events]
+                self._client, self._where, [event for entry in entries for event in entry.contents.events]
             )
             self._sorter.learn(entries)
-            for each in entries:
-                rows[each.batch] += len(each.contents.rows)
+            for entry in entries:
+                rows[entry.batch] += len(entry.contents.rows)
 
         def refused(entry: Entry, why: str) -> None:
             dead_letters.bury(self._directory, line(entry), why)
             refusals.setdefault(entry.batch, []).append(why)
 
-        insert.isolate(send, found.entries, refused)
-        for number, span, why in found.unreadable:
+        insert.isolate(send, classification.entries, refused)
+        for number, span, why in classification.unreadable:
             dead_letters.bury(self._directory, otlp.line(span), why)
             refusals.setdefault(number, []).append(why)
         self.counts.rows += sum(rows.values())
         self.counts.refused += sum(map(len, refusals.values()))
-        self.counts.dropped += found.dropped
+        self.counts.dropped += classification.dropped
         self.counts.commits += 1
         self.counts.commit_seconds += time.monotonic() - began
         self.counts.last_commit = time.time()
@@ -230,19 +230,19 @@ class Intake:
         """Which of the response ids have a row."""
         from clickhouse_connect.driver.exceptions import Error
 
-        found: dict[Answered, Place] = {}
-        asked = list(responses)
+        committed: dict[Answered, Place] = {}
+        response_ids = list(responses)
         try:
-            for begin in range(0, len(asked), ASKED_AT_ONCE):
+            for begin in range(0, len(response_ids), ASKED_AT_ONCE):
                 rows = self._client.query(
                     "SELECT tenant_id, provider, response_id, trace_id, span_id "
                     f"FROM `{self._where.database}`.llm_calls WHERE response_id IN {{ids:Array(String)}} "
                     f"AND start_time > now() - INTERVAL {LOOK_BACK_DAYS} DAY",
-                    parameters={"ids": asked[begin : begin + ASKED_AT_ONCE]},
+                    parameters={"ids": response_ids[begin : begin + ASKED_AT_ONCE]},
                 ).result_rows
-                found |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+                committed |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
         except Error as error:
             if getattr(error, "code", None) == ACCESS_DENIED:
                 return {}  # a writer that may only insert: what this gateway remembers has to do
             raise
-        return found
+        return committed

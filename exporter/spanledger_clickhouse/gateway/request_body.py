@@ -50,8 +50,8 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     return data
 
 
-def _counted(found: Iterator[Span]) -> list[Span]:
-    counted = list(islice(found, MAX_SPANS + 1))
+def _counted(decoded_spans: Iterator[Span]) -> list[Span]:
+    counted = list(islice(decoded_spans, MAX_SPANS + 1))
     if len(counted) > MAX_SPANS:
         raise RefusedError(413, f"the request has more than {MAX_SPANS:,} spans: send smaller batches")
     return counted
@@ -68,17 +68,17 @@ def _zstd(data: bytes, limit: int) -> bytes:
 
 def _members(data: bytes, limit: int, unpacker_of: Callable[[], Any]) -> bytes:
     """All members of a stream, one after the other; a little more than `limit` bytes at most."""
-    found = bytearray()
+    output = bytearray()
     while True:
         unpacker = unpacker_of()
-        found += unpacker.decompress(data, limit + 1 - len(found))
-        if len(found) > limit:
-            return bytes(found)
+        output += unpacker.decompress(data, limit + 1 - len(output))
+        if len(output) > limit:
+            return bytes(output)
         if not unpacker.eof:
             raise ValueError("it is cut short")
         data = unpacker.unused_data
         if not data:
-            return bytes(found)
+            return bytes(output)
 
 
 UNPACK: Final[dict[str, Callable[[bytes, int], bytes]]] = {

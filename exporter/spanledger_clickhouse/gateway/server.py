@@ -53,7 +53,7 @@ def tokens(text: str) -> dict[str, str]:
     Raises:
         ValueError: a pair that is none; the message holds no token.
     """
-    found: dict[str, str] = {}
+    tenants: dict[str, str] = {}
     for number, line in enumerate(text.replace(",", "\n").splitlines(), 1):
         entry = line.partition("#")[0].strip() if line.lstrip().startswith("#") else line.strip()
         if not entry:
@@ -61,16 +61,16 @@ def tokens(text: str) -> dict[str, str]:
         tenant, separator, token = entry.partition("=")
         if not separator or not tenant.strip() or len(token.strip()) < 16:
             raise ValueError(f"token {number} is not of the form tenant=token with 16 characters or more")
-        found[token.strip()] = "" if tenant.strip() == ANY_TENANT else tenant.strip()
-    return found
+        tenants[token.strip()] = "" if tenant.strip() == ANY_TENANT else tenant.strip()
+    return tenants
 
 
 class Gateway:
     """The receiver's routes."""
 
-    def __init__(self, intake: Intake, known: Mapping[str, str], limits: Limits) -> None:
+    def __init__(self, intake: Intake, tokens: Mapping[str, str], limits: Limits) -> None:
         """`known`: token -> tenant; with none, everybody may send."""
-        self._intake, self._tokens, self._limits = intake, known, limits
+        self._intake, self._tokens, self._limits = intake, tokens, limits
         self._draining = False
         self._answers: dict[int, int] = {}
         self._registry = CollectorRegistry()
@@ -115,14 +115,14 @@ class Gateway:
     def _tenant(self, request: Request) -> str:
         if not self._tokens:
             return ""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        found: str | None = None
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        matched_tenant: str | None = None
         for token, tenant in self._tokens.items():  # all of them: the time that this takes tells nothing
-            if hmac.compare_digest(token.encode(), given.strip().encode()):
-                found = tenant
-        if scheme.lower() != "bearer" or found is None:
+            if hmac.compare_digest(token.encode(), credentials.strip().encode()):
+                matched_tenant = tenant
+        if scheme.lower() != "bearer" or matched_tenant is None:
             raise RefusedError(401, "a bearer token is needed: Authorization: Bearer <token>")
-        return found
+        return matched_tenant
 
     def _fits(self, size: int) -> None:
         if size > self._limits.request_bytes // 4:
@@ -131,12 +131,12 @@ class Gateway:
             )
 
     async def _taken(self, request: Request, tenant: str) -> Answer:
-        held = 0
+        reserved = 0
 
         def hold(size: int) -> None:
-            nonlocal held
+            nonlocal reserved
             self._intake.admit(size)
-            held += size
+            reserved += size
 
         try:
             body = bytearray()
@@ -148,25 +148,25 @@ class Gateway:
             data = await run_in_threadpool(unpacked, bytes(body), encoding, self._limits.request_bytes)
             hold(max(0, len(data) - len(body)))
             del body
-            found = await run_in_threadpool(spans, data, request.headers.get("content-type", ""))
+            request_spans = await run_in_threadpool(spans, data, request.headers.get("content-type", ""))
             del data
-            if not found:
+            if not request_spans:
                 return Answer(0, 0, "")
-            committed = self._intake.submit(found, tenant, held)
-            held = 0  # the intake's to give back: what is not committed in time still waits there
+            committed = self._intake.submit(request_spans, tenant, reserved)
+            reserved = 0  # the intake's to give back: what is not committed in time still waits there
             return await asyncio.wait_for(asyncio.wrap_future(committed), self._limits.answer_seconds)
         finally:
-            self._intake.release(held)
+            self._intake.release(reserved)
 
     def _accepted(self, kind: str, answer: Answer) -> Response:
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
         self._answers[200] = self._answers.get(200, 0) + 1
         if kind == JSON:
-            said: dict[str, Any] = {}
+            body: dict[str, Any] = {}
             if answer.refused:
-                said = {"partialSuccess": {"rejectedSpans": str(answer.refused), "errorMessage": answer.reason}}
-            return Response(json.dumps(said), media_type=JSON)
+                body = {"partialSuccess": {"rejectedSpans": str(answer.refused), "errorMessage": answer.reason}}
+            return Response(json.dumps(body), media_type=JSON)
         response: Any = ExportTraceServiceResponse()
         if answer.refused:
             response.partial_success.rejected_spans = answer.refused
@@ -182,8 +182,8 @@ class Gateway:
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if kind == PROTOBUF:
-            made: Any = Status(message=message)
-            return Response(made.SerializeToString(), status, headers, PROTOBUF)
+            rpc_status: Any = Status(message=message)
+            return Response(rpc_status.SerializeToString(), status, headers, PROTOBUF)
         return Response(json.dumps({"message": message}), status, headers, JSON)
 
     async def healthy(self, _: Request) -> Response:
@@ -231,5 +231,5 @@ class Gateway:
 
 def tokens_of(file: Path | None, text: str | None) -> dict[str, str]:
     """The tokens of a file and of a setting together; raises as `tokens` does, and OSError."""
-    found = tokens(text or "")
-    return found | (tokens(file.read_text(encoding="utf-8")) if file else {})
+    tenants = tokens(text or "")
+    return tenants | (tokens(file.read_text(encoding="utf-8")) if file else {})

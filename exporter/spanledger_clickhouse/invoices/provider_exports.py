@@ -86,16 +86,16 @@ def read(data: bytes, provider: str = "") -> list[Line]:
 def _json(text: str) -> Iterator[dict[str, Any]]:
     """The objects of a document, of a list of them (pages put together), or of lines."""
     try:
-        found: Any = json.loads(text, parse_float=Decimal)
+        document: Any = json.loads(text, parse_float=Decimal)
     except json.JSONDecodeError:
         try:
-            found = [json.loads(line, parse_float=Decimal) for line in text.splitlines() if line.strip()]
+            document = [json.loads(line, parse_float=Decimal) for line in text.splitlines() if line.strip()]
         except json.JSONDecodeError as error:
             raise InvoiceError(f"the file is neither JSON nor JSON lines: {error}") from error
-    for each in cast("list[Any]", found) if isinstance(found, list) else [found]:
-        if not isinstance(each, dict):
-            raise InvoiceError(f"an invoice is made of objects, and this is none: {str(each)[:60]!r}")
-        yield cast("dict[str, Any]", each)
+    for record in cast("list[Any]", document) if isinstance(document, list) else [document]:
+        if not isinstance(record, dict):
+            raise InvoiceError(f"an invoice is made of objects, and this is none: {str(record)[:60]!r}")
+        yield cast("dict[str, Any]", record)
 
 
 def _lines(record: dict[str, Any], provider: str) -> Iterator[Line]:
@@ -113,21 +113,21 @@ def _lines(record: dict[str, Any], provider: str) -> Iterator[Line]:
 
 def _bucket(bucket: dict[str, Any]) -> Iterator[Line]:
     """A day of OpenAI's costs or of Anthropic's cost report."""
-    for each in _objects(bucket.get("results")):
-        yield _anthropic(bucket, each) if "starting_at" in bucket else _openai(bucket, each)
+    for entry in _objects(bucket.get("results")):
+        yield _anthropic(bucket, entry) if "starting_at" in bucket else _openai(bucket, entry)
 
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:
     """The objects in a list; nothing of what is none."""
     if isinstance(value, list):
-        yield from (cast("dict[str, Any]", each) for each in cast("list[Any]", value) if isinstance(each, dict))
+        yield from (cast("dict[str, Any]", element) for element in cast("list[Any]", value) if isinstance(element, dict))
 
 
-def _openai(bucket: dict[str, Any], each: dict[str, Any]) -> Line:
-    amount = mapping(each, "amount")
-    model = _line_item(each.get("line_item"))
+def _openai(bucket: dict[str, Any], entry: dict[str, Any]) -> Line:
+    amount = mapping(entry, "amount")
+    model = _line_item(entry.get("line_item"))
     usd, places = _amount(amount.get("value"), amount.get("currency"))
-    return Line(_day(bucket.get("start_time")), OPENAI, str(each.get("project_id") or ""), model, usd, "openai costs", places)  # fmt: skip
+    return Line(_day(bucket.get("start_time")), OPENAI, str(entry.get("project_id") or ""), model, usd, "openai costs", places)  # fmt: skip
 
 
 def _line_item(item: Any) -> str:
@@ -136,10 +136,10 @@ def _line_item(item: Any) -> str:
     return model_key(name) if comma and " " not in name else ""
 
 
-def _anthropic(bucket: dict[str, Any], each: dict[str, Any]) -> Line:
-    cents, places = _amount(each.get("amount"), each.get("currency"))
-    model = str(each.get("model") or "") or _described(str(each.get("description") or ""))
-    project = str(each.get("workspace_id") or "")
+def _anthropic(bucket: dict[str, Any], entry: dict[str, Any]) -> Line:
+    cents, places = _amount(entry.get("amount"), entry.get("currency"))
+    model = str(entry.get("model") or "") or _described(str(entry.get("description") or ""))
+    project = str(entry.get("workspace_id") or "")
     return Line(_day(bucket["starting_at"]), ANTHROPIC, project, model_key(model), cents / 100, "anthropic cost report", places + 2)  # fmt: skip
 
 
@@ -167,39 +167,39 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
 """What is looked for in a flat record -> the names that it may have, the best first."""
 
 
-def _flattened(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in record.items():
-        name = f"{before}{str(key).strip().lower()}"
+        name = f"{prefix}{str(key).strip().lower()}"
         if isinstance(value, dict):
-            found.update(_flattened(cast("dict[str, Any]", value), f"{name}."))
+            flat.update(_flattened(cast("dict[str, Any]", value), f"{name}."))
         else:
-            found[name] = value
-    return found
+            flat[name] = value
+    return flat
 
 
 def _flat(record: dict[str, Any], provider: str) -> Line:
     """A line of a CSV, or of Google's export."""
-    found = {what: next((record[name] for name in names if record.get(name) not in (None, "")), None) for what, names in FIELDS.items()}  # fmt: skip
-    if found["day"] is None or found["amount"] is None:
+    fields = {field: next((record[name] for name in names if record.get(name) not in (None, "")), None) for field, names in FIELDS.items()}  # fmt: skip
+    if fields["day"] is None or fields["amount"] is None:
         raise InvoiceError(
-            f"a line has no {'day' if found['day'] is None else 'amount'}: its columns are {', '.join(record)}; "
+            f"a line has no {'day' if fields['day'] is None else 'amount'}: its columns are {', '.join(record)}; "
             "a CSV has day, provider, project, model, amount_usd"
         )
-    rate = _amount(found["rate"], None)[0] if found["rate"] is not None else None
-    usd, places = _amount(found["amount"], None if rate else found["currency"])
-    usd = (usd + _credits(found["credits"])) / (rate or 1)
+    rate = _amount(fields["rate"], None)[0] if fields["rate"] is not None else None
+    usd, places = _amount(fields["amount"], None if rate else fields["currency"])
+    usd = (usd + _credits(fields["credits"])) / (rate or 1)
     if "starting_at" in record:  # Anthropic's cost report, its buckets taken apart: cents
         usd, places, provider = usd / 100, places + 2, ANTHROPIC
-    service = str(found["service"] or "").lower()
-    named = found["provider"] or next((name for part, name in SERVICES if part in service), "") or provider
-    if not named:
-        named = OPENAI if "line_item" in record else ""
-    if not named:
+    service = str(fields["service"] or "").lower()
+    provider_name = fields["provider"] or next((name for part, name in SERVICES if part in service), "") or provider
+    if not provider_name:
+        provider_name = OPENAI if "line_item" in record else ""
+    if not provider_name:
         raise InvoiceError("the file does not say whose it is: add a column provider, or say --provider")
-    model = model_key(str(found["model"])) if found["model"] else _item(str(found["item"] or ""))
+    model = model_key(str(fields["model"])) if fields["model"] else _item(str(fields["item"] or ""))
     source = "google billing" if service else "csv"
-    return Line(_day(found["day"]), str(named).strip().lower(), str(found["project"] or ""), model, usd, source, places)
+    return Line(_day(fields["day"]), str(provider_name).strip().lower(), str(fields["project"] or ""), model, usd, source, places)
 
 
 def _item(item: str) -> str:
@@ -217,7 +217,7 @@ def _credits(value: Any) -> Decimal:
         except json.JSONDecodeError as error:
             raise InvoiceError(f"the credits {value[:60]!r} are no JSON: {error}") from error
     if isinstance(value, list):
-        amounts = [each.get("amount", 0) for each in _objects(cast("list[Any]", value))]
+        amounts = [credit.get("amount", 0) for credit in _objects(cast("list[Any]", value))]
         return sum((_amount(amount, None)[0] for amount in amounts), Decimal(0))
     return Decimal(0) if value is None else _amount(value, None)[0]
 
@@ -236,15 +236,15 @@ def _amount(value: Any, currency: Any) -> tuple[Decimal, int]:
     if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text):
         text = text.replace(",", "")
     try:
-        found = Decimal(text)
+        amount = Decimal(text)
     except InvalidOperation:
         raise InvoiceError(f"{value!r} is no amount") from None
-    if not found.is_finite():
+    if not amount.is_finite():
         raise InvoiceError(f"{value!r} is no amount")
-    if not isinstance(value, str) or not found:
-        return found, EXACT  # a JSON number has lost its zeros, and nothing was rounded to nothing
-    exponent = found.as_tuple().exponent
-    return found, max(0, -exponent) if isinstance(exponent, int) else 0
+    if not isinstance(value, str) or not amount:
+        return amount, EXACT  # a JSON number has lost its zeros, and nothing was rounded to nothing
+    exponent = amount.as_tuple().exponent
+    return amount, max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _day(value: Any) -> date:
@@ -257,16 +257,16 @@ def _day(value: Any) -> date:
     try:
         if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
             return datetime.fromtimestamp(float(text), UTC).date()
-        at = datetime.fromisoformat(text.replace(" UTC", "+00:00"))
+        timestamp = datetime.fromisoformat(text.replace(" UTC", "+00:00"))
     except (ValueError, OverflowError, OSError):
         raise InvoiceError(f"{value!r} is no day: use YYYY-MM-DD") from None
-    return (at.astimezone(UTC) if at.tzinfo else at).date()
+    return (timestamp.astimezone(UTC) if timestamp.tzinfo else timestamp).date()
 
 
 def merged(lines: Iterable[Line]) -> dict[tuple[date, str, str, str], list[Line]]:
     """The lines of each day, provider, project and model."""
-    found: dict[tuple[date, str, str, str], list[Line]] = {}
+    groups: dict[tuple[date, str, str, str], list[Line]] = {}
     key: Callable[[Line], tuple[date, str, str, str]] = lambda line: line[:4]  # noqa: E731
     for line in lines:
-        found.setdefault(key(line), []).append(line)
-    return found
+        groups.setdefault(key(line), []).append(line)
+    return groups

@@ -106,64 +106,64 @@ def reconcile(ledger: Ledger, lines: Sequence[Line], project_by: str = "provider
         provider: _split(line for line in lines if line.provider == provider)
         for provider in {line.provider for line in lines}
     }
-    found: dict[Key, Part] = {}
+    ledger_slices: dict[Key, Part] = {}
     days = {line.day for line in lines}
     for day, provider, project, model, *figures in _asked(ledger, min(days), max(days), project_by):
         if day not in days or provider not in splits:
             continue
-        part, split = Part(*figures), splits[provider]
+        ledger_slice, split = Part(*figures), splits[provider]
         key = (day, provider, project if split.project else "", model_key(model) if split.model else "")
-        if split.rest and part.tools:  # the invoice has tools on lines of their own
+        if split.rest and ledger_slice.tools:  # the invoice has tools on lines of their own
             rest = (*key[:3], "")
-            found[rest] = found.get(rest, Part()).plus(Part(cost=part.tools))
-            part = part._replace(cost=part.cost - part.tools)
-        found[key] = found.get(key, Part()).plus(part)
-    return explained(merged(lines), found)
+            ledger_slices[rest] = ledger_slices.get(rest, Part()).plus(Part(cost=ledger_slice.tools))
+            ledger_slice = ledger_slice._replace(cost=ledger_slice.cost - ledger_slice.tools)
+        ledger_slices[key] = ledger_slices.get(key, Part()).plus(ledger_slice)
+    return explained(merged(lines), ledger_slices)
 
 
-def explained(invoiced: dict[Key, list[Line]], found: dict[Key, Part]) -> list[Residual]:
+def explained(invoiced: dict[Key, list[Line]], ledger_slices: dict[Key, Part]) -> list[Residual]:
     """Take the residual of each key apart; the order of keys is day, provider, project, model."""
-    nobodys = {key: part.cost for key, part in found.items() if key[2] == "" and any(k[2] for k in invoiced)}
-    seen = {(day, provider, model) for day, provider, _, model in found}
-    done: list[Residual] = []
-    for key in sorted(invoiced.keys() | found.keys(), key=lambda k: (k[2] == "", k)):  # nobody's last: see `pool`
-        lines, part = invoiced.get(key, []), found.get(key, Part())
+    unallocated = {key: ledger_slice.cost for key, ledger_slice in ledger_slices.items() if key[2] == "" and any(k[2] for k in invoiced)}
+    recorded_models = {(day, provider, model) for day, provider, _, model in ledger_slices}
+    residuals: list[Residual] = []
+    for key in sorted(invoiced.keys() | ledger_slices.keys(), key=lambda k: (k[2] == "", k)):  # nobody's last: see `pool`
+        lines, ledger_slice = invoiced.get(key, []), ledger_slices.get(key, Part())
         bill = sum((line.usd for line in lines), ZERO)
         pool = (key[0], key[1], "", key[3])
         limits: dict[str, tuple[int | None, Decimal]] = {
             "rounding": (None, sum((Decimal(5).scaleb(-line.places - 1) for line in lines), ZERO)),
-            "unpriced": (1, _unpriced(part, bill)),
-            "unattributed": (1, nobodys.get(pool, ZERO) if key[2] else ZERO),
-            "tier": (None, part.flagged),
-            "maybe_billed": (1, part.maybe * part.mean),
-            "outside": (1, bill if (key[0], key[1], key[3]) not in seen else ZERO),
+            "unpriced": (1, _unpriced(ledger_slice, bill)),
+            "unattributed": (1, unallocated.get(pool, ZERO) if key[2] else ZERO),
+            "tier": (None, ledger_slice.flagged),
+            "maybe_billed": (1, ledger_slice.maybe * ledger_slice.mean),
+            "outside": (1, bill if (key[0], key[1], key[3]) not in recorded_models else ZERO),
         }
-        left = bill - part.cost
+        remainder = bill - ledger_slice.cost
         causes: dict[str, Decimal] = dict.fromkeys(CAUSES, ZERO)
-        if key in nobodys:  # spend whose project nobody knows: what other projects took of it
-            causes["unattributed"] = nobodys[key] - part.cost
-            left -= causes["unattributed"]
+        if key in unallocated:  # spend whose project nobody knows: what other projects took of it
+            causes["unattributed"] = unallocated[key] - ledger_slice.cost
+            remainder -= causes["unattributed"]
         for cause, (sign, limit) in limits.items():
-            if left == 0 or (sign == 1 and left < 0):
+            if remainder == 0 or (sign == 1 and remainder < 0):
                 continue
-            taken = min(abs(left), limit.quantize(PICODOLLAR)).copy_sign(left)
+            taken = min(abs(remainder), limit.quantize(PICODOLLAR)).copy_sign(remainder)
             causes[cause] += taken
-            left -= taken
+            remainder -= taken
             if cause == "unattributed" and taken:
-                nobodys[pool] -= taken
-        done.append(Residual(*key, bill, part.cost, causes, left))
-    return sorted(done, key=lambda r: (r.day, r.provider, r.project, r.model))
+                unallocated[pool] -= taken
+        residuals.append(Residual(*key, bill, ledger_slice.cost, causes, remainder))
+    return sorted(residuals, key=lambda r: (r.day, r.provider, r.project, r.model))
 
 
-def _unpriced(part: Part, bill: Decimal) -> Decimal:
+def _unpriced(ledger_slice: Part, bill: Decimal) -> Decimal:
     """What the calls without a price may have cost: their tokens at the mean of the others, else all of the bill."""
-    if not part.unpriced:
+    if not ledger_slice.unpriced:
         return ZERO
-    if part.calls == part.unpriced:
+    if ledger_slice.calls == ledger_slice.unpriced:
         return bill
-    if not part.priced_tokens or not part.unpriced_tokens:
-        return part.unpriced * part.mean
-    return part.cost * part.unpriced_tokens / part.priced_tokens
+    if not ledger_slice.priced_tokens or not ledger_slice.unpriced_tokens:
+        return ledger_slice.unpriced * ledger_slice.mean
+    return ledger_slice.cost * ledger_slice.unpriced_tokens / ledger_slice.priced_tokens
 
 
 def _asked(ledger: Ledger, first: date, last: date, project_by: str) -> list[tuple[Any, ...]]:
@@ -193,11 +193,11 @@ def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
     from clickhouse_connect.driver.exceptions import Error
 
     columns = ("day", "provider", "project", "model", "amount_usd", "source")
-    found = merged(lines)
-    rows = [(*key, sum((line.usd for line in each), ZERO), each[0].source) for key, each in found.items()]
-    rows += [(*key, ZERO, "replaced") for key in _replaced(ledger, found)]
+    groups = merged(lines)
+    rows = [(*key, sum((line.usd for line in group), ZERO), group[0].source) for key, group in groups.items()]
+    rows += [(*key, ZERO, "replaced") for key in _replaced(ledger, groups)]
     try:
-        ledger.client.insert(f"`{ledger.where.database}`.invoices", rows, column_names=columns)
+        ledger.client.insert(f"`{ledger.target.database}`.invoices", rows, column_names=columns)
     except Error as error:
         raise DatabaseError(f"keeping the invoice failed: {reason(error)}") from error
 
@@ -206,15 +206,15 @@ def _replaced(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
     """What is kept of the days and providers of an invoice and not in it: lines of its projects that it has no more, and all
     of a day that was split by project and now is not, or the other way round."""
     days = sorted(day for day, *_ in lines)
-    kept = ledger.query(
+    stored_keys = ledger.query(
         "SELECT day, toString(provider), project, toString(model) FROM invoices FINAL"
         " WHERE day >= {first:Date} AND day <= {last:Date} AND amount_usd != 0",
         {"first": days[0], "last": days[-1]},
     ).rows
-    found: list[Key] = []
+    replaced_keys: list[Key] = []
     for day, provider in {key[:2] for key in lines}:
         new = {key[2] for key in lines if key[:2] == (day, provider)}
-        old = [key for key in kept if key[:2] == (day, provider)]
+        old = [key for key in stored_keys if key[:2] == (day, provider)]
         split_alike = any(new) == any(key[2] for key in old)
-        found += [key for key in old if key not in lines and (key[2] in new or not split_alike)]
-    return found
+        replaced_keys += [key for key in old if key not in lines and (key[2] in new or not split_alike)]
+    return replaced_keys

@@ -37,11 +37,11 @@ COLUMNS: Final = {
 
 def listed(prices: Prices) -> Iterator[tuple[Any, ...]]:
     """Rows of `llm_prices`: every model with a price a token, former prices included; standard tier, no long context."""
-    seen: set[str] = set()
+    visited_keys: set[str] = set()
     for table in prices.tables:
         for key in table.models:
-            entry = table.entry(key) if key not in seen else None
-            seen.add(key)
+            entry = table.entry(key) if key not in visited_keys else None
+            visited_keys.add(key)
             if entry is not None and any((base, hours, 0, "") in entry.fields for base, hours in RATES.values()):
                 yield from _dated(entry, table.version)
 
@@ -95,9 +95,9 @@ def rates(prices: Prices) -> Iterator[tuple[Any, ...]]:
                     if key.startswith(prefix):
                         names[provider, key.removeprefix(prefix)] = None
     for provider, name in names:
-        found = resolve(prices, provider, (name,))
-        if isinstance(found, Match) and {"exact", "alias"} & set(found.flags):
-            yield from _rate_rows(provider, name, found.entry, found.table.version)
+        match = resolve(prices, provider, (name,))
+        if isinstance(match, Match) and {"exact", "alias"} & set(match.flags):
+            yield from _rate_rows(provider, name, match.entry, match.table.version)
 
 
 def _rate_rows(provider: str, name: str, entry: Entry, version: str) -> Iterator[tuple[Any, ...]]:
@@ -117,18 +117,18 @@ def _rates(entry: Entry, tier: str) -> tuple[Any, ...] | None:
     if entry.off_peak or entry.brackets or len(entry.thresholds) > 1:
         return None
     above = entry.thresholds[0] if entry.thresholds else 0
-    found: list[Decimal | None] = []
+    rates_usd: list[Decimal | None] = []
     for crossed in (0, above):
         plan = rates_for(entry, tier, crossed)
         for meter in METERS.values():
             rate = plan[meter]
             if rate is not None and rate.atto % ATTO_PER_PICO:
                 return None
-            found.append(Decimal(rate.atto).scaleb(-18).quantize(Decimal("1e-12")) if rate is not None else None)
-    return (above, *found) if any(rate is not None for rate in found) else None
+            rates_usd.append(Decimal(rate.atto).scaleb(-18).quantize(Decimal("1e-12")) if rate is not None else None)
+    return (above, *rates_usd) if any(rate is not None for rate in rates_usd) else None
 
 
-def sync(client: Any, where: Target, prices: Prices) -> int:
+def sync(client: Any, target: Target, prices: Prices) -> int:
     """Write the prices in force to `llm_prices` and `llm_rates`; returns how many rows.
 
     Raises:
@@ -138,30 +138,30 @@ def sync(client: Any, where: Target, prices: Prices) -> int:
 
     try:
         return _replace(
-            client, where, "llm_prices", COLUMNS, ("price_key", "valid_from"), list(listed(prices))
+            client, target, "llm_prices", COLUMNS, ("price_key", "valid_from"), list(listed(prices))
         ) + _replace(
-            client, where, "llm_rates", RATE_COLUMNS, ("provider", "model", "tier", "valid_from"), list(rates(prices))
+            client, target, "llm_rates", RATE_COLUMNS, ("provider", "model", "tier", "valid_from"), list(rates(prices))
         )
     except Error as error:
-        raise DatabaseError(f"writing prices to {where.shown} failed: {reason(error)}") from error
+        raise DatabaseError(f"writing prices to {target.shown} failed: {reason(error)}") from error
 
 
 def _replace(
     client: Any,
-    where: Target,
+    target: Target,
     table: str,
     columns: Mapping[str, str],
     key: tuple[str, ...],
     rows: list[tuple[Any, ...]],
 ) -> int:
     """Make the rows all that the table has."""
-    name = f"`{where.database}`.{table}"
-    at = [list(columns).index(column) for column in key]
-    current = {tuple(row[place] for place in at) for row in rows}
-    known = client.query(f"SELECT {', '.join(key)} FROM {name} FINAL").result_rows
-    gone = [(*row, 1) for row in known if row not in current]
+    name = f"`{target.database}`.{table}"
+    key_indexes = [list(columns).index(column) for column in key]
+    current = {tuple(row[place] for place in key_indexes) for row in rows}
+    stored_keys = client.query(f"SELECT {', '.join(key)} FROM {name} FINAL").result_rows
+    deletions = [(*row, 1) for row in stored_keys if row not in current]
     types = [columns[column] for column in key]
-    if gone:
-        client.insert(name, gone, column_names=[*key, "is_deleted"], column_type_names=[*types, "UInt8"])
+    if deletions:
+        client.insert(name, deletions, column_names=[*key, "is_deleted"], column_type_names=[*types, "UInt8"])
     client.insert(name, rows, column_names=list(columns), column_type_names=list(columns.values()))
     return len(rows)

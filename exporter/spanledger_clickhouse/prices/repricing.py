@@ -63,7 +63,7 @@ class Correction(NamedTuple):
 
 def reprice(
     client: Any,
-    where: Target,
+    target: Target,
     since: datetime,
     until: datetime,
     *,
@@ -94,39 +94,39 @@ def reprice(
 
     changes: dict[str, Change] = {}
     try:
-        hours = _hours(client, where, since, until)
+        hours = _hours(client, target, since, until)
         for number, hour in enumerate(hours):
-            found = _corrections(client, where, max(hour, since), min(hour + timedelta(hours=1), until), model)
-            for each in found:
-                _count(changes, each)
+            corrections = _corrections(client, target, max(hour, since), min(hour + timedelta(hours=1), until), model)
+            for correction in corrections:
+                _count(changes, correction)
             if not dry_run:
-                for begin in range(0, len(found), CHUNK):
-                    _write(client, where, found[begin : begin + CHUNK])
+                for begin in range(0, len(corrections), CHUNK):
+                    _write(client, target, corrections[begin : begin + CHUNK])
             progress(number + 1, len(hours))
     except Error as error:
-        raise DatabaseError(f"pricing {where.shown} again failed: {reason(error)}") from error
+        raise DatabaseError(f"pricing {target.shown} again failed: {reason(error)}") from error
     return sorted(changes.values(), key=lambda change: -abs(change.new_usd - change.old_usd))
 
 
-def _hours(client: Any, where: Target, since: datetime, until: datetime) -> list[datetime]:
-    found = client.query(
-        f"SELECT DISTINCT toStartOfHour(start_time) AS hour FROM `{where.database}`.llm_calls "
+def _hours(client: Any, target: Target, since: datetime, until: datetime) -> list[datetime]:
+    response = client.query(
+        f"SELECT DISTINCT toStartOfHour(start_time) AS hour FROM `{target.database}`.llm_calls "
         "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} ORDER BY hour",
         parameters={"since": since, "until": until},
     )
-    return [row[0] for row in found.result_rows]
+    return [row[0] for row in response.result_rows]
 
 
-def _corrections(client: Any, where: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
-    wanted = " AND {model:String} IN (request_model, response_model)" if model else ""
-    found = client.query(
-        f"SELECT {', '.join(COLUMNS)} FROM `{where.database}`.llm_calls FINAL "
+def _corrections(client: Any, target: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
+    model_condition = " AND {model:String} IN (request_model, response_model)" if model else ""
+    response = client.query(
+        f"SELECT {', '.join(COLUMNS)} FROM `{target.database}`.llm_calls FINAL "
         "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} "
-        f"AND price_status NOT IN ('{NOT_BILLED}', '{PROVIDER_REPORTED}'){wanted}",
+        f"AND price_status NOT IN ('{NOT_BILLED}', '{PROVIDER_REPORTED}'){model_condition}",
         parameters={"since": since, "until": until, "model": model or ""},
     )
     corrections: list[Correction] = []
-    for values in found.result_rows:
+    for values in response.result_rows:
         correction = corrected(dict(zip(COLUMNS, values, strict=True)))
         if correction is not None:
             corrections.append(correction)
@@ -163,7 +163,7 @@ def _quoted(row: Mapping[str, Any], start: datetime) -> Price:
         host=row["server_address"],
         size=row["media_size"],
         quality=row["media_quality"],
-        at=start + timedelta(microseconds=row["duration_us"]),
+        completed_at=start + timedelta(microseconds=row["duration_us"]),
     )
 
 
@@ -215,12 +215,12 @@ def _amount(value: object) -> Decimal:
     return value if isinstance(value, Decimal) else Decimal(0)
 
 
-def _write(client: Any, where: Target, corrections: Sequence[Correction]) -> None:
+def _write(client: Any, target: Target, corrections: Sequence[Correction]) -> None:
     """The audit first: a run that dies in between writes the same lines again, which the table absorbs."""
     client.insert(
-        f"`{where.database}`.corrections",
-        [each.audit for each in corrections],
+        f"`{target.database}`.corrections",
+        [correction.audit for correction in corrections],
         column_names=list(AUDIT),
         column_type_names=list(AUDIT.values()),
     )
-    insert.insert(client, where, [each.row for each in corrections], edition=time.time_ns() // 1_000_000)
+    insert.insert(client, target, [correction.row for correction in corrections], row_version=time.time_ns() // 1_000_000)

@@ -87,12 +87,12 @@ def _columns(report: Report) -> str:
     for number, ((day, cost), value) in enumerate(zip(report.daily, costs, strict=True)):
         x, tall = left + number * step, value * scale
         color = "#2f6fb2" if day >= report.since.date() else "#a9c4e0"
-        said = f"<title>{day:%Y-%m-%d}: {usd(cost)}</title>"
-        parts.append(_box(x + 1, height - bottom - tall, step - 2, tall, color, said))
+        tooltip = f"<title>{day:%Y-%m-%d}: {usd(cost)}</title>"
+        parts.append(_box(x + 1, height - bottom - tall, step - 2, tall, color, tooltip))
         if number % 7 == 0:
             anchor = "middle" if x + step < width - 20 else "end"
-            at = x + step / 2 if anchor == "middle" else width
-            parts.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor="{anchor}">{day:%d %b}</text>')
+            label_x = x + step / 2 if anchor == "middle" else width
+            parts.append(f'<text x="{label_x:.1f}" y="{height - 6}" text-anchor="{anchor}">{day:%d %b}</text>')
     if 0 < budget < top:
         y = height - bottom - budget * scale
         parts.append(

@@ -181,22 +181,22 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
     """
     as_of = until
     since, until = _hour(since), hour_after(until)
-    ask = _Asked(ledger, since, until, as_of)
-    budgets = tuple(ask.budgets())
+    window = _Asked(ledger, since, until, as_of)
+    budgets = tuple(window.budgets())
     if budget_usd is None:
         monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
         budget_usd = min(monthly, default=None)
-    total, calls, unattributed, unattributed_calls, unpriced, before = ask.one(TOTAL)
-    lost, holes = ask.one(HOLES)
-    daily = tuple(ask.daily())
+    total, calls, unattributed, unattributed_calls, unpriced, before = window.one(TOTAL)
+    lost, holes = window.one(HOLES)
+    daily = tuple(window.daily())
     return Report(
         since, until, total, calls, before, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
-        budget_usd, forecast(daily, ask.month_usd(), as_of, budget_usd),
-        tuple(FeatureCost(*row[:5]) for row in ask.many(FEATURES)),
-        tuple(UserCost(*row) for row in ask.many(USERS)),
-        tuple(ModelCost(*row) for row in ask.many(MODELS)),
-        ask.efficiency(), tuple(ask.anomalies()), tuple(ask.many(RISING)), budgets, Waste(*ask.one(WASTE)),
-        Trust(unattributed, unattributed_calls, unpriced, lost, holes, ask.one(RESIDUAL)[0]), daily,
+        budget_usd, forecast(daily, window.month_usd(), as_of, budget_usd),
+        tuple(FeatureCost(*row[:5]) for row in window.many(FEATURES)),
+        tuple(UserCost(*row) for row in window.many(USERS)),
+        tuple(ModelCost(*row) for row in window.many(MODELS)),
+        window.efficiency(), tuple(window.anomalies()), tuple(window.many(RISING)), budgets, Waste(*window.one(WASTE)),
+        Trust(unattributed, unattributed_calls, unpriced, lost, holes, window.one(RESIDUAL)[0]), daily,
     )  # fmt: skip
 
 
@@ -235,13 +235,13 @@ def forecast(
     )
 
 
-def hour_after(at: datetime) -> datetime:
+def hour_after(moment: datetime) -> datetime:
     """The end of the hour that is under way at `at`."""
-    return _hour(at + timedelta(hours=1, microseconds=-1))
+    return _hour(moment + timedelta(hours=1, microseconds=-1))
 
 
-def _hour(at: datetime) -> datetime:
-    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+def _hour(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True)
@@ -260,10 +260,10 @@ class _Asked:
             "as_of": self.as_of.astimezone(UTC),
             "before": self.since - (self.until - self.since),
         }
-        words = {name: f"toDateTime('{at:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, at in times.items()}
+        words = {name: f"toDateTime('{moment:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, moment in times.items()}
         # A report that ends at midnight is about the day before.
         times["moment"] = times["as_of"] - timedelta(seconds=1)
-        texts = {f"{name}_text": f"'{at:%Y-%m-%d %H:%M:%S}'" for name, at in times.items()}
+        texts = {f"{name}_text": f"'{moment:%Y-%m-%d %H:%M:%S}'" for name, moment in times.items()}
         return self.ledger.query(query.format(**words, **texts)).rows
 
     def one(self, query: str) -> tuple[Any, ...]:
@@ -275,10 +275,10 @@ class _Asked:
 
     def daily(self) -> Iterator[tuple[date, Decimal]]:
         last = (self.until - timedelta(microseconds=1)).date()
-        found: dict[date, Decimal] = dict(self.many(DAILY))
+        costs: dict[date, Decimal] = dict(self.many(DAILY))
         for back in range(CHART_DAYS - 1, -1, -1):
             day = last - timedelta(days=back)
-            yield day, found.get(day, Decimal(0))
+            yield day, costs.get(day, Decimal(0))
 
     def efficiency(self) -> Efficiency | None:
         calls, mean_input, mean_output, p95_input, truncated = self.one(EFFICIENCY)
@@ -290,7 +290,7 @@ class _Asked:
 
     def budgets(self) -> Iterator[Budget]:
         for row in self.many(BUDGETS):  # sums of floats differ in their last digits from run to run
-            values: list[Any] = [round(each, 9) if isinstance(each, float) else each for each in row]
+            values: list[Any] = [round(cell, 9) if isinstance(cell, float) else cell for cell in row]
             yield Budget(*values)
 
 

@@ -64,7 +64,7 @@ class Difference:
         return None if self.monthly_requests is None else self.change_usd * self.monthly_requests
 
 
-def read_run(where: Path) -> dict[str | None, Run]:
+def read_run(path: Path) -> dict[str | None, Run]:
     """Feature -> its calls of a run.
 
     Args:
@@ -73,7 +73,7 @@ def read_run(where: Path) -> dict[str | None, Run]:
     Raises:
         RunError: there are no calls.
     """
-    files = sorted(where.glob(f"*{SUFFIX}")) if where.is_dir() else [where]
+    files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
     calls: list[dict[str, Any]] = []
     for file in files:
         try:
@@ -87,7 +87,7 @@ def read_run(where: Path) -> dict[str | None, Run]:
                 continue  # a line that a crash cut short
     if not calls:
         raise RunError(
-            f"{where} has no calls: run the tests under opentelemetry-instrument with SPANLEDGER_SPOOL_DIR={where} and "
+            f"{path} has no calls: run the tests under opentelemetry-instrument with SPANLEDGER_SPOOL_DIR={path} and "
             "neither SPANLEDGER_DSN nor SPANLEDGER_OTLP_ENDPOINT set"
         )
     return _by_feature(calls)
@@ -99,13 +99,13 @@ def _by_feature(calls: Iterable[Mapping[str, Any]]) -> dict[str | None, Run]:
         groups.setdefault(call["feature"], []).append(call)
     return {
         feature: Run(
-            sum((call["cost_usd"] or ZERO for call in found), ZERO),
-            len({call["request_id"] or call["trace_id"] for call in found}),
-            len(found),
-            sum(str(call["price_status"]).startswith("unpriced:") for call in found),
-            sum(call[column] for call in found for column in TOKENS),
+            sum((call["cost_usd"] or ZERO for call in feature_calls), ZERO),
+            len({call["request_id"] or call["trace_id"] for call in feature_calls}),
+            len(feature_calls),
+            sum(str(call["price_status"]).startswith("unpriced:") for call in feature_calls),
+            sum(call[column] for call in feature_calls for column in TOKENS),
         )
-        for feature, found in groups.items()
+        for feature, feature_calls in groups.items()
     }
 
 
@@ -120,5 +120,5 @@ def differences(
 ) -> list[Difference]:
     """Every feature of either run, the dearest change first."""
     names = sorted(base.keys() | head.keys(), key=lambda name: name or "")
-    found = [Difference(n, base.get(n, Run()), head.get(n, Run()), monthly_requests.get(n)) for n in names]
-    return sorted(found, key=lambda d: (d.month_usd or ZERO, d.change_usd), reverse=True)
+    changes = [Difference(n, base.get(n, Run()), head.get(n, Run()), monthly_requests.get(n)) for n in names]
+    return sorted(changes, key=lambda d: (d.month_usd or ZERO, d.change_usd), reverse=True)

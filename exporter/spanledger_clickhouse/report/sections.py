@@ -26,8 +26,8 @@ class Section:
 
 def sections(report: Report) -> list[Section]:
     """The report in the order in which it is read."""
-    found = [_summary(report), _features(report), _users(report), _models(report), _efficiency(report)]
-    return [*found, _anomalies(report), *_budgets(report), _waste(report), _trust(report)]
+    cost_sections = [_summary(report), _features(report), _users(report), _models(report), _efficiency(report)]
+    return [*cost_sections, _anomalies(report), *_budgets(report), _waste(report), _trust(report)]
 
 
 def headline(report: Report) -> str:
@@ -74,8 +74,8 @@ def _summary(report: Report) -> Section:
         ("forecast of this month", f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80 %)"),
     ]
     if report.budget_usd is not None:
-        at = ahead.exhausted_at
-        rows.append(("budget used up", "not this month" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"))
+        exhausted_at = ahead.exhausted_at
+        rows.append(("budget used up", "not this month" if exhausted_at is None else f"{exhausted_at:%Y-%m-%d %H:%M} UTC"))
     return Section("Summary", ("", ""), rows)
 
 
@@ -114,12 +114,12 @@ def _models(report: Report) -> Section:
 
 
 def _efficiency(report: Report) -> Section:
-    found = report.efficiency
-    rows = [] if found is None else [
-        ("mean input", f"{found.mean_input:,.0f} tokens"),
-        ("mean output", f"{found.mean_output:,.0f} tokens"),
-        ("P95 input", f"{found.p95_input:,.0f} tokens"),
-        ("truncated", f"{found.truncation_rate:.1%}"),
+    efficiency = report.efficiency
+    rows = [] if efficiency is None else [
+        ("mean input", f"{efficiency.mean_input:,.0f} tokens"),
+        ("mean output", f"{efficiency.mean_output:,.0f} tokens"),
+        ("P95 input", f"{efficiency.p95_input:,.0f} tokens"),
+        ("truncated", f"{efficiency.truncation_rate:.1%}"),
     ]  # fmt: skip
     return Section("Efficiency", ("", ""), rows)
 

@@ -38,9 +38,9 @@ def _block(section: Section) -> dict[str, Any]:
 
 def _figures(section: Section, row: tuple[str, ...]) -> str:
     """The rest of a row; a figure whose column does not say itself what it is gets its name."""
-    named = {"calls", "normal"}
+    unit_columns = {"calls", "normal"}
     return ", ".join(
-        f"{cell} {name}" if name in named else cell
+        f"{cell} {name}" if name in unit_columns else cell
         for name, cell in zip(section.head[1:], row[1:], strict=True)
         if cell
     )

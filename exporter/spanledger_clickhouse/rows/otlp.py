@@ -41,8 +41,8 @@ def spans(document: Json) -> Iterator[Span]:
         resource = attributes_of(mapping(resource_spans, "resource"))
         for scope_spans in items(resource_spans, "scopeSpans"):
             scope = text(mapping(scope_spans, "scope").get("name"))
-            for each in items(scope_spans, "spans"):
-                span = mapping(each)
+            for span_entry in items(scope_spans, "spans"):
+                span = mapping(span_entry)
                 yield Span(
                     scope,
                     resource,
@@ -197,15 +197,15 @@ def _any(value: Value) -> dict[str, Any]:
 
 def attributes_of(owner: Json) -> dict[str, Value]:
     """The attributes of an OTLP JSON span or resource as plain values."""
-    found: dict[str, Value] = {}
+    attributes: dict[str, Value] = {}
     for item in items(owner, "attributes"):
         if isinstance(item, dict):
             pair = cast("Json", item)
             key, value = pair.get("key"), pair.get("value")
             if isinstance(key, str) and isinstance(value, dict):
                 content = cast("Json", value).get("stringValue")  # most are strings
-                found[key] = content if isinstance(content, str) else any_value(cast("Json", value))
-    return found
+                attributes[key] = content if isinstance(content, str) else any_value(cast("Json", value))
+    return attributes
 
 
 def any_value(value: Json) -> Value:
@@ -239,8 +239,8 @@ def integer(content: object) -> int | None:
 
 
 def nanoseconds(value: object) -> int:
-    found = integer(value)
-    return found if found is not None and 0 <= found < 2**63 else 0
+    timestamp = integer(value)
+    return timestamp if timestamp is not None and 0 <= timestamp < 2**63 else 0
 
 
 def natural(value: object, bits: int = 63) -> int | None:

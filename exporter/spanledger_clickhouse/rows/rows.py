@@ -188,13 +188,13 @@ def contents(line: bytes | str, source: str = "spool") -> Contents:
     document: object = json.loads(line)
     if not isinstance(document, dict):
         raise ValueError("an OTLP JSON line is an object")  # noqa: TRY004 - as json.loads says it
-    found = Contents([], [])
+    line_contents = Contents([], [])
     for span in spans(cast("Json", document)):
         if span.scope == a.MARKER_SCOPE:
-            found.events.append(event(span))
+            line_contents.events.append(event(span))
         elif span.scope.startswith(a.SCOPE_PREFIX):
-            found.rows.append(row(span, source))
-    return found
+            line_contents.rows.append(row(span, source))
+    return line_contents
 
 
 def rows(line: bytes | str, source: str = "spool") -> list[Row]:
@@ -204,108 +204,108 @@ def rows(line: bytes | str, source: str = "spool") -> list[Row]:
 
 def event(span: Span) -> Row:
     """One marker, in the order of `EVENT_COLUMNS`."""
-    at, resource = span.attributes, span.resource
+    attributes, resource = span.attributes, span.resource
     return (
-        text(at.get(a.PROCESS_ID)),
-        text(at.get(a.MARKER)),
+        text(attributes.get(a.PROCESS_ID)),
+        text(attributes.get(a.MARKER)),
         EPOCH + timedelta(microseconds=min(span.start, LAST_SECOND * 10**9) // 1000),
         text(resource.get(a.SERVICE_NAME)),
         text(resource.get(a.HOST_NAME)),
-        natural(at.get(a.SEQUENCE)),
-        natural(at.get(a.LOST_ROWS)) or 0,
-        natural(at.get(a.LOST_FROM)),
-        natural(at.get(a.LOST_TO)),
-        money(at.get(a.COST_TOTAL), True),
+        natural(attributes.get(a.SEQUENCE)),
+        natural(attributes.get(a.LOST_ROWS)) or 0,
+        natural(attributes.get(a.LOST_FROM)),
+        natural(attributes.get(a.LOST_TO)),
+        money(attributes.get(a.COST_TOTAL), True),
     )
 
 
 def row(span: Span, source: str) -> Row:
     """One span as a row, in the order of `COLUMNS`."""
-    at, resource = span.attributes, span.resource
+    attributes, resource = span.attributes, span.resource
     start = span.start
-    usage = from_attributes(at)
+    usage = from_attributes(attributes)
     tokens = [getattr(usage, field) if usage else 0 for _, field in TOKENS]
-    priced = natural(at.get(a.COST_TOTAL)) is not None
+    priced = natural(attributes.get(a.COST_TOTAL)) is not None
     trace_id, span_id = span.trace_id, span.span_id
-    record, seen_at = text(at.get(a.RECORD_ID)), start
-    if record:
+    job_id, observed_at = text(attributes.get(a.RECORD_ID)), start
+    if job_id:
         # A job that any process may ask about: the same job of a tenant is the same row, whoever saw it finished.
-        digest = hashlib.sha256(f"{text(at.get(a.PROVIDER))}:{record}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{text(attributes.get(a.PROVIDER))}:{job_id}".encode()).hexdigest()
         trace_id, span_id = digest[:32], digest[32:48]
-        created = natural(at.get(a.RECORD_CREATED))
+        created = natural(attributes.get(a.RECORD_CREATED))
         start = created * 10**9 if created and created < LAST_SECOND else start
     return (
-        text(at.get(a.TENANT_ID)),
+        text(attributes.get(a.TENANT_ID)),
         EPOCH + timedelta(microseconds=min(start, LAST_SECOND * 10**9) // 1000),
         trace_id,
         span_id,
         span.parent_span_id,
-        text(at.get(a.RESPONSE_ID)),
-        text(at.get(a.PROCESS_ID)),
-        natural(at.get(a.SEQUENCE)),
+        text(attributes.get(a.RESPONSE_ID)),
+        text(attributes.get(a.PROCESS_ID)),
+        natural(attributes.get(a.SEQUENCE)),
         text(resource.get(a.SERVICE_NAME)),
         text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_OLD)) or None,
-        text(at.get(a.FEATURE)) or None,
-        text(at.get(a.USER_ID)) or None,
-        text(at.get(a.REQUEST_ID)) or None,
-        text(at.get(a.SESSION_ID)) or None,
-        text(at.get(a.CONVERSATION_ID)) or None,
-        text(at.get(a.CUSTOMER_TIER)) or None,
-        {text(key.removeprefix(a.LABEL_PREFIX)): text(at[key]) for key in at if key.startswith(a.LABEL_PREFIX)},
-        text(at.get(a.UNIT_NAME)) or None,
-        text(at.get(a.UNIT_ID)),
-        real(at.get(a.UNIT_QUANTITY)),
-        text(at.get(a.UNIT_MEASURE)),
-        text(at.get(a.ATTRIBUTION_REASON)),
-        text(at.get(a.CONTEXT_LOST_AT)),
-        text(at.get(a.CODE_FILE)),
-        natural(at.get(a.CODE_LINE), 32) or 0,
-        text(at.get(a.CODE_FUNCTION)),
-        text(at.get(a.PROVIDER)),
-        text(at.get(a.OPERATION)),
-        text(at.get(a.REQUEST_MODEL)),
-        text(at.get(a.RESPONSE_MODEL)),
-        text(at.get(a.SERVER_ADDRESS)),
-        text(at.get(a.SERVICE_TIER)),
-        text(at.get(a.INFERENCE_GEO)),
-        text(at.get(a.SPEED)),
-        text(at.get(a.MEDIA_SIZE)),
-        text(at.get(a.MEDIA_QUALITY)),
-        at.get(a.REQUEST_STREAM) is True,
-        at.get(a.BATCH) is True,
-        real(at.get(a.REQUEST_TEMPERATURE)),
-        natural(at.get(a.REQUEST_MAX_TOKENS), 32),
-        text(at.get(a.PROMPT_NAME)),
-        text(at.get(a.PROMPT_HASH)),
+        text(attributes.get(a.FEATURE)) or None,
+        text(attributes.get(a.USER_ID)) or None,
+        text(attributes.get(a.REQUEST_ID)) or None,
+        text(attributes.get(a.SESSION_ID)) or None,
+        text(attributes.get(a.CONVERSATION_ID)) or None,
+        text(attributes.get(a.CUSTOMER_TIER)) or None,
+        {text(key.removeprefix(a.LABEL_PREFIX)): text(attributes[key]) for key in attributes if key.startswith(a.LABEL_PREFIX)},
+        text(attributes.get(a.UNIT_NAME)) or None,
+        text(attributes.get(a.UNIT_ID)),
+        real(attributes.get(a.UNIT_QUANTITY)),
+        text(attributes.get(a.UNIT_MEASURE)),
+        text(attributes.get(a.ATTRIBUTION_REASON)),
+        text(attributes.get(a.CONTEXT_LOST_AT)),
+        text(attributes.get(a.CODE_FILE)),
+        natural(attributes.get(a.CODE_LINE), 32) or 0,
+        text(attributes.get(a.CODE_FUNCTION)),
+        text(attributes.get(a.PROVIDER)),
+        text(attributes.get(a.OPERATION)),
+        text(attributes.get(a.REQUEST_MODEL)),
+        text(attributes.get(a.RESPONSE_MODEL)),
+        text(attributes.get(a.SERVER_ADDRESS)),
+        text(attributes.get(a.SERVICE_TIER)),
+        text(attributes.get(a.INFERENCE_GEO)),
+        text(attributes.get(a.SPEED)),
+        text(attributes.get(a.MEDIA_SIZE)),
+        text(attributes.get(a.MEDIA_QUALITY)),
+        attributes.get(a.REQUEST_STREAM) is True,
+        attributes.get(a.BATCH) is True,
+        real(attributes.get(a.REQUEST_TEMPERATURE)),
+        natural(attributes.get(a.REQUEST_MAX_TOKENS), 32),
+        text(attributes.get(a.PROMPT_NAME)),
+        text(attributes.get(a.PROMPT_HASH)),
         *tokens,
-        natural(at.get(a.REPORTED_TOTAL)),
-        text(at.get(a.USAGE_SOURCE)),
-        *(money(at.get(name), priced) for _, name in COSTS),
-        money(at.get(a.COST_COMPUTED), False),
-        text(at.get(a.PRICE_STATUS)),
-        text(at.get(a.PRICE_KEY)),
-        text(at.get(a.PRICE_SOURCE)),
-        text(at.get(a.PRICE_VERSION)),
-        texts(at.get(a.PRICE_FLAGS)),
-        min(max(0, span.end - seen_at), LONGEST) // 1000,
-        seconds_to_us(at.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
-        text(at.get(a.OUTCOME)),
-        text(at.get(a.ERROR_TYPE)),
-        texts(at.get(a.RESPONSE_FINISH_REASONS)),
-        natural(at.get(a.ATTEMPTS), 16) or 0,
-        texts(at.get(a.ATTEMPT_STATUS)),
-        [natural(value) or 0 for value in many(at.get(a.ATTEMPT_DURATION_US))],
-        texts(at.get(a.ATTEMPT_BILLED)),
-        text(at.get(a.USAGE_RAW)),
-        {text(key): shown(at[key]) for key in at if key not in KNOWN and not key.startswith(a.LABEL_PREFIX)},
+        natural(attributes.get(a.REPORTED_TOTAL)),
+        text(attributes.get(a.USAGE_SOURCE)),
+        *(money(attributes.get(name), priced) for _, name in COSTS),
+        money(attributes.get(a.COST_COMPUTED), False),
+        text(attributes.get(a.PRICE_STATUS)),
+        text(attributes.get(a.PRICE_KEY)),
+        text(attributes.get(a.PRICE_SOURCE)),
+        text(attributes.get(a.PRICE_VERSION)),
+        texts(attributes.get(a.PRICE_FLAGS)),
+        min(max(0, span.end - observed_at), LONGEST) // 1000,
+        seconds_to_us(attributes.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
+        text(attributes.get(a.OUTCOME)),
+        text(attributes.get(a.ERROR_TYPE)),
+        texts(attributes.get(a.RESPONSE_FINISH_REASONS)),
+        natural(attributes.get(a.ATTEMPTS), 16) or 0,
+        texts(attributes.get(a.ATTEMPT_STATUS)),
+        [natural(value) or 0 for value in many(attributes.get(a.ATTEMPT_DURATION_US))],
+        texts(attributes.get(a.ATTEMPT_BILLED)),
+        text(attributes.get(a.USAGE_RAW)),
+        {text(key): shown(attributes[key]) for key in attributes if key not in KNOWN and not key.startswith(a.LABEL_PREFIX)},
         text(span.scope),
         source,
     )
 
 
 def seconds_to_us(value: object) -> int | None:
-    found = real(value)
-    return int(found * 1e6) if found is not None and 0 <= found < 1e12 else None
+    seconds = real(value)
+    return int(seconds * 1e6) if seconds is not None and 0 <= seconds < 1e12 else None
 
 
 def money(value: object, priced: bool) -> Decimal | None:

@@ -78,8 +78,8 @@ class BackgroundShipper:
             self._asked += 1
             turn = self._asked
             self._turns.notify_all()
-            done = self._turns.wait_for(lambda: self._served >= turn, timeout) and self._clean
-            return done and not (self._elsewhere and waiting(self.directory))
+            shipped = self._turns.wait_for(lambda: self._served >= turn, timeout) and self._clean
+            return shipped and not (self._elsewhere and waiting(self.directory))
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ship once more and end, within `timeout` seconds; what is left stays in the spool."""
@@ -94,8 +94,8 @@ class BackgroundShipper:
         pause = self.PAUSE
         while True:
             with self._turns:
-                spread = pause * random.uniform(0.8, 1.2)  # noqa: S311 - so that processes do not come all at once
-                self._turns.wait_for(lambda: self._asked > self._served, spread)
+                delay = pause * random.uniform(0.8, 1.2)  # noqa: S311 - so that processes do not come all at once
+                self._turns.wait_for(lambda: self._asked > self._served, delay)
                 serving, last = self._asked, self._stopped
             clean = self._turn()
             pause = self.PAUSE if clean else min(pause * 2, self.LONGEST_PAUSE)
@@ -107,22 +107,22 @@ class BackgroundShipper:
 
     def _turn(self) -> bool:
         """One pass over the spool; whether nothing stood in its way."""
-        trouble = self._pass()
-        if trouble and not self._out:
-            log.error("%s", trouble)
-        elif not trouble and self._out and self._sink is not None:
+        failure = self._pass()
+        if failure and not self._out:
+            log.error("%s", failure)
+        elif not failure and self._out and self._sink is not None:
             log.warning("%s is reached again", self._sink.shown)
-        self._out = bool(trouble)
-        return not trouble
+        self._out = bool(failure)
+        return not failure
 
     def _pass(self) -> str:
         """Ship what is there; '' or what is wrong."""
         self._elsewhere = False
         try:
             if self._sink is not None and waiting(self.directory):
-                done = drain(self.directory, self._sink)
-                self.shipped.rows += done.rows
-                self.shipped.dead += done.dead + done.torn
+                stats = drain(self.directory, self._sink)
+                self.shipped.rows += stats.rows
+                self.shipped.dead += stats.dead + stats.torn
         except BusyError:
             self._elsewhere = True  # a sidecar, or another worker of the same host, ships this directory
         except DatabaseError as error:

@@ -22,7 +22,7 @@ class Letter(NamedTuple):
 
     line: bytes
     reason: str
-    at: float
+    refused_at: float
     """Unix seconds."""
 
 
@@ -68,11 +68,11 @@ def letters(directory: Path) -> Iterator[Letter]:
     except FileNotFoundError:
         return
     for entry in data.splitlines():
-        found = mapping(document(entry))
-        line = found.get("line")
+        record = mapping(document(entry))
+        line = record.get("line")
         if isinstance(line, str):
             raw = line.encode("utf-8", "surrogateescape")
-            yield Letter(raw, label(found, "reason") or "", number(found, "at") or 0.0)
+            yield Letter(raw, label(record, "reason") or "", number(record, "at") or 0.0)
 
 
 def exhume(directory: Path, segment: Path) -> int:
@@ -82,11 +82,11 @@ def exhume(directory: Path, segment: Path) -> int:
     the table absorbs.
     """
     with _alone(directory):
-        found = list(letters(directory))
-        if found:
+        entries = list(letters(directory))
+        if entries:
             new = segment.with_suffix(".new")
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in found))
+                file.write(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in entries))
             os.replace(new, segment)
             path(directory).unlink()
-    return len(found)
+    return len(entries)

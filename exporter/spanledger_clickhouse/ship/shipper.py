@@ -96,45 +96,45 @@ def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda 
         BusyError: another process ships this spool.
         DatabaseError: the sink cannot take rows now.
     """
-    done = Drained()
+    stats = Drained()
     if not directory.is_dir():
-        return done
+        return stats
     with sole_shipper(directory):
         for path in sorted(directory.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime, p.name)):
-            _drain_segment(path, sink, progress, done)
-    return done
+            _drain_segment(path, sink, progress, stats)
+    return stats
 
 
-def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], done: Drained) -> None:
+def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stats: Drained) -> None:
     with path.open("rb") as segment:
         finished = _has_no_writer(segment.fileno())  # asked before reading: nothing can follow what we read
         start = _acknowledged(path)
         segment.seek(start)
         for batch, torn, size in _batches(segment, finished):
-            _send(sink, batch, path.parent, done)
+            _send(sink, batch, path.parent, stats)
             for line in torn:
                 dead_letters.bury(path.parent, line, "no JSON: a write that a crash or a full disk cut short")
             start += size
             _acknowledge(path, start)
-            done.torn += len(torn)
+            stats.torn += len(torn)
             progress(size)
         empty = start == 0 and time.time() - path.stat().st_mtime < EMPTY_SEGMENT_SECONDS
         if finished and not empty:
             path.unlink()
             _ack_file(path).unlink(missing_ok=True)
-            done.segments += 1
+            stats.segments += 1
 
 
-def _send(sink: Sink, batch: list[Line], directory: Path, done: Drained) -> None:
+def _send(sink: Sink, batch: list[Line], directory: Path, stats: Drained) -> None:
     """Send a batch; lines that are refused for good go to the dead letters."""
 
     def send(lines: list[Line]) -> None:
         sink.send(lines)
-        done.rows += sum(len(line.contents.rows) for line in lines)
+        stats.rows += sum(len(line.contents.rows) for line in lines)
 
     def refused(line: Line, why: str) -> None:
         dead_letters.bury(directory, line.raw, why)
-        done.dead += 1
+        stats.dead += 1
 
     isolate(send, batch, refused)
 

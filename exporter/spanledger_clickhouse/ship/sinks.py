@@ -51,9 +51,9 @@ class Sink(Protocol):
 class ClickHouseSink:
     """Inserts rows and markers; connects, and applies the schema, when there is something to send."""
 
-    def __init__(self, where: Target, client: Any = None) -> None:
+    def __init__(self, target: Target, client: Any = None) -> None:
         """`client`: an open connection whose schema is in place; the caller closes it."""
-        self._where = where
+        self._where = target
         self._client = client
         self._given = client is not None
 
@@ -146,13 +146,13 @@ class OtlpSink:
             raise DatabaseError(f"cannot reach the Collector at {self.shown}: {reason(error)}") from error
 
     def _read(self, answer: bytes, sent: int) -> None:
-        found: object = document(answer) if answer.strip() else {"partialSuccess": None}
-        if not isinstance(found, dict):
+        response: object = document(answer) if answer.strip() else {"partialSuccess": None}
+        if not isinstance(response, dict):
             raise DatabaseError(f"{self.shown} is no OTLP receiver: its answer is no JSON object")
-        rejected = at(cast("object", found), "partialSuccess", "rejectedSpans")
+        rejected = at(cast("object", response), "partialSuccess", "rejectedSpans")
         if rejected not in (None, 0, "0"):
             # The rest was taken, and OTLP forbids to send any of it again.
-            why = str(at(cast("object", found), "partialSuccess", "errorMessage"))[:200]
+            why = str(at(cast("object", response), "partialSuccess", "errorMessage"))[:200]
             log.error("%s rejected %s of %s spans for good: %s", self.shown, rejected, sent, why)
 
     def rest(self) -> None:
@@ -168,14 +168,14 @@ def _headers() -> dict[str, str]:
     Raises:
         DatabaseError: a part of it is no header. The message does not quote it: it may be a secret.
     """
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for number, part in enumerate((settings.setting("otlp_headers") or "").split(","), 1):
         name, equals, value = (unquote(word).strip() for word in part.partition("="))
         if part.strip() and not (equals and HEADER.fullmatch(name) and value.isprintable()):
             raise DatabaseError(f"part {number} of SPANLEDGER_OTLP_HEADERS is no name=value")
         if name:
-            found[name] = value
-    return found
+            headers[name] = value
+    return headers
 
 
 HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_|~-]+")

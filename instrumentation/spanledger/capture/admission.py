@@ -30,7 +30,7 @@ def enforcing() -> Limiter | None:
     return limiter if limiter is not None and limiter.policy.enforce else None
 
 
-def admit(call: Call, body: object, ask_instead: Callable[[str], object] | None = None, files: int = 0) -> None:
+def admit(call: Call, body: object, replace_model: Callable[[str], object] | None = None, files: int = 0) -> None:
     """Let a call pass and hold what it may cost until it ends.
 
     Args:
@@ -51,7 +51,7 @@ def admit(call: Call, body: object, ask_instead: Callable[[str], object] | None 
     refused = None
     with quietly("checking limits"):
         parsed = document(body) if isinstance(body, str | bytes) else body
-        refused = _asked(limiter, call, parsed, ask_instead, files)
+        refused = _asked(limiter, call, parsed, replace_model, files)
     if refused is not None:
         call.refuse(refused)
         raise refused
@@ -59,33 +59,33 @@ def admit(call: Call, body: object, ask_instead: Callable[[str], object] | None 
 
 def _begins(call: Call) -> bool:
     """Whether anything is sold because of this request, now or later."""
-    asked = call.request
-    return call.sells or asked.begins or (asked.operation == UNKNOWN and asked.model is not None)
+    request = call.request
+    return call.sells or request.begins or (request.operation == UNKNOWN and request.model is not None)
 
 
 def _asked(
-    limiter: Limiter, call: Call, body: object, ask_instead: Callable[[str], object] | None, files: int
+    limiter: Limiter, call: Call, body: object, replace_model: Callable[[str], object] | None, files: int
 ) -> BudgetExceeded | None:
     assumed = limiter.policy.assumed_output_tokens
-    wanted = demand(call.provider_name, call.request, body, assumed, files, ask_instead is not None)
-    found, hold = limiter.ask(_who(call.context), wanted.estimate, wanted.read, wanted.written, wanted)
-    if not found.allowed:
-        return BudgetExceeded(found.reason, found.retry_after_seconds)
+    request_estimate = demand(call.provider_name, call.request, body, assumed, files, replace_model is not None)
+    decision, hold = limiter.ask(_who(call.context), request_estimate.estimate, request_estimate.read, request_estimate.written, request_estimate)
+    if not decision.allowed:
+        return BudgetExceeded(decision.reason, decision.retry_after_seconds)
     if hold is not None:
         call.on_end = hold.ended
-    if found.warnings:
-        call.note(a.BUDGET_WARNINGS, ", ".join(found.warnings))
-    if found.reason == UNANSWERED:
+    if decision.warnings:
+        call.note(a.BUDGET_WARNINGS, ", ".join(decision.warnings))
+    if decision.reason == UNANSWERED:
         call.note(a.BUDGET_WARNINGS, "not enforced: the store did not answer")
-    if found.model and ask_instead is not None:
-        ask_instead(found.model)
-        call.downgrade(found.model, found.reason)
+    if decision.model and replace_model is not None:
+        replace_model(decision.model)
+        call.downgrade(decision.model, decision.reason)
     return None
 
 
 def _who(context: Context | None) -> Who:
-    said = dimensions(context).get
-    return Who(said(a.TENANT_ID), said(a.CUSTOMER_TIER), said(a.FEATURE), said(a.USER_ID))
+    get_dimension = dimensions(context).get
+    return Who(get_dimension(a.TENANT_ID), get_dimension(a.CUSTOMER_TIER), get_dimension(a.FEATURE), get_dimension(a.USER_ID))
 
 
 def _count_at_its_end(limiter: Limiter, call: Call) -> None:
@@ -120,9 +120,9 @@ def admit_session(begin: Callable[[Request], Call], model: str) -> None:
         return
     refused = None
     with quietly("checking limits"):
-        found = _any_room(limiter)
-        if not found.allowed:
-            refused = BudgetExceeded(found.reason, found.retry_after_seconds)
+        decision = _any_room(limiter)
+        if not decision.allowed:
+            refused = BudgetExceeded(decision.reason, decision.retry_after_seconds)
             begin(Request("chat", model or None)).refuse(refused)
     if refused is not None:
         raise refused
@@ -130,7 +130,7 @@ def admit_session(begin: Callable[[Request], Call], model: str) -> None:
 
 def _any_room(limiter: Limiter) -> Decision:
     """Whether anything more may be spent: a picodollar, which is held only for as long as that takes."""
-    found, hold = limiter.ask(_who(None), 0)
+    decision, hold = limiter.ask(_who(None), 0)
     if hold is not None:
         hold.count(0)
-    return found
+    return decision

@@ -50,7 +50,7 @@ _expected: Final[Expected[Made]] = Expected()
 def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
     already_recorded.after_fork()
-    _expected.after_fork(lambda made: made._replace(on_end=None))  # what is held is the parent's
+    _expected.after_fork(lambda job: job._replace(on_end=None))  # what is held is the parent's
 
 
 class Call:
@@ -128,11 +128,11 @@ class Call:
     def another(self, request: Request | None = None) -> Call:
         """A call of its own for one more billed response to the same request (a middleware's second hop)."""
         server = self._server
-        made = Call(self._tracer, self._provider, request or self.request, self.provider_name, server, self.context)
-        made.project = self.project
-        made.on_end = self.on_end
-        made._notes = self._notes
-        return made
+        call = Call(self._tracer, self._provider, request or self.request, self.provider_name, server, self.context)
+        call.project = self.project
+        call.on_end = self.on_end
+        call._notes = self._notes
+        return call
 
     @property
     def sells(self) -> bool:
@@ -213,9 +213,9 @@ class Call:
                 )
                 self._told = self._told or (request.begins and not request.batch)  # the result does
             if response.void is not None:
-                made = _expected.pop((self.provider_name, response.void))
-                if made is not None and made.on_end is not None:
-                    made.on_end(0, False, "")
+                job = _expected.pop((self.provider_name, response.void))
+                if job is not None and job.on_end is not None:
+                    job.on_end(0, False, "")
             if self._span is not None or self._counts(response):
                 self._record(response)
             for extra in response.extras:
@@ -241,11 +241,11 @@ class Call:
 
     def _take_up(self, response: Response) -> None:
         """Go on for the request that a poll's answer belongs to: one that this process made, else as the answer says."""
-        made = _expected.pop((self.provider_name, response.record)) if response.record else None
-        request = made.request if made else self.request
-        if made is not None:
-            self._notes = {**made.notes, **self._notes}
-            self.on_end = made.on_end or self.on_end
+        job = _expected.pop((self.provider_name, response.record)) if response.record else None
+        request = job.request if job else self.request
+        if job is not None:
+            self._notes = {**job.notes, **self._notes}
+            self.on_end = job.on_end or self.on_end
         self.request = request._replace(model=request.model or response.model, polls=False)
 
     def _also(self, extra: Response) -> None:
@@ -254,11 +254,11 @@ class Call:
             return
         request = self.request
         if extra.record and extra.created is None and request.subject is not None:
-            known = _expected.get((self.provider_name, request.subject))
-            extra = extra._replace(created=known.created if known else None)
+            job = _expected.get((self.provider_name, request.subject))
+            extra = extra._replace(created=job.created if job else None)
         operation = extra.operation or ("chat" if request.operation == UNKNOWN else request.operation)
-        asked = request._replace(operation=operation, model=extra.model, polls=False, lines=False, expected=None)
-        call = self.another(asked)
+        extra_request = request._replace(operation=operation, model=extra.model, polls=False, lines=False, expected=None)
+        call = self.another(extra_request)
         call._finished = True
         if call._span is not None:
             call._attempts.append(call._attempt("200", "yes"))
@@ -271,8 +271,8 @@ class Call:
         self._finished = True
         with quietly("recording a failed call"):
             if self._span is not None:
-                said = str(status) if status else "no_answer"
-                self._attempts.append(self._attempt(said, "no" if status else "unknown"))
+                status_text = str(status) if status else "no_answer"
+                self._attempts.append(self._attempt(status_text, "no" if status else "unknown"))
                 self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 self._span.set_attribute(a.ERROR_TYPE, str(status) if status else type(error).__qualname__)
                 self._end(self._span, Response(), "error")

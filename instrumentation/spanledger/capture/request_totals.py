@@ -25,9 +25,9 @@ MAX_OPEN: Final = 20_000
 class Total:
     """The calls of one request so far."""
 
-    def __init__(self, span: Span, *, from_elsewhere: bool) -> None:
+    def __init__(self, span: Span, *, is_remote: bool) -> None:
         self.span = span
-        self.from_elsewhere = from_elsewhere
+        self.from_elsewhere = is_remote
         """Whether the trace came from another service."""
         self.calls = 0
         self.tokens = 0
@@ -46,8 +46,8 @@ class Total:
                 self.unpriced += 1
 
     def attributes(self) -> dict[str, int]:
-        found = {a.REQUEST_CALLS: self.calls, a.REQUEST_TOKENS: self.tokens, a.REQUEST_COST: self.picousd}
-        return {**found, a.REQUEST_UNPRICED: self.unpriced} if self.unpriced else found
+        totals = {a.REQUEST_CALLS: self.calls, a.REQUEST_TOKENS: self.tokens, a.REQUEST_COST: self.picousd}
+        return {**totals, a.REQUEST_UNPRICED: self.unpriced} if self.unpriced else totals
 
 
 class OpenRequests:
@@ -66,7 +66,7 @@ class OpenRequests:
         """Take note of a span; returns its total if it serves a request."""
         context, parent = span.get_span_context(), span.parent
         if span.kind in SERVING:
-            total = Total(span, from_elsewhere=parent is not None and parent.is_remote)
+            total = Total(span, is_remote=parent is not None and parent.is_remote)
             with self._lock:
                 _bounded(self._by_trace, context.trace_id, total)
                 _bounded(self._by_span, context.span_id, total)
@@ -97,7 +97,7 @@ class OpenRequests:
                 self._by_trace.pop(context.trace_id, None)
 
 
-def _bounded(found: OrderedDict[int, Any], key: int, value: Any) -> None:
-    found[key] = value
-    if len(found) > MAX_OPEN:
-        found.popitem(last=False)
+def _bounded(entries: OrderedDict[int, Any], key: int, value: Any) -> None:
+    entries[key] = value
+    if len(entries) > MAX_OPEN:
+        entries.popitem(last=False)

@@ -35,10 +35,10 @@ class KeepCalls(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        found = self.inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-        if found.decision is Decision.DROP and attributes and a.OPERATION in attributes:
-            return SamplingResult(Decision.RECORD_ONLY, attributes, found.trace_state)
-        return found
+        sampling_result = self.inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        if sampling_result.decision is Decision.DROP and attributes and a.OPERATION in attributes:
+            return SamplingResult(Decision.RECORD_ONLY, attributes, sampling_result.trace_state)
+        return sampling_result
 
     def get_description(self) -> str:
         return f"KeepCalls({self.inner.get_description()})"
@@ -46,6 +46,6 @@ class KeepCalls(Sampler):
 
 def keep_calls(provider: TracerProvider) -> None:
     """Put `KeepCalls` around a provider's sampler, once. Tracers made before keep the old one; ours come after."""
-    found: Any = provider.sampler
-    if not isinstance(found, KeepCalls):
-        provider.sampler = KeepCalls(found)
+    sampler: Any = provider.sampler
+    if not isinstance(sampler, KeepCalls):
+        provider.sampler = KeepCalls(sampler)

@@ -59,7 +59,7 @@ def attribution(context: Context | None) -> dict[str, Any]:
     `context_lost` (no parent span and no baggage), `no_baggage` (a parent, but nobody set it) or
     `partial`, and `code.*` names the calling code.
     """
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     labels = 0
     for key, value in baggage.get_all(context).items():
         name = KEYS.get(key)
@@ -67,39 +67,39 @@ def attribution(context: Context | None) -> dict[str, Any]:
             if key.startswith(a.LABEL_PREFIX):
                 if labels < MAX_LABELS and _allowed(key):
                     labels += 1
-                    _put(found, key[: len(a.LABEL_PREFIX) + 64], value)
+                    _put(attributes, key[: len(a.LABEL_PREFIX) + 64], value)
             elif key in UNITS:
-                _put(found, key, value)
+                _put(attributes, key, value)
             continue
-        if key == name or name not in found:
-            _put(found, name, value)
-    if a.UNIT_QUANTITY in found:
-        _number(found)
-    user = found.get(a.USER_ID)
+        if key == name or name not in attributes:
+            _put(attributes, name, value)
+    if a.UNIT_QUANTITY in attributes:
+        _number(attributes)
+    user = attributes.get(a.USER_ID)
     if user is not None and (key := _hashing_key()) is not None:
-        found[a.USER_ID] = pseudonym(user, key)
-    missing = [name for name in EXPECTED if name not in found]
+        attributes[a.USER_ID] = pseudonym(user, key)
+    missing = [name for name in EXPECTED if name not in attributes]
     if missing:
         parent = trace.get_current_span(context).get_span_context()
-        reason = "partial" if found else "no_baggage" if parent.is_valid else "context_lost"
-        found[a.ATTRIBUTION_REASON] = reason
-        found[a.ATTRIBUTION_MISSING] = missing
-        found.update(call_site())
-    return found
+        reason = "partial" if attributes else "no_baggage" if parent.is_valid else "context_lost"
+        attributes[a.ATTRIBUTION_REASON] = reason
+        attributes[a.ATTRIBUTION_MISSING] = missing
+        attributes.update(call_site())
+    return attributes
 
 
 def dimensions(context: Context | None) -> dict[str, str]:
     """Whose budgets count a call made in `context` (None: the current one): tenant, tier, feature and user by attribute
     name, as they will stand on the row; what is missing is left out."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for key, value in baggage.get_all(context).items():
         name = BUDGETED.get(key)
-        if name is not None and (key == name or name not in found):
-            _put(found, name, value)
-    user = found.get(a.USER_ID)
+        if name is not None and (key == name or name not in attributes):
+            _put(attributes, name, value)
+    user = attributes.get(a.USER_ID)
     if user is not None and (secret := _hashing_key()) is not None:
-        found[a.USER_ID] = pseudonym(user, secret)
-    return found
+        attributes[a.USER_ID] = pseudonym(user, secret)
+    return attributes
 
 
 _label = lru_cache(maxsize=4096)(label)
@@ -124,20 +124,20 @@ def _text(value: object) -> str | None:
     return None if is_missing(value) else _label(value if isinstance(value, str) else str(value))
 
 
-def _put(found: dict[str, Any], name: str, value: object) -> None:
+def _put(attributes: dict[str, Any], name: str, value: object) -> None:
     text = _text(value)
     if text is not None:
-        found[name] = text
+        attributes[name] = text
 
 
-def _number(found: dict[str, Any]) -> None:
+def _number(attributes: dict[str, Any]) -> None:
     """The quantity of a unit as a number, or not at all."""
     try:
-        quantity = float(found.pop(a.UNIT_QUANTITY))
+        quantity = float(attributes.pop(a.UNIT_QUANTITY))
     except ValueError:
         return
     if 0 < quantity < 1e15:
-        found[a.UNIT_QUANTITY] = quantity
+        attributes[a.UNIT_QUANTITY] = quantity
 
 
 @lru_cache(maxsize=1)

@@ -50,8 +50,8 @@ def _kind(path: str) -> str:
     if path.startswith((_HERE, "<frozen")):
         return MACHINERY
     for site in _SITE:
-        _, found, below = path.rpartition(site)
-        if found:
+        _, separator, below = path.rpartition(site)
+        if separator:
             package = below.partition(os.sep)[0].removesuffix(".py")
             return MACHINERY if package in _SDKS or package == "spanledger" else LIBRARY
     return MACHINERY if path.startswith(_STANDARD) else USER

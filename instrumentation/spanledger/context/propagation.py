@@ -51,28 +51,28 @@ class GuardedPropagator(TextMapPropagator):
         """Attribution entries that strangers sent."""
 
     def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
-        found = self.inner.extract(carrier, context, getter)
+        extracted_context = self.inner.extract(carrier, context, getter)
         if not self._trusting and not type(getter).__module__.startswith(BROKERS):
             with quietly("guarding incoming baggage"):
-                found = self._without_theirs(found, context)
-        return found
+                extracted_context = self._without_theirs(extracted_context, context)
+        return extracted_context
 
-    def _without_theirs(self, found: Context, before: Context | None) -> Context:
+    def _without_theirs(self, context: Context, before: Context | None) -> Context:
         """`found` with our entries as they were before the carrier was read, in `before` or the current context.
 
         What our own middleware has said already stays: Flask's instrumentation reads the carrier after a WSGI
         middleware has run, and begins with an empty context (opentelemetry-instrumentation-flask 0.66b1).
         """
-        known = {key: value for key, value in baggage.get_all(before).items() if is_ours(key)}
-        theirs = {key: value for key, value in baggage.get_all(found).items() if is_ours(key)}
-        for key in theirs.keys() - known.keys():
+        own_entries = {key: value for key, value in baggage.get_all(before).items() if is_ours(key)}
+        carrier_entries = {key: value for key, value in baggage.get_all(context).items() if is_ours(key)}
+        for key in carrier_entries.keys() - own_entries.keys():
             self.dropped += 1
-            found = baggage.remove_baggage(key, found)
-        for key, value in known.items():
-            if theirs.get(key) != value:
-                self.dropped += key in theirs
-                found = baggage.set_baggage(key, value, found)
-        return found
+            context = baggage.remove_baggage(key, context)
+        for key, value in own_entries.items():
+            if carrier_entries.get(key) != value:
+                self.dropped += key in carrier_entries
+                context = baggage.set_baggage(key, value, context)
+        return context
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
         if in_call(context):

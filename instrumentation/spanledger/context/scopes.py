@@ -45,10 +45,10 @@ class Scope:
 
     def context(self, context: Context | None = None) -> Context:
         """`context` (by default the current one) with this scope's baggage."""
-        found = otel_context.get_current() if context is None else context
+        scoped_context = otel_context.get_current() if context is None else context
         for key, value in self.entries().items():
-            found = baggage.set_baggage(key, value, found)
-        return found
+            scoped_context = baggage.set_baggage(key, value, scoped_context)
+        return scoped_context
 
     def __enter__(self) -> None:
         _tokens.set((*_tokens.get(), otel_context.attach(self.context())))
@@ -91,21 +91,21 @@ class Scope:
         def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             inner = function(*args, **kwargs)
             step: Callable[[Any], Any] = inner.send
-            given: Any = None
+            argument: Any = None
             try:
                 while True:
                     with self:
                         try:
-                            value = step(given)
+                            value = step(argument)
                         except StopIteration as end:
                             return end.value
                     try:
-                        given = yield value
+                        argument = yield value
                         step = inner.send
                     except GeneratorExit:
                         raise
                     except BaseException as error:  # noqa: BLE001 - handed on to the generator
-                        step, given = inner.throw, error
+                        step, argument = inner.throw, error
             finally:
                 with self:
                     inner.close()
@@ -116,21 +116,21 @@ class Scope:
         async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             inner = function(*args, **kwargs)
             step: Callable[[Any], Any] = inner.asend
-            given: Any = None
+            argument: Any = None
             try:
                 while True:
                     with self:
                         try:
-                            value = await step(given)
+                            value = await step(argument)
                         except StopAsyncIteration:
                             return
                     try:
-                        given = yield value
+                        argument = yield value
                         step = inner.asend
                     except GeneratorExit:
                         raise
                     except BaseException as error:  # noqa: BLE001 - handed on to the generator
-                        step, given = inner.athrow, error
+                        step, argument = inner.athrow, error
             finally:
                 with self:
                     await inner.aclose()

@@ -88,15 +88,15 @@ class Strictness:
         missing = [name for name, attribute in self._required if attribute not in facts]
         if not missing:
             return
-        where = f"{facts.get(a.CODE_FILE, '?')}:{facts.get(a.CODE_LINE, '?')}"
+        location = f"{facts.get(a.CODE_FILE, '?')}:{facts.get(a.CODE_LINE, '?')}"
         message = (
-            f"the call at {where} has no {' and no '.join(missing)}, which SPANLEDGER_REQUIRE demands: "
+            f"the call at {location} has no {' and no '.join(missing)}, which SPANLEDGER_REQUIRE demands: "
             "set it in middleware, or with spanledger.attribution(...)"
         )
         if self._raises:
             raise AttributionRequired(message)
-        if (where, *missing) not in self._said and len(self._said) < MAX_SITES:
-            self._said.add((where, *missing))
+        if (location, *missing) not in self._said and len(self._said) < MAX_SITES:
+            self._said.add((location, *missing))
             log.warning("%s", message)
 
 

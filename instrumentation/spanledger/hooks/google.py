@@ -207,12 +207,12 @@ def _admit(call: Call, http_request: Any) -> None:
 
     if admission.enforcing() is None:
         return
-    before, found, after = str(http_request.url).rpartition(f"/{call.request.model}:")
+    before, separator, after = str(http_request.url).rpartition(f"/{call.request.model}:")
 
     def ask_instead(model: str) -> None:
         http_request.url = f"{before}/{model}:{after}"
 
-    fixed = not found or "cachedContent" in mapping(http_request.data)  # a cache is of one model
+    fixed = not separator or "cachedContent" in mapping(http_request.data)  # a cache is of one model
     admission.admit(call, http_request.data, None if fixed else ask_instead)
 
 

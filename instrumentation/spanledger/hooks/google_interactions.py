@@ -45,12 +45,12 @@ class GaosDoor(Patches):
 
     def _begin(self, request: Any) -> Sent | None:
         with quietly("beginning a call"):
-            found = self._provider.request(request.method, str(request.url), document(request.content))
-            if found is None:
+            llm_request = self._provider.request(request.method, str(request.url), document(request.content))
+            if llm_request is None:
                 return None
             server = request.url.host, request.url.port
             name = provider_hosts.provider_at(server[0]) or self._provider.NAME
-            return Sent(Call(self._tracer(), self._provider, found, name, server, otel_context.get_current()))
+            return Sent(Call(self._tracer(), self._provider, llm_request, name, server, otel_context.get_current()))
         return None
 
     def _do_request(self, original: Any) -> Any:
@@ -59,10 +59,10 @@ class GaosDoor(Patches):
             if sent is None:
                 with outbound():
                     return original(sdk, hook_ctx, request, *args, **kwargs)
-            asked = _Asked(request)
-            admission.admit(sent.call, request.content, asked.instead if sent.call.request.model else None)
+            outgoing = _Asked(request)
+            admission.admit(sent.call, request.content, outgoing.instead if sent.call.request.model else None)
             with Sending(sent):
-                response = original(sdk, hook_ctx, asked.request, *args, **kwargs)
+                response = original(sdk, hook_ctx, outgoing.request, *args, **kwargs)
             _answered(sent.call, response)
             return response
 
@@ -74,10 +74,10 @@ class GaosDoor(Patches):
             if sent is None:
                 with outbound():
                     return await original(sdk, hook_ctx, request, *args, **kwargs)
-            asked = _Asked(request)
-            admission.admit(sent.call, request.content, asked.instead if sent.call.request.model else None)
+            outgoing = _Asked(request)
+            admission.admit(sent.call, request.content, outgoing.instead if sent.call.request.model else None)
             with Sending(sent):
-                response = await original(sdk, hook_ctx, asked.request, *args, **kwargs)
+                response = await original(sdk, hook_ctx, outgoing.request, *args, **kwargs)
             _answered(sent.call, response)
             return response
 

@@ -13,16 +13,16 @@ Hooks = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 def missing(module: ModuleType, hooks: Hooks) -> list[str]:
     """The hooks that this release of an SDK lacks, e.g. ["BaseClient._build_request(options)"]."""
-    found: list[str] = []
+    missing_hooks: list[str] = []
     for owner, methods in hooks.items():
         for method, needed in methods.items():
             function = getattr(getattr(module, owner, None), method, None)
             if function is None:
-                found.append(f"{owner}.{method}")
+                missing_hooks.append(f"{owner}.{method}")
                 continue
             parameters = inspect.signature(function).parameters
-            found += [f"{owner}.{method}({name})" for name in needed if name not in parameters]
-    return found
+            missing_hooks += [f"{owner}.{method}({name})" for name in needed if name not in parameters]
+    return missing_hooks
 
 
 class Patches:

@@ -64,10 +64,10 @@ class Tap:
     def _event(self, event: bytes) -> bytes:
         if not INTERESTING.search(event):
             return event
-        found = mapping(
+        payload = mapping(
             document(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
         )
-        hidden = self._hide and found.get("choices") == [] and isinstance(found.get("usage"), dict)
-        if found and (hidden or self._scan):
-            self._feed(found)
+        hidden = self._hide and payload.get("choices") == [] and isinstance(payload.get("usage"), dict)
+        if payload and (hidden or self._scan):
+            self._feed(payload)
         return b"" if hidden else event

@@ -59,7 +59,7 @@ PROJECT_HEADER: Final = "openai-project"
 RAW_HEADER: Final = "x-stainless-raw-response"
 
 _current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
-_asked: ContextVar[Any] = ContextVar("spanledger_options", default=None)
+_current_options: ContextVar[Any] = ContextVar("spanledger_options", default=None)
 """The options of the request that `_current` belongs to."""
 
 
@@ -95,7 +95,7 @@ class StainlessDoor(Patches):
 
     def _begin(self, client: Any, options: Any) -> Call | None:
         with quietly("beginning a call"):
-            if _asked.get() is options:
+            if _current_options.get() is options:
                 return None  # the same request, on its way through another class's `request`
             request = self._provider.request(options.method, options.url, _body(options))
             return self._call(client, request) if request else None
@@ -103,10 +103,10 @@ class StainlessDoor(Patches):
 
     def _call(self, client: Any, request: Request) -> Call:
         url = client.base_url
-        known = client.__dict__.get("_spanledger_server")
-        if known is None or known[0] is not url:
-            known = client.__dict__["_spanledger_server"] = url, _server(url, self._provider.NAME)
-        name, server = known[1]
+        server_entry = client.__dict__.get("_spanledger_server")
+        if server_entry is None or server_entry[0] is not url:
+            server_entry = client.__dict__["_spanledger_server"] = url, _server(url, self._provider.NAME)
+        name, server = server_entry[1]
         return Call(self._tracer(), self._provider, request, name, server, otel_context.get_current())
 
     def _request(self, original: Any) -> Any:
@@ -117,9 +117,9 @@ class StainlessDoor(Patches):
             if call is None:
                 with outbound():
                     return original(client, cast_to, options, *args, **kwargs)
-            asked = _admitted(client, call, options)
-            with _Sending(call, asked):
-                return original(client, cast_to, asked, *args, **kwargs)
+            admitted_options = _admitted(client, call, options)
+            with _Sending(call, admitted_options):
+                return original(client, cast_to, admitted_options, *args, **kwargs)
 
         return request
 
@@ -131,9 +131,9 @@ class StainlessDoor(Patches):
             if call is None:
                 with outbound():
                     return await original(client, cast_to, options, *args, **kwargs)
-            asked = _admitted(client, call, options)
-            with _Sending(call, asked):
-                return await original(client, cast_to, asked, *args, **kwargs)
+            admitted_options = _admitted(client, call, options)
+            with _Sending(call, admitted_options):
+                return await original(client, cast_to, admitted_options, *args, **kwargs)
 
         return request
 
@@ -165,8 +165,8 @@ class StainlessDoor(Patches):
             return
         name = "extra_json" if "stream_options" in mapping(options.extra_json) else "json_data"  # what counts
         fields = mapping(getattr(options, name))
-        wanted = {**mapping(fields, "stream_options"), "include_usage": True}
-        setattr(options, name, {**fields, "stream_options": wanted})
+        stream_options = {**mapping(fields, "stream_options"), "include_usage": True}
+        setattr(options, name, {**fields, "stream_options": stream_options})
         call.hides_usage = True
 
     def _sleep_for_retry(self, original: Any) -> Any:
@@ -244,9 +244,9 @@ class StainlessDoor(Patches):
 
     def _process_response_data(self, original: Any) -> Any:
         def process_response_data(client: Any, *, data: Any, cast_to: Any, response: Any) -> Any:
-            known = getattr(response, "_spanledger", None)
-            if known is not None:
-                call, whole = known
+            call_state = getattr(response, "_spanledger", None)
+            if call_state is not None:
+                call, whole = call_state
                 if whole:
                     call.body(data)
                 else:
@@ -282,10 +282,10 @@ def _accepts_stream_options(client: Any, options: Any) -> bool:
 
 def _overriding(cls: type) -> list[type]:
     """`cls`, and those of its subclasses that have a `request` of their own."""
-    found = [cls]
+    classes = [cls]
     for subclass in cls.__subclasses__():
-        found += [each for each in _overriding(subclass) if "request" in each.__dict__]
-    return found
+        classes += [owner for owner in _overriding(subclass) if "request" in owner.__dict__]
+    return classes
 
 
 def _bindable(original: Any) -> Any:
@@ -310,15 +310,15 @@ def _admitted(client: Any, call: Call, options: Any) -> Any:
     if admission.enforcing() is None:
         return options
     sent = options
-    named = [name for name in ("json_data", "extra_json") if "model" in mapping(getattr(options, name, None))]
+    model_fields = [name for name in ("json_data", "extra_json") if "model" in mapping(getattr(options, name, None))]
 
     def ask_instead(model: str) -> None:
         nonlocal sent
         sent = copy.copy(options)  # the caller may use his own again
-        for name in named:
+        for name in model_fields:
             setattr(sent, name, {**mapping(getattr(options, name)), "model": model})
 
-    fixed = not named or "/deployments/" in str(client.base_url)  # Azure: the address says the model
+    fixed = not model_fields or "/deployments/" in str(client.base_url)  # Azure: the address says the model
     files = len(getattr(options, "files", None) or ())
     admission.admit(call, _body(options), None if fixed else ask_instead, files)
     return sent
@@ -335,7 +335,7 @@ class _Sending:
 
     def __enter__(self) -> None:
         self._token = _current.set(self._call)
-        self._options_token = _asked.set(self._options)
+        self._options_token = _current_options.set(self._options)
         self._context = otel_context.attach(self._call.current())
 
     def __exit__(
@@ -343,7 +343,7 @@ class _Sending:
     ) -> None:
         self._call.sent()
         otel_context.detach(self._context)
-        _asked.reset(self._options_token)
+        _current_options.reset(self._options_token)
         _current.reset(self._token)
         if error is not None and not self._call.answered:
             status = getattr(error, "status_code", None)

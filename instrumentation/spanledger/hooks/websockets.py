@@ -115,18 +115,18 @@ class SocketDoor(Patches):
 
         return recv_bytes
 
-    def _message(self, connection: Any, message: bytes | str, told: _Told) -> None:
+    def _message(self, connection: Any, message: bytes | str, reader: _Told) -> None:
         with quietly("reading a message"):
             data = message.encode() if isinstance(message, str) else message
-            if told.interesting(data):
-                self._event(connection, mapping(document(data)), told)
+            if reader.interesting(data):
+                self._event(connection, mapping(document(data)), reader)
 
-    def _event(self, connection: Any, event: Json, told: _Told) -> None:
-        known = connection.__dict__.get("_spanledger")
-        if known is None:
-            known = connection.__dict__["_spanledger"] = _Connection(otel_context.get_current())
-        for request, body in told.told(known.session, event):
-            call = Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None), known.context)
+    def _event(self, connection: Any, event: Json, reader: _Told) -> None:
+        state = connection.__dict__.get("_spanledger")
+        if state is None:
+            state = connection.__dict__["_spanledger"] = _Connection(otel_context.get_current())
+        for request, body in reader.told(state.session, event):
+            call = Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None), state.context)
             admission.count(call)
             call.body(body)
             call.finish()
@@ -143,9 +143,9 @@ class SocketDoor(Patches):
         async def receive(session: Any) -> Any:
             message = await original(session)
             with quietly("reading a message"):
-                found = getattr(message, "usage_metadata", None)
-                if found is not None:
-                    usage = found.model_dump(mode="json", by_alias=True, exclude_none=True)
+                metadata = getattr(message, "usage_metadata", None)
+                if metadata is not None:
+                    usage = metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
                     self._event(session, {"usageMetadata": usage}, google_live)
             return message
 
@@ -154,8 +154,8 @@ class SocketDoor(Patches):
 
 def _model(manager: Any) -> str:
     """The model that a connection is asked for with (openai 3.57: a private attribute of each class of managers)."""
-    found = getattr(manager, f"_{type(manager).__name__}__model", "")
-    return found if isinstance(found, str) else ""
+    model = getattr(manager, f"_{type(manager).__name__}__model", "")
+    return model if isinstance(model, str) else ""
 
 
 class _Connecting:

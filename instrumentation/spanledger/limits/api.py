@@ -23,7 +23,7 @@ from spanledger.runtime import settings
 from spanledger.runtime.guard import log, quietly
 
 _lock = threading.Lock()
-_made: tuple[Limiter | None] | None = None
+_cached_limiter: tuple[Limiter | None] | None = None
 """What the settings describe, once it was made."""
 
 
@@ -33,25 +33,25 @@ def configured() -> Limiter | None:
     SPANLEDGER_LIMITS names a file of budgets; SPANLEDGER_REDIS_URL a Redis where they are published, and where all
     processes count. Either is enough. With a Redis alone the doors ask for every call.
     """
-    global _made
-    made = _made
-    if made is None:
+    global _cached_limiter
+    cache_entry = _cached_limiter
+    if cache_entry is None:
         with _lock:
-            if _made is None:
-                _made = (_make(),)
-            made = _made
-    return made[0]
+            if _cached_limiter is None:
+                _cached_limiter = (_make(),)
+            cache_entry = _cached_limiter
+    return cache_entry[0]
 
 
 def present() -> Limiter | None:
     """The limiter of this process, if anybody has asked for it."""
-    return _made[0] if _made is not None else None
+    return _cached_limiter[0] if _cached_limiter is not None else None
 
 
 def reset() -> None:
     """Forget it: the settings have changed, or this is a forked child, which has locks, connections and holds of its own."""
-    global _lock, _made
-    _lock, _made = threading.Lock(), None
+    global _lock, _cached_limiter
+    _lock, _cached_limiter = threading.Lock(), None
 
 
 os.register_at_fork(after_in_child=reset)
@@ -64,7 +64,7 @@ def _make() -> Limiter | None:
             return None
         try:
             policy = named(load(path)) if path is not None else Policy(enforce=True)
-            made = (
+            limiter = (
                 Limiter(policy, MemoryStore())
                 if url is None
                 else Limiter(policy, RedisStore(url), settling=RedisStore(url, SETTLING_SECONDS))
@@ -72,8 +72,8 @@ def _make() -> Limiter | None:
         except (PolicyError, StoreError) as error:
             log.error("no limits are enforced: %s", error)
             return None
-        _at_the_end(made.close)
-        return made
+        _at_the_end(limiter.close)
+        return limiter
     return None
 
 
@@ -81,9 +81,9 @@ def _at_the_end(act: Callable[[], object]) -> None:
     """Have it done when this process ends. A worker of multiprocessing or billiard (Celery) runs none of atexit's."""
     atexit.register(act)
     for name in ("multiprocessing.util", "billiard.util"):
-        known: Any = sys.modules.get(name)
-        if known is not None:
-            known.Finalize(None, act, exitpriority=100)
+        module: Any = sys.modules.get(name)
+        if module is not None:
+            module.Finalize(None, act, exitpriority=100)
 
 
 class _Told(NamedTuple):
@@ -131,11 +131,11 @@ def check_request_allowed(
     with quietly("checking limits"):
         limiter = configured()
         if limiter is not None:
-            said = {"tenant": tenant, "tier": tier, "feature": feature, "user": user}
-            who = Who(**{name: identity(ATTRIBUTES[name], value) for name, value in said.items()})
-            asked = _Told(provider, model, max_output_tokens)
-            estimate = asked.price(model, input_tokens)
-            return limiter.check(who, estimate, input_tokens, max_output_tokens, asked).as_dict()
+            dimension_values = {"tenant": tenant, "tier": tier, "feature": feature, "user": user}
+            who = Who(**{name: identity(ATTRIBUTES[name], value) for name, value in dimension_values.items()})
+            request_estimate = _Told(provider, model, max_output_tokens)
+            estimate = request_estimate.price(model, input_tokens)
+            return limiter.check(who, estimate, input_tokens, max_output_tokens, request_estimate).as_dict()
     return Decision(True).as_dict()
 
 

@@ -16,7 +16,7 @@ ATTRIBUTES: Final = {"tenant": a.TENANT_ID, "tier": a.CUSTOMER_TIER, "feature": 
 
 def named(policy: Policy) -> Policy:
     """A policy of a file, with the values of its scopes as they stand on rows."""
-    scoped = [replace(each, scope={d: on_rows(d, value) for d, value in each.scope.items()}) for each in policy.budgets]
+    scoped = [replace(budget, scope={d: on_rows(d, value) for d, value in budget.scope.items()}) for budget in policy.budgets]
     return replace(policy, budgets=tuple(scoped))
 
 

@@ -121,26 +121,26 @@ class Limiter:
             output_tokens: that may be answered.
             question: where the estimate may be refined, or the model replaced.
         """
-        found, hold = self.ask(who, estimate_picousd, input_tokens, output_tokens, question)
+        decision, hold = self.ask(who, estimate_picousd, input_tokens, output_tokens, question)
         if hold is not None:
-            self._open[found.reservation] = hold
+            self._open[decision.reservation] = hold
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
-        return found
+        return decision
 
     def ask(
         self, who: Who, estimate: int | None, read: int = 0, written: int = 0, question: Question | None = None
     ) -> tuple[Decision, Hold | None]:
         """As `check`, with the hold itself, which only the caller knows then."""
-        found, hold = self._asked(who, estimate, read, written, question)
-        if not found.allowed and found.retry_after_seconds and question is not None:
+        decision, hold = self._asked(who, estimate, read, written, question)
+        if not decision.allowed and decision.retry_after_seconds and question is not None:
             counted = question.sharper()
             if counted is not None and counted < read:
                 estimate = question.price(question.model, counted)
-                found, hold = self._asked(who, estimate, counted, written, question)
-        outcome = "refused" if not found.allowed else "downgraded" if found.model else "allowed"
-        self.counted["unenforced" if found.reason == UNANSWERED else outcome] += 1
-        return found, hold
+                decision, hold = self._asked(who, estimate, counted, written, question)
+        outcome = "refused" if not decision.allowed else "downgraded" if decision.model else "allowed"
+        self.counted["unenforced" if decision.reason == UNANSWERED else outcome] += 1
+        return decision, hold
 
     def _asked(
         self, who: Who, estimate: int | None, read: int, written: int, question: Question | None
@@ -177,12 +177,12 @@ class Limiter:
             amount = cheaper if model else amount
             held = self._reserve(name, plan.without_downgrades(), amount)
             if held.full is None:
-                told = warnings(plan, held.spent)
-                return Decision(True, reason, 0, name, told, model), Hold(self, name, plan, amount)
+                threshold_warnings = warnings(plan, held.spent)
+                return Decision(True, reason, 0, name, threshold_warnings, model), Hold(self, name, plan, amount)
             full, over = held.full, plan.budgets[held.full]
         share = "" if over.acts_at == 1 else f"{over.acts_at:.0%} of "
-        said = f"budget {over.name!r}: {share}{over.shown} for the {over.window} is used up"
-        return Decision(False, said, max(1, ceil(plan.ends[full] - self._now()))), None
+        refusal = f"budget {over.name!r}: {share}{over.shown} for the {over.window} is used up"
+        return Decision(False, refusal, max(1, ceil(plan.ends[full] - self._now()))), None
 
     def _reserve(self, name: str, accounts: Sequence[Account], amount: int) -> Reserved:
         if self._outage.lasts:
@@ -259,7 +259,7 @@ class Limiter:
     def _tell(self, store: Store, cost: Cost, late: bool = False) -> None:
         """Raises StoreError."""
         try:
-            spent = store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late, seen=cost.seen)
+            spent = store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late, cross_process=cost.cross_process)
         except StoreError as error:
             self._outage.noticed(error)
             raise

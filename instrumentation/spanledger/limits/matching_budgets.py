@@ -80,8 +80,8 @@ class Plan(NamedTuple):
         for its bound."""
         if self.max_input_tokens is not None and read > self.max_input_tokens:
             counted = question.sharper() if question is not None else None
-            if said := _too_many("input", read if counted is None else counted, self.max_input_tokens):
-                return said
+            if message := _too_many("input", read if counted is None else counted, self.max_input_tokens):
+                return message
         if self.max_output_tokens is not None:
             return _too_many("output", written, self.max_output_tokens)
         return ""
@@ -95,8 +95,8 @@ def planned(policy: Policy, who: Who, now: float) -> Plan:
     """What counts a request now (Unix seconds)."""
     rule = policy.rule(who.feature)
     budgets = sorted((b for b in policy.budgets if b.counts(who)), key=lambda b: b.action != DOWNGRADE)
-    at = datetime.fromtimestamp(now, UTC)
-    windows = [window(budget.window, at, budget.zone) for budget in budgets]
+    now_utc = datetime.fromtimestamp(now, UTC)
+    windows = [window(budget.window, now_utc, budget.zone) for budget in budgets]
     starts, ends = [w.start.timestamp() for w in windows], [w.end.timestamp() for w in windows]
     accounts: list[Account] = []
     for budget, begun, end in zip(budgets, starts, ends, strict=True):

@@ -15,11 +15,11 @@ class Window(NamedTuple):
     start: datetime
     end: datetime
 
-    def seconds_left(self, at: datetime) -> float:
-        return max(0.0, (self.end - at).total_seconds())
+    def seconds_left(self, moment: datetime) -> float:
+        return max(0.0, (self.end - moment).total_seconds())
 
 
-def window(name: str, at: datetime, zone: tzinfo = UTC) -> Window:
+def window(name: str, moment: datetime, zone: tzinfo = UTC) -> Window:
     """The window `name` (hour, day, month) that `at` is in.
 
     Args:
@@ -31,9 +31,9 @@ def window(name: str, at: datetime, zone: tzinfo = UTC) -> Window:
     Raises:
         ValueError: there is no such window.
     """
-    local = at.astimezone(zone)
+    local = moment.astimezone(zone)
     if name == "hour":
-        start = at.astimezone(UTC) - timedelta(
+        start = moment.astimezone(UTC) - timedelta(
             minutes=local.minute, seconds=local.second, microseconds=local.microsecond
         )
         return Window(start, start + timedelta(hours=1))

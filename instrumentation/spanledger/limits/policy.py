@@ -49,7 +49,7 @@ class Budget:
     """warn | downgrade | block: what becomes of a request from `at` on."""
     thresholds: tuple[float, ...] = (0.8, 0.9, 0.95, 1.0)
     """Shares of the amount that are told of, in order, each once in a window over all processes."""
-    at: Decimal | None = None
+    action_share: Decimal | None = None
     """The share of the amount from which the action is taken; None: as the action has it."""
 
     def counts(self, who: Who) -> bool:
@@ -64,7 +64,7 @@ class Budget:
 
     @property
     def acts_at(self) -> Decimal:
-        return ACTS_AT[self.action] if self.at is None else self.at
+        return ACTS_AT[self.action] if self.action_share is None else self.action_share
 
     @property
     def acts_from_picousd(self) -> int:

@@ -55,12 +55,12 @@ def load(path: str) -> Policy:
 
     try:
         with open(os.path.expanduser(path), "rb") as file:
-            found = tomllib.load(file, parse_float=Decimal)
+            document = tomllib.load(file, parse_float=Decimal)
     except OSError as error:
         raise PolicyError(f"SPANLEDGER_LIMITS={path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, no UTF-8, or nested without end
         raise PolicyError(f"{path} is not valid TOML: {error}") from error
-    return policy(found, path)
+    return policy(document, path)
 
 
 def published(text: str) -> Policy:
@@ -68,32 +68,32 @@ def published(text: str) -> Policy:
     if not text:
         return Policy()
     try:
-        found: object = json.loads(text, parse_float=Decimal)
+        document: object = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         raise PolicyError("the published budgets are no JSON") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise PolicyError("the published budgets are no JSON object")
-    return policy(cast("Json", found), "the published budgets")
+    return policy(cast("Json", document), "the published budgets")
 
 
-def policy(found: Json, path: str = "limits") -> Policy:
+def policy(document: Json, path: str = "limits") -> Policy:
     """The policy that a parsed document describes; raises as `load` does."""
-    unknown = found.keys() - {"budget", "features", "request", "enforce"}
+    unknown = document.keys() - {"budget", "features", "request", "enforce"}
     if unknown:
         raise PolicyError(
             f"{path}: {min(unknown)!r} is not known: use enforce, [[budget]], [features.NAME] and [request]"
         )
-    enforce = _flag(found, "enforce", path)
-    if not isinstance(found.get("budget", []), list):
+    enforce = _flag(document, "enforce", path)
+    if not isinstance(document.get("budget", []), list):
         raise PolicyError(f"{path}: a budget begins with [[budget]], in double brackets")
-    budgets = [budget(cast("Json", each), f"{path}, budget {n}") for n, each in enumerate(items(found, "budget"), 1)]
-    names = [each.name for each in budgets]
+    budgets = [budget(cast("Json", budget_table), f"{path}, budget {n}") for n, budget_table in enumerate(items(document, "budget"), 1)]
+    names = [parsed_budget.name for parsed_budget in budgets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise PolicyError(f"{path}: two budgets are named {twice!r}")
-    caps = _table(found, "request", path)
+    caps = _table(document, "request", path)
     _known(caps, {"max_input_tokens", "max_output_tokens", "assumed_output_tokens"}, f"{path}, request")
-    features = {name: rule(each, f"{path}, feature {name!r}") for name, each in _table(found, "features", path).items()}
+    features = {name: rule(feature_table, f"{path}, feature {name!r}") for name, feature_table in _table(document, "features", path).items()}
     return Policy(
         in_order(budgets),
         _cap(caps, "max_input_tokens", path),
@@ -104,7 +104,7 @@ def policy(found: Json, path: str = "limits") -> Policy:
     )
 
 
-def budget(each: Json, where: str) -> Budget:
+def budget(table: Json, location: str) -> Budget:
     """One budget.
 
     Args:
@@ -114,108 +114,108 @@ def budget(each: Json, where: str) -> Budget:
     Raises:
         PolicyError: something in it makes no sense.
     """
-    if not isinstance(cast("object", each), dict):
-        raise PolicyError(f"{where} is no table")
+    if not isinstance(cast("object", table), dict):
+        raise PolicyError(f"{location} is no table")
     _known(
-        each,
+        table,
         {"name", "window", "amount_usd", "scope", "per", "zone", "fail_closed", "action", "thresholds", "at"},
-        where,
+        location,
     )
-    name, window, per = each.get("name"), each.get("window"), each.get("per", "")
+    name, window, per = table.get("name"), table.get("window"), table.get("per", "")
     if not isinstance(name, str) or not name.strip():
-        raise PolicyError(f"{where} has no name")
-    if any(not _is_text(text) for text in (name, *mapping(each, "scope").values())):
-        raise PolicyError(f"{where}: its name and scope are not all UTF-8 text")
+        raise PolicyError(f"{location} has no name")
+    if any(not _is_text(text) for text in (name, *mapping(table, "scope").values())):
+        raise PolicyError(f"{location}: its name and scope are not all UTF-8 text")
     if window not in WINDOWS:
-        raise PolicyError(f"{where}: window = {window!r}; use {', '.join(WINDOWS)}")
+        raise PolicyError(f"{location}: window = {window!r}; use {', '.join(WINDOWS)}")
     if per and per not in DIMENSIONS:
-        raise PolicyError(f"{where}: per = {per!r}; use {', '.join(DIMENSIONS)}")
-    action = each.get("action", WARN)
+        raise PolicyError(f"{location}: per = {per!r}; use {', '.join(DIMENSIONS)}")
+    action = table.get("action", WARN)
     if action not in ACTIONS:
-        raise PolicyError(f"{where}: action = {action!r}; use {', '.join(ACTIONS)}")
+        raise PolicyError(f"{location}: action = {action!r}; use {', '.join(ACTIONS)}")
     return Budget(
         name,
         str(window),
-        _picousd(each.get("amount_usd"), where),
-        _scope(each, where),
+        _picousd(table.get("amount_usd"), location),
+        _scope(table, location),
         str(per),
-        _zone(each.get("zone"), where),
-        _flag(each, "fail_closed", where),
+        _zone(table.get("zone"), location),
+        _flag(table, "fail_closed", location),
         str(action),
-        _thresholds(each, where),
-        _share(each["at"], f"{where}: at") if "at" in each else None,
+        _thresholds(table, location),
+        _share(table["at"], f"{location}: at") if "at" in table else None,
     )
 
 
-def rule(each: object, where: str) -> Rule:
+def rule(entry: object, location: str) -> Rule:
     """What holds for a feature; arguments and errors as of `budget`."""
-    if not isinstance(each, dict):
-        raise PolicyError(f"{where} is no table")
-    found = cast("Json", each)
-    _known(found, {"downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens"}, where)
-    models = _table(found, "downgrade", where)
+    if not isinstance(entry, dict):
+        raise PolicyError(f"{location} is no table")
+    table = cast("Json", entry)
+    _known(table, {"downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens"}, location)
+    models = _table(table, "downgrade", location)
     if not all(isinstance(model, str) and model for model in models.values()):
-        raise PolicyError(f'{where}: downgrade is a table of models, e.g. {{ "gpt-5.4" = "gpt-5.4-mini" }}')
+        raise PolicyError(f'{location}: downgrade is a table of models, e.g. {{ "gpt-5.4" = "gpt-5.4-mini" }}')
     return Rule(
         {model: str(other) for model, other in models.items()},
-        _flag(found, "pinned", where),
-        _flag(found, "critical", where),
-        _cap(found, "max_input_tokens", where),
-        _cap(found, "max_output_tokens", where),
+        _flag(table, "pinned", location),
+        _flag(table, "critical", location),
+        _cap(table, "max_input_tokens", location),
+        _cap(table, "max_output_tokens", location),
     )
 
 
-def _known(found: Json, keys: set[str], where: str) -> None:
-    unknown = found.keys() - keys
+def _known(table: Json, keys: set[str], location: str) -> None:
+    unknown = table.keys() - keys
     if unknown:
-        raise PolicyError(f"{where}: {min(unknown)!r} is not known; use {', '.join(sorted(keys))}")
+        raise PolicyError(f"{location}: {min(unknown)!r} is not known; use {', '.join(sorted(keys))}")
 
 
-def _table(found: Json, key: str, where: str) -> Json:
-    if not isinstance(found.get(key, {}), dict):
-        raise PolicyError(f"{where}: {key} is no table")
-    return mapping(found, key)
+def _table(table: Json, key: str, location: str) -> Json:
+    if not isinstance(table.get(key, {}), dict):
+        raise PolicyError(f"{location}: {key} is no table")
+    return mapping(table, key)
 
 
-def _flag(found: Json, key: str, where: str) -> bool:
-    value = found.get(key, False)
+def _flag(table: Json, key: str, location: str) -> bool:
+    value = table.get(key, False)
     if not isinstance(value, bool):
-        raise PolicyError(f"{where}: {key} is true or false")
+        raise PolicyError(f"{location}: {key} is true or false")
     return value
 
 
-def _scope(each: Json, where: str) -> dict[str, str]:
-    scope = mapping(each, "scope")
+def _scope(table: Json, location: str) -> dict[str, str]:
+    scope = mapping(table, "scope")
     wrong = next((key for key, value in scope.items() if key not in DIMENSIONS or not isinstance(value, str)), None)
-    if wrong is not None or ("scope" in each and not scope):
-        raise PolicyError(f"{where}: scope is a table of {', '.join(DIMENSIONS)}, each a text")
+    if wrong is not None or ("scope" in table and not scope):
+        raise PolicyError(f"{location}: scope is a table of {', '.join(DIMENSIONS)}, each a text")
     return {key: str(value) for key, value in scope.items()}
 
 
-def _thresholds(each: Json, where: str) -> tuple[float, ...]:
-    found = each.get("thresholds", Budget.thresholds)
-    if not isinstance(found, list | tuple):
-        raise PolicyError(f"{where}: thresholds = {found!r}; use shares such as [0.8, 1.0]")
-    return tuple(sorted({float(_share(value, f"{where}: thresholds")) for value in cast("list[object]", found)}))
+def _thresholds(table: Json, location: str) -> tuple[float, ...]:
+    thresholds = table.get("thresholds", Budget.thresholds)
+    if not isinstance(thresholds, list | tuple):
+        raise PolicyError(f"{location}: thresholds = {thresholds!r}; use shares such as [0.8, 1.0]")
+    return tuple(sorted({float(_share(value, f"{location}: thresholds")) for value in cast("list[object]", thresholds)}))
 
 
-def _share(value: object, where: str) -> Decimal:
+def _share(value: object, location: str) -> Decimal:
     number = not isinstance(value, bool) and isinstance(value, int | float | Decimal)
     share = Decimal(str(value)) if number else Decimal(0)
     if not share.is_finite() or not Decimal("0.000001") <= share <= 10:
-        raise PolicyError(f"{where} = {value!r}; use shares such as 0.8 or 1")
+        raise PolicyError(f"{location} = {value!r}; use shares such as 0.8 or 1")
     return share
 
 
-def _picousd(value: Any, where: str) -> int:
+def _picousd(value: Any, location: str) -> int:
     try:
         amount = Decimal(str(value)) if not isinstance(value, bool) else Decimal(0)
     except InvalidOperation:
         amount = Decimal(0)
     if not amount.is_finite() or not Decimal("0.000001") <= amount < 10**6:
-        raise PolicyError(f"{where}: amount_usd = {value}; use dollars from 0.000001 and below a million")
+        raise PolicyError(f"{location}: amount_usd = {value}; use dollars from 0.000001 and below a million")
     if amount != round(amount, 6):
-        raise PolicyError(f"{where}: amount_usd = {value} has more than six decimal places")
+        raise PolicyError(f"{location}: amount_usd = {value} has more than six decimal places")
     return int(amount.scaleb(12))
 
 
@@ -224,22 +224,22 @@ def _is_text(value: object) -> bool:
     return not isinstance(value, str) or value.encode("utf-8", "replace").decode() == value
 
 
-def _zone(value: Any, where: str) -> tzinfo:
+def _zone(value: Any, location: str) -> tzinfo:
     if value is None or value == "UTC":
         return UTC
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     try:
-        found = ZoneInfo(str(value))
+        zone = ZoneInfo(str(value))
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        found = None
-    if found is None or str(found) == "localtime":  # that is another one on each machine
-        raise PolicyError(f"{where}: zone = {value!r} is no time zone; use e.g. Europe/Berlin")
-    return found
+        zone = None
+    if zone is None or str(zone) == "localtime":  # that is another one on each machine
+        raise PolicyError(f"{location}: zone = {value!r} is no time zone; use e.g. Europe/Berlin")
+    return zone
 
 
-def _cap(caps: Json, name: str, where: str) -> int | None:
+def _cap(caps: Json, name: str, location: str) -> int | None:
     value = caps.get(name)
     if value is not None and (type(value) is not int or value <= 0):
-        raise PolicyError(f"{where}: {name} = {value!r}; use a number of tokens")
+        raise PolicyError(f"{location}: {name} = {value!r}; use a number of tokens")
     return value

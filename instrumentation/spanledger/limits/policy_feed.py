@@ -64,25 +64,25 @@ class Heard:
             return
         self._until = time.monotonic() + CONTROLS_SECONDS
         try:
-            found = self._store.controls()
+            controls = self._store.controls()
         except StoreError as error:
             self._outage.noticed(error)  # what was stopped stays stopped
             return
         before = self._controls or Controls()
-        lost = before.published != "" and found.published == ""  # no budgets at all are a document that says so
+        lost = before.published != "" and controls.published == ""  # no budgets at all are a document that says so
         if lost:
             if not self._lost:
                 log.warning("Redis has lost the budgets that were published: those in force, and what is stopped, stay")
-            found = Controls(found.stopped | before.stopped, before.published)
+            controls = Controls(controls.stopped | before.stopped, before.published)
         self._lost = lost
-        if found.published != before.published:
+        if controls.published != before.published:
             try:
-                self.policy = self._own.with_published(published(found.published))
+                self.policy = self._own.with_published(published(controls.published))
                 self._plans = self.policy, {}
             except PolicyError as error:
                 log.error("%s; the budgets stay as they were", error)
-        self._controls = found
-        self.stops = bool(found.stopped)
+        self._controls = controls
+        self.stops = bool(controls.stopped)
 
     def stopped(self, who: Who) -> str:
         """What stops a call by hand, in words; "": nothing."""
@@ -96,9 +96,9 @@ class Heard:
         """What counts a call; it is worked out once while the windows last."""
         policy, plans = self._plans
         now = self._now()
-        found = plans.get(who)
-        if found is None or not found.since <= now < found.until:
+        matched = plans.get(who)
+        if matched is None or not matched.since <= now < matched.until:
             if len(plans) >= MAX_PLANS:
                 plans.clear()
-            found = plans[who] = planned(policy, who, now)
-        return found
+            matched = plans[who] = planned(policy, who, now)
+        return matched

@@ -15,7 +15,7 @@ class Cost(NamedTuple):
     plan: Plan
     held: int
     spent: int
-    seen: bool = False
+    cross_process: bool = False
     """Whether other processes may tell of it too."""
 
 
@@ -42,7 +42,7 @@ class Hold:
         processes may see too; it counts once."""
         spent = cost_picousd if cost_picousd is not None else self.held if sold else 0
         if name and spent:
-            self._limiter.count(Cost(name, self._plan, 0, spent, seen=True))
+            self._limiter.count(Cost(name, self._plan, 0, spent, cross_process=True))
             self.count(0)
         else:
             self.count(spent)

@@ -33,10 +33,10 @@ class Thresholds:
     def _tell(self, budget: Budget, account: Account, spent: int) -> None:
         """Whose amount it is stands on the rows, not in logs."""
         threshold = _highest(budget, spent)
-        said = (account.key, threshold)
-        if not threshold or said in self._known:
+        alert_key = (account.key, threshold)
+        if not threshold or alert_key in self._known:
             return
-        self._known[said] = None
+        self._known[alert_key] = None
         if len(self._known) > MAX_TOLD:
             self._known.popitem(last=False)
         try:

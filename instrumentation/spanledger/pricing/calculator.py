@@ -42,7 +42,7 @@ def quote(
     provider_cost_usd: str | None = None,
     size: str = "",
     quality: str = "",
-    at: datetime | None = None,
+    completed_at: datetime | None = None,
     table: Prices | None = None,
 ) -> Price:
     """Price a usage.
@@ -82,16 +82,16 @@ def quote(
         live = table.live
         return Price(p.PRICED, sum(c.amount for c in alone), tuple(alone), None, live.source, live.version, ("exact",))
     rates = _flat(table, provider, model or "", request_model or "", tier, geo, speed, host)
-    if rates is not None and (at is None or not rates.entry.earlier):
+    if rates is not None and (completed_at is None or not rates.entry.earlier):
         priced = rates.price(usage)
         if priced is not None:
             return priced
     by_unit = usage.total == 0 and non_token_meters.used(usage)
     media = (size, quality) if by_unit else ("", "")
-    found = _resolve(table, provider, model or "", request_model or "", geo, host, *media)
-    if isinstance(found, Price):
-        return found
-    return _price(found, usage, tier, geo or _geo(host) if host else geo, speed, at, size if by_unit else None)
+    resolution = _resolve(table, provider, model or "", request_model or "", geo, host, *media)
+    if isinstance(resolution, Price):
+        return resolution
+    return _price(resolution, usage, tier, geo or _geo(host) if host else geo, speed, completed_at, size if by_unit else None)
 
 
 class _Flat:
@@ -102,12 +102,12 @@ class _Flat:
 
     __slots__ = ("_limit", "_rates", "_tail", "entry")
 
-    def __init__(self, found: Match, rates: list[tuple[str, int, str, int] | None], limit: int) -> None:
-        self.entry = found.entry
+    def __init__(self, match: Match, rates: list[tuple[str, int, str, int] | None], limit: int) -> None:
+        self.entry = match.entry
         self._rates = rates
         self._limit = limit
-        table = found.table
-        self._tail = (self.entry.key, table.source, table.version, found.flags, None)
+        table = match.table
+        self._tail = (self.entry.key, table.source, table.version, match.flags, None)
 
     def price(self, usage: Usage) -> Price | None:
         """The price, or None where it takes more than this: another band, a unit that is no token, no rate."""
@@ -143,10 +143,10 @@ def _flat(
     table: Prices, provider: str, model: str, request_model: str, tier: str, geo: str, speed: str, host: str
 ) -> _Flat | None:
     """The shortcut for a model; None where its price depends on the clock, on brackets, or on uplifts."""
-    found = _resolve(table, provider, model, request_model, geo, host, "", "")
-    if isinstance(found, Price):
+    resolution = _resolve(table, provider, model, request_model, geo, host, "", "")
+    if isinstance(resolution, Price):
         return None
-    entry = found.entry
+    entry = resolution.entry
     geo = geo or _geo(host)
     if entry.off_peak or entry.brackets or ((geo or speed) and multiplier(entry.json, geo, speed) != (1, 1)):
         return None
@@ -157,29 +157,29 @@ def _flat(
         else None
         for meter in METERS
     ]
-    return _Flat(found, rates, min(entry.thresholds, default=MAX_COUNT * 2) - 1)
+    return _Flat(resolution, rates, min(entry.thresholds, default=MAX_COUNT * 2) - 1)
 
 
-def _price(found: Match, usage: Usage, tier: str, geo: str, speed: str, at: datetime | None, size: str | None) -> Price:
+def _price(match: Match, usage: Usage, tier: str, geo: str, speed: str, completed_at: datetime | None, size: str | None) -> Price:
     """`size` is None for a call that is priced by its tokens."""
-    entry, table, known = found
-    if entry.earlier and at is not None:
-        entry = entry.valid(at)
-        known = known if entry is found.entry else (*known, "former")
-    priced = components(entry, usage, tier, geo=geo, speed=speed, at=at)
+    entry, table, match_flags = match
+    if entry.earlier and completed_at is not None:
+        entry = entry.valid(completed_at)
+        match_flags = match_flags if entry is match.entry else (*match_flags, "former")
+    priced = components(entry, usage, tier, geo=geo, speed=speed, completed_at=completed_at)
     if size is not None and priced is not None:
         by_unit = non_token_meters.components(entry, usage, TIERS.get(tier.lower(), ""), size)
         priced = None if by_unit is None else (by_unit, set[str]())
     extra = tool_fees.components(entry, usage) if tool_fees.used(usage) else NO_COMPONENTS
     if priced is None or extra is None:
-        return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=known)
+        return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=match_flags)
     parts, flags = priced
     parts.extend(extra)
     total = 0
     for part in parts:
         total += part.amount
     status = p.PRICED if total or not parts else p.ZERO_PRICE
-    all_flags = (*known, *sorted(flags)) if flags else known
+    all_flags = (*match_flags, *sorted(flags)) if flags else match_flags
     return Price(status, total, tuple(parts), entry.key, table.source, table.version, all_flags)
 
 
@@ -193,16 +193,16 @@ def _resolve(
     names = tuple(dict.fromkeys(name for name in ordered if name))
     if size:
         names = (*(sized for name in names for sized in non_token_meters.sized_names(name, size, quality)), *names)
-    found = resolve(table, provider, names, _region(geo, host))
+    resolution = resolve(table, provider, names, _region(geo, host))
     if host and provider_hosts.is_private(host):
-        if isinstance(found, Match) and {"exact", "alias"} & set(found.flags):
-            return Match(found.entry, found.table, ("proxy",))  # a vendor's model cannot run here: this is a proxy
+        if isinstance(resolution, Match) and {"exact", "alias"} & set(resolution.flags):
+            return Match(resolution.entry, resolution.table, ("proxy",))  # a vendor's model cannot run here: this is a proxy
         if provider_hosts.is_proxy(host) or is_sold_by_a_vendor(table, names):
             return Price(p.NEEDS_MAPPING)  # also a proxy, but the vendor is unknown
         return Price(p.SELF_HOSTED, 0, source="self_hosted")
-    if isinstance(found, Unresolved):
-        return Price(p.NEEDS_MAPPING if found.needs_mapping else p.NO_MODEL)
-    return found
+    if isinstance(resolution, Unresolved):
+        return Price(p.NEEDS_MAPPING if resolution.needs_mapping else p.NO_MODEL)
+    return resolution
 
 
 def _reported(
@@ -236,9 +236,9 @@ def _region(geo: str, host: str) -> str:
     return geo
 
 
-def from_mapping(found: Mapping[str, int]) -> Usage:
+def from_mapping(totals: Mapping[str, int]) -> Usage:
     """A usage given as inclusive totals by the short names of `spanledger prices quote`."""
-    n = {key: value for key, value in found.items() if type(value) is int and value > 0}
+    n = {key: value for key, value in totals.items() if type(value) is int and value > 0}
     cached_audio = n.get("cached_audio", 0)
     cached_image = n.get("cached_image", 0)
     return usages.from_totals(

@@ -105,8 +105,8 @@ def canonical(provider: str) -> str:
 
 
 def namespace(provider: str) -> Namespace:
-    found = NAMESPACES.get(provider)
-    return found or Namespace((f"{provider}/",), (provider,))
+    space = NAMESPACES.get(provider)
+    return space or Namespace((f"{provider}/",), (provider,))
 
 
 def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str = "") -> Match | Unresolved:
@@ -120,24 +120,24 @@ def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str =
     for name in names:
         alias = prices.overrides.aliases.get(name)
         if alias is not None:
-            found = _find(prices, provider, alias, region) or _anywhere(prices, alias)
-            if found:
-                return Match(found.entry, found.table, ("alias", *(f for f in found.flags if f != "exact")))
+            match = _find(prices, provider, alias, region) or _anywhere(prices, alias)
+            if match:
+                return Match(match.entry, match.table, ("alias", *(f for f in match.flags if f != "exact")))
     for name in names:
         cleaned, own_region, mapped = clean(name)
         needs_mapping = needs_mapping or mapped
-        found = _listed(prices, provider, name, region)
-        if not found and not mapped:
-            found = _find(prices, provider, cleaned, own_region or region)
-        if found:
-            return found
+        match = _listed(prices, provider, name, region)
+        if not match and not mapped:
+            match = _find(prices, provider, cleaned, own_region or region)
+        if match:
+            return match
     home = namespace(provider).home
     if home:
         for name in names:
             cleaned, _, mapped = clean(name)
-            found = None if mapped else _find(prices, home, cleaned.rpartition("anthropic.")[2], "")
-            if found:
-                return Match(found.entry, found.table, ("home_vendor", *(f for f in found.flags if f != "exact")))
+            match = None if mapped else _find(prices, home, cleaned.rpartition("anthropic.")[2], "")
+            if match:
+                return Match(match.entry, match.table, ("home_vendor", *(f for f in match.flags if f != "exact")))
     return Unresolved(needs_mapping or (provider in ("azure.ai.openai", "azure.ai.inference") and bool(names)))
 
 
@@ -150,8 +150,8 @@ def clean(name: str) -> tuple[str, str, bool]:
     if name.startswith("tunedModels/"):
         return name, "", True
     for marker in ("publishers/", "models/"):
-        head, found, tail = name.rpartition(marker)
-        if found and (not head or head.endswith("/")):
+        head, separator, tail = name.rpartition(marker)
+        if separator and (not head or head.endswith("/")):
             name = tail.partition("/models/")[2] if marker == "publishers/" and "/models/" in tail else tail
     if name.startswith("ft:"):
         name = ":".join(name.split(":")[:2])
@@ -186,9 +186,9 @@ def _listed(prices: Prices, provider: str, name: str, region: str) -> Match | No
 
 def _find(prices: Prices, provider: str, name: str, region: str) -> Match | None:
     space = namespace(provider)
-    found = _listed(prices, provider, name, region)
-    if found:
-        return found
+    match = _listed(prices, provider, name, region)
+    if match:
+        return match
     for variant in variants(name):
         for table in prices.tables:
             entry = _exact(table, space, variant, region)
@@ -225,19 +225,19 @@ def _anywhere(prices: Prices, key: str) -> Match | None:
 
 def variants(name: str) -> Iterator[str]:
     """Other spellings of a name, nearest first; every one of them is a guess that a flag tells."""
-    seen = {name}
+    known_spellings = {name}
 
     def new(*spellings: str) -> Iterator[str]:
         for spelling in spellings:
-            if spelling and spelling not in seen:
-                seen.add(spelling)
+            if spelling and spelling not in known_spellings:
+                known_spellings.add(spelling)
                 yield spelling
 
     lower = name.lower()
     yield from new(lower)
     yield from new(lower.replace("gpt-35", "gpt-3.5"), lower.replace("gpt-3.5", "gpt-35"))
-    base, at, version = lower.partition("@")
-    if at:
+    base, separator, version = lower.partition("@")
+    if separator:
         yield from new(f"{base}-{version}", f"{base}@default", base)
     else:
         yield from new(f"{lower}@default", DATE.sub(lambda m: "@" + m[0][1:], lower))

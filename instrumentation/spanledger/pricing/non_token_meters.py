@@ -42,7 +42,7 @@ def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Compo
 
     `suffix` is the tier as the table spells it, `size` that of an image or a video ("1024x1024", "1080p").
     """
-    found: list[Component] = []
+    parts: list[Component] = []
     for meter, (fields, unit) in FIELDS.items():
         quantity = getattr(usage, meter)
         if not quantity:
@@ -53,8 +53,8 @@ def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Compo
         if rate is None:
             return None
         atto, field = rate
-        found.append(Component(meter, quantity, atto // unit, field, round_half_even(_divided(quantity * atto, unit))))
-    return found
+        parts.append(Component(meter, quantity, atto // unit, field, round_half_even(_divided(quantity * atto, unit))))
+    return parts
 
 
 def _divided(atto: int, unit: int) -> int:

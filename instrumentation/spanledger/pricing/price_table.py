@@ -94,8 +94,8 @@ class Table:
         try:
             return self._entries[key]
         except KeyError:
-            found = self.models.get(key)
-            entry = self._entries[key] = compile_entry(key, found) if found is not None else None
+            raw_entry = self.models.get(key)
+            entry = self._entries[key] = compile_entry(key, raw_entry) if raw_entry is not None else None
             return entry
 
     @cached_property
@@ -109,9 +109,9 @@ def _numbers_as_text(data: bytes) -> Json:
     return mapping(json.loads(data, parse_float=str, parse_int=str))
 
 
-def _models(found: Json) -> dict[str, Json]:
+def _models(raw_table: Json) -> dict[str, Json]:
     return {
-        key: cast("Json", value) for key, value in found.items() if isinstance(value, dict) and key != "sample_spec"
+        key: cast("Json", value) for key, value in raw_table.items() if isinstance(value, dict) and key != "sample_spec"
     }
 
 
@@ -127,8 +127,8 @@ def retired() -> Table:
 
 def _packaged(source: str, name: str) -> Table:
     file = resources.files("spanledger.pricing") / "data" / name
-    found = mapping(json.loads(gzip.decompress(file.read_bytes())))
-    meta = mapping(found.pop("_meta", None))
+    document = mapping(json.loads(gzip.decompress(file.read_bytes())))
+    meta = mapping(document.pop("_meta", None))
     day = label(meta, "date")
     return Table(
         source,
@@ -136,7 +136,7 @@ def _packaged(source: str, name: str) -> Table:
         label(meta, "sha256") or "",
         date.fromisoformat(day) if day else None,
         name,
-        cast("dict[str, Json]", found),
+        cast("dict[str, Json]", document),
     )
 
 
@@ -208,14 +208,14 @@ def read_overrides() -> Overrides:
     path = Path(configured).expanduser()
     try:
         data = path.read_bytes()
-        found = mapping(tomllib.loads(data.decode(), parse_float=str))
+        document = mapping(tomllib.loads(data.decode(), parse_float=str))
     except (OSError, ValueError) as error:
         log.error("cannot use SPANLEDGER_PRICE_OVERRIDES=%s: %s. It is ignored.", path, error)
         return NO_OVERRIDES
     digest = hashlib.sha256(data).hexdigest()
-    models = {key: mapping(value) for key, value in mapping(found, "models").items()}
+    models = {key: mapping(value) for key, value in mapping(document, "models").items()}
     table = Table("override", digest[:12], digest, None, str(path), models)
-    return Overrides(table, {name: str(model) for name, model in mapping(found, "aliases").items()})
+    return Overrides(table, {name: str(model) for name, model in mapping(document, "aliases").items()})
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,9 +105,9 @@ class Entry:
         default_factory=dict[tuple[str, int, int, bool], dict[str, "Rate | None"]]
     )
 
-    def valid(self, at: datetime) -> Entry:
+    def valid(self, moment: datetime) -> Entry:
         """The entry as it was at a time."""
-        day = at.astimezone(UTC).date()
+        day = moment.astimezone(UTC).date()
         return next((entry for until, entry in self.earlier if day < until), self)
 
 
@@ -145,7 +145,7 @@ def compile_entry(key: str, entry: Json) -> Entry:
 
 def _earlier(key: str, entry: Json) -> tuple[tuple[date, Entry], ...]:
     """`_history` of an entry: former fields, each with `_until`, the day on which others took their place."""
-    found: list[tuple[date, Entry]] = []
+    former_entries: list[tuple[date, Entry]] = []
     for former in items(entry, "_history"):
         fields = {**entry, **mapping(former)}
         fields.pop("_history", None)
@@ -153,28 +153,28 @@ def _earlier(key: str, entry: Json) -> tuple[tuple[date, Entry], ...]:
             until = date.fromisoformat(str(fields.pop("_until", "")))
         except ValueError:
             continue
-        found.append((until, compile_entry(key, fields)))
-    return tuple(sorted(found, key=lambda part: part[0]))
+        former_entries.append((until, compile_entry(key, fields)))
+    return tuple(sorted(former_entries, key=lambda part: part[0]))
 
 
 def _fields(entry: Json, prefix: str = "") -> Fields:
-    found: Fields = {}
+    rates: Fields = {}
     for name, value in entry.items():
         match = GRAMMAR.fullmatch(name)
         rate = attousd(value) if match else None
         if match and rate is not None:
             threshold = int(match["kilo"] or 0) * 1000
-            found[match["base"], int(match["hours"] or 0), threshold, match["tier"] or ""] = Rate(rate, prefix + name)
+            rates[match["base"], int(match["hours"] or 0), threshold, match["tier"] or ""] = Rate(rate, prefix + name)
     # A zero above a threshold beside a price below it is a gap in the table, not a gift (Vertex 128k keys).
     return {
         key: rate
-        for key, rate in found.items()
-        if rate.atto or not key[2] or not (below := found.get((key[0], key[1], 0, key[3]))) or not below.atto
+        for key, rate in rates.items()
+        if rate.atto or not key[2] or not (below := rates.get((key[0], key[1], 0, key[3]))) or not below.atto
     }
 
 
 def components(
-    entry: Entry, usage: Usage, tier: str, *, geo: str = "", speed: str = "", at: datetime | None = None
+    entry: Entry, usage: Usage, tier: str, *, geo: str = "", speed: str = "", completed_at: datetime | None = None
 ) -> tuple[list[Component], set[str]] | None:
     """The token components of `usage` and flags, or None where the entry lacks a rate that is needed.
 
@@ -188,10 +188,10 @@ def components(
         if total > threshold or (total == threshold and entry.provider == "xai"):
             crossed = threshold
     bracket = _bracket(entry, total)
-    cheap = is_off_peak(entry.json, at or datetime.now(UTC)) if entry.off_peak else False
+    cheap = is_off_peak(entry.json, completed_at or datetime.now(UTC)) if entry.off_peak else False
     plan = rates_for(entry, suffix, crossed, bracket, cheap)
     numerator, denominator = multiplier(entry.json, geo, speed) if geo or speed else (1, 1)
-    found: list[Component] = []
+    parts: list[Component] = []
     flags: set[str] = set()
     for meter, quantity in _charged(usage):
         rate = plan[meter]
@@ -199,10 +199,10 @@ def components(
             return None
         atto = rate.atto * numerator
         amount = round_half_even(quantity * atto) if denominator == 1 else _rounded(quantity * atto, denominator)
-        found.append(Component(meter, quantity, atto // denominator, rate.field, amount))
+        parts.append(Component(meter, quantity, atto // denominator, rate.field, amount))
         if rate.estimated:
             flags.add(rate.estimated)
-    return found, flags
+    return parts, flags
 
 
 def _rounded(atto: int, denominator: int) -> int:
@@ -223,12 +223,12 @@ def _charged(usage: Usage) -> list[tuple[str, int]]:
             ("reasoning", usage.reasoning),
         )
         return [part for part in parts if part[1]]
-    found = [(meter, quantity) for meter, quantity in zip(CHARGED, CHARGED_OF(usage), strict=True) if quantity]
+    quantities = [(meter, quantity) for meter, quantity in zip(CHARGED, CHARGED_OF(usage), strict=True) if quantity]
     if usage.output > usage.reasoning:
-        found.append(("output", usage.output - usage.reasoning))
+        quantities.append(("output", usage.output - usage.reasoning))
     if usage.reasoning:
-        found.append(("reasoning", usage.reasoning))
-    return found
+        quantities.append(("reasoning", usage.reasoning))
+    return quantities
 
 
 def rates_for(
@@ -334,15 +334,15 @@ def _bracket(entry: Entry, total: int) -> int:
 
 def multiplier(entry: Mapping[str, object], geo: str, speed: str) -> tuple[int, int]:
     """The product of the uplifts for a geography and a speed, as a fraction (R9)."""
-    found = cast("Json", entry)
+    fields = cast("Json", entry)
     factors = [
-        mapping(found, "provider_specific_entry").get(geo),
-        found.get(f"regional_processing_uplift_multiplier_{geo}"),
+        mapping(fields, "provider_specific_entry").get(geo),
+        fields.get(f"regional_processing_uplift_multiplier_{geo}"),
     ]
     if geo and geo != "global":
-        factors.append(found.get("regional_endpoint_uplift_multiplier"))
+        factors.append(fields.get("regional_endpoint_uplift_multiplier"))
     if speed == "fast":
-        factors.append(mapping(found, "provider_specific_entry").get("fast"))
+        factors.append(mapping(fields, "provider_specific_entry").get("fast"))
     numerator, denominator = 1, 1
     for factor in factors:
         atto = attousd(factor)
@@ -352,9 +352,9 @@ def multiplier(entry: Mapping[str, object], geo: str, speed: str) -> tuple[int, 
     return numerator, denominator
 
 
-def is_off_peak(entry: Json, at: datetime) -> bool:
+def is_off_peak(entry: Json, moment: datetime) -> bool:
     """Whether `at` lies in a window of `off_peak_pricing` (UTC; weekday 1 is Monday)."""
-    now = at.astimezone(UTC)
+    now = moment.astimezone(UTC)
     minute = now.hour * 60 + now.minute
     for window in items(entry, "off_peak_pricing", "windows"):
         days = {str(day) for day in items(window, "weekdays")}

@@ -60,17 +60,17 @@ def _quote(attributes: Mapping[str, Any], usage: Usage | None) -> Price:
 
 def price_attributes(price: Price) -> dict[str, Any]:
     """A price as span attributes: exact integers for the ledger, the proposed cost trio for people."""
-    found = _named(price.status, price.key, price.source, price.version, price.flags).copy()
+    attributes = _named(price.status, price.key, price.source, price.version, price.flags).copy()
     total = price.total_picousd
     if total is not None:
-        found[a.COST_TOTAL] = total
-        found[a.COST_AMOUNT] = total / 1e12
+        attributes[a.COST_TOTAL] = total
+        attributes[a.COST_AMOUNT] = total / 1e12
         for part in price.components:
             name = COST_OF_METER.get(part.meter, a.COST_OTHER)
-            found[name] = found.get(name, 0) + part.amount
+            attributes[name] = attributes.get(name, 0) + part.amount
     if price.computed_picousd is not None:
-        found[a.COST_COMPUTED] = price.computed_picousd
-    return found
+        attributes[a.COST_COMPUTED] = price.computed_picousd
+    return attributes
 
 
 @lru_cache(maxsize=1024)
@@ -78,13 +78,13 @@ def _named(
     status: str, key: str | None, source: str | None, version: str | None, flags: tuple[str, ...]
 ) -> dict[str, Any]:
     """What is the same for every call of a model; the caller copies it."""
-    found: dict[str, Any] = {a.PRICE_STATUS: status}
+    attributes: dict[str, Any] = {a.PRICE_STATUS: status}
     if not status.startswith("unpriced:"):
-        found[a.COST_CURRENCY] = "USD"
-        found[a.COST_SOURCE] = "provider" if status == PROVIDER_REPORTED else "local"
+        attributes[a.COST_CURRENCY] = "USD"
+        attributes[a.COST_SOURCE] = "provider" if status == PROVIDER_REPORTED else "local"
     for name, value in ((a.PRICE_KEY, key), (a.PRICE_SOURCE, source), (a.PRICE_VERSION, version)):
         if value is not None:
-            found[name] = value
+            attributes[name] = value
     if flags:
-        found[a.PRICE_FLAGS] = flags
-    return found
+        attributes[a.PRICE_FLAGS] = flags
+    return attributes

@@ -40,18 +40,18 @@ BY_THE_PIECE: Final = ("file_searches", "code_sessions")
 
 
 def _by_the_piece(provider: str, usage: Usage) -> list[Component]:
-    found: list[Component] = []
+    parts: list[Component] = []
     if usage.file_searches:
-        found.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
+        parts.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
     if usage.code_sessions:
         price = CODE_SESSION.get(provider, CODE_SESSION_DEFAULT)
-        found.append(_component("code_sessions", usage.code_sessions, *price))
-    return found
+        parts.append(_component("code_sessions", usage.code_sessions, *price))
+    return parts
 
 
 def components(entry: Entry, usage: Usage) -> list[Component] | None:
     """One component for each tool used; None where the table has no price for one that was."""
-    found: list[Component] = []
+    parts: list[Component] = []
     if usage.web_searches:
         rate = attousd(mapping(entry.json, SEARCH).get(SIZE))
         if rate is None:
@@ -62,14 +62,14 @@ def components(entry: Entry, usage: Usage) -> list[Component] | None:
             and entry.json.get("web_search_billing_unit") != "per_query"
         ):
             billed = 1  # Google: one fee a prompt, however many queries the model made of it
-        found.append(_component("web_searches", billed, f"{SEARCH}.{SIZE}", rate))
-    found += _by_the_piece(entry.provider, usage)
+        parts.append(_component("web_searches", billed, f"{SEARCH}.{SIZE}", rate))
+    parts += _by_the_piece(entry.provider, usage)
     if usage.maps_queries:
         rate = attousd(entry.json.get(MAPS))
         if rate is None:
             return None
-        found.append(_component("maps_queries", usage.maps_queries, MAPS, rate))
-    return found
+        parts.append(_component("maps_queries", usage.maps_queries, MAPS, rate))
+    return parts
 
 
 def _component(meter: str, quantity: int, field: str, rate: int) -> Component:

@@ -47,18 +47,18 @@ def request(method: str, path: str, body: object) -> Request | None:
         return Request("chat", polls=True, begins=True, batch=True)
     if method.upper() != "POST" or FREE.search(endpoint):
         return None
-    found = mapping(body)
+    fields = mapping(body)
     billed = BILLED.search(endpoint)
     operation = UNKNOWN if billed is None else "text_completion" if endpoint.endswith("/complete") else "chat"
     model = (billed["vertex"] or billed["bedrock"]) if billed is not None else None
     return Request(
         operation,
-        label(found, "model") or model,
-        flag(found, "stream") or "stream" in endpoint,
-        count(found, "max_tokens") or count(found, "max_tokens_to_sample"),
-        number(found, "temperature"),
-        label(found, "service_tier"),
-        prompt_hash(texts(found.get("system"))),
+        label(fields, "model") or model,
+        flag(fields, "stream") or "stream" in endpoint,
+        count(fields, "max_tokens") or count(fields, "max_tokens_to_sample"),
+        number(fields, "temperature"),
+        label(fields, "service_tier"),
+        prompt_hash(texts(fields.get("system"))),
     )
 
 
@@ -91,20 +91,20 @@ def response(body: Json, request: Request | None = None) -> Response:
         return _result(body, request)
     if request is not None and request.polls:
         return _polled(body, request)
-    found = mapping(body, "usage")
+    usage_fields = mapping(body, "usage")
     model = label(body, "model")
     reason = label(body, "stop_reason")
-    main, others = _by_model(found, model)
+    main, others = _by_model(usage_fields, model)
     return Response(
         label(body, "id"),
         model,
         (reason,) if reason else (),
         main,
-        label(found, "service_tier"),
-        label(found, "inference_geo"),
-        label(found, "speed"),
+        label(usage_fields, "service_tier"),
+        label(usage_fields, "inference_geo"),
+        label(usage_fields, "speed"),
         None,
-        raw(found),
+        raw(usage_fields),
         body.get("streamed") is not True or body.get("finished") is True,
         extras=tuple(
             Response(
@@ -112,28 +112,28 @@ def response(body: Json, request: Request | None = None) -> Response:
                 other,
                 (),
                 usage,
-                label(found, "service_tier"),
-                label(found, "inference_geo"),
-                label(found, "speed"),
+                label(usage_fields, "service_tier"),
+                label(usage_fields, "inference_geo"),
+                label(usage_fields, "speed"),
             )
             for other, usage in others.items()
         ),
     )
 
 
-def _by_model(found: Json, model: str | None) -> tuple[Usage | None, dict[str, Usage]]:
+def _by_model(usage_fields: Json, model: str | None) -> tuple[Usage | None, dict[str, Usage]]:
     """The usage at the answer's model, and at others that took part (an advisor, a model that declined).
 
     Without a fallback the top level is the sum of the answer's own iterations; compaction is apart from it.
     With one, the iterations say which model did what (anthropic 2.13 `types/beta/beta_usage.py`).
     """
-    if count(found, "input_tokens") is None and count(found, "output_tokens") is None:
+    if count(usage_fields, "input_tokens") is None and count(usage_fields, "output_tokens") is None:
         return None, {}
-    iterations: list[object] = [part for part in items(found, "iterations")[:256] if isinstance(part, dict)]
+    iterations: list[object] = [part for part in items(usage_fields, "iterations")[:256] if isinstance(part, dict)]
     if not iterations:
-        return _usage([found], found), {}
+        return _usage([usage_fields], usage_fields), {}
     fell_back = any(at(part, "type") == "fallback_message" for part in iterations)
-    own: list[object] = [] if fell_back else [found]
+    own: list[object] = [] if fell_back else [usage_fields]
     others: dict[str, list[object]] = {}
     for part in iterations:
         kind, at_model = at(part, "type"), label(part, "model")
@@ -141,7 +141,7 @@ def _by_model(found: Json, model: str | None) -> tuple[Usage | None, dict[str, U
             others.setdefault(at_model, []).append(part)
         elif fell_back or kind == "compaction":
             own.append(part)
-    return _usage(own or [found], found), {name: _usage(parts, {}) for name, parts in others.items()}
+    return _usage(own or [usage_fields], usage_fields), {name: _usage(parts, {}) for name, parts in others.items()}
 
 
 def _usage(parts: list[object], tools: Json) -> Usage:
@@ -160,17 +160,17 @@ def _usage(parts: list[object], tools: Json) -> Usage:
 
 def _counts(part: object) -> tuple[int, int, int, int, int, int]:
     """Plain input, cache read, cache written (all), of which for an hour, output, of which thinking."""
-    found = cast("Json", part)
-    long = count(found, "cache_creation", "ephemeral_1h_input_tokens") or 0
-    short = count(found, "cache_creation", "ephemeral_5m_input_tokens") or 0
-    written = max(count(found, "cache_creation_input_tokens") or 0, long + short)
+    usage_fields = cast("Json", part)
+    long = count(usage_fields, "cache_creation", "ephemeral_1h_input_tokens") or 0
+    short = count(usage_fields, "cache_creation", "ephemeral_5m_input_tokens") or 0
+    written = max(count(usage_fields, "cache_creation_input_tokens") or 0, long + short)
     return (
-        count(found, "input_tokens") or 0,
-        count(found, "cache_read_input_tokens") or 0,
+        count(usage_fields, "input_tokens") or 0,
+        count(usage_fields, "cache_read_input_tokens") or 0,
         written,
         long,
-        count(found, "output_tokens") or 0,
-        count(found, "output_tokens_details", "thinking_tokens") or 0,
+        count(usage_fields, "output_tokens") or 0,
+        count(usage_fields, "output_tokens_details", "thinking_tokens") or 0,
     )
 
 
@@ -193,10 +193,10 @@ def _polled(body: Json, request: Request) -> Response:
 
 def _model_request(event: Json) -> Response:
     name = label(event, "id")
-    found = mapping(event, "model_usage")
-    usage = _usage([found], found) if found else None
+    usage_fields = mapping(event, "model_usage")
+    usage = _usage([usage_fields], usage_fields) if usage_fields else None
     created = unix_seconds(event, "processed_at")
-    speed = label(found, "speed")
+    speed = label(usage_fields, "speed")
     return Response(
-        name, label(event, "model"), (), usage, None, None, speed, None, raw(found), record=name, created=created
+        name, label(event, "model"), (), usage, None, None, speed, None, raw(usage_fields), record=name, created=created
     )

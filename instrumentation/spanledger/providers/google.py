@@ -60,13 +60,13 @@ DEFAULT_SECONDS: Final = 8
 def request(method: str, path: str, body: object) -> Request | None:
     if method.upper() != "POST":
         return _question(path) if method.upper() == "GET" else None
-    found = mapping(body)
+    fields = mapping(body)
     match = MODEL.search(path)
     collection = COLLECTION.search(path)
     verb = match[2] if match else collection[1] if collection else ""
     if verb in FREE:
         return None
-    model = label(match[1]) if match else label(found, "model")
+    model = label(match[1]) if match else label(fields, "model")
     if verb in BATCHES:
         return Request(BATCHES[verb], model, polls=True, begins=True, batch=True)
     operation = OPERATIONS.get(verb, UNKNOWN)
@@ -77,21 +77,21 @@ def request(method: str, path: str, body: object) -> Request | None:
         else:
             expected = Usage(images=1)
     elif verb == "predictLongRunning":
-        seconds = number(found, "parameters", "durationSeconds") or DEFAULT_SECONDS
+        seconds = number(fields, "parameters", "durationSeconds") or DEFAULT_SECONDS
         expected = Usage(video_output_ms=round(seconds * 1000)) if 0 < seconds < 1e6 else None
     return Request(
         operation,
         model,
-        verb == "streamGenerateContent" or found.get("stream") is True,
-        count(found, "generationConfig", "maxOutputTokens"),
-        number(found, "generationConfig", "temperature"),
-        label(found, "serviceTier"),
-        prompt_hash(texts(at(found, "systemInstruction", "parts"))),
+        verb == "streamGenerateContent" or fields.get("stream") is True,
+        count(fields, "generationConfig", "maxOutputTokens"),
+        number(fields, "generationConfig", "temperature"),
+        label(fields, "serviceTier"),
+        prompt_hash(texts(at(fields, "systemInstruction", "parts"))),
         expected=expected,
-        size=label(found, "parameters", "resolution"),
-        polls=verb in ("predictLongRunning", "fetchPredictOperation") or found.get("background") is True,
-        subject=label(found, "operationName"),
-        begins=verb == "predictLongRunning" or found.get("background") is True,
+        size=label(fields, "parameters", "resolution"),
+        polls=verb in ("predictLongRunning", "fetchPredictOperation") or fields.get("background") is True,
+        subject=label(fields, "operationName"),
+        begins=verb == "predictLongRunning" or fields.get("background") is True,
     )
 
 
@@ -133,49 +133,49 @@ def response(body: Json, request: Request | None = None) -> Response:
         return google_jobs.polled(body, response)
     if "usage" in body and "usageMetadata" not in body:
         return google_jobs.interaction(body)
-    found = mapping(body, "usageMetadata")
+    usage_fields = mapping(body, "usageMetadata")
     candidates = items(body, "candidates")
     reasons = tuple(str(r) for r in items(body, "reasons")) or _finish_reasons(candidates)
-    usage = _usage(found, count(body, "searches") or _searches(candidates))
+    usage = _usage(usage_fields, count(body, "searches") or _searches(candidates))
     return Response(
         label(body, "responseId"),
         label(body, "modelVersion"),
         reasons,
         usage or _embedding_usage(body),
-        label(found, "serviceTier") or label(found, "trafficType"),
+        label(usage_fields, "serviceTier") or label(usage_fields, "trafficType"),
         None,
         None,
         None,
-        raw(found),
+        raw(usage_fields),
         body.get("streamed") is not True or bool(reasons),
         times=max(1, len(items(body, "predictions"))),
     )
 
 
 def _finish_reasons(candidates: list[object]) -> tuple[str, ...]:
-    found = (label(candidate, "finishReason") for candidate in candidates[:64])
-    return tuple(reason for reason in found if reason)
+    reasons = (label(candidate, "finishReason") for candidate in candidates[:64])
+    return tuple(reason for reason in reasons if reason)
 
 
 def _searches(candidates: list[object]) -> int:
     return sum(len(items(candidate, "groundingMetadata", "webSearchQueries")) for candidate in candidates)
 
 
-def _usage(found: Json, searches: int) -> Usage | None:
-    prompt = count(found, "promptTokenCount")
-    candidates = count(found, "candidatesTokenCount")
+def _usage(usage_fields: Json, searches: int) -> Usage | None:
+    prompt = count(usage_fields, "promptTokenCount")
+    candidates = count(usage_fields, "candidatesTokenCount")
     if candidates is None:
-        candidates = count(found, "responseTokenCount")
+        candidates = count(usage_fields, "responseTokenCount")
     if prompt is None and candidates is None:
         # A cache states only its size (cachedContents): what was read to make it.
-        cached = count(found, "totalTokenCount")
+        cached = count(usage_fields, "totalTokenCount")
         return usages.from_totals(cached, reported_total=cached) if cached else None
-    thoughts = count(found, "thoughtsTokenCount") or 0
-    tool_use = count(found, "toolUsePromptTokenCount") or 0
-    into = modalities(found, "promptTokensDetails")
-    tools = modalities(found, "toolUsePromptTokensDetails")
-    cached = modalities(found, "cacheTokensDetails")
-    out = modalities(found, "candidatesTokensDetails") or modalities(found, "responseTokensDetails")
+    thoughts = count(usage_fields, "thoughtsTokenCount") or 0
+    tool_use = count(usage_fields, "toolUsePromptTokenCount") or 0
+    into = modalities(usage_fields, "promptTokensDetails")
+    tools = modalities(usage_fields, "toolUsePromptTokensDetails")
+    cached = modalities(usage_fields, "cacheTokensDetails")
+    out = modalities(usage_fields, "candidatesTokensDetails") or modalities(usage_fields, "responseTokensDetails")
 
     def uncached(modality: str) -> int:
         return max(0, into.get(modality, 0) - cached.get(modality, 0)) + tools.get(modality, 0)
@@ -183,7 +183,7 @@ def _usage(found: Json, searches: int) -> Usage | None:
     return usages.from_totals(
         (prompt or 0) + tool_use,
         (candidates or 0) + thoughts,
-        cache_read=count(found, "cachedContentTokenCount") or 0,
+        cache_read=count(usage_fields, "cachedContentTokenCount") or 0,
         reasoning=thoughts,
         input_audio=uncached("AUDIO"),
         input_image=uncached("IMAGE"),
@@ -195,7 +195,7 @@ def _usage(found: Json, searches: int) -> Usage | None:
         output_image=out.get("IMAGE", 0),
         output_video=out.get("VIDEO", 0),
         web_searches=searches,
-        reported_total=count(found, "totalTokenCount"),
+        reported_total=count(usage_fields, "totalTokenCount"),
     )
 
 
@@ -208,5 +208,5 @@ def _embedding_usage(body: Json) -> Usage | None:
         count(cast("Json", at(prediction, "embeddings")), "statistics", "token_count")
         for prediction in items(body, "predictions")
     ]
-    known = [n for n in counts if n is not None]
-    return usages.from_totals(sum(known)) if known else None
+    token_counts = [n for n in counts if n is not None]
+    return usages.from_totals(sum(token_counts)) if token_counts else None

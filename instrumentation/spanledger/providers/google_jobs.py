@@ -26,10 +26,10 @@ Reader = Callable[[Json], Response]
 def fold(body: Json, event: Json) -> Json:
     """Events of an interaction: the last one that carries the interaction's usage counts."""
     body["streamed"] = True
-    found = mapping(event, "interaction")
+    interaction_fields = mapping(event, "interaction")
     for key in ("id", "model", "agent", "status", "usage", "created"):
-        if found.get(key) is not None:
-            body[key] = found[key]
+        if interaction_fields.get(key) is not None:
+            body[key] = interaction_fields[key]
     if event.get("event_type") == "interaction.completed":
         body["finished"] = True
     return body
@@ -37,54 +37,54 @@ def fold(body: Json, event: Json) -> Json:
 
 def interaction(body: Json) -> Response:
     """An interaction, a decision or a voice: an object with an id, a model and `usage`."""
-    found = mapping(body, "usage")
+    usage_fields = mapping(body, "usage")
     status = label(body, "status")
     return Response(
         label(body, "id"),
         label(body, "model"),
         (status,) if status else (),
-        _usage(found),
-        label(found, "service_tier") or label(body, "service_tier"),
-        raw_usage=raw(found),
+        _usage(usage_fields),
+        label(usage_fields, "service_tier") or label(body, "service_tier"),
+        raw_usage=raw(usage_fields),
         complete=body.get("streamed") is not True or body.get("finished") is True,
     )
 
 
-def _usage(found: Json) -> Usage | None:
-    into, out = count(found, "total_input_tokens"), count(found, "total_output_tokens")
+def _usage(usage_fields: Json) -> Usage | None:
+    into, out = count(usage_fields, "total_input_tokens"), count(usage_fields, "total_output_tokens")
     if into is None and out is None:
-        into, out = count(found, "input_tokens"), count(found, "output_tokens")
+        into, out = count(usage_fields, "input_tokens"), count(usage_fields, "output_tokens")
         if into is None and out is None:
             return None
-    thoughts = count(found, "total_thought_tokens") or 0
-    tool_use = count(found, "total_tool_use_tokens") or 0
-    given, cached = modalities(found, "input_tokens_by_modality"), modalities(found, "cached_tokens_by_modality")
-    made = modalities(found, "output_tokens_by_modality")
+    thoughts = count(usage_fields, "total_thought_tokens") or 0
+    tool_use = count(usage_fields, "total_tool_use_tokens") or 0
+    input_modalities, cached = modalities(usage_fields, "input_tokens_by_modality"), modalities(usage_fields, "cached_tokens_by_modality")
+    output_modalities = modalities(usage_fields, "output_tokens_by_modality")
     grounding = {
         meter: count(item, "count") or 0
-        for item in items(found, "grounding_tool_count")[:16]
+        for item in items(usage_fields, "grounding_tool_count")[:16]
         if (meter := GROUNDING.get(label(item, "type") or ""))
     }
     return usages.from_totals(
         (into or 0) + tool_use,
         (out or 0) + thoughts,
-        cache_read=count(found, "total_cached_tokens") or count(found, "cached_tokens") or 0,
+        cache_read=count(usage_fields, "total_cached_tokens") or count(usage_fields, "cached_tokens") or 0,
         reasoning=thoughts,
-        input_audio=max(0, given.get("AUDIO", 0) - cached.get("AUDIO", 0)),
-        input_image=max(0, given.get("IMAGE", 0) - cached.get("IMAGE", 0)),
-        input_video=max(0, given.get("VIDEO", 0) - cached.get("VIDEO", 0)),
-        output_audio=made.get("AUDIO", 0),
-        output_image=made.get("IMAGE", 0),
-        output_video=made.get("VIDEO", 0),
-        reported_total=count(found, "total_tokens"),
+        input_audio=max(0, input_modalities.get("AUDIO", 0) - cached.get("AUDIO", 0)),
+        input_image=max(0, input_modalities.get("IMAGE", 0) - cached.get("IMAGE", 0)),
+        input_video=max(0, input_modalities.get("VIDEO", 0) - cached.get("VIDEO", 0)),
+        output_audio=output_modalities.get("AUDIO", 0),
+        output_image=output_modalities.get("IMAGE", 0),
+        output_video=output_modalities.get("VIDEO", 0),
+        reported_total=count(usage_fields, "total_tokens"),
         **grounding,
     )
 
 
-def modalities(found: Json, name: str) -> dict[str, int]:
+def modalities(usage_fields: Json, name: str) -> dict[str, int]:
     """Tokens by modality: [{"modality": "AUDIO", "tokenCount": 5}], or {"modality": "audio", "tokens": 5}."""
     totals: dict[str, int] = {}
-    for item in items(found, name)[:32]:
+    for item in items(usage_fields, name)[:32]:
         modality = at(item, "modality")
         if type(modality) is int:
             modality = MODALITIES.get(modality)
@@ -98,12 +98,12 @@ def polled(body: Json, read: Reader) -> Response:
     """An operation, a batch, a tuning job or an interaction in the background; `read` reads an answer."""
     name = label(body, "name") or label(body, "id")
     if "usage" in body:
-        found = interaction(body)
-        pending = label(body, "status") in PENDING or found.id is None
+        response = interaction(body)
+        pending = label(body, "status") in PENDING or response.id is None
         return (
             Response(awaited=name)
             if pending
-            else found._replace(record=found.id, created=unix_seconds(body, "created"))
+            else response._replace(record=response.id, created=unix_seconds(body, "created"))
         )
     answers = _inlined(body)
     if answers:
@@ -128,8 +128,8 @@ def polled(body: Json, read: Reader) -> Response:
 
 def _inlined(body: Json) -> list[object]:
     for path in (("response", "inlinedResponses"), ("dest", "inlinedResponses"), ("output", "inlinedResponses")):
-        found = at(body, *path)
-        answers = cast("list[object]", found) if isinstance(found, list) else items(found, "inlinedResponses")
+        container = at(body, *path)
+        answers = cast("list[object]", container) if isinstance(container, list) else items(container, "inlinedResponses")
         if answers:
             return answers
     return []
@@ -138,12 +138,12 @@ def _inlined(body: Json) -> list[object]:
 def _trained(body: Json) -> int | None:
     stats = mapping(body, "tuningDataStats")
     for kind in ("supervisedTuningDataStats", "preferenceOptimizationDataStats", "distillationDataStats"):
-        found = count(stats, kind, "totalBillableTokenCount")
-        if found is None and label(stats, kind, "totalBillableTokenCount"):
+        tokens = count(stats, kind, "totalBillableTokenCount")
+        if tokens is None and label(stats, kind, "totalBillableTokenCount"):
             text = label(stats, kind, "totalBillableTokenCount") or ""  # an int64 is a string in proto-JSON
-            found = int(text) if text.isdecimal() else None
-        if found:
-            return found
+            tokens = int(text) if text.isdecimal() else None
+        if tokens:
+            return tokens
     return None
 
 

@@ -20,34 +20,34 @@ TERMINAL: Final = {"response.completed", "response.incomplete", "response.failed
 
 
 def request(method: str, path: str, body: object) -> Request | None:
-    found = mapping(body)
+    fields = mapping(body)
     kind = endpoint(method.upper(), path)
     if kind is None:
         return None
-    media = openai_media.asked(kind.operation, found)
+    media = openai_media.asked(kind.operation, fields)
     return Request(
         kind.operation,
-        label(found, "model"),
-        flag(found, "stream") or False,
-        count(found, "max_completion_tokens") or count(found, "max_output_tokens") or count(found, "max_tokens"),
-        number(found, "temperature"),
-        label(found, "service_tier"),
-        prompt_hash(_system_prompt(found)),
-        flag(found, "stream_options", "include_usage"),
+        label(fields, "model"),
+        flag(fields, "stream") or False,
+        count(fields, "max_completion_tokens") or count(fields, "max_output_tokens") or count(fields, "max_tokens"),
+        number(fields, "temperature"),
+        label(fields, "service_tier"),
+        prompt_hash(_system_prompt(fields)),
+        flag(fields, "stream_options", "include_usage"),
         media.expected,
         media.size,
         media.quality,
-        kind.polls or flag(found, "background") is True,
+        kind.polls or flag(fields, "background") is True,
         kind.lines,
         kind.subject,
-        kind.begins or flag(found, "background") is True,
+        kind.begins or flag(fields, "background") is True,
         kind.batch,
     )
 
 
-def _system_prompt(found: Json) -> Iterator[object]:
-    yield from texts(found.get("instructions"))
-    for message in items(found, "messages")[:4]:
+def _system_prompt(fields: Json) -> Iterator[object]:
+    yield from texts(fields.get("instructions"))
+    for message in items(fields, "messages")[:4]:
         if at(message, "role") in ("system", "developer"):
             yield from texts(at(message, "content"))
 
@@ -93,15 +93,15 @@ def _fold_chat(body: Json, event: Json) -> Json:
 
 def _accounted(answer: Json) -> Json:
     """The accounting fields of a response object: what a stream keeps of it."""
-    kept = (
+    field_names = (
         "id", "object", "model", "status", "usage", "service_tier", "tool_usage", "incomplete_details",
         "background", "created_at",
     )  # fmt: skip
-    found = {key: answer[key] for key in kept if answer.get(key) is not None}
+    fields = {key: answer[key] for key in field_names if answer.get(key) is not None}
     counted = _tool_counts(answer)
     if not counted:
-        return found
-    return {**found, "tool_counts": counted, "image_model": _image_model(answer)}
+        return fields
+    return {**fields, "tool_counts": counted, "image_model": _image_model(answer)}
 
 
 def response(body: Json, request: Request | None = None) -> Response:
@@ -112,11 +112,11 @@ def response(body: Json, request: Request | None = None) -> Response:
             return openai_jobs.polled(body, response)
         if request.operation in openai_media.OPERATIONS:
             return openai_media.response(body, request)
-    found = mapping(body, "usage")
+    usage_fields = mapping(body, "usage")
     streamed = body.get("streamed") is True
-    cost = number(found, "cost") if "cost" in found else None
-    ticks = count(found, "cost_in_usd_ticks") if "cost_in_usd_ticks" in found else None  # xAI: 1e-10 USD
-    usage = read_usage(found, cast("Json", body["tool_counts"]) if "tool_counts" in body else _tool_counts(body))
+    cost = number(usage_fields, "cost") if "cost" in usage_fields else None
+    ticks = count(usage_fields, "cost_in_usd_ticks") if "cost_in_usd_ticks" in usage_fields else None  # xAI: 1e-10 USD
+    usage = read_usage(usage_fields, cast("Json", body["tool_counts"]) if "tool_counts" in body else _tool_counts(body))
     return Response(
         label(body, "id"),
         label(body, "model"),
@@ -126,7 +126,7 @@ def response(body: Json, request: Request | None = None) -> Response:
         None,
         None,
         f"{ticks}E-10" if ticks else repr(cost) if cost is not None and cost > 0 else None,
-        raw(found),
+        raw(usage_fields),
         not streamed or body.get("finished") is True or (usage is not None and "status" not in body),
         extras=_hosted_tools(body) if "tool_usage" in body else (),
     )
@@ -135,13 +135,13 @@ def response(body: Json, request: Request | None = None) -> Response:
 def _hosted_tools(body: Json) -> tuple[Response, ...]:
     """Images that a hosted tool made: tokens of a model of its own, outside the response's usage
     (openai 3.57 `types/responses/response.py` ToolUsage)."""
-    found = mapping(body, "tool_usage", "image_gen")
-    usage = read_usage(found, {}, image_output=True)
+    usage_fields = mapping(body, "tool_usage", "image_gen")
+    usage = read_usage(usage_fields, {}, image_output=True)
     if usage is None or not usage.total:
         return ()
     model = label(body, "image_model") or _image_model(body)
     name = label(body, "id")
-    return (Response(f"{name}#image_generation", model, (), usage, raw_usage=raw(found), operation="image_generation"),)
+    return (Response(f"{name}#image_generation", model, (), usage, raw_usage=raw(usage_fields), operation="image_generation"),)
 
 
 def _image_model(body: Json) -> str:
@@ -157,11 +157,11 @@ def _finish_reasons(body: Json) -> tuple[str, ...]:
     reasons = mapping(body, "reasons")
     if reasons:
         return tuple(str(reasons[index]) for index in sorted(reasons))
-    found = [label(choice, "finish_reason") for choice in items(body, "choices")[:64]]
-    if not found:
+    finish_reasons = [label(choice, "finish_reason") for choice in items(body, "choices")[:64]]
+    if not finish_reasons:
         status = label(body, "status")
-        found = [label(body, "incomplete_details", "reason") if status == "incomplete" else status]
-    return tuple(reason for reason in found if reason)
+        finish_reasons = [label(body, "incomplete_details", "reason") if status == "incomplete" else status]
+    return tuple(reason for reason in finish_reasons if reason)
 
 
 def _tool_counts(body: Json) -> Json:

@@ -46,13 +46,13 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def _kept(found: Json) -> Json:
-    return {key: found[key] for key in KEPT if found.get(key) is not None}
+def _kept(fields: Json) -> Json:
+    return {key: fields[key] for key in KEPT if fields.get(key) is not None}
 
 
-def _keep(body: Json, found: Json) -> None:
-    if found.get("object") in (None, "thread.run"):
-        body.update(_kept(found))
+def _keep(body: Json, fields: Json) -> None:
+    if fields.get("object") in (None, "thread.run"):
+        body.update(_kept(fields))
 
 
 def polled(body: Json, read: Reader) -> Response:
@@ -75,9 +75,9 @@ def polled(body: Json, read: Reader) -> Response:
         return _record(body, Response(label(body, "id"), label(body, "model"), (), usage))
     if kind == "eval.run":
         return Response(extras=tuple(_evaluated(body, per_model) for per_model in items(body, "per_model_usage")))
-    found = mapping(body, "usage")
+    usage_fields = mapping(body, "usage")
     return _record(
-        body, Response(label(body, "id"), label(body, "model"), (), read_usage(found, {}), raw_usage=raw(found))
+        body, Response(label(body, "id"), label(body, "model"), (), read_usage(usage_fields, {}), raw_usage=raw(usage_fields))
     )
 
 
@@ -91,23 +91,23 @@ def _video(body: Json) -> Response:
         return Response(void=label(body, "id"))
     seconds = video_seconds(body)
     usage = Usage(video_output_ms=round(seconds * 1000)) if seconds is not None else None
-    found = Response(label(body, "id"), label(body, "model"), (), usage, size=label(body, "size"))
-    return _record(body, found)
+    response = Response(label(body, "id"), label(body, "model"), (), usage, size=label(body, "size"))
+    return _record(body, response)
 
 
 def _evaluated(run: Json, per_model: object) -> Response:
     """What an eval run used of one model: totals that include its cached tokens."""
-    found = mapping(per_model)
-    usage = read_usage(found, {})
-    model = label(found, "model_name")
+    usage_fields = mapping(per_model)
+    usage = read_usage(usage_fields, {})
+    model = label(usage_fields, "model_name")
     name = f"{label(run, 'id')}:{model}"
-    return Response(name, model, (), usage, raw_usage=raw(found), record=name, created=count(run, "created_at"))
+    return Response(name, model, (), usage, raw_usage=raw(usage_fields), record=name, created=count(run, "created_at"))
 
 
 def _turn(turn: Json) -> Response:
     name = label(turn, "id") or label(turn, "turn")
-    found = mapping(turn, "usage")
-    return Response(name, label(turn, "model"), (), read_usage(found, {}), raw_usage=raw(found), record=name)
+    usage_fields = mapping(turn, "usage")
+    return Response(name, label(turn, "model"), (), read_usage(usage_fields, {}), raw_usage=raw(usage_fields), record=name)
 
 
 def line(body: Json, read: Reader) -> Response:
@@ -115,6 +115,6 @@ def line(body: Json, read: Reader) -> Response:
     answer = mapping(body, "response", "body")
     if not answer or "custom_id" not in body:
         return NOTHING
-    found = read(answer)
+    response = read(answer)
     created = count(answer, "created") or count(answer, "created_at")
-    return found._replace(batch=True, record=label(body, "id"), created=created, complete=True)
+    return response._replace(batch=True, record=label(body, "id"), created=created, complete=True)

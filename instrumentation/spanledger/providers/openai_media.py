@@ -50,9 +50,9 @@ def video_seconds(body: Json) -> float | None:
 
 def response(body: Json, request: Request) -> Response:
     """An answer's tokens or seconds; the request's expectation stands in where it has neither."""
-    found = mapping(body, "usage")
+    usage_fields = mapping(body, "usage")
     image = request.operation == "image_generation"
-    usage = read_usage(found, {}, image_output=image and "output_tokens_details" not in found)
+    usage = read_usage(usage_fields, {}, image_output=image and "output_tokens_details" not in usage_fields)
     seconds = number(body, "duration")
     if usage is None and seconds is not None and request.operation == "transcription" and 0 <= seconds < 1e6:
         usage = Usage(audio_input_ms=round(seconds * 1000))  # whisper-1's verbose_json
@@ -62,18 +62,18 @@ def response(body: Json, request: Request) -> Response:
         label(body, "model") if request.operation != "create_container" else None,
         (),
         usage,
-        raw_usage=raw(found),
+        raw_usage=raw(usage_fields),
         complete=not streamed or body.get("finished") is True,
         times=(count(body, "images") or len(items(body, "data"))) if image else 1,
         size=label(body, "size"),
         quality=label(body, "quality"),
-        extras=_drawings(found),
+        extras=_drawings(usage_fields),
     )
 
 
-def _drawings(found: Json) -> tuple[Response, ...]:
+def _drawings(usage_fields: Json) -> tuple[Response, ...]:
     """Tokens of the model that wrote a drawing as SVG, apart from those of the image model (SvgUsage)."""
-    svg = mapping(found, "svg_usage")
+    svg = mapping(usage_fields, "svg_usage")
     usage = read_usage(svg, {})
     if usage is None:
         return ()

@@ -45,14 +45,14 @@ def told(session: Json, event: Json) -> list[tuple[Request, Json]]:
 
 
 def _session(session: Json, event: Json, kind: str) -> list[tuple[Request, Json]]:
-    found = mapping(event, "session")
+    session_fields = mapping(event, "session")
     for name, value in (
-        ("model", label(found, "model")),
-        ("id", label(found, "id")),
+        ("model", label(session_fields, "model")),
+        ("id", label(session_fields, "id")),
         (
             "transcriber",
-            label(found, "audio", "input", "transcription", "model")
-            or label(found, "input_audio_transcription", "model"),
+            label(session_fields, "audio", "input", "transcription", "model")
+            or label(session_fields, "input_audio_transcription", "model"),
         ),
     ):
         if value is not None:

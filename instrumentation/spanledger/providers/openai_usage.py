@@ -18,16 +18,16 @@ from spanledger.semconv.usage import Usage
 DIALECTS: Final = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
 
 
-def read_usage(found: Json, tools: Json, *, image_output: bool = False) -> Usage | None:
+def read_usage(usage_fields: Json, tools: Json, *, image_output: bool = False) -> Usage | None:
     """A usage object; `tools` are counts of billed tool calls, by meter.
 
     `image_output`: output that no detail calls text is images.
     """
-    if found.get("type") == "duration":
-        seconds = number(found, "seconds")
+    if usage_fields.get("type") == "duration":
+        seconds = number(usage_fields, "seconds")
         return None if seconds is None or not 0 <= seconds < 1e6 else Usage(audio_input_ms=round(seconds * 1000))
-    n = counts(found).get
-    if "prompt_tokens" in found:
+    n = counts(usage_fields).get
+    if "prompt_tokens" in usage_fields:
         prompt, completion, into, out = (
             n("prompt_tokens"),
             n("completion_tokens"),
@@ -41,7 +41,7 @@ def read_usage(found: Json, tools: Json, *, image_output: bool = False) -> Usage
             "input_tokens_details",
             "output_tokens_details",
         )
-        if "input_token_details" in found:  # the realtime API's spelling
+        if "input_token_details" in usage_fields:  # the realtime API's spelling
             into, out = "input_token_details", "output_token_details"
     if prompt is None and completion is None:
         return None

@@ -44,12 +44,12 @@ class quietly:  # noqa: N801 - reads as a statement
         failures[key] += 1
         if failures[key] == 1:
             place = traceback.extract_tb(trace)[-1] if trace else None
-            where = f"{place.filename}:{place.lineno}" if place else "?"
+            location = f"{place.filename}:{place.lineno}" if place else "?"
             log.error(
                 "%s failed with %s at %s; the application is unaffected, "
                 "the ledger may lack this call. Further failures of this kind are counted, not logged.",
                 self._doing,
                 type(error).__name__,
-                where,
+                location,
             )
         return True

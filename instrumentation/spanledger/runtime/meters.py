@@ -11,10 +11,10 @@ from opentelemetry.metrics import Observation
 from spanledger.runtime.version import VERSION
 
 
-def counters(found: Mapping[str, tuple[str, Callable[[], int]]]) -> None:
+def counters(definitions: Mapping[str, tuple[str, Callable[[], int]]]) -> None:
     """Offer counters of rows: name -> (what is counted, the count so far)."""
     meter = metrics.get_meter("spanledger", VERSION)
-    for name, (description, ask) in found.items():
+    for name, (description, ask) in definitions.items():
         meter.create_observable_counter(name, [observing(ask)], "{row}", description)
 
 

@@ -22,8 +22,8 @@ def setting(name: str) -> str | None:
     """The value of `SPANLEDGER_<NAME>`, e.g. setting("dsn"); None where it is not set."""
     value = os.environ.get(f"SPANLEDGER_{name.upper()}")
     if value is None:
-        found = _file(os.getcwd()).get(name)
-        value = None if found is None else str(found).lower() if isinstance(found, bool) else str(found)
+        file_value = _file(os.getcwd()).get(name)
+        value = None if file_value is None else str(file_value).lower() if isinstance(file_value, bool) else str(file_value)
     return value or None
 
 

@@ -15,14 +15,14 @@ from typing import Any, cast
 def put(span: Any, attributes: Mapping[str, Any]) -> None:
     """Set attributes whose values are strings, numbers, booleans or tuples of them."""
     store: Any = getattr(span, "_attributes", None)
-    found: Any = getattr(store, "_dict", None)
+    attribute_dict: Any = getattr(store, "_dict", None)
     if (
-        isinstance(found, dict)
+        isinstance(attribute_dict, dict)
         and span.is_recording()
         and getattr(store, "max_value_len", 0) is None
-        and (store.maxlen is None or len(cast("dict[str, Any]", found)) + len(attributes) <= store.maxlen)
+        and (store.maxlen is None or len(cast("dict[str, Any]", attribute_dict)) + len(attributes) <= store.maxlen)
     ):
-        cast("dict[str, Any]", found).update(attributes)
+        cast("dict[str, Any]", attribute_dict).update(attributes)
     else:
         span.set_attributes(attributes)
 
@@ -50,5 +50,5 @@ def remembered(span: Any) -> Any:
 
 def plain(span: Any) -> dict[str, Any]:
     """A span's attributes as a dict of one's own."""
-    found: Any = span.attributes
-    return found.copy() if hasattr(found, "copy") else dict(found or {})
+    attributes: Any = span.attributes
+    return attributes.copy() if hasattr(attributes, "copy") else dict(attributes or {})

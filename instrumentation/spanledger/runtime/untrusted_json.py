@@ -68,45 +68,45 @@ def count(value: object, *path: str) -> int | None:
 
 def counts(value: object, depth: int = 3) -> dict[str, int]:
     """Every count in an object and the objects within it, by its dotted path: one pass for many questions."""
-    found: dict[str, int] = {}
+    counts_by_path: dict[str, int] = {}
     if isinstance(value, dict):
-        _collect(cast("Json", value), "", found, depth)
-    return found
+        _collect(cast("Json", value), "", counts_by_path, depth)
+    return counts_by_path
 
 
-def _collect(value: Json, prefix: str, found: dict[str, int], depth: int) -> None:
+def _collect(value: Json, prefix: str, counts_by_path: dict[str, int], depth: int) -> None:
     for key, part in value.items():
         if type(part) is int:
             if 0 <= part <= MAX_COUNT:
-                found[prefix + key] = part
+                counts_by_path[prefix + key] = part
         elif isinstance(part, dict):
             if depth:
-                _collect(cast("Json", part), f"{prefix}{key}.", found, depth - 1)
+                _collect(cast("Json", part), f"{prefix}{key}.", counts_by_path, depth - 1)
         elif isinstance(part, float) and part.is_integer() and 0 <= part <= MAX_COUNT:
-            found[prefix + key] = int(part)
+            counts_by_path[prefix + key] = int(part)
 
 
 def number(value: object, *path: str) -> float | None:
     """The finite number at `path`."""
-    found = at(value, *path)
-    if type(found) is int:
-        return float(found) if abs(found) < 2**53 else None
-    return found if isinstance(found, float) and math.isfinite(found) else None
+    leaf = at(value, *path)
+    if type(leaf) is int:
+        return float(leaf) if abs(leaf) < 2**53 else None
+    return leaf if isinstance(leaf, float) and math.isfinite(leaf) else None
 
 
 def unix_seconds(value: object, *path: str) -> int | None:
     """The whole seconds since 1970 of the RFC 3339 time at `path`."""
-    found = at(value, *path)
+    timestamp = at(value, *path)
     try:
-        return int(datetime.fromisoformat(found).timestamp()) if isinstance(found, str) else None
+        return int(datetime.fromisoformat(timestamp).timestamp()) if isinstance(timestamp, str) else None
     except (ValueError, OverflowError):
         return None
 
 
 def flag(value: object, *path: str) -> bool | None:
     """The boolean at `path`."""
-    found = at(value, *path)
-    return found if isinstance(found, bool) else None
+    leaf = at(value, *path)
+    return leaf if isinstance(leaf, bool) else None
 
 
 def label(value: object, *path: str) -> str | None:

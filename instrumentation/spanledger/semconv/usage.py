@@ -239,14 +239,14 @@ def _units(usage: Usage) -> dict[str, int]:
 
 def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
     """The usage that a span carries, or None where it carries none: the inverse of `to_attributes`."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name in ATTRIBUTES:
         value = attributes.get(name)
         if type(value) is int and 0 <= value <= MAX_COUNT:
-            found[name] = value
-    if not found:
+            counts[name] = value
+    if not counts:
         return None
-    n = found.get
+    n = counts.get
     cached_audio, cached_image = n(a.AUDIO_CACHE_READ_TOKENS, 0), n(a.IMAGE_CACHE_READ_TOKENS, 0)
     cached_video = n(a.VIDEO_CACHE_READ_TOKENS, 0)
     written_1h, written_12h = n(a.CACHE_WRITE_1H_TOKENS, 0), n(a.CACHE_WRITE_12H_TOKENS, 0)
@@ -268,5 +268,5 @@ def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
         output_image=n(a.IMAGE_OUTPUT_TOKENS, 0),
         output_video=n(a.VIDEO_OUTPUT_TOKENS, 0),
         reported_total=n(a.REPORTED_TOTAL),
-        **{field: found[name] for field, name in UNITS.items() if name in found},
+        **{field: counts[name] for field, name in UNITS.items() if name in counts},
     )

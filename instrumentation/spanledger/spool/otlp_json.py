@@ -52,9 +52,9 @@ class Encoder:
     def marker(self, resource: Resource, attributes: Mapping[str, Any]) -> bytes:
         """A line that tells the ledger of a process (a.MARKER), in a span's clothes so that any way in carries it."""
         now = time.time_ns()
-        named = _attributes(resource.attributes)
+        resource_attributes = _attributes(resource.attributes)
         return (
-            f'{{"resourceSpans":[{{"resource":{{"attributes":[{named}]}},"scopeSpans":[{{"scope":{{"name":"{a.MARKER_SCOPE}"}}'
+            f'{{"resourceSpans":[{{"resource":{{"attributes":[{resource_attributes}]}},"scopeSpans":[{{"scope":{{"name":"{a.MARKER_SCOPE}"}}'
             f',"spans":[{{"traceId":"{secrets.token_hex(16)}","spanId":"{secrets.token_hex(8)}","name":"spanledger.marker"'
             f',"kind":1,"startTimeUnixNano":"{now}","endTimeUnixNano":"{now}"'
             f',"attributes":[{_attributes(attributes)}]}}]}}]}}]}}\n'
@@ -62,30 +62,30 @@ class Encoder:
 
     def _head(self, span: ReadableSpan) -> str:
         resource, scope = span.resource, span.instrumentation_scope
-        known = self._heads.get((id(resource), id(scope)))
-        if known is not None:
-            return known[2]
-        named = _attributes(resource.attributes)
+        cache_entry = self._heads.get((id(resource), id(scope)))
+        if cache_entry is not None:
+            return cache_entry[2]
+        resource_attributes = _attributes(resource.attributes)
         name, version = (scope.name, scope.version) if scope else ("", None)
         versioned = f',"version":{quoted(version)}' if version else ""
         head = (
-            f'{{"resourceSpans":[{{"resource":{{"attributes":[{named}]}},"scopeSpans":[{{"scope":'
+            f'{{"resourceSpans":[{{"resource":{{"attributes":[{resource_attributes}]}},"scopeSpans":[{{"scope":'
             f'{{"name":{quoted(name)}{versioned}}},"spans":[{{'
         )
         self._heads[id(resource), id(scope)] = (resource, scope, head)  # holding both keeps the ids theirs
         return head
 
 
-def _attributes(found: Mapping[str, object]) -> str:
-    shape = (*found, *map(type, found.values()))
+def _attributes(attributes: Mapping[str, object]) -> str:
+    shape = (*attributes, *map(type, attributes.values()))
     template = _templates.get(shape)
     if template is None:
-        template = ",".join(map(_template, found, found.values()))
+        template = ",".join(map(_template, attributes, attributes.values()))
         if len(_templates) < MAX_TEMPLATES:
             _templates[shape] = template
     fillings = [
         quoted(value) if type(value) is str else value if type(value) is int else _value(value)
-        for value in found.values()
+        for value in attributes.values()
     ]
     return template % tuple(fillings)
 

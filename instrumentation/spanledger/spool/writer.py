@@ -304,7 +304,7 @@ class Lost:
             self.last = sequence if self.last is None else max(self.last, sequence)
 
     def attributes(self) -> dict[str, Any]:
-        found: dict[str, Any] = {a.LOST_ROWS: self.count, a.COST_TOTAL: self.picousd}
+        attributes: dict[str, Any] = {a.LOST_ROWS: self.count, a.COST_TOTAL: self.picousd}
         if self.first is not None and self.last is not None:
-            found |= {a.LOST_FROM: self.first, a.LOST_TO: self.last}
-        return found
+            attributes |= {a.LOST_FROM: self.first, a.LOST_TO: self.last}
+        return attributes

@@ -28,7 +28,7 @@ class Demand:
     __slots__ = ("_ask", "_asked", "_body", "_files", "_made", "_most", "_provider", "estimate", "model", "read", "replaceable", "written")  # fmt: skip
 
     def __init__(
-        self, provider: str, asked: Request, body: object, assumed: int, files: int = 0, replaceable: bool = True
+        self, provider: str, request: Request, body: object, assumed: int, files: int = 0, replaceable: bool = True
     ) -> None:
         """
         Args:
@@ -39,32 +39,32 @@ class Demand:
             files: that go beside the body.
             replaceable: whether another model may be asked.
         """
-        self._provider, self._asked, self._body, self._files = provider, asked, body, files
-        self.model = model = asked.model or ""
-        self.replaceable = replaceable and asked.model is not None
+        self._provider, self._asked, self._body, self._files = provider, request, body, files
+        self.model = model = request.model or ""
+        self.replaceable = replaceable and request.model is not None
         size = Size(body, media=files)
         self.read = size.tokens
         """Tokens of the prompt at most."""
         answers = choices(body)
-        most = answers * (asked.max_tokens or assumed)
-        self._ask = ask = asks(body, model, asked.service_tier, media=size.media > 0)
+        most = answers * (request.max_tokens or assumed)
+        self._ask = ask = asks(body, model, request.service_tier, media=size.media > 0)
         if "image_out" in ask.outputs:
             most = max(most, answers * IMAGE_OUTPUT_TOKENS)
-        made = asked.expected
-        if made is not None and answers > 1:
-            made = Usage(*(number * answers for number in made[:-1]))
-        self._made, self._most = made, most
-        elsewhere = asked.begins and not model  # a batch whose requests are in a file
-        self.written = most if asked.max_tokens is not None or (asked.operation in WORDED and not elsewhere) else 0
+        expected_usage = request.expected
+        if expected_usage is not None and answers > 1:
+            expected_usage = Usage(*(number * answers for number in expected_usage[:-1]))
+        self._made, self._most = expected_usage, most
+        elsewhere = request.begins and not model  # a batch whose requests are in a file
+        self.written = most if request.max_tokens is not None or (request.operation in WORDED and not elsewhere) else 0
         """Tokens of the answers at most, as far as they are to be capped."""
         self.estimate = self.price(model, size.tokens) if model else None
         """Picodollars at most; None: nobody knows."""
 
     def price(self, model: str, read: int) -> int | None:
         """What it costs at most at a model, with so many tokens of prompt."""
-        asked = self._asked
+        request = self._asked
         return worst_picousd(
-            self._provider, model, read, self._most, self._ask, self._made, asked.size or "", asked.quality or ""
+            self._provider, model, read, self._most, self._ask, self._made, request.size or "", request.quality or ""
         )
 
     def sharper(self) -> int | None:
@@ -81,19 +81,19 @@ class BatchDemand:
     model = ""
     replaceable = False
 
-    def __init__(self, provider: str, asked: Request, parts: list[Json], assumed: int) -> None:
+    def __init__(self, provider: str, request: Request, parts: list[Json], assumed: int) -> None:
         """Arguments as of `Demand`; `parts`: the requests."""
         costs: list[int | None] = []
         self.read = self.written = 0
         for part in parts:
-            model = label(part, "model") or asked.model or ""
+            model = label(part, "model") or request.model or ""
             size = Size(part)
             answer = largest_answer(part, assumed)
             ask = asks(part, model, None, media=size.media > 0)
             costs.append(worst_picousd(provider, model, size.tokens, answer, ask))
             self.read, self.written = max(self.read, size.tokens), max(self.written, answer)
-        known = [cost for cost in costs if cost is not None]
-        self.estimate = sum(known) if len(known) == len(costs) else None
+        known_costs = [cost for cost in costs if cost is not None]
+        self.estimate = sum(known_costs) if len(known_costs) == len(costs) else None
 
     def price(self, model: str, read: int) -> int | None:  # noqa: ARG002 - no other model is asked
         return None
@@ -103,9 +103,9 @@ class BatchDemand:
 
 
 def demand(
-    provider: str, asked: Request, body: object, assumed: int, files: int = 0, replaceable: bool = True
+    provider: str, request: Request, body: object, assumed: int, files: int = 0, replaceable: bool = True
 ) -> Demand | BatchDemand:
     """What a call demands; arguments as of `Demand`."""
-    if asked.batch and (parts := batched(body)):
-        return BatchDemand(provider, asked, parts, assumed)
-    return Demand(provider, asked, body, assumed, files, replaceable)
+    if request.batch and (parts := batched(body)):
+        return BatchDemand(provider, request, parts, assumed)
+    return Demand(provider, request, body, assumed, files, replaceable)

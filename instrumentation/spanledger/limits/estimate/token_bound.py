@@ -74,8 +74,8 @@ class Size:
             if key in CUT and not words and _is_tokens(parts):
                 return len(parts)
             total = AROUND_TOKENS * len(parts)
-            for each in parts:
-                total += self._of(each, key, depth + 1, words)
+            for part in parts:
+                total += self._of(part, key, depth + 1, words)
             return total
         if isinstance(body, str):
             return self._counted(body)
@@ -87,21 +87,21 @@ class Size:
         fields: Any = getattr(body, "__dict__", None)  # an answer's block, given back as part of the next prompt
         return self._of(fields, key, depth, words) if isinstance(fields, dict) else text_bytes(str(body))
 
-    def _table(self, found: dict[Any, Any], key: str, depth: int, words: bool) -> int:
+    def _table(self, table: dict[Any, Any], key: str, depth: int, words: bool) -> int:
         if depth > DEEPEST:
             self.media += 1
             return 0
-        kind = found.get("type")
+        kind = table.get("type")
         if type(kind) is not str:
             kind = ""
         words = words or kind in WORDS
         counted = self._counted
-        total = MESSAGE_TOKENS + AROUND_TOKENS * len(found)
-        for name, value in found.items():
+        total = MESSAGE_TOKENS + AROUND_TOKENS * len(table)
+        for name, value in table.items():
             total += len(name) if type(name) is str and name.isascii() else text_bytes(str(name))
             sort: type[Any] = type(value)  # pyright: ignore[reportUnknownVariableType]
             if sort is str:
-                if name in MEDIA_KEYS and not words and _is_media(found, kind, key, value):
+                if name in MEDIA_KEYS and not words and _is_media(table, kind, key, value):
                     self.media += 1
                 elif counted is text_bytes and value.isascii():
                     total += len(value)
@@ -116,12 +116,12 @@ class Size:
 
 def _is_tokens(body: list[Any] | tuple[Any, ...]) -> bool:
     """Whether a list is a text that has been cut into tokens by the caller."""
-    return len(body) > 0 and type(body[0]) is int and all(type(each) is int for each in body)
+    return len(body) > 0 and type(body[0]) is int and all(type(token) is int for token in body)
 
 
-def _is_media(found: dict[Any, Any], kind: str, key: str, value: str) -> bool:
+def _is_media(table: dict[Any, Any], kind: str, key: str, value: str) -> bool:
     """Whether a text under a key of MEDIA_KEYS is media: a file's address or its bytes, in a table that is of media."""
-    mime = found.get("media_type") or found.get("mimeType") or found.get("mime_type")
+    mime = table.get("media_type") or table.get("mimeType") or table.get("mime_type")
     if mime is not None:
         return not str(mime).startswith("text/") or value.startswith(ADDRESSES)
     return kind in MEDIA_TYPES or key in MEDIA_TABLES or value.startswith(ADDRESSES)

@@ -60,8 +60,8 @@ def worst_picousd(
     worst = _worst(provider, model, stepped(input_tokens), output_tokens, ask)
     if expected is None:
         return worst
-    made = quote(provider, model, expected, tier=ask.tier, size=size, quality=quality).total_picousd
-    return worst if made is None else made if worst is None else max(worst, made)
+    expected_picousd = quote(provider, model, expected, tier=ask.tier, size=size, quality=quality).total_picousd
+    return worst if expected_picousd is None else expected_picousd if worst is None else max(worst, expected_picousd)
 
 
 def stepped(tokens: int) -> int:
@@ -92,18 +92,18 @@ def asks(body: object, model: str, tier: str | None, *, media: bool) -> Ask:
         tier: the service tier that it asks for.
         media: whether there is any in it.
     """
-    found = mapping(body)
-    made = _made_by(model)
-    if not (made or media or tier) and UNUSUAL.isdisjoint(found):
+    fields = mapping(body)
+    media_meters = _made_by(model)
+    if not (media_meters or media or tier) and UNUSUAL.isdisjoint(fields):
         return PLAIN
-    kinds = {str(kind).lower() for kind in (*items(found, "modalities"), *items(found, "generationConfig", "responseModalities"))}  # fmt: skip
+    kinds = {str(kind).lower() for kind in (*items(fields, "modalities"), *items(fields, "generationConfig", "responseModalities"))}  # fmt: skip
     outputs = ["output"]
-    if "audio_out" in made or "audio" in kinds:
+    if "audio_out" in media_meters or "audio" in kinds:
         outputs.append("audio_out")
-    if "image_out" in made or "image" in kinds:
+    if "image_out" in media_meters or "image" in kinds:
         outputs.append("image_out")
     inputs = (*INPUT_METERS, *MEDIA_METERS) if media else INPUT_METERS
-    speed, geo = label(found, "speed") or "", label(found, "inference_geo") or ""
+    speed, geo = label(fields, "speed") or "", label(fields, "inference_geo") or ""
     return Ask(tier or "", speed, geo, inputs, tuple(outputs))
 
 
@@ -123,26 +123,26 @@ UNUSUAL: Final = frozenset({
 def choices(body: object) -> int:
     """How many answers a request asks for (OpenAI's `n` or `best_of` of each of its prompts, Google's `candidateCount` and
     `sampleCount`)."""
-    found = mapping(body)
-    if UNUSUAL.isdisjoint(found):
+    fields = mapping(body)
+    if UNUSUAL.isdisjoint(fields):
         return 1
-    asked = (
-        count(found, "n"),
-        count(found, "best_of"),
-        count(found, "generationConfig", "candidateCount"),
-        count(found, "parameters", "sampleCount"),
+    counts = (
+        count(fields, "n"),
+        count(fields, "best_of"),
+        count(fields, "generationConfig", "candidateCount"),
+        count(fields, "parameters", "sampleCount"),
     )
-    prompts = [each for each in items(found, "prompt") if not isinstance(each, int)]  # a list of tokens is one prompt
-    return max(1, len(prompts)) * max(1, *(each or 1 for each in asked))
+    prompts = [prompt for prompt in items(fields, "prompt") if not isinstance(prompt, int)]  # a list of tokens is one prompt
+    return max(1, len(prompts)) * max(1, *(number or 1 for number in counts))
 
 
 def batched(body: object) -> list[Json]:
     """The requests of a batch that has them in it (Anthropic, Google)."""
-    found = [mapping(each, "params") for each in items(body, "requests")]
-    return found or [mapping(each, "request") for each in items(body, "batch", "inputConfig", "requests", "requests")]
+    requests = [mapping(request, "params") for request in items(body, "requests")]
+    return requests or [mapping(request, "request") for request in items(body, "batch", "inputConfig", "requests", "requests")]
 
 
 def largest_answer(body: Json, assumed: int) -> int:
     """Tokens that the answers to a request of a batch may have; `assumed` of one that does not say it."""
-    said = count(body, "max_tokens") or count(body, "generationConfig", "maxOutputTokens")
-    return choices(body) * (said or assumed)
+    max_tokens = count(body, "max_tokens") or count(body, "generationConfig", "maxOutputTokens")
+    return choices(body) * (max_tokens or assumed)

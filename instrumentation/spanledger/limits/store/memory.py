@@ -23,7 +23,7 @@ class _Balance:
     spent: int = 0
     used: int = 0
     """What is spent and held."""
-    told: set[str] = field(default_factory=set[str])
+    alerts: set[str] = field(default_factory=set[str])
 
 
 NOTHING_SPENT: Final = _Balance(0.0)
@@ -46,23 +46,23 @@ class MemoryStore:
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         now = time.monotonic()
-        found: list[_Balance] = []
+        balances: list[_Balance] = []
         spent: list[int] = []
         with self._lock:
             if self._holds:
                 self._free(now)
-            known = self._balances.get
+            get_balance = self._balances.get
             for key, limit, *_ in accounts:
-                balance = known(key) or NOTHING_SPENT
+                balance = get_balance(key) or NOTHING_SPENT
                 if balance.used + amount > limit:
-                    return Reserved(len(found))
-                found.append(balance)
+                    return Reserved(len(balances))
+                balances.append(balance)
                 spent.append(balance.spent)
-            if NOTHING_SPENT in found:
-                found = self._found(accounts)
-            for balance in found:
+            if NOTHING_SPENT in balances:
+                balances = self._found(accounts)
+            for balance in balances:
                 balance.used += amount
-            self._holds[reservation] = amount, now + HOLD_SECONDS, found
+            self._holds[reservation] = amount, now + HOLD_SECONDS, balances
         return Reserved(None, spent)
 
     def settle(  # the hold knows its amount, and nothing levels this store
@@ -73,12 +73,12 @@ class MemoryStore:
         spent: int,
         *,
         late: bool = False,  # noqa: ARG002
-        seen: bool = False,  # noqa: ARG002
+        cross_process: bool = False,  # noqa: ARG002
     ) -> Sequence[int]:
         sums: list[int] = []
         with self._lock:
-            amount, _, found = self._holds.pop(reservation, None) or (0, 0.0, self._found(accounts))
-            for balance in found:
+            amount, _, balances = self._holds.pop(reservation, None) or (0, 0.0, self._found(accounts))
+            for balance in balances:
                 balance.used += spent - amount
                 balance.spent += spent
                 sums.append(balance.spent)
@@ -86,15 +86,15 @@ class MemoryStore:
 
     def balance(self, key: str) -> tuple[int, int]:
         with self._lock:
-            found = self._balances.get(key)
-            return (found.spent, found.used - found.spent) if found else (0, 0)
+            balance = self._balances.get(key)
+            return (balance.spent, balance.used - balance.spent) if balance else (0, 0)
 
     def first(self, account: Account, what: str) -> bool:
         with self._lock:
-            told = self._found([account])[0].told
-            if what in told:
+            alerts = self._found([account])[0].alerts
+            if what in alerts:
                 return False
-            told.add(what)
+            alerts.add(what)
             return True
 
     def controls(self) -> Controls:
@@ -107,17 +107,17 @@ class MemoryStore:
     def _new(self, account: Account, now: float) -> _Balance:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
-            self._balances = {key: each for key, each in self._balances.items() if each.until > now}
+            self._balances = {key: balance for key, balance in self._balances.items() if balance.until > now}
         if len(self._balances) >= MAX_ACCOUNTS:
             self._make_room()
-        made = self._balances[account.key] = _Balance(now + account.lives_seconds, account.shared)
-        return made
+        new_balance = self._balances[account.key] = _Balance(now + account.lives_seconds, account.shared)
+        return new_balance
 
     def _make_room(self) -> None:
         """Forget one in ten: of what is not everybody's, whose window ends first, and who has spent least."""
         log.warning("limits: more than %d users (tenants, ...) at once: the smallest are forgotten", MAX_ACCOUNTS)
-        ranked = sorted((each.until, each.used, key) for key, each in self._balances.items() if not each.shared) or [
-            (each.until, each.used, key) for key, each in self._balances.items()
+        ranked = sorted((balance.until, balance.used, key) for key, balance in self._balances.items() if not balance.shared) or [
+            (balance.until, balance.used, key) for key, balance in self._balances.items()
         ]
         for _, _, key in ranked[: max(1, MAX_ACCOUNTS // 10)]:
             del self._balances[key]
@@ -126,9 +126,9 @@ class MemoryStore:
         """What was abandoned is held no longer."""
         while self._holds:
             oldest = next(iter(self._holds))
-            amount, until, where = self._holds[oldest]
+            amount, until, balances = self._holds[oldest]
             if until > now:
                 return
             del self._holds[oldest]
-            for balance in where:
+            for balance in balances:
                 balance.used -= amount

@@ -83,7 +83,7 @@ class Store(Protocol):
         spent: int,
         *,
         late: bool = False,
-        seen: bool = False,
+        cross_process: bool = False,
     ) -> Sequence[int]:
         """Free the amount that is `held`, if it still is, and count `spent`; what is spent of each account now.
 

@@ -155,12 +155,12 @@ class RedisStore:
             yield
         except Exception as error:  # a driver and a server come up with much, and each of it means: not counted
             answered = isinstance(error, self._refusals)
-            done = not answered and "connecting to" not in str(error)  # what could not be sent was not done
+            outcome_unknown = not answered and "connecting to" not in str(error)  # what could not be sent was not done
             # A class of its own, or a code in capitals, is about the server; WRONGTYPE and the rest about this very key.
             of_the_server = type(error) is not self._refusals[0] or re.match(r"(?!WRONGTYPE)[A-Z]{3,}\b", str(error))
             refused = answered and not of_the_server
             what = "refuses" if answered else "does not answer"
-            raise StoreError(f"Redis {what}: {type(error).__name__}", doubtful=done, refused=refused) from error
+            raise StoreError(f"Redis {what}: {type(error).__name__}", doubtful=outcome_unknown, refused=refused) from error
 
     def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
         bounds = [figure for a in accounts for figure in (a.limit_picousd, a.lives_seconds * 1000)]
@@ -168,7 +168,7 @@ class RedisStore:
         full, *spent = self._run(
             self._reserve, reservation, accounts, [hold, amount, int(HOLD_SECONDS * 1000), *bounds]
         )
-        return Reserved(full) if full >= 0 else Reserved(None, [int(each) for each in spent])
+        return Reserved(full) if full >= 0 else Reserved(None, [int(text) for text in spent])
 
     def settle(
         self,
@@ -178,12 +178,12 @@ class RedisStore:
         spent: int,
         *,
         late: bool = False,
-        seen: bool = False,
+        cross_process: bool = False,
     ) -> Sequence[int]:
         spent = min(spent, MAX_PICOUSD)
         lives = [account.lives_seconds * 1000 for account in accounts]
-        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives, int(late), int(seen)]
-        return [int(each) for each in self._run(self._settle, reservation, accounts, arguments)]
+        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives, int(late), int(cross_process)]
+        return [int(text) for text in self._run(self._settle, reservation, accounts, arguments)]
 
     def first(self, account: Account, what: str) -> bool:
         key = f"{PREFIX}{account.key}:told"

@@ -81,7 +81,7 @@ class Teller(Generic[Cost]):
     def _tell_until(self, cost: Cost, since: float) -> None:
         """Tell a cost that has waited since then, again and again where no answer comes, as long as the store would know it
         again."""
-        asked: float | None = None
+        unknown_since: float | None = None
         while True:
             try:
                 self._tell(cost, time.monotonic() - since > LATE_SECONDS)
@@ -89,9 +89,9 @@ class Teller(Generic[Cost]):
                 if error.refused:
                     self.lost["refused"] += 1
                     return
-                if error.doubtful and asked is None:
-                    asked = time.monotonic()
-                if asked is not None and time.monotonic() - asked > DONE_SECONDS / 2:
+                if error.doubtful and unknown_since is None:
+                    unknown_since = time.monotonic()
+                if unknown_since is not None and time.monotonic() - unknown_since > DONE_SECONDS / 2:
                     self.lost["doubtful"] += 1
                     return
                 time.sleep(PAUSE_SECONDS)
