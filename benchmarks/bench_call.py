@@ -28,8 +28,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Tracer
 
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.hooks.google import GoogleDoor
-from spanledger.hooks.stainless import StainlessDoor
+from spanledger.hooks.google import GooglePatches
+from spanledger.hooks.stainless import StainlessPatches
 from spanledger.pricing.price_table import prices
 from spanledger.providers import anthropic as anthropic_format
 from spanledger.providers import google as google_format
@@ -174,9 +174,9 @@ def record(spool: Spool) -> None:
     for name, reader in formats.items():
         tracer = tracing.get_tracer(f"spanledger.{name}", "1")
         base = importlib.import_module(f"{name}._base_client")
-        StainlessDoor(base, reader, lambda tracer=tracer: tracer, frozenset()).install()
+        StainlessPatches(base, reader, lambda tracer=tracer: tracer, frozenset()).install()
     tracer = tracing.get_tracer("spanledger.google_genai", "1")
-    gate = GoogleDoor(google_format, lambda: tracer)
+    gate = GooglePatches(google_format, lambda: tracer)
     gate.install(importlib.import_module("google.genai._api_client"))
 
 

@@ -23,7 +23,7 @@ from rich.progress import track
 
 from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import Target, connected, target
+from spanledger_clickhouse.database.connection import Target, open_client, resolve_target
 from spanledger_clickhouse.database.rollups import Rollups
 from spanledger_clickhouse.rows.rows import COLUMNS, Row
 
@@ -222,9 +222,9 @@ def main() -> None:
     directory = asked.keep or Path(tempfile.mkdtemp())
     end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     begin = end - timedelta(days=DAYS)
-    where = target(f"chdb://{directory}")
+    where = resolve_target(f"chdb://{directory}")
     try:
-        with connected(where) as client:
+        with open_client(where) as client:
             migrations.migrate(client, where)
             client.command(f"USE `{where.database}`")
             if not client.query("SELECT count() FROM llm_calls").result_rows[0][0]:

@@ -29,9 +29,9 @@ from redis_server import RedisServer
 from spanledger.capture import admission
 from spanledger.capture.call import Call
 from spanledger.limits.estimate.token_bound import body_tokens
-from spanledger.limits.estimate.worst_case import worst_picousd
+from spanledger.limits.estimate.worst_case import max_cost_picousd
 from spanledger.limits.limiter import Limiter
-from spanledger.limits.policy import BLOCK, Budget, Policy, Who
+from spanledger.limits.policy import BLOCK, Budget, Dimensions, Policy
 from spanledger.limits.store.memory import MemoryStore
 from spanledger.limits.store.protocol import Store
 from spanledger.limits.store.redis import RedisStore
@@ -77,7 +77,7 @@ def asked(call: Call) -> None:
 
 
 def held(limiter: Limiter) -> Callable[[Any], object]:
-    who = Who(user="ada", feature="f")
+    who = Dimensions(user="ada", feature="f")
     return lambda _: limiter.settle(limiter.check(who, COST, 2000, 500).reservation, COST)
 
 
@@ -86,7 +86,7 @@ def main() -> None:
     arguments.add_argument("--calls", type=int, default=5000)
     calls = arguments.parse_args().calls
     measured("no budget enforced: the door", calls, asked, begun)
-    measured("the estimate alone", calls, lambda _: worst_picousd("openai", "gpt-5.4-mini", body_tokens(BODY), 500))
+    measured("the estimate alone", calls, lambda _: max_cost_picousd("openai", "gpt-5.4-mini", body_tokens(BODY), 500))
     with (
         tempfile.TemporaryDirectory() as directory,
         spanledger.attribution(user="ada", feature="f", request_id="r", tenant="t"),

@@ -16,16 +16,16 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.hooks.google import STREAMS, GoogleDoor
-from spanledger.hooks.google_interactions import GaosDoor
-from spanledger.hooks.stainless import StainlessDoor
-from spanledger.hooks.websockets import GOOGLE_MODULE, OPENAI_MODULES, SocketDoor
+from spanledger.hooks.google import STREAMS, GooglePatches
+from spanledger.hooks.google_interactions import GoogleInteractionsPatches
+from spanledger.hooks.stainless import StainlessPatches
+from spanledger.hooks.websockets import GOOGLE_MODULE, OPENAI_MODULES, WebSocketPatches
 from spanledger.pricing import calculator
 from spanledger.providers import anthropic, google, openai
 from spanledger.runtime import finalizers, guard
 from spanledger.spool.writer import SUFFIX, Spool
 from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import Target, connected, target
+from spanledger_clickhouse.database.connection import Target, open_client, resolve_target
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +60,7 @@ def public_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def forget() -> None:
         calculator._resolve.cache_clear()
-        calculator._flat.cache_clear()
+        calculator._flat_rates.cache_clear()
 
     monkeypatch.setattr("spanledger.semconv.provider_hosts.is_private", lambda host: False)
     forget()
@@ -90,7 +90,7 @@ class Recorded:
 
     @property
     def lines(self) -> list[bytes]:
-        finalizers.wait(5)  # what the collector found ends in a thread of its own
+        finalizers.drain(5)  # what the collector found ends in a thread of its own
         files = sorted(self.spool.directory.glob(f"*{SUFFIX}"))
         return [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
 
@@ -112,19 +112,19 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
     doors: list[Any] = []
     for module, reader in (("openai", openai), ("anthropic", anthropic)):
         base_client = importlib.import_module(f"{module}._base_client")
-        door = StainlessDoor(base_client, reader, recorded.tracer(module), frozenset({"127.0.0.1"}))
+        door = StainlessPatches(base_client, reader, recorded.tracer(module), frozenset({"127.0.0.1"}))
         door.install()
         doors.append(door)
-    gate = GoogleDoor(google, recorded.tracer("google_genai"))
+    gate = GooglePatches(google, recorded.tracer("google_genai"))
     gate.install(importlib.import_module("google.genai._api_client"))
     for name in STREAMS:
-        gate.keep_origin(importlib.import_module(name))
+        gate.keep_caller_context(importlib.import_module(name))
     doors.append(gate)
-    second = GaosDoor(google, recorded.tracer("google_genai"))
+    second = GoogleInteractionsPatches(google, recorded.tracer("google_genai"))
     second.install(importlib.import_module("google.genai._gaos.basesdk"))
-    live = SocketDoor(google, recorded.tracer("google_genai"), "127.0.0.1")
+    live = WebSocketPatches(google, recorded.tracer("google_genai"), "127.0.0.1")
     live.install_google(importlib.import_module(GOOGLE_MODULE))
-    sockets = SocketDoor(openai, recorded.tracer("openai"), "127.0.0.1")
+    sockets = WebSocketPatches(openai, recorded.tracer("openai"), "127.0.0.1")
     for name in OPENAI_MODULES:
         sockets.install_openai(importlib.import_module(name))
     doors += [second, live, sockets]
@@ -137,8 +137,8 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
     """A ledger in the embedded engine, its schema in place."""
-    where = target(f"chdb://{tmp_path / 'chdb'}")
-    with connected(where) as client:
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    with open_client(where) as client:
         migrations.migrate(client, where)
         yield client, where
 

@@ -12,8 +12,8 @@ class Question(NamedTuple):
     """Model -> picodollars."""
     replaceable: bool = True
 
-    def price(self, model: str, read: int) -> int | None:
+    def max_cost(self, model: str, input_tokens: int) -> int | None:
         return self.prices(model)
 
-    def sharper(self) -> int | None:
+    def count_prompt_tokens(self) -> int | None:
         return None

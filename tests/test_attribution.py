@@ -13,7 +13,7 @@ from opentelemetry import baggage, context
 
 from conftest import Recorded
 from spanledger import attribution, carry
-from spanledger.context.baggage import dimensions
+from spanledger.context.baggage import budget_dimensions
 
 
 def within(**entries: object):
@@ -101,7 +101,7 @@ def test_an_id_that_is_a_number_is_somebody(provider: Provider, ledger: Recorded
 
 @pytest.mark.parametrize("nobody", [None, "", " ", False])
 def test_a_missing_user_has_no_budget(nobody: object):
-    assert dimensions(within(user__id=nobody, spanledger__feature="chat")) == {"spanledger.feature": "chat"}
+    assert budget_dimensions(within(user__id=nobody, spanledger__feature="chat")) == {"spanledger.feature": "chat"}
 
 
 @pytest.mark.parametrize("nobody", [None, "", " ", False])

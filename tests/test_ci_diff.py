@@ -16,7 +16,7 @@ import spanledger
 from conftest import Recorded
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import call
 
 
@@ -84,13 +84,13 @@ def test_a_comment_for_the_pull_request(run_of):
 
 
 def test_live_volume_comes_from_the_ledger(run_of, tmp_path: Path, monkeypatch):
-    where = target(f"chdb://{tmp_path / 'chdb'}")
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
     now = datetime.now(UTC)
     rows = [
         call(span_id=f"{n:016x}", start_time=now, feature="chat", request_id=f"r{n % 7}", cost_usd=Decimal(1))
         for n in range(70)
     ]
-    with connected(where) as client:
+    with open_client(where) as client:
         migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     base, head = run_of("base", ("chat", "r1", [9])), run_of("head", ("chat", "r1", [9, 9]))

@@ -22,7 +22,7 @@ import pytest
 from loopback_provider import Provider
 
 from conftest import ROOT
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.ship import shipper
 from test_examples import BIN
@@ -117,7 +117,7 @@ class Stack:
         return found
 
     def ask(self, query: str) -> Any:
-        with connected(target(self.dsn)) as client:
+        with open_client(resolve_target(self.dsn)) as client:
             return client.query(query).result_rows
 
 
@@ -179,7 +179,7 @@ def test_kills_and_an_outage_on_the_way_lose_and_double_nothing(
     assert sources == ["otlp"]
     assert middle.kills > 0 < stack.gateway.kills
     assert stack.ask("SELECT count() FROM llm.ledger_holes") == [(0,)]
-    assert shipper.waiting(tmp_path / "spanledger/spool") == 0
+    assert shipper.waiting_bytes(tmp_path / "spanledger/spool") == 0
 
 
 def test_what_is_no_llm_call_stays_out_of_the_ledger_and_other_instrumentors_calls_get_in(stack: Stack):

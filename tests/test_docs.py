@@ -30,7 +30,7 @@ from redis_server import RedisServer
 from spanledger import attribution
 from spanledger.limits.policy_documents import load
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import open_shop
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,8 +120,8 @@ def test_the_page_of_commands_is_made_from_their_help():
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory) -> str:
-    where = target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
-    with connected(where) as client:
+    where = resolve_target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
+    with open_client(where) as client:
         open_shop(client, where, datetime.now(UTC), 2000)
     return where.dsn
 
@@ -288,8 +288,8 @@ def toml_block(text: str) -> None:
 
 
 def sql_block(text: str) -> None:
-    where = target(os.environ["SPANLEDGER_DSN"])
-    with connected(where) as client:
+    where = resolve_target(os.environ["SPANLEDGER_DSN"])
+    with open_client(where) as client:
         client.command(f"USE `{where.database}`")
         for statement in filter(None, map(str.strip, text.split(";"))):
             client.query(statement) if statement.startswith(("SELECT", "WITH")) else client.command(statement)

@@ -45,7 +45,7 @@ def test_a_hook_that_an_sdk_has_lost_is_named(monkeypatch):
 
 
 def test_an_sdk_that_is_not_installed_is_no_failure(monkeypatch):
-    monkeypatch.setitem(diagnostics.SDKS, "no-such-sdk", ("nothing", ()))
+    monkeypatch.setitem(diagnostics.SDK_HOOKS, "no-such-sdk", ("nothing", ()))
     assert doctor()[1]["no-such-sdk"] == {"status": "ok", "about": "no-such-sdk", "text": "not installed", "advice": ""}
 
 
@@ -88,7 +88,7 @@ def test_a_spool_that_nobody_ships_is_told(own_state: Path):
     spool.mkdir(parents=True)
     (spool / "p.jsonl").write_text("{}\n")
     assert doctor()[1]["shipper"]["status"] == "warning"
-    with shipper.sole_shipper(spool):
+    with shipper.exclusive_shipper(spool):
         assert doctor()[1]["shipper"]["text"] == "a process ships the spool"
 
 

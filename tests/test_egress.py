@@ -79,7 +79,7 @@ def listener() -> Iterator[Listener]:
 def traced(ledger: Recorded) -> Iterator[None]:
     """The HTTP clients instrumented, our propagator around the global one, a user in baggage."""
     before = propagate.get_global_textmap()
-    propagation.guard()
+    propagation.wrap_propagator()
     instrumentors = HTTPXClientInstrumentor(), HTTPX2ClientInstrumentor()
     for instrumentor in instrumentors:
         instrumentor.instrument(tracer_provider=ledger.tracing)

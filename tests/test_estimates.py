@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from spanledger.limits.estimate import worst_case
-from spanledger.limits.estimate.request_estimate import demand
-from spanledger.limits.estimate.token_bound import MEDIA_TOKENS, Size
-from spanledger.limits.estimate.worst_case import batched, choices, largest_answer
+from spanledger.limits.estimate.request_estimate import estimate_request
+from spanledger.limits.estimate.token_bound import MEDIA_TOKENS, PromptTokenBound
+from spanledger.limits.estimate.worst_case import completion_count, inline_requests, max_completion_tokens
 from spanledger.pricing import quote
 from spanledger.providers import Provider, anthropic, google, openai
 
@@ -23,7 +23,7 @@ def worst(provider: Provider, path: str, body: Any, name: str = "") -> int:
     request = provider.request("POST", path, body)
     assert request is not None
 
-    found = demand(name or provider.NAME, request, body, 4096, replaceable=True).estimate
+    found = estimate_request(name or provider.NAME, request, body, 4096, replaceable=True).max_picousd
     assert found is not None
     return found
 
@@ -44,7 +44,7 @@ WORDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", WORDS)
 def test_words_count_as_words_wherever_they_stand(name: str):
-    assert Size({"messages": [{"role": "user", "content": [WORDS[name]]}]}).tokens >= 32_000
+    assert PromptTokenBound({"messages": [{"role": "user", "content": [WORDS[name]]}]}).tokens >= 32_000
 
 
 MEDIA: dict[str, Any] = {
@@ -64,21 +64,21 @@ MEDIA: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", MEDIA)
 def test_a_piece_of_media_counts_as_one(name: str):
-    size = Size({"contents": [{"parts": [MEDIA[name]]}]})
+    size = PromptTokenBound({"contents": [{"parts": [MEDIA[name]]}]})
     assert (size.media, MEDIA_TOKENS <= size.tokens < MEDIA_TOKENS + 300) == (1, True)
 
 
 def test_a_list_of_short_texts_is_no_shorter_than_its_json():
     schema = {"enum": [chr(97 + number % 26) for number in range(5000)]}
-    assert Size(schema).tokens >= len(json.dumps(schema, separators=(",", ":")))
+    assert PromptTokenBound(schema).tokens >= len(json.dumps(schema, separators=(",", ":")))
 
 
 def test_what_the_caller_has_cut_into_tokens_is_so_many():
-    assert Size({"input": [[1] * 1000]}).tokens < 1100
-    assert Size([1, 2.5, None]).tokens >= 3
-    assert Size({"prompt": [1] * 1000}).tokens < 1100
+    assert PromptTokenBound({"input": [[1] * 1000]}).tokens < 1100
+    assert PromptTokenBound([1, 2.5, None]).tokens >= 3
+    assert PromptTokenBound({"prompt": [1] * 1000}).tokens < 1100
     asked = {"type": "tool_use", "input": {"input": [10**12] * 1000}}
-    assert Size({"content": [asked]}).tokens >= 14_000, "these are words"
+    assert PromptTokenBound({"content": [asked]}).tokens >= 14_000, "these are words"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_the_caller_has_cut_into_tokens_is_so_many():
     ],
 )
 def test_all_answers_that_are_asked_for_count(body: Any, answers: int):
-    assert choices(body) == answers
+    assert completion_count(body) == answers
 
 
 IMAGE: dict[str, Any] = {"model": "gpt-image-1", "prompt": "a cat", "quality": "high", "size": "1024x1536"}
@@ -142,8 +142,8 @@ def test_a_batch_in_a_file_has_nothing_to_be_capped():
     body = {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
     request = openai.request("POST", "/v1/batches", body)
     assert request is not None
-    found = demand("openai", request, body, 4096, replaceable=True)
-    assert (found.estimate, found.written) == (None, 0)
+    found = estimate_request("openai", request, body, 4096, replaceable=True)
+    assert (found.max_picousd, found.output_tokens) == (None, 0)
 
 
 def test_a_batch_is_all_of_its_requests():
@@ -152,7 +152,7 @@ def test_a_batch_is_all_of_its_requests():
     assert worst(anthropic, "/v1/messages/batches", body) >= 100 * (quote("anthropic", "claude-sonnet-4-6", {"input": 5, "output": 64_000}).total_picousd or 0)  # fmt: skip
     inline = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {"maxOutputTokens": 1000}}
     asked = {"batch": {"inputConfig": {"requests": {"requests": [{"request": inline}, {"request": inline}]}}}}
-    assert [largest_answer(each, 4096) for each in batched(asked)] == [1000, 1000]
+    assert [max_completion_tokens(each, 4096) for each in inline_requests(asked)] == [1000, 1000]
     one = quote("gcp.gemini", "gemini-3.5-flash", {"input": 5, "output": 1000}).total_picousd or 0
     assert worst(google, "/v1beta/models/gemini-3.5-flash:batchGenerateContent", asked) >= 2 * one > 0
-    assert worst_case.batched({"requests": "x", "batch": 1}) == []
+    assert worst_case.inline_requests({"requests": "x", "batch": 1}) == []

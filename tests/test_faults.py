@@ -23,7 +23,7 @@ import pytest
 from loopback_provider import Provider
 
 from spanledger_clickhouse.database import connection
-from spanledger_clickhouse.database.connection import DatabaseError, connected, target
+from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
 from spanledger_clickhouse.database.rollups import Rollups
 from spanledger_clickhouse.ship import shipper
 from test_examples import BIN, environment
@@ -128,11 +128,11 @@ def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path:
         check=False,
     )
     assert shipped.returncode == 0, shipped.stderr
-    with connected(target(dsn)) as client:
+    with open_client(resolve_target(dsn)) as client:
         rows = client.query("SELECT response_id, cost_usd, process_id, sequence FROM llm.llm_calls FINAL").result_rows
         holes = client.query("SELECT sum(missing_rows) FROM llm.ledger_holes WHERE NOT announced").result_rows[0][0]
         stored = client.query("SELECT count() FROM llm.llm_calls").result_rows[0][0]
-        rollups = Rollups(client, target(dsn))
+        rollups = Rollups(client, resolve_target(dsn))
         rollups.refresh(now=datetime.now(UTC) + timedelta(hours=1))
         rolled = client.query("SELECT sum(calls), sum(cost_usd) FROM llm.llm_costs_1h").result_rows[0]
     quiet.kill()
@@ -154,7 +154,7 @@ def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path:
     assert rolled == (len(have), sum(have.values(), Decimal(0)))
     assert holes <= len(missing)
     assert app.kills > 2
-    assert shipper.waiting(tmp_path / "spanledger/spool") == 0
+    assert shipper.waiting_bytes(tmp_path / "spanledger/spool") == 0
 
 
 HOLDING = """
@@ -167,7 +167,7 @@ with connected(target(sys.argv[1])):
 
 
 def test_a_command_waits_for_another_that_has_the_embedded_ledger(tmp_path: Path, monkeypatch, capfd):
-    where = target(f"chdb://{tmp_path / 'ledger'}")
+    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
 
     def hold(seconds: float) -> subprocess.Popen[str]:
         words = [sys.executable, "-c", HOLDING, where.dsn, str(seconds)]
@@ -177,13 +177,13 @@ def test_a_command_waits_for_another_that_has_the_embedded_ledger(tmp_path: Path
         return other
 
     other = hold(1.5)
-    with connected(where) as client, connected(where) as second:
+    with open_client(where) as client, open_client(where) as second:
         assert client.query("SELECT 1").result_rows == second.query("SELECT 1").result_rows == [(1,)]
     other.communicate(timeout=10)
     monkeypatch.setattr(connection, "WAIT_SECONDS", 0.5)
     other = hold(30)
     try:
-        with pytest.raises(DatabaseError, match="is another spanledger command running"), connected(where):
+        with pytest.raises(DatabaseError, match="is another spanledger command running"), open_client(where):
             pass
     finally:
         other.kill()
@@ -193,7 +193,7 @@ def test_a_command_waits_for_another_that_has_the_embedded_ledger(tmp_path: Path
 
 def _up(dsn: str) -> bool:
     try:
-        with connected(target(dsn)):
+        with open_client(resolve_target(dsn)):
             return True
     except Exception:  # noqa: BLE001 - whatever it says, it is not up yet
         return False

@@ -21,28 +21,28 @@ class Dropped:
         self.act = act
 
     def __del__(self) -> None:
-        finalizers.run(self.act)
+        finalizers.run_outside_gc(self.act)
 
 
 def test_what_the_collector_finds_is_done_by_another_thread():
     threads: list[str] = []
-    finalizers.ready()
+    finalizers.start_worker()
     Dropped(lambda: threads.append(threading.current_thread().name))
     gc.collect()
-    assert finalizers.wait(10)
+    assert finalizers.drain(10)
     assert threads == ["spanledger-finalizing"]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_in_a_forked_child_too():
-    finalizers.ready()
+    finalizers.start_worker()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             Dropped(lambda: os.write(write, threading.current_thread().name.encode()))
             gc.collect()
-            finalizers.wait(10)
+            finalizers.drain(10)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -66,14 +66,14 @@ def test_many_that_start_a_reader_start_one():
         queue.put(number)
     for thread in threads:
         thread.join()
-    assert queue.drained(10)
+    assert queue.drain(10)
     assert (numbers, len(queue)) == (list(range(1000)), 0)
 
 
 def test_what_is_put_before_the_reader_starts_is_read():
     queue = ReentrantQueue[int]()
     queue.put(1)
-    assert (len(queue), queue.drained(0)) == (1, False)
+    assert (len(queue), queue.drain(0)) == (1, False)
     numbers: list[int] = []
     queue.start(lambda: numbers.append(queue.get()), "reader")
     end = time.monotonic() + 10

@@ -34,12 +34,12 @@ from spanledger.semconv import attributes as a
 from spanledger.semconv.usage import from_totals
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
-from spanledger_clickhouse.database.connection import DatabaseError, Target, connected, target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client, resolve_target
 from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.gateway import dedup, request_body
-from spanledger_clickhouse.gateway.dedup import Batch, Sorter
-from spanledger_clickhouse.gateway.group_commit import Intake
-from spanledger_clickhouse.gateway.server import Gateway, Limits, tokens
+from spanledger_clickhouse.gateway.dedup import Batch, SpanDeduplicator
+from spanledger_clickhouse.gateway.group_commit import GroupCommitWriter
+from spanledger_clickhouse.gateway.server import Gateway, Limits, parse_tokens
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.rows.rows import rows
@@ -70,7 +70,7 @@ def foreign(
 def body(*spans: Span) -> bytes:
     """An OTLP JSON request."""
     return json.dumps(
-        {"resourceSpans": [part for s in spans for part in json.loads(otlp.line(s))["resourceSpans"]]}
+        {"resourceSpans": [part for s in spans for part in json.loads(otlp.to_json_line(s))["resourceSpans"]]}
     ).encode()
 
 
@@ -87,7 +87,7 @@ def protobuf(*spans: Span) -> bytes:
 
 @pytest.fixture
 def where(tmp_path: Path) -> Target:
-    return target(f"chdb://{tmp_path / 'ledger'}")
+    return resolve_target(f"chdb://{tmp_path / 'ledger'}")
 
 
 class Served:
@@ -97,7 +97,7 @@ class Served:
         self, where: Target, spool: Path, known: dict[str, str] | None = None, limits: Limits = DEFAULTS
     ) -> None:
         self.where = where
-        self.intake = Intake(where, spool, limits.waiting_bytes, roll=False)
+        self.intake = GroupCommitWriter(where, spool, limits.waiting_bytes, roll=False)
         self.gateway = Gateway(self.intake, known or {}, limits)
         self.intake.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.gateway.app()))
@@ -106,7 +106,7 @@ class Served:
         return await self.client.post(URL, content=content, headers={"Content-Type": kind, **headers})
 
     def rows(self, columns: str = "span_id, cost_usd") -> list[tuple[Any, ...]]:
-        with connected(self.where) as client:
+        with open_client(self.where) as client:
             return client.query(f"SELECT {columns} FROM spanledger.llm_calls FINAL ORDER BY span_id").result_rows
 
 
@@ -182,12 +182,12 @@ async def test_what_is_no_request_is_refused_for_good(where: Target, own_state: 
     served = Served(where, own_state, limits=Limits(request_bytes=4 << 20))
     answer = await served.post(content, kind, **({"Content-Encoding": encoding} if encoding else {}))
     assert answer.status_code == status
-    assert served.intake.waiting == 0
+    assert served.intake.waiting_bytes == 0
     await asyncio.to_thread(served.intake.stop)
 
 
 async def test_a_bearer_token_names_the_tenant_whatever_the_span_says(where: Target, own_state: Path):
-    served = Served(where, own_state, tokens("acme=0123456789abcdef, *=fedcba9876543210"))
+    served = Served(where, own_state, parse_tokens("acme=0123456789abcdef, *=fedcba9876543210"))
     mine = body(foreign(spanledger__tenant__id="globex"))
     refused = await served.post(mine)
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -200,9 +200,9 @@ async def test_a_bearer_token_names_the_tenant_whatever_the_span_says(where: Tar
 
 def test_tokens_that_are_none_are_said_without_showing_them():
     with pytest.raises(ValueError, match="token 2 is not") as error:
-        tokens("acme=0123456789abcdef\nshort=secret")
+        parse_tokens("acme=0123456789abcdef\nshort=secret")
     assert "secret" not in str(error.value)
-    assert tokens("# a comment\n\nacme=0123456789abcdef\n") == {"0123456789abcdef": "acme"}
+    assert parse_tokens("# a comment\n\nacme=0123456789abcdef\n") == {"0123456789abcdef": "acme"}
 
 
 # --- when ClickHouse cannot --------------------------------------------------------------------------------------------
@@ -240,9 +240,9 @@ async def test_a_refused_row_is_a_partial_success_and_a_dead_letter(served: Serv
     answer = await served.post(body(*spans))
     assert answer.json() == {"partialSuccess": {"rejectedSpans": "1", "errorMessage": "no such thing"}}
     assert len(served.rows()) == 5
-    (letter,) = dead_letters.letters(own_state / "spool")
+    (letter,) = dead_letters.list_entries(own_state / "spool")
     [kept] = rows(letter.line)  # as it would have been: priced, and ours to read
-    assert (kept[3], kept[writer.NAMES.index("cost_usd")]) == ("2" * 16, cost(input=1000, output=100))
+    assert (kept[3], kept[writer.COLUMN_NAMES.index("cost_usd")]) == ("2" * 16, cost(input=1000, output=100))
     binary = ExportTraceServiceResponse.FromString(
         (await served.post(protobuf(spans[-1]), "application/x-protobuf")).content
     )
@@ -267,7 +267,7 @@ async def test_beyond_its_memory_requests_are_sent_away(where: Target, own_state
     assert (more.status_code, more.headers["retry-after"]) == (429, "5")
     held.set()
     assert (await first).status_code == 200
-    assert served.intake.waiting == 0
+    assert served.intake.waiting_bytes == 0
     assert (await served.post(body(foreign(span_id="f" * 16)))).status_code == 200
     await asyncio.to_thread(served.intake.stop)
 
@@ -355,16 +355,16 @@ CONVENTIONS: dict[str, tuple[Span, Decimal]] = {
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_calls_of_other_instrumentors_are_priced_each_as_it_counts(name: str):
     span, expected = CONVENTIONS[name]
-    (entry,) = Sorter().sort([Batch("", [span])]).entries
-    made = dict(zip(writer.NAMES, entry.contents.rows[0], strict=True))
+    (entry,) = SpanDeduplicator().classify([Batch("", [span])]).entries
+    made = dict(zip(writer.COLUMN_NAMES, entry.contents.rows[0], strict=True))
     assert (made["cost_usd"], made["price_status"], made["source"]) == (expected, "priced", "otlp")
     assert "SECRET" not in repr(entry)
 
 
-def ids(*spans: Span, sorter: Sorter | None = None) -> tuple[list[str], dict[str, int]]:
-    sorter = sorter or Sorter()
-    found = sorter.sort([Batch("", spans)])
-    sorter.learn(found.entries)
+def ids(*spans: Span, sorter: SpanDeduplicator | None = None) -> tuple[list[str], dict[str, int]]:
+    sorter = sorter or SpanDeduplicator()
+    found = sorter.classify([Batch("", spans)])
+    sorter.remember_committed(found.entries)
     return sorted(entry.span.span_id for entry in found.entries), dict(found.dropped)
 
 
@@ -373,7 +373,7 @@ def test_of_calls_that_wrap_each_other_the_one_nearest_the_wire_counts():
     between = Span("app", {}, {}, "a" * 32, "2" * 16, "1" * 16, "retry", NOW, NOW, False)
     inner = foreign("opentelemetry.instrumentation.openai.v1", "3" * 16, parent="2" * 16)
     assert ids(outer, between, inner) == (["3" * 16], {"not_a_call": 1, "wrapper": 1})
-    sorter = Sorter()  # the inner ones end first, and may come in a batch before
+    sorter = SpanDeduplicator()  # the inner ones end first, and may come in a batch before
     assert ids(between, inner, sorter=sorter)[0] == ["3" * 16]
     assert ids(outer, sorter=sorter) == ([], {"wrapper": 1})
 
@@ -387,17 +387,19 @@ def test_a_response_is_one_row_whoever_tells_of_it():
     theirs = foreign("logfire.openai", "2" * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
     again = foreign("openlit.otel.tracing", "3" * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
     assert ids(theirs, again, ours) == (["1" * 16], {"same_response": 2})
-    sorter = Sorter(lambda _: {("", "openai", "chatcmpl-0123456789"): ("b" * 32, "9" * 16)})  # the ledger has it
+    sorter = SpanDeduplicator(
+        lambda _: {("", "openai", "chatcmpl-0123456789"): ("b" * 32, "9" * 16)}
+    )  # the ledger has it
     assert ids(theirs, sorter=sorter) == ([], {"same_response": 1})
 
 
 def test_a_tenant_cannot_hide_another_tenants_calls():
     known = {("mallory", "openai", "chatcmpl-0123456789"): ("b" * 32, "9" * 16)}
-    sorter = Sorter(lambda _: known)
+    sorter = SpanDeduplicator(lambda _: known)
     for tenant, span in (("mallory", "1"), ("acme", "2")):
         call = foreign(span_id=span * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
-        found = sorter.sort([Batch(tenant, [call._replace(trace_id=span * 32)])])
-        sorter.learn(found.entries)
+        found = sorter.classify([Batch(tenant, [call._replace(trace_id=span * 32)])])
+        sorter.remember_committed(found.entries)
         assert len(found.entries) == (tenant == "acme")
 
 
@@ -407,24 +409,24 @@ def test_servers_of_ones_own_that_number_their_answers_are_not_taken_for_each_ot
 
 
 def test_what_was_not_committed_hides_nothing():
-    sorter = Sorter()
+    sorter = SpanDeduplicator()
     inner = foreign("openlit.otel.tracing", "3" * 16, parent="1" * 16)
     outer = foreign("pydantic-ai", "1" * 16)
-    assert len(sorter.sort([Batch("", [inner])]).entries) == 1  # and then the insert failed
-    assert len(sorter.sort([Batch("", [outer])]).entries) == 1
+    assert len(sorter.classify([Batch("", [inner])]).entries) == 1  # and then the insert failed
+    assert len(sorter.classify([Batch("", [outer])]).entries) == 1
     assert ids(inner, sorter=sorter)[0] == ["3" * 16]
     assert ids(outer, sorter=sorter) == ([], {"wrapper": 1})
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(dedup, "REMEMBERED", 100)
-    sorter = Sorter()
+    sorter = SpanDeduplicator()
     for turn in range(30):
         spans = [foreign(span_id=f"{n:016x}")._replace(trace_id=f"{turn * 50 + n:032x}") for n in range(50)]
-        found = sorter.sort([Batch("", [*spans, foreign(span_id="x" * 100_000)])])
-        sorter.learn(found.entries)
+        found = sorter.classify([Batch("", [*spans, foreign(span_id="x" * 100_000)])])
+        sorter.remember_committed(found.entries)
     assert sorter._spans <= 100
-    assert len(sorter._wrapping) <= len(sorter._parents) <= 100
+    assert len(sorter._wrappers) <= len(sorter._parents) <= 100
 
 
 HOSTILE = [2**62, 10**400, -1, "9" * 500, float("inf"), "\ud800", [], {}, True, None]
@@ -437,14 +439,14 @@ def test_no_value_of_an_attribute_stands_in_the_way_of_others(scope: str):
         foreign(scope, f"{n:016x}", **{**dict.fromkeys(names, value), a.OPERATION: "chat", f"{a.LABEL_PREFIX}\ud800": "x"})._replace(end=2**63 - 1)
         for n, value in enumerate(HOSTILE)
     ]  # fmt: skip
-    found = Sorter().sort([Batch("", [*bad, foreign(scope, "f" * 16)])])
+    found = SpanDeduplicator().classify([Batch("", [*bad, foreign(scope, "f" * 16)])])
     assert not found.unreadable
     assert len(found.entries) == len(HOSTILE) + 1
     for value in (str(10**400), "1e999", 10**400):
         document = {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [
             {"key": "x", "value": {"intValue": value}}, {"key": "y", "value": {"doubleValue": value}},
         ]}]}]}]}  # fmt: skip
-        assert len(list(otlp.spans(document))) == 1
+        assert len(list(otlp.spans_from_json(document))) == 1
 
 
 def test_agents_tools_and_streams_told_twice_are_no_calls():
@@ -459,15 +461,15 @@ def test_agents_tools_and_streams_told_twice_are_no_calls():
 def test_a_call_without_usage_or_price_says_so():
     nothing = foreign(**{"gen_ai.usage.input_tokens": None, "gen_ai.usage.output_tokens": None})
     unknown = foreign(span_id="2" * 16, gen_ai__request__model="no-such-model")
-    entries = Sorter().sort([Batch("", [nothing, unknown])]).entries
-    made = [dict(zip(writer.NAMES, entry.contents.rows[0], strict=True)) for entry in entries]
+    entries = SpanDeduplicator().classify([Batch("", [nothing, unknown])]).entries
+    made = [dict(zip(writer.COLUMN_NAMES, entry.contents.rows[0], strict=True)) for entry in entries]
     assert [(row["cost_usd"], row["price_status"].partition(":")[0]) for row in made] == [(None, "unpriced")] * 2
 
 
 def test_a_span_comes_back_from_its_line_as_it_was():
     span = foreign(a=True, b=1.5, c=["x", 2], d=-3)
-    assert next(otlp.spans(json.loads(otlp.line(span)))) == span
-    assert next(otlp.decoded(protobuf(span))) == span
+    assert next(otlp.spans_from_json(json.loads(otlp.to_json_line(span)))) == span
+    assert next(otlp.spans_from_protobuf(protobuf(span))) == span
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
@@ -539,7 +541,7 @@ def test_on_sigterm_it_commits_what_it_has_and_ends(running, where: Target):
     _, said = process.communicate(timeout=30)
     assert process.returncode in (0, -signal.SIGTERM)
     assert "0123456789abcdef" not in said
-    with connected(where) as client:
+    with open_client(where) as client:
         assert client.query("SELECT count() FROM spanledger.llm_calls").result_rows == [(1,)]
 
 
@@ -559,10 +561,10 @@ def test_a_set_up_that_would_not_be_safe_is_refused(arguments: list[str], messag
 
 def test_an_unpacked_body_is_never_longer_than_the_limit():
     with pytest.raises(request_body.RefusedError):
-        request_body.unpacked(gzip.compress(b"x" * 1001), "gzip", 1000)
-    assert request_body.unpacked(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
+        request_body.decompressed(gzip.compress(b"x" * 1001), "gzip", 1000)
+    assert request_body.decompressed(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
     for pack, name in ((gzip.compress, "gzip"), (zstd.compress, "zstd")):
-        assert request_body.unpacked(pack(b"one") + pack(b"two"), name, 1000) == b"onetwo", "every member counts"
+        assert request_body.decompressed(pack(b"one") + pack(b"two"), name, 1000) == b"onetwo", "every member counts"
 
 
 def test_a_request_with_too_many_spans_is_refused():

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from spanledger_clickhouse.database.connection import Target, connected, target
+from spanledger_clickhouse.database.connection import Target, open_client, resolve_target
 from synthetic import open_shop
 from synthetic import shop as make_shop
 
@@ -46,8 +46,8 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    where = target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
-    with connected(where) as client:
+    where = resolve_target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
+    with open_client(where) as client:
         rows = open_shop(client, where, NOW, calls=6000)
         client.command(f"USE `{where.database}`")
         yield Shop(client, where, rows)

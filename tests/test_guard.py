@@ -30,7 +30,7 @@ from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import DatabaseError, connected, target
+from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 from synthetic import call
 
@@ -86,8 +86,8 @@ def receiver(monkeypatch) -> Iterator[Receiver]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    where = target(f"chdb://{tmp_path / 'chdb'}")
-    with connected(where) as client:
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    with open_client(where) as client:
         migrations.migrate(client, where)
         client.command(f"USE `{where.database}`")
         yield Ledger(client, where)
@@ -103,7 +103,7 @@ def spend(ledger: Ledger, at: datetime, usd: float | str, **columns: Any) -> Non
 
 
 def put(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
-    budget_table.put(ledger, budget_table.described(name, **{"amount_usd": usd, "window": "month", **fields}))
+    budget_table.put(ledger, budget_table.parse_budget(name, **{"amount_usd": usd, "window": "month", **fields}))
 
 
 def aged(ledger: Ledger, seconds: float, table: str = "budget_alerts", column: str = "at") -> None:
@@ -120,7 +120,7 @@ def put_long_ago(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
     aged(ledger, 366 * 86_400, "budgets", "updated_at")
 
 
-def texts(done: list[delivery_log.Told]) -> list[str]:
+def texts(done: list[delivery_log.DeliveryResult]) -> list[str]:
     return [each.text for each in done]
 
 
@@ -136,7 +136,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: L
         at = MARCH + timedelta(days=day, hours=12)
         spend(ledger, at, 425, feature=("summarize", "chat")[day % 2], user_id=f"user-{day % 3}")
         for minute in (1, 2):  # two looks
-            done = evaluate.look(ledger, at + timedelta(minutes=minute), [slack])
+            done = evaluate.evaluate(ledger, at + timedelta(minutes=minute), [slack])
             if done:
                 told.setdefault(f"{at:%d}", []).extend(texts(done))
     spent = {day: 425 * int(day) for day in told}
@@ -147,7 +147,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: L
     )
     assert len(receiver.bodies("slack")) == 4
     assert "*Budget everything: 102% of $10,000.00" in receiver.bodies("slack")[-1]["blocks"][0]["text"]["text"]
-    assert evaluate.look(ledger, MARCH + timedelta(days=31, hours=1), [slack]) == [], "April begins at nothing"
+    assert evaluate.evaluate(ledger, MARCH + timedelta(days=31, hours=1), [slack]) == [], "April begins at nothing"
 
 
 def test_the_payload_has_what_whoever_is_on_call_wants_to_know(ledger: Ledger, receiver: Receiver):
@@ -160,7 +160,7 @@ def test_the_payload_has_what_whoever_is_on_call_wants_to_know(ledger: Ledger, r
         Destination("webhook", receiver.url("hook"), "key"),
         Destination("pagerduty", receiver.url("pd"), "routing"),
     ]
-    evaluate.look(ledger, at + timedelta(hours=1), where)
+    evaluate.evaluate(ledger, at + timedelta(hours=1), where)
     [said] = receiver.bodies("hook")
     assert said | {"id": "", "text": "", "forecast_usd": ""} == {
         "version": 1, "id": "", "text": "", "type": "warning", "budget": "free summaries", "scope": {"feature": "summarize", "tier": "free"},
@@ -188,14 +188,14 @@ def test_each_user_is_told_of_by_the_hour_and_only_the_highest_threshold(ledger:
     for user, usd in (("ada", 1.2), ("bob", 0.85), ("eve", 0.5)):
         spend(ledger, at, usd, user_id=user)
     spend(ledger, at, 9, user_id=None)
-    done = evaluate.look(ledger, at + timedelta(minutes=5), [Destination("webhook", receiver.url("hook"))])
+    done = evaluate.evaluate(ledger, at + timedelta(minutes=5), [Destination("webhook", receiver.url("hook"))])
     said = {each["value"]: each for each in receiver.bodies("hook")}
     assert {user: each["threshold"] for user, each in said.items()} == {"ada": 1.0, "bob": 0.8}
     assert said["ada"]["text"].startswith("Budget a user's hour (user ada): 120% of $1.00 for the hour")
     assert said["ada"]["top_users"] == [{"user": "ada", "cost_usd": "1.200000"}]
     assert len(done) == 2
     spend(ledger, at + timedelta(minutes=6), 0.2, user_id="bob")
-    evaluate.look(ledger, at + timedelta(minutes=7), [Destination("webhook", receiver.url("hook"))])
+    evaluate.evaluate(ledger, at + timedelta(minutes=7), [Destination("webhook", receiver.url("hook"))])
     assert [each["threshold"] for each in receiver.bodies("hook")[2:]] == [1.0]
 
 
@@ -203,8 +203,8 @@ def test_a_day_is_that_of_the_budgets_clock(ledger: Ledger):
     put(ledger, "berlin", 10, window="day", zone="Europe/Berlin")
     spend(ledger, datetime(2026, 3, 1, 22, 59, tzinfo=UTC), 10)  # still the 1st there
     at = datetime(2026, 3, 1, 23, 1, tzinfo=UTC)
-    assert next(iter(budget_status.standings(ledger, at))).spent_usd == 0
-    [standing] = budget_status.standings(ledger, at - timedelta(minutes=1, microseconds=1))
+    assert next(iter(budget_status.statuses(ledger, at))).spent_usd == 0
+    [standing] = budget_status.statuses(ledger, at - timedelta(minutes=1, microseconds=1))
     assert (standing.spent_usd, standing.utilisation) == (10, 1.0)
 
 
@@ -218,21 +218,21 @@ def test_a_message_is_tried_again_and_then_kept_and_sent_by_hand(
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("secret-path"))
     receiver.answers = [500, 429]
-    [told] = evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
+    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
     assert (told.delivery.attempts, told.delivery.error) == (3, "")
     spend(ledger, MARCH, 1)
     receiver.answers = [503] * 5
-    [told] = evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
+    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
     assert told.delivery == (told.delivery.__class__)(5, "webhook at 127.0.0.1: HTTP 503")
     assert "is not delivered after 5 attempts: webhook at 127.0.0.1: HTTP 503" in caplog.text
     assert "secret-path" not in caplog.text
-    [letter] = delivery_log.dead(ledger)
+    [letter] = delivery_log.dead_letters(ledger)
     assert letter[1:6] == (hook.name, "all", "", 5, "webhook at 127.0.0.1: HTTP 503")
     assert json.loads(letter[7])["threshold"] == 1.0
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "given up: not tried at every look"
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], "given up: not tried at every look"
     [told], _ = delivery_log.retry(ledger, [hook])
     assert told.delivery.error == ""
-    assert delivery_log.dead(ledger) == []
+    assert delivery_log.dead_letters(ledger) == []
     assert receiver.bodies("secret-path")[-1]["threshold"] == 1.0
 
 
@@ -254,13 +254,13 @@ def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Le
     hook = Destination("webhook", receiver.url("hook"))
     monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
+        evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
     monkeypatch.undo()
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "it may yet come"
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], "it may yet come"
     aged(ledger, 901)
-    assert len(evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])) == 1
+    assert len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])) == 1
     assert len(receiver.bodies("hook")) == 1
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
 def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver: Receiver):
@@ -268,12 +268,12 @@ def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
     receiver.answers = [403]
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])[0].delivery.error
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])[0].delivery.error
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
     aged(ledger, 121)
-    [told] = evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
+    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
     assert told.delivery.error == ""
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
 def test_it_is_tried_again_ever_more_seldom_for_a_day(ledger: Ledger, receiver: Receiver):
@@ -287,10 +287,10 @@ def test_it_is_tried_again_ever_more_seldom_for_a_day(ledger: Ledger, receiver: 
         if wait:
             aged(ledger, wait * 60 + 0.5)
         receiver.answers = [403]
-        if evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]):
+        if evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]):
             tried.append(minute)
     assert tried == [0, 2, 6, 14, 30, 542, 1054], "and not after a day"
-    [letter] = delivery_log.dead(ledger)
+    [letter] = delivery_log.dead_letters(ledger)
     assert (letter[4], letter[5]) == (7, "webhook at 127.0.0.1: HTTP 403")
 
 
@@ -299,16 +299,16 @@ def test_a_guard_that_dies_while_it_tries_again_leaves_it_to_others(ledger: Ledg
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
     receiver.answers = [403]
-    evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
+    evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
     aged(ledger, 121)
     monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
+        evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
     monkeypatch.undo()
     aged(ledger, 600)
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]) == [], "it may be at it"
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], "it may be at it"
     aged(ledger, 301)
-    assert [each.delivery.error for each in evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])] == [""]
+    assert [each.delivery.error for each in evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])] == [""]
 
 
 def test_what_a_dead_guard_had_for_an_address_that_is_gone_is_a_dead_letter(
@@ -318,15 +318,15 @@ def test_what_a_dead_guard_had_for_an_address_that_is_gone_is_a_dead_letter(
     spend(ledger, MARCH, 9)
     monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        evaluate.look(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
+        evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
     monkeypatch.undo()
-    assert delivery_log.dead(ledger) == []
+    assert delivery_log.dead_letters(ledger) == []
     aged(ledger, 901)
-    [letter] = delivery_log.dead(ledger)
+    [letter] = delivery_log.dead_letters(ledger)
     assert letter[5] == "the guard that had it has ended"
     [told], _ = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
     assert told.delivery.error == ""
-    assert delivery_log.dead(ledger) == []
+    assert delivery_log.dead_letters(ledger) == []
 
 
 def test_dead_letters_can_be_dismissed(ledger: Ledger, receiver: Receiver):
@@ -334,10 +334,10 @@ def test_dead_letters_can_be_dismissed(ledger: Ledger, receiver: Receiver):
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
     receiver.answers = [403]
-    evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
-    assert (delivery_log.dismiss(ledger), delivery_log.dismiss(ledger), delivery_log.dead(ledger)) == (1, 0, [])
+    evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
+    assert (delivery_log.dismiss(ledger), delivery_log.dismiss(ledger), delivery_log.dead_letters(ledger)) == (1, 0, [])
     aged(ledger, 3600)
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), [hook]) == []
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
 def test_many_letters_to_a_dead_address_are_not_waited_for(ledger: Ledger, receiver: Receiver):
@@ -346,7 +346,7 @@ def test_many_letters_to_a_dead_address_are_not_waited_for(ledger: Ledger, recei
         spend(ledger, MARCH, 1, user_id=f"u{number}")
     hook = Destination("webhook", receiver.url("hook"))
     receiver.answers = [400] * 100
-    evaluate.look(ledger, MARCH + timedelta(hours=1), [hook])
+    evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
     before = len(receiver.got)
     done, _ = delivery_log.retry(ledger, [hook])
     assert (len(done), len(receiver.got) - before < 20) == (20, True)
@@ -362,7 +362,7 @@ def test_an_alert_does_not_wait_for_who_spent_it(ledger: Ledger, receiver: Recei
         return [("", Decimal(9))]
 
     monkeypatch.setattr(budget_status, "spending", too_much)
-    [told] = evaluate.look(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
+    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
     assert told.delivery.error == ""
     assert receiver.bodies("hook")[0]["top_users"] == []
     assert "names no user: too much memory" in caplog.text
@@ -374,7 +374,7 @@ def test_what_nobody_is_named_for_is_among_the_dearest(ledger: Ledger, receiver:
     spend(ledger, MARCH, 0.5)
     spend(ledger, MARCH + timedelta(hours=2), 100)  # after the look
     where = [Destination("webhook", receiver.url("hook")), Destination("slack", receiver.url("slack"))]
-    evaluate.look(ledger, MARCH + timedelta(hours=1), where)
+    evaluate.evaluate(ledger, MARCH + timedelta(hours=1), where)
     [said] = receiver.bodies("hook")
     assert said["top_features"] == [
         {"feature": None, "cost_usd": "9.000000"},
@@ -388,11 +388,11 @@ def test_letters_of_an_address_that_is_gone_go_to_another_of_its_kind(ledger: Le
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     receiver.answers = [404]
-    evaluate.look(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
+    evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
     assert delivery_log.retry(ledger, [Destination("webhook", receiver.url("hook"))]) == ([], 1)
     [told], nowhere = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
     assert (told.delivery.error, nowhere) == ("", 0)
-    assert delivery_log.dead(ledger) == []
+    assert delivery_log.dead_letters(ledger) == []
 
 
 def test_where_many_fail_the_rest_is_not_waited_for(ledger: Ledger, receiver: Receiver):
@@ -400,7 +400,7 @@ def test_where_many_fail_the_rest_is_not_waited_for(ledger: Ledger, receiver: Re
     for number in range(20):
         spend(ledger, MARCH, 1, user_id=f"u{number}")
     receiver.answers = [400] * 100
-    done = evaluate.look(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
+    done = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
     assert len(done) == 20
     assert len(receiver.got) < 20
     assert sum("not tried" in each.delivery.error for each in done) == 20 - len(receiver.got)
@@ -434,34 +434,36 @@ def test_what_is_passed_at_the_end_of_a_period_is_told_after_it(ledger: Ledger, 
     put_long_ago(ledger, "hourly", 1, window="hour")
     hook = [Destination("webhook", receiver.url("hook"))]
     hour = MARCH + timedelta(hours=6)
-    assert evaluate.look(ledger, hour - timedelta(minutes=15), hook) == []
+    assert evaluate.evaluate(ledger, hour - timedelta(minutes=15), hook) == []
     spend(ledger, hour - timedelta(minutes=10), 5)
-    [told] = evaluate.look(ledger, hour + timedelta(minutes=45), hook)  # an hour later: cron
+    [told] = evaluate.evaluate(ledger, hour + timedelta(minutes=45), hook)  # an hour later: cron
     assert told.text == "Budget hourly: 500% of $1.00 for the hour is spent ($5.00)"
-    assert evaluate.look(ledger, hour + timedelta(minutes=46), hook) == []
+    assert evaluate.evaluate(ledger, hour + timedelta(minutes=46), hook) == []
 
 
 def test_what_was_spent_before_a_budget_was_set_is_no_news(ledger: Ledger):
     put(ledger, "daily", 1, window="day")
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     spend(ledger, today - timedelta(minutes=1), 5)
-    assert evaluate.look(ledger, today + timedelta(minutes=5), []) == []
+    assert evaluate.evaluate(ledger, today + timedelta(minutes=5), []) == []
 
 
 def test_a_raised_budget_is_told_of_again(ledger: Ledger, receiver: Receiver):
     hook = [Destination("webhook", receiver.url("hook"))]
     put(ledger, "all", 100)
     spend(ledger, MARCH, 101)
-    assert len(evaluate.look(ledger, MARCH + timedelta(hours=1), hook)) == 1
+    assert len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), hook)) == 1
     put(ledger, "all", 200)
     spend(ledger, MARCH, 100)
-    assert texts(evaluate.look(ledger, MARCH + timedelta(hours=1), hook))[0].startswith("Budget all: 100% of $200.00")
+    assert texts(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), hook))[0].startswith(
+        "Budget all: 100% of $200.00"
+    )
 
 
 def test_names_of_strangers_stay_in_their_line(ledger: Ledger, receiver: Receiver):
     put(ledger, "u", 1, per="user")
     spend(ledger, MARCH, "0.996", user_id="<!channel>\n*all clear* https://evil.example/x" + "y" * 300)
-    evaluate.look(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("slack"))])
+    evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("slack"))])
     [message] = receiver.bodies("slack")
     text = message["blocks"][0]["text"]
     assert text["verbatim"]
@@ -488,9 +490,9 @@ def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
     front = Front(str(tmp_path / "chdb"))
     threading.Thread(target=front.serve_forever, daemon=True).start()
     dsn = f"http://127.0.0.1:{front.server_port}/spanledger"
-    where = target(dsn)
+    where = resolve_target(dsn)
     try:
-        with connected(where) as client:
+        with open_client(where) as client:
             migrations.migrate(client, where)
             client.database = where.database
             ledger = Ledger(client, where)
@@ -522,11 +524,13 @@ def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
 def test_a_look_that_tells_nobody_keeps_nobody_from_being_told(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
-    [told] = evaluate.look(ledger, MARCH + timedelta(hours=1), [])
+    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])
     assert told.text.startswith("Budget all: 90% of $10.00")
-    assert len(evaluate.look(ledger, MARCH + timedelta(hours=1), [])) == 1
-    assert len(evaluate.look(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])) == 1
-    assert evaluate.look(ledger, MARCH + timedelta(hours=1), []) == [], "it is told"
+    assert len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])) == 1
+    assert (
+        len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])) == 1
+    )
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), []) == [], "it is told"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
@@ -549,9 +553,9 @@ def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
     assert run("guard", "--test").count("delivered") == 3
     assert {each["type"] for each in receiver.bodies("one")} == {"test"}
     run("budget", "set", "all", "10")
-    where = target(f"chdb://{tmp_path / 'chdb'}")
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
     now = datetime.now(UTC)
-    with connected(where) as client:
+    with open_client(where) as client:
         spend(Ledger(client, where), now.replace(day=1, hour=0, minute=0, second=0), "9.5")
     receiver.answers = [400]
     failed = CliRunner().invoke(main, ["guard", "--once"])
@@ -599,9 +603,9 @@ def test_redis_learns_what_only_the_ledger_knows(settings, tmp_path: Path, monke
     try:
         said = run("budget", "set", "a user's day", "10", "--per", "user", "--period", "day", "--action", "block")
         assert "published to Redis: 1 budgets" in said
-        where = target(f"chdb://{tmp_path / 'chdb'}")
+        where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
         now = datetime.now(UTC)
-        with connected(where) as client:
+        with open_client(where) as client:
             spend(Ledger(client, where), now.replace(hour=0, minute=0, second=0, microsecond=1), 6, user_id="ada")
             spend(Ledger(client, where), now.replace(hour=0, minute=0, second=0, microsecond=2), 1, user_id="bob")
         store = RedisStore(server.url, 2.0)

@@ -31,15 +31,15 @@ from questions import Question
 from redis_server import RedisServer
 from spanledger.limits import api, policy_feed
 from spanledger.limits.estimate.token_bound import text_tokens
-from spanledger.limits.estimate.worst_case import stepped, worst_picousd
+from spanledger.limits.estimate.worst_case import bucketed, max_cost_picousd
 from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.periods import window
-from spanledger.limits.policy import BLOCK, Budget, Policy, Rule, Who
-from spanledger.limits.policy_documents import PolicyError, load, policy
+from spanledger.limits.policy import BLOCK, Budget, Dimensions, Policy, Rule
+from spanledger.limits.policy_documents import PolicyError, load, policy_from_document
 from spanledger.limits.store import memory as memory_store
 from spanledger.limits.store import redis as redis_store
 from spanledger.limits.store.memory import MemoryStore
-from spanledger.limits.store.protocol import Account, Store, StoreError
+from spanledger.limits.store.protocol import BudgetCounter, Store, StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import quote
 
@@ -127,17 +127,17 @@ def test_a_file_of_limits_is_read_the_shortest_window_first(tmp_path: Path):
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=-1", "dollars from 0.000001"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=true", "dollars from 0.000001"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=nan", "dollars from 0.000001"),
-        ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nzone='Mars'", "is no time zone"),
+        ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nzone='Mars'", "is not a valid time zone"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nper='planet'", "use tenant, tier"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nscope={planet='x'}", "scope is a table"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nfail_closed='yes'", "true or false"),
         (
             "[[budget]]\nname='a'\nwindow='day'\namount_usd=1\n[[budget]]\nname='a'\nwindow='day'\namount_usd=2",
-            "two budgets",
+            "duplicate budget",
         ),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\naction='shout'", "use warn, downgrade, block"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nthresholds=[0.8, 'x']", "use shares such as"),
-        ("[[budgets]]", "'budgets' is not known"),
+        ("[[budgets]]", "'budgets' is not a valid key"),
         ("[request]\nmax_input_tokens='many'", "a number of tokens"),
         ("budget = 3 = 4", "not valid TOML"),
     ],
@@ -186,33 +186,33 @@ def store(request, redis: RedisServer) -> Store:
     return made
 
 
-def account(key: str = "a", usd: float = 1, lives: int = 60) -> Account:
-    return Account(key, int(usd * USD), lives)
+def account(key: str = "a", usd: float = 1, lives: int = 60) -> BudgetCounter:
+    return BudgetCounter(key, int(usd * USD), lives)
 
 
 def test_what_is_held_counts_until_the_cost_is_known(store: Store):
     assert store.reserve("r1", [account()], 6 * USD // 10) == (None, [0])
     assert store.balance("a") == (0, 6 * USD // 10)
-    assert store.reserve("r2", [account()], 5 * USD // 10).full == 0
+    assert store.reserve("r2", [account()], 5 * USD // 10).full_index == 0
     store.settle("r1", [account()], 6 * USD // 10, 2 * USD // 10)
     assert store.balance("a") == (2 * USD // 10, 0)
     assert store.reserve("r2", [account()], 8 * USD // 10) == (None, [2 * USD // 10])
 
 
 def test_all_accounts_or_none(store: Store):
-    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 6 * USD // 10).full == 1
+    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 6 * USD // 10).full_index == 1
     assert store.balance("a") == (0, 0)
-    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 4 * USD // 10).full is None
+    assert store.reserve("r1", [account("a", 1), account("b", 0.5)], 4 * USD // 10).full_index is None
     assert store.balance("a") == store.balance("b") == (0, 4 * USD // 10)
 
 
 def test_what_was_abandoned_is_free_again_and_a_late_cost_counts_all_the_same(store: Store, monkeypatch):
     for module in (memory_store, redis_store):
         monkeypatch.setattr(module, "HOLD_SECONDS", 0.2)
-    assert store.reserve("r1", [account()], USD).full is None
-    assert store.reserve("r2", [account()], USD).full == 0
+    assert store.reserve("r1", [account()], USD).full_index is None
+    assert store.reserve("r2", [account()], USD).full_index == 0
     time.sleep(0.25)
-    assert store.reserve("r2", [account()], USD // 2).full is None
+    assert store.reserve("r2", [account()], USD // 2).full_index is None
     store.settle("r1", [account()], USD, USD // 4)
     assert store.balance("a") == (USD // 4, USD // 2)
 
@@ -232,13 +232,13 @@ def limiter_of(store: Store, *budgets: Budget, now=None, **caps: int) -> Limiter
 
 def test_the_order_is_size_then_hour_then_day_then_month(store: Store):
     at = datetime(2026, 3, 31, 22, 59, 30, tzinfo=UTC)
-    found = policy({"budget": [
+    found = policy_from_document({"budget": [
         {"name": "m", "window": "month", "amount_usd": 3, "action": "block"}, {"name": "d", "window": "day", "amount_usd": 2, "action": "block"}, {"name": "h", "window": "hour", "amount_usd": 1, "action": "block"},
     ], "request": {"max_output_tokens": 100}})  # fmt: skip
     limiter = Limiter(found, store, lambda: at.timestamp())  # noqa: PLW0108 - `at` changes
-    asked = Who(user="ada")
+    asked = Dimensions(user="ada")
     assert limiter.check(asked, USD, 5, 101) == Decision(
-        False, "the request may take 101 tokens of output, and 100 are allowed"
+        False, "the request may use 101 tokens of output, and 100 are allowed"
     )
     for hour in (22, 23):
         at = datetime(2026, 3, 31, hour, 59, 30, tzinfo=UTC)
@@ -260,11 +260,11 @@ def test_the_order_is_size_then_hour_then_day_then_month(store: Store):
 
 def test_each_user_has_an_hour_of_their_own_and_scopes_narrow(store: Store):
     limiter = limiter_of(store, blocking("u", "hour", USD, {"tier": "free"}, "user"))
-    assert limiter.check(Who(user="ada", tier="free"), USD).allowed
-    assert not limiter.check(Who(user="ada", tier="free"), USD).allowed
-    assert limiter.check(Who(user="bob", tier="free"), USD).allowed
-    assert limiter.check(Who(user="ada", tier="pro"), USD).reservation == ""
-    assert limiter.check(Who(user=None, tier="free"), USD).reservation == ""
+    assert limiter.check(Dimensions(user="ada", tier="free"), USD).allowed
+    assert not limiter.check(Dimensions(user="ada", tier="free"), USD).allowed
+    assert limiter.check(Dimensions(user="bob", tier="free"), USD).allowed
+    assert limiter.check(Dimensions(user="ada", tier="pro"), USD).reservation == ""
+    assert limiter.check(Dimensions(user=None, tier="free"), USD).reservation == ""
 
 
 def test_thresholds_are_told_once_each_in_a_window_over_all_who_ask(store: Store, caplog):
@@ -274,36 +274,36 @@ def test_thresholds_are_told_once_each_in_a_window_over_all_who_ask(store: Store
     said = []
     for number in range(12):
         limiter = (first, second)[number % 2]
-        found = limiter.check(Who(user="ada"), USD // 5)
+        found = limiter.check(Dimensions(user="ada"), USD // 5)
         assert found.allowed, "it warns, and refuses nothing"
         said.append(found.warnings)
         limiter.settle(found.reservation, USD // 10)
     assert said == [()] * 8 + [("u 80%",), ("u 90%",), ("u 100%",), ("u 100%",)], "of what was spent before each call"
     lines = [record.message for record in caplog.records]
     assert lines == [f"budget 'u' of one user: {n}% of $1 for the day is spent" for n in (80, 90, 100)]
-    first.settle(first.check(Who(user="bob"), 95 * USD // 100).reservation, 95 * USD // 100)
+    first.settle(first.check(Dimensions(user="bob"), 95 * USD // 100).reservation, 95 * USD // 100)
     at = datetime(2026, 4, 1, tzinfo=UTC)
-    second.settle(second.check(Who(user="ada"), USD).reservation, USD * 2)
-    assert second.check(Who(user="ada"), USD).warnings == ("u 100%",)
+    second.settle(second.check(Dimensions(user="ada"), USD).reservation, USD * 2)
+    assert second.check(Dimensions(user="ada"), USD).warnings == ("u 100%",)
     assert len(caplog.records) == 5
 
 
 def test_a_failed_call_frees_all_and_a_cost_counts_once(store: Store):
     limiter = limiter_of(store, blocking("all", "month", USD))
-    first = limiter.check(Who(), USD)
+    first = limiter.check(Dimensions(), USD)
     assert limiter.settle(first.reservation, 0)
-    second = limiter.check(Who(), USD)
+    second = limiter.check(Dimensions(), USD)
     assert limiter.settle(second.reservation, USD // 2)
     assert not limiter.settle(second.reservation, USD // 2)
-    assert limiter.check(Who(), USD // 2).allowed
+    assert limiter.check(Dimensions(), USD // 2).allowed
 
 
 def test_a_model_without_a_price_passes_unless_the_limit_fails_closed(store: Store):
-    assert limiter_of(store, blocking("open", "hour", USD)).check(Who(), None).allowed
-    refused = limiter_of(store, blocking("closed", "hour", USD, fail_closed=True)).check(Who(), None)
+    assert limiter_of(store, blocking("open", "hour", USD)).check(Dimensions(), None).allowed
+    refused = limiter_of(store, blocking("closed", "hour", USD, fail_closed=True)).check(Dimensions(), None)
     assert (refused.allowed, refused.reason) == (
         False,
-        "budget 'closed': the model has no price, and the budget fails closed",
+        "budget 'closed': the model has no price and the budget fails closed",
     )
 
 
@@ -321,7 +321,7 @@ def test_a_hundred_at_once_never_pass_the_limit_by_more_than_the_error_of_their_
 
     def one(number: int) -> None:
         estimate, factor, failed = plans[number]
-        found = limiter.check(Who(user=f"u{number % 5}"), estimate)
+        found = limiter.check(Dimensions(user=f"u{number % 5}"), estimate)
         if found.allowed:
             actual = 0 if failed else int(estimate * factor)
             spent.append(actual)
@@ -343,7 +343,7 @@ def test_a_hundred_at_once_never_pass_the_limit_by_more_than_the_error_of_their_
 CALLER = """
 import json, random, sys, threading, time
 from spanledger.limits.limiter import Limiter
-from spanledger.limits.policy import Budget, Policy, Who
+from spanledger.limits.policy import Budget, Dimensions, Policy
 from spanledger.limits.store.redis import RedisStore
 url, number, callers, calls, deadline, fail_closed, seconds, most = sys.argv[1], *(float(word) for word in sys.argv[2:])
 print("ready", flush=True)
@@ -355,7 +355,7 @@ for line in sys.stdin:
     told = []
     def one(estimate, actual, pause):
         began = time.monotonic()
-        found = limiter.check(Who(), estimate)
+        found = limiter.check(Dimensions(), estimate)
         took = time.monotonic() - began
         if found.allowed:
             time.sleep(pause)
@@ -374,7 +374,7 @@ for line in sys.stdin:
     threads = [threading.Thread(target=caller, args=([plan() for _ in range(int(calls))],)) for _ in range(int(callers))]
     [t.start() for t in threads]; [t.join() for t in threads]
     limiter.flush(30)
-    print(json.dumps({"told": told, "waiting": limiter.waiting, "lost": limiter.lost, "counted": limiter.counted, "unanswered": limiter.unanswered}), flush=True)
+    print(json.dumps({"told": told, "waiting": limiter.pending_settlements, "lost": limiter.lost_settlements, "counted": limiter.outcome_counts, "unanswered": limiter.store_failures}), flush=True)
 """
 
 
@@ -456,13 +456,13 @@ def test_an_amount_of_nothing_leaves_redis_in_order(redis: RedisServer, monkeypa
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
     limiter = limiter_of(store, blocking("all", "month", USD))
-    unpriced = limiter.check(Who(), None)
+    unpriced = limiter.check(Dimensions(), None)
     assert limiter.settle(unpriced.reservation, USD // 2)
-    abandoned = limiter.check(Who(), 0)
+    abandoned = limiter.check(Dimensions(), 0)
     assert abandoned.reservation
     time.sleep(0.3)
-    assert not limiter.check(Who(), USD).allowed
-    assert limiter.unanswered == 0
+    assert not limiter.check(Dimensions(), USD).allowed
+    assert limiter.store_failures == 0
     assert store.balance(held_account(limiter)) == (USD // 2, 0)
 
 
@@ -478,12 +478,12 @@ def test_many_users_cost_no_more_than_few():
     """What is known of other users is not copied for each that comes."""
     store = MemoryStore()
     limiter = limiter_of(store, blocking("u", "month", USD, {}, "user"))
-    limiter.settle(limiter.check(Who(user="u0"), 5).reservation, 5)
+    limiter.settle(limiter.check(Dimensions(user="u0"), 5).reservation, 5)
     known = store._balances
     for number in range(8000):
-        limiter.settle(limiter.check(Who(user=f"u{number}"), 5).reservation, 5)
+        limiter.settle(limiter.check(Dimensions(user=f"u{number}"), 5).reservation, 5)
     assert store._balances is known
-    assert not limiter.check(Who(user="refused"), 2 * USD).allowed
+    assert not limiter.check(Dimensions(user="refused"), 2 * USD).allowed
     assert len(known) == 8000, "who is refused takes no room"
 
 
@@ -494,10 +494,10 @@ def test_a_budget_that_asks_for_another_model_is_looked_at_before_one_that_refus
         (blocking("hour", "hour", USD), Budget("month", "month", USD // 10, action="downgrade")), features={"*": Rule({"big": "small"})}
     )  # fmt: skip
     question = Question("big", prices.get)
-    found = Limiter(policy, store).check(Who(), prices["big"], question=question)
+    found = Limiter(policy, store).check(Dimensions(), prices["big"], request_estimate=question)
     assert (found.allowed, found.model) == (True, "small")
     unpriced = Question("big", {"big": prices["big"]}.get)
-    assert not Limiter(policy, store).check(Who(), prices["big"], question=unpriced).allowed, (
+    assert not Limiter(policy, store).check(Dimensions(), prices["big"], request_estimate=unpriced).allowed, (
         "a model without a price is no saving"
     )
 
@@ -517,8 +517,8 @@ def test_a_published_document_that_makes_no_sense_changes_nothing(text: str, red
     store._client.flushall()
     store.publish(text)
     limiter = limiter_of(store, blocking("all", "month", USD))
-    assert limiter.check(Who(), 1).reservation
-    assert "the budgets stay as they were" in caplog.text
+    assert limiter.check(Dimensions(), 1).reservation
+    assert "the previous budgets stay in force" in caplog.text
     store._client.flushall()
 
 
@@ -529,7 +529,8 @@ def test_at_a_cold_start_everybody_waits_for_what_is_stopped(redis: RedisServer)
     limiter = Limiter(Policy(), store)
     allowed: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: allowed.append(limiter.check(Who(feature="f"), 1).allowed)) for _ in range(50)
+        threading.Thread(target=lambda: allowed.append(limiter.check(Dimensions(feature="f"), 1).allowed))
+        for _ in range(50)
     ]
     for thread in threads:
         thread.start()
@@ -541,8 +542,8 @@ def test_at_a_cold_start_everybody_waits_for_what_is_stopped(redis: RedisServer)
 
 def test_what_was_never_heard_is_not_passed_off_as_allowed():
     limiter = Limiter(Policy(), RedisStore("redis://127.0.0.1:9/0"))
-    assert limiter.check(Who(), 1)[:2] == (True, "store")
-    assert (limiter.counted, limiter.unanswered) == ({"unenforced": 1}, 1)
+    assert limiter.check(Dimensions(), 1)[:2] == (True, "store")
+    assert (limiter.outcome_counts, limiter.store_failures) == ({"unenforced": 1}, 1)
 
 
 # --- when Redis is away ------------------------------------------------------------------------------------------------------
@@ -566,18 +567,18 @@ def eventually(held, seconds: float = 10) -> bool:
 
 
 def held_account(limiter: Limiter) -> str:
-    [plan] = limiter._heard._plans[1].values()
+    [plan] = limiter._policy_feed._matches[1].values()
     return plan.accounts[0].key
 
 
 def test_a_reservation_whose_answer_comes_too_late_is_free_when_its_process_has_ended(own_redis: RedisServer):
     """Redis takes longer than a call may wait, and only then does what it was asked: the call was refused long before."""
     budget = replace(blocking("b", "month", USD), fail_closed=True)
-    settling = RedisStore(own_redis.url, redis_store.SETTLING_SECONDS)
-    limiter = Limiter(Policy((budget,)), RedisStore(own_redis.url, 0.2), settling=settling)
-    assert limiter.settle(limiter.check(Who(), USD // 2).reservation, 1)
+    settling = RedisStore(own_redis.url, redis_store.SETTLEMENT_DEADLINE_SECONDS)
+    limiter = Limiter(Policy((budget,)), RedisStore(own_redis.url, 0.2), settlement_store=settling)
+    assert limiter.settle(limiter.check(Dimensions(), USD // 2).reservation, 1)
     own_redis.signal(signal.SIGSTOP)
-    assert not limiter.check(Who(), USD // 2).allowed
+    assert not limiter.check(Dimensions(), USD // 2).allowed
     resumed = threading.Timer(0.7, own_redis.signal, [signal.SIGCONT])
     resumed.start()
     limiter.close()
@@ -593,28 +594,28 @@ def test_a_store_that_is_gone_lets_pass_or_refuses_as_the_limit_says(own_redis: 
         limiter_of(store, blocking("o", "hour", USD)),
         limiter_of(store, blocking("c", "hour", USD, fail_closed=True)),
     )
-    held = opened.check(Who(), USD // 2)
+    held = opened.check(Dimensions(), USD // 2)
     assert held.reservation
     own_redis.stop()
-    assert opened.check(Who(), USD)[:2] == (True, "store")
-    refused = closed.check(Who(), USD)
+    assert opened.check(Dimensions(), USD)[:2] == (True, "store")
+    refused = closed.check(Dimensions(), USD)
     assert (refused.allowed, refused.retry_after_seconds) == (False, 1)
     assert "Redis does not answer" in refused.reason
     assert not opened.settle(held.reservation, USD // 4)
-    assert opened.unanswered == 1, "it was left alone for a while"
+    assert opened.store_failures == 1, "it was left alone for a while"
     assert caplog.text.count("limits are not enforced") == 2, "once for each limiter"
     own_redis.start()
     assert eventually(lambda: store.balance(held_account(opened)) == (USD // 4, 0)), "the cost is told when it is back"
-    assert opened.check(Who(), USD // 2).reason == ""
+    assert opened.check(Dimensions(), USD // 2).reason == ""
 
 
 def test_a_store_that_is_slow_costs_its_deadline_and_no_more(own_redis: RedisServer):
     limiter = limiter_of(RedisStore(own_redis.url), blocking("o", "hour", USD))
-    assert limiter.check(Who(), 1).reservation
+    assert limiter.check(Dimensions(), 1).reservation
     own_redis.signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        assert limiter.check(Who(), 1)[:2] == (True, "store")
+        assert limiter.check(Dimensions(), 1)[:2] == (True, "store")
         assert time.monotonic() - began < 0.5
     finally:
         own_redis.signal(signal.SIGCONT)
@@ -624,15 +625,15 @@ def test_however_many_users_there_are_what_everybody_has_spent_is_known(monkeypa
     monkeypatch.setattr(memory_store, "MAX_ACCOUNTS", 200)
     store = MemoryStore()
     limiter = limiter_of(store, blocking("all", "month", 10 * USD), blocking("u", "hour", USD, per="user"))
-    limiter.settle(limiter.check(Who(), 9 * USD).reservation, 9 * USD)
-    limiter.settle(limiter.check(Who(user="heavy"), USD // 2).reservation, USD // 2)
+    limiter.settle(limiter.check(Dimensions(), 9 * USD).reservation, 9 * USD)
+    limiter.settle(limiter.check(Dimensions(user="heavy"), USD // 2).reservation, USD // 2)
     for number in range(1000):
-        limiter.settle(limiter.check(Who(user=f"u{number}"), 5).reservation, 5)
+        limiter.settle(limiter.check(Dimensions(user=f"u{number}"), 5).reservation, 5)
     assert len(store._balances) <= 200
     [month] = [key for key in store._balances if key.startswith("all")]
     assert store.balance(month) == (9 * USD + USD // 2 + 5000, 0)
-    assert not limiter.check(Who(user="heavy"), 6 * USD // 10).allowed, "the smallest are forgotten first"
-    assert "the smallest are forgotten" in caplog.text
+    assert not limiter.check(Dimensions(user="heavy"), 6 * USD // 10).allowed, "the smallest are forgotten first"
+    assert "the smallest are evicted" in caplog.text
 
 
 def test_what_arrives_after_its_end_holds_nothing(redis: RedisServer):
@@ -641,7 +642,7 @@ def test_what_arrives_after_its_end_holds_nothing(redis: RedisServer):
     store._client.flushall()
     asked = [account("a"), account("b")]
     store.settle("late", asked, 500, 0)
-    assert store.reserve("late", asked, 500).full == 0
+    assert store.reserve("late", asked, 500).full_index == 0
     assert store.balance("a") == store.balance("b") == (0, 0)
 
 
@@ -660,16 +661,16 @@ def test_a_cost_that_redis_refuses_keeps_no_other_from_being_counted(redis: Redi
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
     limiter = limiter_of(store, blocking("u", "hour", USD, per="user"))
-    broken = limiter.check(Who(user="ada"), 5)
-    fine = limiter.check(Who(user="bob"), 5)
+    broken = limiter.check(Dimensions(user="ada"), 5)
+    fine = limiter.check(Dimensions(user="bob"), 5)
     [key] = store._client.keys("*ada*hour*[0-9]")
     store._client.set(key, "no hash")
     assert not limiter.settle(broken.reservation, 5)
     assert limiter.settle(fine.reservation, 5)
     assert limiter.flush(10)
-    assert (limiter.lost, limiter.waiting) == ({"refused": 1}, 0)
-    assert limiter.check(Who(user="ada"), 5)[:2] == (True, "store")
-    assert limiter.check(Who(user="bob"), 5).reason == "", "Redis is there for others"
+    assert (limiter.lost_settlements, limiter.pending_settlements) == ({"refused": 1}, 0)
+    assert limiter.check(Dimensions(user="ada"), 5)[:2] == (True, "store")
+    assert limiter.check(Dimensions(user="bob"), 5).reason == "", "Redis is there for others"
 
 
 @pytest.mark.parametrize(
@@ -691,9 +692,9 @@ def test_what_redis_says_no_to_was_not_done(redis: RedisServer, said: str, doubt
     from redis._parsers.base import BaseParser
 
     store = RedisStore(redis.url, deadline=2.0)
-    with pytest.raises(StoreError) as told, store._answering():
+    with pytest.raises(StoreError) as told, store._mapped_errors():
         raise BaseParser.parse_error(said)
-    assert (told.value.doubtful, told.value.refused) == (doubtful, refused)
+    assert (told.value.outcome_unknown, told.value.refused) == (doubtful, refused)
 
 
 def test_what_no_answer_came_to_may_have_been_done(own_redis: RedisServer):
@@ -705,34 +706,34 @@ def test_what_no_answer_came_to_may_have_been_done(own_redis: RedisServer):
     try:
         with pytest.raises(StoreError) as told:
             store.controls()
-        assert told.value.doubtful
+        assert told.value.outcome_unknown
         assert store._client.connection_pool.connection_kwargs["socket_timeout"] == 0.05, "whatever the address says"
     finally:
         own_redis.signal(signal.SIGCONT)
     own_redis.stop()
     with pytest.raises(StoreError) as told:
         RedisStore(own_redis.url).controls()
-    assert not told.value.doubtful, "nobody was there"
+    assert not told.value.outcome_unknown, "nobody was there"
 
 
 def test_a_redis_that_has_lost_its_data_opens_nothing(redis: RedisServer, monkeypatch, caplog):
-    monkeypatch.setattr(policy_feed, "CONTROLS_SECONDS", 0)
+    monkeypatch.setattr(policy_feed, "POLL_INTERVAL_SECONDS", 0)
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
     found = {"budget": [{"name": "all", "window": "month", "amount_usd": 1, "action": "block"}]}
     store.publish(json.dumps(found))
     store.stop("user=eve")
     limiter = Limiter(Policy(), store)
-    assert limiter.check(Who(user="ada"), USD // 2).allowed
+    assert limiter.check(Dimensions(user="ada"), USD // 2).allowed
     store._client.flushall()
-    assert not limiter.check(Who(user="ada"), 2 * USD).allowed
-    assert "is stopped" in limiter.check(Who(user="eve"), 1).reason
-    assert caplog.text.count("Redis has lost the budgets") == 1
+    assert not limiter.check(Dimensions(user="ada"), 2 * USD).allowed
+    assert "is stopped" in limiter.check(Dimensions(user="eve"), 1).reason
+    assert caplog.text.count("Redis has lost the published budgets") == 1
     store.stop("user=bob")
-    assert "is stopped" in limiter.check(Who(user="bob"), 1).reason, "what is stopped meanwhile is, too"
+    assert "is stopped" in limiter.check(Dimensions(user="bob"), 1).reason, "what is stopped meanwhile is, too"
     store.publish(json.dumps({"budget": []}))
-    assert limiter.check(Who(user="ada"), 2 * USD).allowed
-    assert limiter.check(Who(user="eve"), 1).allowed
+    assert limiter.check(Dimensions(user="ada"), 2 * USD).allowed
+    assert limiter.check(Dimensions(user="eve"), 1).allowed
 
 
 def test_a_name_that_takes_seconds_to_resolve_holds_nobody_up(redis: RedisServer, monkeypatch):
@@ -749,7 +750,7 @@ def test_a_name_that_takes_seconds_to_resolve_holds_nobody_up(redis: RedisServer
     for _ in range(3):
         with pytest.raises(StoreError) as told:
             store.controls()
-        assert not told.value.doubtful
+        assert not told.value.outcome_unknown
     connecting = [thread for thread in set(threading.enumerate()) - before if thread.name == "spanledger-redis"]
     assert len(connecting) == 1, "the others wait for the same attempt"
     resolving.set()
@@ -764,8 +765,8 @@ from spanledger.limits import api as asking; from spanledger.limits.store import
 asked = dict(provider="openai", model="gpt-5.4-mini", input_tokens=1000, max_output_tokens=100, user="ada")
 def work():
     found = asking.check_request_allowed(**asked)
-    limiter = asking.configured()
-    limiter._open.pop(found["reservation"]).count(7)  # as a call does: a thread tells it
+    limiter = asking.limiter_from_settings()
+    limiter._open_reservations.pop(found["reservation"]).count(7)  # as a call does: a thread tells it
 if __name__ == "__main__":
     asking.check_request_allowed(**asked)
     children = [multiprocessing.get_context("fork").Process(target=work) for _ in range(12)]
@@ -830,7 +831,7 @@ def test_redis_is_killed_or_paused_in_the_middle_of_a_run(tmp_path: Path, fail_c
 
 
 def test_an_address_that_is_none_is_said_without_a_secret():
-    with pytest.raises(StoreError, match="is no URL of Redis"):
+    with pytest.raises(StoreError, match="is not a valid Redis URL"):
         RedisStore("http://user:s3cret@h")
 
 
@@ -858,14 +859,14 @@ def test_no_text_has_more_tokens_than_its_bound(text: str):
 )
 def test_no_way_of_charging_is_dearer_than_the_estimate(usage, provider, model):
     total = quote(provider, model, usage).total_picousd
-    estimate = worst_picousd(provider, model, 1000, 50)
+    estimate = max_cost_picousd(provider, model, 1000, 50)
     assert estimate is not None
     assert total is None or total <= estimate
 
 
 @given(st.integers(0, 10**9))
 def test_a_step_up_is_a_thirty_second_at_most(tokens: int):
-    assert tokens <= stepped(tokens) <= tokens + tokens // 32 + 1
+    assert tokens <= bucketed(tokens) <= tokens + tokens // 32 + 1
 
 
 def test_ones_own_code_asks_and_tells(tmp_path: Path, monkeypatch, caplog):
@@ -924,12 +925,12 @@ def test_own_code_names_people_as_rows_do(tmp_path: Path, monkeypatch, caplog):
             provider="openai", model="gpt-5.4-mini", input_tokens=1, max_output_tokens=1, user="ada\x1f\ud800"
         )
         assert found["allowed"]
-        limiter = api.configured()
+        limiter = api.limiter_from_settings()
         assert limiter is not None
         assert held_account(limiter).split("\x1f")[1] == baggage_attribution.pseudonym("ada", b"secret")
         for cost in ("-1", "nan", "much", Decimal("Infinity"), "1e9"):
             assert not spanledger.record_actual_cost(found["reservation"], cost)
-        assert caplog.text.count("is no cost in USD") == 5
+        assert caplog.text.count("is not a valid cost in USD") == 5
         assert spanledger.record_actual_cost(found["reservation"], "0.5"), "it was still open"
     finally:
         baggage_attribution._hashing_key.cache_clear()
@@ -941,10 +942,10 @@ def test_a_forked_child_asks_by_itself_even_where_its_parent_held_the_lock(tmp_p
     file.write_text('[[budget]]\nname = "all"\nwindow = "day"\namount_usd = 1\n')
     code = """
 import os, spanledger, sys
-from spanledger.limits.api import configured
+from spanledger.limits.api import limiter_from_settings
 asked = dict(provider="openai", model="gpt-5.4-mini", input_tokens=10, max_output_tokens=10)
 first = spanledger.check_request_allowed(**asked)
-with configured()._store._lock:
+with limiter_from_settings()._store._lock:
     child = os.fork()
     if child == 0:
         second = spanledger.check_request_allowed(**asked)

@@ -33,13 +33,13 @@ from spanledger.capture import call, dedup
 from spanledger.limits import api
 from spanledger.limits.estimate import request_estimate, tokenizer
 from spanledger.limits.estimate.token_bound import MEDIA_TOKENS, body_tokens
-from spanledger.limits.estimate.worst_case import asks, worst_picousd
+from spanledger.limits.estimate.worst_case import max_cost_picousd, price_modifiers
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import quote
 from spanledger.runtime import finalizers
 from spanledger.runtime.reentrant_queue import ReentrantQueue
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
 from test_operations_google import INTERACTION
 
@@ -64,7 +64,7 @@ def limited(tmp_path: Path, monkeypatch):
 
 
 def balance() -> tuple[Decimal, int]:
-    limiter = api.configured()
+    limiter = api.limiter_from_settings()
     assert limiter is not None
     [key] = limiter._store._balances  # type: ignore[attr-defined]
     spent, held = limiter._store.balance(key)
@@ -175,7 +175,7 @@ def test_a_call_that_passed_a_threshold_says_so_on_its_row(limited, ledger: Reco
 
 def test_a_request_that_is_too_large_is_refused(limited, ledger: Recorded, provider: Provider):
     limited("5", "[request]\nmax_output_tokens = 50\n")
-    with pytest.raises(BudgetExceeded, match="may take 100 tokens of output, and 50 are allowed") as refused:
+    with pytest.raises(BudgetExceeded, match="may use 100 tokens of output, and 50 are allowed") as refused:
         ask_openai(provider.url)
     assert refused.value.retry_after_seconds == 0
 
@@ -194,7 +194,7 @@ def test_what_breaks_in_here_lets_the_call_pass(limited, ledger: Recorded, provi
     from spanledger.runtime import guard
 
     limited("5")
-    monkeypatch.setattr(request_estimate, "Size", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(request_estimate, "PromptTokenBound", lambda *_, **__: 1 / 0)
     ask_openai(provider.url)
     assert len(provider.sold) == 1
     assert guard.failures.pop(("checking limits", "ZeroDivisionError")) == 1
@@ -314,7 +314,7 @@ def tiktoken(no_tokenizer, monkeypatch) -> threading.Event:
 
 def wait_for_the_tokenizer(fetched: threading.Event) -> None:
     fetched.set()
-    while tokenizer.counter("openai", "gpt-5.4-mini") is None:
+    while tokenizer.token_counter("openai", "gpt-5.4-mini") is None:
         time.sleep(0.01)
 
 
@@ -333,7 +333,7 @@ def test_a_prompt_is_counted_by_a_tokenizer_before_it_is_refused_for_its_bound(
     wait_for_the_tokenizer(tiktoken)
     ask(words)
     assert len(provider.sold) == 1
-    with pytest.raises(BudgetExceeded, match=r"may take 1,6\d\d tokens of input"):
+    with pytest.raises(BudgetExceeded, match=r"may use 1,6\d\d tokens of input"):
         ask([{"role": "user", "content": " word" * 1500}])
 
 
@@ -347,7 +347,7 @@ def test_a_budget_that_a_bound_would_use_up_has_room_for_what_a_tokenizer_counts
             model="gpt-5.4-mini", messages=[{"role": "user", "content": " word" * 2000}], max_tokens=10
         )
     assert balance()[1] == 0
-    assert tokenizer.counter("anthropic", "claude-sonnet-4-6") is None
+    assert tokenizer.token_counter("anthropic", "claude-sonnet-4-6") is None
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
         store = RedisStore(server.url, 2.0)
 
         def counted() -> tuple[int, int]:
-            limiter = api.configured()
+            limiter = api.limiter_from_settings()
             assert limiter is not None
             assert limiter.flush(10)
             [key] = [
@@ -450,7 +450,7 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
         client.responses.retrieve("resp_shared_1")
         cost = int(ledger.row["cost_usd"].scaleb(12))
         assert counted() == (cost, 0)
-        monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.Recorded())
+        monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.SeenResponses())
         api.reset()
         client.responses.retrieve("resp_shared_1")
         assert len(ledger.rows) == 2, "the ledger knows that they are one by their name"
@@ -527,11 +527,11 @@ def test_a_child_counts_for_itself_what_its_parent_has_begun(limited, ledger: Re
     client = openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1")
     with spanledger.attribution(user="ada"):
         client.responses.create(model="gpt-5.4-mini", input="x", background=True, max_output_tokens=100)
-        parent = api.configured()
+        parent = api.limiter_from_settings()
         api.reset()  # what a fork does in the child
         call.after_fork()
         client.responses.retrieve("resp_forked_1")
-    assert api.configured() is not parent
+    assert api.limiter_from_settings() is not parent
     assert balance() == (ledger.row["cost_usd"], 0)
 
 
@@ -652,7 +652,9 @@ def test_no_kind_of_answer_is_dearer_than_the_estimate(
     provider: str, model: str, body: dict[str, Any], usage: dict[str, int]
 ):
     total = quote(provider, model, usage, geo=body.get("inference_geo", "")).total_picousd
-    estimate = worst_picousd(provider, model, usage["input"], usage["output"], asks(body, model, None, media=False))
+    estimate = max_cost_picousd(
+        provider, model, usage["input"], usage["output"], price_modifiers(body, model, None, media=False)
+    )
     assert total is not None
     assert estimate is not None
     assert total <= estimate
@@ -667,7 +669,7 @@ def test_a_refusal_survives_the_way_from_a_worker():
 def test_a_stream_that_the_collector_finds_ends_where_no_lock_is_held(limited, ledger: Recorded, provider: Provider):
     """The collector may run while a lock of ours is held; here it does, in every line that holds one."""
     limited("5")
-    limiter = api.configured()
+    limiter = api.limiter_from_settings()
     assert limiter is not None
 
     class Collecting:
@@ -713,9 +715,9 @@ def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", none)
         with pytest.raises(RuntimeError):
-            finalizers.ready()
-    finalizers.ready()
-    assert finalizers.wait(10)
+            finalizers.start_worker()
+    finalizers.start_worker()
+    assert finalizers.drain(10)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------------
@@ -725,15 +727,15 @@ def test_what_becomes_of_requests_is_a_metric(limited, ledger: Recorded, provide
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
     monkeypatch.setattr(metrics.metrics, "get_meter", meters.get_meter)
-    metrics.observe_limits()
+    metrics.register_limit_metrics()
     assert figures(reader) == {}, "nothing where nothing is enforced"
     limited("0.000001", BLOCK)
     with spanledger.attribution(user="ada"), pytest.raises(BudgetExceeded):
         ask_openai(provider.url)
     ask_openai(provider.url)
-    limiter = api.configured()
+    limiter = api.limiter_from_settings()
     assert limiter is not None
-    limiter.thresholds["u", 0.8] += 1
+    limiter.threshold_counts["u", 0.8] += 1
     assert figures(reader) == {
         ("spanledger.limits.requests", "refused"): 1,
         ("spanledger.limits.requests", "allowed"): 1,
@@ -860,7 +862,7 @@ def test_what_is_stopped_is_refused_within_seconds_and_each_change_is_a_row(
     limited, ledger: Recorded, provider: Provider, tmp_path: Path, monkeypatch
 ):
     server = RedisServer(tmp_path)
-    where = target(f"chdb://{tmp_path / 'chdb'}")
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     limited("5")
@@ -906,7 +908,7 @@ def test_what_is_stopped_is_refused_within_seconds_and_each_change_is_a_row(
         )
     finally:
         server.stop()
-    with connected(where) as client:
+    with open_client(where) as client:
         client.command(f"USE `{where.database}`")
         rows = client.query(
             "SELECT kind, dimension, key, reason, who LIKE '%@%' FROM limit_events ORDER BY at"

@@ -375,11 +375,11 @@ def test_time_to_first_chunk_is_before_the_end(client: openai.OpenAI, ledger: Re
 def test_without_our_doors_the_sdk_is_as_it_was(client: openai.OpenAI, provider: Provider, ledger: Recorded):
     from openai._base_client import BaseClient, SyncAPIClient
 
-    from spanledger.hooks.stainless import StainlessDoor
+    from spanledger.hooks.stainless import StainlessPatches
 
     assert hasattr(SyncAPIClient.request, "__wrapped__")
     original = SyncAPIClient.request.__wrapped__
-    door = StainlessDoor(openai._base_client, None, None, frozenset())
+    door = StainlessPatches(openai._base_client, None, None, frozenset())
     door.install()
     door.remove()
     assert SyncAPIClient.request.__wrapped__ is original

@@ -74,7 +74,7 @@ def row(span: Span) -> list[Any]:
     return [
         datetime.fromtimestamp(0, UTC) + timedelta(microseconds=span.start // 1000), span.trace_id, span.span_id, span.parent_span_id,
         span.name, span.resource.get("service.name", ""), {k: said(v) for k, v in span.resource.items()}, span.scope,
-        {k: said(v) for k, v in span.attributes.items()}, span.end - span.start, "Error" if span.failed else "Unset",
+        {k: said(v) for k, v in span.attributes.items()}, span.end - span.start, "Error" if span.is_error else "Unset",
     ]  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_spans_of_ours_are_the_same_rows_as_through_python(traces: Any, ledger: 
         client.chat.completions.create(model="gpt-4.1-mini", messages=[{"role": "user", "content": "[429] x"}])
     with anthropic.Anthropic(base_url=provider.url, api_key="k") as client:
         client.messages.create(model="claude-sonnet-4-6", max_tokens=9, messages=[{"role": "user", "content": "y"}])
-    insert(traces, *(span for line in ledger.lines for span in otlp.spans(json.loads(line))))
+    insert(traces, *(span for line in ledger.lines for span in otlp.spans_from_json(json.loads(line))))
     columns = [name for name in COLUMNS if name not in ("attributes", "source")]
     found = traces.query(f"SELECT {', '.join(columns)} FROM llm_calls FINAL ORDER BY start_time").result_rows
     assert len(found) == 4

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spanledger.pricing import quote
-from spanledger.pricing.non_token_meters import dimensions, resolved
+from spanledger.pricing.non_token_meters import pixel_dimensions, resolution_suffix
 from spanledger.semconv.usage import from_attributes, from_totals, to_attributes
 
 
@@ -60,11 +60,15 @@ def test_training_has_no_price_in_the_table():
     [("1920x1080", "1080p"), ("720x1280", "720p"), ("1080p", "1080p"), ("4K", "4k"), ("3840x2160", "4k"), ("1K", "1K")],
 )
 def test_a_size_is_a_resolution(size, suffix):
-    assert resolved(size) == suffix
+    assert resolution_suffix(size) == suffix
 
 
 def test_a_size_is_two_numbers_or_none():
-    assert (dimensions("1024-x-768"), dimensions("auto"), dimensions("")) == ((1024, 768), (0, 0), (0, 0))
+    assert (pixel_dimensions("1024-x-768"), pixel_dimensions("auto"), pixel_dimensions("")) == (
+        (1024, 768),
+        (0, 0),
+        (0, 0),
+    )
 
 
 def test_units_survive_the_way_through_attributes():

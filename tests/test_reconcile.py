@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.invoices import provider_exports
-from spanledger_clickhouse.invoices.provider_exports import InvoiceError, Line, model_key, read
-from spanledger_clickhouse.invoices.reconcile import Part, explained
+from spanledger_clickhouse.invoices.provider_exports import InvoiceError, InvoiceLine, model_key, read
+from spanledger_clickhouse.invoices.reconcile import LedgerSlice, explain_variance
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -125,20 +125,20 @@ def test_a_snapshot_is_its_model(name: str, key: str):
     assert model_key(name) == key
 
 
-def bill(usd: str, project: str = "p", model: str = "m", places: int = 6) -> Line:
-    return Line(DAY, "openai", project, model, Decimal(usd), "csv", places)
+def bill(usd: str, project: str = "p", model: str = "m", places: int = 6) -> InvoiceLine:
+    return InvoiceLine(DAY, "openai", project, model, Decimal(usd), "csv", places)
 
 
 def key(project: str = "p", model: str = "m"):
     return (DAY, "openai", project, model)
 
 
-def one(usd: str, part: Part, places: int = 6):
-    [found] = explained({key(): [bill(usd, places=places)]}, {key(): part})
+def one(usd: str, part: LedgerSlice, places: int = 6):
+    [found] = explain_variance({key(): [bill(usd, places=places)]}, {key(): part})
     return {name: amount for name, amount in found.causes.items() if amount}, found.unexplained
 
 
-CALLS = Part(cost=Decimal(10), calls=100, priced_tokens=1000)
+CALLS = LedgerSlice(cost=Decimal(10), calls=100, priced_tokens=1000)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ CALLS = Part(cost=Decimal(10), calls=100, priced_tokens=1000)
         ("9.99", CALLS, 2, {"rounding": "-0.005"}, "-0.005"),
         ("11", CALLS._replace(unpriced=5, unpriced_tokens=100), 6, {"rounding": "0.0000005", "unpriced": "0.9999995"}, "0"),
         ("12", CALLS._replace(unpriced=5, unpriced_tokens=100), 6, {"rounding": "0.0000005", "unpriced": "1"}, "0.9999995"),
-        ("7", Part(calls=3, unpriced=3), 6, {"rounding": "0.0000005", "unpriced": "6.9999995"}, "0"),
+        ("7", LedgerSlice(calls=3, unpriced=3), 6, {"rounding": "0.0000005", "unpriced": "6.9999995"}, "0"),
         ("9", CALLS._replace(flagged=Decimal(2)), 6, {"rounding": "-0.0000005", "tier": "-0.9999995"}, "0"),
         ("10.3", CALLS._replace(maybe=2), 6, {"rounding": "0.0000005", "maybe_billed": "0.2"}, "0.0999995"),
         ("13", CALLS, 6, {"rounding": "0.0000005"}, "2.9999995"),
@@ -161,14 +161,18 @@ def test_a_residual_is_explained_as_far_as_there_is_evidence(usd, part, places, 
 
 
 def test_a_model_that_never_passed_here_is_outside():
-    [found] = explained({key(model="sora"): [bill("4", model="sora")]}, {})
+    [found] = explain_variance({key(model="sora"): [bill("4", model="sora")]}, {})
     assert (found.causes["outside"], found.unexplained) == (Decimal("3.9999995"), 0)
 
 
 def test_spend_whose_project_nobody_knows_fills_the_projects_that_lack_it():
-    found = explained(
+    found = explain_variance(
         {key("a"): [bill("6", "a")], key("b"): [bill("5", "b")]},
-        {key("a"): Part(Decimal(4), calls=1), key("b"): Part(Decimal(5), calls=1), key(""): Part(Decimal(3), calls=1)},
+        {
+            key("a"): LedgerSlice(Decimal(4), calls=1),
+            key("b"): LedgerSlice(Decimal(5), calls=1),
+            key(""): LedgerSlice(Decimal(3), calls=1),
+        },
     )
     by_project = {each.project: each for each in found}
     assert by_project["a"].causes["unattributed"] == Decimal("1.9999995")
@@ -177,14 +181,14 @@ def test_spend_whose_project_nobody_knows_fills_the_projects_that_lack_it():
 
 
 money = st.decimals(0, 1000, places=6)
-parts = st.builds(Part, money, st.just(Decimal(0)), st.integers(1, 50), st.integers(0, 50), st.integers(0, 9), st.integers(0, 9), money, st.integers(0, 3))  # fmt: skip
+parts = st.builds(LedgerSlice, money, st.just(Decimal(0)), st.integers(1, 50), st.integers(0, 50), st.integers(0, 9), st.integers(0, 9), money, st.integers(0, 3))  # fmt: skip
 keys = st.builds(key, st.sampled_from(["", "a", "b"]), st.sampled_from(["", "m", "n"]))
 
 
 @given(st.dictionaries(keys, money), st.dictionaries(keys, parts))
 def test_the_parts_always_add_up(amounts, found):
     invoiced = {k: [bill(str(usd), k[2], k[3])] for k, usd in amounts.items()}
-    done = explained(invoiced, found)
+    done = explain_variance(invoiced, found)
     assert {(r.day, r.provider, r.project, r.model) for r in done} == invoiced.keys() | found.keys()
     for each in done:
         assert sum(each.causes.values()) + each.unexplained == each.residual
@@ -192,7 +196,7 @@ def test_the_parts_always_add_up(amounts, found):
 
 @pytest.fixture
 def where(tmp_path: Path, monkeypatch):
-    found = target(f"chdb://{tmp_path / 'ledger'}")
+    found = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     monkeypatch.setenv("SPANLEDGER_DSN", found.dsn)
     at = datetime(2026, 3, 2, 12, tzinfo=UTC)
     mini = {
@@ -207,7 +211,7 @@ def where(tmp_path: Path, monkeypatch):
         call(span_id="4" * 16, cost_usd=Decimal(9), start_time=datetime(2026, 3, 3, tzinfo=UTC)),
         call(span_id="5" * 16, cost_usd=Decimal(9), start_time=at, provider="anthropic"),
     ]  # fmt: skip
-    with connected(found) as client:
+    with open_client(found) as client:
         migrations.migrate(client, found)
         insert.insert(client, found, [tuple(row.values()) for row in rows])
     return found
@@ -234,7 +238,7 @@ def test_the_invoice_is_kept_once_and_views_have_it(where, tmp_path: Path):
     file.write_text("day,provider,model,amount_usd\n2026-03-02,openai,gpt-5.4-mini,5\n")
     for _ in range(2):
         assert CliRunner().invoke(main, ["reconcile", str(file)]).exit_code == 0
-    with connected(where) as client:
+    with open_client(where) as client:
         client.command(f"USE `{where.database}`")
         assert client.query("SELECT invoiced_usd, ledger_usd FROM reconciliation").result_rows == [(Decimal(5), Decimal("1.46"))]  # fmt: skip
     assert CliRunner().invoke(main, ["reconcile", str(file), "--fail-over", "1"]).exit_code == 1
@@ -254,7 +258,7 @@ def test_a_day_that_is_kept_split_otherwise_does_not_count_twice(where, tmp_path
     def kept(*lines: str) -> tuple[Decimal, ...]:
         file.write_text("\n".join(("day,provider,project,model,amount_usd", *lines)) + "\n")
         assert CliRunner().invoke(main, ["reconcile", str(file)]).exit_code == 0
-        with connected(where) as client:
+        with open_client(where) as client:
             rows = client.query(
                 f"SELECT invoiced_usd FROM `{where.database}`.reconciliation ORDER BY day, provider"
             ).result_rows
@@ -276,4 +280,4 @@ def test_a_model_that_no_process_has_seen_counts_for_fail_over(where, tmp_path: 
 
 
 def test_the_lines_of_a_key_are_put_together():
-    assert {len(found) for found in provider_exports.merged(read(json.dumps(OPENAI).encode())).values()} == {1, 2}
+    assert {len(found) for found in provider_exports.grouped(read(json.dumps(OPENAI).encode())).values()} == {1, 2}

@@ -13,8 +13,8 @@ from loopback_provider import Provider
 import spanledger
 from conftest import Recorded
 from spanledger import bootstrap
-from spanledger.capture.dedup import Expected
-from spanledger.capture.dedup import Recorded as Registry
+from spanledger.capture.dedup import PendingJobs
+from spanledger.capture.dedup import SeenResponses as Registry
 
 CHAT = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "how much?"}]}
 
@@ -96,18 +96,18 @@ def test_a_freed_object_is_never_taken_for_another():
     registry = Registry()
     for _ in range(1_000_000):
         thing = Thing()
-        assert not registry.holds(thing)
-        registry.hold(thing)
+        assert not registry.contains_object(thing)
+        registry.add_object(thing)
     del thing
     gc.collect()
     assert registry._objects == {}
 
 
 def test_what_is_remembered_is_bounded():
-    registry, expected = Registry(capacity=10), Expected(capacity=10)
+    registry, expected = Registry(capacity=10), PendingJobs(capacity=10)
     for n in range(100):
-        assert registry.first("openai", str(n))
-        expected.keep(n, n)
+        assert registry.add_if_new("openai", str(n))
+        expected.put_if_absent(n, n)
     assert (len(registry._keys), len(expected._values)) == (10, 10)
 
 

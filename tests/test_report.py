@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.report.queries import forecast
 from synthetic import call, open_shop
 
@@ -28,8 +28,8 @@ NOW = "2026-03-21 15:20:00"
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory) -> str:
-    where = target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
-    with connected(where) as client:
+    where = resolve_target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
+    with open_client(where) as client:
         open_shop(client, where, datetime.fromisoformat(NOW).replace(tzinfo=UTC), 5000)
     return where.dsn
 
@@ -73,8 +73,8 @@ def test_a_budget_that_will_not_last_says_when(shop):
 
 
 def test_an_empty_ledger_has_a_report(tmp_path: Path):
-    where = target(f"chdb://{tmp_path / 'ledger'}")
-    with connected(where) as client:
+    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
+    with open_client(where) as client:
         migrations.migrate(client, where)
     for form in ("text", "md", "html", "json", "slack"):
         found = run(where.dsn, "--format", form)
@@ -83,10 +83,10 @@ def test_an_empty_ledger_has_a_report(tmp_path: Path):
 
 
 def test_what_has_no_price_is_no_zero_and_breaks_no_report(tmp_path: Path):
-    where = target(f"chdb://{tmp_path / 'ledger'}")
+    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     at = datetime(2026, 3, 20, tzinfo=UTC)
     rows = [call(span_id="1" * 16, start_time=at, feature="[/stream]", user_id="u", cost_usd=None)]
-    with connected(where) as client:
+    with open_client(where) as client:
         migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     assert "[/stream]     -      -      1       -       -" in run(where.dsn).stdout
@@ -96,7 +96,7 @@ def test_what_has_no_price_is_no_zero_and_breaks_no_report(tmp_path: Path):
 
 
 def test_a_report_that_ends_with_a_month_has_that_months_budgets(tmp_path: Path):
-    where = target(f"chdb://{tmp_path / 'ledger'}")
+    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     rows = [
         call(
             span_id=f"{n:016x}",
@@ -105,7 +105,7 @@ def test_a_report_that_ends_with_a_month_has_that_months_budgets(tmp_path: Path)
         )
         for n in range(2)
     ]
-    with connected(where) as client:
+    with open_client(where) as client:
         migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     environment = {"SPANLEDGER_DSN": where.dsn}
@@ -148,7 +148,7 @@ def test_hostile_names_stay_text():
 
 
 def ask(dsn: str, query: str) -> list[tuple]:
-    where = target(dsn)
-    with connected(where) as client:
+    where = resolve_target(dsn)
+    with open_client(where) as client:
         client.command(f"USE `{where.database}`")
         return list(client.query(query).result_rows)

@@ -66,7 +66,7 @@ def test_wrong_and_missing_prices_are_corrected_once(ledger):
     done = repricing.reprice(*window)
     assert dry == done
     [change] = done
-    assert (change.model, change.calls, change.healed) == ("gpt-4.1-mini", 6, 3)
+    assert (change.model, change.calls, change.newly_priced) == ("gpt-4.1-mini", 6, 3)
     assert (change.old_usd, change.new_usd) == (Decimal("1.5"), 6 * RIGHT)
     assert costs(ledger) == AFTER
     assert repricing.reprice(*window) == []

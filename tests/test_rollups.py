@@ -15,7 +15,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError as ClickHouseErro
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import DatabaseError, Target, connected, target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client, resolve_target
 from spanledger_clickhouse.database.rollups import Rollups, select
 from spanledger_clickhouse.rows.rows import Contents
 from spanledger_clickhouse.ship import sinks
@@ -195,11 +195,11 @@ def test_sums_do_not_depend_on_the_number_of_threads(ledger):
 
 
 def test_an_older_schema_is_upgraded_with_its_data(tmp_path: Path, monkeypatch):
-    where = target(f"chdb://{tmp_path / 'chdb'}")
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
     whole = migrations.migrations(where.database)
     first = [each for each in whole if each.name in ("schema/010_llm_calls.sql", "schema/020_ledger_events.sql")]
     rows = some(50)
-    with connected(where) as client:
+    with open_client(where) as client:
         with monkeypatch.context() as older:
             older.setattr(migrations, "migrations", lambda database, servers: first)
             migrations.migrate(client, where)
@@ -288,6 +288,6 @@ def test_a_writer_that_may_only_insert_ships(ledger, monkeypatch):
 
     monkeypatch.setattr(migrations, "migrate", refused)
     monkeypatch.setattr(migrations, "connect", lambda _: client)
-    line = sinks.Line(b"", Contents([tuple(row.values()) for row in some(3)], []))
+    line = sinks.SpoolLine(b"", Contents([tuple(row.values()) for row in some(3)], []))
     sinks.ClickHouseSink(where).send([line])
     assert sums(ledger, "llm_costs")[0] == 3

@@ -12,10 +12,10 @@ import pytest
 
 from questions import Question
 from spanledger.limits.limiter import Limiter
-from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Policy, Rule, Who
+from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Dimensions, Policy, Rule
 from spanledger.limits.store.memory import MemoryStore
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import call
 from test_views import START, Asked
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.clock
 def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
     """A base of $1,700 a day, then one user at $22.9 an hour on a $10,000 month."""
     chance = random.Random(40)
-    where = target(f"chdb://{tmp_path / 'chdb'}")
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
     rows = [
         call(
             start_time=START + timedelta(hours=hour, minutes=number % 60), trace_id=f"{hour * 100 + number:032x}", span_id=f"{number:016x}",
@@ -39,7 +39,7 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
         call(start_time=begin + timedelta(minutes=minute), trace_id=f"f{minute:031x}", user_id="scraper", feature="summarize", cost_usd=Decimal("0.45") * (1 + minute // 20))
         for minute in range(60)
     ]  # fmt: skip
-    with connected(where) as client:
+    with open_client(where) as client:
         migrations.migrate(client, where)
         for start in range(0, len(rows), 10_000):
             insert.insert(client, where, [tuple(row.values()) for row in rows[start : start + 10_000]])
@@ -71,7 +71,7 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
 def test_with_a_limit_the_runaway_user_is_stopped_in_the_first_hour():
     """847 calls in four days at $22.9 an hour; a user may spend 1 % of a day of the $10,000 month in an hour, $5 a day."""
     at = START
-    user = Who(user="scraper")
+    user = Dimensions(user="scraper")
     limits = Limiter(
         Policy((
             Budget("a user's hour", "hour", 3_333_333_333_333, {}, "user", action=BLOCK),
@@ -94,7 +94,7 @@ def test_with_a_limit_the_runaway_user_is_stopped_in_the_first_hour():
             refused.append(at)
             if "hour" in found.reason:
                 assert found.retry_after_seconds == math.ceil(3600 - (at - START).total_seconds() % 3600)
-        assert limits.check(Who(user=f"user-{number}"), 10**10).allowed, "nobody else notices"
+        assert limits.check(Dimensions(user=f"user-{number}"), 10**10).allowed, "nobody else notices"
     assert refused[0] - START < timedelta(hours=1)
     assert len(refused) > 800
     assert max(spent.values()) <= 5 * 10**12, "instead of $550 a day"
@@ -119,7 +119,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_of_and_downgraded_at_its_stated
     for number in range(30 * 24 * 20):
         at = START + timedelta(minutes=3 * number)
         feature = ("summarize", "summarize", "eval", "checkout")[number % 4]
-        found = limits.check(Who(feature=feature), prices["big"], question=Question("big", prices.get))
+        found = limits.check(Dimensions(feature=feature), prices["big"], request_estimate=Question("big", prices.get))
         model = found.model or "big" if found.allowed else "refused"
         models[feature].append((total, model))
         if found.allowed:

@@ -20,10 +20,10 @@ from opentelemetry.trace import SpanKind
 
 import spanledger
 from conftest import Recorded
-from spanledger.capture.sampler import keep_calls
+from spanledger.capture.sampler import wrap_sampler
 from spanledger.context import baggage as baggage_attribution
 from spanledger.context import unattributed
-from spanledger.context.propagation import GuardedPropagator
+from spanledger.context.propagation import FilteringPropagator
 from spanledger.context.unattributed import Strictness
 from spanledger.middleware import AsgiAttribution, WsgiAttribution
 
@@ -148,10 +148,10 @@ def test_attribution_can_be_carried_where_no_context_goes(ask, ledger: Recorded)
 
 def test_only_labels_that_are_allowed_are_kept(ask, ledger: Recorded, monkeypatch):
     monkeypatch.setenv("SPANLEDGER_LABELS", "cohort, plan")
-    baggage_attribution._allow_list.cache_clear()
+    baggage_attribution._allowed_labels.cache_clear()
     with spanledger.attribution(labels={"cohort": "a", "password": "x"}):
         ask()
-    baggage_attribution._allow_list.cache_clear()
+    baggage_attribution._allowed_labels.cache_clear()
     assert ledger.row["labels"] == {"cohort": "a"}
 
 
@@ -168,7 +168,7 @@ def test_user_ids_can_be_pseudonyms(ask, ledger: Recorded, monkeypatch):
 
 
 def test_a_loss_is_logged_once_a_call_site_and_counted(ask, ledger: Recorded, caplog, monkeypatch):
-    monkeypatch.setattr("spanledger.capture.processor.losses", unattributed.Losses())
+    monkeypatch.setattr("spanledger.capture.processor.losses", unattributed.UnattributedCalls())
     for _ in range(3):
         ask()
     assert ["no trace and no baggage reached it" in record.message for record in caplog.records] == [True]
@@ -186,7 +186,7 @@ def test_strict_mode_raises_before_anything_is_sent(ask, provider: Provider, led
 
 def test_strict_mode_warns_by_default(ask, ledger: Recorded, caplog, monkeypatch):
     monkeypatch.setenv("SPANLEDGER_REQUIRE", "tenant,nonsense")
-    ledger.processor.strictness = unattributed.configured()
+    ledger.processor.strictness = unattributed.strictness_from_settings()
     with spanledger.attribution(user="ada", feature="x", request_id="r"):
         ask()
         ask()
@@ -198,7 +198,7 @@ def test_strict_mode_warns_by_default(ask, ledger: Recorded, caplog, monkeypatch
 
 
 def extracted(carrier: dict[str, str], *, trusting: bool = False):
-    guard = GuardedPropagator(W3CBaggagePropagator(), trusting=trusting)  # the global one may be guarded already
+    guard = FilteringPropagator(W3CBaggagePropagator(), trusting=trusting)  # the global one may be guarded already
     return baggage.get_all(guard.extract(carrier))
 
 
@@ -214,13 +214,13 @@ def test_a_gateway_can_be_trusted():
 
 
 def test_what_we_knew_before_is_not_overwritten_by_a_stranger():
-    guard = GuardedPropagator(propagate.get_global_textmap(), trusting=False)
+    guard = FilteringPropagator(propagate.get_global_textmap(), trusting=False)
     known = baggage.set_baggage("user.id", "ada")
     assert baggage.get_all(guard.extract(SPOOFED, known)) == {"user.id": "ada", "theirs": "1"}
 
 
 def test_what_names_nobody_is_not_sent_to_our_own_services_as_text():
-    guard = GuardedPropagator(W3CBaggagePropagator(), trusting=False)
+    guard = FilteringPropagator(W3CBaggagePropagator(), trusting=False)
     carrier: dict[str, str] = {}
     guard.inject(carrier, baggage.set_baggage("user.id", None, baggage.set_baggage("theirs", None)))
     assert carrier == {"baggage": "theirs=None"}
@@ -239,8 +239,8 @@ def test_sampling_decides_what_the_back_end_gets_and_not_what_the_ledger_holds(
     tracing = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     tracing.add_span_processor(SimpleSpanProcessor(exported))
     tracing.add_span_processor(ledger.processor)
-    keep_calls(tracing)
-    keep_calls(tracing)
+    wrap_sampler(tracing)
+    wrap_sampler(tracing)
     ledger.tracing = tracing
     with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
         for _ in range(200):

@@ -33,14 +33,14 @@ from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, connected, target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, open_client, resolve_target
 from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.exporter import LedgerSpanExporter
 from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, Row, contents, rows
 from spanledger_clickhouse.ship import dead_letters, shipper
 from spanledger_clickhouse.ship.background_thread import BackgroundShipper
-from spanledger_clickhouse.ship.shipper import Drained
-from spanledger_clickhouse.ship.sinks import ClickHouseSink, Line, OtlpSink
+from spanledger_clickhouse.ship.shipper import DrainStats
+from spanledger_clickhouse.ship.sinks import ClickHouseSink, OtlpSink, SpoolLine
 
 
 def record(ledger: Recorded, provider: Provider, calls: int = 3) -> list[Row]:
@@ -60,14 +60,14 @@ class Got:
         self.sends = 0
         self.refuses = refuses
 
-    def send(self, lines: Sequence[Line]) -> None:
+    def send(self, lines: Sequence[SpoolLine]) -> None:
         self.sends += 1
         rows = [row for line in lines for row in line.contents.rows]
         if any(map(self.refuses, rows)):
             raise PoisonError("it will not")
         self.rows += rows
 
-    def rest(self) -> None:
+    def on_idle(self) -> None:
         pass
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Got:
 
 
 class Down(Got):
-    def send(self, lines: Sequence[Line]) -> None:
+    def send(self, lines: Sequence[SpoolLine]) -> None:
         raise DatabaseError("down")
 
 
@@ -132,13 +132,13 @@ def test_a_refused_row_is_isolated_kept_and_can_be_tried_again(ledger: Recorded,
     done = shipper.drain(ledger.spool.directory, got)
     assert (len(got.rows), done.dead) == (39, 1)
     assert got.sends < 20
-    [letter] = dead_letters.letters(ledger.spool.directory)
+    [letter] = dead_letters.list_entries(ledger.spool.directory)
     assert (letter.reason, rows(letter.line)) == ("it will not", [expected[17]])
-    assert dead_letters.exhume(ledger.spool.directory, ledger.spool.directory / "retried.jsonl") == 1
+    assert dead_letters.requeue(ledger.spool.directory, ledger.spool.directory / "retried.jsonl") == 1
     got.refuses = lambda row: False
     shipper.drain(ledger.spool.directory, got)
     assert sorted(map(repr, got.rows)) == sorted(map(repr, expected))
-    assert list(dead_letters.letters(ledger.spool.directory)) == []
+    assert list(dead_letters.list_entries(ledger.spool.directory)) == []
 
 
 @pytest.mark.parametrize(
@@ -149,18 +149,18 @@ def test_errors_that_pass_are_told_from_rows_that_never_will(code, poison):
 
     error = TheirError("x")
     error.code = code
-    assert insert.poisonous(error) is poison
+    assert insert.is_poison(error) is poison
 
 
 def test_dead_letters_are_shown_and_retried_by_the_command(monkeypatch, own_state: Path, tmp_path: Path):
     monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
     (own_state / "spool").mkdir(parents=True)
-    dead_letters.bury(own_state / "spool", b'{"resourceSpans": []}\n', "it would not")
+    dead_letters.add(own_state / "spool", b'{"resourceSpans": []}\n', "it would not")
     shown = CliRunner().invoke(main, ["ship", "--dead"]).output
     assert "it would not" in shown
     assert "1 rows were refused" in shown
     assert "1 rows go back into the spool" in CliRunner().invoke(main, ["ship", "--dead", "--retry"]).output
-    assert list(dead_letters.letters(own_state / "spool")) == []
+    assert list(dead_letters.list_entries(own_state / "spool")) == []
 
 
 # --- a Collector ---------------------------------------------------------------------------------------------------
@@ -200,7 +200,9 @@ def test_a_collector_that_wants_a_token_gets_it(ledger: Recorded, provider: Prov
     monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", "authorization=Bearer%20s3cret, x-scope=a")
     with HTTPServer(("127.0.0.1", 0), Receiver) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        OtlpSink(f"http://127.0.0.1:{server.server_port}").send([Line(line, contents(line)) for line in ledger.lines])
+        OtlpSink(f"http://127.0.0.1:{server.server_port}").send(
+            [SpoolLine(line, contents(line)) for line in ledger.lines]
+        )
     assert got == ["Bearer s3cret"]
     monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", "x=1,s3cret")
     with pytest.raises(DatabaseError, match=r"^part 2 of SPANLEDGER_OTLP_HEADERS is no name=value$"):
@@ -225,7 +227,7 @@ def test_what_a_collector_answers_decides_whether_lines_wait(status, error, ledg
     collector = Canned()
     collector.answers["/v1/traces"] = status
     with pytest.raises(DatabaseError) as raised:
-        OtlpSink(collector.url).send([Line(line, contents(line)) for line in ledger.lines])
+        OtlpSink(collector.url).send([SpoolLine(line, contents(line)) for line in ledger.lines])
     collector.close()
     assert type(raised.value) is error
 
@@ -257,13 +259,13 @@ def test_whatever_a_sink_raises_the_shipper_goes_on(ledger: Recorded, provider: 
 
 
 class Broken(Got):
-    def send(self, lines: Sequence[Line]) -> None:
+    def send(self, lines: Sequence[SpoolLine]) -> None:
         raise RuntimeError("secret")
 
 
 def test_a_password_that_is_not_escaped_is_not_shown():
     with pytest.raises(DatabaseError) as raised:
-        target("clickhouse://user:se/cret@host:8123/llm")
+        resolve_target("clickhouse://user:se/cret@host:8123/llm")
     assert "cret" not in str(raised.value)
 
 
@@ -285,7 +287,7 @@ def test_the_exporter_alone_writes_retries_and_ships_within_its_deadline(own_sta
         tracing.get_tracer(scope).start_span("chat", attributes={a.OPERATION: "chat", a.PROVIDER: "openai"}).end()
     assert tracing.force_flush()
     for _ in range(100):
-        if not shipper.waiting(own_state / "spool"):
+        if not shipper.waiting_bytes(own_state / "spool"):
             break
         time.sleep(0.1)
     tracing.shutdown()
@@ -306,7 +308,7 @@ def test_a_flush_that_fails_says_so_and_one_that_ships_too(ledger: Recorded, pro
     assert background.flush(5) is True
     background.stop()
     collector.close()
-    assert shipper.waiting(ledger.spool.directory) == 0
+    assert shipper.waiting_bytes(ledger.spool.directory) == 0
     assert background.shipped.rows == 3
 
 
@@ -315,10 +317,10 @@ def test_the_ledger_counts_itself_through_the_meter(ledger: Recorded, provider: 
     meters = MeterProvider([reader], shutdown_on_exit=False)
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
     background = BackgroundShipper(ledger.spool.directory)
-    selfmetrics.observe(ledger.spool)
-    BackgroundShipper.observe(lambda: background)
+    selfmetrics.register_spool_metrics(ledger.spool)
+    BackgroundShipper.register_metrics(lambda: background)
     record(ledger, provider)
-    shipped = Drained(rows=2, dead=1, torn=1)
+    shipped = DrainStats(rows=2, dead=1, torn=1)
     background.shipped = shipped
     found = reader.get_metrics_data()
     assert found is not None
@@ -334,16 +336,16 @@ def test_the_ledger_counts_itself_through_the_meter(ledger: Recorded, provider: 
 
 def test_one_shipper_a_directory(tmp_path: Path):
     with (
-        shipper.sole_shipper(tmp_path),
+        shipper.exclusive_shipper(tmp_path),
         pytest.raises(shipper.BusyError),
-        shipper.sole_shipper(tmp_path),
+        shipper.exclusive_shipper(tmp_path),
     ):
         pass
 
 
 def test_a_spool_that_does_not_exist_is_empty(tmp_path: Path):
     assert shipper.drain(tmp_path / "none", Got()).rows == 0
-    assert shipper.waiting(tmp_path / "none") == 0
+    assert shipper.waiting_bytes(tmp_path / "none") == 0
 
 
 def count(client, where: Target) -> int:
@@ -442,13 +444,13 @@ def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_stat
     for _ in range(10):
         tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
     with spool._lock:
-        spool._lost.add(10, 5)
+        spool._losses.add(10, 5)
         spool.next_sequence()
     tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
     spool.next_sequence()  # a row that nobody ever wrote, the last one
     spool.close()
     kept = [line for file in sorted((own_state / "spool").glob("*.jsonl")) for line in file.read_bytes().splitlines()]
-    lines = [Line(line, contents(line)) for line in kept]
+    lines = [SpoolLine(line, contents(line)) for line in kept]
     without = [line for n, line in enumerate(lines) if n not in (4, 5)]  # rows 3 and 4: line 0 is the start marker
     ClickHouseSink(where, client).send(without)
     assert holes(client, where) == [(3, 4, 2, False), (10, 10, 1, True), (12, 12, 1, False)]
@@ -457,8 +459,8 @@ def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_stat
 
 
 def test_a_server_is_migrated_and_written_over_http(front: str, ledger: Recorded, provider: Provider):
-    where = target(front)
-    with connected(where) as client:
+    where = resolve_target(front)
+    with open_client(where) as client:
         assert migrations.migrate(client, where) != []
         batch = record(ledger, provider)
         insert.insert(client, where, batch)
@@ -473,9 +475,9 @@ def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Reco
     background.start()
     assert background.flush(30)
     background.stop()
-    assert shipper.waiting(ledger.spool.directory) == 0
-    where = target(front)
-    with connected(where) as client:
+    assert shipper.waiting_bytes(ledger.spool.directory) == 0
+    where = resolve_target(front)
+    with open_client(where) as client:
         assert count(client, where) == 3
 
 
@@ -490,7 +492,7 @@ def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Pro
     [line] = {record.message for record in caplog.records}
     assert "cannot reach ClickHouse at http://app:***@127.0.0.1:9/llm" in line
     assert "s3cret" not in line
-    assert shipper.waiting(ledger.spool.directory) > 0
+    assert shipper.waiting_bytes(ledger.spool.directory) > 0
 
 
 @pytest.mark.parametrize(
@@ -498,13 +500,13 @@ def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Pro
 )
 def test_a_wrong_dsn_says_what_a_dsn_is(dsn: str):
     with pytest.raises(DatabaseError, match=r"use clickhouse\[s\]://"):
-        target(dsn)
+        resolve_target(dsn)
 
 
 def test_the_embedded_ledger_serves_one_process(tmp_path: Path):
-    where = target(f"chdb://{tmp_path / 'chdb'}")
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
     code = f"from spanledger_clickhouse.database.connection import connect, target; connect(target({where.dsn!r}))"
-    with connected(where):
+    with open_client(where):
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)
         )
@@ -512,4 +514,4 @@ def test_the_embedded_ledger_serves_one_process(tmp_path: Path):
 
 
 def test_connecting_needs_no_database_to_exist_yet(front: str):
-    connect(target(front)).close()
+    connect(resolve_target(front)).close()

@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from spanledger.semconv import attributes as a
 from spanledger.spool.otlp_json import Encoder
-from spanledger.spool.writer import SEGMENT_BYTES, Lost, Spool
+from spanledger.spool.writer import SEGMENT_BYTES, LostRows, Spool
 
 
 class Kept(SpanProcessor):
@@ -115,7 +115,7 @@ def test_a_full_spool_refuses_the_newest_and_tells_what_it_refused_when_there_is
         assert [spool.append(b"x" * 400 + b"\n", n, 10) for n in (1, 2, 3)] == [False] * 3
     assert [record.message.count("SPANLEDGER_SPOOL_MAX_BYTES") for record in caplog.records] == [1]
     (tmp_path / "other.jsonl").unlink()
-    spool._not_before = 0
+    spool._retry_at = 0
     assert spool.append(b'{"row": 2, "text": "' + b"x" * 400 + b'"}\n', 4, 7)
     spool.close()
     kinds = [line.get(a.MARKER, "row") for line in told(tmp_path)]
@@ -131,7 +131,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line_and_memory_serves_unt
         assert [spool.append(b"%d\n" % n) for n in range(3)] == [True] * 3
     assert ["SPANLEDGER_SPOOL_DIR" in record.message for record in caplog.records] == [True]
     (tmp_path / "file").unlink()
-    spool._not_before = 0
+    spool._retry_at = 0
     assert spool.append(b"3\n")
     assert told(tmp_path / "file" / "spool") == [0, 1, 2, 3]
 
@@ -150,7 +150,7 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(tmp_path: Path, caplo
     with caplog.at_level(logging.ERROR, "spanledger"):
         assert spool.append(b"1\n")
         assert spool.append(b"2\n")
-    spool._not_before = 0
+    spool._retry_at = 0
     assert spool.append(b"3\n")
     spool.close()
     assert ["No space left on device" in record.message for record in caplog.records] == [True]
@@ -224,7 +224,7 @@ def test_what_memory_kept_is_written_at_the_end(tmp_path: Path):
 
 
 def test_losses_of_two_threads_have_their_bounds():
-    lost = Lost()
+    lost = LostRows()
     for sequence in (11, 10, 12):
         lost.add(sequence, 1)
     assert (lost.first, lost.last, lost.count) == (10, 12, 3)

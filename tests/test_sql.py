@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import connected, target
-from spanledger_clickhouse.database.ledger import READONLY, Ledger, WritesError
+from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database.ledger import READONLY_ERROR, Ledger, NotReadOnlyError
 from synthetic import call
 
 READS = {
@@ -78,8 +78,8 @@ def sql(*words: str) -> Result:
 def dsn(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A ledger with two calls, in the embedded engine and behind ClickHouse's HTTP interface."""
     found = f"chdb://{tmp_path / 'ledger'}" if request.param == "embedded" else request.getfixturevalue("front")
-    where = target(found)
-    with connected(where) as client:
+    where = resolve_target(found)
+    with open_client(where) as client:
         migrations.migrate(client, where)
         insert.insert(client, where, [tuple(call(span_id=f"{n:016x}", user_id=f"u{n}").values()) for n in range(2)])
     monkeypatch.setenv("SPANLEDGER_DSN", found)
@@ -87,8 +87,8 @@ def dsn(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def state(dsn: str) -> Any:
-    where = target(dsn)
-    with connected(where) as client:
+    where = resolve_target(dsn)
+    with open_client(where) as client:
         tables = client.query(
             "SELECT name, total_rows FROM system.tables WHERE database = {db:String} ORDER BY name",
             parameters={"db": where.database},
@@ -117,13 +117,13 @@ def test_the_database_itself_refuses_what_looks_like_reading(dsn: str, monkeypat
     import re
 
     monkeypatch.setattr("spanledger_clickhouse.database.ledger.READS", re.compile(""))
-    where = target(dsn)
+    where = resolve_target(dsn)
     for statement in ("DROP TABLE llm_calls", "WITH 1 AS x INSERT INTO feature_rules (feature) SELECT 'a'"):
-        with connected(where) as client:
+        with open_client(where) as client:
             client.command(f"USE `{where.database}`") if where.embedded else setattr(client, "database", where.database)
-            with pytest.raises(WritesError) as refused:
+            with pytest.raises(NotReadOnlyError) as refused:
                 Ledger(client, where).read(statement)
-            assert getattr(refused.value.__cause__, "code", None) == READONLY
+            assert getattr(refused.value.__cause__, "code", None) == READONLY_ERROR
 
 
 def test_a_statement_that_writes_names_the_option(dsn: str):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 
 pytestmark = pytest.mark.clock
 
@@ -61,8 +61,8 @@ MOMENT = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Kiritimati"])
 def test_a_server_of_any_zone_gives_and_takes_utc(zone: str, front_in: Any):
-    where = target(front_in(zone))
-    with connected(where) as client:
+    where = resolve_target(front_in(zone))
+    with open_client(where) as client:
         client.command("CREATE TABLE times (a DateTime('UTC'), b DateTime64(6, 'UTC'), c DateTime) ENGINE = Memory")
         client.insert("times", [[MOMENT] * 3], column_names=["a", "b", "c"])
         [row] = client.query("SELECT a, b, c, toStartOfHour(a), timezone() FROM times").result_rows

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.clock
 
 @pytest.fixture
 def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = target(f"chdb://{tmp_path / 'ledger'}")
+    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     now = datetime.now(UTC)
     rows = [
@@ -34,7 +34,7 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         call(span_id="3" * 16, start_time=now - timedelta(minutes=50), feature="old", user_id="bob", cost_usd=Decimal(9)),
         call(span_id="4" * 16, start_time=now - timedelta(minutes=1), feature=None, user_id=None, cost_usd=None),
     ]  # fmt: skip
-    with connected(where) as client:
+    with open_client(where) as client:
         migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import Target, connected, target
+from spanledger_clickhouse.database.connection import Target, open_client, resolve_target
 from spanledger_clickhouse.database.rollups import Rollups
 from synthetic import call
 
@@ -101,10 +101,10 @@ class Asked:
 
 @pytest.fixture(scope="module", params=["calls alone", "rollups"])
 def asked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Asked]:
-    where = target(f"chdb://{tmp_path_factory.mktemp('views') / 'chdb'}")
+    where = resolve_target(f"chdb://{tmp_path_factory.mktemp('views') / 'chdb'}")
     rows = month()
     chance = random.Random(7)
-    with connected(where) as client:
+    with open_client(where) as client:
         migrations.migrate(client, where)
         shuffled = [*rows, *chance.sample(rows, 500)]  # some come twice, none in order
         chance.shuffle(shuffled)

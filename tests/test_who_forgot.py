@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.cli.who_forgot import Site, fix
+from spanledger_clickhouse.cli.who_forgot import CallSite, suggested_fix
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import connected, target
-from spanledger_clickhouse.report.codeowners import CodeOwners, repository
+from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.report.codeowners import CodeOwners, repository_owners
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -45,16 +45,16 @@ def repo(tmp_path: Path) -> Path:
     ],
 )
 def test_the_last_pattern_that_fits_wins(repo: Path, file: str, owners: tuple[str, ...]):
-    assert CodeOwners(repo).of(file) == owners
+    assert CodeOwners(repo).owners_of(file) == owners
 
 
 def test_the_repository_is_found_from_below_and_need_not_have_owners(repo: Path, tmp_path: Path):
-    assert repository(repo / "shop/api").of("shop/jobs.py")[0] == "@shop/backend"
-    assert CodeOwners(tmp_path / "none").of("shop/jobs.py") == ()
+    assert repository_owners(repo / "shop/api").owners_of("shop/jobs.py")[0] == "@shop/backend"
+    assert CodeOwners(tmp_path / "none").owners_of("shop/jobs.py") == ()
 
 
 def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: Path, monkeypatch):
-    where = target(f"chdb://{tmp_path / 'ledger'}")
+    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     monkeypatch.chdir(repo)
     now = datetime.now(UTC)
@@ -77,7 +77,7 @@ def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: P
         call(span_id="3" * 16, start_time=now - timedelta(days=2), cost_usd=Decimal(1), feature="x", user_id=None, request_id="r", **partial),
         call(span_id="4" * 16, start_time=now, cost_usd=None, feature=None, user_id="u", request_id="r", **{**partial, "code_line": 9}),
     ]  # fmt: skip
-    with connected(where) as client:
+    with open_client(where) as client:
         migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     found = json.loads(CliRunner().invoke(main, ["who-forgot", "--json"]).stdout)
@@ -92,5 +92,5 @@ def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: P
 
 
 def test_a_context_lost_on_the_way_in_is_mended_in_the_middleware():
-    site = Site("a.py", 1, "f", "no_baggage", "ingress", None, 1, 1, 1, 1, datetime.now(UTC))
-    assert "middleware" in fix(site)
+    site = CallSite("a.py", 1, "f", "no_baggage", "ingress", None, 1, 1, 1, 1, datetime.now(UTC))
+    assert "middleware" in suggested_fix(site)

@@ -253,16 +253,16 @@ def main() -> None:
     from grafana import DASHBOARDS, dashboard
 
     import synthetic
-    from spanledger_clickhouse.database.connection import connected, target
+    from spanledger_clickhouse.database.connection import open_client, resolve_target
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dsn", help="a ledger to look at (default: a made-up one)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        where = target(asked.dsn or f"chdb://{directory}/ledger")
+        where = resolve_target(asked.dsn or f"chdb://{directory}/ledger")
         now = datetime.now(UTC)
-        with connected(where) as client:
+        with open_client(where) as client:
             if not asked.dsn:
                 synthetic.open_shop(client, where, now)
             client.command(f"USE `{where.database}`")

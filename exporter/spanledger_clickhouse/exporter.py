@@ -1,4 +1,4 @@
-"""`OTEL_TRACES_EXPORTER=spanledger_clickhouse`: Spanledger as an ordinary span exporter.
+"""Span exporter for `OTEL_TRACES_EXPORTER=spanledger_clickhouse`: writes LLM spans to the spool.
 
 Where Spanledger's own pipeline records in this process the exporter does nothing, so that a row is
 written once. Without it, the sampled spans of Spanledger's scopes go to the spool, and from there to
@@ -25,7 +25,7 @@ from spanledger_clickhouse.ship.background_thread import BackgroundShipper
 
 
 class LedgerSpanExporter(SpanExporter):
-    """Writes the spans of LLM calls to the spool, and ships the spool where a destination is set."""
+    """Span exporter: writes LLM spans to the spool, and ships the spool if a destination is configured."""
 
     def __init__(self, **_: Any) -> None:
         self._spool: Spool | None = None
@@ -34,7 +34,7 @@ class LedgerSpanExporter(SpanExporter):
         self._encoder = Encoder()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        if bootstrap.bound() or bootstrap.disabled():
+        if bootstrap.is_attached() or bootstrap.disabled():
             return SpanExportResult.SUCCESS
         written = True
         with quietly("exporting spans"):
@@ -42,30 +42,30 @@ class LedgerSpanExporter(SpanExporter):
                 scope = span.instrumentation_scope
                 if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
                     self._resource = span.resource
-                    written = self._opened().append(self._encoder.line(span)) and written
+                    written = self._open_spool().append(self._encoder.line(span)) and written
         return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
-    def _opened(self) -> Spool:
+    def _open_spool(self) -> Spool:
         if self._spool is None:
             self._spool = bootstrap.new_spool(lambda: self._resource)
-            self._ship()
+            self._start_shipper()
             os.register_at_fork(after_in_child=self._after_fork)
         return self._spool
 
-    def _ship(self) -> None:
+    def _start_shipper(self) -> None:
         if self._spool is not None:
             self._shipper = BackgroundShipper(self._spool.directory)
             self._shipper.start()
 
     def _after_fork(self) -> None:
-        """In a forked child: a spool and a shipper of its own."""
+        """Give a forked child its own spool and shipper."""
         with quietly("reopening after a fork"):
             if self._spool is not None:
                 self._spool.after_fork()
-            self._ship()
+            self._start_shipper()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Ship now what was exported, within the deadline; what is not shipped by then stays on disk."""
+        """Ship the exported spans within the deadline; rows that are not shipped by then stay on disk."""
         with quietly("flushing"):
             return self._shipper is None or self._shipper.flush(timeout_millis / 1000)
         return False

@@ -1,4 +1,4 @@
-"""The session of a command: the database open, its schema in place, and the spool drained into it."""
+"""Opens the ledger for a command: connects, applies the schema and drains the spool."""
 
 from __future__ import annotations
 
@@ -8,43 +8,45 @@ from typing import Any
 
 from spanledger.runtime import settings
 from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import DatabaseError, connected, denied, target
+from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.ship import shipper
 from spanledger_clickhouse.ship.sinks import ClickHouseSink
 
 
 @contextmanager
-def opened(
+def open_ledger(
     progress: Callable[[int], None] = lambda _: None, dsn: str | None = None, *, take_in: bool = True
 ) -> Generator[Ledger]:
-    """The ledger of SPANLEDGER_DSN, else the embedded one; what waits in the spool is shipped first (`take_in`).
+    """Open the ledger of SPANLEDGER_DSN, else the embedded one; the spool is shipped first (`take_in`).
 
     Raises:
-        DatabaseError: it cannot be opened.
+        DatabaseError: the ledger cannot be opened.
     """
-    database_target = target(dsn)
-    with connected(database_target) as client:
-        with suppress_denied():  # a reader asks what is there: whoever may, has migrated
+    database_target = resolve_target(dsn)
+    with open_client(database_target) as client:
+        with suppress_denied():  # a read-only user cannot migrate: a privileged user has done so
             migrations.migrate(client, database_target)
         ledger = Ledger(client, database_target)
-        if take_in and settings.setting("otlp_endpoint") is None:  # else the spool is a Collector's to get
-            # Another process may be shipping it: what it has not sent yet comes in a second. A reader ships nothing.
+        if take_in and settings.setting("otlp_endpoint") is None:  # else the spool goes to a Collector
+            # Another process may be shipping the spool: its rows arrive within seconds. A read-only user ships nothing.
             with suppress(shipper.BusyError), suppress_denied():
                 shipper.drain(settings.spool_dir(), ClickHouseSink(database_target, client), progress)
-        client.command(f"USE `{database_target.database}`") if database_target.embedded else _use(client, database_target.database)
+        client.command(f"USE `{database_target.database}`") if database_target.embedded else _set_database(
+            client, database_target.database
+        )
         yield ledger
 
 
 @contextmanager
 def suppress_denied() -> Generator[None]:
-    """Go on where the database's user has not the right."""
+    """Ignore errors about missing privileges of the database user."""
     try:
         yield
     except DatabaseError as error:
-        if not denied(error):
+        if not is_access_denied(error):
             raise
 
 
-def _use(client: Any, database: str) -> None:
+def _set_database(client: Any, database: str) -> None:
     client.database = database

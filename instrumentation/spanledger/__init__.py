@@ -1,9 +1,10 @@
 """Spanledger: every LLM call of an application as a priced, attributed row.
 
-Most applications import nothing of this: they start with `opentelemetry-instrument`. What is here is
-for those that build their own TracerProvider (`install`), want a row on its way now (`flush`), say who causes a
-call without middleware (`attribution`, `feature`, `unit`, `carry`, `carried`), or call a model by a client that
-Spanledger does not know (`record`), or keep limits in their own code (`check_request_allowed`, `record_actual_cost`).
+Most applications import nothing from this package: they start with `opentelemetry-instrument`. The public API is
+for applications that build their own TracerProvider (`install`), ship rows immediately (`flush`), set attribution
+without middleware (`attribution`, `feature`, `unit`, `carry`, `carried`), call a model through a client that
+Spanledger does not instrument (`record`), or enforce limits in their own code (`check_request_allowed`,
+`record_actual_cost`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 
-_HOMES = {
+_EXPORT_MODULES = {
     "install": "bootstrap",
     "flush": "bootstrap",
     "record": "manual",
@@ -52,8 +53,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """What is public, imported when first used: `import spanledger` alone loads no SDK."""
-    home = _HOMES.get(name)
+    """Import a public name on first use: `import spanledger` alone loads no SDK."""
+    home = _EXPORT_MODULES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"spanledger.{home}"), name)

@@ -1,8 +1,8 @@
-"""Switching Spanledger on: the entry point of `opentelemetry-instrument`, and `install()`.
+"""Starts Spanledger: the entry point of `opentelemetry-instrument`, and `install()`.
 
-One spool and one `LedgerProcessor` a process, added to every TracerProvider that makes our spans. Where
+There is one spool and one `LedgerProcessor` per process, added to every TracerProvider that creates our spans. Where
 the application has no TracerProvider (opentelemetry-instrument without a distro) calls are recorded
-through a private one, never set as the global one; the day the application sets its own, that is used.
+through a private one, which is never set as the global one. Once the application sets its own, that one is used.
 Nothing here raises: an exception in the entry point would end all auto-instrumentation.
 """
 
@@ -38,11 +38,11 @@ DEFAULT_MAX_BYTES = 1 << 30
 _lock = threading.RLock()
 _processor: LedgerProcessor | None = None
 _spool: Spool | None = None
-_bound: WeakSet[TracerProvider] = WeakSet()
-_private: TracerProvider | None = None
+_attached_providers: WeakSet[TracerProvider] = WeakSet()
+_fallback: TracerProvider | None = None
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _shipper: Any = None
-_preparing: threading.Thread | None = None
+_startup_thread: threading.Thread | None = None
 
 
 def pre_instrument() -> None:
@@ -50,8 +50,8 @@ def pre_instrument() -> None:
     with quietly("starting Spanledger"):
         if disabled():
             return
-        propagation.guard()  # before the first request: the first call may come much later
-        provider = _unwrapped(trace.get_tracer_provider())
+        propagation.wrap_propagator()  # before the first request: the first call may come much later
+        provider = _sdk_provider(trace.get_tracer_provider())
         if provider is not None:
             _attach(provider)
 
@@ -67,34 +67,34 @@ def install(tracer_provider: Any = None) -> bool:
         tracer_provider: an SDK TracerProvider; by default the global one.
 
     Returns:
-        Whether Spanledger is attached. It is not where SPANLEDGER_DISABLED is set, or where there is
-        no SDK TracerProvider yet: then call `install` once there is one.
+        Whether Spanledger is attached. It is not attached if SPANLEDGER_DISABLED is set, or if there is
+        no SDK TracerProvider yet: in that case call `install` again once there is one.
     """
     if disabled():
         return False
     with quietly("installing Spanledger"), _lock:
-        provider = _unwrapped(tracer_provider or trace.get_tracer_provider())
+        provider = _sdk_provider(tracer_provider or trace.get_tracer_provider())
         if provider is None:
             log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")
             return False
         _attach(provider)
-        _keep_context_in_threads()
+        _propagate_context_to_threads()
         return True
     return False
 
 
 def _attach(provider: TracerProvider) -> None:
     with _lock:
-        propagation.guard()  # each time: the application may have set a propagator of its own since
-        if provider not in _bound:
-            provider.add_span_processor(_ledger())
-            sampler.keep_calls(provider)
-            _bound.add(provider)
+        propagation.wrap_propagator()  # each time: the application may have set a propagator of its own since
+        if provider not in _attached_providers:
+            provider.add_span_processor(_ledger_processor())
+            sampler.wrap_sampler(provider)
+            _attached_providers.add(provider)
 
 
-def bound() -> bool:
+def is_attached() -> bool:
     """Whether a LedgerProcessor of this process records calls (then the exporter of the same name is inert)."""
-    return len(_bound) > 0
+    return len(_attached_providers) > 0
 
 
 def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
@@ -104,7 +104,7 @@ def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
     if cache_entry is not None and cache_entry[0] is source_provider:
         return cache_entry[1]
     with _lock:
-        provider = _unwrapped(source_provider) or _own_provider()
+        provider = _sdk_provider(source_provider) or _fallback_provider()
         if not disabled():
             _attach(provider)
         new_tracer = provider.get_tracer(scope, VERSION)
@@ -113,9 +113,9 @@ def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
 
 
 @contextmanager
-def strict(strictness: unattributed.Strictness) -> Generator[None]:
-    """Hold every call of this process to `strictness`, for as long as the block runs (tests)."""
-    processor = _ledger()
+def strict_attribution(strictness: unattributed.Strictness) -> Generator[None]:
+    """Apply `strictness` to every call of this process while the block runs (for tests)."""
+    processor = _ledger_processor()
     before = processor.strictness
     processor.strictness = strictness
     try:
@@ -125,32 +125,32 @@ def strict(strictness: unattributed.Strictness) -> Generator[None]:
 
 
 def flush(timeout: float = 5.0) -> bool:
-    """Ship what is spooled now, where a destination is configured, before a host freezes this process, say.
+    """Ship the spooled rows now, if a destination is configured; e.g. before a host freezes the process.
 
     Args:
-        timeout: how many seconds it may take.
+        timeout: maximum duration in seconds.
 
     Returns:
-        Whether every row is where it should be: at the destination, or on disk where none is configured. Rows that
-        are not stay on disk.
+        Whether every row has reached its destination, or is on disk if no destination is configured. Rows that were
+        not shipped stay on disk.
     """
     with quietly("flushing"):
         until = time.monotonic() + timeout
-        finalizers.wait(timeout)
-        if _preparing is not None:
-            _preparing.join(timeout)
+        finalizers.drain(timeout)
+        if _startup_thread is not None:
+            _startup_thread.join(timeout)
         return _shipper is None or bool(_shipper.flush(max(0.0, until - time.monotonic())))
     return False
 
 
-def _own_provider() -> TracerProvider:
-    global _private
-    if _private is None:
-        _private = TracerProvider(shutdown_on_exit=False)
-    return _private
+def _fallback_provider() -> TracerProvider:
+    global _fallback
+    if _fallback is None:
+        _fallback = TracerProvider(shutdown_on_exit=False)
+    return _fallback
 
 
-def _unwrapped(provider: Any) -> TracerProvider | None:
+def _sdk_provider(provider: Any) -> TracerProvider | None:
     """The SDK's provider behind a wrapper such as Logfire's proxy (its `.provider`)."""
     for _ in range(4):
         if isinstance(provider, TracerProvider):
@@ -159,33 +159,33 @@ def _unwrapped(provider: Any) -> TracerProvider | None:
     return None
 
 
-def _ledger() -> LedgerProcessor:
+def _ledger_processor() -> LedgerProcessor:
     global _processor, _spool
     if _processor is None:
         _spool = new_spool(_resource)
-        _processor = LedgerProcessor(_spool, unattributed.configured(), flush)
-        metrics.observe(_spool)
-        metrics.observe_limits()
+        _processor = LedgerProcessor(_spool, unattributed.strictness_from_settings(), flush)
+        metrics.register_spool_metrics(_spool)
+        metrics.register_limit_metrics()
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_at_exit)
-        finalizers.ready()  # here, where the program starts: a greenlet of some pool's thread might never run
+        finalizers.start_worker()  # here, where the program starts: a greenlet of some pool's thread might never run
         _start_background()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
 
 
 def new_spool(resource: Callable[[], Resource]) -> Spool:
-    """The spool that the settings describe; its markers name the `resource` of the moment."""
+    """The spool configured by the settings; its markers carry the current `resource`."""
     encoder = Encoder()
     return Spool(
         settings.spool_dir(),
-        _whole_number("spool_max_bytes", DEFAULT_MAX_BYTES, at_least=1 << 20),
+        _int_setting("spool_max_bytes", DEFAULT_MAX_BYTES, at_least=1 << 20),
         lambda attributes: encoder.marker(resource(), attributes),
-        _whole_number("spool_sync_ms", 0),
+        _int_setting("spool_sync_ms", 0),
     )
 
 
-def _keep_context_in_threads() -> None:
+def _propagate_context_to_threads() -> None:
     """Threads, timers and executors inherit the context, as under opentelemetry-instrument, which finds the
     instrumentor for that by itself."""
     from opentelemetry.instrumentation.threading import ThreadingInstrumentor
@@ -198,28 +198,28 @@ def _keep_context_in_threads() -> None:
 
 def _resource() -> Resource:
     """The resource of a provider that we are attached to: it names the service and the host."""
-    return next((provider.resource for provider in _bound), Resource.get_empty())
+    return next((provider.resource for provider in _attached_providers), Resource.get_empty())
 
 
-def _whole_number(name: str, default: int, *, at_least: int = 0) -> int:
+def _int_setting(name: str, default: int, *, at_least: int = 0) -> int:
     text = settings.setting(name)
     if text is None:
         return default
     try:
         return max(at_least, int(text))
     except ValueError:
-        log.error("SPANLEDGER_%s=%r is no whole number; using %d", name.upper(), text, default)
+        log.error("SPANLEDGER_%s=%r is not a valid integer; using %d", name.upper(), text, default)
         return default
 
 
 def _start_background() -> None:
     """Load the prices off the call's path; start the shipper where a server is configured."""
-    global _preparing
-    _preparing = threading.Thread(target=_prepare, name="spanledger-prepare", daemon=True)
-    _preparing.start()
+    global _startup_thread
+    _startup_thread = threading.Thread(target=_load_in_background, name="spanledger-prepare", daemon=True)
+    _startup_thread.start()
 
 
-def _prepare() -> None:
+def _load_in_background() -> None:
     from spanledger.pricing.price_table import prices
 
     with quietly("loading prices"):
@@ -227,9 +227,9 @@ def _prepare() -> None:
     with quietly("starting the shipper"):
         _start_shipper()
     with quietly("preparing limits"):
-        limiter = api.configured()  # Redis's driver takes its time to import, and to connect
+        limiter = api.limiter_from_settings()  # Redis's driver takes its time to import, and to connect
         if limiter is not None and limiter.policy.enforce:
-            limiter.listen()
+            limiter.refresh_policy()
 
 
 def _start_shipper() -> None:
@@ -243,13 +243,13 @@ def _start_shipper() -> None:
     _shipper = BackgroundShipper(_spool.directory)
     _shipper.start()
     if first:
-        BackgroundShipper.observe(lambda: _shipper)
+        BackgroundShipper.register_metrics(lambda: _shipper)
 
 
 def _at_exit() -> None:
-    """The ledger learns that this process ended, and where its numbers end; what is spooled is shipped if it can."""
+    """Write the end marker with the last sequence number, and ship the spooled rows if possible."""
     with quietly("ending"):
-        finalizers.wait(1.0)
+        finalizers.drain(1.0)
         if _spool is not None:
             _spool.close()
         if _shipper is not None:
@@ -263,5 +263,5 @@ def _after_fork() -> None:
         call.after_fork()
         if _processor is not None:
             _processor.after_fork()
-            finalizers.ready()
+            finalizers.start_worker()
             _start_background()

@@ -1,4 +1,4 @@
-"""Whether the doors would open in this environment: what `spanledger doctor` says of the application's side."""
+"""Environment diagnostics: checks of SDKs, entry points and OpenTelemetry settings that `spanledger doctor` runs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ FAILURE: Final = "failure"
 
 
 class Finding(NamedTuple):
-    """One thing looked at."""
+    """The outcome of one check."""
 
     status: str
     """ok | warning | failure."""
     about: str
     text: str
-    """What was found."""
+    """The observation."""
     advice: str = ""
-    """What to do about it."""
+    """How to fix it."""
 
 
-SDKS: Final[dict[str, tuple[str, tuple[tuple[str, Hooks], ...]]]] = {
+SDK_HOOKS: Final[dict[str, tuple[str, tuple[tuple[str, Hooks], ...]]]] = {
     "openai": ("openai", (("openai._base_client", stainless.HOOKS),)),
     "anthropic": ("anthropic", (("anthropic._base_client", stainless.HOOKS),)),
     "google-genai": (
@@ -38,7 +38,7 @@ SDKS: Final[dict[str, tuple[str, tuple[tuple[str, Hooks], ...]]]] = {
         (("google.genai._api_client", google.HOOKS), ("google.genai._gaos.basesdk", google_interactions.HOOKS)),
     ),
 }
-"""Distribution -> its package, and the modules with the hooks that the doors stand on."""
+"""Distribution -> its package, and the modules with the functions that the instrumentation patches."""
 
 ENTRY_POINTS: Final = {
     "opentelemetry_pre_instrument": ("spanledger",),
@@ -48,9 +48,9 @@ ENTRY_POINTS: Final = {
 
 
 def sdks() -> list[Finding]:
-    """Which SDKs are installed, and whether each has every function that a door stands on."""
+    """Check which SDKs are installed, and whether each has every function that is patched."""
     findings: list[Finding] = []
-    for distribution, (package, modules) in SDKS.items():
+    for distribution, (package, modules) in SDK_HOOKS.items():
         try:
             version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
@@ -81,7 +81,7 @@ def _lacking(module: str, hooks: Hooks) -> list[str]:
 
 
 def entry_points() -> list[Finding]:
-    """Whether `opentelemetry-instrument` finds us."""
+    """Check that `opentelemetry-instrument` finds our entry points."""
     lacking = [
         f"{group}: {name}"
         for group, names in ENTRY_POINTS.items()
@@ -94,12 +94,12 @@ def entry_points() -> list[Finding]:
     return [Finding(OK, "entry points", "opentelemetry-instrument finds Spanledger")]
 
 
-OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+OTLP_EXPORTERS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 """Protocol -> the exporter's entry point; the SDK knows no other (opentelemetry-sdk 1.45, _configuration)."""
 
 
 def environment() -> list[Finding]:
-    """What OpenTelemetry is told by this environment: whether it starts at all, and the sampler and propagators in force."""
+    """Check the OpenTelemetry settings of this environment: exporters, sampler and propagators."""
     findings: list[Finding] = []
     sampler = os.environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
     rate = os.environ.get("OTEL_TRACES_SAMPLER_ARG")
@@ -129,7 +129,7 @@ def _exporters() -> list[Finding]:
         variable = f"OTEL_{signal.upper()}_EXPORTER"
         own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "").strip() or protocol
         for name in os.environ.get(variable, "otlp" if distro else "").split(","):
-            exporter_name = OTLP.get(own, f"OTLP over {own}") if name.strip() == "otlp" else name.strip()
+            exporter_name = OTLP_EXPORTERS.get(own, f"OTLP over {own}") if name.strip() == "otlp" else name.strip()
             if exporter_name not in ("", "none") and not metadata.entry_points(
                 group=f"opentelemetry_{signal}_exporter", name=exporter_name
             ):

@@ -1,8 +1,8 @@
-"""The three instrumentors that `opentelemetry-instrument` finds: they wait for their SDK and open its doors.
+"""The three instrumentors that `opentelemetry-instrument` loads: each patches its SDK when the SDK is imported.
 
-An SDK that is not installed raises ModuleNotFoundError, which the loader takes as "not for this
-application". One that is installed is patched when the application imports it, not before, so that
-start-up costs nothing. A release that lacks a hook is said loudly and left alone.
+An SDK that is not installed raises ModuleNotFoundError, which the loader treats as "not applicable
+to this application". One that is installed is patched when the application imports it, not before, so that
+start-up costs nothing. A release that lacks a patched function is logged as an error and left unpatched.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Instrumentor(BaseInstrumentor):
     def instrumentation_dependencies(self) -> Collection[str]:
         return (f"{self.library} >= {self.minimum}",)
 
-    def _when_imported(self, module: str, patch: Any) -> None:
+    def _on_import(self, module: str, patch: Any) -> None:
         def ready(sdk_module: ModuleType) -> None:
             if self.is_instrumented_by_opentelemetry:
                 with quietly(f"instrumenting {self.library}"):
@@ -43,7 +43,7 @@ class _Instrumentor(BaseInstrumentor):
         self._is_instrumented_by_opentelemetry = True  # the hook may run at once, before instrument() says so
         wrapt.register_post_import_hook(ready, module)
 
-    def _usable(self, lacking: list[str]) -> bool:
+    def _is_supported(self, lacking: list[str]) -> bool:
         if lacking:
             log.error(
                 "this release of %s lacks %s: its calls are NOT recorded. Upgrade spanledger, or see `spanledger doctor`.",
@@ -68,18 +68,18 @@ class _StainlessInstrumentor(_Instrumentor):
         hosts = frozenset(h.strip() for h in (settings.setting("include_usage_hosts") or "").split(",") if h.strip())
 
         def patch(base_client: ModuleType) -> None:
-            if self._usable(missing(base_client, stainless.HOOKS)):
-                self._door = stainless.StainlessDoor(
+            if self._is_supported(missing(base_client, stainless.HOOKS)):
+                self._patches = stainless.StainlessPatches(
                     base_client, self.provider, lambda: bootstrap.tracer(scope, tracer_provider), hosts
                 )
-                self._door.install()
+                self._patches.install()
 
-        self._door: stainless.StainlessDoor | None = None
-        self._when_imported(f"{self.library}._base_client", patch)
+        self._patches: stainless.StainlessPatches | None = None
+        self._on_import(f"{self.library}._base_client", patch)
 
     def _uninstrument(self, **_: Any) -> None:
-        if self._door is not None:
-            self._door.remove()
+        if self._patches is not None:
+            self._patches.remove()
 
 
 class OpenAIInstrumentor(_StainlessInstrumentor):
@@ -94,15 +94,15 @@ class OpenAIInstrumentor(_StainlessInstrumentor):
         if bootstrap.disabled():
             return
         tracer_provider = kwargs.get("tracer_provider")
-        self._sockets = websockets.SocketDoor(
+        self._websocket_patches = websockets.WebSocketPatches(
             openai, lambda: bootstrap.tracer("spanledger.openai", tracer_provider), "api.openai.com"
         )
         for module in websockets.OPENAI_MODULES:
-            self._when_imported(module, self._sockets.install_openai)
+            self._on_import(module, self._websocket_patches.install_openai)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         super()._uninstrument(**kwargs)
-        self._sockets.remove()
+        self._websocket_patches.remove()
 
 
 class AnthropicInstrumentor(_StainlessInstrumentor):
@@ -129,33 +129,33 @@ class GoogleGenAIInstrumentor(_Instrumentor):
         def tracer() -> Tracer:
             return bootstrap.tracer("spanledger.google_genai", tracer_provider)
 
-        client_patches = google_hooks.GoogleDoor(google, tracer)
-        interaction_patches = google_interactions.GaosDoor(google, tracer)
-        live_patches = websockets.SocketDoor(google, tracer, "generativelanguage.googleapis.com")
-        self._doors: list[Patches] = [client_patches, interaction_patches, live_patches]
+        client_patches = google_hooks.GooglePatches(google, tracer)
+        interaction_patches = google_interactions.GoogleInteractionsPatches(google, tracer)
+        live_patches = websockets.WebSocketPatches(google, tracer, "generativelanguage.googleapis.com")
+        self._patches: list[Patches] = [client_patches, interaction_patches, live_patches]
 
-        def third(base_client: ModuleType) -> None:
+        def patch_copied_client(base_client: ModuleType) -> None:
             """From 1.55 to 2.0 interactions had a copy of the Stainless client of their own."""
-            copied_client_patches = stainless.StainlessDoor(base_client, google, tracer, frozenset())
+            copied_client_patches = stainless.StainlessPatches(base_client, google, tracer, frozenset())
             copied_client_patches.install()
-            self._doors.append(copied_client_patches)
+            self._patches.append(copied_client_patches)
 
-        self._open("google.genai._api_client", google_hooks.HOOKS, client_patches.install)
-        self._open("google.genai._gaos.basesdk", google_interactions.HOOKS, interaction_patches.install)
-        self._open("google.genai._interactions._base_client", stainless.HOOKS, third)
-        self._when_imported(websockets.GOOGLE_MODULE, live_patches.install_google)
+        self._patch_on_import("google.genai._api_client", google_hooks.HOOKS, client_patches.install)
+        self._patch_on_import("google.genai._gaos.basesdk", google_interactions.HOOKS, interaction_patches.install)
+        self._patch_on_import("google.genai._interactions._base_client", stainless.HOOKS, patch_copied_client)
+        self._on_import(websockets.GOOGLE_MODULE, live_patches.install_google)
         for module in google_hooks.STREAMS:
-            self._when_imported(module, client_patches.keep_origin)
+            self._on_import(module, client_patches.keep_caller_context)
 
-    def _open(self, module: str, hooks: Hooks, install: Callable[[ModuleType], None]) -> None:
-        """Open a door when its module is imported, if the module has what the door stands on."""
+    def _patch_on_import(self, module: str, hooks: Hooks, install: Callable[[ModuleType], None]) -> None:
+        """Patch a module when it is imported, if it has every function that the patches need."""
 
         def patch(sdk_module: ModuleType) -> None:
-            if self._usable(missing(sdk_module, hooks)):
+            if self._is_supported(missing(sdk_module, hooks)):
                 install(sdk_module)
 
-        self._when_imported(module, patch)
+        self._on_import(module, patch)
 
     def _uninstrument(self, **_: Any) -> None:
-        for patches in self._doors:
+        for patches in self._patches:
             patches.remove()

@@ -1,7 +1,7 @@
-"""`spanledger.record()`: a row for a call that no door of ours sees, or that old code reports by hand.
+"""Manual recording: `spanledger.record()` writes a row for a call that is not instrumented.
 
-What a door has recorded already is not recorded again: the same object (held weakly), or the same response
-id of the same provider. So code that logged its calls before Spanledger came can stay as it is.
+A response that the instrumentation has already recorded is not recorded again: it is recognised by object identity
+(held weakly), or by provider and response id. So code that logged its calls before Spanledger came can stay as it is.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any, Final, cast
 
 from spanledger import bootstrap
 from spanledger.capture import admission
-from spanledger.capture.call import Call, already_recorded
-from spanledger.pricing.calculator import from_mapping
+from spanledger.capture.call import Call, seen_responses
+from spanledger.pricing.calculator import usage_from_totals
 from spanledger.providers import Provider, Request, Response, anthropic, google, openai
 from spanledger.runtime.guard import log, quietly
 from spanledger.runtime.untrusted_json import Json, mapping
 
-MODULES: Final[dict[str, Provider]] = {"openai": openai, "anthropic": anthropic, "google": google}
-"""First part of a response class's module -> who reads it."""
-NAMES: Final[dict[str, Provider]] = {
+PROVIDER_BY_MODULE: Final[dict[str, Provider]] = {"openai": openai, "anthropic": anthropic, "google": google}
+"""First part of a response class's module -> the provider module that reads it."""
+PROVIDER_BY_NAME: Final[dict[str, Provider]] = {
     "openai": openai,
     "anthropic": anthropic,
     "gcp.gemini": google,
@@ -34,8 +34,8 @@ SAME_SDK: Final = (
 """gen_ai.provider.name of the clients of one SDK, which an answer itself does not tell."""
 
 
-class _Told:
-    """A provider of which only the caller knows anything: it reads what `record` was told."""
+class _ManualProvider:
+    """The provider of a manually reported call: returns the response that was passed to `record`."""
 
     NAME = "told"
 
@@ -77,7 +77,7 @@ def record(
         Whether a row was written. Nothing is raised: what cannot be read is logged.
     """
     with quietly("recording by hand"):
-        if bootstrap.disabled() or (response is not None and already_recorded.holds(response)):
+        if bootstrap.disabled() or (response is not None and seen_responses.contains_object(response)):
             return False
         reader = _reader(response, provider)
         body = _body(response) if reader else {}
@@ -88,35 +88,35 @@ def record(
             )
             return False
         if usage is not None:
-            reader = _Told(Response(response_id, model, usage=from_mapping(usage)))
+            reader = _ManualProvider(Response(response_id, model, usage=usage_from_totals(usage)))
         elif reader is None:
             return False
         answer = reader.response(body)
         name = provider or reader.NAME
-        if answer.id is not None and not _first(name, answer.id):
+        if answer.id is not None and not _is_new(name, answer.id):
             return False
         request = Request(operation, model or answer.model)
         call = Call(bootstrap.tracer(f"spanledger.{name}"), reader, request, name, ("", None))
-        admission.count(call)
+        admission.charge(call)
         call.body(body)
         call.finish()
         if response is not None:
-            already_recorded.hold(response)
+            seen_responses.add_object(response)
         return True
     return False
 
 
-def _first(name: str, identity: str) -> bool:
-    """Whether no door has recorded this answer, under any name that a client of the same SDK may have had."""
+def _is_new(name: str, identity: str) -> bool:
+    """Whether this response is new under every provider name that a client of the same SDK may use."""
     names = next((same for same in SAME_SDK if name in same), (name,))
-    met = [already_recorded.first(alias, identity) for alias in names]  # every name learns of it
+    met = [seen_responses.add_if_new(alias, identity) for alias in names]  # every name learns of it
     return all(met)
 
 
 def _reader(response: Any, provider: str | None) -> Provider | None:
     if isinstance(response, Mapping):
-        return NAMES.get(provider or "")
-    return MODULES.get(type(response).__module__.partition(".")[0])
+        return PROVIDER_BY_NAME.get(provider or "")
+    return PROVIDER_BY_MODULE.get(type(response).__module__.partition(".")[0])
 
 
 def _body(response: Any) -> Json:

@@ -1,8 +1,8 @@
-"""What Spanledger says of itself, through the application's own OpenTelemetry meter.
+"""Self-metrics: Spanledger's own counters and gauges, exported through the application's OpenTelemetry meter.
 
-`spanledger.rows.recorded`, `.spooled` and `.refused` are here, and what becomes of requests where budgets are enforced; the
-shipper adds `spanledger.rows.shipped`, `.dead` and `spanledger.spool.oldest_unshipped`. All are asked for when metrics are
-read: a call pays nothing.
+This module has `spanledger.rows.recorded`, `.spooled` and `.refused`, and the outcomes of requests where budgets are
+enforced. The shipper adds `spanledger.rows.shipped`, `.dead` and `spanledger.spool.oldest_unshipped`. All are
+observable instruments, read at collection time: a call pays nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
 
-from spanledger.runtime.meters import counters
+from spanledger.runtime.meters import register_row_counters
 from spanledger.runtime.version import VERSION
 from spanledger.spool.writer import Spool
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 OUTCOMES: Final = ("allowed", "downgraded", "refused", "unenforced")
 
 
-def observe(spool: Spool) -> None:
-    """Offer the counters of a spool."""
-    counters(
+def register_spool_metrics(spool: Spool) -> None:
+    """Register the counters of a spool."""
+    register_row_counters(
         {
             "spanledger.rows.recorded": ("Rows made of LLM calls", lambda: spool.recorded),
             "spanledger.rows.spooled": ("Rows written to the spool", lambda: spool.written),
@@ -34,46 +34,55 @@ def observe(spool: Spool) -> None:
     )
 
 
-def observe_limits() -> None:
-    """Offer what becomes of requests where budgets are enforced; nothing where none are."""
+def register_limit_metrics() -> None:
+    """Register the metrics of budget enforcement; they report nothing where no budget is enforced."""
     meter = metrics.get_meter("spanledger", VERSION)
     for name, unit, description, ask in (
         ("spanledger.limits.requests", "{request}", "Requests by what became of them", _outcomes),
-        ("spanledger.limits.store_unanswered", "{request}", "How often the limits' store did not answer", _unanswered),
-        ("spanledger.limits.costs_lost", "{cost}", "Costs that the limits' store never took", _lost),
+        (
+            "spanledger.limits.store_unanswered",
+            "{request}",
+            "How often the limits' store did not answer",
+            _store_failures,
+        ),
+        ("spanledger.limits.costs_lost", "{cost}", "Costs that the limits' store never took", _lost_costs),
         ("spanledger.budget.thresholds", "{threshold}", "Thresholds of budgets that were passed", _thresholds),
     ):
         meter.create_observable_counter(name, [ask], unit, description)
     description = "Costs that the limits' store has not taken yet"
-    meter.create_observable_gauge("spanledger.limits.costs_waiting", [_waiting], "{cost}", description)
+    meter.create_observable_gauge("spanledger.limits.costs_waiting", [_pending_costs], "{cost}", description)
 
 
 def _limiter() -> Limiter | None:
-    """The limiter of this process, if a call or the application's code has asked for it."""
-    from spanledger.limits.api import present
+    """The limiter of this process, if it has been created."""
+    from spanledger.limits.api import current_limiter
 
-    return present()
+    return current_limiter()
 
 
 def _outcomes(_: Any) -> Iterable[Observation]:
     if (limiter := _limiter()) is None:
         return []
-    return [Observation(limiter.counted[name], {"outcome": name}) for name in OUTCOMES if name in limiter.counted]
+    return [
+        Observation(limiter.outcome_counts[name], {"outcome": name})
+        for name in OUTCOMES
+        if name in limiter.outcome_counts
+    ]
 
 
-def _unanswered(_: Any) -> Iterable[Observation]:
-    return [Observation(limiter.unanswered)] if (limiter := _limiter()) is not None else []
+def _store_failures(_: Any) -> Iterable[Observation]:
+    return [Observation(limiter.store_failures)] if (limiter := _limiter()) is not None else []
 
 
-def _lost(_: Any) -> Iterable[Observation]:
-    lost = dict(limiter.lost) if (limiter := _limiter()) is not None else {}
+def _lost_costs(_: Any) -> Iterable[Observation]:
+    lost = dict(limiter.lost_settlements) if (limiter := _limiter()) is not None else {}
     return [Observation(n, {"reason": reason}) for reason, n in lost.items()]
 
 
 def _thresholds(_: Any) -> Iterable[Observation]:
-    passed = dict(limiter.thresholds) if (limiter := _limiter()) is not None else {}
+    passed = dict(limiter.threshold_counts) if (limiter := _limiter()) is not None else {}
     return [Observation(n, {"budget": name, "threshold": threshold}) for (name, threshold), n in passed.items()]
 
 
-def _waiting(_: Any) -> Iterable[Observation]:
-    return [Observation(limiter.waiting)] if (limiter := _limiter()) is not None else []
+def _pending_costs(_: Any) -> Iterable[Observation]:
+    return [Observation(limiter.pending_settlements)] if (limiter := _limiter()) is not None else []

@@ -1,4 +1,4 @@
-"""Middleware that puts who is asking, and for what, into OpenTelemetry baggage: ASGI, WSGI, Django, Celery.
+"""Middleware that sets attribution (user, feature, tenant) in OpenTelemetry baggage: ASGI, WSGI, Django, Celery.
 
     app.add_middleware(spanledger.middleware.AsgiAttribution, user="x-user", routes={"/summarize": "summarize"})
 
@@ -19,7 +19,7 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 
-from spanledger.context.baggage import dimensions, is_missing
+from spanledger.context.baggage import budget_dimensions, is_missing
 from spanledger.context.scopes import Scope, attribution
 from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
@@ -30,8 +30,8 @@ Source = str | Callable[[Any], str | None] | None
 REQUEST_ID: Final = "x-request-id"
 
 
-class Rules:
-    """How a request says who is asking, and for what."""
+class AttributionRules:
+    """Rules that extract the attribution of a request from its headers, its path or a function."""
 
     def __init__(
         self,
@@ -44,17 +44,19 @@ class Rules:
         feature: Callable[[Any], str | None] | None = None,
         routes: Mapping[str, str] | None = None,
     ) -> None:
-        """`request_id` falls back to a random one, so that a request's calls are always one sum."""
+        """`request_id` defaults to a random id, so that the calls of a request can always be summed."""
         self._sources = {"user": user, "tenant": tenant, "tier": tier, "session": session, "request_id": request_id}
         self._feature = feature
         self._routes = sorted((routes or {}).items(), key=lambda route: -len(route[0]))
 
     def scope(self, request: Any, path: str, header: Callable[[str], str | None]) -> Scope:
-        """The attribution of a request; what a rule fails at is left out, and said."""
+        """The attribution of a request; a dimension whose rule fails is left out, and the failure is logged."""
         dimension_values: dict[str, str | None] = {}
         with quietly("reading who is asking"):
             for name, source in self._sources.items():
-                dimension_values[name] = header(source) if isinstance(source, str) else source(request) if source else None
+                dimension_values[name] = (
+                    header(source) if isinstance(source, str) else source(request) if source else None
+                )
         with quietly("reading what for"):
             dimension_values["feature"] = self._feature(request) if self._feature else self._route(path)
         get = dimension_values.get
@@ -82,7 +84,7 @@ class AsgiAttribution:
 
     def __init__(self, app: Any, **rules: Any) -> None:
         self._app = app
-        self._rules = Rules(**rules)
+        self._rules = AttributionRules(**rules)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -101,7 +103,7 @@ class WsgiAttribution:
 
     def __init__(self, app: Any, **rules: Any) -> None:
         self._app = app
-        self._rules = Rules(**rules)
+        self._rules = AttributionRules(**rules)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         def header(name: str) -> str | None:
@@ -111,11 +113,11 @@ class WsgiAttribution:
         with scope:
             body = self._app(environ, start_response)
             context = otel_context.get_current()  # with the server span that the application may have opened
-        return _Inside(body, scope.context(context))
+        return _ContextBoundBody(body, scope.context(context))
 
 
-class _Inside:
-    """A body whose parts are made in the context of its request."""
+class _ContextBoundBody:
+    """A response body that is iterated in the context of its request."""
 
     def __init__(self, body: Iterable[bytes], context: Context) -> None:
         self._body = body
@@ -150,14 +152,14 @@ def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], An
 
     configured: dict[str, Any] = dict(getattr(django_settings, "SPANLEDGER", {}))  # pyright: ignore[reportUnknownArgumentType]
     configured.setdefault("user", _django_user)
-    rules = Rules(**configured)
+    rules = AttributionRules(**configured)
 
     def scope(request: Any) -> Scope:
         return rules.scope(request, request.path, request.headers.get)
 
     def streamed(response: Any, context: Context) -> Any:
         if getattr(response, "streaming", False) and not getattr(response, "is_async", False):
-            response.streaming_content = _Inside(response.streaming_content, context)
+            response.streaming_content = _ContextBoundBody(response.streaming_content, context)
         return response
 
     if inspect.iscoroutinefunction(get_response):
@@ -189,7 +191,7 @@ def _django_user(request: Any) -> str | None:
     return str(user.pk) if user is not None and getattr(user, "is_authenticated", False) else None
 
 
-HEADER: Final = "spanledger"
+CELERY_HEADER: Final = "spanledger"
 """Key of a Celery message's headers."""
 
 
@@ -205,7 +207,7 @@ class _MessageGetter(Getter[Any]):
 
 
 def celery_attribution(*, feature: Callable[[str], str | None] | None = None) -> None:
-    """Carry attribution (and the trace) from whoever sends a Celery task to the worker that runs it.
+    """Propagate attribution (and the trace) from the sender of a Celery task to the worker that runs it.
 
     Call it once where the Celery application is made, in producers and workers. With OpenTelemetry's own
     Celery instrumentation it is not needed, but harmless.
@@ -223,13 +225,13 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
             if headers is not None:
                 carrier: dict[str, str] = {}
                 propagate.inject(carrier)
-                headers[HEADER] = carrier
+                headers[CELERY_HEADER] = carrier
 
     def begin(task_id: str = "", task: Any = None, **_: Any) -> None:
         with quietly("receiving a task's attribution"):
-            carrier: Any = getattr(task.request, HEADER, None) or {}
+            carrier: Any = getattr(task.request, CELERY_HEADER, None) or {}
             context = propagate.extract(carrier, otel_context.get_current(), _MessageGetter())
-            if feature is not None and a.FEATURE not in dimensions(context):
+            if feature is not None and a.FEATURE not in budget_dimensions(context):
                 context = attribution(feature=feature(task.name)).context(context)
             tokens[task_id] = otel_context.attach(context)
 

@@ -1,4 +1,4 @@
-"""A fixture for users' own test suites: a call without a user or a feature fails the test.
+"""Pytest fixture for an application's own tests: a call without a user or a feature fails the test.
 
 def test_summarize(spanledger_strict): ...
 """
@@ -21,5 +21,5 @@ def spanledger_strict(request: pytest.FixtureRequest) -> Iterator[None]:
     from spanledger.context.unattributed import Strictness
 
     required = getattr(request, "param", ("user", "feature"))
-    with bootstrap.strict(Strictness(tuple(required), raises=True)):
+    with bootstrap.strict_attribution(Strictness(tuple(required), raises=True)):
         yield

@@ -1,5 +1,5 @@
-"""The guard over budgets: what has come to a threshold is told once, to Slack, PagerDuty and webhooks.
+"""Budget alerts: each crossed threshold is sent once to Slack, PagerDuty and webhooks.
 
-watch.py finds what is to be told, telling.py sees to it that it is told once over all guards and not forgotten by one that
-dies, messages.py has the words, destinations.py sends them.
+evaluate.py finds crossed thresholds, delivery_log.py delivers exactly once across guard replicas, messages.py formats
+the payloads, destinations.py sends them.
 """

@@ -1,9 +1,9 @@
-"""Told once, over all guards, and not forgotten by a guard that dies.
+"""Delivers each alert exactly once across guard replicas: claims, retries and dead letters.
 
-Who wants to tell of an alert claims it, in a row of the ledger, and looks again a moment after it was written: of several
-claims the first tells. A claim says whom it will tell. Where, a quarter of an hour later, neither a delivery nor a failure
-is written down for one of them, another guard claims that one and tells it. What was given up is claimed and tried again
-after two minutes, four, eight, ... for a day; an outcome ends the claims before it.
+To send an alert, a guard writes a claim row to the ledger and reads the claims back a moment later: the first claim
+wins. A claim lists its destinations. If neither a delivery nor a failure is recorded for a destination within 15
+minutes, another guard claims that destination and sends the alert. Failed deliveries are claimed and retried after
+2, 4, 8, ... minutes for one day; an outcome invalidates all earlier claims.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.alerts.destinations import Delivery, Destination
-from spanledger_clickhouse.alerts.messages import Alert, headline, payload
+from spanledger_clickhouse.alerts.messages import Alert, headline, webhook_payload
 from spanledger_clickhouse.budgets.table import insert
 from spanledger_clickhouse.database.ledger import Ledger
 
@@ -29,23 +29,23 @@ DELIVERED: Final = "delivered"
 DEAD: Final = "dead"
 DISMISSED: Final = "dismissed"
 SETTLE_SECONDS: Final = 1.0
-"""In which every guard sees a claim that was written before."""
-FORGOTTEN_SECONDS: Final = 900
-"""A claim this old of which nothing came is that of a guard that died."""
-AT_ONCE: Final = 100
-"""Alerts of one look; the others are told of at the next."""
+"""Time within which every guard sees a claim that was already written."""
+CLAIM_EXPIRY_SECONDS: Final = 900
+"""A claim of this age without an outcome belongs to a guard that crashed."""
+MAX_ALERTS_PER_EVALUATION: Final = 100
+"""Alerts per evaluation; the others are sent by the next one."""
 SENDERS: Final = 8
-MANY_FAILURES: Final = 3
-"""After so many at one destination the rest of a look is not tried there."""
-IDS: Final = 500
-"""Of one query."""
-COLUMNS: Final = [
+MAX_FAILURES: Final = 3
+"""After this many failures at one destination, the remaining alerts of an evaluation are not sent there."""
+IDS_PER_QUERY: Final = 500
+"""Alert ids per query."""
+ALERT_COLUMNS: Final = [
     "alert", "state", "destinations", "destination", "claim", "budget", "value", "window_start", "threshold", "spent_usd",
     "amount_usd", "attempts", "error", "payload",
 ]  # fmt: skip
 
-KNOWN: Final = "SELECT DISTINCT alert FROM budget_alerts WHERE alert IN {ids:Array(String)}"
-CLAIMS: Final = """
+CLAIMED_ALERTS: Final = "SELECT DISTINCT alert FROM budget_alerts WHERE alert IN {ids:Array(String)}"
+WINNING_CLAIMS: Final = """
 SELECT alert, argMinIf(claim, (at, claim), state = 'claimed' AND at > failed) FROM
 (
     SELECT alert, state, claim, at, maxIf(at, state = 'dead') OVER (PARTITION BY alert) AS failed FROM budget_alerts
@@ -54,8 +54,8 @@ SELECT alert, argMinIf(claim, (at, claim), state = 'claimed' AND at > failed) FR
 WHERE at > now() - toIntervalSecond({seconds:UInt32})
 GROUP BY alert
 """
-"""Who may tell: the first claim since the last failure, of those that are not so old that whoever made it has died."""
-OPEN: Final = """
+"""The winning claim per alert: the first since the last failure that has not expired."""
+UNDELIVERED: Final = """
 SELECT
     alert, argMax(payload, at),
     countIf(state = 'dead' AND destination = {destination:String}) AS failures,
@@ -70,7 +70,7 @@ HAVING claimed > 0 AND min(at) > now() - INTERVAL 1 DAY
     AND (failures = 0 OR failed < now() - toIntervalSecond(60 * least(720, exp2(failures))))
 LIMIT 100
 """
-"""What is claimed for a destination, not delivered, and with nobody at it: after a failure, or a death."""
+"""Alerts claimed for a destination, not delivered, and without an active claim: after a failure or a crash."""
 DEAD_LETTERS: Final = """
 SELECT alert, whom, any(budget), any(value), sum(attempts), argMaxIf(error, at, state = 'dead') AS said, argMax(payload, at), max(at) AS last
 FROM (SELECT *, arrayJoin(if(destination = '', destinations, [destination])) AS whom FROM budget_alerts)
@@ -79,99 +79,109 @@ HAVING countIf(state IN ('delivered', 'dismissed')) = 0
     AND (argMax(state, at) = 'dead' OR last < now() - toIntervalSecond({seconds:UInt32}))
 ORDER BY last DESC
 """
-"""What was given up, and what a guard has claimed and left."""
-UNKNOWN: Final = "the guard that had it has ended"
-"""The error of what has none written down."""
+"""Alerts that exhausted their retries, and alerts whose guard crashed after claiming them."""
+UNKNOWN_ERROR: Final = "the guard that claimed it stopped before sending"
+"""The error shown for an alert that has none recorded."""
 
 
-UNTRIED: Final = Delivery(0)
+NOT_ATTEMPTED: Final = Delivery(0)
 
 
-class Told(NamedTuple):
-    """What became of one message."""
+class DeliveryResult(NamedTuple):
+    """Outcome of one delivery."""
 
     text: str
     destination: str
-    """'' where none is set."""
+    """'' if no destination is configured."""
     delivery: Delivery
-    alert: str = ""
-    """Its id."""
+    alert_id: str = ""
+    """The alert's id."""
 
 
-def tell(
+def deliver_once(
     ledger: Ledger,
     alerts: Sequence[Alert],
     destinations: Sequence[Destination],
-    detailed: Callable[[Alert], Alert] = lambda alert: alert,
-) -> list[Told]:
-    """Tell of those alerts of which nobody has told yet, and of what others have left behind.
+    add_details: Callable[[Alert], Alert] = lambda alert: alert,
+) -> list[DeliveryResult]:
+    """Send the alerts that no guard has claimed yet, and redeliver those that failed or whose guard crashed.
 
     Args:
-        ledger: remembers what was told.
-        alerts: what is to be told.
-        destinations: whom; with none nothing is claimed: whoever has one tells of it.
-        detailed: adds to an alert what only those need that are told.
+        ledger: records claims and deliveries.
+        alerts: the alerts to send.
+        destinations: where to send them; without any, nothing is claimed, so a guard with a destination can send them.
+        add_details: adds to an alert what only its recipients need.
 
     Raises:
-        DatabaseError: the ledger cannot be asked or written to.
+        DatabaseError: the ledger cannot be queried or written to.
     """
-    fresh = _fresh(ledger, alerts)
+    fresh = _unclaimed(ledger, alerts)
     if not destinations:
-        return [Told(headline(alert), "", Delivery(0), alert.id) for alert in fresh]
-    mine = _claimed(ledger, fresh, [destination.name for destination in destinations])
-    outcomes = _deliver(ledger, [(alert.id, payload(detailed(alert))) for alert in mine], destinations)
+        return [DeliveryResult(headline(alert), "", Delivery(0), alert.id) for alert in fresh]
+    mine = _claim_alerts(ledger, fresh, [destination.name for destination in destinations])
+    outcomes = _deliver(ledger, [(alert.id, webhook_payload(add_details(alert))) for alert in mine], destinations)
     for destination in destinations:
-        parameters = {"seconds": FORGOTTEN_SECONDS, "destination": destination.name}
-        left = {alert: json.loads(payload_json) for alert, payload_json, *_ in ledger.query(OPEN, parameters).rows if payload_json}
-        outcomes += _again(ledger, left, destination.name, [destination])
+        parameters = {"seconds": CLAIM_EXPIRY_SECONDS, "destination": destination.name}
+        left = {
+            alert: json.loads(payload_json)
+            for alert, payload_json, *_ in ledger.query(UNDELIVERED, parameters).rows
+            if payload_json
+        }
+        outcomes += _redeliver(ledger, left, destination.name, [destination])
     return outcomes
 
 
-def _again(
+def _redeliver(
     ledger: Ledger, letters: Mapping[str, dict[str, Any]], name: str, destinations: Sequence[Destination]
-) -> list[Told]:
-    """Claim letters (alert -> payload) that lie there for the destination of a name, and send them."""
+) -> list[DeliveryResult]:
+    """Claim dead letters (alert -> payload) of the named destination, and send them."""
     claim = uuid.uuid4().hex
     rows = [_row(alert, payload, CLAIMED, name, claim) for alert, payload in letters.items()]
-    won_alerts = _won(ledger, rows, claim, name)
+    won_alerts = _claims_won(ledger, rows, claim, name)
     return _deliver(ledger, [(alert, letters[alert]) for alert in won_alerts], destinations)
 
 
-def _fresh(ledger: Ledger, alerts: Sequence[Alert]) -> list[Alert]:
-    """Those that nobody has claimed."""
+def _unclaimed(ledger: Ledger, alerts: Sequence[Alert]) -> list[Alert]:
+    """The alerts that no guard has claimed."""
     ids = [alert.id for alert in alerts]
     claimed_ids: set[str] = set()
-    for start in range(0, len(ids), IDS):
-        claimed_ids |= {alert for (alert,) in ledger.query(KNOWN, {"ids": ids[start : start + IDS]}).rows}
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        claimed_ids |= {
+            alert for (alert,) in ledger.query(CLAIMED_ALERTS, {"ids": ids[start : start + IDS_PER_QUERY]}).rows
+        }
     fresh = {alert.id: alert for alert in alerts if alert.id not in claimed_ids}
-    if len(fresh) > AT_ONCE:
-        log.warning("%d alerts at once: %d of them are told at the next look", len(fresh), len(fresh) - AT_ONCE)
-    return list(fresh.values())[:AT_ONCE]
+    if len(fresh) > MAX_ALERTS_PER_EVALUATION:
+        log.warning(
+            "%d alerts at once: %d of them wait for the next evaluation",
+            len(fresh),
+            len(fresh) - MAX_ALERTS_PER_EVALUATION,
+        )
+    return list(fresh.values())[:MAX_ALERTS_PER_EVALUATION]
 
 
-def _claimed(ledger: Ledger, fresh: Sequence[Alert], destinations: list[str]) -> list[Alert]:
-    """The alerts that are ours to tell."""
+def _claim_alerts(ledger: Ledger, fresh: Sequence[Alert], destinations: list[str]) -> list[Alert]:
+    """Claim alerts; returns those whose claim this process won."""
     claim = uuid.uuid4().hex
-    rows = [_row(alert.id, payload(alert), CLAIMED, "", claim, destinations=destinations) for alert in fresh]
-    won = set(_won(ledger, rows, claim, ""))
+    rows = [_row(alert.id, webhook_payload(alert), CLAIMED, "", claim, destinations=destinations) for alert in fresh]
+    won = set(_claims_won(ledger, rows, claim, ""))
     return [alert for alert in fresh if alert.id in won]
 
 
-def _won(ledger: Ledger, rows: list[list[Any]], claim: str, destination: str) -> list[str]:
-    """Write claims, and see which of them hold."""
+def _claims_won(ledger: Ledger, rows: list[list[Any]], claim: str, destination: str) -> list[str]:
+    """Write claims; returns the alerts whose claim won."""
     if not rows:
         return []
-    insert(ledger, "budget_alerts", COLUMNS, rows)
-    if not ledger.target.embedded:  # one process alone has the embedded ledger
+    insert(ledger, "budget_alerts", ALERT_COLUMNS, rows)
+    if not ledger.target.embedded:  # only one process at a time can open the embedded ledger
         time.sleep(SETTLE_SECONDS)
     ids = [row[0] for row in rows]
-    parameters = {"ids": ids, "destination": destination, "seconds": FORGOTTEN_SECONDS}
-    winners = dict(ledger.query(CLAIMS, parameters).rows)
+    parameters = {"ids": ids, "destination": destination, "seconds": CLAIM_EXPIRY_SECONDS}
+    winners = dict(ledger.query(WINNING_CLAIMS, parameters).rows)
     return [alert for alert in ids if winners.get(alert) == claim]
 
 
 def _row(
-    alert: str, payload: dict[str, Any], state: str, destination: str, claim: str = "", delivery: Delivery = UNTRIED,
+    alert: str, payload: dict[str, Any], state: str, destination: str, claim: str = "", delivery: Delivery = NOT_ATTEMPTED,
     destinations: Sequence[str] = (),
 ) -> list[Any]:  # fmt: skip
     begun = datetime.fromisoformat(payload["period_start"]).astimezone(UTC)
@@ -183,80 +193,87 @@ def _row(
 
 def _deliver(
     ledger: Ledger, payloads: Iterable[tuple[str, dict[str, Any]]], destinations: Sequence[Destination]
-) -> list[Told]:
-    """Send payloads to destinations, side by side, and write down what became of each as soon as it is known."""
+) -> list[DeliveryResult]:
+    """Send payloads to destinations in parallel, and record each outcome as soon as it is known."""
     jobs = [(alert, payload, destination) for alert, payload in payloads for destination in destinations]
     if not jobs:
         return []
-    outcomes: list[Told] = []
+    outcomes: list[DeliveryResult] = []
     failures: Counter[str] = Counter()
     rows: list[list[Any]] = []
     written = time.monotonic()
     with ThreadPoolExecutor(min(SENDERS, len(jobs))) as pool:
         running = {
-            pool.submit(_sent, payload, destination, failures): (alert, payload, destination)
+            pool.submit(_send, payload, destination, failures): (alert, payload, destination)
             for alert, payload, destination in jobs
         }
         for future in as_completed(running):
             alert, payload, destination = running[future]
             delivery = future.result()
-            rows.append(_row(alert, payload, DEAD if delivery.error else DELIVERED, destination.name, delivery=delivery))
-            outcomes.append(Told(str(payload["text"]), destination.shown, delivery, alert))
+            rows.append(
+                _row(alert, payload, DEAD if delivery.error else DELIVERED, destination.name, delivery=delivery)
+            )
+            outcomes.append(DeliveryResult(str(payload["text"]), destination.display_name, delivery, alert))
             if delivery.error:
-                log.error("an alert of budget %r is not delivered after %d attempts: %s", payload["budget"], delivery.attempts, delivery.error)  # fmt: skip
+                log.error("an alert of budget %r was not delivered after %d attempts: %s", payload["budget"], delivery.attempts, delivery.error)  # fmt: skip
             if time.monotonic() - written > SETTLE_SECONDS or len(outcomes) == len(jobs):
-                insert(ledger, "budget_alerts", COLUMNS, rows)
+                insert(ledger, "budget_alerts", ALERT_COLUMNS, rows)
                 rows, written = [], time.monotonic()
     return outcomes
 
 
-def _sent(payload: dict[str, Any], destination: Destination, failures: Counter[str]) -> Delivery:
-    if failures[destination.name] >= MANY_FAILURES:
-        return Delivery(0, f"{destination.shown}: not tried, others have just failed")
+def _send(payload: dict[str, Any], destination: Destination, failures: Counter[str]) -> Delivery:
+    if failures[destination.name] >= MAX_FAILURES:
+        return Delivery(0, f"{destination.display_name}: skipped after repeated failures")
     delivery = destination.deliver(payload)
     if delivery.error:
         failures[destination.name] += 1
     return delivery
 
 
-def dead(ledger: Ledger) -> list[tuple[Any, ...]]:
-    """(at, destination, budget, value, attempts, error, alert, payload) of what was given up and not delivered since.
+def dead_letters(ledger: Ledger) -> list[tuple[Any, ...]]:
+    """Undelivered alerts: (updated_at, destination, budget, value, attempts, error, alert, payload).
 
     Raises:
         DatabaseError: the ledger does not answer.
     """
-    rows = ledger.query(DEAD_LETTERS, {"seconds": FORGOTTEN_SECONDS}).rows
-    return [(updated_at, destination, budget, value, attempts, error or UNKNOWN, alert, payload_json) for alert, destination, budget, value, attempts, error, payload_json, updated_at in rows]  # fmt: skip
+    rows = ledger.query(DEAD_LETTERS, {"seconds": CLAIM_EXPIRY_SECONDS}).rows
+    return [(updated_at, destination, budget, value, attempts, error or UNKNOWN_ERROR, alert, payload_json) for alert, destination, budget, value, attempts, error, payload_json, updated_at in rows]  # fmt: skip
 
 
-def retry(ledger: Ledger, destinations: Sequence[Destination]) -> tuple[list[Told], int]:
-    """Send again what was given up; (what became of it, letters whose kind of destination is no longer set).
+def retry(ledger: Ledger, destinations: Sequence[Destination]) -> tuple[list[DeliveryResult], int]:
+    """Resend undelivered alerts; returns (outcomes, number of alerts without a configured destination of their kind).
 
-    A letter to an address that is no longer set goes to those of its kind that are. Raises DatabaseError.
+    An alert for an address that is no longer configured goes to the addresses of the same kind. Raises DatabaseError.
     """
     letters: dict[str, dict[str, dict[str, Any]]] = {}
-    for _, name, *_, alert, payload_json in dead(ledger):
+    for _, name, *_, alert, payload_json in dead_letters(ledger):
         letters.setdefault(name, {})[alert] = json.loads(payload_json)
-    outcomes: list[Told] = []
+    outcomes: list[DeliveryResult] = []
     undeliverable = 0
     for name, payloads in letters.items():
         same_address = [destination for destination in destinations if destination.name == name]
-        recipients = same_address or [destination for destination in destinations if destination.kind == name.partition(" ")[0]]
+        recipients = same_address or [
+            destination for destination in destinations if destination.kind == name.partition(" ")[0]
+        ]
         if not recipients:
             undeliverable += len(payloads)
             continue
-        sent = _again(ledger, payloads, name, recipients)
-        if not same_address and sent:  # they are letters of the other addresses now
-            moved = [_row(alert, payloads[alert], DISMISSED, name) for alert in {outcome.alert for outcome in sent}]
-            insert(ledger, "budget_alerts", COLUMNS, moved)
+        sent = _redeliver(ledger, payloads, name, recipients)
+        if not same_address and sent:  # the other addresses have taken them over
+            moved = [_row(alert, payloads[alert], DISMISSED, name) for alert in {outcome.alert_id for outcome in sent}]
+            insert(ledger, "budget_alerts", ALERT_COLUMNS, moved)
         outcomes += sent
     return outcomes, undeliverable
 
 
 def dismiss(ledger: Ledger) -> int:
-    """Have no more of what was given up; how much it was. Raises DatabaseError."""
-    letters = dead(ledger)
-    rows = [_row(alert, json.loads(payload_json), DISMISSED, destination) for _, destination, *_, alert, payload_json in letters]
+    """Discard undelivered alerts; returns how many. Raises DatabaseError."""
+    letters = dead_letters(ledger)
+    rows = [
+        _row(alert, json.loads(payload_json), DISMISSED, destination)
+        for _, destination, *_, alert, payload_json in letters
+    ]
     if rows:
-        insert(ledger, "budget_alerts", COLUMNS, rows)
+        insert(ledger, "budget_alerts", ALERT_COLUMNS, rows)
     return len(rows)

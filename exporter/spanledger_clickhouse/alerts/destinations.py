@@ -1,6 +1,6 @@
-"""Where alerts go: Slack, PagerDuty, webhooks. What fails is tried again, then said to have failed.
+"""Sends alerts to Slack, PagerDuty and webhooks: bounded retries, then an error.
 
-An address may hold a secret: it is shown as a kind and a host, and known in the ledger by a hash.
+An address may contain a secret: it is displayed as kind and host, and stored in the ledger as a hash.
 """
 
 from __future__ import annotations
@@ -30,50 +30,50 @@ ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 1.0
 """Attempts come after 0, 2, 4 and 8 of these."""
 TIMEOUT_SECONDS: Final = 5.0
-LONGEST_WAIT_SECONDS: Final = 20.0
-AGAIN: Final = (408, 429, 500, 502, 503, 504)
+MAX_RETRY_AFTER_SECONDS: Final = 20.0
+RETRYABLE_STATUSES: Final = (408, 429, 500, 502, 503, 504)
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
 
 
-class _Patient(Retry):
-    """Waits as long as the other side asks for, but not for hours."""
+class _BoundedRetry(Retry):
+    """Retry policy that honours Retry-After up to a maximum."""
 
     def parse_retry_after(self, retry_after: str) -> float:
-        return min(super().parse_retry_after(retry_after), LONGEST_WAIT_SECONDS)
+        return min(super().parse_retry_after(retry_after), MAX_RETRY_AFTER_SECONDS)
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of a message."""
+    """Outcome of sending one message."""
 
     attempts: int
-    """Requests made; of one that no answer came to as many as may have been."""
+    """Requests made; without a response, the maximum that may have been made."""
     error: str = ""
-    """'' where it was taken."""
+    """'' if the message was accepted."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """One place that is told."""
+    """One address that receives alerts."""
 
     kind: str
     """slack | pagerduty | webhook."""
     url: str = field(repr=False)
     secret: str = field(default="", repr=False)
-    """PagerDuty's routing key; the key that a webhook's signature is made with, if any."""
+    """PagerDuty's routing key, or the signing key of a webhook, if any."""
 
     @property
     def name(self) -> str:
-        """How the ledger knows it."""
+        """Identifier of the destination in the ledger."""
         digest = hashlib.sha256(f"{self.url}\x1f{self.secret if self.kind == 'pagerduty' else ''}".encode()).hexdigest()
         return f"{self.kind} {digest[:8]}"
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         return f"{self.kind} at {urlsplit(self.url).hostname}"
 
     def message(self, payload: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
-        """The body and headers of a request that says it."""
+        """Body and headers of the request that carries the payload."""
         document = payload
         if self.kind == "slack":
             document = messages.slack(payload)
@@ -88,58 +88,60 @@ class Destination:
         return body, headers
 
     def deliver(self, payload: dict[str, Any]) -> Delivery:
-        """Send a payload of `messages.payload`. Never raises for what the network or the other side does."""
+        """Send a payload of `messages.webhook_payload`. Never raises for network errors or error responses."""
         body, headers = self.message(payload)
-        retry = _Patient(
-            ATTEMPTS - 1, backoff_factor=BACKOFF_SECONDS, status_forcelist=AGAIN, allowed_methods=None, raise_on_status=False
+        retry = _BoundedRetry(
+            ATTEMPTS - 1, backoff_factor=BACKOFF_SECONDS, status_forcelist=RETRYABLE_STATUSES, allowed_methods=None, raise_on_status=False
         )  # fmt: skip
         try:
             with requests.Session() as session:
                 session.mount(f"{urlsplit(self.url).scheme}://", HTTPAdapter(max_retries=retry))
                 options: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT_SECONDS, "allow_redirects": False}
-                with session.post(self.url, data=body, stream=True, **options) as answer:  # its body is of no interest
+                with session.post(self.url, data=body, stream=True, **options) as answer:  # the body is not needed
                     tried = getattr(answer.raw, "retries", None)
                     attempts = 1 + len(tried.history) if tried is not None else 1
                     taken = 200 <= answer.status_code < 300
-                    return Delivery(attempts, "" if taken else f"{self.shown}: HTTP {answer.status_code}")
+                    return Delivery(attempts, "" if taken else f"{self.display_name}: HTTP {answer.status_code}")
         except requests.RequestException as error:
-            return Delivery(ATTEMPTS, f"{self.shown}: {_why(error)}")
-        except Exception as error:  # noqa: BLE001 - one address that makes no sense must not keep others from being told
-            return Delivery(1, f"{self.shown}: {type(error).__name__}")
+            return Delivery(ATTEMPTS, f"{self.display_name}: {_failure_reason(error)}")
+        except Exception as error:  # noqa: BLE001 - one invalid address must not prevent delivery to the others
+            return Delivery(1, f"{self.display_name}: {type(error).__name__}")
 
 
-def _why(error: Exception) -> str:
-    """What went wrong, without the address: it may hold a secret."""
+def _failure_reason(error: Exception) -> str:
+    """Reason of a failure, without the address, which may contain a secret."""
     cause: BaseException | None = getattr(error.args[0] if error.args else None, "reason", None) or error
     error_type = type(cause).__name__
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror and cause.errno is not None:
-            return cause.strerror  # the system's words
+            return cause.strerror  # the system's message
         cause = cause.__cause__ or cause.__context__
     return error_type
 
 
-def configured() -> list[Destination]:
-    """The destinations that the settings name.
+def destinations_from_settings() -> list[Destination]:
+    """Destinations from the settings.
 
     SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY (an integration's routing key), SPANLEDGER_ALERT_WEBHOOK; each may name
     several, separated by spaces.
 
     Raises:
-        DatabaseError: an address is none.
+        DatabaseError: an address is not a valid URL.
     """
-    destinations = [Destination("slack", url) for url in _several("slack_webhook")]
+    destinations = [Destination("slack", url) for url in _split_setting("slack_webhook")]
     pagerduty = settings.setting("pagerduty_url") or PAGERDUTY_URL
-    destinations += [Destination("pagerduty", pagerduty, key) for key in _several("pagerduty_key")]
+    destinations += [Destination("pagerduty", pagerduty, key) for key in _split_setting("pagerduty_key")]
     secret = settings.setting("alert_webhook_secret") or ""
-    destinations += [Destination("webhook", url, secret) for url in _several("alert_webhook")]
+    destinations += [Destination("webhook", url, secret) for url in _split_setting("alert_webhook")]
     for destination in destinations:
-        if not _is_address(destination.url):
-            raise DatabaseError(f"the address of {destination.kind} is no URL: use https://..., and spaces between several")
+        if not _is_url(destination.url):
+            raise DatabaseError(
+                f"the address of {destination.kind} is not a valid URL: use https://..., separated by spaces"
+            )
     return destinations
 
 
-def _is_address(url: str) -> bool:
+def _is_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and ",http" not in url
@@ -147,5 +149,5 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _several(name: str) -> Iterable[str]:
+def _split_setting(name: str) -> Iterable[str]:
     return (settings.setting(name) or "").split()

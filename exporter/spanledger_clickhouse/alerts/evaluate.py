@@ -1,4 +1,4 @@
-"""One look at every budget: which thresholds have been passed, and what else the guard keeps right."""
+"""Evaluates every budget once: finds crossed thresholds and sends their alerts."""
 
 from __future__ import annotations
 
@@ -12,55 +12,58 @@ from spanledger.limits.periods import Window, window
 from spanledger.limits.policy import Budget
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.alerts import delivery_log
-from spanledger_clickhouse.alerts.delivery_log import Told
+from spanledger_clickhouse.alerts.delivery_log import DeliveryResult
 from spanledger_clickhouse.alerts.destinations import Destination
 from spanledger_clickhouse.alerts.messages import Alert
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
-from spanledger_clickhouse.budgets.status import Standing
+from spanledger_clickhouse.budgets.status import BudgetStatus
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Ledger
 
-TOP: Final = 5
+TOP_SPENDERS: Final = 5
 MAX_DETAILED: Final = 20
-"""Alerts of one look whose features and users are asked for: each is two queries."""
+"""Alerts per evaluation that list top features and users: each needs two queries."""
 GRACE: Final = {"hour": timedelta(minutes=75), "day": timedelta(hours=25), "month": timedelta(hours=25)}
-"""How long after its end a window is looked at: rows come late, and looks may be an hour apart, or a day where no budget is
-by the hour."""
-SET: Final = "SELECT name, updated_at FROM budgets FINAL"
+"""How long a period is still evaluated after its end: rows arrive late, and evaluations may be an hour apart, or a day
+if no budget is hourly."""
+BUDGETS_UPDATED_AT: Final = "SELECT name, updated_at FROM budgets FINAL"
 
 
-def look(ledger: Ledger, now: datetime, destinations: Sequence[Destination]) -> list[Told]:
-    """Tell of every threshold that has been passed and not been told of in its period.
+def evaluate(ledger: Ledger, now: datetime, destinations: Sequence[Destination]) -> list[DeliveryResult]:
+    """Send an alert for every threshold that was crossed and not yet alerted in its period.
 
-    Of several thresholds at once only the highest is told: what is below goes without saying.
+    If several thresholds were crossed, only the highest is alerted.
 
     Args:
-        ledger: is asked, and written to.
-        at: the moment; budgets stand as they do then, and in the period before for a while after its end.
-        destinations: are told; with none, what is to be told stays so.
+        ledger: queried, and written to.
+        now: time of the evaluation; the previous period is included for a while after its end.
+        destinations: receive the alerts; without any, alerts stay pending.
 
     Raises:
         DatabaseError: the ledger does not answer.
     """
-    statuses = [*budget_status.near(budget_status.standings(ledger, now)), *budget_status.near(_ended(ledger, now))]
-    alerts = [Alert(status, threshold) for status, threshold in passed(statuses)]
-    return delivery_log.tell(ledger, alerts, destinations, _details(ledger, now))
+    statuses = [
+        *budget_status.noteworthy(budget_status.statuses(ledger, now)),
+        *budget_status.noteworthy(_previous_periods(ledger, now)),
+    ]
+    alerts = [Alert(status, threshold) for status, threshold in crossed_thresholds(statuses)]
+    return delivery_log.deliver_once(ledger, alerts, destinations, _details(ledger, now))
 
 
-def _ended(ledger: Ledger, now: datetime) -> Iterator[Standing]:
-    """How budgets that were there already stood at the end of the period before, for a while after it."""
-    since: dict[str, datetime] = dict(ledger.query(SET).rows)
+def _previous_periods(ledger: Ledger, now: datetime) -> Iterator[BudgetStatus]:
+    """Statuses of already existing budgets at the end of the previous period, for a while after it."""
+    since: dict[str, datetime] = dict(ledger.query(BUDGETS_UPDATED_AT).rows)
     for budget in budget_table.read(ledger).budgets:
         running = window(budget.window, now, budget.zone)
         if now - running.start < GRACE[budget.window] and since.get(budget.name, now) < running.start:
             previous = window(budget.window, running.start - timedelta(microseconds=1), budget.zone)
-            yield from budget_status.standings_in(ledger, budget, previous, previous.end)
+            yield from budget_status.statuses_in(ledger, budget, previous, previous.end)
 
 
-def passed(statuses: Iterable[Standing]) -> list[tuple[Standing, float]]:
-    """(how a budget stands, the highest of its thresholds that it has passed)."""
-    crossings: list[tuple[Standing, float]] = []
+def crossed_thresholds(statuses: Iterable[BudgetStatus]) -> list[tuple[BudgetStatus, float]]:
+    """(status of a budget, the highest threshold that it has crossed)."""
+    crossings: list[tuple[BudgetStatus, float]] = []
     for status in statuses:
         reached = [t for t in status.budget.thresholds if status.spent_usd >= status.amount_usd * Decimal(str(t))]
         if reached:
@@ -69,35 +72,37 @@ def passed(statuses: Iterable[Standing]) -> list[tuple[Standing, float]]:
 
 
 def _details(ledger: Ledger, now: datetime) -> Callable[[Alert], Alert]:
-    """What adds to an alert the features and users that have spent most of the budget, to the first alerts of a look."""
+    """Returns a function that adds the top features and users to the first alerts of an evaluation."""
     detailed_count = 0
 
-    def detailed(alert: Alert) -> Alert:
+    def with_details(alert: Alert) -> Alert:
         nonlocal detailed_count
         detailed_count += 1
-        status, budget = alert.standing, alert.standing.budget
+        status, budget = alert.status, alert.status.budget
         scope = {**budget.scope, budget.per: status.value} if budget.per else dict(budget.scope)
         tops: list[tuple[tuple[str, Decimal], ...]] = []
         for dimension in ("feature", "user"):
             if dimension in scope:
                 tops.append(((scope[dimension], status.spent_usd),))
             elif detailed_count <= MAX_DETAILED:
-                tops.append(_top(ledger, replace(budget, scope=scope, per=dimension), status.window, now))
+                tops.append(_top_spenders(ledger, replace(budget, scope=scope, per=dimension), status.window, now))
             else:
                 tops.append(())
         return Alert(status, alert.threshold, *tops)
 
-    return detailed
+    return with_details
 
 
-def _top(ledger: Ledger, budget: Budget, running: Window, now: datetime) -> tuple[tuple[str, Decimal], ...]:
-    """Who has spent most of a budget; what nobody is named for is one of them. Nobody, where the ledger does not say it in
-    time: what is told matters more."""
+def _top_spenders(ledger: Ledger, budget: Budget, running: Window, now: datetime) -> tuple[tuple[str, Decimal], ...]:
+    """Top spenders of a budget, unattributed spend included. Empty if the ledger does not answer in time: sending
+    the alert matters more."""
     try:
-        live = budget_status.is_present(running, now)
+        live = budget_status.is_current(running, now)
         return tuple(
-            budget_status.spending(ledger, budget, running.start, min(now, running.end), include_unattributed=True, live=live)[:TOP]
+            budget_status.spending(
+                ledger, budget, running.start, min(now, running.end), include_unattributed=True, live=live
+            )[:TOP_SPENDERS]
         )
     except DatabaseError as error:
-        log.warning("an alert of budget %r names no %s: %s", budget.name, budget.per, error)
+        log.warning("an alert of budget %r does not list the top %s values: %s", budget.name, budget.per, error)
         return ()

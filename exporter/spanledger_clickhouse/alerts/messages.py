@@ -1,4 +1,4 @@
-"""What is said of a budget: one payload, and the forms that Slack and PagerDuty want of it."""
+"""Formats budget alerts: the webhook payload, and its Slack and PagerDuty forms."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from spanledger_clickhouse.budgets.status import Standing
-from spanledger_clickhouse.report.slack import escaped
+from spanledger_clickhouse.budgets.status import BudgetStatus
+from spanledger_clickhouse.report.slack import escape_mrkdwn
 
 SEVERITIES: Final = ((1.0, "critical"), (0.95, "error"), (0.0, "warning"))
 """Threshold -> severity of a page (https://developer.pagerduty.com/docs/events-api-v2-overview)."""
 VERSION: Final = 1
-"""Of the payload: a field may be added, none is taken away or changes its meaning within a version."""
+"""Payload version: within a version fields may be added, but not removed or changed in meaning."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A budget that has come to a threshold."""
+    """A budget that has crossed a threshold."""
 
-    standing: Standing
+    status: BudgetStatus
     threshold: float
     features: tuple[tuple[str, Decimal], ...] = ()
-    """The dearest, with what they have spent of it; "" of calls without one."""
+    """Top features with their spend; "" for calls without a feature."""
     users: tuple[tuple[str, Decimal], ...] = ()
 
     @property
     def key(self) -> str:
-        """The same alert has the same key, in whichever process; a budget of another amount is another matter."""
-        status = self.standing
-        account = status.budget.account(status.value, int(status.window.start.timestamp()))
+        """Deduplication key of the alert, the same in every process; a changed budget amount gives a new key."""
+        status = self.status
+        account = status.budget.counter_key(status.value, int(status.window.start.timestamp()))
         return f"{account}\x1f{status.budget.amount_picousd}\x1f{self.threshold:g}"
 
     @property
@@ -38,9 +38,9 @@ class Alert:
         return hashlib.sha256(self.key.encode()).hexdigest()[:32]
 
 
-def payload(alert: Alert) -> dict[str, Any]:
-    """What a webhook is sent; money as decimal strings in USD."""
-    status, budget = alert.standing, alert.standing.budget
+def webhook_payload(alert: Alert) -> dict[str, Any]:
+    """Payload of a webhook; amounts are decimal strings in USD."""
+    status, budget = alert.status, alert.status.budget
     return {
         "version": VERSION,
         "id": alert.id,
@@ -54,45 +54,45 @@ def payload(alert: Alert) -> dict[str, Any]:
         "period_start": status.window.start.isoformat(),
         "period_end": status.window.end.isoformat(),
         "threshold": alert.threshold,
-        "spent_usd": _plain(status.spent_usd),
-        "budget_usd": _plain(status.amount_usd),
+        "spent_usd": _decimal_string(status.spent_usd),
+        "budget_usd": _decimal_string(status.amount_usd),
         "utilisation": round(status.utilisation, 4),
-        "forecast_usd": None if status.projected_usd is None else _plain(status.projected_usd),
+        "forecast_usd": None if status.projected_usd is None else _decimal_string(status.projected_usd),
         "action": budget.action,
-        "top_features": [{"feature": name or None, "cost_usd": _plain(cost)} for name, cost in alert.features],
-        "top_users": [{"user": name or None, "cost_usd": _plain(cost)} for name, cost in alert.users],
+        "top_features": [{"feature": name or None, "cost_usd": _decimal_string(cost)} for name, cost in alert.features],
+        "top_users": [{"user": name or None, "cost_usd": _decimal_string(cost)} for name, cost in alert.users],
     }
 
 
 def headline(alert: Alert) -> str:
-    status = alert.standing
-    share = int(status.spent_usd * 100 / status.amount_usd)  # never more than it is
-    text = f"Budget {_shown(status.whose)}: {share}% of {_usd(status.amount_usd)} for the {status.budget.window} is spent ({_usd(status.spent_usd)})"
+    status = alert.status
+    share = int(status.spent_usd * 100 / status.amount_usd)  # rounded down
+    text = f"Budget {_printable(status.label)}: {share}% of {_usd(status.amount_usd)} for the {status.budget.window} is spent ({_usd(status.spent_usd)})"
     if status.projected_usd is not None and status.projected_usd > status.spent_usd:
-        text += f"; at this pace {_usd(status.projected_usd)} by its end"
+        text += f"; at the current burn rate {_usd(status.projected_usd)} by the end of the period"
     return text
 
 
 def slack(payload: dict[str, Any]) -> dict[str, Any]:
     """A message of an incoming webhook (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks)."""
     icon = ":rotating_light:" if payload["type"] == "exceeded" else ":warning:"
-    parts = [f"{icon} *{escaped(payload['text'])}*"]
+    parts = [f"{icon} *{escape_mrkdwn(payload['text'])}*"]
     for title, key, name in (("Features", "top_features", "feature"), ("Users", "top_users", "user")):
         if payload[key]:
             shown = ", ".join(
-                f"{escaped(_shown(entry[name] or 'nobody said'))} {_usd(Decimal(entry['cost_usd']))}"
+                f"{escape_mrkdwn(_printable(entry[name] or 'unattributed'))} {_usd(Decimal(entry['cost_usd']))}"
                 for entry in payload[key]
             )
             parts.append(f"{title}: {shown}")
     text = "\n".join(parts)
     return {
-        "text": escaped(payload["text"]),
+        "text": escape_mrkdwn(payload["text"]),
         "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text[:2900], "verbatim": True}}],
     }
 
 
 def pagerduty(payload: dict[str, Any], routing_key: str) -> dict[str, Any]:
-    """An event of PagerDuty's Events API v2. A threshold is an incident of its own: who has acknowledged 80 % is paged at 100 %."""
+    """An event of PagerDuty's Events API v2. Each threshold is its own incident: 100 % pages after an acknowledged 80 %."""
     return {
         "routing_key": routing_key,
         "event_action": "trigger",
@@ -108,13 +108,13 @@ def pagerduty(payload: dict[str, Any], routing_key: str) -> dict[str, Any]:
     }
 
 
-def _shown(name: str) -> str:
-    """A name on one line, of a length that leaves room for others."""
+def _printable(name: str) -> str:
+    """A name as one line of printable characters, truncated to 100."""
     printable = "".join(character if character.isprintable() else " " for character in name)
     return printable if len(printable) <= 100 else f"{printable[:99]}…"
 
 
-def _plain(amount: Decimal) -> str:
+def _decimal_string(amount: Decimal) -> str:
     return format(amount.quantize(Decimal("0.000001")), "f")
 
 

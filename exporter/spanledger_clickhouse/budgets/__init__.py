@@ -1,1 +1,1 @@
-"""Budgets as rows: the table, how they stand, their publication to Redis, the audit log."""
+"""Budgets as rows: the table, budget status, publication to Redis, the audit log."""

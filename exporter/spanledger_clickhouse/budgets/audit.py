@@ -1,4 +1,4 @@
-"""Who changed what of budgets and limits: rows of `limit_events`."""
+"""Audit log of changes to budgets and limits: rows of `limit_events`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Ledger
 
 
-class NotNotedError(DatabaseError):
-    """What was to be done is done, and nobody knows who did it."""
+class AuditError(DatabaseError):
+    """The change was applied, but its audit row could not be written."""
 
     def __init__(self, error: DatabaseError) -> None:
-        super().__init__(f"it is done, but noting who did it failed: {error}")
+        super().__init__(f"the change was applied, but writing its audit row failed: {error}")
 
 
-def who() -> str:
-    """user@host of this process."""
+def actor() -> str:
+    """The user@host of this process."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
@@ -27,21 +27,21 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def note(ledger: Ledger, kind: str, dimension: str, key: str, why: str = "") -> None:
-    """Write down a change, after it was made.
+def log_change(ledger: Ledger, kind: str, dimension: str, key: str, why: str = "") -> None:
+    """Write an audit row for a change that was already applied.
 
     Args:
-        ledger: where.
+        ledger: the ledger to write to.
         kind: stop, resume, set, remove.
-        dimension: what it is about: tenant, tier, feature, user, budget.
-        key: which.
-        why: in words.
+        dimension: subject of the change: tenant, tier, feature, user, budget.
+        key: which one.
+        why: a free-text reason.
 
     Raises:
-        NotNotedError: it cannot be written.
+        NotNotedError: the row cannot be written.
     """
-    row = [kind, dimension, key, who(), why]
+    row = [kind, dimension, key, actor(), why]
     try:
         insert(ledger, "limit_events", ["kind", "dimension", "key", "who", "reason"], [row])
     except DatabaseError as error:
-        raise NotNotedError(error) from error
+        raise AuditError(error) from error

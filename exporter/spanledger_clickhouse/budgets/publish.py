@@ -1,4 +1,4 @@
-"""Budgets on their way to the processes that enforce them: by Redis, which each of them asks every two seconds."""
+"""Publishes budgets to Redis, which enforcing processes poll every two seconds."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Final
 
-from spanledger.limits.matching_budgets import AFTER_SECONDS
+from spanledger.limits.matching_budgets import WINDOW_GRACE_SECONDS
 from spanledger.limits.periods import window
-from spanledger.limits.store.protocol import Account, StoreError
+from spanledger.limits.store.protocol import BudgetCounter, StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger.runtime import settings
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
-from spanledger_clickhouse.budgets.status import Standing
-from spanledger_clickhouse.budgets.table import complain
-from spanledger_clickhouse.database.connection import DatabaseError, denied
+from spanledger_clickhouse.budgets.status import BudgetStatus
+from spanledger_clickhouse.budgets.table import log_invalid
+from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied
 from spanledger_clickhouse.database.ledger import Ledger
 
-PATIENCE_SECONDS: Final = 5.0
-UNKNOWN: Final = "unknown"
-"""The name of a ledger whose ClickHouse does not tell."""
-NAME: Final = """
+REDIS_TIMEOUT_SECONDS: Final = 5.0
+UNKNOWN_LEDGER: Final = "unknown"
+"""Id of a ledger whose ClickHouse does not report one."""
+LEDGER_ID: Final = """
 SELECT toString(uuid) FROM system.tables
 WHERE database = {database:String} AND name = 'budgets' AND uuid != toUUID('00000000-0000-0000-0000-000000000000')
 """
-STOPPED: Final = """
+ACTIVE_STOPS: Final = """
 SELECT dimension, key FROM limit_events WHERE kind IN ('stop', 'resume')
 GROUP BY dimension, key HAVING argMax(kind, at) = 'stop' ORDER BY dimension, key
 """
 
 
 def shared_store() -> RedisStore | None:
-    """The Redis of SPANLEDGER_REDIS_URL, asked with more patience than a call has; None where none is set.
+    """The Redis of SPANLEDGER_REDIS_URL, with a longer timeout than a call has; None if it is not set.
 
     Raises:
-        StoreError: redis-py is not installed, or the URL is none.
+        StoreError: redis-py is not installed, or the URL is not valid.
     """
     url = settings.setting("redis_url")
-    return RedisStore(url, PATIENCE_SECONDS) if url is not None else None
+    return RedisStore(url, REDIS_TIMEOUT_SECONDS) if url is not None else None
 
 
 def publish(ledger: Ledger, *, take_over: bool = False, all_values: bool = True) -> int | None:
-    """Publish the ledger's budgets, and have Redis know what is spent of them; how many, or None where no Redis is set.
+    """Publish the ledger's budgets and reconcile the Redis counters; returns their number, None without a Redis.
 
     Args:
-        ledger: whose.
-        take_over: also where the Redis has those of another ledger.
-        everybody: whether of a budget per user (tenant, ...) all are told of, not only those who are near it.
+        ledger: the ledger whose budgets are published.
+        take_over: also replace budgets that another ledger has published.
+        all_values: for a budget per user (tenant, ...), reconcile every value, not only those near the limit.
 
     Raises:
         DatabaseError: the ledger, or Redis, does not answer; the Redis has budgets of another ledger.
@@ -58,60 +58,66 @@ def publish(ledger: Ledger, *, take_over: bool = False, all_values: bool = True)
         store = shared_store()
         if store is None:
             return None
-        name, publisher = _name(ledger), store.publisher()
-        if publisher != name and UNKNOWN not in (name, publisher) and publisher and not take_over:
+        name, publisher = _ledger_id(ledger), store.publisher()
+        if publisher != name and UNKNOWN_LEDGER not in (name, publisher) and publisher and not take_over:
             raise DatabaseError(
-                "nothing is published: the budgets in Redis are those of another ledger. Set SPANLEDGER_DSN to that one, or "
-                "say `spanledger budget publish --take-over` to have those of this ledger enforced instead"
+                "nothing was published: the budgets in Redis belong to another ledger. Set SPANLEDGER_DSN to it, or "
+                "run `spanledger budget publish --take-over` to enforce the budgets of this ledger instead"
             )
-        policy_document, errors = budget_table.document(ledger)  # what makes no sense is not published
-        complain(errors)
+        policy_document, errors = budget_table.document(ledger)  # invalid rows are not published
+        log_invalid(errors)
         if not publisher:
             _restore_stops(ledger, store)
-        _level(ledger, store, all_values=all_values)  # first: what is enforced from now on knows what is spent
-        store.publish(budget_table.as_json(policy_document), publisher if name == UNKNOWN and publisher else name)
+        _reconcile_counters(
+            ledger, store, all_values=all_values
+        )  # first, so that newly enforced budgets start from the actual spend
+        store.publish(
+            budget_table.as_json(policy_document), publisher if name == UNKNOWN_LEDGER and publisher else name
+        )
     except StoreError as error:
-        raise DatabaseError(f"nothing is published: {error}. Try `spanledger budget publish` again") from error
+        raise DatabaseError(f"nothing was published: {error}. Try `spanledger budget publish` again") from error
     return len(policy_document["budget"])
 
 
-def _level(ledger: Ledger, store: RedisStore, *, all_values: bool) -> None:
-    """Take what is counted in Redis to be at least what the ledger has: calls of processes that do not enforce, calls made
-    before a budget was set, or while Redis was away, and all of it where Redis has lost its data. Raises DatabaseError,
+def _reconcile_counters(ledger: Ledger, store: RedisStore, *, all_values: bool) -> None:
+    """Raise the Redis counters to the spend in the ledger, which also has calls of processes that do not enforce, calls
+    made before the budget was set or during a Redis outage, and all spend after Redis data loss. Raises DatabaseError,
     StoreError."""
-    statuses = list(_spent(ledger)) if all_values else list(budget_status.near(_spent(ledger)))
-    amounts: list[tuple[Account, int]] = []
+    statuses = list(_current_spend(ledger)) if all_values else list(budget_status.noteworthy(_current_spend(ledger)))
+    amounts: list[tuple[BudgetCounter, int]] = []
     for status in statuses:
         begun, end = status.window.start.timestamp(), status.window.end.timestamp()
-        account = Account(status.budget.account(status.value, int(begun)), 0, ceil(end - begun) + AFTER_SECONDS)
+        account = BudgetCounter(
+            status.budget.counter_key(status.value, int(begun)), 0, ceil(end - begun) + WINDOW_GRACE_SECONDS
+        )
         amounts.append((account, int(status.spent_usd.scaleb(12))))
-    store.at_least(amounts)
+    store.raise_to(amounts)
 
 
-def _spent(ledger: Ledger) -> Iterator[Standing]:
-    """What is spent of each budget, of each that has it for itself, the most first."""
+def _current_spend(ledger: Ledger) -> Iterator[BudgetStatus]:
+    """Current spend of each budget and each value of its `per` dimension, highest first."""
     now = datetime.now(UTC)
     for budget in budget_table.read(ledger).budgets:
         running = window(budget.window, now, budget.zone)
         for value, amount in budget_status.spending(ledger, budget, running.start, now, live=True):
-            yield Standing(budget, value, running, amount)
+            yield BudgetStatus(budget, value, running, amount)
 
 
-def _name(ledger: Ledger) -> str:
-    """What tells a ledger from others."""
+def _ledger_id(ledger: Ledger) -> str:
+    """Unique id of the ledger."""
     try:
-        rows = ledger.query(NAME, {"database": ledger.target.database}).rows
+        rows = ledger.query(LEDGER_ID, {"database": ledger.target.database}).rows
     except DatabaseError as error:
-        if not denied(error):
+        if not is_access_denied(error):
             raise
-        return UNKNOWN
-    return str(rows[0][0]) if rows else UNKNOWN
+        return UNKNOWN_LEDGER
+    return str(rows[0][0]) if rows else UNKNOWN_LEDGER
 
 
 def _restore_stops(ledger: Ledger, store: RedisStore) -> None:
-    """Stop what is stopped by hand, in a Redis that has lost all that it had, or is new. Raises DatabaseError, StoreError."""
+    """Restore manual stops in a Redis that is new or has lost its data. Raises DatabaseError, StoreError."""
     stopped = store.controls().stopped
-    for dimension, key in ledger.query(STOPPED).rows:
+    for dimension, key in ledger.query(ACTIVE_STOPS).rows:
         if f"{dimension}={key}" not in stopped:
             store.stop(f"{dimension}={key}")
-            log.warning("Redis did not know it: %s %r is stopped", dimension, key)
+            log.warning("restored a stop that was missing in Redis: %s %r", dimension, key)

@@ -1,4 +1,4 @@
-"""How budgets stand: spend, utilization and burn rate of each budget in its current period, from rollups where they are closed."""
+"""Budget status: spend, utilization and burn rate of each budget in its current period, from closed rollups."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ ROLLUPS: Final = (
     ("llm_costs_daily", 86_400, {"tenant", "tier", "feature"}),
     ("llm_costs_users", 86_400, {"tenant", "feature", "user"}),
 )
-"""(view, seconds of a bucket, dimensions that it knows): the first that can say it is asked."""
+"""(view, bucket seconds, its dimensions): the first that can answer a query is used."""
 
 
-PACE_DAYS: Final = 7
+BURN_RATE_DAYS: Final = 7
 
 
 MAX_VALUES: Final = 1000
-"""Of a budget per user, tenant, ...: how many are looked at, those who have spent most first."""
+"""Values (users, tenants, ...) evaluated per budget, highest spend first."""
 
 
-NEAR: Final = 0.5
-"""The share from which one of a budget per user (tenant, ...) matters, unless it tells or acts earlier."""
+NOTEWORTHY_SHARE: Final = 0.5
+"""Utilization from which a value of a budget per user (tenant, ...) is noteworthy, unless it alerts or acts earlier."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a budget stands in a window; of a budget per user (tenant, ...) there is one for each that has spent."""
+class BudgetStatus:
+    """Status of a budget in a period; a budget per user (tenant, ...) has one for each value with spend."""
 
     budget: Budget
     value: str
-    """Of a budget per user, tenant, ...: whose; else ''."""
+    """The user, tenant, ... of a budget per dimension; else ''."""
     window: Window
     spent_usd: Decimal
     projected_usd: Decimal | None = None
-    """At the end of the window, at the pace of the last seven full days; of an hour, at its own pace."""
+    """Forecast at the end of the period from the burn rate of the last seven full days; for an hour, from its own."""
 
     @property
     def amount_usd(self) -> Decimal:
@@ -55,37 +55,39 @@ class Standing:
         return float(self.spent_usd / self.amount_usd)
 
     @property
-    def whose(self) -> str:
-        """The budget's name, and the value that it is about."""
+    def label(self) -> str:
+        """Display name: the budget's name and, if any, the value."""
         return f"{self.budget.name} ({self.budget.per} {self.value})" if self.budget.per else self.budget.name
 
 
-def standings(ledger: Ledger, as_of: datetime, budgets: Iterable[Budget] | None = None) -> Iterator[Standing]:
-    """How each budget (by default all of the ledger) stands at a moment, the fullest value of a budget first.
+def statuses(ledger: Ledger, as_of: datetime, budgets: Iterable[Budget] | None = None) -> Iterator[BudgetStatus]:
+    """Status of each budget (by default all of the ledger) at a point in time, highest spend first.
 
-    A budget per user has one for each user who has spent anything of it; one with nobody has none.
+    A budget per user has one status for each user with spend, and none without any.
 
     Raises:
-        DatabaseError: the ledger cannot be asked.
+        DatabaseError: the ledger cannot be queried.
     """
     for budget in read(ledger).budgets if budgets is None else budgets:
         running = window(budget.window, as_of, budget.zone)
-        yield from standings_in(ledger, budget, running, min(as_of, running.end))
+        yield from statuses_in(ledger, budget, running, min(as_of, running.end))
 
 
-def standings_in(ledger: Ledger, budget: Budget, running: Window, until: datetime) -> Iterator[Standing]:
-    """How a budget stood in a window at a moment of it; see `standings`."""
-    burn_rates = _paces(ledger, budget, until) if budget.window != "hour" and until < running.end else {}
-    spent = spending(ledger, budget, running.start, until, live=is_present(running, until))
+def statuses_in(ledger: Ledger, budget: Budget, running: Window, until: datetime) -> Iterator[BudgetStatus]:
+    """Status of a budget in a period up to a point in time; see `statuses`."""
+    burn_rates = _burn_rates(ledger, budget, until) if budget.window != "hour" and until < running.end else {}
+    spent = spending(ledger, budget, running.start, until, live=is_current(running, until))
     for value, amount in spent or ([] if budget.per else [("", Decimal(0))]):
-        yield Standing(budget, value, running, amount, _projected(running, until, amount, burn_rates.get(value)))
+        yield BudgetStatus(budget, value, running, amount, _projected(running, until, amount, burn_rates.get(value)))
 
 
-def near(statuses: Iterable[Standing]) -> Iterator[Standing]:
-    """Those that matter; of a budget per user not everybody who has spent a cent."""
+def noteworthy(statuses: Iterable[BudgetStatus]) -> Iterator[BudgetStatus]:
+    """Filters noteworthy statuses: of a budget per user, only users near its limit or thresholds."""
     counts: Counter[str] = Counter()
     for status in statuses:
-        if status.budget.per and status.utilisation < min(NEAR, float(status.budget.acts_at), *status.budget.thresholds):
+        if status.budget.per and status.utilisation < min(
+            NOTEWORTHY_SHARE, float(status.budget.effective_action_share), *status.budget.thresholds
+        ):
             continue
         counts[status.budget.name] += 1
         if counts[status.budget.name] <= MAX_VALUES:
@@ -93,27 +95,33 @@ def near(statuses: Iterable[Standing]) -> Iterator[Standing]:
     for name, count in counts.items():
         if count > MAX_VALUES:
             log.warning(
-                "budget %r: of %d who are near it, only the %d who have spent most are looked at", name, count, MAX_VALUES
+                "budget %r: %d values are near its limit, only the top %d are evaluated", name, count, MAX_VALUES
             )  # fmt: skip
 
 
-def is_present(running: Window, as_of: datetime) -> bool:
-    """Whether a moment of a window is the present, or as good as that."""
+def is_current(running: Window, as_of: datetime) -> bool:
+    """Whether a point in time is in the current period and less than a minute ago."""
     return as_of < running.end and as_of > datetime.now(UTC) - timedelta(minutes=1)
 
 
 def spending(
-    ledger: Ledger, budget: Budget, since: datetime, until: datetime, *, include_unattributed: bool = False, live: bool = False
+    ledger: Ledger,
+    budget: Budget,
+    since: datetime,
+    until: datetime,
+    *,
+    include_unattributed: bool = False,
+    live: bool = False,
 ) -> list[tuple[str, Decimal]]:
-    """(value of `per`, or "", what was spent in USD), the most first. Raises DatabaseError.
+    """(value of `per`, or "", spend in USD), highest spend first. Raises DatabaseError.
 
     Args:
-        ledger: is asked.
-        each: the budget.
-        since: from when.
-        until: until when.
-        nobody: whether "" of calls that have no such value is among them.
-        live: whether `until` is the present: of an hour or a day that is under way all may be counted that is there.
+        ledger: the ledger to query.
+        budget: the budget.
+        since: start, inclusive.
+        until: end, exclusive.
+        include_unattributed: include "" for calls without a value.
+        live: whether `until` is the present: then all rows of the current hour or day may be counted.
     """
     source, time, cost = _source({*budget.scope, budget.per} - {""}, since, until, live=live)
     value = f"ifNull(toString({COLUMN_OF[budget.per]}), '')" if budget.per else "''"
@@ -133,8 +141,8 @@ def _conditions(budget: Budget, time: str, value: str) -> str:
 
 
 def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = False) -> tuple[str, str, str]:
-    """(table, its time, its cost) that knows the dimensions, in buckets that begin at `since` and end at `until`, or have
-    nothing after it."""
+    """(table, time column, cost column) with the dimensions, in buckets that start at `since` and end at `until`,
+    or have no rows after it."""
     for view, seconds, dimensions in ROLLUPS:
         whole = until.timestamp() % seconds == 0 or live or until >= datetime.now(UTC)
         if needed <= dimensions and since.timestamp() % seconds == 0 and whole:
@@ -142,8 +150,8 @@ def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = 
     return "llm_calls AS c FINAL", "c.start_time", "c.cost_usd"
 
 
-def _paces(ledger: Ledger, budget: Budget, as_of: datetime) -> dict[str, Decimal]:
-    """What each value has spent a day, on average of the last seven full days (UTC), or as many as it has (view
+def _burn_rates(ledger: Ledger, budget: Budget, as_of: datetime) -> dict[str, Decimal]:
+    """Burn rate: mean daily spend of each value over the last seven full days (UTC), or as many as it has (view
     budget_status)."""
     today = as_of.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     source, time, cost = _source({*budget.scope, budget.per} - {""}, today, today)
@@ -152,9 +160,9 @@ def _paces(ledger: Ledger, budget: Budget, as_of: datetime) -> dict[str, Decimal
         f"SELECT {value} AS value, sumIf({cost}, {time} >= {{week:DateTime('UTC')}}) AS spent, min(toDate({time})) "
         f"FROM {source} WHERE {_conditions(budget, time, value)} AND isNotNull({cost}) GROUP BY value"
     )
-    week, since = today - timedelta(days=PACE_DAYS), today - timedelta(days=4 * PACE_DAYS)
+    week, since = today - timedelta(days=BURN_RATE_DAYS), today - timedelta(days=4 * BURN_RATE_DAYS)
     rows = ledger.query(statement, {"since": since, "until": today, "week": week, **budget.scope}).rows
-    days = {value: min(PACE_DAYS, max(1, (today.date() - first).days)) for value, _, first in rows}
+    days = {value: min(BURN_RATE_DAYS, max(1, (today.date() - first).days)) for value, _, first in rows}
     return {value: Decimal(spent or 0) / days[value] for value, spent, _ in rows}
 
 

@@ -1,7 +1,6 @@
-"""Budgets as rows of the ledger: read, written, and how each stands at a moment.
+"""Reads and writes budgets and feature rules as rows of the ledger.
 
-A row has the figures of a `[[budget]]` in a file of limits, and is checked as one. What is spent of it is read from the
-rollups where they can say it, else from the calls.
+A row has the fields of a `[[budget]]` in a limits file, and is validated in the same way.
 """
 
 from __future__ import annotations
@@ -11,20 +10,20 @@ from decimal import Decimal
 from typing import Any, Final
 
 from spanledger.limits.policy import Budget, Policy, Rule
-from spanledger.limits.policy_documents import PolicyError, budget, policy
+from spanledger.limits.policy_documents import PolicyError, budget_from_table, policy_from_document
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.database.connection import DatabaseError, reason
 from spanledger_clickhouse.database.ledger import Ledger
 
-SEVERAL: Final = "several"
+MULTIPLE_DIMENSIONS: Final = "several"
 """The scope of a budget of more than one dimension."""
 COLUMN_OF: Final = {"tenant": "tenant_id", "tier": "customer_tier", "feature": "feature", "user": "user_id"}
 
-ROWS: Final = """
+BUDGET_ROWS: Final = """
 SELECT name, scope, key, dimensions, per, period, zone, amount_usd, action, at, thresholds, fail_closed
 FROM budgets FINAL ORDER BY name
 """
-RULES: Final = """
+RULE_ROWS: Final = """
 SELECT feature, downgrade, pinned, critical, max_input_tokens, max_output_tokens FROM feature_rules FINAL ORDER BY feature
 """
 
@@ -33,50 +32,50 @@ SELECT feature, downgrade, pinned, critical, max_input_tokens, max_output_tokens
 
 
 def document(ledger: Ledger) -> tuple[dict[str, Any], list[str]]:
-    """All budgets and rules of features, in the form that `documents.policy` reads, and what is wrong with rows that are
-    left out because they make no sense. Raises DatabaseError."""
+    """All budgets and feature rules in the form that `policy_documents.policy` reads, and the errors of invalid rows,
+    which are left out. Raises DatabaseError."""
     errors: list[str] = []
-    budgets = [_described(*row) for row in ledger.query(ROWS).rows]
-    features = {feature: _rule(*rest) for feature, *rest in ledger.query(RULES).rows}
+    budgets = [_budget_entry(*row) for row in ledger.query(BUDGET_ROWS).rows]
+    features = {feature: _rule(*rest) for feature, *rest in ledger.query(RULE_ROWS).rows}
     return {
-        "budget": [entry for entry in budgets if _makes_sense({"budget": [entry]}, f"budget {entry['name']!r}", errors)],
-        "features": {name: rule for name, rule in features.items() if _makes_sense({"features": {name: rule}}, f"feature {name!r}", errors)},
+        "budget": [entry for entry in budgets if _is_valid({"budget": [entry]}, f"budget {entry['name']!r}", errors)],
+        "features": {name: rule for name, rule in features.items() if _is_valid({"features": {name: rule}}, f"feature {name!r}", errors)},
     }, errors  # fmt: skip
 
 
-def _makes_sense(document: dict[str, Any], name: str, errors: list[str]) -> bool:
+def _is_valid(document: dict[str, Any], name: str, errors: list[str]) -> bool:
     try:
-        policy(document, name)
+        policy_from_document(document, name)
     except PolicyError as error:
-        errors.append(f"{error}; mend it with `spanledger budget`, or remove it")
+        errors.append(f"{error}; fix it with `spanledger budget`, or remove it")
         return False
     return True
 
 
 def read(ledger: Ledger) -> Policy:
-    """All budgets and rules of the ledger; rows that make no sense are left out, and logged. Raises DatabaseError."""
+    """All budgets and rules of the ledger; invalid rows are left out and logged. Raises DatabaseError."""
     policy_document, errors = document(ledger)
-    complain(errors)
-    return policy(policy_document, "the table budgets")
+    log_invalid(errors)
+    return policy_from_document(policy_document, "the table budgets")
 
 
-def complain(errors: list[str]) -> None:
-    """Log what makes no sense, each once in this process."""
+def log_invalid(errors: list[str]) -> None:
+    """Log each error about an invalid row once per process."""
     for message in errors:
-        if message not in _complained:
-            _complained.add(message)
+        if message not in _logged:
+            _logged.add(message)
             log.error("%s", message)
 
 
-_complained: Final = set[str]()
+_logged: Final = set[str]()
 
 
 def as_json(document: dict[str, Any]) -> str:
-    """A document as it is published: the same budgets are the same text."""
+    """The document as canonical JSON: equal budgets give equal text."""
     return json.dumps(document, sort_keys=True, default=str)
 
 
-def _described(
+def _budget_entry(
     name: str,
     scope: str,
     key: str,
@@ -90,7 +89,7 @@ def _described(
     thresholds: list[float],
     fail_closed: int,
 ) -> dict[str, Any]:
-    budget_scope = dict(dimensions) if scope == SEVERAL else {} if scope == "global" else {scope: key}
+    budget_scope = dict(dimensions) if scope == MULTIPLE_DIMENSIONS else {} if scope == "global" else {scope: key}
     entry: dict[str, Any] = {
         "name": name, "window": period, "amount_usd": format(amount, "f"), "per": per, "zone": zone, "action": action,
         "thresholds": list(thresholds), "fail_closed": bool(fail_closed),
@@ -109,11 +108,11 @@ def _rule(downgrade: dict[str, str], pinned: int, critical: int, most_in: int | 
 
 
 def put(ledger: Ledger, budget: Budget, *, deleted: bool = False) -> None:
-    """Write a budget; one of the same name is changed. Raises DatabaseError."""
+    """Write a budget; an existing budget of that name is replaced. Raises DatabaseError."""
     scope, key = next(iter(budget.scope.items())) if len(budget.scope) == 1 else ("global", "")
     row = [
         budget.name,
-        SEVERAL if len(budget.scope) > 1 else scope,
+        MULTIPLE_DIMENSIONS if len(budget.scope) > 1 else scope,
         key,
         dict(budget.scope) if len(budget.scope) > 1 else {},
         budget.per,
@@ -131,7 +130,7 @@ def put(ledger: Ledger, budget: Budget, *, deleted: bool = False) -> None:
 
 
 def put_rule(ledger: Ledger, feature: str, rule: Rule, *, deleted: bool = False) -> None:
-    """Write what holds for a feature. Raises DatabaseError."""
+    """Write the rule of a feature. Raises DatabaseError."""
     caps = [rule.max_input_tokens, rule.max_output_tokens]
     row = [feature, dict(rule.downgrade), int(rule.pinned), int(rule.critical), *caps, int(deleted)]
     columns = ["feature", "downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens", "is_deleted"]
@@ -148,14 +147,14 @@ def insert(ledger: Ledger, table: str, columns: list[str], rows: list[list[Any]]
         raise DatabaseError(f"writing to {table} failed: {reason(error)}") from error
 
 
-def described(name: str, **fields: Any) -> Budget:
-    """A budget from what a person says of it.
+def parse_budget(name: str, **fields: Any) -> Budget:
+    """Parse a budget from user input.
 
     Raises:
-        DatabaseError: it makes no sense; the message says what would.
+        DatabaseError: the budget is not valid; the message says why.
     """
     try:
-        return budget(
+        return budget_from_table(
             {"name": name, **{key: value for key, value in fields.items() if value not in (None, {})}},
             f"budget {name!r}",
         )
@@ -163,8 +162,8 @@ def described(name: str, **fields: Any) -> Budget:
         raise DatabaseError(str(error)) from error
 
 
-def fields(budget: Budget) -> dict[str, Any]:
-    """What `described` makes the same budget of."""
+def budget_options(budget: Budget) -> dict[str, Any]:
+    """The arguments from which `parse_budget` makes the same budget."""
     options: dict[str, Any] = {
         "amount_usd": Decimal(budget.amount_picousd).scaleb(-12),
         "scope": dict(budget.scope),
@@ -179,8 +178,5 @@ def fields(budget: Budget) -> dict[str, Any]:
 
 
 def with_amount(budget: Budget, amount: Decimal) -> Budget:
-    """The budget with another amount, in USD. Raises DatabaseError where that is no amount of a budget."""
-    return described(budget.name, **fields(budget) | {"amount_usd": amount})
-
-
-# --- how they stand -----------------------------------------------------------------------------------------
+    """The budget with another amount, in USD. Raises DatabaseError if the amount is not valid."""
+    return parse_budget(budget.name, **budget_options(budget) | {"amount_usd": amount})

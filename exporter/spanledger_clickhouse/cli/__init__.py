@@ -27,10 +27,10 @@ from spanledger_clickhouse.cli import (
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="spanledger")
 def main() -> None:
-    """What your LLM features cost, by feature, user and request.
+    """Report what your LLM features cost, by feature, user and request.
 
-    Commands that ask a question first take in the rows that wait in the spool. They ask the database of
-    SPANLEDGER_DSN, or the embedded one in ~/.local/state/spanledger where that is not set.
+    Query commands first load the rows that wait in the spool. They query the database of SPANLEDGER_DSN, or the
+    embedded database in ~/.local/state/spanledger if that is not set.
     """
 
 

@@ -1,4 +1,4 @@
-"""`spanledger ci-diff`: what a change of the code will cost, before it is merged."""
+"""`spanledger ci-diff`: compares the LLM cost of two test runs, before a change is merged."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, console, plain, reported, table
+from spanledger_clickhouse.cli.output import Usd, as_json, console, json_value, report_user_errors, table
 from spanledger_clickhouse.database.ledger import Result
-from spanledger_clickhouse.report.run_costs import Difference, RunError, differences, read_run
-from spanledger_clickhouse.report.sections import NOBODY, usd
-from spanledger_clickhouse.report.text import escaped, markdown_table
-from spanledger_clickhouse.session import opened
+from spanledger_clickhouse.report.run_costs import FeatureDifference, RunError, differences, read_run
+from spanledger_clickhouse.report.sections import NO_FEATURE, usd
+from spanledger_clickhouse.report.text import escape_markdown, markdown_table
+from spanledger_clickhouse.session import open_ledger
 
-LIVE: Final = """
+LIVE_REQUESTS: Final = """
 SELECT feature, toUInt64(uniqExact(ifNull(request_id, trace_id)) * 30 / {days}) AS requests
 FROM llm_calls FINAL WHERE start_time > now() - INTERVAL {days} DAY GROUP BY feature
 """
@@ -39,14 +39,14 @@ class Volume(click.ParamType[tuple[str, int]]):
 @click.command("ci-diff")
 @click.argument("base", type=click.Path(exists=True, path_type=Path))
 @click.argument("head", type=click.Path(exists=True, path_type=Path))
-@click.option("--volume", type=Volume(), multiple=True, help="Requests a month of a feature; repeat it.")
+@click.option("--volume", type=Volume(), multiple=True, help="Requests a month of a feature; repeatable.")
 @click.option("--live", is_flag=True, help="Take the volume of the last seven days from the ledger (SPANLEDGER_DSN).")
-@click.option("--fail-over", "limit", type=Usd(), help="Exit status 1 where the change costs more than this a month.")
+@click.option("--fail-over", "limit", type=Usd(), help="Exit with status 1 if the change costs more than this a month.")
 @click.option(
     "--fail-over-percent",
     "percent",
     type=click.FloatRange(0),
-    help="Or where a request of a feature costs this much more.",
+    help="Exit with status 1 if a request of a feature costs this many per cent more.",
 )
 @click.option(
     "--format",
@@ -57,12 +57,12 @@ class Volume(click.ParamType[tuple[str, int]]):
     help="md: a comment for the pull request.",
 )
 @as_json
-@reported
+@report_user_errors
 def ci_diff(
     base: Path, head: Path, volume: tuple[tuple[str, int], ...], live: bool, limit: Decimal | None, percent: float | None,
     form: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare the cost of two runs of the tests: of the base branch (BASE) and of the change (HEAD).
+    """Compare the cost of two test runs: of the base branch (BASE) and of the change (HEAD).
 
     Each is the spool directory of a run: SPANLEDGER_SPOOL_DIR=base opentelemetry-instrument pytest. Costs are compared
     by feature and request (calls with the same request id, else the same trace).
@@ -76,56 +76,58 @@ def ci_diff(
         runs = read_run(base), read_run(head)
     except RunError as error:
         raise click.ClickException(str(error)) from error
-    changes = differences(*runs, {**(_live() if live else {}), **dict(volume)})
+    changes = differences(*runs, {**(_live_requests() if live else {}), **dict(volume)})
     monthly_costs = [change.month_usd for change in changes if change.month_usd is not None]
     month = sum(monthly_costs, Decimal(0)) if monthly_costs else None
-    violations = _broken(changes, month, limit, percent)
+    violations = _limit_violations(changes, month, limit, percent)
     if as_json:
-        click.echo(json.dumps({"month_usd": plain(month), "broken": violations, "features": [_facts(change) for change in changes]}, indent=2))  # fmt: skip
+        click.echo(json.dumps({"month_usd": json_value(month), "broken": violations, "features": [_json_fields(change) for change in changes]}, indent=2))  # fmt: skip
     elif form == "md":
-        click.echo(_comment(changes, month, violations))
+        click.echo(_markdown_comment(changes, month, violations))
     else:
         types = ("String", *["Decimal"] * (len(COLUMNS) - 1))
         console().print(
             table(Result(COLUMNS, types, [_cells(change) for change in changes]), "Cost of a request, before and after")
         )
-        console().print(f"\n{_sentence(month)}")
+        console().print(f"\n{_summary(month)}")
     for violation in violations:
         click.echo(f"over the limit: {violation}", err=True)
     if violations:
         raise click.exceptions.Exit(1)
 
 
-def _live() -> dict[str | None, int]:
-    with opened(take_in=False) as database:  # what stands in the spool is the run of the tests
-        return dict(database.query(LIVE.format(days=LIVE_DAYS)).rows)
+def _live_requests() -> dict[str | None, int]:
+    with open_ledger(take_in=False) as database:  # the spool holds the test run
+        return dict(database.query(LIVE_REQUESTS.format(days=LIVE_DAYS)).rows)
 
 
-def _broken(changes: list[Difference], month: Decimal | None, limit: Decimal | None, percent: float | None) -> list[str]:
-    """What passed a limit, in words."""
+def _limit_violations(
+    changes: list[FeatureDifference], month: Decimal | None, limit: Decimal | None, percent: float | None
+) -> list[str]:
+    """The limits that were exceeded, as messages."""
     violations: list[str] = []
     unpriced = sum(change.head.unpriced for change in changes)
     if unpriced and (limit is not None or percent is not None):
-        violations.append(f"{unpriced} calls have no price: what they cost cannot be said")
+        violations.append(f"{unpriced} calls have no price: their cost is unknown")
     if limit is not None:
         if month is None:
-            raise click.UsageError("--fail-over needs a volume: say --live, or --volume FEATURE=REQUESTS")
+            raise click.UsageError("--fail-over needs a volume: give --live, or --volume FEATURE=REQUESTS")
         if month > limit:
-            violations.append(f"{usd(month)} more a month, and {usd(limit)} is allowed")
+            violations.append(f"{usd(month)} more a month; the limit is {usd(limit)}")
     if percent is not None:
         violations += [
-            f"a request of {change.feature or NOBODY} costs {change.change_share:+.1%}, and {percent:g} % is allowed"
+            f"a request of {change.feature or NO_FEATURE} costs {change.change_share:+.1%}; the limit is {percent:g} %"
             for change in changes
             if change.change_share is not None and change.head.requests and change.change_share * 100 > percent
         ]
     return violations
 
 
-def _cells(change: Difference) -> tuple[str, ...]:
+def _cells(change: FeatureDifference) -> tuple[str, ...]:
     before, after = change.base, change.head
     share = change.change_share
     return (
-        change.feature or NOBODY,
+        change.feature or NO_FEATURE,
         f"{before.requests:,} / {after.requests:,}",
         usd(before.request_usd) if before.requests else "-",
         usd(after.request_usd) if after.requests else "-",
@@ -145,30 +147,30 @@ def _per_request(run: Any) -> str:
     return f"{run.calls / run.requests:.2f}" if run.requests else "-"
 
 
-def _facts(change: Difference) -> dict[str, Any]:
+def _json_fields(change: FeatureDifference) -> dict[str, Any]:
     return {
         "feature": change.feature,
-        **{f"{name}_{what}": plain(getattr(run, what)) for name, run in (("base", change.base), ("head", change.head))
+        **{f"{name}_{what}": json_value(getattr(run, what)) for name, run in (("base", change.base), ("head", change.head))
            for what in ("cost_usd", "requests", "calls", "unpriced", "tokens", "request_usd")},
-        "change_usd": plain(change.change_usd),
+        "change_usd": json_value(change.change_usd),
         "change_share": change.change_share,
-        "month_usd": plain(change.month_usd),
+        "month_usd": json_value(change.month_usd),
     }  # fmt: skip
 
 
-def _sentence(month: Decimal | None) -> str:
+def _summary(month: Decimal | None) -> str:
     if month is None:
-        return "The volume of live traffic is not known: say --live, or --volume FEATURE=REQUESTS."
+        return "The volume of live traffic is unknown: give --live, or --volume FEATURE=REQUESTS."
     return f"At live volume this change costs {usd(abs(month))} {'less' if month < 0 else 'more'} a month."
 
 
-def _comment(changes: list[Difference], month: Decimal | None, violations: list[str]) -> str:
-    lines = ["### LLM cost of this change", "", _sentence(month), ""]
+def _markdown_comment(changes: list[FeatureDifference], month: Decimal | None, violations: list[str]) -> str:
+    lines = ["### LLM cost of this change", "", _summary(month), ""]
     lines += markdown_table(COLUMNS, [_cells(change) for change in changes])
     unpriced = sum(change.head.unpriced for change in changes)
     if unpriced:
         lines += ["", f"{unpriced} calls have no price and are not counted."]
-    return "\n".join([*lines, *(f"\n**Over the limit:** {escaped(violation)}" for violation in violations)])
+    return "\n".join([*lines, *(f"\n**Over the limit:** {escape_markdown(violation)}" for violation in violations)])
 
 
 COMMANDS: Final = (ci_diff,)

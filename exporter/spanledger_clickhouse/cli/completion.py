@@ -1,4 +1,4 @@
-"""`spanledger completion`: the script with which a shell completes commands, options and values."""
+"""`spanledger completion`: prints the shell completion script for commands, options and values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spanledger doctor`: whether calls would be recorded here, shipped, priced and attributed; and what to do if not."""
+"""`spanledger doctor`: checks that calls are recorded, shipped, priced and attributed here, and suggests fixes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rich.markup import escape
 from spanledger import diagnostics
 from spanledger.diagnostics import FAILURE, OK, WARNING, Finding
 from spanledger.limits.policy import Policy
-from spanledger.limits.policy_documents import PolicyError, load, published
+from spanledger.limits.policy_documents import PolicyError, load, policy_from_json
 from spanledger.limits.store.protocol import StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing.price_table import prices
 from spanledger.runtime import settings
 from spanledger_clickhouse.alerts import delivery_log
 from spanledger_clickhouse.budgets import table as budget_table
-from spanledger_clickhouse.budgets.publish import PATIENCE_SECONDS, shared_store
+from spanledger_clickhouse.budgets.publish import REDIS_TIMEOUT_SECONDS, shared_store
 from spanledger_clickhouse.cli.output import as_json, console
-from spanledger_clickhouse.cli.price_tables import OLD_DAYS
+from spanledger_clickhouse.cli.price_tables import STALE_DAYS
 from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import DatabaseError, connected, denied, target
+from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.ship import dead_letters, shipper
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
 
-NAMED: Final = 5
-"""Budgets that are named."""
-LATE_SECONDS: Final = 300
+MAX_BUDGET_NAMES: Final = 5
+"""Budgets that are listed by name."""
+STALE_SPOOL_SECONDS: Final = 300
 """Rows that wait longer than this are not being shipped."""
 
 HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0) FROM ledger_holes"
@@ -49,7 +49,7 @@ FROM llm_calls FINAL WHERE start_time > now() - INTERVAL 1 DAY
 @click.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Look at everything between a call and its row; exit status 1 where something is broken.
+    """Check everything between a call and its row; exit with status 1 if something is broken.
 
     Run it in the environment, and with the settings, of the application.
 
@@ -78,7 +78,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _limits() -> Iterator[Finding]:
-    """Whether budgets are enforced here, and by what."""
+    """Checks whether budgets are enforced here, and where they are counted."""
     path, url = settings.setting("limits"), settings.setting("redis_url")
     if path is None and url is None:
         yield Finding(OK, "limits", "not enforced: no call is refused (docs/limits.md)")
@@ -86,14 +86,18 @@ def _limits() -> Iterator[Finding]:
     try:
         policy = load(path) if path is not None else Policy(enforce=True)
         if url is not None:
-            policy = policy.with_published(published(RedisStore(url, PATIENCE_SECONDS).controls().published))
+            policy = policy.with_published(
+                policy_from_json(RedisStore(url, REDIS_TIMEOUT_SECONDS).controls().published)
+            )
     except (PolicyError, StoreError) as error:
-        advice = "until it is mended, calls pass unless a budget fails closed"
+        advice = "until it is fixed, calls pass unless a budget fails closed"
         yield Finding(FAILURE, "limits", str(error), advice)
         return
-    counter_scope = "for all processes of the same Redis" if url is not None else "in each process for itself"
-    who = "asked by every call" if policy.enforce else "asked only by the application's own code (enforce = false)"
-    names = ", ".join(budget.name for budget in policy.budgets[:NAMED]) + (", ..." if len(policy.budgets) > NAMED else "")
+    counter_scope = "across all processes of this Redis" if url is not None else "in each process separately"
+    who = "checked on every call" if policy.enforce else "checked only by the application's own code (enforce = false)"
+    names = ", ".join(budget.name for budget in policy.budgets[:MAX_BUDGET_NAMES]) + (
+        ", ..." if len(policy.budgets) > MAX_BUDGET_NAMES else ""
+    )
     text = f"{len(policy.budgets)} budgets{f' ({names})' if names else ''}, counted {counter_scope}, {who}"
     if policy.budgets:
         yield Finding(OK, "limits", text)
@@ -108,30 +112,30 @@ def _spool() -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        advice = "set SPANLEDGER_SPOOL_DIR to a directory that the application may write"
+        advice = "set SPANLEDGER_SPOOL_DIR to a directory that the application can write to"
         yield Finding(FAILURE, "spool", f"{directory} cannot be written: {error.strerror}", advice)
         return
-    waiting = shipper.waiting(directory)
+    waiting = shipper.waiting_bytes(directory)
     used = sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
-    age = shipper.oldest(directory)
+    age = shipper.oldest_age_seconds(directory)
     text = f"{directory} holds {used:,} bytes, {waiting:,} of them not shipped yet"
     destination = settings.setting("otlp_endpoint") or settings.setting("dsn")
-    if destination and age > LATE_SECONDS:
+    if destination and age > STALE_SPOOL_SECONDS:
         advice = "is the application's shipper, or `spanledger ship --follow`, running, and its destination reachable?"
         yield Finding(FAILURE, "spool", f"{text}, the oldest for {age:,.0f} s", advice)
     else:
         yield Finding(OK, "spool", text)
     if destination:
         yield _shipper(directory, waiting)
-    dead = sum(1 for _ in dead_letters.letters(directory))
+    dead = sum(1 for _ in dead_letters.list_entries(directory))
     if dead:
         yield Finding(WARNING, "dead letters", f"{dead} rows were refused", "see `spanledger ship --dead`")
 
 
 def _shipper(directory: Path, waiting: int) -> Finding:
-    """Whether a process ships the spool at the moment: the application's thread, or a sidecar."""
+    """Checks whether a process ships the spool now: the application's thread, or a sidecar."""
     try:
-        with shipper.sole_shipper(directory):
+        with shipper.exclusive_shipper(directory):
             alive = False
     except shipper.BusyError:
         alive = True
@@ -147,7 +151,7 @@ def _prices() -> Iterator[Finding]:
     live = prices().live
     age = (datetime.now(UTC).date() - live.dated).days if live.dated else None
     text = f"{live.source} {live.version}, {len(live.models):,} models, sha256 {live.sha256[:12]}"
-    if age is not None and age > OLD_DAYS:
+    if age is not None and age > STALE_DAYS:
         advice = "pip install a newer spanledger, or set SPANLEDGER_PRICES_FILE to a newer litellm wheel"
         yield Finding(WARNING, "prices", f"{text}, {age} days old", advice)
     else:
@@ -156,28 +160,31 @@ def _prices() -> Iterator[Finding]:
 
 def _database() -> Iterator[Finding]:
     try:
-        ledger_target = target()
-        with connected(ledger_target) as client:
+        ledger_target = resolve_target()
+        with open_client(ledger_target) as client:
             pending = [
-                migration.name for migration in migrations.pending(client, ledger_target, migrations.topology(), whole=True)
+                migration.name
+                for migration in migrations.pending(client, ledger_target, migrations.topology(), whole=True)
             ]
             fresh = ledger_target.embedded and len(pending) == len(migrations.migrations(ledger_target.database))
             if pending and not fresh:
-                text = f"{len(pending)} objects of the schema of {ledger_target.shown} are not up to date"
+                text = f"{len(pending)} objects of the schema of {ledger_target.masked_dsn} are not up to date"
                 yield Finding(WARNING, "schema", text, "run `spanledger migrate`")
                 return
             if not pending:
-                yield Finding(OK, "database", f"{ledger_target.shown}, schema up to date")
+                yield Finding(OK, "database", f"{ledger_target.masked_dsn}, schema up to date")
                 client.database = ledger_target.database
                 client.command(f"USE `{ledger_target.database}`") if ledger_target.embedded else None
                 yield from _last_day(Ledger(client, ledger_target))
             else:
-                yield Finding(OK, "database", f"{ledger_target.shown}, empty: the first command fills it")
+                yield Finding(OK, "database", f"{ledger_target.masked_dsn}, empty: the first command fills it")
     except DatabaseError as error:
-        if denied(error):  # an application's user, who may add rows and no more
-            yield Finding(OK, "database", "reached; this user may not read it: ask with a reader for what is in it")
+        if is_access_denied(error):  # an application's user, who may add rows and no more
+            yield Finding(
+                OK, "database", "reachable; this user has no read access: run doctor as a reader to check the contents"
+            )
             return
-        yield Finding(FAILURE, "database", str(error), "rows wait in the spool until it can be reached")
+        yield Finding(FAILURE, "database", str(error), "rows wait in the spool until the database is reachable")
 
 
 def _last_day(ledger: Ledger) -> Iterator[Finding]:
@@ -189,7 +196,7 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         text = f"{count:,} of {calls:,} calls of the last day are {what}"
         yield Finding(WARNING, "ledger", text, advice) if count else Finding(OK, "ledger", text)
     for problem in budget_table.document(ledger)[1]:
-        yield Finding(FAILURE, "budgets", problem, "until then it neither tells nor is it enforced")
+        yield Finding(FAILURE, "budgets", problem, "until it is fixed, the budget is neither evaluated nor enforced")
     counts = ledger.query(
         "SELECT count(), countIf(scope = 'user' OR per = 'user' OR mapContains(dimensions, 'user')) FROM budgets FINAL"
     ).rows[0]
@@ -198,33 +205,35 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         yield Finding(WARNING, "budgets", what, "see `spanledger budget set --help`")
     else:
         yield Finding(OK, "budgets", f"{counts[0]:,} are set")
-    yield from _published(ledger)
-    dead = len(delivery_log.dead(ledger))
+    yield from _redis_drift(ledger)
+    dead = len(delivery_log.dead_letters(ledger))
     if dead:
-        text = f"{dead:,} messages about budgets were given up"
+        text = f"{dead:,} budget alerts could not be delivered"
         yield Finding(WARNING, "alerts", text, "see `spanledger guard --dead`")
     missing, unannounced = ledger.query(HOLES).rows[0]
     if missing:
-        advice = (
-            'see `spanledger sql "SELECT * FROM ledger_holes"`; rows still in a spool close their hole when shipped'
-        )
-        text = f"{missing:,} rows are missing, {unannounced:,} of the holes without a word from their process"
+        advice = 'see `spanledger sql "SELECT * FROM ledger_holes"`; rows still in a spool close their gap when shipped'
+        text = f"{missing:,} rows are missing; {unannounced:,} gaps are unexplained (the process reported no loss)"
         yield Finding(FAILURE if unannounced else WARNING, "holes", text, advice)
     else:
-        yield Finding(OK, "holes", "every process's numbers are complete")
+        yield Finding(OK, "holes", "the row numbers of every process are complete")
 
 
-def _published(ledger: Ledger) -> Iterator[Finding]:
-    """Whether what is enforced is what the ledger has."""
+def _redis_drift(ledger: Ledger) -> Iterator[Finding]:
+    """Checks that the budgets in Redis are those of the ledger."""
     try:
         store = shared_store()
         redis_budgets = store.controls().published if store is not None else None
     except StoreError:
-        return  # it is said where limits are looked at
+        return  # _limits reports it
     ledger_budgets = budget_table.document(ledger)[0]
-    if (redis_budgets or ledger_budgets["budget"]) and redis_budgets is not None and redis_budgets != budget_table.as_json(ledger_budgets):
-        text = "what is enforced by way of Redis is not what this ledger has"
-        yield Finding(WARNING, "budgets", text, "`spanledger budget publish`, if this is the ledger that they are from")
+    if (
+        (redis_budgets or ledger_budgets["budget"])
+        and redis_budgets is not None
+        and redis_budgets != budget_table.as_json(ledger_budgets)
+    ):
+        text = "the budgets in Redis are not those of this ledger"
+        yield Finding(WARNING, "budgets", text, "run `spanledger budget publish` if this ledger is the right source")
 
 
 COMMANDS: Final = (doctor,)

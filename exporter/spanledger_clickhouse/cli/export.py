@@ -1,4 +1,4 @@
-"""`spanledger export`: calls, or FOCUS usage, as a file for other tools."""
+"""`spanledger export`: writes calls, or FOCUS usage, to a file for other tools."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from typing import Final
 
 import click
 
-from spanledger_clickhouse.cli.output import ledger, reported, working, write
+from spanledger_clickhouse.cli.output import ledger, report_user_errors, spinner, write
 from spanledger_clickhouse.database.connection import DatabaseError, reason
 
 FORMATS: Final = {"csv": "CSVWithNames", "parquet": "Parquet", "jsonl": "JSONEachRow"}
-WHAT: Final = {"focus": "focus_cost_and_usage_between", "calls": "llm_call_record_between"}
-"""What to export -> the view that has it."""
+VIEWS: Final = {"focus": "focus_cost_and_usage_between", "calls": "llm_call_record_between"}
+"""Kind of export -> its view."""
 
 
 @click.command()
 @click.option(
     "--format", "form", type=click.Choice(["focus", *FORMATS]), default="focus", show_default=True,
-    help="focus: FOCUS 1.4 columns as CSV; csv, parquet, jsonl: one line a call.",
+    help="focus: FOCUS 1.4 columns as CSV; csv, parquet, jsonl: one row per call.",
 )  # fmt: skip
-@click.option("--since", type=click.DateTime(), required=True, help="The first moment (UTC), e.g. 2026-03-01.")
-@click.option("--until", type=click.DateTime(), help="The first moment after it; default: now.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file; default: standard output.")
-@reported
+@click.option("--since", type=click.DateTime(), required=True, help="Start (UTC, inclusive), e.g. 2026-03-01.")
+@click.option("--until", type=click.DateTime(), help="End (UTC, exclusive); default: now.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="The output file; default: standard output."
+)
+@report_user_errors
 def export(form: str, since: datetime, until: datetime | None, out: Path | None) -> None:
-    """Write the calls of a time, or what they used in the columns of FOCUS, to a file.
+    """Export the calls of a period, or their usage in FOCUS columns, to a file.
 
     \b
     Example:
@@ -35,13 +37,13 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
     """
     from clickhouse_connect.driver.exceptions import Error
 
-    view = WHAT["focus" if form == "focus" else "calls"]
+    view = VIEWS["focus" if form == "focus" else "calls"]
     window = {"since": since, "until": until or datetime.now(UTC)}
     if out is None and form == "parquet" and sys.stdout.isatty():
-        raise click.UsageError("Parquet is no text for a terminal: say --out FILE")
+        raise click.UsageError("Parquet is binary and is not written to a terminal: give --out FILE")
     times = {name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in window.items()}
     query = f"SELECT * FROM {view}(since = '{times['since']}', until = '{times['until']}')"
-    with ledger() as database, working("exporting"):
+    with ledger() as database, spinner("exporting"):
         try:
             data: bytes = database.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
         except Error as error:

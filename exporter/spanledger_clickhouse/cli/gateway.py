@@ -1,4 +1,4 @@
-"""`spanledger gateway`: takes spans from Collectors."""
+"""`spanledger gateway`: OTLP/HTTP receiver that writes spans to ClickHouse."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 import click
 
 from spanledger.runtime import settings
-from spanledger_clickhouse.cli.output import reported
-from spanledger_clickhouse.database.connection import DatabaseError, target
+from spanledger_clickhouse.cli.output import report_user_errors
+from spanledger_clickhouse.database.connection import DatabaseError, resolve_target
 
 MEGABYTE: Final = 1 << 20
 DRAIN_SECONDS: Final = 30
@@ -19,26 +19,32 @@ DRAIN_SECONDS: Final = 30
 
 @click.command()
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, envvar="SPANLEDGER_GATEWAY_HOST", help="Where to listen."
+    "--host", default="127.0.0.1", show_default=True, envvar="SPANLEDGER_GATEWAY_HOST", help="The address to listen on."
 )
 @click.option(
     "--port", default=4319, show_default=True, envvar="SPANLEDGER_GATEWAY_PORT", type=click.IntRange(0, 65535)
 )
 @click.option(
     "--tokens-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), envvar="SPANLEDGER_GATEWAY_TOKENS_FILE",
-    help="Lines of tenant=token; *=token takes spans of any tenant. Also SPANLEDGER_GATEWAY_TOKENS=tenant=token,...",
+    help="Lines of tenant=token; *=token accepts spans of any tenant. Also SPANLEDGER_GATEWAY_TOKENS=tenant=token,...",
 )  # fmt: skip
-@click.option("--no-auth", is_flag=True, help="Take spans from anybody, also on an address that others can reach.")
+@click.option("--no-auth", is_flag=True, help="Accept spans without a token, even on an address that is not loopback.")
 @click.option(
     "--tls-certificate", type=click.Path(exists=True, dir_okay=False), envvar="SPANLEDGER_GATEWAY_TLS_CERTIFICATE"
 )
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False), envvar="SPANLEDGER_GATEWAY_TLS_KEY")
-@click.option("--max-request-mb", default=64, show_default=True, type=click.IntRange(1), help="Of a request, unpacked.")
 @click.option(
-    "--max-waiting-mb", default=256, show_default=True, type=click.IntRange(1), help="Of all requests together."
+    "--max-request-mb", default=64, show_default=True, type=click.IntRange(1), help="The largest request, uncompressed."
+)
+@click.option(
+    "--max-waiting-mb",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The most that all pending requests may hold.",
 )
 @click.option("--no-rollups", is_flag=True, help="Leave the rollups to another process (spanledger rollup).")
-@reported
+@report_user_errors
 def gateway(
     host: str,
     port: int,
@@ -52,9 +58,9 @@ def gateway(
 ) -> None:
     """Receive spans over OTLP/HTTP and write them to ClickHouse.
 
-    For a Collector, or any OpenTelemetry SDK: it answers 200 when ClickHouse has committed, prices spans that come
-    without a price, and drops what is no LLM call. /healthz, /readyz and /metrics tell how it is. It ends on SIGTERM
-    when what is under way is committed.
+    For a Collector, or any OpenTelemetry SDK. The gateway returns 200 when ClickHouse has committed, prices spans that
+    arrive without a price, and drops spans that are not LLM calls. /healthz, /readyz and /metrics report its state. On
+    SIGTERM it commits the pending requests and exits.
 
     \b
     Example:
@@ -64,28 +70,34 @@ def gateway(
     try:
         import uvicorn
 
-        from spanledger_clickhouse.gateway.server import Gateway, Limits, tokens_of
+        from spanledger_clickhouse.gateway.server import Gateway, Limits, load_tokens
     except ImportError as error:
         raise click.ClickException(f"{error}: pip install 'spanledger[gateway]'") from error
-    from spanledger_clickhouse.gateway.group_commit import Intake
+    from spanledger_clickhouse.gateway.group_commit import GroupCommitWriter
 
     try:
-        tokens = tokens_of(tokens_file, settings.setting("gateway_tokens"))
+        tokens = load_tokens(tokens_file, settings.setting("gateway_tokens"))
     except (OSError, ValueError) as error:
         raise DatabaseError(f"the gateway's tokens cannot be read: {error}") from error
     if not tokens and not no_auth and not _loopback(host):
         raise click.UsageError(
-            f"{host} can be reached by others: set SPANLEDGER_GATEWAY_TOKENS or --tokens-file, or say --no-auth"
+            f"{host} is not a loopback address: set SPANLEDGER_GATEWAY_TOKENS or --tokens-file, or give --no-auth"
         )
     if max_waiting_mb < 2 * max_request_mb:
-        raise click.UsageError("--max-waiting-mb has to be twice --max-request-mb or more: else one request fills it")
+        raise click.UsageError(
+            "--max-waiting-mb must be at least twice --max-request-mb: otherwise a single request fills it"
+        )
     if bool(tls_certificate) != bool(tls_key):
         raise click.UsageError("--tls-certificate and --tls-key go together")
-    ledger_target = target()
+    ledger_target = resolve_target()
     limits = Limits(max_request_mb * MEGABYTE, max_waiting_mb * MEGABYTE)
-    intake = Intake(ledger_target, settings.spool_dir(), limits.waiting_bytes, refresh_rollups=not no_rollups)
+    intake = GroupCommitWriter(
+        ledger_target, settings.spool_dir(), limits.waiting_bytes, refresh_rollups=not no_rollups
+    )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    click.echo(f"spans from http{'s' if tls_key else ''}://{host}:{port}/v1/traces go to {ledger_target.shown}", err=True)
+    click.echo(
+        f"spans from http{'s' if tls_key else ''}://{host}:{port}/v1/traces go to {ledger_target.masked_dsn}", err=True
+    )
     uvicorn.run(
         Gateway(intake, tokens, limits).app(),
         host=host,

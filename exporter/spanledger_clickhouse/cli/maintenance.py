@@ -1,4 +1,4 @@
-"""Commands that keep the ledger: ship, migrate, rollup, verify, reprice."""
+"""Maintenance commands: ship, migrate, rights, rollup, verify, reprice."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ import click
 
 from spanledger.runtime import settings
 from spanledger.spool.writer import SUFFIX
-from spanledger_clickhouse.cli.output import as_json, console, days_done, ledger, progress, reported, show, working
+from spanledger_clickhouse.cli.output import (
+    as_json,
+    byte_progress,
+    console,
+    ledger,
+    report_user_errors,
+    show,
+    spinner,
+    step_progress,
+)
 from spanledger_clickhouse.database import grants, migrations
-from spanledger_clickhouse.database.connection import DatabaseError, connected, target
+from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Result
-from spanledger_clickhouse.database.rollups import Rebuilt, Rollups
+from spanledger_clickhouse.database.rollups import RebuildReport, Rollups
 from spanledger_clickhouse.prices import repricing
 from spanledger_clickhouse.ship import dead_letters, shipper, sinks
 
@@ -24,18 +33,18 @@ ROLLUP_SECONDS: Final = 60.0
 
 
 @click.command()
-@click.option("--follow", is_flag=True, help="Go on shipping until interrupted (a sidecar).")
+@click.option("--follow", is_flag=True, help="Keep shipping until interrupted (a sidecar).")
 @click.option(
     "--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between passes with --follow."
 )
-@click.option("--dead", is_flag=True, help="Show the rows that were refused, and why.")
+@click.option("--dead", is_flag=True, help="List the rows that were refused, and the reasons.")
 @click.option("--retry", is_flag=True, help="With --dead: put them back into the spool and ship.")
-@reported
+@report_user_errors
 def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
     """Send the rows that wait in the spool.
 
     Rows go to the Collector of SPANLEDGER_OTLP_ENDPOINT, else to the ClickHouse of SPANLEDGER_DSN, else to the
-    embedded ledger. What cannot be sent stays in the spool; what is refused for good is kept apart (--dead).
+    embedded ledger. What cannot be sent stays in the spool; rows that are refused for good become dead letters (--dead).
     With --follow the rollups of a ClickHouse server are kept up to date as well.
 
     \b
@@ -44,45 +53,49 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
       spanledger ship --dead --retry
     """
     directory = settings.spool_dir()
-    if dead and not _dead(directory, retry=retry):
+    if dead and not _show_or_requeue(directory, retry=retry):
         return
-    sink = sinks.configured() or sinks.ClickHouseSink(target())
+    sink = sinks.sink_from_settings() or sinks.ClickHouseSink(resolve_target())
     pause = every
     rolled = 0.0
     while True:
         try:
-            with progress("shipping", shipper.waiting(directory)) as advance:
+            with byte_progress("shipping", shipper.waiting_bytes(directory)) as advance:
                 shipment = shipper.drain(directory, sink, advance)
             pause = every
-            sink.rest()
+            sink.on_idle()
             if shipment.rows or shipment.torn or shipment.dead or not follow:
-                refused = f", {shipment.torn + shipment.dead} refused (spanledger ship --dead)" if shipment.torn + shipment.dead else ""
+                refused = (
+                    f", {shipment.torn + shipment.dead} refused (spanledger ship --dead)"
+                    if shipment.torn + shipment.dead
+                    else ""
+                )
                 console().print(f"shipped {shipment.rows:,} rows from {directory} to {sink.shown}{refused}")
             if follow and settings.setting("otlp_endpoint") is None and time.monotonic() - rolled > ROLLUP_SECONDS:
                 rolled = time.monotonic()
-                _roll()
+                _refresh_rollups()
         except (DatabaseError, shipper.BusyError) as error:
             if not follow:
                 raise
             pause = min(pause * 2, 60.0)
-            click.echo(f"{error}; trying again in {pause:g} s", err=True)
+            click.echo(f"{error}; retrying in {pause:g} s", err=True)
         if not follow:
             sink.close()
             return
         time.sleep(pause)
 
 
-def _roll(progress: Callable[[int, int], None] = lambda _, __: None) -> Rebuilt:
-    """Bring the rollups up to date."""
-    ledger_target = target()
-    with connected(ledger_target) as client:
+def _refresh_rollups(progress: Callable[[int, int], None] = lambda _, __: None) -> RebuildReport:
+    """Migrates the tables and refreshes the rollups."""
+    ledger_target = resolve_target()
+    with open_client(ledger_target) as client:
         migrations.migrate(client, ledger_target)
         return Rollups(client, ledger_target).refresh(progress=progress)
 
 
 @click.command()
-@click.option("--follow", is_flag=True, help="Go on, once a minute, until interrupted.")
-@reported
+@click.option("--follow", is_flag=True, help="Repeat once a minute until interrupted.")
+@report_user_errors
 def rollup(follow: bool) -> None:
     """Rebuild the rollups of the days whose calls have changed.
 
@@ -94,12 +107,12 @@ def rollup(follow: bool) -> None:
       spanledger rollup --follow
     """
     while True:
-        with days_done() as progress:
-            rebuild = _roll(progress)
+        with step_progress() as progress:
+            rebuild = _refresh_rollups(progress)
         if rebuild.days or not follow:
-            console().print(f"rebuilt {len(rebuild.days)} days{_span(rebuild.days)}")
+            console().print(f"rebuilt {len(rebuild.days)} days{_day_range(rebuild.days)}")
         for day in rebuild.skipped_days:
-            console().print(f"{day} keeps its rollup: fewer calls are left than it has counted")
+            console().print(f"{day} keeps its rollup, which counts more calls than the ledger still has")
         if not follow:
             return
         time.sleep(ROLLUP_SECONDS)
@@ -107,22 +120,22 @@ def rollup(follow: bool) -> None:
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Rebuild the days that differ.")
-@click.option("--force", is_flag=True, help="With --repair: also where calls have expired (their rollup is lost).")
-@reported
+@click.option("--force", is_flag=True, help="With --repair: also days with expired calls (their old rollup is lost).")
+@report_user_errors
 def verify(repair: bool, force: bool) -> None:
-    """Compare the rollups with the calls; exit status 1 where they differ and were not repaired.
+    """Compare the rollups with the calls; exit with status 1 if they differ and were not repaired.
 
-    Days whose calls have all expired are left out: their rollups are all that is left of them.
+    Days whose calls have all expired are skipped: only their rollups remain.
 
     \b
     Example:
       spanledger verify --repair
     """
-    ledger_target = target()
-    with connected(ledger_target) as client:
+    ledger_target = resolve_target()
+    with open_client(ledger_target) as client:
         migrations.migrate(client, ledger_target)
         rollups = Rollups(client, ledger_target)
-        with working("comparing"):
+        with spinner("comparing"):
             differences = rollups.differences()
         for difference in differences:
             console().print(
@@ -130,29 +143,31 @@ def verify(repair: bool, force: bool) -> None:
                 f"the table has {difference.calls[1]:,} and {difference.cost_usd[1]}"
             )
         if not differences:
-            console().print("the rollups say what the calls say")
+            console().print("the rollups match the calls")
             return
         if repair:
             rebuild = rollups.repair([difference.day for difference in differences], shrink=force)
-            console().print(f"rebuilt {len(rebuild.days)} days{_span(rebuild.days)}")
+            console().print(f"rebuilt {len(rebuild.days)} days{_day_range(rebuild.days)}")
             if not rebuild.skipped_days:
                 return
-            console().print(f"{len(rebuild.skipped_days)} days kept: fewer calls are left than they count (--force rebuilds them)")
+            console().print(
+                f"{len(rebuild.skipped_days)} days kept: they count more calls than the ledger still has (--force rebuilds them)"
+            )
     raise click.exceptions.Exit(1)
 
 
 @click.command()
-@click.option("--since", type=click.DateTime(), required=True, help="The first moment (UTC), e.g. 2026-03-01.")
-@click.option("--until", type=click.DateTime(), help="The first moment after it; default: now.")
+@click.option("--since", type=click.DateTime(), required=True, help="Start (UTC, inclusive), e.g. 2026-03-01.")
+@click.option("--until", type=click.DateTime(), help="End (UTC, exclusive); default: now.")
 @click.option("--model", help="Only calls of this model.")
-@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@click.option("--dry-run", is_flag=True, help="Only print what would change.")
 @as_json
-@reported
+@report_user_errors
 def reprice(since: datetime, until: datetime | None, model: str | None, dry_run: bool, as_json: bool) -> None:
-    """Price calls again with the prices in force, as of the time of each call.
+    """Reprice calls with the current price tables, as of the time of each call.
 
-    What changes is kept in the table `corrections`, old figures beside new ones, and the rollups follow. Calls that
-    had no price get one where there is one now. Running it again goes on where it stopped.
+    Changes are recorded in the table `corrections` with old and new figures, and the rollups are updated. Unpriced calls
+    get a price if there is one now. After an interruption, run the command again to resume.
 
     \b
     Example:
@@ -160,7 +175,7 @@ def reprice(since: datetime, until: datetime | None, model: str | None, dry_run:
     """
     end = (until or datetime.now(UTC)).replace(tzinfo=UTC)
     with ledger() as database:
-        with days_done("pricing hours") as advance:
+        with step_progress("pricing hours") as advance:
             changes = repricing.reprice(
                 database.client,
                 database.target,
@@ -172,22 +187,22 @@ def reprice(since: datetime, until: datetime | None, model: str | None, dry_run:
             )
         if not dry_run and changes:
             Rollups(database.client, database.target).refresh()
-    rows = [(c.model, c.calls, c.healed, c.old_usd, c.new_usd, c.new_usd - c.old_usd) for c in changes]
+    rows = [(c.model, c.calls, c.newly_priced, c.old_usd, c.new_usd, c.new_usd - c.old_usd) for c in changes]
     columns = ("model", "calls", "healed", "old_cost_usd", "new_cost_usd", "difference_usd")
     types = ("String", "UInt64", "UInt64", "Decimal(38, 12)", "Decimal(38, 12)", "Decimal(38, 12)")
     show(Result(columns, types, rows), "Would change" if dry_run else "Changed", json_output=as_json)
 
 
-def _span(days: list[date]) -> str:
+def _day_range(days: list[date]) -> str:
     return f" ({days[0]} to {days[-1]})" if days else ""
 
 
-def _dead(directory: Path, *, retry: bool) -> bool:
-    """Show the dead letters, or put them back; whether there is anything to ship then."""
-    letters = list(dead_letters.letters(directory))
+def _show_or_requeue(directory: Path, *, retry: bool) -> bool:
+    """Lists the dead letters, or requeues them; returns whether there are rows to ship."""
+    letters = list(dead_letters.list_entries(directory))
     if retry:
-        with shipper.sole_shipper(directory):  # no letter is buried while they are taken out
-            count = dead_letters.exhume(directory, directory / f"retried-{time.time_ns()}{SUFFIX}")
+        with shipper.exclusive_shipper(directory):  # no dead letter is added while they are requeued
+            count = dead_letters.requeue(directory, directory / f"retried-{time.time_ns()}{SUFFIX}")
         console().print(f"{count} rows go back into the spool")
         return count > 0
     for letter in letters:
@@ -198,20 +213,22 @@ def _dead(directory: Path, *, retry: bool) -> bool:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
-@click.option("--status", is_flag=True, help="Only say what has been applied.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be applied.")
+@click.option("--status", is_flag=True, help="Only print what is applied and what is pending.")
 @click.option("--retention-days", type=click.IntRange(0), help="Delete calls older than this (0: never); rollups stay.")
 @click.option(
-    "--refreshable", is_flag=True, help="Have the server itself keep the rollups, where no command of ours runs."
+    "--refreshable", is_flag=True, help="Let the server itself refresh the rollups, if no spanledger command does."
 )
 @click.option(
-    "--otel-traces", is_flag=True, help="Also what the Collector's own clickhouse exporter writes to (sql-only.yaml)."
+    "--otel-traces",
+    is_flag=True,
+    help="Also the table and views for the Collector's own clickhouse exporter (sql-only.yaml).",
 )
-@reported
+@report_user_errors
 def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable: bool, otel_traces: bool) -> None:
     """Create the ledger's tables and views, or bring them up to date.
 
-    Running it again changes nothing. It needs the right to create tables in the database of
+    The command is idempotent. It needs the privilege to create tables in the database of
     SPANLEDGER_DSN (spanledger rights). SPANLEDGER_CLUSTER names a cluster, SPANLEDGER_REPLICATED=true asks for
     replicated tables.
 
@@ -220,8 +237,8 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
       spanledger migrate --dry-run
       spanledger migrate --retention-days 400
     """
-    ledger_target = target()
-    with connected(ledger_target) as client:
+    ledger_target = resolve_target()
+    with open_client(ledger_target) as client:
         if status or dry_run:
             servers = migrations.topology()
             names = [m.name for m in migrations.pending(client, ledger_target, servers, whole=True)]
@@ -230,36 +247,40 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
                 if status or state == "pending":
                     console().print(f"{state}  {migration.name}")
             if dry_run and not names:
-                console().print(f"{ledger_target.shown} is up to date")
+                console().print(f"{ledger_target.masked_dsn} is up to date")
             return
-        if refreshable and (retention_days or migrations.expires(client, ledger_target)):
+        if refreshable and (retention_days or migrations.has_ttl(client, ledger_target)):
             raise click.UsageError(
-                "refreshable rollups forget calls that are deleted: use `spanledger rollup` with a retention"
+                "refreshable rollups lose calls that are deleted: with a retention, use `spanledger rollup`"
             )
         applied_migrations = migrations.migrate(client, ledger_target, whole=True)
         if retention_days is not None:
-            applied_migrations.append(migrations.retain(client, ledger_target, retention_days))
+            applied_migrations.append(migrations.set_retention(client, ledger_target, retention_days))
         if refreshable:
-            applied_migrations += migrations.apply(client, ledger_target, migrations.refreshable(ledger_target.database, migrations.topology()))
+            applied_migrations += migrations.apply(
+                client, ledger_target, migrations.refreshable(ledger_target.database, migrations.topology())
+            )
         if otel_traces:
-            applied_migrations += migrations.apply(client, ledger_target, migrations.otel_traces(ledger_target.database, migrations.topology()))
+            applied_migrations += migrations.apply(
+                client, ledger_target, migrations.otel_traces(ledger_target.database, migrations.topology())
+            )
     for migration in applied_migrations:
         console().print(f"applied  {migration.name}")
-    console().print(f"{ledger_target.shown} is up to date")
+    console().print(f"{ledger_target.masked_dsn} is up to date")
 
 
 @click.command()
-@click.option("--tenant", "tenants", multiple=True, help="Also a role that sees this tenant's rows alone; repeat it.")
+@click.option("--tenant", "tenants", multiple=True, help="Also a role that sees only this tenant's rows; repeatable.")
 @click.option("--database", help="Default: that of SPANLEDGER_DSN.")
-@reported
+@report_user_errors
 def rights(tenants: tuple[str, ...], database: str | None) -> None:
-    """Print SQL for users with least rights: writer, reader, maintainer, tenants.
+    """Print SQL for least-privilege users: writer, reader, maintainer, tenants.
 
     \b
     Example:
       spanledger rights --tenant acme | clickhouse-client
     """
-    for statement in grants.statements(database or target().database, tenants):
+    for statement in grants.statements(database or resolve_target().database, tenants):
         click.echo(f"{statement};")
 
 

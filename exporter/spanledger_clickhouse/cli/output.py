@@ -1,4 +1,4 @@
-"""How commands speak: tables for people, JSON for programs, errors that say what to do."""
+"""Output of commands: tables for people, JSON for programs, one-line errors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from rich.text import Text
 from spanledger.runtime import settings
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Ledger, Result
-from spanledger_clickhouse.session import opened
+from spanledger_clickhouse.session import open_ledger
 from spanledger_clickhouse.ship import shipper
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SMALL_SPOOL = 1 << 20
+PROGRESS_BAR_BYTES = 1 << 20
 """Bytes to ship below which a progress bar would only flicker."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, money as decimal strings.")
@@ -46,12 +46,12 @@ class Usd(click.ParamType[Decimal]):
         except InvalidOperation:
             amount = Decimal(0)
         if not amount.is_finite() or not Decimal("0.000001") <= amount < Decimal(10**12):
-            self.fail(f"{value!r} is no amount of dollars above zero", param, ctx)
+            self.fail(f"{value!r} is not a valid amount: give dollars above zero", param, ctx)
         return amount
 
 
-def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors that a user can mend into one line on standard error and exit status 1."""
+def report_user_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Reports errors that a user can fix as one line on standard error, with exit status 1."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -70,14 +70,17 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def ledger() -> Generator[Ledger]:
-    """The ledger, with a progress bar while a full spool is taken in."""
-    with progress("taking in rows", shipper.waiting(settings.spool_dir())) as advance, opened(advance) as database:
+    """Opens the ledger; shows a progress bar while a large spool is loaded."""
+    with (
+        byte_progress("loading rows from the spool", shipper.waiting_bytes(settings.spool_dir())) as advance,
+        open_ledger(advance) as database,
+    ):
         yield database
 
 
 @contextmanager
-def working(what: str) -> Generator[None]:
-    """A sign of life on a terminal while something takes its time that cannot be counted."""
+def spinner(what: str) -> Generator[None]:
+    """Shows a spinner on a terminal during work of unknown length."""
     shown = Console(stderr=True)
     if not sys.stderr.isatty():
         yield
@@ -87,8 +90,8 @@ def working(what: str) -> Generator[None]:
 
 
 @contextmanager
-def days_done(what: str = "rebuilding days") -> Generator[Callable[[int, int], None]]:
-    """A function to tell (done, in all) to, and a bar on a terminal."""
+def step_progress(what: str = "rebuilding days") -> Generator[Callable[[int, int], None]]:
+    """Shows a progress bar on a terminal; yields its callback, which takes (steps completed, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None)
@@ -96,9 +99,9 @@ def days_done(what: str = "rebuilding days") -> Generator[Callable[[int, int], N
 
 
 @contextmanager
-def progress(what: str, size: int) -> Generator[Callable[[int], None]]:
-    """A function to tell bytes to; a bar on a terminal where there is much to do."""
-    if size < SMALL_SPOOL or not sys.stderr.isatty():
+def byte_progress(what: str, size: int) -> Generator[Callable[[int], None]]:
+    """Shows a progress bar on a terminal for many bytes; yields its callback, which takes the bytes of each step."""
+    if size < PROGRESS_BAR_BYTES or not sys.stderr.isatty():
         yield lambda _: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -108,14 +111,14 @@ def progress(what: str, size: int) -> Generator[Callable[[int], None]]:
 
 
 def console() -> Console:
-    """A terminal as wide as it is; piped output is never cut."""
+    """A console of the terminal's width; piped output is never truncated."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty())
 
 
 def show(result: Result, title: str, *, json_output: bool) -> None:
     """Print a result."""
     if json_output:
-        rows = [dict(zip(result.columns, map(plain, row), strict=True)) for row in result.rows]
+        rows = [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
         return
     console().print(table(result, title) if result.rows else Text(f"{title}\nno rows"))
@@ -127,18 +130,20 @@ def table(result: Result, title: str) -> Table:
         title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
     )
     for column, kind in zip(result.columns, result.types, strict=True):
-        rich_table.add_column(Text(column), justify="right" if _numeric(kind) else "left", overflow="fold")
+        rich_table.add_column(Text(column), justify="right" if _is_numeric(kind) else "left", overflow="fold")
     for row in result.rows:
-        rich_table.add_row(*(Text(cell(column, value)) for column, value in zip(result.columns, row, strict=True)))
+        rich_table.add_row(
+            *(Text(format_cell(column, value)) for column, value in zip(result.columns, row, strict=True))
+        )
     return rich_table
 
 
-def _numeric(kind: str) -> bool:
+def _is_numeric(kind: str) -> bool:
     return any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
 
 
-def cell(column: str, value: Any) -> str:
-    """A value for people: money to six digits, shares as per cent, - for what is not known."""
+def format_cell(column: str, value: Any) -> str:
+    """A value for people: money to six digits, shares as per cent, - for unknown."""
     if value is None:
         return "-"
     numeric = isinstance(value, int | float | Decimal)
@@ -155,7 +160,7 @@ def cell(column: str, value: Any) -> str:
     if isinstance(value, datetime) and value.utcoffset() == timedelta(0):
         value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
     if isinstance(value, list | tuple):
-        return ", ".join(str(part) if part is None else cell("", part) for part in cast("list[Any]", value))
+        return ", ".join(str(part) if part is None else format_cell("", part) for part in cast("list[Any]", value))
     return str(value)
 
 
@@ -163,7 +168,7 @@ def usd(value: Any) -> str:
     return f"{Decimal(str(value)):,.6f}"
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A value for JSON: exact decimals and times as strings."""
     if isinstance(value, Decimal):
         return format(value, "f")
@@ -172,9 +177,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, list | tuple):
-        return [plain(part) for part in cast("list[Any]", value)]
+        return [json_value(part) for part in cast("list[Any]", value)]
     if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in cast("dict[Any, Any]", value).items()}
+        return {str(key): json_value(part) for key, part in cast("dict[Any, Any]", value).items()}
     return value
 
 
@@ -184,7 +189,7 @@ def lines(values: Sequence[str]) -> None:
 
 
 def write(text: str | bytes, out: Path | None) -> None:
-    """Put a document into a file, whole or not at all, or onto standard output."""
+    """Writes a document to a file, atomically, or to standard output."""
     data = text.encode() if isinstance(text, str) else text
     if out is None or str(out) == "-":
         sys.stdout.buffer.write(data)

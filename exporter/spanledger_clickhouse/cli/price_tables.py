@@ -1,4 +1,4 @@
-"""`spanledger prices show | diff | check | explain`: what the price tables say, and how a row got its price."""
+"""`spanledger prices show | diff | check | explain`: entries and errors of the price tables, price breakdown of a row."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, Final
 import click
 
 from spanledger.pricing import Price, price_table, quote
-from spanledger.pricing.model_names import clean
+from spanledger.pricing.model_names import parse_model_name
 from spanledger.pricing.price import Component
 from spanledger.pricing.price_table import Prices, Table
 from spanledger.pricing.rates import GRAMMAR, attousd
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv.usage import Usage
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
+from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
 from spanledger_clickhouse.rows.rows import TOKENS
 
-OLD_DAYS: Final = 60
+STALE_DAYS: Final = 60
 """A table older than this misses models that its providers sell today."""
-SUSPECT: Final = 50
-"""A cached or batch rate this many times the plain one is a slip of the table's."""
+IMPLAUSIBLE_RATIO: Final = 50
+"""A cached or batch rate this many times the plain rate is an error of the table."""
 
 
-def explained(price: Price) -> Iterator[str]:
+def price_breakdown(price: Price) -> Iterator[str]:
     """Each component as quantity x rate = amount, with the field of the table that gave the rate."""
     for part in price.components:
-        yield _component(part)
+        yield _format_component(part)
     if price.total_picousd is None:
         yield f"not priced: {price.status}"
     else:
@@ -39,7 +39,7 @@ def explained(price: Price) -> Iterator[str]:
         yield f"{price.key} in {price.source} {price.version} ({', '.join(price.flags)})"
 
 
-def _component(part: Component) -> str:
+def _format_component(part: Component) -> str:
     rate = f"{part.rate / 1e6:,.6f}".rstrip("0").rstrip(".")
     return f"{part.meter:<18} {part.quantity:>12,} x {rate:>20} pUSD = {part.amount:>18,} pUSD  {part.field}"
 
@@ -48,13 +48,13 @@ def _component(part: Component) -> str:
 @click.argument("model")
 @as_json
 def show(model: str, as_json: bool) -> None:
-    """The table's entries for MODEL, in every provider that has it, with their former prices.
+    """Show the entries for MODEL in the price tables, of every provider, with former prices.
 
     \b
     Example:
       spanledger prices show gpt-4.1-mini
     """
-    model_name = clean(model)[0].lower()
+    model_name = parse_model_name(model)[0].lower()
     entries = [
         {"key": key, "source": table.source, "version": table.version, **table.models[key]}
         for table in price_table.prices().tables
@@ -63,7 +63,7 @@ def show(model: str, as_json: bool) -> None:
     ]
     if not entries:
         raise click.ClickException(
-            f"no table has {model!r}. A name of your own (a deployment, a tuned model) is told to Spanledger in the "
+            f"no table has {model!r}. Map a name of your own (a deployment, a tuned model) in the "
             "file of SPANLEDGER_PRICE_OVERRIDES; see docs/pricing.md"
         )
     if as_json:
@@ -72,16 +72,16 @@ def show(model: str, as_json: bool) -> None:
     for entry in entries:
         console().print(f"[bold]{entry.pop('key')}[/bold]  {entry.pop('source')} {entry.pop('version')}")
         for name, value in entry.items():
-            console().print(f"  {name:<60} {_shown(name, value)}")
+            console().print(f"  {name:<60} {_format_field(name, value)}")
 
 
-def _shown(name: str, value: Any) -> str:
+def _format_field(name: str, value: Any) -> str:
     rate = attousd(value) if GRAMMAR.fullmatch(name) else None
     return f"{value}  = {rate / 1e12:,.6g} USD a million" if rate is not None else json.dumps(value).strip('"')
 
 
-def _read(source: str) -> Table:
-    """A table by its file, or by the name of one that is at hand."""
+def _load_table(source: str) -> Table:
+    """Loads a table from a file, or by name: bundled, retired or installed."""
     if source in ("bundled", "retired"):
         return getattr(price_table, source)()
     if source == "installed":
@@ -100,7 +100,7 @@ def _read(source: str) -> Table:
 @click.argument("b")
 @as_json
 def diff(a: str, b: str, as_json: bool) -> None:
-    """What changed from table A to table B.
+    """Show what changed from table A to table B.
 
     A table is a file (.json or a litellm .whl), or "bundled", "retired" or "installed".
 
@@ -108,14 +108,14 @@ def diff(a: str, b: str, as_json: bool) -> None:
     Example:
       spanledger prices diff bundled litellm-1.110.2-cp311-cp311-manylinux_2_28_x86_64.whl
     """
-    before, after = _read(a).models, _read(b).models
+    before, after = _load_table(a).models, _load_table(b).models
     changes = [
         {"model": key, "field": field, "before": old, "after": new}
         for key in sorted(before.keys() & after.keys())
         for field in sorted(before[key].keys() | after[key].keys())
         if not field.startswith("_")
         and (GRAMMAR.fullmatch(field) or "_cost_per_" in field)
-        and (old := _value(before[key], field)) != (new := _value(after[key], field))
+        and (old := _normalized_rate(before[key], field)) != (new := _normalized_rate(after[key], field))
     ]
     added, removed = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
     if as_json:
@@ -132,7 +132,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     console().print(f"{len(added)} models added, {len(removed)} removed, {models} with {len(changes)} changed rates")
 
 
-def _value(entry: Json, field: str) -> str | None:
+def _normalized_rate(entry: Json, field: str) -> str | None:
     """A rate in one spelling: 1e-06 and 0.000001 are the same price."""
     value = entry.get(field)
     rate = attousd(value)
@@ -144,7 +144,7 @@ def _value(entry: Json, field: str) -> str | None:
 @click.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Look for what is wrong with the prices in force; exit status 1 where something is.
+    """Check the prices in force for errors; exit with status 1 if there are any.
 
     \b
     Example:
@@ -166,7 +166,7 @@ def check(as_json: bool) -> None:
 def _findings(prices: Prices) -> Iterator[dict[str, str]]:
     live = prices.live
     age = (datetime.now(UTC).date() - live.dated).days if live.dated else 0
-    if age > OLD_DAYS:
+    if age > STALE_DAYS:
         advice = "pip install a newer spanledger, or set SPANLEDGER_PRICES_FILE to a newer litellm wheel"
         yield {"model": "", "problem": f"the table is {age} days old: {advice}"}
     for name, alias in prices.overrides.aliases.items():
@@ -176,38 +176,41 @@ def _findings(prices: Prices) -> Iterator[dict[str, str]]:
         if not mapping(entry).get("litellm_provider"):
             yield {"model": key, "problem": "your rates lack litellm_provider: they count for every provider"}
     for table in (prices.overrides.table, live):
-        yield from _suspects(table)
+        yield from _implausible_rates(table)
 
 
-def _suspects(table: Table) -> Iterator[dict[str, str]]:
+def _implausible_rates(table: Table) -> Iterator[dict[str, str]]:
     for key in table.models:
         compiled = table.entry(key)
         plain = compiled.fields.get(("input_cost_per_token", 0, 0, "")) if compiled else None
         if compiled is None or plain is None or not plain.atto:
             continue
         for (base, _, _, _), rate in compiled.fields.items():
-            if base in ("input_cost_per_token", "cache_read_input_token_cost") and rate.atto > SUSPECT * plain.atto:
+            if (
+                base in ("input_cost_per_token", "cache_read_input_token_cost")
+                and rate.atto > IMPLAUSIBLE_RATIO * plain.atto
+            ):
                 yield {"model": key, "problem": f"{rate.field} is {rate.atto / plain.atto:.0f} times the plain rate"}
 
 
-ROW: Final = "SELECT * FROM llm_calls FINAL WHERE span_id = {id:String} OR response_id = {id:String} LIMIT 2"
+ROW_QUERY: Final = "SELECT * FROM llm_calls FINAL WHERE span_id = {id:String} OR response_id = {id:String} LIMIT 2"
 
 
 @click.command()
 @click.argument("row")
-@reported
+@report_user_errors
 def explain(row: str) -> None:
-    """How a row of the ledger got its price: ROW is its span id or response id.
+    """Explain the price of a row of the ledger; ROW is its span id or response id.
 
-    Prints each component as quantity x rate = amount under the prices in force now, and what the row
-    holds, which is what was in force then.
+    Prints each component as quantity x rate = amount under the prices in force now, and the cost that the
+    row holds, under the prices that were in force then.
 
     \b
     Example:
       spanledger prices explain resp_0123456789abcdef
     """
     with ledger() as database:
-        result = database.query(ROW, {"id": row})
+        result = database.query(ROW_QUERY, {"id": row})
     if not result.rows:
         raise click.ClickException(f"no row has the span id or response id {row!r}")
     call = dict(zip(result.columns, result.rows[0], strict=True))
@@ -225,7 +228,7 @@ def explain(row: str) -> None:
         quality=call["media_quality"],
         completed_at=call["start_time"],
     )
-    for line in explained(price):
+    for line in price_breakdown(price):
         console().print(line)
     held = "NULL" if call["cost_usd"] is None else f"{call['cost_usd']} USD"
     console().print(

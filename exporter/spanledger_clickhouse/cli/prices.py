@@ -1,4 +1,4 @@
-"""`spanledger prices`: which prices are in force, and what a call costs under them."""
+"""`spanledger prices`: shows the price tables in force and quotes the cost of a usage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import click
 
 from spanledger.pricing import Price, quote
 from spanledger.pricing.price_table import prices as in_force
-from spanledger.runtime.untrusted_json import at, count, label, mapping
+from spanledger.runtime.untrusted_json import count, get_path, label, mapping
 from spanledger_clickhouse.cli import price_tables
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
-from spanledger_clickhouse.cli.price_tables import explained
+from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
+from spanledger_clickhouse.cli.price_tables import price_breakdown
 from spanledger_clickhouse.prices import price_table_sync
 
 TOKEN_OPTIONS: Final = (
@@ -32,7 +32,7 @@ TOKEN_OPTIONS: Final = (
 @click.pass_context
 @as_json
 def prices(context: click.Context, as_json: bool) -> None:
-    """Which price table is in force: its source, version, checksum and age.
+    """Show the price tables in force: source, version, checksum and age.
 
     \b
     Precedence:
@@ -67,16 +67,18 @@ def prices(context: click.Context, as_json: bool) -> None:
 
 
 @prices.command("quote")
-@click.option("--jsonl", is_flag=True, help="Read one JSON object a line from standard input, write one a line.")
+@click.option("--jsonl", is_flag=True, help="Read JSON lines from standard input, write JSON lines.")
 @click.option("--provider", help="openai, anthropic, gcp.gemini, azure.ai.openai, aws.bedrock, ...")
 @click.option("--model", help="The model, as the provider spells it.")
 @click.option("--input", type=click.IntRange(0), default=0, help="Input tokens, cached ones included.")
 @click.option("--output", type=click.IntRange(0), default=0, help="Output tokens, reasoning included.")
-@click.option("--cache-read", type=click.IntRange(0), default=0, help="Of the input: read from the cache.")
-@click.option("--cache-write", type=click.IntRange(0), default=0, help="Of the input: written to the cache.")
-@click.option("--cache-write-1h", type=click.IntRange(0), default=0, help="Of the input: written for an hour.")
-@click.option("--cache-write-12h", type=click.IntRange(0), default=0, help="Of the input: written for twelve hours.")
-@click.option("--reasoning", type=click.IntRange(0), default=0, help="Of the output: reasoning.")
+@click.option("--cache-read", type=click.IntRange(0), default=0, help="Input tokens that were read from the cache.")
+@click.option("--cache-write", type=click.IntRange(0), default=0, help="Input tokens that were written to the cache.")
+@click.option("--cache-write-1h", type=click.IntRange(0), default=0, help="Input tokens that were cached for an hour.")
+@click.option(
+    "--cache-write-12h", type=click.IntRange(0), default=0, help="Input tokens that were cached for twelve hours."
+)
+@click.option("--reasoning", type=click.IntRange(0), default=0, help="Output tokens that were reasoning.")
 @click.option("--tier", default="", help="batch, flex, priority, ...")
 @click.option("--geo", default="", help="A processing region or geography (eu, us, europe-west4).")
 @click.option("--speed", default="", help="fast")
@@ -84,7 +86,7 @@ def prices(context: click.Context, as_json: bool) -> None:
 def quote_command(
     jsonl: bool, provider: str | None, model: str | None, tier: str, geo: str, speed: str, as_json: bool, **tokens: int
 ) -> None:
-    """What a usage costs.
+    """Quote the cost of a usage.
 
     \b
     Examples:
@@ -100,7 +102,7 @@ def quote_command(
     if as_json:
         click.echo(json.dumps(as_dict(price)))
         return
-    for part in explained(price):
+    for part in price_breakdown(price):
         console().print(part)
     if not price.priced:
         sys.exit(1)
@@ -111,10 +113,10 @@ def _quote_lines() -> None:
     for line in sys.stdin:
         if not line.strip():
             continue
-        write(_quoted(line) + "\n")
+        write(_quote_line(line) + "\n")
 
 
-def _quoted(line: str) -> str:
+def _quote_line(line: str) -> str:
     try:
         request: object = json.loads(line)
     except ValueError:
@@ -132,12 +134,12 @@ def _quoted(line: str) -> str:
         tier=label(request, "tier") or "",
         geo=label(request, "geo") or "",
         speed=label(request, "speed") or "",
-        completed_at=_time(at(request, "at")),
+        completed_at=_parse_time(get_path(request, "at")),
     )
     return json.dumps(as_dict(price))
 
 
-def _time(value: object) -> datetime | None:
+def _parse_time(value: object) -> datetime | None:
     try:
         timestamp = datetime.fromisoformat(str(value)) if value else None
     except ValueError:
@@ -161,11 +163,11 @@ def as_dict(price: Price) -> dict[str, Any]:
 
 
 @prices.command()
-@reported
+@report_user_errors
 def sync() -> None:
     """Write the prices in force to the table llm_prices.
 
-    SQL asks it: cache_savings, the bounds of unpriced_calls. Run it again after an upgrade of the prices.
+    The views cache_savings and unpriced_calls (bounds) read it. Run the command again after a price update.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`spanledger report`: the week, the month ahead, and whether the figures can be trusted; for people, chat and mail."""
+"""`spanledger report`: cost report with forecast and data quality, as text, Markdown, HTML, JSON or Slack blocks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, ledger, plain, reported, working, write
+from spanledger_clickhouse.cli.output import Usd, as_json, json_value, ledger, report_user_errors, spinner, write
 from spanledger_clickhouse.report import html, slack, text
-from spanledger_clickhouse.report.queries import Report, hour_after, report
+from spanledger_clickhouse.report.queries import Report, end_of_hour, report
 
 
 def _json(report: Report) -> str:
     figures: Any = dataclasses.asdict(report)
     derived = {"utilisation": report.utilisation, "over_budget": report.over_budget}
-    return json.dumps({**plain(figures), **plain(derived)}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({**json_value(figures), **json_value(derived)}, indent=2, ensure_ascii=False) + "\n"
 
 
 FORMATS: Final[dict[str, Callable[[Report], str]]] = {
@@ -34,13 +34,15 @@ FORMATS: Final[dict[str, Callable[[Report], str]]] = {
 
 @click.command("report")
 @click.option("--days", default=7, show_default=True, type=click.IntRange(1, 366), help="How many days back.")
-@click.option("--since", type=click.DateTime(), help="The first moment (UTC), instead of --days.")
-@click.option("--until", type=click.DateTime(), help="The first moment after it (UTC); default: now.")
-@click.option("--budget", type=Usd(), help="A month's budget; default: the ledger's global monthly one.")
+@click.option("--since", type=click.DateTime(), help="Start (UTC, inclusive), instead of --days.")
+@click.option("--until", type=click.DateTime(), help="End (UTC, exclusive); default: now.")
+@click.option("--budget", type=Usd(), help="The monthly budget; default: the ledger's global monthly budget.")
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="text", show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file; default: standard output.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="The output file; default: standard output."
+)
 @as_json
-@reported
+@report_user_errors
 def weekly(
     days: int,
     since: datetime | None,
@@ -50,7 +52,7 @@ def weekly(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """What was spent, by what, how it is going, and how far to trust it.
+    """Report the spend of a period with breakdowns, trends, forecast and data quality.
 
     \b
     Examples:
@@ -59,10 +61,10 @@ def weekly(
       spanledger report --format slack | curl -fsS -H 'content-type: application/json' -d @- "$SLACK_WEBHOOK_URL"
     """
     end = (until or datetime.now(UTC)).replace(tzinfo=UTC)
-    begin = since.replace(tzinfo=UTC) if since else hour_after(end) - timedelta(days=days)
+    begin = since.replace(tzinfo=UTC) if since else end_of_hour(end) - timedelta(days=days)
     if begin >= end:
         raise click.UsageError(f"--since {begin:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M}")
-    with ledger() as database, working("asking the ledger"):
+    with ledger() as database, spinner("querying the ledger"):
         figures = report(database, begin, end, budget)
     write(FORMATS["json" if as_json else form](figures), out)
 

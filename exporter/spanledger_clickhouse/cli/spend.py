@@ -1,4 +1,4 @@
-"""Commands that ask the ledger: spend, request, sql."""
+"""Query commands: spend, request, sql."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Final
 
 import click
 
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, usd, working
-from spanledger_clickhouse.database.ledger import WritesError
+from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, spinner, usd
+from spanledger_clickhouse.database.ledger import NotReadOnlyError
 
 SPEND: Final = {
     "feature": "SELECT feature, total_cost_usd, calls, mean_cost_usd, p95_cost_usd, unpriced_calls FROM cost_by_feature",
@@ -33,9 +33,9 @@ FROM llm_calls AS c FINAL
 """
 
 
-EMPTY: Final = (
+NO_CALLS_HINT: Final = (
     "\nno calls yet: was the program started with opentelemetry-instrument, and with the same settings? "
-    "`spanledger doctor` looks"
+    "`spanledger doctor` checks"
 )
 
 
@@ -43,20 +43,20 @@ EMPTY: Final = (
 @click.option("--by", type=click.Choice(list(SPEND)), default="feature", show_default=True, help="What to group by.")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
 @as_json
-@reported
+@report_user_errors
 def spend(by: str, top: int, as_json: bool) -> None:
-    """What was spent, by feature, user, model or request.
+    """Show spend by feature, user, model or request.
 
     \b
     Example:
       spanledger spend --by user --top 5
     """
-    with ledger() as database, working("asking the ledger"):
+    with ledger() as database, spinner("querying the ledger"):
         show(database.query(f"{SPEND[by]} LIMIT {top}"), f"Spend by {by} (USD)", json_output=as_json)
         if not as_json:
             total, calls, unpriced, unattributed, lost = database.query(TOTAL).rows[0]
             if not calls:
-                console().print(EMPTY)
+                console().print(NO_CALLS_HINT)
                 return
             console().print(
                 f"\ntotal {usd(total or 0)} USD in {calls:,} calls; {unpriced:,} without a price; "
@@ -67,17 +67,17 @@ def spend(by: str, top: int, as_json: bool) -> None:
 @click.command()
 @click.argument("request_id")
 @as_json
-@reported
+@report_user_errors
 def request(request_id: str, as_json: bool) -> None:
-    """The calls that one request of the application made.
+    """List the LLM calls of one application request.
 
-    REQUEST_ID is what the application put into baggage as spanledger.request.id.
+    REQUEST_ID is the value of spanledger.request.id in the application's baggage.
 
     \b
     Example:
       spanledger request req-0036 --json
     """
-    with ledger() as database, working("asking the ledger"):
+    with ledger() as database, spinner("querying the ledger"):
         result = database.query(REQUEST, {"id": request_id})
         if not result.rows:
             raise click.ClickException(
@@ -90,9 +90,9 @@ def request(request_id: str, as_json: bool) -> None:
 @click.argument("query")
 @click.option("--write", is_flag=True, help="Allow a statement that changes the ledger (ALTER, DELETE, INSERT, ...).")
 @as_json
-@reported
+@report_user_errors
 def sql(query: str, write: bool, as_json: bool) -> None:
-    """Ask the ledger a question in SQL.
+    """Query the ledger in SQL.
 
     Without --write, one read-only statement is run: SELECT, WITH, SHOW, DESCRIBE, EXPLAIN or EXISTS. ClickHouse's
     read-only mode also refuses a SETTINGS clause and table functions such as file() and url().
@@ -101,12 +101,12 @@ def sql(query: str, write: bool, as_json: bool) -> None:
     Example:
       spanledger sql "SELECT feature, sum(cost_usd) FROM llm_calls FINAL GROUP BY feature"
     """
-    with ledger() as database, working("asking the ledger"):
+    with ledger() as database, spinner("querying the ledger"):
         try:
             result = database.query(query) if write else database.read(query)
-        except WritesError as error:
+        except NotReadOnlyError as error:
             raise click.UsageError(
-                "only read-only statements are run. Pass --write to change the ledger, or for SETTINGS, file() and url()"
+                "only read-only queries are allowed. Pass --write to modify the ledger, or for SETTINGS, file() and url()"
             ) from error
         show(result, "", json_output=as_json)
 

@@ -1,4 +1,4 @@
-"""`spanledger stop` and `resume`: refuse a feature, user, tenant or tier in every process, within seconds, and say who did it."""
+"""`spanledger stop` and `resume`: kill switches for features, users, tenants and tiers in every process, audited."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any, Final
 
 import click
 
-from spanledger.limits.dimensions import on_rows
+from spanledger.limits.dimensions import normalize_dimension
 from spanledger.limits.policy import DIMENSIONS
 from spanledger.limits.store.protocol import StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets.publish import shared_store
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported
+from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
 from spanledger_clickhouse.database.connection import DatabaseError
 
 
-class What(click.ParamType[tuple[str, str]]):
+class StopTarget(click.ParamType[tuple[str, str]]):
     """DIMENSION=VALUE."""
 
     name = "DIMENSION=VALUE"
@@ -26,28 +26,28 @@ class What(click.ParamType[tuple[str, str]]):
         dimension, _, key = str(value).partition("=")
         if dimension not in DIMENSIONS or not key:
             self.fail(f"{value!r} is not DIMENSION=VALUE, e.g. feature=summarize ({', '.join(DIMENSIONS)})", param, ctx)
-        return dimension, on_rows(dimension, key)
+        return dimension, normalize_dimension(dimension, key)
 
 
-def _store() -> RedisStore:
+def _redis_store() -> RedisStore:
     store = shared_store()
     if store is None:
         raise click.ClickException(
-            "SPANLEDGER_REDIS_URL is not set: it is by way of Redis that every process hears of it. Set it here and in the "
+            "SPANLEDGER_REDIS_URL is not set: stops reach every process via Redis. Set it here and in the "
             "application (docs/limits.md)"
         )
     return store
 
 
 @click.command()
-@click.argument("what", type=What(), required=False)
-@click.option("--reason", "why", default="", help="Why; it is kept with who and when in the table limit_events.")
+@click.argument("what", type=StopTarget(), required=False)
+@click.option("--reason", "why", default="", help="The reason; recorded with user and time in the table limit_events.")
 @as_json
-@reported
+@report_user_errors
 def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
-    """Refuse calls of a feature, user, tenant or tier, in every process within five seconds; without WHAT, list what is.
+    """Refuse calls of a feature, user, tenant or tier, in every process within five seconds; without WHAT, list the stops.
 
-    It is in force where the application enforces limits (docs/limits.md).
+    A stop applies to applications that enforce limits (docs/limits.md).
 
     \b
     Example:
@@ -55,10 +55,10 @@ def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
     """
     try:
         if what is None and why:
-            raise click.UsageError("--reason goes with what is to be stopped")
+            raise click.UsageError("--reason requires WHAT")
         if what is not None and as_json:
-            raise click.UsageError("--json goes with the list of what is stopped")
-        store = _store()
+            raise click.UsageError("--json is only for the list of stops")
+        store = _redis_store()
         if what is None:
             stops = sorted(store.controls().stopped)
             if as_json:
@@ -71,40 +71,40 @@ def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
         prefix = "" if what is None else f"nothing is stopped ({'='.join(what)}): "
         raise click.ClickException(f"{prefix}{error}") from error
     console().print(f"{'='.join(what)} is stopped", markup=False)
-    _note("stop", what, why)
+    _record_audit("stop", what, why)
 
 
 @click.command()
-@click.argument("what", type=What())
-@click.option("--reason", "why", default="", help="Why; it is kept with who and when in the table limit_events.")
-@reported
+@click.argument("what", type=StopTarget())
+@click.option("--reason", "why", default="", help="The reason; recorded with user and time in the table limit_events.")
+@report_user_errors
 def resume(what: tuple[str, str], why: str) -> None:
-    """Let go on what `spanledger stop` has stopped.
+    """Lift a stop.
 
     \b
     Example:
       spanledger resume feature=summarize
     """
     try:
-        store = _store()
+        store = _redis_store()
         if "=".join(what) not in store.controls().stopped:
             raise click.ClickException(f"{'='.join(what)} is not stopped; see `spanledger stop`")
         store.resume("=".join(what))
     except StoreError as error:
         raise click.ClickException(str(error)) from error
-    console().print(f"{'='.join(what)} goes on", markup=False)
-    _note("resume", what, why)
+    console().print(f"{'='.join(what)} resumed", markup=False)
+    _record_audit("resume", what, why)
 
 
-def _note(kind: str, what: tuple[str, str], why: str) -> None:
-    """A row of who did it. It comes after the deed: a ledger that is away delays no stop."""
+def _record_audit(kind: str, what: tuple[str, str], why: str) -> None:
+    """Writes the audit entry, after the stop: an unavailable ledger does not delay a stop."""
     try:
         with ledger() as database:
-            audit.note(database, kind, *what, why)
-    except audit.NotNotedError:
+            audit.log_change(database, kind, *what, why)
+    except audit.AuditError:
         raise
     except DatabaseError as error:
-        raise audit.NotNotedError(error) from error
+        raise audit.AuditError(error) from error
 
 
 COMMANDS: Final = (stop, resume)

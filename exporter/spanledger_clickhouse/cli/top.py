@@ -1,4 +1,4 @@
-"""`spanledger top`: what is being spent now, refreshed."""
+"""`spanledger top`: live view of the current spend."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from spanledger_clickhouse.cli.output import as_json, console, ledger, reported, show, table, usd
+from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, table, usd
 from spanledger_clickhouse.database.ledger import Ledger, Result
 
-BY: Final = {
+GROUP_COLUMNS: Final = {
     "feature": "c.feature",
     "user": "c.user_id",
     "model": "c.model",
@@ -22,7 +22,7 @@ BY: Final = {
     "service": "c.service",
 }
 
-NOW: Final = """
+CURRENT_SPEND: Final = """
 SELECT {by} AS {name}, sum(c.cost_usd) AS cost_usd, count() AS calls,
        sum(c.cost_usd) * 60 / {{minutes:UInt32}} AS per_hour_usd,
        countIf(c.outcome != 'ok') AS failed, countIf(c.unpriced_reason != '') AS unpriced, max(c.start_time) AS last_call
@@ -33,17 +33,19 @@ GROUP BY {name} ORDER BY cost_usd DESC NULLS LAST, calls DESC LIMIT {{top:UInt32
 
 
 @click.command()
-@click.option("--by", type=click.Choice(list(BY)), default="feature", show_default=True, help="What to group by.")
+@click.option(
+    "--by", type=click.Choice(list(GROUP_COLUMNS)), default="feature", show_default=True, help="What to group by."
+)
 @click.option("--minutes", default=60, show_default=True, type=click.IntRange(1, 10080), help="How far back.")
 @click.option("--top", "rows", default=20, show_default=True, type=click.IntRange(1), help="How many rows.")
-@click.option("--every", default=5.0, show_default=True, type=click.FloatRange(1.0), help="Seconds between two looks.")
-@click.option("--once", is_flag=True, help="Look once (as where the output is no terminal).")
+@click.option("--every", default=5.0, show_default=True, type=click.FloatRange(1.0), help="Seconds between refreshes.")
+@click.option("--once", is_flag=True, help="Print once and exit (the default if the output is not a terminal).")
 @as_json
-@reported
+@report_user_errors
 def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: bool) -> None:
-    """What is being spent now: by feature, user, model, tenant or service, dearest first.
+    """Show current spend by feature, user, model, tenant or service, highest first.
 
-    Ends with Ctrl-C.
+    Press Ctrl-C to quit.
 
     \b
     Example:
@@ -51,21 +53,21 @@ def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: boo
     """
     title = f"Spend of the last {minutes} minutes by {by}"
 
-    def look(database: Ledger) -> Result:
-        query = NOW.format(by=BY[by], name=f"by_{by}")
+    def current_spend(database: Ledger) -> Result:
+        query = CURRENT_SPEND.format(by=GROUP_COLUMNS[by], name=f"by_{by}")
         result = database.query(query, {"minutes": minutes, "top": rows})
         return Result((by, *result.columns[1:]), result.types, result.rows)
 
     if once or as_json or not sys.stdout.isatty():
         with ledger() as database:
-            show(look(database), title, json_output=as_json)
+            show(current_spend(database), title, json_output=as_json)
         return
     with Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:
             with ledger() as database:  # opened anew each time: an embedded ledger is free for others in between
-                result = look(database)
+                result = current_spend(database)
             spent = sum((row[1] or 0 for row in result.rows), 0)
-            below = Text(f"\n{usd(spent)} USD; every {every:g} s; Ctrl-C ends", style="dim")
+            below = Text(f"\n{usd(spent)} USD; refreshed every {every:g} s; Ctrl-C quits", style="dim")
             live.update(Group(table(result, title), below), refresh=True)
             try:
                 time.sleep(every)

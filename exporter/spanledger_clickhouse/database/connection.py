@@ -1,4 +1,4 @@
-"""A connection to the ledger's ClickHouse, from a DSN: a server over HTTP(S), or chDB in this process."""
+"""Connects to the ledger's ClickHouse from a DSN: a server over HTTP(S), or chDB in this process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from urllib.parse import SplitResult, urlsplit
 from spanledger.runtime import settings
 
 DEFAULT_DATABASE: Final = "spanledger"
-SECURE: Final = frozenset({"https", "clickhouses"})
+TLS_SCHEMES: Final = frozenset({"https", "clickhouses"})
 WAIT_SECONDS: Final = 60.0
-"""How long a command waits for another that has the embedded ledger."""
-ATTEMPTS: Final = 3
-"""How often it may fail to open though nobody has it: somebody had it for a moment, or it is broken."""
-UTC_TIMES: Final = {"tz_source": "server", "tz_mode": "aware"}
+"""How long a command waits for another process that holds the embedded ledger."""
+OPEN_ATTEMPTS: Final = 3
+"""How often opening an unlocked embedded ledger may fail: another process held it briefly, or it is corrupt."""
+UTC_OPTIONS: Final = {"tz_source": "server", "tz_mode": "aware"}
 """How a client reads times: see `_in_utc`."""
-SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | SECURE
+SERVER_SCHEMES: Final = frozenset({"http", "clickhouse"}) | TLS_SCHEMES
 
 
 class DatabaseError(Exception):
@@ -37,7 +37,7 @@ class DatabaseError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the ledger is."""
+    """Address of the ledger: DSN and database name."""
 
     dsn: str
     database: str
@@ -47,16 +47,16 @@ class Target:
         return self.dsn.startswith("chdb:")
 
     @property
-    def shown(self) -> str:
+    def masked_dsn(self) -> str:
         """The DSN without its password."""
-        return settings.masked(self.dsn)
+        return settings.mask_credentials(self.dsn)
 
 
-def target(dsn: str | None = None) -> Target:
+def resolve_target(dsn: str | None = None) -> Target:
     """The ledger to use: `dsn`, else SPANLEDGER_DSN, else the embedded one in the state directory.
 
     Raises:
-        DatabaseError: the DSN has no scheme that is known.
+        DatabaseError: the DSN is not valid.
     """
     dsn = dsn or settings.setting("dsn") or f"chdb://{settings.state_dir() / 'ledger'}"
     parts = urlsplit(dsn)
@@ -64,7 +64,7 @@ def target(dsn: str | None = None) -> Target:
         return Target(dsn, DEFAULT_DATABASE)
     if parts.scheme not in SERVER_SCHEMES or not parts.hostname or not _has_port(parts):
         raise DatabaseError(
-            f"SPANLEDGER_DSN={settings.masked(dsn)!r} is no DSN: use clickhouse[s]://user:password@host:port/database, "
+            f"SPANLEDGER_DSN={settings.mask_credentials(dsn)!r} is not a valid DSN: use clickhouse[s]://user:password@host:port/database, "
             "http(s)://..., or chdb:///path"
         )
     return Target(dsn, parts.path.strip("/") or DEFAULT_DATABASE)
@@ -79,43 +79,43 @@ def _has_port(parts: SplitResult) -> bool:
 
 
 @contextmanager
-def connected(target: Target) -> Generator[Any]:
-    """A clickhouse-connect client for `where`, closed at the end.
+def open_client(target: Target) -> Generator[Any]:
+    """Open a clickhouse-connect client for `target`, and close it at the end.
 
     Raises:
-        DatabaseError: the server does not answer, refuses us, or the embedded ledger is in use.
+        DatabaseError: the server does not answer, refuses the login, or the embedded ledger is in use.
     """
     client = connect(target)
     try:
         yield client
     finally:
-        with contextlib.suppress(Exception):  # whatever closing fails at, the work is done
+        with contextlib.suppress(Exception):  # an error while closing does not matter: the work is done
             client.close()
 
 
 def connect(target: Target) -> Any:
-    """A clickhouse-connect client; the caller closes it. Raises DatabaseError as `connected` does."""
+    """A clickhouse-connect client; the caller closes it. Raises DatabaseError as `open_client` does."""
     clickhouse_connect: Any = importlib.import_module("clickhouse_connect")
     from clickhouse_connect.driver.exceptions import Error
 
-    # The driver logs statements and tracebacks of its own; what matters is in our errors.
+    # The driver logs statements and tracebacks itself; our errors have what matters.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
         if target.embedded:
-            return _in_utc(_embedded(target, clickhouse_connect))
+            return _use_utc(_embedded_client(target, clickhouse_connect))
         parts = urlsplit(target.dsn)
         client = clickhouse_connect.get_client(
-            **UTC_TIMES,
+            **UTC_OPTIONS,
             host=parts.hostname or "localhost",
-            port=parts.port or (8443 if parts.scheme in SECURE else 8123),
+            port=parts.port or (8443 if parts.scheme in TLS_SCHEMES else 8123),
             username=_unquoted(parts.username),
             password=_unquoted(parts.password) or "",
-            secure=parts.scheme in SECURE,
+            secure=parts.scheme in TLS_SCHEMES,
             connect_timeout=5,
             send_receive_timeout=60,
             autogenerate_session_id=False,  # a session would serialise, and fail, concurrent queries
         )
-        return _in_utc(client)
+        return _use_utc(client)
     except ImportError as error:
         raise DatabaseError(
             "the embedded ledger needs chDB: pip install 'spanledger[embedded]', "
@@ -123,12 +123,12 @@ def connect(target: Target) -> Any:
         ) from error
     except (Error, OSError) as error:
         if target.embedded:
-            raise _held(target) from error
+            raise _in_use_error(target) from error
         what = "refused by" if getattr(error, "code", None) == AUTHENTICATION_FAILED else "cannot reach"
-        raise DatabaseError(f"{what} ClickHouse at {target.shown}: {reason(error)}") from error
+        raise DatabaseError(f"{what} ClickHouse at {target.masked_dsn}: {reason(error)}") from error
 
 
-def _in_utc(client: Any) -> Any:
+def _use_utc(client: Any) -> Any:
     """The client, whose every time is aware, and in UTC unless a query asks for another zone.
 
     A column without a zone is one of the server's zone: a server may stand in any, the embedded engine has that of the
@@ -140,36 +140,36 @@ def _in_utc(client: Any) -> Any:
     return client
 
 
-def _embedded(target: Target, clickhouse_connect: Any) -> Any:
+def _embedded_client(target: Target, clickhouse_connect: Any) -> Any:
     path = Path(target.dsn.removeprefix("chdb://").partition("?")[0]).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise DatabaseError(f"the embedded ledger {target.shown} cannot be made: {error.strerror}") from error
+        raise DatabaseError(f"the embedded ledger {target.masked_dsn} cannot be created: {error.strerror}") from error
     end = time.monotonic() + WAIT_SECONDS
     failures = 0
     while True:
-        while _is_held(path / "status"):
+        while _is_locked(path / "status"):
             if time.monotonic() > end:
-                raise _held(target)
+                raise _in_use_error(target)
             time.sleep(0.05)
         try:
-            return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}", **UTC_TIMES)
+            return clickhouse_connect.get_client(dsn=f"chdb://{path.absolute()}", **UTC_OPTIONS)
         except clickhouse_connect.driver.exceptions.Error:
-            failures += not _is_held(path / "status")  # else another was faster: the engine does not say it
-            if failures == ATTEMPTS or time.monotonic() > end:
+            failures += not _is_locked(path / "status")  # else another was faster: the engine does not say it
+            if failures == OPEN_ATTEMPTS or time.monotonic() > end:
                 raise
             time.sleep(0.2)
 
 
-def _held(target: Target) -> DatabaseError:
+def _in_use_error(target: Target) -> DatabaseError:
     return DatabaseError(
-        f"the embedded ledger {target.shown} cannot be opened. One process at a time may hold it: "
+        f"the embedded ledger {target.masked_dsn} cannot be opened. Only one process at a time can hold it: "
         "is another spanledger command running?"
     )
 
 
-def _is_held(status: Path) -> bool:
+def _is_locked(status: Path) -> bool:
     """Whether another process has the embedded ledger open: ClickHouse locks this file of it."""
     try:
         file = os.open(status, os.O_RDONLY | os.O_CLOEXEC)
@@ -178,14 +178,14 @@ def _is_held(status: Path) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return not _is_ours(os.fstat(file))
+        return not _is_own_lock(os.fstat(file))
     finally:
         os.close(file)
     return False
 
 
-def _is_ours(status: os.stat_result) -> bool:
-    """Whether this process itself has a file open, as far as the system tells; true where it does not tell."""
+def _is_own_lock(status: os.stat_result) -> bool:
+    """Whether this process itself has the file open; true if the system cannot report it."""
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
@@ -194,7 +194,7 @@ def _is_ours(status: os.stat_result) -> bool:
     for name in names:
         with contextlib.suppress(OSError, ValueError):
             opened += os.path.samestat(os.fstat(int(name)), status)
-    return opened > 1  # one is that which asks
+    return opened > 1  # one of them is our own probe
 
 
 def _unquoted(part: str | None) -> str | None:
@@ -207,18 +207,18 @@ ACCESS_DENIED: Final = 497
 AUTHENTICATION_FAILED: Final = 516
 
 
-def denied(error: DatabaseError) -> bool:
-    """Whether ClickHouse said that the user has not the right."""
+def is_access_denied(error: DatabaseError) -> bool:
+    """Whether ClickHouse reported missing privileges."""
     return getattr(error.__cause__, "code", None) == ACCESS_DENIED
 
 
 def reason(error: BaseException) -> str:
-    """What an error of the driver says, on one line and not longer than 300 characters; of a connection that failed only what
-    the system says."""
+    """Message of a driver error, on one line and at most 300 characters; for a failed connection only the system's
+    message."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split()) or type(error).__name__
-    return settings.masked(text)[:300]
+    return settings.mask_credentials(text)[:300]

@@ -1,7 +1,7 @@
-"""Least rights, as SQL for an administrator to run: a writer, a reader, a maintainer, and tenants who see themselves.
+"""Least-privilege GRANT statements for an administrator: writer, reader, maintainer, and one role per tenant.
 
-An application needs the writer alone: with it a row can be added, and nothing be read or changed. Whoever migrates,
-rolls up and prices again is the maintainer. Views run with the rights of who asks (ClickHouse's default for plain
+An application needs only the writer, which can add rows, but not read or change any. Migrations, rollups and
+repricing need the maintainer. Views run with the rights of who asks (ClickHouse's default for plain
 views), so a tenant's row policy on the tables holds in every view.
 """
 
@@ -12,9 +12,9 @@ from importlib import resources
 
 from spanledger_clickhouse.database.connection import DatabaseError
 
-TENANTS = ("llm_calls", "llm_costs_1d", "llm_costs_1d_user", "corrections", "revenue")
+TENANT_TABLES = ("llm_calls", "llm_costs_1d", "llm_costs_1d_user", "corrections", "revenue")
 """Tables with a tenant_id."""
-COMMON = (
+SHARED_TABLES = (
     "llm_costs_1h",
     "llm_quantiles_1h",
     "ledger_events",
@@ -29,11 +29,11 @@ COMMON = (
     "schema_migrations",
 )
 """Tables without: a tenant's reader sees nothing of them but the prices."""
-PRICES = ("llm_prices", "llm_rates")
+PRICE_TABLES = ("llm_prices", "llm_rates")
 
 
 def _views() -> list[str]:
-    """The plain views: a materialized view, a stage of a rollup or a shard would show what no policy guards."""
+    """The plain views: no row policy covers materialized views, rollup stages and shards."""
     files = (resources.files("spanledger_clickhouse") / "views").iterdir()
     return sorted(file.name.removesuffix(".sql") for file in files if file.name.endswith(".sql"))
 
@@ -42,29 +42,31 @@ def statements(database: str, tenants: tuple[str, ...] = ()) -> list[str]:
     """The statements, in order.
 
     Args:
-        database: the ledger's.
+        database: the ledger's database.
         tenants: tenant ids; each gets a role `spanledger_tenant_<id>` that sees its own rows.
 
     Raises:
-        DatabaseError: a name that is none.
+        DatabaseError: a name is not valid.
     """
     for name in (database, *tenants):
         if not re.fullmatch(r"[\w.-]+", name):
-            raise DatabaseError(f"{name!r} is no name for a role or a database")
+            raise DatabaseError(f"{name!r} is not a valid name for a role or a database")
     text = (resources.files("spanledger_clickhouse") / "rights.sql").read_text(encoding="utf-8")
     templates = [part.strip() for part in re.sub(r"^--.*$", "", text, flags=re.MULTILINE).split(";") if part.strip()]
     for tenant in tenants:
         role = f"`spanledger_tenant_{tenant}`"
         templates.append(f"CREATE ROLE IF NOT EXISTS {role} SETTINGS PROFILE 'spanledger_reader'")
-        templates += [f"GRANT SELECT ON {{db}}.{name} TO {role}" for name in (*TENANTS, *COMMON, *_views())]
+        templates += [
+            f"GRANT SELECT ON {{db}}.{name} TO {role}" for name in (*TENANT_TABLES, *SHARED_TABLES, *_views())
+        ]
         templates += [
             f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING tenant_id = '{tenant}' "
             f"AS RESTRICTIVE TO {role}"
-            for table in TENANTS
+            for table in TENANT_TABLES
         ]
         templates += [
             f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING 0 AS RESTRICTIVE TO {role}"
-            for table in COMMON
-            if table not in PRICES
+            for table in SHARED_TABLES
+            if table not in PRICE_TABLES
         ]
     return [statement.replace("{db}", f"`{database}`") for statement in templates]

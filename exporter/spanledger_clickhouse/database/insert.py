@@ -1,4 +1,4 @@
-"""Rows into ClickHouse: one insert a batch and a table, with a token that makes a repeated insert harmless.
+"""Inserts rows into ClickHouse: one insert per batch and table, idempotent by a deduplication token.
 
 Errors are of two kinds. `DatabaseError`: the server is away, busy, or not set up; the same rows will be taken
 later. `PoisonError`: the rows themselves are refused, and would be refused again.
@@ -15,26 +15,26 @@ from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, Row
 
 T = TypeVar("T")
 
-NAMES: Final = list(COLUMNS)
-TENANT_ID: Final = NAMES.index("tenant_id")
-SPAN_ID: Final = NAMES.index("span_id")
-TRACE_ID: Final = NAMES.index("trace_id")
+COLUMN_NAMES: Final = list(COLUMNS)
+TENANT_ID: Final = COLUMN_NAMES.index("tenant_id")
+SPAN_ID: Final = COLUMN_NAMES.index("span_id")
+TRACE_ID: Final = COLUMN_NAMES.index("trace_id")
 
-CORRECTED: Final = {**COLUMNS, "row_version": "UInt64"}
+CORRECTION_COLUMNS: Final = {**COLUMNS, "row_version": "UInt64"}
 
-TRANSIENT: Final = frozenset({
+TRANSIENT_ERRORS: Final = frozenset({
     74, 75, 76, 159, 160, 164, 173, 198, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 265, 279, 285, 286, 289, 290, 319, 394, 425,
     439, 473, 499, 571, 692, 722, 745, 999, 1000, 1001, 1002,
 })  # fmt: skip
-"""Error codes of ClickHouse that pass: time-outs, quotas, memory, too many parts, read-only, lost replicas."""
-SET_UP: Final = frozenset({16, 36, 47, 60, 62, 81, 115, 193, 497, 516})
-"""Codes that say the database is not as it should be: an unknown column, table or database, missing rights."""
+"""Transient ClickHouse error codes: timeouts, quotas, memory, too many parts, read-only, lost replicas."""
+SETUP_ERRORS: Final = frozenset({16, 36, 47, 60, 62, 81, 115, 193, 497, 516})
+"""Codes of a wrong setup: an unknown column, table or database, missing privileges."""
 
 
-SMALL: Final = 1000
-"""Rows of a batch below which the server gathers batches into one part; the embedded engine cannot."""
-GATHERED: Final = {"async_insert": 1, "wait_for_async_insert": 1}
-"""Waiting: an insert that is not waited for would lose rows, and errors, without a word."""
+SMALL_BATCH_ROWS: Final = 1000
+"""Batches below this number of rows use asynchronous inserts; the embedded engine has none."""
+ASYNC_INSERT: Final = {"async_insert": 1, "wait_for_async_insert": 1}
+"""With waiting: an unacknowledged insert would lose rows and errors silently."""
 
 
 class PoisonError(DatabaseError):
@@ -42,10 +42,10 @@ class PoisonError(DatabaseError):
 
 
 def insert(client: Any, target: Target, rows: Sequence[Row], row_version: int = 0) -> None:
-    """Write rows; returns when ClickHouse has committed them.
+    """Insert rows; returns when ClickHouse has committed them.
 
-    `edition`, milliseconds since 1970, makes them corrections: they take the place of what was written before. Rows
-    as they come from a span have the end of their call for an edition, so one that is delivered again never undoes a
+    `row_version`, milliseconds since 1970, makes them corrections: they replace the rows written before. A row
+    made from a span has the end of its call as its version, so one that is delivered again never undoes a
     correction.
 
     The driver itself sends an insert again after a connection reset (clickhouse-connect 1.12 marks
@@ -58,23 +58,25 @@ def insert(client: Any, target: Target, rows: Sequence[Row], row_version: int = 
     """
     unique = {(row[TENANT_ID], row[TRACE_ID], row[SPAN_ID]): row for row in rows}
     rows, columns, identity = list(unique.values()), COLUMNS, repr(sorted(unique))
-    if row_version:  # a token of its own: with the first delivery's, ClickHouse would drop the correction without a word
-        rows, columns = [(*row, row_version) for row in rows], CORRECTED
+    if row_version:  # a separate token: with the first delivery's, ClickHouse would silently drop the correction
+        rows, columns = [(*row, row_version) for row in rows], CORRECTION_COLUMNS
         identity = f"{row_version}:{identity}"
     _insert(client, target, "llm_calls", columns, rows, identity)
 
 
 def insert_events(client: Any, target: Target, events: Sequence[Row]) -> None:
-    """Write markers; raises as `insert` does."""
+    """Insert markers (`ledger_events`); raises as `insert` does."""
     _insert(client, target, "ledger_events", EVENT_COLUMNS, list(events), repr(sorted(map(repr, events))))
 
 
-def _insert(client: Any, target: Target, table: str, columns: Mapping[str, str], rows: list[Row], identity: str) -> None:
+def _insert(
+    client: Any, target: Target, table: str, columns: Mapping[str, str], rows: list[Row], identity: str
+) -> None:
     from clickhouse_connect.driver.exceptions import Error
 
     if not rows:
         return
-    names, types, values = _told(columns, rows)
+    names, types, values = _drop_defaults(columns, rows)
     try:
         client.insert(
             f"`{target.database}`.{table}",
@@ -86,18 +88,18 @@ def _insert(client: Any, target: Target, table: str, columns: Mapping[str, str],
                 "insert_deduplication_token": hashlib.sha256(identity.encode()).hexdigest(),
                 "distributed_foreground_insert": 1,  # on a cluster: when the shard has it, not when it is queued
                 "optimize_on_insert": 0,  # no row stands twice in a batch: nothing to collapse, and twice as fast
-                **(GATHERED if len(rows) < SMALL and not target.embedded else {}),
+                **(ASYNC_INSERT if len(rows) < SMALL_BATCH_ROWS and not target.embedded else {}),
             },
         )
     except (Error, OSError) as error:
-        kind = PoisonError if poisonous(error) else DatabaseError
-        raise kind(f"inserting {len(rows)} rows into {table} of {target.shown} failed: {reason(error)}") from error
+        kind = PoisonError if is_poison(error) else DatabaseError
+        raise kind(f"inserting {len(rows)} rows into {table} of {target.masked_dsn} failed: {reason(error)}") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise PoisonError(f"{len(rows)} rows cannot be written as {table} has it: {reason(error)}") from error
+        raise PoisonError(f"{len(rows)} rows do not fit the columns of {table}: {reason(error)}") from error
 
 
 def isolate(send: Callable[[list[T]], None], batch: list[T], on_refused: Callable[[T, str], None]) -> None:
-    """Send a batch; where it is refused, its halves, until what is refused stands alone and is told to `refused`.
+    """Send a batch; bisect a refused batch until each poison row is isolated and reported to `on_refused`.
 
     Raises:
         DatabaseError: of `send`, other than `PoisonError`: nothing more is sent.
@@ -115,9 +117,9 @@ def isolate(send: Callable[[list[T]], None], batch: list[T], on_refused: Callabl
         isolate(send, batch[middle:], on_refused)
 
 
-def _told(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[str], list[str], list[Sequence[object]]]:
-    """Names, types and values of the columns in which a row says more than the column's default: of the seventy meters
-    and labels a batch has few, and the rest would be half of the work."""
+def _drop_defaults(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[str], list[str], list[Sequence[object]]]:
+    """Names, types and values of the columns in which some row differs from the default: a batch uses few of the
+    seventy meters and labels, and the rest would be half of the work."""
     names: list[str] = []
     types: list[str] = []
     values: list[Sequence[object]] = []
@@ -129,8 +131,8 @@ def _told(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[str], list[
     return names, types, values
 
 
-def poisonous(error: BaseException) -> bool:
-    """Whether an error of the driver is about the rows: it has a code, and not one that passes or asks for set-up.
+def is_poison(error: BaseException) -> bool:
+    """Whether a driver error is about the rows: its code is neither transient nor one of a wrong setup.
 
     OperationalError without a code is a connection that failed, 503 or 429 (clickhouse-connect 1.12).
     """
@@ -139,4 +141,4 @@ def poisonous(error: BaseException) -> bool:
     if isinstance(error, DataError):
         return True
     code = getattr(error, "code", None)
-    return isinstance(code, int) and code > 0 and code not in TRANSIENT and code not in SET_UP
+    return isinstance(code, int) and code > 0 and code not in TRANSIENT_ERRORS and code not in SETUP_ERRORS

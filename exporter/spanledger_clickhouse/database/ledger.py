@@ -1,4 +1,4 @@
-"""Asking the ledger: the database of a command, its schema in place and the spool drained into it."""
+"""Runs queries on an open ledger; user statements run in ClickHouse's read-only mode."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, Final
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
 
 READS: Final = re.compile(r"\(*(SELECT|WITH|SHOW|DESCRIBE|EXPLAIN|EXISTS)\b")
-"""How a statement begins, in ClickHouse's own form, that may only read."""
-QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+"""Start of a read-only statement, as ClickHouse formats it."""
+QUOTED_TEXT: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 
 
-READONLY: Final = 164
-"""ClickHouse's error code of what its read-only mode refuses."""
+READONLY_ERROR: Final = 164
+"""ClickHouse's error code for statements that its read-only mode refuses."""
 
 
-CALLED: Final = re.compile(r"(\w+)\s*\(")
-HARMLESS: Final = frozenset(
+FUNCTION_CALL: Final = re.compile(r"(\w+)\s*\(")
+SAFE_TABLE_FUNCTIONS: Final = frozenset(
     [
         "dictionary",
         "format",
@@ -42,11 +42,11 @@ HARMLESS: Final = frozenset(
         "zeros_mt",
     ]
 )
-"""Table functions that read nothing but the database, or that share their name with an ordinary function."""
+"""Table functions that read only the database, or that share their name with an ordinary function."""
 
 
-class WritesError(DatabaseError):
-    """A statement that was to read is one that may write."""
+class NotReadOnlyError(DatabaseError):
+    """The statement is not read-only."""
 
     def __init__(self) -> None:
         super().__init__("ClickHouse's read-only mode refuses this statement")
@@ -69,7 +69,7 @@ class Ledger:
     target: Target
 
     def query(self, statement: str, parameters: dict[str, Any] | None = None) -> Result:
-        """Run a SELECT; bare table names mean the ledger's database, a datetime among the parameters is told in UTC.
+        """Run a SELECT; bare table names mean the ledger's database, a datetime among the parameters is passed in UTC.
 
         Raises:
             DatabaseError: ClickHouse refused the statement; the message is its own.
@@ -79,8 +79,8 @@ class Ledger:
     def read(self, statement: str) -> Result:
         """Run one statement of a user in ClickHouse's read-only mode.
 
-        ClickHouse parses it first: what it takes for several statements, for one that writes, or for a SELECT into a
-        file is not run at all. The embedded engine's connection stays read-only afterwards.
+        ClickHouse parses it first: several statements, a statement that writes and a SELECT into a file are not run
+        at all. The embedded engine's connection stays read-only afterwards.
 
         Raises:
             WritesError: the statement may write, or sets a setting.
@@ -89,9 +89,9 @@ class Ledger:
         parsed = str(
             self.query("SELECT formatQuerySingleLine({statement:String})", {"statement": statement}).rows[0][0]
         )
-        unquoted = QUOTED.sub("''", parsed)
-        if not READS.match(parsed) or "INTO OUTFILE" in unquoted or self._reaches_outside(unquoted):
-            raise WritesError
+        unquoted = QUOTED_TEXT.sub("''", parsed)
+        if not READS.match(parsed) or "INTO OUTFILE" in unquoted or self._has_external_access(unquoted):
+            raise NotReadOnlyError
         if self.query("SELECT toString(getSetting('readonly'))").rows != [("0",)]:
             return self.query(statement)  # the database's user may only read as it is
         if not self.target.embedded:
@@ -99,28 +99,30 @@ class Ledger:
         self.client.command("SET readonly = 1")  # chDB applies the settings of a query to its last statement only
         return self.query(statement)
 
-    def _reaches_outside(self, unquoted: str) -> bool:
+    def _has_external_access(self, unquoted: str) -> bool:
         """Whether a statement calls a function that opens files or connections, which DESCRIBE does even in read-only mode."""
         names = {str(name).lower() for (name,) in self.query("SELECT name FROM system.table_functions").rows}
-        return not (names - HARMLESS).isdisjoint(word.lower() for word in CALLED.findall(unquoted))
+        return not (names - SAFE_TABLE_FUNCTIONS).isdisjoint(word.lower() for word in FUNCTION_CALL.findall(unquoted))
 
     def _query(self, statement: str, parameters: dict[str, Any], query_settings: dict[str, Any]) -> Result:
         from clickhouse_connect.driver.exceptions import Error
 
-        texts = {name: _told(value) for name, value in parameters.items()}
+        texts = {name: _format_parameter(value) for name, value in parameters.items()}
         try:
             response = self.client.query(statement, parameters=texts, settings=query_settings)
         except Error as error:
-            if getattr(error, "code", None) == READONLY:
-                raise WritesError from error
+            if getattr(error, "code", None) == READONLY_ERROR:
+                raise NotReadOnlyError from error
             raise DatabaseError(reason(error)) from error
         columns = tuple(response.column_names)
-        rows = list(response.result_rows) if columns else []  # a statement that answers nothing has values without names
+        rows = (
+            list(response.result_rows) if columns else []
+        )  # a statement that answers nothing has values without names
         return Result(columns, tuple(kind.name for kind in response.column_types), rows)
 
 
-def _told(value: Any) -> Any:
-    """A parameter; of a moment its text in UTC: drivers put it into the zone of the server, or of the process."""
+def _format_parameter(value: Any) -> Any:
+    """A query parameter; a datetime as text in UTC, because drivers use the zone of the server or of the process."""
     if not isinstance(value, datetime):
         return value
     return f"{value.astimezone(UTC):{'%Y-%m-%d %H:%M:%S.%f' if value.microsecond else '%Y-%m-%d %H:%M:%S'}}"

@@ -3,8 +3,8 @@
 Every file is idempotent. What was applied is recorded in `schema_migrations` with the file's checksum;
 a view whose text changed is replaced. The same files make the single-node, the replicated and the cluster form:
 
-- `{db}`, `{on_cluster}`, `{engine}`, `{engine_args}`: where, and `Replicated` or not; `{global_args}` for tables that
-  every node has whole.
+- `{db}`, `{on_cluster}`, `{engine}`, `{engine_args}`: database, `Replicated` or not; `{global_args}` for tables that
+  every node has in full.
 - `{rollup:NAME:WINDOW}` in a view: the SELECT of a rollup over the calls of WINDOW.
 - `{window}` in a view: all calls; the same file also makes `<view>_between(since=..., until=...)`.
 - `{now}` in a view: the present; the same file also makes `<view>_at(as_of=...)`.
@@ -22,25 +22,25 @@ from typing import Any, Final
 
 from spanledger.runtime import settings
 from spanledger_clickhouse.database import rollups
-from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, denied, reason
+from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, is_access_denied, reason
 
-EVERYWHERE: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
-"""ZooKeeper path and replica of a table that has no shards: every node is a replica of it."""
+UNSHARDED_REPLICA: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
+"""ZooKeeper path and replica of a table without shards: every node is a replica."""
 
-SHARDED: Final = {"llm_calls": "cityHash64(trace_id)", "ledger_events": "cityHash64(process_id)"}
-"""Table that a cluster shards -> by what. A function of the sorting key, so that FINAL per shard is FINAL of all."""
+SHARDING_KEYS: Final = {"llm_calls": "cityHash64(trace_id)", "ledger_events": "cityHash64(process_id)"}
+"""Sharded table -> its sharding key. A function of the sorting key, so that FINAL per shard is FINAL of all."""
 
-WINDOWED: Final = {
+PARAMETERIZED_VIEWS: Final = {
     "between": ("{window}", "c.start_time >= {since:DateTime('UTC')} AND c.start_time < {until:DateTime('UTC')}"),
     "at": ("{now}", "{as_of:DateTime('UTC')}"),
 }
-"""Suffix of a second, parameterized view -> the place that makes it, what stands there."""
-PLAIN: Final = {"{window}": "1", "{now}": "now('UTC')"}
+"""Suffix of a parameterized view -> (placeholder, its replacement)."""
+VIEW_DEFAULTS: Final = {"{window}": "1", "{now}": "now('UTC')"}
 
-ABOUT: Final = re.compile(
+DDL_OBJECT: Final = re.compile(
     r"^(CREATE|ALTER) (?:OR REPLACE )?(?:TABLE|VIEW|DICTIONARY) (?:IF NOT EXISTS )?(?:`[^`]*`\.)(\w+)", re.MULTILINE
 )
-LEDGER: Final = (
+MIGRATIONS_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS {db}.schema_migrations{on_cluster} (name String, checksum String, "
     "applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = {engine}ReplacingMergeTree({global_args_comma}applied_at) "
     "ORDER BY name"
@@ -49,53 +49,53 @@ LEDGER: Final = (
 
 @dataclass(frozen=True)
 class Topology:
-    """How many servers there are, as far as statements have to know."""
+    """Cluster and replication settings that DDL statements depend on."""
 
     cluster: str = ""
-    """The name in remote_servers; '' where there is one node."""
+    """The name in remote_servers; '' for a single node."""
     replicated: bool = False
     """Replicated engines: always on a cluster; alone for a database of the Replicated engine."""
 
     @property
-    def places(self) -> dict[str, str]:
-        """Placeholder -> what stands there."""
+    def placeholders(self) -> dict[str, str]:
+        """Placeholder -> its replacement."""
         return {
             "{on_cluster}": f" ON CLUSTER '{self.cluster}'" if self.cluster else "",
             "{engine}": "Replicated" if self.replicated else "",
             "{engine_args}": "",
-            "{global_args}": EVERYWHERE if self.replicated else "",
-            "{global_args_comma}": f"{EVERYWHERE}, " if self.replicated else "",
+            "{global_args}": UNSHARDED_REPLICA if self.replicated else "",
+            "{global_args_comma}": f"{UNSHARDED_REPLICA}, " if self.replicated else "",
         }
 
 
 def topology() -> Topology:
-    """What SPANLEDGER_CLUSTER and SPANLEDGER_REPLICATED say.
+    """Topology from SPANLEDGER_CLUSTER and SPANLEDGER_REPLICATED.
 
     Raises:
-        DatabaseError: the cluster's name is none.
+        DatabaseError: the cluster's name is not valid.
     """
     cluster = settings.setting("cluster") or ""
     if not re.fullmatch(r"[\w.{}-]*", cluster):
-        raise DatabaseError(f"SPANLEDGER_CLUSTER={cluster!r} is no name of a cluster")
+        raise DatabaseError(f"SPANLEDGER_CLUSTER={cluster!r} is not a valid cluster name")
     return Topology(cluster, bool(cluster) or settings.enabled("replicated"))
 
 
 @dataclass(frozen=True)
 class Migration:
     name: str
-    """Path below the package, e.g. "schema/010_llm_calls.sql"; what else its file makes after a "#"."""
+    """Path below the package, e.g. "schema/010_llm_calls.sql"; further objects of the same file have a "#" suffix."""
     statement: str
 
     @property
-    def about(self) -> str:
-        """The table or view that it makes or changes."""
-        match = ABOUT.search(self.statement)
+    def object_name(self) -> str:
+        """The table or view that the statement creates or alters."""
+        match = DDL_OBJECT.search(self.statement)
         return match[2] if match else ""
 
     @property
-    def makes(self) -> str:
-        """The table or view that it makes; "" where it changes one."""
-        match = ABOUT.search(self.statement)
+    def created_object(self) -> str:
+        """The table or view that the statement creates; "" if it alters one."""
+        match = DDL_OBJECT.search(self.statement)
         return match[2] if match and match[1] == "CREATE" else ""
 
     @property
@@ -122,9 +122,9 @@ def migrations(database: str, servers: Topology | None = None) -> list[Migration
 
 def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
     table = re.search(r"\{db\}\.(\w+)", text)
-    shard = SHARDED.get(table[1]) if table and servers.cluster else None
+    shard = SHARDING_KEYS.get(table[1]) if table and servers.cluster else None
     if table is None or shard is None:
-        return [Migration(name, _rendered(text, database, servers))]
+        return [Migration(name, _render(text, database, servers))]
     local = text.replace(f"{{db}}.{table[1]}", f"{{db}}.{table[1]}_local")
     front = (
         f"CREATE TABLE IF NOT EXISTS {{db}}.{table[1]}{{on_cluster}} AS {{db}}.{table[1]}_local "
@@ -133,8 +133,8 @@ def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migr
     if "ALTER TABLE" in text:  # the front fills its own defaults: it changes as the shards do
         front = re.sub(r" CODEC\([^\n]*\)(?=,?\n)", "", text)
     return [
-        Migration(name, _rendered(local, database, servers)),
-        Migration(f"{name}#distributed", _rendered(front, database, servers)),
+        Migration(name, _render(local, database, servers)),
+        Migration(f"{name}#distributed", _render(front, database, servers)),
     ]
 
 
@@ -142,21 +142,21 @@ def _views(name: str, text: str, database: str, servers: Topology) -> list[Migra
     text = re.sub(r"\{rollup:(\w+):([^}]*)\}", lambda m: rollups.select(m[1]).replace("{window}", m[2]), text)
     text = re.sub(r"^(CREATE OR REPLACE VIEW \{db\}\.\w+) AS$", r"\1{on_cluster} AS", text, count=1, flags=re.MULTILINE)
     plain = text
-    for place, expression in PLAIN.items():
+    for place, expression in VIEW_DEFAULTS.items():
         plain = plain.replace(place, expression)
-    views = [Migration(name, _rendered(plain, database, servers))]
-    for suffix, (place, parameter) in WINDOWED.items():
+    views = [Migration(name, _render(plain, database, servers))]
+    for suffix, (place, parameter) in PARAMETERIZED_VIEWS.items():
         if place in text:
             parameterized = re.sub(r"(VIEW \{db\}\.\w+)", rf"\1_{suffix}", text, count=1).replace(place, parameter)
-            for other, expression in PLAIN.items():
+            for other, expression in VIEW_DEFAULTS.items():
                 parameterized = parameterized.replace(other, expression)
-            views.append(Migration(f"{name}#{suffix}", _rendered(parameterized, database, servers)))
+            views.append(Migration(f"{name}#{suffix}", _render(parameterized, database, servers)))
     return views
 
 
-def _rendered(text: str, database: str, servers: Topology) -> str:
+def _render(text: str, database: str, servers: Topology) -> str:
     text = text.replace("'{db}.", f"'{database}.")  # within a string: the name of a dictionary
-    for place, value in {"{db}": _identifier(database), **servers.places}.items():
+    for place, value in {"{db}": _identifier(database), **servers.placeholders}.items():
         text = text.replace(place, value)
     if servers.replicated:
         text = text.replace(
@@ -167,31 +167,31 @@ def _rendered(text: str, database: str, servers: Topology) -> str:
 
 
 def refreshable(database: str, servers: Topology | None = None) -> list[Migration]:
-    """Views with which a server keeps the rollups by itself, where nothing of ours runs beside it: each replaces its
-    rollup as a whole every five minutes, which suits ledgers of up to some 100 million calls."""
+    """Refreshable views with which the server maintains the rollups by itself, without a Spanledger process: each
+    replaces its whole rollup every five minutes, which suits ledgers of up to about 100 million calls."""
     views: list[Migration] = []
-    for name in rollups.NAMES:
+    for name in rollups.ROLLUP_NAMES:
         query = rollups.select(name).replace("{window}", "c.start_time < toStartOfHour(now('UTC'))")
         statement = (
             f"CREATE MATERIALIZED VIEW IF NOT EXISTS {{db}}.{name}_refresh{{on_cluster}} REFRESH EVERY 5 MINUTE "
             f"TO {{db}}.{name} AS SELECT *, toStartOfHour(now('UTC')) AS closed_until FROM ({query})"
         )
-        views.append(Migration(f"refreshable/{name}", _rendered(statement, database, servers or Topology())))
+        views.append(Migration(f"refreshable/{name}", _render(statement, database, servers or Topology())))
     return views
 
 
 def otel_traces(database: str, servers: Topology | None = None) -> list[Migration]:
-    """The table of the Collector's own exporter, and the views that make rows of the ledger of it."""
+    """The table of the Collector's ClickHouse exporter, and the views that turn it into ledger rows."""
     files = sorted((resources.files("spanledger_clickhouse") / "otel_traces").iterdir(), key=lambda file: file.name)
     return [
-        Migration(f"otel_traces/{file.name}", _rendered(file.read_text("utf-8"), database, servers or Topology()))
+        Migration(f"otel_traces/{file.name}", _render(file.read_text("utf-8"), database, servers or Topology()))
         for file in files
         if file.name.endswith(".sql")
     ]
 
 
-def expires(client: Any, target: Target) -> bool:
-    """Whether calls are deleted after a time."""
+def has_ttl(client: Any, target: Target) -> bool:
+    """Whether calls have a TTL."""
     response = client.query(
         "SELECT count() FROM system.tables WHERE database = {db:String} AND name LIKE 'llm_calls%' "
         "AND create_table_query LIKE '%TTL toDateTime(start_time)%'",
@@ -200,8 +200,8 @@ def expires(client: Any, target: Target) -> bool:
     return bool(response.result_rows[0][0])
 
 
-def retain(client: Any, target: Target, days: int) -> Migration:
-    """Delete calls that are older than `days` days, month by month; 0: keep them for ever. Rollups stay either way.
+def set_retention(client: Any, target: Target, days: int) -> Migration:
+    """Set the retention of calls to `days` days, deleted month by month; 0 keeps them forever. Rollups are kept.
 
     Raises:
         DatabaseError: ClickHouse refused it.
@@ -209,14 +209,14 @@ def retain(client: Any, target: Target, days: int) -> Migration:
     servers = topology()
     table = "{db}.llm_calls_local{on_cluster}" if servers.cluster else "{db}.llm_calls"
     change = f"MODIFY TTL toDateTime(start_time) + INTERVAL {int(days)} DAY DELETE" if days else "REMOVE TTL"
-    has_retention = expires(client, target)
+    has_retention = has_ttl(client, target)
     refreshable_count = client.query(
         "SELECT count() FROM system.tables WHERE database = {db:String} AND name = 'llm_costs_1h_refresh'",
         parameters={"db": target.database},
     ).result_rows[0][0]
     if days and refreshable_count:
-        raise DatabaseError(f"the rollups of {target.shown} are refreshable views, which forget calls that are deleted")
-    migration = Migration(f"llm_calls: {change}", _rendered(f"ALTER TABLE {table} {change}", target.database, servers))
+        raise DatabaseError(f"the rollups of {target.masked_dsn} are refreshable views, which lose deleted calls")
+    migration = Migration(f"llm_calls: {change}", _render(f"ALTER TABLE {table} {change}", target.database, servers))
     return migration if not days and not has_retention else apply(client, target, [migration])[0]
 
 
@@ -232,18 +232,18 @@ def apply(client: Any, target: Target, statements: Sequence[Migration]) -> list[
         try:
             client.command(migration.statement)
         except Error as error:
-            raise DatabaseError(f"{migration.name} in {target.shown} failed: {reason(error)}") from error
+            raise DatabaseError(f"{migration.name} in {target.masked_dsn} failed: {reason(error)}") from error
     return list(statements)
 
 
 def _identifier(name: str) -> str:
     if not name or "`" in name or "\\" in name:
-        raise DatabaseError(f"{name!r} is no name for a database")
+        raise DatabaseError(f"{name!r} is not a valid database name")
     return f"`{name}`"
 
 
 def applied(client: Any, target: Target, servers: Topology | None = None) -> dict[str, str]:
-    """Name -> checksum of what the database has.
+    """Name -> checksum of the applied migrations.
 
     Raises:
         DatabaseError: ClickHouse refused it.
@@ -255,35 +255,35 @@ def applied(client: Any, target: Target, servers: Topology | None = None) -> dic
     try:
         try:
             result = client.query(statement)
-        except Error:  # a new ledger, most likely: one that may only read finds its own here, and creates nothing
-            client.command(_rendered("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", target.database, servers))
-            client.command(_rendered(LEDGER, target.database, servers))
+        except Error:  # most likely a new ledger; with a read-only user the query succeeds and nothing is created
+            client.command(_render("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", target.database, servers))
+            client.command(_render(MIGRATIONS_TABLE, target.database, servers))
             result = client.query(statement)
     except Error as error:
-        raise DatabaseError(f"asking {target.shown} for its schema failed: {reason(error)}") from error
+        raise DatabaseError(f"querying {target.masked_dsn} for its schema failed: {reason(error)}") from error
     return {str(name): str(checksum) for name, checksum in result.result_rows}
 
 
 def pending(client: Any, target: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
-    """What `migrate` would apply; with `whole` also what was applied and is gone (somebody has dropped it).
+    """Migrations that `migrate` would apply; with `whole` also applied ones whose object was dropped.
 
     Raises:
-        DatabaseError: a newer release has made this ledger's tables.
+        DatabaseError: a newer release has migrated this ledger.
     """
     applied_checksums = applied(client, target, servers)
     schema = migrations(target.database, servers)
     unknown = sorted(name for name in applied_checksums.keys() - {m.name for m in schema} if name.startswith("schema/"))
     if unknown:
         raise DatabaseError(
-            f"{target.shown} was made by a newer release of Spanledger (it has {unknown[0]}): upgrade this one with "
+            f"{target.masked_dsn} was migrated by a newer release of Spanledger (it has {unknown[0]}): upgrade this one with "
             "pip install --upgrade spanledger"
         )
-    existing = _objects(client, target) if whole else None
-    dropped = {m.makes for m in schema} - existing if existing is not None else set[str]()
-    return [m for m in schema if applied_checksums.get(m.name) != m.checksum or m.about in dropped]
+    existing = _existing_objects(client, target) if whole else None
+    dropped = {m.created_object for m in schema} - existing if existing is not None else set[str]()
+    return [m for m in schema if applied_checksums.get(m.name) != m.checksum or m.object_name in dropped]
 
 
-def _objects(client: Any, target: Target) -> set[str]:
+def _existing_objects(client: Any, target: Target) -> set[str]:
     """Names of tables and views."""
     response = client.query(
         "SELECT name FROM system.tables WHERE database = {db:String}", parameters={"db": target.database}
@@ -292,7 +292,7 @@ def _objects(client: Any, target: Target) -> set[str]:
 
 
 def migrate(client: Any, target: Target, servers: Topology | None = None, *, whole: bool = False) -> list[Migration]:
-    """Bring the schema up to date, with `whole` also what is gone of it; returns what was applied.
+    """Apply pending migrations, with `whole` also those of dropped objects; returns those applied.
 
     Raises:
         DatabaseError: a statement failed (those before it stay, and a second run continues), or a newer release has
@@ -315,13 +315,13 @@ def migrate(client: Any, target: Target, servers: Topology | None = None, *, who
             )
             applied_migrations.append(migration)
     except Error as error:
-        raise DatabaseError(f"applying {name} to {target.shown} failed: {reason(error)}") from error
+        raise DatabaseError(f"applying {name} to {target.masked_dsn} failed: {reason(error)}") from error
     return applied_migrations
 
 
-def ready(target: Target) -> Any:
-    """A connection whose schema is up to date; the caller closes it. A user who may only insert finds it as it is:
-    whoever may, has migrated.
+def connect_and_migrate(target: Target) -> Any:
+    """Connect and migrate; the caller closes the client. A user with INSERT rights only takes the schema as it is:
+    a privileged user has migrated it.
 
     Raises:
         DatabaseError: as `connect` and `migrate` do.
@@ -330,8 +330,8 @@ def ready(target: Target) -> Any:
     try:
         migrate(client, target)
     except DatabaseError as error:
-        if not denied(error):
-            with contextlib.suppress(Exception):  # whatever closing fails at, the error is the other one
+        if not is_access_denied(error):
+            with contextlib.suppress(Exception):  # report the original error, not one from closing
                 client.close()
             raise
     return client

@@ -1,8 +1,8 @@
-"""Calls that other instrumentors recorded, in the words of the conventions that Spanledger's own spans follow.
+"""Normalizes LLM spans of other instrumentors to the semantic conventions that Spanledger's own spans follow.
 
 Read in the releases of 2026-11: the official opentelemetry-instrumentation-genai-* 1.3b0, openllmetry 0.62, openinference
 (openai 0.1.66, anthropic 3.1, google-genai 1.4), openlit 1.45, pydantic-ai 2.68, logfire 5.4, anthropic 2.x's own
-tracing. A span is a call where it says so: agents, chains, workflows and tools repeat the usage of their calls.
+tracing. Only spans marked as calls count: agents, chains, workflows and tools repeat the usage of their calls.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from spanledger.semconv import attributes as a
-from spanledger.semconv.provider_hosts import provider_at
+from spanledger.semconv.provider_hosts import provider_for_host
 from spanledger_clickhouse.rows.otlp import Attributes, Span, Value, natural, text, texts
-from spanledger_clickhouse.rows.rows import KNOWN
+from spanledger_clickhouse.rows.rows import MAPPED_ATTRIBUTES
 
-CALLS: Final = frozenset({
+BILLED_OPERATIONS: Final = frozenset({
     "chat", "generate_content", "text_completion", "embeddings", "image", "image_generation", "audio", "speech_to_text", "text_to_speech",
     "model_request", "completion", "fill_in_middle", "generate", "realtime", "interactions.create",
 })  # fmt: skip
 """Values of gen_ai.operation.name that are billed; `fetch_response` reports what was billed before."""
 
-KIND: Final = "openinference.span.kind"
-KINDS: Final = {"LLM": "chat", "EMBEDDING": "embeddings"}
+OPENINFERENCE_KIND: Final = "openinference.span.kind"
+OPENINFERENCE_OPERATIONS: Final = {"LLM": "chat", "EMBEDDING": "embeddings"}
 """Values of openinference.span.kind that are calls -> the operation."""
-OLD_KIND: Final = "llm.request.type"
-OLD_KINDS: Final = {"chat": "chat", "completion": "text_completion", "embedding": "embeddings"}
+LEGACY_REQUEST_TYPE: Final = "llm.request.type"
+LEGACY_OPERATIONS: Final = {"chat": "chat", "completion": "text_completion", "embedding": "embeddings"}
 """Values of llm.request.type (openllmetry before it took over the convention) -> the operation."""
 
 TRACELOOP_KIND: Final = "traceloop.span.kind"
@@ -36,7 +36,7 @@ COMPACTION: Final = {
 }
 """Billed beside the totals, by the Anthropic SDK's own spans."""
 
-NAMES: Final[dict[str, tuple[str, ...]]] = {
+ALIASES: Final[dict[str, tuple[str, ...]]] = {
     a.PROVIDER: ("gen_ai.system", "llm.provider", "llm.system"),
     a.REQUEST_MODEL: ("llm.request.model", "llm.model_name", "embedding.model_name"),
     a.RESPONSE_MODEL: ("llm.response.model",),
@@ -66,7 +66,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     a.REQUEST_STREAM: ("gen_ai.request.is_stream", "llm.is_streaming"),
     a.SERVER_ADDRESS: ("net.peer.name",),
 }  # fmt: skip
-"""Attribute -> where other conventions have it; its own name is looked at first."""
+"""Attribute -> its aliases in other conventions; its own name has precedence."""
 
 PROVIDERS: Final = {
     "openai": "openai",
@@ -90,22 +90,22 @@ PROVIDERS: Final = {
     "xai": "x_ai",
     "mistralai": "mistral_ai",
 }
-"""What conventions call a provider, in lower case -> gen_ai.provider.name; any other name stands as it is."""
+"""Provider alias in lower case -> gen_ai.provider.name; any other name is kept."""
 
 
 @dataclass(frozen=True)
 class Quirk:
-    """Where an instrumentor counts otherwise than the convention says."""
+    """Deviation of an instrumentor from the usage convention."""
 
     scope: str
-    """Beginning of the scope's name."""
+    """Prefix of the scope's name."""
     input_without_cache: tuple[str, ...] = ()
-    """Providers whose input leaves out what was read from, and written to, the cache."""
+    """Providers whose input tokens exclude cache reads and writes."""
     output_without_reasoning: tuple[str, ...] = ()
     operations: tuple[str, ...] = ()
-    """Only calls of these; all where there are none."""
-    usage_elsewhere: bool = False
-    """A call without usage is told again, with it, by a second span: logfire's log of a stream that has ended."""
+    """Only these operations; all if empty."""
+    usage_on_second_span: bool = False
+    """A second span repeats a call without usage, with its usage: logfire's log of a finished stream."""
 
 
 GOOGLE: Final = ("gcp.gemini", "gcp.vertex_ai")
@@ -118,13 +118,13 @@ QUIRKS: Final = (
         output_without_reasoning=GOOGLE,
         operations=("interactions.create",),
     ),
-    Quirk("logfire.", usage_elsewhere=True),
+    Quirk("logfire.", usage_on_second_span=True),
 )
-NONE: Final = Quirk("")
+NO_QUIRK: Final = Quirk("")
 
 
-def call(span: Span) -> Span | None:
-    """The span with its attributes in our words, where it is a call that a provider bills; else None.
+def normalized(span: Span) -> Span | None:
+    """The span with normalized attributes if it is a billed call; else None.
 
     Usage follows the convention: input with all that was cached, output with reasoning.
     """
@@ -133,7 +133,7 @@ def call(span: Span) -> Span | None:
     if operation is None or TRACELOOP_KIND in original:
         return None
     attributes: dict[str, Value] = dict(original)
-    for name, others in NAMES.items():
+    for name, others in ALIASES.items():
         for other in others:
             value = attributes.pop(other, None)
             if name not in original and value not in (None, ""):
@@ -141,39 +141,40 @@ def call(span: Span) -> Span | None:
     attributes[a.OPERATION] = operation
     provider = text(attributes.get(a.PROVIDER))
     attributes[a.PROVIDER] = PROVIDERS.get(provider.lower(), provider)
-    if attributes[a.PROVIDER] == "openai":  # most instrumentors name the client; what is billed is who answers
-        attributes[a.PROVIDER] = provider_at(text(attributes.get(a.SERVER_ADDRESS))[:253]) or "openai"
+    if attributes[a.PROVIDER] == "openai":  # most instrumentors name the client; the server bills the call
+        attributes[a.PROVIDER] = provider_for_host(text(attributes.get(a.SERVER_ADDRESS))[:253]) or "openai"
     quirk = next(
-        (q for q in QUIRKS if span.scope.startswith(q.scope) and (not q.operations or operation in q.operations)), NONE
+        (q for q in QUIRKS if span.scope.startswith(q.scope) and (not q.operations or operation in q.operations)),
+        NO_QUIRK,
     )
     read, written = natural(attributes.get(a.INPUT_TOKENS)), natural(attributes.get(a.OUTPUT_TOKENS))
     source = "exact" if read is not None else "partial" if written is not None else "missing"
-    if quirk.usage_elsewhere and source == "missing" and not span.failed:
+    if quirk.usage_on_second_span and source == "missing" and not span.is_error:
         return None
-    _count(attributes, quirk)
+    _correct_totals(attributes, quirk)
     for name, canonical in (*a.BAGGAGE_ALIASES.items(), ("gen_ai.user", a.USER_ID)):
         if attributes.get(name) and not attributes.get(canonical):
             attributes[canonical] = attributes[name]
     attributes[a.USAGE_SOURCE] = source
-    attributes[a.OUTCOME] = "error" if span.failed or original.get(a.ERROR_TYPE) else "ok"
+    attributes[a.OUTCOME] = "error" if span.is_error or original.get(a.ERROR_TYPE) else "ok"
     attributes[a.ATTEMPTS] = 1
-    attributes[a.RESPONSE_FINISH_REASONS] = _reasons(original)
+    attributes[a.RESPONSE_FINISH_REASONS] = _finish_reasons(original)
     if not (attributes.get(a.FEATURE) or attributes.get(a.USER_ID)):
         attributes[a.ATTRIBUTION_REASON] = "no_baggage"
-    return span._replace(attributes={key: value for key, value in attributes.items() if _kept(key, value)})
+    return span._replace(attributes={key: value for key, value in attributes.items() if _is_retained(key, value)})
 
 
 def _operation(attributes: Attributes) -> str | None:
     operation = attributes.get(a.OPERATION)
     if isinstance(operation, str) and operation:
-        return operation if operation in CALLS else None
-    if KIND in attributes:
-        return KINDS.get(text(attributes.get(KIND)).upper())
-    return OLD_KINDS.get(text(attributes.get(OLD_KIND)))
+        return operation if operation in BILLED_OPERATIONS else None
+    if OPENINFERENCE_KIND in attributes:
+        return OPENINFERENCE_OPERATIONS.get(text(attributes.get(OPENINFERENCE_KIND)).upper())
+    return LEGACY_OPERATIONS.get(text(attributes.get(LEGACY_REQUEST_TYPE)))
 
 
-def _count(attributes: dict[str, Value], quirk: Quirk) -> None:
-    """Mend the totals of an instrumentor that counts in its own way."""
+def _correct_totals(attributes: dict[str, Value], quirk: Quirk) -> None:
+    """Correct the totals of an instrumentor that deviates from the convention."""
     provider = text(attributes.get(a.PROVIDER))
 
     def tokens(name: str) -> int:
@@ -193,7 +194,7 @@ def _count(attributes: dict[str, Value], quirk: Quirk) -> None:
         attributes[a.REASONING_TOKENS] = thought
 
 
-def _reasons(attributes: Attributes) -> list[Value]:
+def _finish_reasons(attributes: Attributes) -> list[Value]:
     reasons = attributes.get(a.RESPONSE_FINISH_REASONS)
     if isinstance(reasons, str):
         return [reasons]
@@ -201,13 +202,18 @@ def _reasons(attributes: Attributes) -> list[Value]:
     return [*texts(reasons)] or ([single] if single else [])
 
 
-STRINGS: Final = frozenset(
+RETAINED_TEXTS: Final = frozenset(
     {"gen_ai.agent.id", "gen_ai.agent.name", "gen_ai.workflow.name", "gen_ai.output.type", "openai.api.type"}
 )
-"""Texts of other conventions that are kept beside those that have a column: none of them is ever a prompt or an answer."""
+"""Further text attributes that are kept: none of them is ever a prompt or a response."""
 
 
-def _kept(name: str, value: Value) -> bool:
-    """What the ledger may keep. Conventions put what was said into attributes of many names, so texts are kept by
-    name only; a number says nothing of it."""
-    return name in KNOWN or name in STRINGS or name.startswith(a.LABEL_PREFIX) or isinstance(value, int | float)
+def _is_retained(name: str, value: Value) -> bool:
+    """Whether the ledger may keep an attribute. Conventions store content in attributes of many names, so text is kept
+    by an allow list of names; numbers contain no content."""
+    return (
+        name in MAPPED_ATTRIBUTES
+        or name in RETAINED_TEXTS
+        or name.startswith(a.LABEL_PREFIX)
+        or isinstance(value, int | float)
+    )

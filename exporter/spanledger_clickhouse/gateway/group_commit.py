@@ -1,7 +1,7 @@
-"""Takes the spans of many requests and commits them in groups: what came while one insert ran goes into the next.
+"""Group commit writer with back pressure: spans that arrive during one insert go into the next.
 
-A request is answered when ClickHouse has its rows. Memory is bounded by the bytes that wait; beyond them a request is
-sent away, and its sender, who keeps the rows, comes again.
+A request is answered after ClickHouse has committed its rows. Memory is bounded by the bytes that wait; beyond the
+limit a request is rejected, and its sender keeps the rows and retries.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from typing import Any, Final, NamedTuple
 
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import ACCESS_DENIED, DatabaseError, Target, connected
+from spanledger_clickhouse.database.connection import ACCESS_DENIED, DatabaseError, Target, open_client
 from spanledger_clickhouse.database.rollups import Rollups
-from spanledger_clickhouse.gateway.dedup import Answered, Batch, Entry, Place, Sorter, line
+from spanledger_clickhouse.gateway.dedup import Batch, Entry, ResponseKey, SpanDeduplicator, SpanKey, spool_line
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.ship import dead_letters
 
-GROUP: Final = 20_000
-"""Spans of one insert, about."""
+GROUP_SPANS: Final = 20_000
+"""Approximate number of spans per insert."""
 ROLLUP_SECONDS: Final = 60.0
-ASKED_AT_ONCE: Final = 400
-"""Response ids of one question: ClickHouse takes 128 KiB of a parameter, and an id has 256 characters at most."""
+IDS_PER_QUERY: Final = 400
+"""Response ids per query: ClickHouse takes 128 KiB of a parameter, and an id has 256 characters at most."""
 LOOK_BACK_DAYS: Final = 2
-"""How old a row may be that a response id is looked for in."""
+"""How far back rows are searched for a response id."""
 
 
-class FullError(Exception):
-    """As many bytes wait as may."""
+class QueueFullError(Exception):
+    """The queue of waiting bytes is full."""
 
 
-class Answer(NamedTuple):
-    """What became of a request's spans."""
+class CommitResult(NamedTuple):
+    """Outcome of a request's spans."""
 
     rows: int
     refused: int
-    """Spans that ClickHouse will never take; they are kept among the dead letters."""
+    """Spans that ClickHouse refuses permanently; they are kept as dead letters."""
     reason: str
 
 
-class Request(NamedTuple):
-    """The spans of one request."""
+class CommitRequest(NamedTuple):
+    """Spans of one request that wait for their commit."""
 
     spans: list[Span]
     tenant: str
-    """The tenant that the sender's token names; '' where the spans may say."""
-    answer: Future[Answer]
+    """The tenant of the sender's token; '' if the spans decide."""
+    future: Future[CommitResult]
 
 
 @dataclass
-class Counts:
-    """What a gateway has done since it began."""
+class GatewayCounts:
+    """Counters of a gateway since it started."""
 
     rows: int = 0
     refused: int = 0
@@ -70,151 +70,158 @@ class Counts:
     """Unix seconds."""
 
 
-class Intake:
-    """One thread that inserts, whatever the number of requests."""
+class GroupCommitWriter:
+    """Group commit writer: one inserting thread for any number of requests."""
 
     def __init__(self, target: Target, directory: Path, max_bytes: int, *, refresh_rollups: bool = True) -> None:
         """
         Args:
-            where: the ledger.
-            directory: for dead letters.
+            target: the ledger.
+            directory: the spool directory, for dead letters.
             max_bytes: of requests that wait, decompressed.
-            roll: keep the rollups as well, once a minute.
+            refresh_rollups: also refresh the rollups once a minute.
         """
-        self.counts = Counts()
-        self.waiting = 0
-        """Bytes of requests that are not answered yet."""
-        self._where, self._directory, self._max, self._roll = target, directory, max_bytes, refresh_rollups
-        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self.counts = GatewayCounts()
+        self.waiting_bytes = 0
+        """Reserved bytes of requests that are not answered yet."""
+        self._target, self._directory, self._max_bytes, self._refresh_rollups = (
+            target,
+            directory,
+            max_bytes,
+            refresh_rollups,
+        )
+        self._queue: queue.SimpleQueue[CommitRequest | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._sorter = Sorter(self._known)
+        self._deduplicator = SpanDeduplicator(self._committed_responses)
         self._client: Any = None
-        self._out = False
-        self._ended = threading.Event()
+        self._is_unavailable = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spanledger-intake", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
-        if self._roll:
+        if self._refresh_rollups:
             threading.Thread(target=self._keep_rollups, name="spanledger-rollups", daemon=True).start()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Commit what waits, and end."""
-        self._ended.set()
+        """Commit the waiting requests, then stop."""
+        self._stopping.set()
         self._queue.put(None)
         self._thread.join(timeout)
 
     @property
-    def reached(self) -> bool:
-        """Whether the last thing that was asked of ClickHouse worked."""
+    def is_connected(self) -> bool:
+        """Whether the last operation on ClickHouse succeeded."""
         return self._client is not None
 
-    def admit(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Reserve bytes for a request that is about to be read.
 
         Raises:
-            FullError: there is no room.
+            QueueFullError: the limit is reached.
         """
         with self._lock:
-            if self.waiting + size > self._max:
-                raise FullError
-            self.waiting += size
+            if self.waiting_bytes + size > self._max_bytes:
+                raise QueueFullError
+            self.waiting_bytes += size
 
     def release(self, size: int) -> None:
-        """Give back what was reserved."""
+        """Release reserved bytes."""
         with self._lock:
-            self.waiting -= size
+            self.waiting_bytes -= size
 
-    def submit(self, spans: list[Span], tenant: str, size: int) -> Future[Answer]:
-        """Have spans committed; the future raises DatabaseError where they were not, and may be sent again.
+    def submit(self, spans: list[Span], tenant: str, size: int) -> Future[CommitResult]:
+        """Queue spans for commit; the future raises DatabaseError if they were not committed and may be resent.
 
-        `size`: bytes that were reserved for them; given back when they are committed, refused, or no longer wanted.
+        `size`: bytes reserved for them; released when they are committed, refused or cancelled.
         """
-        answer: Future[Answer] = Future()
+        answer: Future[CommitResult] = Future()
         answer.add_done_callback(lambda _: self.release(size))
-        self._queue.put(Request(spans, tenant, answer))
+        self._queue.put(CommitRequest(spans, tenant, answer))
         return answer
 
     def _run(self) -> None:
         last = False
         while not last:
-            group: list[Request] = []
+            group: list[CommitRequest] = []
             try:
                 first = self._queue.get(timeout=1.0)
                 last = first is None
                 if first is not None:
                     group.append(first)
-                while not last and sum(len(request.spans) for request in group) < GROUP:
+                while not last and sum(len(request.spans) for request in group) < GROUP_SPANS:
                     more = self._queue.get_nowait()
                     last = more is None
                     if more is not None:
                         group.append(more)
             except queue.Empty:
                 pass
-            self._serve(group)
+            self._answer_group(group)
         if self._client is not None:
             self._client.close()
 
-    def _serve(self, requests: list[Request]) -> None:
-        group = [request for request in requests if request.answer.set_running_or_notify_cancel()]
+    def _answer_group(self, requests: list[CommitRequest]) -> None:
+        group = [request for request in requests if request.future.set_running_or_notify_cancel()]
         try:
             if self._client is None:
-                self._client = migrations.ready(self._where)
+                self._client = migrations.connect_and_migrate(self._target)
             if group:
                 self._commit(group)
-                if self._out:
-                    log.warning("%s takes rows again", self._where.shown)
-                self._out = False
-        except Exception as error:  # noqa: BLE001 - whatever it is, senders keep their rows, and the thread goes on
-            self._failed(group, error)
+                if self._is_unavailable:
+                    log.warning("%s accepts rows again", self._target.masked_dsn)
+                self._is_unavailable = False
+        except Exception as error:  # noqa: BLE001 - on any error senders keep their rows, and the thread continues
+            self._fail_group(group, error)
 
     def _keep_rollups(self) -> None:
-        """Once a minute, beside the inserts: a day of many calls takes its time."""
-        while not self._ended.wait(ROLLUP_SECONDS):
+        """Refresh the rollups once a minute, in parallel with the inserts: a day with many calls takes long."""
+        while not self._stopping.wait(ROLLUP_SECONDS):
             try:
-                with connected(self._where) as client:
-                    Rollups(client, self._where).refresh()
-            except Exception as error:  # noqa: BLE001 - the next minute is another chance; verify tells of differences
-                log.warning("the rollups were not brought up to date: %s", error)
+                with open_client(self._target) as client:
+                    Rollups(client, self._target).refresh()
+            except Exception as error:  # noqa: BLE001 - retried in a minute; `verify` reports differences
+                log.warning("refreshing the rollups failed: %s", error)
 
-    def _failed(self, group: list[Request], error: Exception) -> None:
-        failure = error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")
-        if not self._out:
-            log.error("%s. Senders keep their rows and come again.", failure)
-        self._out = True
+    def _fail_group(self, group: list[CommitRequest], error: Exception) -> None:
+        failure = (
+            error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")
+        )
+        if not self._is_unavailable:
+            log.error("%s. Senders keep their rows and retry.", failure)
+        self._is_unavailable = True
         client, self._client = self._client, None
         if client is not None:
             try:
                 client.close()
-            except Exception:  # noqa: BLE001 - it is given up anyway
+            except Exception:  # noqa: BLE001 - the connection is discarded anyway
                 log.debug("closing a broken connection failed")
         self.counts.failed_commits += bool(group)
         for request in group:
-            if not request.answer.done():
-                request.answer.set_exception(failure)
+            if not request.future.done():
+                request.future.set_exception(failure)
 
-    def _commit(self, group: list[Request]) -> None:
+    def _commit(self, group: list[CommitRequest]) -> None:
         began = time.monotonic()
-        classification = self._sorter.sort([Batch(request.tenant, request.spans) for request in group])
+        classification = self._deduplicator.classify([Batch(request.tenant, request.spans) for request in group])
         rows: Counter[int] = Counter()
         refusals: dict[int, list[str]] = {}
 
         def send(entries: list[Entry]) -> None:
-            insert.insert(self._client, self._where, [row for entry in entries for row in entry.contents.rows])
+            insert.insert(self._client, self._target, [row for entry in entries for row in entry.contents.rows])
             insert.insert_events(
-                self._client, self._where, [event for entry in entries for event in entry.contents.events]
+                self._client, self._target, [event for entry in entries for event in entry.contents.events]
             )
-            self._sorter.learn(entries)
+            self._deduplicator.remember_committed(entries)
             for entry in entries:
                 rows[entry.batch] += len(entry.contents.rows)
 
         def refused(entry: Entry, why: str) -> None:
-            dead_letters.bury(self._directory, line(entry), why)
+            dead_letters.add(self._directory, spool_line(entry), why)
             refusals.setdefault(entry.batch, []).append(why)
 
         insert.isolate(send, classification.entries, refused)
         for number, span, why in classification.unreadable:
-            dead_letters.bury(self._directory, otlp.line(span), why)
+            dead_letters.add(self._directory, otlp.to_json_line(span), why)
             refusals.setdefault(number, []).append(why)
         self.counts.rows += sum(rows.values())
         self.counts.refused += sum(map(len, refusals.values()))
@@ -224,25 +231,25 @@ class Intake:
         self.counts.last_commit = time.time()
         for number, request in enumerate(group):
             reasons = refusals.get(number, [])
-            request.answer.set_result(Answer(rows[number], len(reasons), "; ".join(sorted(set(reasons)))[:500]))
+            request.future.set_result(CommitResult(rows[number], len(reasons), "; ".join(sorted(set(reasons)))[:500]))
 
-    def _known(self, responses: Collection[str]) -> dict[Answered, Place]:
-        """Which of the response ids have a row."""
+    def _committed_responses(self, responses: Collection[str]) -> dict[ResponseKey, SpanKey]:
+        """Response keys, among the ids, that already have a row."""
         from clickhouse_connect.driver.exceptions import Error
 
-        committed: dict[Answered, Place] = {}
+        committed: dict[ResponseKey, SpanKey] = {}
         response_ids = list(responses)
         try:
-            for begin in range(0, len(response_ids), ASKED_AT_ONCE):
+            for begin in range(0, len(response_ids), IDS_PER_QUERY):
                 rows = self._client.query(
                     "SELECT tenant_id, provider, response_id, trace_id, span_id "
-                    f"FROM `{self._where.database}`.llm_calls WHERE response_id IN {{ids:Array(String)}} "
+                    f"FROM `{self._target.database}`.llm_calls WHERE response_id IN {{ids:Array(String)}} "
                     f"AND start_time > now() - INTERVAL {LOOK_BACK_DAYS} DAY",
-                    parameters={"ids": response_ids[begin : begin + ASKED_AT_ONCE]},
+                    parameters={"ids": response_ids[begin : begin + IDS_PER_QUERY]},
                 ).result_rows
                 committed |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
         except Error as error:
             if getattr(error, "code", None) == ACCESS_DENIED:
-                return {}  # a writer that may only insert: what this gateway remembers has to do
+                return {}  # the user has INSERT rights only: fall back to the memory of this gateway
             raise
         return committed

@@ -1,4 +1,4 @@
-"""Reading a request within limits: its size, and what it becomes when it is unpacked."""
+"""Decodes request bodies within limits: compressed size, decompressed size and number of spans."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from spanledger_clickhouse.rows.otlp import Span
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 
-SUSPICIOUS: Final = 1 << 20
-RATIO: Final = 500
-"""OTLP packs to a tenth or a fiftieth: beyond this, and a megabyte, it is there to fill memory."""
+BOMB_CHECK_BYTES: Final = 1 << 20
+MAX_COMPRESSION_RATIO: Final = 500
+"""OTLP compresses 10 to 50 times: a body beyond this ratio and one megabyte is a decompression bomb."""
 MAX_SPANS: Final = 50_000
-"""Of one request: a span is at least a hundred times as large in memory as the empty one on the wire."""
+"""Spans per request: a span takes at least a hundred times the memory of an empty span on the wire."""
 
 
 class RefusedError(Exception):
-    """A request that is not taken, and would not be if it came again."""
+    """A request that is rejected permanently: retrying does not help."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body as it was before its Content-Encoding; "gzip", "zstd", "deflate", or none.
+def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress a body by its Content-Encoding: "gzip", "zstd", "deflate", or none.
 
     Raises:
-        RefusedError: 413 beyond `limit` bytes (a bomb is never unpacked further), 400 where it is broken, 415 for another encoding.
+        RefusedError: 413 beyond `limit` bytes (a hard stop), 400 for a corrupt body, 415 for another encoding.
     """
-    unpack = UNPACK.get(encoding.strip().lower())
+    unpack = DECOMPRESSORS.get(encoding.strip().lower())
     if unpack is None:
-        raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} is not known: use gzip or zstd")
+        raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} is not supported: use gzip or zstd")
     try:
         data = unpack(body, limit)
     except Exception as error:
-        raise RefusedError(400, f"the body is no {encoding}: {error}") from error
-    if len(data) > SUSPICIOUS and len(data) > RATIO * len(body):
-        raise RefusedError(413, f"the request unpacks to more than {RATIO} times its size: that is no telemetry")
+        raise RefusedError(400, f"the body is not valid {encoding}: {error}") from error
+    if len(data) > BOMB_CHECK_BYTES and len(data) > MAX_COMPRESSION_RATIO * len(body):
+        raise RefusedError(413, f"the request decompresses to more than {MAX_COMPRESSION_RATIO} times its size")
     if len(data) > limit:
-        raise RefusedError(413, f"the request is longer than {limit:,} bytes when unpacked: send smaller batches")
+        raise RefusedError(413, f"the request is longer than {limit:,} bytes when decompressed: send smaller batches")
     return data
 
 
-def _counted(decoded_spans: Iterator[Span]) -> list[Span]:
+def _bounded(decoded_spans: Iterator[Span]) -> list[Span]:
     counted = list(islice(decoded_spans, MAX_SPANS + 1))
     if len(counted) > MAX_SPANS:
         raise RefusedError(413, f"the request has more than {MAX_SPANS:,} spans: send smaller batches")
@@ -67,7 +67,7 @@ def _zstd(data: bytes, limit: int) -> bytes:
 
 
 def _members(data: bytes, limit: int, unpacker_of: Callable[[], Any]) -> bytes:
-    """All members of a stream, one after the other; a little more than `limit` bytes at most."""
+    """Decompress all members of a stream, up to slightly more than `limit` bytes."""
     output = bytearray()
     while True:
         unpacker = unpacker_of()
@@ -75,37 +75,37 @@ def _members(data: bytes, limit: int, unpacker_of: Callable[[], Any]) -> bytes:
         if len(output) > limit:
             return bytes(output)
         if not unpacker.eof:
-            raise ValueError("it is cut short")
+            raise ValueError("the stream is truncated")
         data = unpacker.unused_data
         if not data:
             return bytes(output)
 
 
-UNPACK: Final[dict[str, Callable[[bytes, int], bytes]]] = {
+DECOMPRESSORS: Final[dict[str, Callable[[bytes, int], bytes]]] = {
     "": lambda data, _: data,
     "identity": lambda data, _: data,
     "gzip": lambda data, limit: _members(data, limit, lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)),
     "deflate": lambda data, limit: _members(data, limit, zlib.decompressobj),
     "zstd": _zstd,
 }
-"""Content-Encoding -> what unpacks it, to a little more than a number of bytes at most."""
+"""Content-Encoding -> decompressor (body, limit), which returns slightly more than `limit` bytes at most."""
 
 
 def spans(body: bytes, content_type: str) -> list[Span]:
     """The spans of a request's body.
 
     Raises:
-        RefusedError: 415 for a Content-Type that is not OTLP's, 400 for a body that is none.
+        RefusedError: 415 for a Content-Type that is not OTLP's, 400 for an invalid body.
     """
     kind = content_type.partition(";")[0].strip().lower()
     try:
         if kind == PROTOBUF:
-            return _counted(otlp.decoded(body))
+            return _bounded(otlp.spans_from_protobuf(body))
         if kind == JSON:
             document: object = json.loads(body)
             if not isinstance(document, dict):
-                raise RefusedError(400, "the body is no ExportTraceServiceRequest: it is no JSON object")
-            return _counted(otlp.spans(cast("Json", document)))
+                raise RefusedError(400, "the body is not a valid ExportTraceServiceRequest: it is not a JSON object")
+            return _bounded(otlp.spans_from_json(cast("Json", document)))
     except (ValueError, RecursionError, OverflowError) as error:
-        raise RefusedError(400, f"the body is no ExportTraceServiceRequest: {error}") from error
-    raise RefusedError(415, f"Content-Type {kind[:60]!r} is not OTLP's: use {PROTOBUF} or {JSON}")
+        raise RefusedError(400, f"the body is not a valid ExportTraceServiceRequest: {error}") from error
+    raise RefusedError(415, f"Content-Type {kind[:60]!r} is not supported: use {PROTOBUF} or {JSON}")

@@ -1,8 +1,8 @@
-"""`spanledger gateway`: an OTLP/HTTP receiver that answers 200 when ClickHouse has committed, and not before.
+"""`spanledger gateway`: an OTLP/HTTP receiver that answers 200 only after ClickHouse has committed.
 
-Whoever sends (a Collector with a persistent queue, another language's SDK) keeps the spans until then: 429 and 503 with
-Retry-After mean later, 400, 413 and 415 mean never, a partial success names what was refused for good
-(opentelemetry.io/docs/specs/otlp). Spans that come without a price get one; what is no call is dropped.
+The sender (a Collector with a persistent queue, another language's SDK) keeps the spans until then: 429 and 503 with
+Retry-After are retryable, 400, 413 and 415 are permanent, a partial success counts the spans refused permanently
+(opentelemetry.io/docs/specs/otlp). Spans without a price are priced; spans that are not LLM calls are dropped.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from starlette.routing import Route
 
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.database.connection import DatabaseError
-from spanledger_clickhouse.gateway.group_commit import Answer, FullError, Intake
-from spanledger_clickhouse.gateway.request_body import JSON, PROTOBUF, RefusedError, spans, unpacked
+from spanledger_clickhouse.gateway.group_commit import CommitResult, GroupCommitWriter, QueueFullError
+from spanledger_clickhouse.gateway.request_body import JSON, PROTOBUF, RefusedError, decompressed, spans
 
 ANY_TENANT: Final = "*"
 RETRY_SECONDS: Final = 5
@@ -37,21 +37,21 @@ RETRY_SECONDS: Final = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """What a gateway takes."""
+    """Limits of a gateway."""
 
     request_bytes: int = 64 << 20
-    """Of a request when unpacked; a quarter of it as it comes."""
+    """Maximum size of a decompressed request; a quarter of it on the wire."""
     waiting_bytes: int = 256 << 20
-    """Of all requests that are not answered yet; beyond, 429."""
+    """Maximum size of all requests that are not answered yet; beyond it, 429."""
     answer_seconds: float = 60.0
-    """How long a request may wait for its commit; beyond, 503 (what is committed later is the same row again)."""
+    """How long a request may wait for its commit; then 503 (a later commit is deduplicated)."""
 
 
-def tokens(text: str) -> dict[str, str]:
-    """Token -> tenant, of `tenant=token` pairs on lines or between commas; `*=token` is for spans of any tenant.
+def parse_tokens(text: str) -> dict[str, str]:
+    """Parse `tenant=token` pairs, separated by lines or commas, to token -> tenant; `*=token` allows any tenant.
 
     Raises:
-        ValueError: a pair that is none; the message holds no token.
+        ValueError: a pair is not valid; the message contains no token.
     """
     tenants: dict[str, str] = {}
     for number, line in enumerate(text.replace(",", "\n").splitlines(), 1):
@@ -66,13 +66,13 @@ def tokens(text: str) -> dict[str, str]:
 
 
 class Gateway:
-    """The receiver's routes."""
+    """HTTP routes of the receiver."""
 
-    def __init__(self, intake: Intake, tokens: Mapping[str, str], limits: Limits) -> None:
-        """`known`: token -> tenant; with none, everybody may send."""
-        self._intake, self._tokens, self._limits = intake, tokens, limits
+    def __init__(self, intake: GroupCommitWriter, tokens: Mapping[str, str], limits: Limits) -> None:
+        """`tokens`: token -> tenant; if empty, no authentication is required."""
+        self._writer, self._tokens, self._limits = intake, tokens, limits
         self._draining = False
-        self._answers: dict[int, int] = {}
+        self._response_counts: dict[int, int] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self._Metrics(self))
 
@@ -87,81 +87,81 @@ class Gateway:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncGenerator[None]:
-        self._intake.start()
+        self._writer.start()
         yield
-        self._draining = True  # uvicorn has let the requests that were under way end
-        await run_in_threadpool(self._intake.stop)
+        self._draining = True  # uvicorn has finished the running requests
+        await run_in_threadpool(self._writer.stop)
 
     async def traces(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
             tenant = self._tenant(request)
             if request.headers.get("content-length", "0").isdecimal():
-                self._fits(int(request.headers.get("content-length", "0")))
-            answer = await self._taken(request, tenant)
+                self._check_size(int(request.headers.get("content-length", "0")))
+            answer = await self._commit(request, tenant)
         except RefusedError as error:
-            return self._said(kind, error.status, str(error))
-        except FullError:
-            return self._said(kind, 429, "too much is waiting for ClickHouse", retry=RETRY_SECONDS)
+            return self._error_response(kind, error.status, str(error))
+        except QueueFullError:
+            return self._error_response(kind, 429, "too many bytes are waiting for ClickHouse", retry=RETRY_SECONDS)
         except DatabaseError as error:
-            return self._said(kind, 503, str(error), retry=RETRY_SECONDS)
+            return self._error_response(kind, 503, str(error), retry=RETRY_SECONDS)
         except TimeoutError:
-            return self._said(kind, 503, "ClickHouse has not committed in time", retry=RETRY_SECONDS)
+            return self._error_response(kind, 503, "ClickHouse did not commit in time", retry=RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - 500 would have a Collector drop the batch; 503 keeps it
             log.error("a request failed with %s", type(error).__name__)
-            return self._said(kind, 503, "the gateway failed; it has logged how", retry=RETRY_SECONDS)
-        return self._accepted(kind, answer)
+            return self._error_response(kind, 503, "internal error of the gateway; see its log", retry=RETRY_SECONDS)
+        return self._success_response(kind, answer)
 
     def _tenant(self, request: Request) -> str:
         if not self._tokens:
             return ""
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         matched_tenant: str | None = None
-        for token, tenant in self._tokens.items():  # all of them: the time that this takes tells nothing
+        for token, tenant in self._tokens.items():  # all of them: constant time, so that timing reveals nothing
             if hmac.compare_digest(token.encode(), credentials.strip().encode()):
                 matched_tenant = tenant
         if scheme.lower() != "bearer" or matched_tenant is None:
-            raise RefusedError(401, "a bearer token is needed: Authorization: Bearer <token>")
+            raise RefusedError(401, "a bearer token is required: Authorization: Bearer <token>")
         return matched_tenant
 
-    def _fits(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
         if size > self._limits.request_bytes // 4:
             raise RefusedError(
                 413, f"the request is longer than {self._limits.request_bytes // 4:,} bytes: send smaller batches"
             )
 
-    async def _taken(self, request: Request, tenant: str) -> Answer:
+    async def _commit(self, request: Request, tenant: str) -> CommitResult:
         reserved = 0
 
-        def hold(size: int) -> None:
+        def reserve(size: int) -> None:
             nonlocal reserved
-            self._intake.admit(size)
+            self._writer.reserve(size)
             reserved += size
 
         try:
             body = bytearray()
             async for chunk in request.stream():
-                self._fits(len(body) + len(chunk))
-                hold(len(chunk))
+                self._check_size(len(body) + len(chunk))
+                reserve(len(chunk))
                 body += chunk
             encoding = request.headers.get("content-encoding", "")
-            data = await run_in_threadpool(unpacked, bytes(body), encoding, self._limits.request_bytes)
-            hold(max(0, len(data) - len(body)))
+            data = await run_in_threadpool(decompressed, bytes(body), encoding, self._limits.request_bytes)
+            reserve(max(0, len(data) - len(body)))
             del body
             request_spans = await run_in_threadpool(spans, data, request.headers.get("content-type", ""))
             del data
             if not request_spans:
-                return Answer(0, 0, "")
-            committed = self._intake.submit(request_spans, tenant, reserved)
-            reserved = 0  # the intake's to give back: what is not committed in time still waits there
+                return CommitResult(0, 0, "")
+            committed = self._writer.submit(request_spans, tenant, reserved)
+            reserved = 0  # the writer releases it: spans not committed in time still wait there
             return await asyncio.wait_for(asyncio.wrap_future(committed), self._limits.answer_seconds)
         finally:
-            self._intake.release(reserved)
+            self._writer.release(reserved)
 
-    def _accepted(self, kind: str, answer: Answer) -> Response:
+    def _success_response(self, kind: str, answer: CommitResult) -> Response:
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-        self._answers[200] = self._answers.get(200, 0) + 1
+        self._response_counts[200] = self._response_counts.get(200, 0) + 1
         if kind == JSON:
             body: dict[str, Any] = {}
             if answer.refused:
@@ -173,11 +173,11 @@ class Gateway:
             response.partial_success.error_message = answer.reason
         return Response(response.SerializeToString(), media_type=PROTOBUF)
 
-    def _said(self, kind: str, status: int, message: str, retry: int | None = None) -> Response:
-        """An error as OTLP has it: a google.rpc.Status in the encoding of the request."""
+    def _error_response(self, kind: str, status: int, message: str, retry: int | None = None) -> Response:
+        """Error response as OTLP requires: a google.rpc.Status in the encoding of the request."""
         from google.rpc.status_pb2 import Status  # pyright: ignore[reportMissingTypeStubs]
 
-        self._answers[status] = self._answers.get(status, 0) + 1
+        self._response_counts[status] = self._response_counts.get(status, 0) + 1
         headers = {"Retry-After": str(retry)} if retry else {}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -187,17 +187,17 @@ class Gateway:
         return Response(json.dumps({"message": message}), status, headers, JSON)
 
     async def healthy(self, _: Request) -> Response:
-        """Whether the process lives."""
+        """Liveness: the process runs."""
         return PlainTextResponse("ok\n")
 
     async def ready(self, _: Request) -> Response:
-        """Whether it takes spans: ClickHouse is reached, and the end has not been asked for."""
-        if self._draining or not self._intake.reached:
-            return PlainTextResponse("draining\n" if self._draining else "ClickHouse is not reached\n", 503)
+        """Readiness: ClickHouse is reachable, and no shutdown is in progress."""
+        if self._draining or not self._writer.is_connected:
+            return PlainTextResponse("draining\n" if self._draining else "ClickHouse is not reachable\n", 503)
         return PlainTextResponse("ready\n")
 
     async def metrics(self, _: Request) -> Response:
-        """What it has done, for Prometheus."""
+        """Metrics in the Prometheus format."""
         return Response(generate_latest(self._registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     class _Metrics(Collector):
@@ -205,12 +205,12 @@ class Gateway:
             self._gateway = gateway
 
         def collect(self) -> Iterator[Metric]:
-            intake, counts = self._gateway._intake, self._gateway._intake.counts
-            spans = CounterMetricFamily("spanledger_gateway_spans", "Spans by what became of them", labels=["state"])
+            intake, counts = self._gateway._writer, self._gateway._writer.counts
+            spans = CounterMetricFamily("spanledger_gateway_spans", "Spans by outcome", labels=["state"])
             for state, count in {"committed": counts.rows, "refused": counts.refused, **counts.dropped}.items():
                 spans.add_metric([state], count)
             answers = CounterMetricFamily("spanledger_gateway_requests", "Requests by HTTP status", labels=["status"])
-            for status, count in self._gateway._answers.items():
+            for status, count in self._gateway._response_counts.items():
                 answers.add_metric([str(status)], count)
             yield spans
             yield answers
@@ -221,7 +221,9 @@ class Gateway:
             yield CounterMetricFamily(
                 "spanledger_gateway_commit_seconds", "Seconds spent in inserts", value=counts.commit_seconds
             )
-            yield GaugeMetricFamily("spanledger_gateway_waiting_bytes", "Bytes not committed yet", value=intake.waiting)
+            yield GaugeMetricFamily(
+                "spanledger_gateway_waiting_bytes", "Bytes not committed yet", value=intake.waiting_bytes
+            )
             yield GaugeMetricFamily(
                 "spanledger_gateway_last_commit_timestamp_seconds",
                 "When the last insert was committed",
@@ -229,7 +231,7 @@ class Gateway:
             )
 
 
-def tokens_of(file: Path | None, text: str | None) -> dict[str, str]:
-    """The tokens of a file and of a setting together; raises as `tokens` does, and OSError."""
-    tenants = tokens(text or "")
-    return tenants | (tokens(file.read_text(encoding="utf-8")) if file else {})
+def load_tokens(file: Path | None, text: str | None) -> dict[str, str]:
+    """Load the tokens of a file and of a setting; raises as `tokens` does, and OSError."""
+    tenants = parse_tokens(text or "")
+    return tenants | (parse_tokens(file.read_text(encoding="utf-8")) if file else {})

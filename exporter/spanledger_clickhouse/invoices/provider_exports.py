@@ -1,6 +1,6 @@
-"""What providers say a day has cost: their exports, read into lines of one form. Nothing here asks the ledger.
+"""Parses providers' cost exports into invoice lines of one format. Does not query the ledger.
 
-Read, by what the file holds (formats as documented in 2026-11):
+Supported formats, detected from the content (as documented in 2026-11):
 
 - OpenAI, `GET /v1/organization/costs` (JSON pages; group by `project_id` and `line_item`), or the dashboard's CSV of it;
 - Anthropic, `GET /v1/organizations/cost_report` (JSON pages; group by `workspace_id` and `description`): amounts in cents;
@@ -26,14 +26,14 @@ ANTHROPIC: Final = "anthropic"
 
 
 class InvoiceError(Exception):
-    """The file is no invoice that can be read; the message says where and why."""
+    """The file is not a readable invoice; the message says where and why."""
 
 
-EXACT: Final = 12
-"""Decimal places of an amount that was not rounded to be shown."""
+EXACT_PLACES: Final = 12
+"""Decimal places of an amount that was not rounded for display."""
 
 
-class Line(NamedTuple):
+class InvoiceLine(NamedTuple):
     """One amount of an invoice."""
 
     day: date
@@ -41,35 +41,35 @@ class Line(NamedTuple):
     provider: str
     """gen_ai.provider.name."""
     project: str
-    """Project, workspace or account; "" where the report does not say it."""
+    """Project, workspace or account; "" if the report does not state it."""
     model: str
-    """In the form of `model_key`; "" where the amount is not a model's, or the report does not say it."""
+    """In the form of `model_key`; "" if the amount does not belong to a model, or the report does not state it."""
     usd: Decimal
     source: str
     places: int
-    """Decimal places that the amount was stated with: it may have been rounded there."""
+    """Decimal places that the amount was stated with: it may be rounded to them."""
 
 
 def model_key(name: str) -> str:
-    """A model's name without the date of its snapshot, in one spelling: what an invoice and the ledger have in common."""
+    """Normalized model name without the snapshot date: the join key of an invoice and the ledger."""
     name = re.sub(r"[\s_]+", "-", name.strip().lower()).rpartition("/")[2]
     return re.sub(r"[-@](\d{4}-\d{2}-\d{2}|\d{8}|\d{2}-\d{4}|latest|\d{3})$", "", name)
 
 
-def read(data: bytes, provider: str = "") -> list[Line]:
+def read(data: bytes, provider: str = "") -> list[InvoiceLine]:
     """The lines of an export.
 
     Args:
         data: the file.
-        provider: whose it is, for a CSV that does not say it (gen_ai.provider.name).
+        provider: the provider, for a CSV without that column (gen_ai.provider.name).
 
     Raises:
-        InvoiceError: it is none of the formats above, or an amount, a day or a currency makes no sense.
+        InvoiceError: the format is not supported, or an amount, a day or a currency is not valid.
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvoiceError("the file is no UTF-8 text: export it as CSV, JSON or JSON lines") from error
+        raise InvoiceError("the file is not UTF-8 text: export it as CSV, JSON or JSON lines") from error
     if not text.strip():
         raise InvoiceError("the file is empty")
     try:
@@ -79,7 +79,7 @@ def read(data: bytes, provider: str = "") -> list[Line]:
     except (csv.Error, RecursionError, ValueError, OverflowError) as error:
         raise InvoiceError(f"the file cannot be read: {error}") from error
     if not lines:
-        raise InvoiceError("the file has no amount in it")
+        raise InvoiceError("the file contains no amounts")
     return lines
 
 
@@ -94,11 +94,11 @@ def _json(text: str) -> Iterator[dict[str, Any]]:
             raise InvoiceError(f"the file is neither JSON nor JSON lines: {error}") from error
     for record in cast("list[Any]", document) if isinstance(document, list) else [document]:
         if not isinstance(record, dict):
-            raise InvoiceError(f"an invoice is made of objects, and this is none: {str(record)[:60]!r}")
+            raise InvoiceError(f"an invoice consists of JSON objects, but this is not an object: {str(record)[:60]!r}")
         yield cast("dict[str, Any]", record)
 
 
-def _lines(record: dict[str, Any], provider: str) -> Iterator[Line]:
+def _lines(record: dict[str, Any], provider: str) -> Iterator[InvoiceLine]:
     if isinstance(record.get("data"), list):
         for bucket in _objects(record["data"]):
             yield from _bucket(bucket)
@@ -107,43 +107,45 @@ def _lines(record: dict[str, Any], provider: str) -> Iterator[Line]:
     else:
         flat = _flattened(record)
         service = str(next((flat[name] for name in FIELDS["service"] if flat.get(name)), "")).lower()
-        if not service or any(part in service for part, _ in SERVICES):  # else another product of Google's
-            yield _flat(flat, provider)
+        if not service or any(part in service for part, _ in SERVICES):  # else another Google product
+            yield _flat_line(flat, provider)
 
 
-def _bucket(bucket: dict[str, Any]) -> Iterator[Line]:
+def _bucket(bucket: dict[str, Any]) -> Iterator[InvoiceLine]:
     """A day of OpenAI's costs or of Anthropic's cost report."""
     for entry in _objects(bucket.get("results")):
         yield _anthropic(bucket, entry) if "starting_at" in bucket else _openai(bucket, entry)
 
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:
-    """The objects in a list; nothing of what is none."""
+    """The objects in a list; other elements are skipped."""
     if isinstance(value, list):
-        yield from (cast("dict[str, Any]", element) for element in cast("list[Any]", value) if isinstance(element, dict))
+        yield from (
+            cast("dict[str, Any]", element) for element in cast("list[Any]", value) if isinstance(element, dict)
+        )
 
 
-def _openai(bucket: dict[str, Any], entry: dict[str, Any]) -> Line:
+def _openai(bucket: dict[str, Any], entry: dict[str, Any]) -> InvoiceLine:
     amount = mapping(entry, "amount")
-    model = _line_item(entry.get("line_item"))
-    usd, places = _amount(amount.get("value"), amount.get("currency"))
-    return Line(_day(bucket.get("start_time")), OPENAI, str(entry.get("project_id") or ""), model, usd, "openai costs", places)  # fmt: skip
+    model = _model_of_line_item(entry.get("line_item"))
+    usd, places = _parse_amount(amount.get("value"), amount.get("currency"))
+    return InvoiceLine(_parse_day(bucket.get("start_time")), OPENAI, str(entry.get("project_id") or ""), model, usd, "openai costs", places)  # fmt: skip
 
 
-def _line_item(item: Any) -> str:
+def _model_of_line_item(item: Any) -> str:
     """The model of a line such as "gpt-5.4-mini-2026-03-17, cached input"; "web search tool calls" has none."""
     name, comma, _ = str(item or "").partition(", ")
     return model_key(name) if comma and " " not in name else ""
 
 
-def _anthropic(bucket: dict[str, Any], entry: dict[str, Any]) -> Line:
-    cents, places = _amount(entry.get("amount"), entry.get("currency"))
-    model = str(entry.get("model") or "") or _described(str(entry.get("description") or ""))
+def _anthropic(bucket: dict[str, Any], entry: dict[str, Any]) -> InvoiceLine:
+    cents, places = _parse_amount(entry.get("amount"), entry.get("currency"))
+    model = str(entry.get("model") or "") or _model_of_description(str(entry.get("description") or ""))
     project = str(entry.get("workspace_id") or "")
-    return Line(_day(bucket["starting_at"]), ANTHROPIC, project, model_key(model), cents / 100, "anthropic cost report", places + 2)  # fmt: skip
+    return InvoiceLine(_parse_day(bucket["starting_at"]), ANTHROPIC, project, model_key(model), cents / 100, "anthropic cost report", places + 2)  # fmt: skip
 
 
-def _described(description: str) -> str:
+def _model_of_description(description: str) -> str:
     """The model of a description such as "Claude Sonnet 4.6 Usage - Input Tokens"."""
     name, usage, _ = description.partition(" Usage")
     return name.replace(".", "-") if usage and name.lower().startswith("claude") else ""
@@ -164,7 +166,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "credits": ("credits", "credits_amount"),
     "rate": ("currency_conversion_rate",),
 }
-"""What is looked for in a flat record -> the names that it may have, the best first."""
+"""Field of a flat record -> its possible names, the best first."""
 
 
 def _flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -178,7 +180,7 @@ def _flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _flat(record: dict[str, Any], provider: str) -> Line:
+def _flat_line(record: dict[str, Any], provider: str) -> InvoiceLine:
     """A line of a CSV, or of Google's export."""
     fields = {field: next((record[name] for name in names if record.get(name) not in (None, "")), None) for field, names in FIELDS.items()}  # fmt: skip
     if fields["day"] is None or fields["amount"] is None:
@@ -186,8 +188,8 @@ def _flat(record: dict[str, Any], provider: str) -> Line:
             f"a line has no {'day' if fields['day'] is None else 'amount'}: its columns are {', '.join(record)}; "
             "a CSV has day, provider, project, model, amount_usd"
         )
-    rate = _amount(fields["rate"], None)[0] if fields["rate"] is not None else None
-    usd, places = _amount(fields["amount"], None if rate else fields["currency"])
+    rate = _parse_amount(fields["rate"], None)[0] if fields["rate"] is not None else None
+    usd, places = _parse_amount(fields["amount"], None if rate else fields["currency"])
     usd = (usd + _credits(fields["credits"])) / (rate or 1)
     if "starting_at" in record:  # Anthropic's cost report, its buckets taken apart: cents
         usd, places, provider = usd / 100, places + 2, ANTHROPIC
@@ -196,37 +198,45 @@ def _flat(record: dict[str, Any], provider: str) -> Line:
     if not provider_name:
         provider_name = OPENAI if "line_item" in record else ""
     if not provider_name:
-        raise InvoiceError("the file does not say whose it is: add a column provider, or say --provider")
-    model = model_key(str(fields["model"])) if fields["model"] else _item(str(fields["item"] or ""))
+        raise InvoiceError("the file does not name the provider: add a column provider, or pass --provider")
+    model = model_key(str(fields["model"])) if fields["model"] else _model_of_item(str(fields["item"] or ""))
     source = "google billing" if service else "csv"
-    return Line(_day(fields["day"]), str(provider_name).strip().lower(), str(fields["project"] or ""), model, usd, source, places)
+    return InvoiceLine(
+        _parse_day(fields["day"]),
+        str(provider_name).strip().lower(),
+        str(fields["project"] or ""),
+        model,
+        usd,
+        source,
+        places,
+    )
 
 
-def _item(item: str) -> str:
+def _model_of_item(item: str) -> str:
     """The model that a line item or a SKU of Google names, e.g. "Gemini 3.5 Flash Text Output - Predictions"."""
     if google := re.search(r"gemini[ -](\d+(?:\.\d+)?)[ -](pro|flash(?:[ -]lite)?|ultra|nano)", item, re.IGNORECASE):
         return model_key(f"gemini {google[1]} {google[2]}")
-    return _line_item(item) or model_key(_described(item))
+    return _model_of_line_item(item) or model_key(_model_of_description(item))
 
 
 def _credits(value: Any) -> Decimal:
-    """What discounts and free tiers took off: a negative number, or a list of objects with one."""
+    """Credits (discounts, free tiers): a negative number, or a list of objects with one."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value, parse_float=Decimal)
         except json.JSONDecodeError as error:
-            raise InvoiceError(f"the credits {value[:60]!r} are no JSON: {error}") from error
+            raise InvoiceError(f"the credits {value[:60]!r} are not valid JSON: {error}") from error
     if isinstance(value, list):
         amounts = [credit.get("amount", 0) for credit in _objects(cast("list[Any]", value))]
-        return sum((_amount(amount, None)[0] for amount in amounts), Decimal(0))
-    return Decimal(0) if value is None else _amount(value, None)[0]
+        return sum((_parse_amount(amount, None)[0] for amount in amounts), Decimal(0))
+    return Decimal(0) if value is None else _parse_amount(value, None)[0]
 
 
-def _amount(value: Any, currency: Any) -> tuple[Decimal, int]:
+def _parse_amount(value: Any, currency: Any) -> tuple[Decimal, int]:
     """(the number, its decimal places).
 
     Raises:
-        InvoiceError: no number, or not of dollars.
+        InvoiceError: not a number, or not in USD.
     """
     if currency is not None and str(currency).strip().lower() not in ("usd", "$"):
         raise InvoiceError(
@@ -238,20 +248,20 @@ def _amount(value: Any, currency: Any) -> tuple[Decimal, int]:
     try:
         amount = Decimal(text)
     except InvalidOperation:
-        raise InvoiceError(f"{value!r} is no amount") from None
+        raise InvoiceError(f"{value!r} is not a valid amount") from None
     if not amount.is_finite():
-        raise InvoiceError(f"{value!r} is no amount")
+        raise InvoiceError(f"{value!r} is not a valid amount")
     if not isinstance(value, str) or not amount:
-        return amount, EXACT  # a JSON number has lost its zeros, and nothing was rounded to nothing
+        return amount, EXACT_PLACES  # a JSON number has no trailing zeros, and zero needs no rounding allowance
     exponent = amount.as_tuple().exponent
     return amount, max(0, -exponent) if isinstance(exponent, int) else 0
 
 
-def _day(value: Any) -> date:
+def _parse_day(value: Any) -> date:
     """A day from unix seconds or an ISO 8601 date or time.
 
     Raises:
-        InvoiceError: it is neither.
+        InvoiceError: the value is neither.
     """
     text = str(value).strip()
     try:
@@ -259,14 +269,14 @@ def _day(value: Any) -> date:
             return datetime.fromtimestamp(float(text), UTC).date()
         timestamp = datetime.fromisoformat(text.replace(" UTC", "+00:00"))
     except (ValueError, OverflowError, OSError):
-        raise InvoiceError(f"{value!r} is no day: use YYYY-MM-DD") from None
+        raise InvoiceError(f"{value!r} is not a valid day: use YYYY-MM-DD") from None
     return (timestamp.astimezone(UTC) if timestamp.tzinfo else timestamp).date()
 
 
-def merged(lines: Iterable[Line]) -> dict[tuple[date, str, str, str], list[Line]]:
-    """The lines of each day, provider, project and model."""
-    groups: dict[tuple[date, str, str, str], list[Line]] = {}
-    key: Callable[[Line], tuple[date, str, str, str]] = lambda line: line[:4]  # noqa: E731
+def grouped(lines: Iterable[InvoiceLine]) -> dict[tuple[date, str, str, str], list[InvoiceLine]]:
+    """Groups lines by day, provider, project and model."""
+    groups: dict[tuple[date, str, str, str], list[InvoiceLine]] = {}
+    key: Callable[[InvoiceLine], tuple[date, str, str, str]] = lambda line: line[:4]  # noqa: E731
     for line in lines:
         groups.setdefault(key(line), []).append(line)
     return groups

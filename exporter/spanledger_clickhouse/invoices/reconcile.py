@@ -1,9 +1,9 @@
-"""The ledger against an invoice: the residual of each day, project and model, taken apart into what explains it.
+"""Reconciles an invoice with the ledger: explains the variance (residual) of each day, project and model.
 
     residual = invoiced - ledger = rounding + unpriced + unattributed + tier + maybe_billed + outside + unexplained
 
-The parts are taken in that order, each no larger than its own evidence allows, so they always add up to the residual
-and what is left has a name: unexplained.
+The causes are applied in that order, each limited by its own evidence, so they always add up to the residual; the
+remainder is `unexplained`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from spanledger_clickhouse.database.connection import DatabaseError, reason
 from spanledger_clickhouse.database.ledger import Ledger
-from spanledger_clickhouse.invoices.provider_exports import Line, merged, model_key
+from spanledger_clickhouse.invoices.provider_exports import InvoiceLine, grouped, model_key
 
 ZERO: Final = Decimal(0)
 PICODOLLAR: Final = Decimal(1).scaleb(-12)
@@ -29,11 +29,11 @@ PROJECTS: Final = {
     "tenant": "c.tenant_id",
     "feature": "c.feature",
 }
-"""What of a call may say which project of the provider it was billed to -> the expression."""
+"""Key that maps a call to a provider project -> its SQL expression."""
 
 
-class Part(NamedTuple):
-    """What the ledger has of a day, provider, project and model."""
+class LedgerSlice(NamedTuple):
+    """Ledger totals of one day, provider, project and model."""
 
     cost: Decimal = ZERO
     tools: Decimal = ZERO
@@ -41,16 +41,16 @@ class Part(NamedTuple):
     unpriced: int = 0
     priced_tokens: int = 0
     unpriced_tokens: int = 0
-    flagged: Decimal = ZERO
-    """Of calls whose tier or batch rate was estimated."""
-    maybe: int = 0
-    """Attempts whose answer was lost."""
+    estimated_rate_cost: Decimal = ZERO
+    """Cost of calls whose service tier or batch rate was estimated."""
+    maybe_billed: int = 0
+    """Attempts whose response was lost."""
 
-    def plus(self, other: Part) -> Part:
-        return Part(*(cast("Any", a) + b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: LedgerSlice) -> LedgerSlice:
+        return LedgerSlice(*(cast("Any", a) + b for a, b in zip(self, other, strict=True)))
 
     @property
-    def mean(self) -> Decimal:
+    def mean_call_cost(self) -> Decimal:
         return self.cost / max(1, self.calls - self.unpriced)
 
 
@@ -76,71 +76,77 @@ class Residual:
 Key = tuple[date, str, str, str]
 
 
-class Split(NamedTuple):
-    """What a provider's invoice is split by."""
+class InvoiceSplit(NamedTuple):
+    """Dimensions that a provider's invoice is split by."""
 
     project: bool
     model: bool
     rest: bool
-    """Whether some of it is no model's."""
+    """Whether some lines have no model."""
 
 
-def _split(lines: Iterable[Line]) -> Split:
+def _split(lines: Iterable[InvoiceLine]) -> InvoiceSplit:
     keys = [(line.project, line.model) for line in lines]
     model = any(model for _, model in keys)
-    return Split(any(project for project, _ in keys), model, model and not all(model for _, model in keys))
+    return InvoiceSplit(any(project for project, _ in keys), model, model and not all(model for _, model in keys))
 
 
-def reconcile(ledger: Ledger, lines: Sequence[Line], project_by: str = "provider") -> list[Residual]:
-    """Compare an invoice with the ledger, over the days and providers that the invoice has.
+def reconcile(ledger: Ledger, lines: Sequence[InvoiceLine], project_by: str = "provider") -> list[Residual]:
+    """Compare an invoice with the ledger, for the days and providers of the invoice.
 
     Args:
-        ledger: an open one.
-        lines: of `invoices.read`.
-        project_by: what says which project a call belongs to, a key of `PROJECTS` or "label:<name>".
+        ledger: an open ledger.
+        lines: from `provider_exports.read`.
+        project_by: how a call is mapped to a project: a key of `PROJECTS` or "label:<name>".
 
     Raises:
-        DatabaseError: the ledger could not be asked.
+        DatabaseError: the ledger could not be queried.
     """
     splits = {
         provider: _split(line for line in lines if line.provider == provider)
         for provider in {line.provider for line in lines}
     }
-    ledger_slices: dict[Key, Part] = {}
+    ledger_slices: dict[Key, LedgerSlice] = {}
     days = {line.day for line in lines}
-    for day, provider, project, model, *figures in _asked(ledger, min(days), max(days), project_by):
+    for day, provider, project, model, *figures in _query_ledger(ledger, min(days), max(days), project_by):
         if day not in days or provider not in splits:
             continue
-        ledger_slice, split = Part(*figures), splits[provider]
+        ledger_slice, split = LedgerSlice(*figures), splits[provider]
         key = (day, provider, project if split.project else "", model_key(model) if split.model else "")
-        if split.rest and ledger_slice.tools:  # the invoice has tools on lines of their own
+        if split.rest and ledger_slice.tools:  # the invoice has separate lines for tools
             rest = (*key[:3], "")
-            ledger_slices[rest] = ledger_slices.get(rest, Part()).plus(Part(cost=ledger_slice.tools))
+            ledger_slices[rest] = ledger_slices.get(rest, LedgerSlice()).plus(LedgerSlice(cost=ledger_slice.tools))
             ledger_slice = ledger_slice._replace(cost=ledger_slice.cost - ledger_slice.tools)
-        ledger_slices[key] = ledger_slices.get(key, Part()).plus(ledger_slice)
-    return explained(merged(lines), ledger_slices)
+        ledger_slices[key] = ledger_slices.get(key, LedgerSlice()).plus(ledger_slice)
+    return explain_variance(grouped(lines), ledger_slices)
 
 
-def explained(invoiced: dict[Key, list[Line]], ledger_slices: dict[Key, Part]) -> list[Residual]:
-    """Take the residual of each key apart; the order of keys is day, provider, project, model."""
-    unallocated = {key: ledger_slice.cost for key, ledger_slice in ledger_slices.items() if key[2] == "" and any(k[2] for k in invoiced)}
+def explain_variance(invoiced: dict[Key, list[InvoiceLine]], ledger_slices: dict[Key, LedgerSlice]) -> list[Residual]:
+    """Explain the residual of each key (day, provider, project, model)."""
+    unallocated = {
+        key: ledger_slice.cost
+        for key, ledger_slice in ledger_slices.items()
+        if key[2] == "" and any(k[2] for k in invoiced)
+    }
     recorded_models = {(day, provider, model) for day, provider, _, model in ledger_slices}
     residuals: list[Residual] = []
-    for key in sorted(invoiced.keys() | ledger_slices.keys(), key=lambda k: (k[2] == "", k)):  # nobody's last: see `pool`
-        lines, ledger_slice = invoiced.get(key, []), ledger_slices.get(key, Part())
+    for key in sorted(
+        invoiced.keys() | ledger_slices.keys(), key=lambda k: (k[2] == "", k)
+    ):  # unallocated last: see `pool`
+        lines, ledger_slice = invoiced.get(key, []), ledger_slices.get(key, LedgerSlice())
         bill = sum((line.usd for line in lines), ZERO)
         pool = (key[0], key[1], "", key[3])
         limits: dict[str, tuple[int | None, Decimal]] = {
             "rounding": (None, sum((Decimal(5).scaleb(-line.places - 1) for line in lines), ZERO)),
             "unpriced": (1, _unpriced(ledger_slice, bill)),
             "unattributed": (1, unallocated.get(pool, ZERO) if key[2] else ZERO),
-            "tier": (None, ledger_slice.flagged),
-            "maybe_billed": (1, ledger_slice.maybe * ledger_slice.mean),
+            "tier": (None, ledger_slice.estimated_rate_cost),
+            "maybe_billed": (1, ledger_slice.maybe_billed * ledger_slice.mean_call_cost),
             "outside": (1, bill if (key[0], key[1], key[3]) not in recorded_models else ZERO),
         }
         remainder = bill - ledger_slice.cost
         causes: dict[str, Decimal] = dict.fromkeys(CAUSES, ZERO)
-        if key in unallocated:  # spend whose project nobody knows: what other projects took of it
+        if key in unallocated:  # spend without a project: the part that was allocated to other projects
             causes["unattributed"] = unallocated[key] - ledger_slice.cost
             remainder -= causes["unattributed"]
         for cause, (sign, limit) in limits.items():
@@ -155,23 +161,23 @@ def explained(invoiced: dict[Key, list[Line]], ledger_slices: dict[Key, Part]) -
     return sorted(residuals, key=lambda r: (r.day, r.provider, r.project, r.model))
 
 
-def _unpriced(ledger_slice: Part, bill: Decimal) -> Decimal:
-    """What the calls without a price may have cost: their tokens at the mean of the others, else all of the bill."""
+def _unpriced(ledger_slice: LedgerSlice, bill: Decimal) -> Decimal:
+    """Estimated cost of unpriced calls: their tokens at the mean rate of the others, else the whole bill."""
     if not ledger_slice.unpriced:
         return ZERO
     if ledger_slice.calls == ledger_slice.unpriced:
         return bill
     if not ledger_slice.priced_tokens or not ledger_slice.unpriced_tokens:
-        return ledger_slice.unpriced * ledger_slice.mean
+        return ledger_slice.unpriced * ledger_slice.mean_call_cost
     return ledger_slice.cost * ledger_slice.unpriced_tokens / ledger_slice.priced_tokens
 
 
-def _asked(ledger: Ledger, first: date, last: date, project_by: str) -> list[tuple[Any, ...]]:
+def _query_ledger(ledger: Ledger, first: date, last: date, project_by: str) -> list[tuple[Any, ...]]:
     kind, label, name = project_by.partition(":")
     parameters = {"first": first, "last": last, "label": name}
     expression = "c.labels[{label:String}]" if label and kind == "label" else PROJECTS.get(project_by)
     if expression is None:
-        raise DatabaseError(f"{project_by!r} says no project: use {', '.join(PROJECTS)} or label:<name>")
+        raise DatabaseError(f"{project_by!r} is not a valid project mapping: use {', '.join(PROJECTS)} or label:<name>")
     return ledger.query(f"""
         SELECT toDate(c.start_time) AS day, toString(c.provider), ifNull(toString({expression}), '') AS project, c.model AS model,
                ifNull(sum(c.cost_usd), 0), ifNull(sum(c.tools_cost_usd), 0), count(), countIf(c.unpriced_reason != ''),
@@ -184,8 +190,8 @@ def _asked(ledger: Ledger, first: date, last: date, project_by: str) -> list[tup
     """, parameters).rows  # fmt: skip
 
 
-def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
-    """Put an invoice into the table `invoices`, in place of what was said before of the same days and projects.
+def store_invoice(ledger: Ledger, lines: Iterable[InvoiceLine]) -> None:
+    """Store an invoice in the table `invoices`, replacing earlier lines of the same days and projects.
 
     Raises:
         DatabaseError: ClickHouse refused it.
@@ -193,18 +199,18 @@ def keep(ledger: Ledger, lines: Iterable[Line]) -> None:
     from clickhouse_connect.driver.exceptions import Error
 
     columns = ("day", "provider", "project", "model", "amount_usd", "source")
-    groups = merged(lines)
+    groups = grouped(lines)
     rows = [(*key, sum((line.usd for line in group), ZERO), group[0].source) for key, group in groups.items()]
-    rows += [(*key, ZERO, "replaced") for key in _replaced(ledger, groups)]
+    rows += [(*key, ZERO, "replaced") for key in _replaced_keys(ledger, groups)]
     try:
         ledger.client.insert(f"`{ledger.target.database}`.invoices", rows, column_names=columns)
     except Error as error:
-        raise DatabaseError(f"keeping the invoice failed: {reason(error)}") from error
+        raise DatabaseError(f"storing the invoice failed: {reason(error)}") from error
 
 
-def _replaced(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
-    """What is kept of the days and providers of an invoice and not in it: lines of its projects that it has no more, and all
-    of a day that was split by project and now is not, or the other way round."""
+def _replaced_keys(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
+    """Stored keys that an invoice replaces: lines of its projects that it no longer has, and all lines of a day whose
+    split by project has changed."""
     days = sorted(day for day, *_ in lines)
     stored_keys = ledger.query(
         "SELECT day, toString(provider), project, toString(model) FROM invoices FINAL"

@@ -1,1 +1,1 @@
-"""Prices in force into the database, and stored rows priced again."""
+"""Syncs the price tables to the database, and reprices stored rows."""

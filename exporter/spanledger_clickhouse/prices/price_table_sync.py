@@ -1,4 +1,4 @@
-"""The prices in force as rows of `llm_prices`, for questions that SQL asks: savings, bounds, the Collector alone."""
+"""Syncs current prices to `llm_prices` and `llm_rates`, for SQL: savings, bounds, Collector-only setups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spanledger_clickhouse.database.connection import DatabaseError, Target, rea
 BEGINNING: Final = datetime(2020, 1, 1, tzinfo=UTC)
 END: Final = datetime(2106, 1, 1, tzinfo=UTC)
 
-RATES: Final = {
+RATE_FIELDS: Final = {
     "input_usd": ("input_cost_per_token", 0),
     "cache_read_usd": ("cache_read_input_token_cost", 0),
     "cache_write_usd": ("cache_creation_input_token_cost", 0),
@@ -25,32 +25,32 @@ RATES: Final = {
 }
 """Column -> (field of LiteLLM's table, hours that a cache entry lives)."""
 
-COLUMNS: Final = {
+PRICE_COLUMNS: Final = {
     "price_key": "String",
     "provider": "LowCardinality(String)",
     "valid_from": "DateTime('UTC')",
     "valid_to": "DateTime('UTC')",
-    **dict.fromkeys(RATES, "Nullable(Decimal(18, 12))"),
+    **dict.fromkeys(RATE_FIELDS, "Nullable(Decimal(18, 12))"),
     "price_version": "String",
 }
 
 
-def listed(prices: Prices) -> Iterator[tuple[Any, ...]]:
-    """Rows of `llm_prices`: every model with a price a token, former prices included; standard tier, no long context."""
+def llm_price_rows(prices: Prices) -> Iterator[tuple[Any, ...]]:
+    """Rows of `llm_prices`: models priced per token, former prices included; standard tier, no long context."""
     visited_keys: set[str] = set()
     for table in prices.tables:
         for key in table.models:
             entry = table.entry(key) if key not in visited_keys else None
             visited_keys.add(key)
-            if entry is not None and any((base, hours, 0, "") in entry.fields for base, hours in RATES.values()):
-                yield from _dated(entry, table.version)
+            if entry is not None and any((base, hours, 0, "") in entry.fields for base, hours in RATE_FIELDS.values()):
+                yield from _validity_rows(entry, table.version)
 
 
-def _dated(entry: Entry, version: str) -> Iterator[tuple[Any, ...]]:
+def _validity_rows(entry: Entry, version: str) -> Iterator[tuple[Any, ...]]:
     begin = BEGINNING
-    for until, former in (*entry.earlier, (None, entry)):
+    for until, former in (*entry.former_entries, (None, entry)):
         end = _midnight(until) if until else END
-        rates = (former.fields.get((base, hours, 0, "")) for base, hours in RATES.values())
+        rates = (former.fields.get((base, hours, 0, "")) for base, hours in RATE_FIELDS.values())
         usd = (Decimal(rate.atto).scaleb(-18).quantize(Decimal("1e-12")) if rate else None for rate in rates)
         yield entry.key, canonical(entry.provider), begin, end, *usd, version
         begin = end
@@ -79,8 +79,8 @@ RATE_COLUMNS: Final = {
 TIER_NAMES: Final = ("", *dict.fromkeys(TIERS.values()))
 
 
-def rates(prices: Prices) -> Iterator[tuple[Any, ...]]:
-    """Rows of `llm_rates`: what `quote` charges a token, by the names under which it finds a model exactly.
+def llm_rate_rows(prices: Prices) -> Iterator[tuple[Any, ...]]:
+    """Rows of `llm_rates`: the rates that `quote` charges per token, by exactly matching model names.
 
     Left out are models whose rates depend on the time of day, on brackets or on more than one length of context, or
     are no whole number of picodollars: there, a product in SQL would not be the price.
@@ -102,18 +102,18 @@ def rates(prices: Prices) -> Iterator[tuple[Any, ...]]:
 
 def _rate_rows(provider: str, name: str, entry: Entry, version: str) -> Iterator[tuple[Any, ...]]:
     begin = BEGINNING
-    for until, former in (*entry.earlier, (None, entry)):
+    for until, former in (*entry.former_entries, (None, entry)):
         end = _midnight(until) if until else END
         standard = _rates(former, "")
         for tier in TIER_NAMES:
             row = (standard if not tier else _rates(former, tier)) or (0, *(None for _ in range(2 * len(METERS))))
-            if row != standard or not tier:  # without rates: known, and not to be priced by another tier's
+            if row != standard or not tier:  # without rates: no other tier's rates apply to it
                 yield provider, name, tier, begin, end, entry.key, version, *row
         begin = end
 
 
 def _rates(entry: Entry, tier: str) -> tuple[Any, ...] | None:
-    """(long_above, rates, long rates); None where SQL cannot have them."""
+    """(long_above, rates, long rates); None if SQL cannot express them."""
     if entry.off_peak or entry.brackets or len(entry.thresholds) > 1:
         return None
     above = entry.thresholds[0] if entry.thresholds else 0
@@ -129,7 +129,7 @@ def _rates(entry: Entry, tier: str) -> tuple[Any, ...] | None:
 
 
 def sync(client: Any, target: Target, prices: Prices) -> int:
-    """Write the prices in force to `llm_prices` and `llm_rates`; returns how many rows.
+    """Write the current prices to `llm_prices` and `llm_rates`; returns how many rows.
 
     Raises:
         DatabaseError: ClickHouse refused them.
@@ -137,16 +137,21 @@ def sync(client: Any, target: Target, prices: Prices) -> int:
     from clickhouse_connect.driver.exceptions import Error
 
     try:
-        return _replace(
-            client, target, "llm_prices", COLUMNS, ("price_key", "valid_from"), list(listed(prices))
-        ) + _replace(
-            client, target, "llm_rates", RATE_COLUMNS, ("provider", "model", "tier", "valid_from"), list(rates(prices))
+        return _replace_rows(
+            client, target, "llm_prices", PRICE_COLUMNS, ("price_key", "valid_from"), list(llm_price_rows(prices))
+        ) + _replace_rows(
+            client,
+            target,
+            "llm_rates",
+            RATE_COLUMNS,
+            ("provider", "model", "tier", "valid_from"),
+            list(llm_rate_rows(prices)),
         )
     except Error as error:
-        raise DatabaseError(f"writing prices to {target.shown} failed: {reason(error)}") from error
+        raise DatabaseError(f"writing prices to {target.masked_dsn} failed: {reason(error)}") from error
 
 
-def _replace(
+def _replace_rows(
     client: Any,
     target: Target,
     table: str,
@@ -154,7 +159,7 @@ def _replace(
     key: tuple[str, ...],
     rows: list[tuple[Any, ...]],
 ) -> int:
-    """Make the rows all that the table has."""
+    """Replace the content of the table with the rows."""
     name = f"`{target.database}`.{table}"
     key_indexes = [list(columns).index(column) for column in key]
     current = {tuple(row[place] for place in key_indexes) for row in rows}

@@ -1,4 +1,4 @@
-"""Pricing calls again: with corrected prices, or with prices that came after the calls.
+"""Reprices stored calls with corrected prices, or with prices that were published after the calls.
 
 A correction is a new version of the row; what was there before stands in `corrections`. Calls are priced as of the time
 at which they ended. What the provider itself stated as the cost, and what it never billed, is left alone.
@@ -21,10 +21,10 @@ from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
 from spanledger_clickhouse.rows.rows import COLUMNS, TOKENS, Row
 
-CHUNK: Final = 2000
+CORRECTIONS_PER_INSERT: Final = 2000
 """Corrections in one insert."""
 
-AUDIT: Final = {
+AUDIT_COLUMNS: Final = {
     "start_time": "DateTime64(6, 'UTC')",
     "tenant_id": "LowCardinality(String)",
     "trace_id": "String",
@@ -43,19 +43,19 @@ AUDIT: Final = {
 
 
 @dataclass
-class Change:
-    """What pricing again does to the calls of one model."""
+class ModelChange:
+    """Effect of repricing on the calls of one model."""
 
     model: str
     calls: int = 0
-    healed: int = 0
-    """Of them: had no price, have one now."""
+    newly_priced: int = 0
+    """Calls that had no price before."""
     old_usd: Decimal = Decimal(0)
     new_usd: Decimal = Decimal(0)
 
 
 class Correction(NamedTuple):
-    """A row as it should be, and the line for the audit."""
+    """A corrected row, and its row of the audit table `corrections`."""
 
     row: Row
     audit: Row
@@ -70,41 +70,41 @@ def reprice(
     model: str | None = None,
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda _, __: None,
-) -> list[Change]:
-    """Price the calls of a window with the prices in force, and correct those whose cost differs.
+) -> list[ModelChange]:
+    """Price the calls of a window with the current prices, and correct those whose cost differs.
 
-    Running it again goes on where it stopped: what is right already is left alone.
+    It is idempotent and resumable: correct rows are skipped.
 
     Args:
         client: an open connection whose schema is in place.
-        where: the ledger.
-        since: the first moment, UTC.
-        until: the first moment after the window.
-        model: only calls that asked for, or were answered by, this model.
+        target: the ledger.
+        since: start of the window, inclusive, UTC.
+        until: end of the window, exclusive.
+        model: only calls whose request or response model is this one.
         dry_run: change nothing.
-        progress: told (hours done, hours in all).
+        progress: called with (hours done, hours in total).
 
     Returns:
         What changed (or would), by model, the largest difference first.
 
     Raises:
-        DatabaseError: ClickHouse refused a step; what is corrected stays.
+        DatabaseError: ClickHouse refused a step; completed corrections are kept.
     """
     from clickhouse_connect.driver.exceptions import Error
 
-    changes: dict[str, Change] = {}
+    changes: dict[str, ModelChange] = {}
     try:
         hours = _hours(client, target, since, until)
         for number, hour in enumerate(hours):
             corrections = _corrections(client, target, max(hour, since), min(hour + timedelta(hours=1), until), model)
             for correction in corrections:
-                _count(changes, correction)
+                _add_to_changes(changes, correction)
             if not dry_run:
-                for begin in range(0, len(corrections), CHUNK):
-                    _write(client, target, corrections[begin : begin + CHUNK])
+                for begin in range(0, len(corrections), CORRECTIONS_PER_INSERT):
+                    _write(client, target, corrections[begin : begin + CORRECTIONS_PER_INSERT])
             progress(number + 1, len(hours))
     except Error as error:
-        raise DatabaseError(f"pricing {target.shown} again failed: {reason(error)}") from error
+        raise DatabaseError(f"pricing {target.masked_dsn} again failed: {reason(error)}") from error
     return sorted(changes.values(), key=lambda change: -abs(change.new_usd - change.old_usd))
 
 
@@ -127,14 +127,14 @@ def _corrections(client: Any, target: Target, since: datetime, until: datetime, 
     )
     corrections: list[Correction] = []
     for values in response.result_rows:
-        correction = corrected(dict(zip(COLUMNS, values, strict=True)))
+        correction = correction_for(dict(zip(COLUMNS, values, strict=True)))
         if correction is not None:
             corrections.append(correction)
     return corrections
 
 
-def corrected(row: dict[str, Any]) -> Correction | None:
-    """The correction that a row needs: None where the prices in force give the cost that it has.
+def correction_for(row: dict[str, Any]) -> Correction | None:
+    """The correction that a row needs; None if the current prices give the cost that it has.
 
     Args:
         row: column -> value, all of `COLUMNS`; times are aware.
@@ -142,16 +142,16 @@ def corrected(row: dict[str, Any]) -> Correction | None:
     start: datetime = row["start_time"]
     price = Price(ERROR)
     with quietly("pricing a row"):
-        price = _quoted(row, start)
+        price = _current_price(row, start)
     if price.status == ERROR and row["price_status"]:
-        return None  # what it has is as good as none that cannot be computed
+        return None  # keep its price if a new one cannot be computed
     costs = cost_columns(price)
     if row["cost_usd"] == costs["cost_usd"] and (row["cost_usd"] is not None or row["price_status"] == price.status):
         return None
     return _correction(row, start, price, costs)
 
 
-def _quoted(row: Mapping[str, Any], start: datetime) -> Price:
+def _current_price(row: Mapping[str, Any], start: datetime) -> Price:
     return quote(
         row["provider"],
         row["response_model"] or None,
@@ -201,12 +201,12 @@ def cost_columns(price: Price) -> dict[str, Decimal | None]:
     }
 
 
-def _count(changes: dict[str, Change], correction: Correction) -> None:
-    audit = dict(zip(AUDIT, correction.audit, strict=True))
+def _add_to_changes(changes: dict[str, ModelChange], correction: Correction) -> None:
+    audit = dict(zip(AUDIT_COLUMNS, correction.audit, strict=True))
     name = str(audit["model"])
-    change = changes.setdefault(name, Change(name))
+    change = changes.setdefault(name, ModelChange(name))
     change.calls += 1
-    change.healed += audit["old_cost_usd"] is None and audit["new_cost_usd"] is not None
+    change.newly_priced += audit["old_cost_usd"] is None and audit["new_cost_usd"] is not None
     change.old_usd += _amount(audit["old_cost_usd"])
     change.new_usd += _amount(audit["new_cost_usd"])
 
@@ -216,11 +216,13 @@ def _amount(value: object) -> Decimal:
 
 
 def _write(client: Any, target: Target, corrections: Sequence[Correction]) -> None:
-    """The audit first: a run that dies in between writes the same lines again, which the table absorbs."""
+    """Write the audit rows first: after a crash the same rows are written again and deduplicated."""
     client.insert(
         f"`{target.database}`.corrections",
         [correction.audit for correction in corrections],
-        column_names=list(AUDIT),
-        column_type_names=list(AUDIT.values()),
+        column_names=list(AUDIT_COLUMNS),
+        column_type_names=list(AUDIT_COLUMNS.values()),
     )
-    insert.insert(client, target, [correction.row for correction in corrections], row_version=time.time_ns() // 1_000_000)
+    insert.insert(
+        client, target, [correction.row for correction in corrections], row_version=time.time_ns() // 1_000_000
+    )

@@ -1,1 +1,1 @@
-"""The weekly report: what was spent, by what, how it is going, and how far the figures can be trusted."""
+"""The cost report: spend, breakdowns, trends, forecast and data quality."""

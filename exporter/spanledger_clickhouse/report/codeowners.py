@@ -1,6 +1,6 @@
-"""Who owns a file: the CODEOWNERS of the repository at hand, read as GitHub reads it (the last pattern that fits wins).
+"""Finds the owners of a file in the repository's CODEOWNERS, as GitHub does: the last matching pattern wins.
 
-Paths of the ledger are those of the machine that made the call; the file is looked for here by the end of its path.
+Ledger paths come from the machine that made the call; the local file is matched by the end of its path.
 https://docs.github.com/en/repositories/managing-your-repositorys-settings-and-features/customizing-your-repository/about-code-owners
 """
 
@@ -11,16 +11,16 @@ from typing import Final
 
 from pathspec import GitIgnoreSpec
 
-PLACES: Final = (".github/CODEOWNERS", "CODEOWNERS", "docs/CODEOWNERS", ".gitlab/CODEOWNERS")
-"""Where it may be; the first one counts."""
+LOCATIONS: Final = (".github/CODEOWNERS", "CODEOWNERS", "docs/CODEOWNERS", ".gitlab/CODEOWNERS")
+"""Possible paths; the first that exists is read."""
 
 
 class CodeOwners:
-    """The owners of a repository's files; of a directory that has no CODEOWNERS nobody owns anything."""
+    """The owners of a repository's files; without a CODEOWNERS, no file has an owner."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        file = next((root / place for place in PLACES if (root / place).is_file()), None)
+        file = next((root / place for place in LOCATIONS if (root / place).is_file()), None)
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file else []
         rules = (line.partition("#")[0].strip() for line in lines)
         self._rules = [
@@ -30,8 +30,8 @@ class CodeOwners:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
-    def here(self, file: str) -> str:
-        """`file`, a path of any machine, relative to the repository where that has it; else as it is."""
+    def relative_path(self, file: str) -> str:
+        """The path of `file`, of any machine, relative to the repository if it exists there; otherwise unchanged."""
         try:
             return Path(file).relative_to(self._root).as_posix()
         except ValueError:
@@ -39,10 +39,10 @@ class CodeOwners:
             ends = ("/".join(parts[n:]) for n in range(len(parts)) if parts[n] != "/")
             return next((end for end in ends if (self._root / end).is_file()), file)
 
-    def of(self, file: str) -> tuple[str, ...]:
-        """The owners of `file`, e.g. ("@shop/search",); empty where nobody owns it."""
-        path = self.here(file)
-        return next((rule.owners for rule in reversed(self._rules) if rule.fits(path)), ())
+    def owners_of(self, file: str) -> tuple[str, ...]:
+        """The owners of `file`, e.g. ("@shop/search",); empty if it has none."""
+        path = self.relative_path(file)
+        return next((rule.owners for rule in reversed(self._rules) if rule.matches(path)), ())
 
 
 class _Rule:
@@ -52,7 +52,7 @@ class _Rule:
         self.owners = tuple(owners)
         self._spec = GitIgnoreSpec.from_lines([self._pattern])
 
-    def fits(self, path: str) -> bool:
+    def matches(self, path: str) -> bool:
         if not self._spec.match_file(path):
             return False
         # `docs/*` are the files of docs, not of what is below it: there CODEOWNERS differs from .gitignore
@@ -63,9 +63,9 @@ class _Rule:
         )
 
 
-def repository(below: Path) -> CodeOwners:
+def repository_owners(below: Path) -> CodeOwners:
     """The code owners of the repository that `below` is in: the nearest directory upwards with a .git or a CODEOWNERS."""
     for directory in (below, *below.parents):
-        if (directory / ".git").exists() or any((directory / place).is_file() for place in PLACES):
+        if (directory / ".git").exists() or any((directory / place).is_file() for place in LOCATIONS):
             return CodeOwners(directory)
     return CodeOwners(below)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from spanledger_clickhouse.report.queries import Report
-from spanledger_clickhouse.report.sections import NOBODY, Section, headline, sections, usd
+from spanledger_clickhouse.report.sections import NO_FEATURE, Section, headline, sections, usd
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --quiet: #5d6875; --line: #dfe4ea; --bar: #2f6fb2; --over: #b3261e; }
@@ -23,12 +23,12 @@ svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; 
 figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: .9rem; }
 """
 
-WHOLE = 20
-"""Characters of a figure or a date, which is not broken over two lines."""
+NOWRAP_CHARACTERS = 20
+"""Cells up to this many characters are not wrapped."""
 
 
 def page(report: Report) -> str:
-    """The report as a whole document."""
+    """Renders the report as an HTML document."""
     title = f"LLM cost report, {report.until:%Y-%m-%d}"
     over = ' class="headline over"' if report.over_budget else ' class="headline"'
     parts = [
@@ -37,12 +37,12 @@ def page(report: Report) -> str:
         f"<style>{STYLE}</style></head><body>",
         f'<h1>{title}</h1><p class="when">{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC</p>',
         f"<p{over}>{escape(headline(report))}</p>",
-        _figure("Cost of a day, last four weeks", _columns(report)),
+        _figure("Cost of a day, last four weeks", _daily_chart(report)),
     ]
     for section in sections(report):
         parts.append(f"<h2>{escape(section.title)}</h2>")
         if section.title == "Cost by feature" and report.features:
-            parts.append(_figure("Share of the cost, by feature", _bars(report)))
+            parts.append(_figure("Share of the cost, by feature", _feature_chart(report)))
         parts.append(_table(section))
         if section.note:
             parts.append(f'<p class="note">{escape(section.note)}</p>')
@@ -61,7 +61,7 @@ def _table(section: Section) -> str:
 
 def _cell(text: str) -> str:
     marks = ["over"] if text.endswith(("OVER BUDGET", " OVER")) else []
-    if len(text) <= WHOLE and ", " not in text:
+    if len(text) <= NOWRAP_CHARACTERS and ", " not in text:
         marks.append("whole")
     mark = f' class="{" ".join(marks)}"' if marks else ""
     return f"<td{mark}>{escape(text)}</td>"
@@ -71,8 +71,8 @@ def _figure(caption: str, svg: str) -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _columns(report: Report) -> str:
-    """A column a day, the window's days darker; the budget's day as a line, where it is within reach."""
+def _daily_chart(report: Report) -> str:
+    """Chart of daily cost, days of the window darker; a day's share of the budget as a line, if it fits the scale."""
     width, height, left, bottom = 900, 200, 60, 24
     costs = [float(cost) for _, cost in report.daily]
     budget = float(report.budget_usd) / 30 if report.budget_usd else 0.0
@@ -88,7 +88,7 @@ def _columns(report: Report) -> str:
         x, tall = left + number * step, value * scale
         color = "#2f6fb2" if day >= report.since.date() else "#a9c4e0"
         tooltip = f"<title>{day:%Y-%m-%d}: {usd(cost)}</title>"
-        parts.append(_box(x + 1, height - bottom - tall, step - 2, tall, color, tooltip))
+        parts.append(_rect(x + 1, height - bottom - tall, step - 2, tall, color, tooltip))
         if number % 7 == 0:
             anchor = "middle" if x + step < width - 20 else "end"
             label_x = x + step / 2 if anchor == "middle" else width
@@ -102,26 +102,26 @@ def _columns(report: Report) -> str:
     return _svg(width, height, parts)
 
 
-def _bars(report: Report) -> str:
-    """A bar a feature, the dearest ten."""
+def _feature_chart(report: Report) -> str:
+    """Bar chart of the ten most expensive features."""
     width, row, left = 900, 26, 190
     shown = report.features[:10]
     top = max([float(f.cost_usd or 0) for f in shown] + [1e-9])
     parts: list[str] = []
     for number, feature in enumerate(shown):
         y, wide = number * row, float(feature.cost_usd or 0) / top * (width - left - 110)
-        name = feature.feature or NOBODY
-        parts.append(f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{escape(_short(name))}</text>')
-        parts.append(_box(left, y + 5, wide, row - 10, "#2f6fb2" if feature.feature else "#9aa4af", ""))
+        name = feature.feature or NO_FEATURE
+        parts.append(f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{escape(_truncate(name))}</text>')
+        parts.append(_rect(left, y + 5, wide, row - 10, "#2f6fb2" if feature.feature else "#9aa4af", ""))
         parts.append(f'<text x="{left + wide + 8:.1f}" y="{y + 17}">{usd(feature.cost_usd)}</text>')
     return _svg(width, row * len(shown), parts)
 
 
-def _short(name: str) -> str:
+def _truncate(name: str) -> str:
     return name if len(name) <= 26 else f"{name[:25]}…"
 
 
-def _box(x: float, y: float, width: float, height: float, color: str, inside: str) -> str:
+def _rect(x: float, y: float, width: float, height: float, color: str, inside: str) -> str:
     shape = f'x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{max(0.0, height):.1f}"'
     return f'<rect {shape} fill="{color}">{inside}</rect>'
 

@@ -1,4 +1,4 @@
-"""The figures of a report: asked of the ledger once, frozen, and the same in every format.
+"""Queries the figures of a report once, as frozen dataclasses that all formats share.
 
 Windows are whole hours in UTC. Sums come from the rollups where they are closed (`llm_costs`), so a report over a
 week of a large ledger takes seconds.
@@ -20,7 +20,7 @@ MONTH_DAYS: Final = 30
 Z80: Final = 1.2816
 """Half an 80 % band of a normal distribution, in standard deviations; as in the view `budget_status`."""
 TOP_USERS: Final = 5
-SHOWN_ANOMALIES: Final = 3
+MAX_ANOMALIES: Final = 3
 CHART_DAYS: Final = 29
 """28 full days and the one under way."""
 
@@ -28,7 +28,7 @@ CHART_DAYS: Final = 29
 @dataclass(frozen=True)
 class FeatureCost:
     feature: str | None
-    """None: spend that nobody claimed."""
+    """None: unattributed spend."""
     cost_usd: Decimal | None
     """None: none of its calls has a price."""
     calls: int
@@ -91,7 +91,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of the month that is under way, at the pace of the last seven full days."""
+    """Forecast of the current month, at the burn rate of the last seven full days."""
 
     spent_usd: float
     month_usd: float
@@ -103,14 +103,14 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What the sum does not say by itself."""
+class DataQuality:
+    """Data quality: unattributed, unpriced and missing calls, and the difference to invoices."""
 
     unattributed_usd: Decimal
     unattributed_calls: int
     unpriced_calls: int
     lost_rows: int
-    """Rows that processes numbered and that never came."""
+    """Rows that processes numbered and that never arrived."""
     unannounced_holes: int
     residual_usd: Decimal | None
     """Invoices less ledger over the whole days of the window that have an invoice; None where none has."""
@@ -149,7 +149,7 @@ class Report:
     """Features that grow week after week, and by which share of their mean week."""
     budgets: tuple[Budget, ...]
     waste: Waste
-    trust: Trust
+    trust: DataQuality
     daily: tuple[tuple[date, Decimal], ...]
     """The last 29 days, the one under way last; days without calls included."""
 
@@ -168,7 +168,7 @@ class Report:
 
 
 def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal | None = None) -> Report:
-    """What a ledger says of a time.
+    """Queries the report of a period.
 
     Args:
         ledger: an open one.
@@ -177,33 +177,33 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
         budget_usd: a month's budget; None: the least of the ledger's global monthly budgets, if it has one.
 
     Raises:
-        DatabaseError: a question failed.
+        DatabaseError: a query failed.
     """
     as_of = until
-    since, until = _hour(since), hour_after(until)
-    window = _Asked(ledger, since, until, as_of)
+    since, until = _start_of_hour(since), end_of_hour(until)
+    window = _Window(ledger, since, until, as_of)
     budgets = tuple(window.budgets())
     if budget_usd is None:
         monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
         budget_usd = min(monthly, default=None)
-    total, calls, unattributed, unattributed_calls, unpriced, before = window.one(TOTAL)
-    lost, holes = window.one(HOLES)
+    total, calls, unattributed, unattributed_calls, unpriced, before = window.query_row(TOTAL)
+    lost, holes = window.query_row(MISSING_ROWS)
     daily = tuple(window.daily())
     return Report(
         since, until, total, calls, before, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
         budget_usd, forecast(daily, window.month_usd(), as_of, budget_usd),
-        tuple(FeatureCost(*row[:5]) for row in window.many(FEATURES)),
-        tuple(UserCost(*row) for row in window.many(USERS)),
-        tuple(ModelCost(*row) for row in window.many(MODELS)),
-        window.efficiency(), tuple(window.anomalies()), tuple(window.many(RISING)), budgets, Waste(*window.one(WASTE)),
-        Trust(unattributed, unattributed_calls, unpriced, lost, holes, window.one(RESIDUAL)[0]), daily,
+        tuple(FeatureCost(*row[:5]) for row in window.query_rows(FEATURES)),
+        tuple(UserCost(*row) for row in window.query_rows(USERS)),
+        tuple(ModelCost(*row) for row in window.query_rows(MODELS)),
+        window.efficiency(), tuple(window.anomalies()), tuple(window.query_rows(RISING)), budgets, Waste(*window.query_row(WASTE)),
+        DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, window.query_row(RESIDUAL)[0]), daily,
     )  # fmt: skip
 
 
 def forecast(
     daily: Sequence[tuple[date, Decimal]], spent_usd: float, as_of: datetime, budget_usd: Decimal | None
 ) -> Forecast:
-    """What the month that `as_of` ends in will have cost at its end. The rule is that of the view `budget_status`.
+    """Forecasts the month that `as_of` ends in, by the rule of the view `budget_status`.
 
     Args:
         daily: the last 28 days or more, in order; days before the first call have a cost of 0.
@@ -235,25 +235,25 @@ def forecast(
     )
 
 
-def hour_after(moment: datetime) -> datetime:
-    """The end of the hour that is under way at `at`."""
-    return _hour(moment + timedelta(hours=1, microseconds=-1))
+def end_of_hour(moment: datetime) -> datetime:
+    """The end of the hour that `moment` is in."""
+    return _start_of_hour(moment + timedelta(hours=1, microseconds=-1))
 
 
-def _hour(moment: datetime) -> datetime:
+def _start_of_hour(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Questions about one window."""
+class _Window:
+    """Queries over one window."""
 
     ledger: Ledger
     since: datetime
     until: datetime
     as_of: datetime
 
-    def many(self, query: str) -> list[tuple[Any, ...]]:
+    def query_rows(self, query: str) -> list[tuple[Any, ...]]:
         times = {
             "since": self.since,
             "until": self.until,
@@ -266,30 +266,30 @@ class _Asked:
         texts = {f"{name}_text": f"'{moment:%Y-%m-%d %H:%M:%S}'" for name, moment in times.items()}
         return self.ledger.query(query.format(**words, **texts)).rows
 
-    def one(self, query: str) -> tuple[Any, ...]:
-        [row] = self.many(query)
+    def query_row(self, query: str) -> tuple[Any, ...]:
+        [row] = self.query_rows(query)
         return row
 
     def month_usd(self) -> float:
-        return float(self.one(MONTH)[0])
+        return float(self.query_row(MONTH)[0])
 
     def daily(self) -> Iterator[tuple[date, Decimal]]:
         last = (self.until - timedelta(microseconds=1)).date()
-        costs: dict[date, Decimal] = dict(self.many(DAILY))
+        costs: dict[date, Decimal] = dict(self.query_rows(DAILY))
         for back in range(CHART_DAYS - 1, -1, -1):
             day = last - timedelta(days=back)
             yield day, costs.get(day, Decimal(0))
 
     def efficiency(self) -> Efficiency | None:
-        calls, mean_input, mean_output, p95_input, truncated = self.one(EFFICIENCY)
+        calls, mean_input, mean_output, p95_input, truncated = self.query_row(EFFICIENCY)
         return Efficiency(mean_input, mean_output, float(p95_input), truncated) if calls else None
 
     def anomalies(self) -> Iterator[Anomaly]:
-        for hour, cost, normal, score, users, features in self.many(ANOMALIES):
+        for hour, cost, normal, score, users, features in self.query_rows(ANOMALIES):
             yield Anomaly(hour, cost, normal, score, tuple(users), tuple(features))
 
     def budgets(self) -> Iterator[Budget]:
-        for row in self.many(BUDGETS):  # sums of floats differ in their last digits from run to run
+        for row in self.query_rows(BUDGETS):  # sums of floats differ in their last digits from run to run
             values: list[Any] = [round(cell, 9) if isinstance(cell, float) else cell for cell in row]
             yield Budget(*values)
 
@@ -343,7 +343,7 @@ SELECT toUInt64(sum(retried_calls)), toUInt64(sum(extra_attempts)), toUInt64(sum
        ifNull(sum(aborted_cost_usd), 0), ifNull(sum(truncated_cost_usd), 0)
 FROM attempts_waste_between(since = {since_text}, until = {until_text})
 """
-HOLES: Final = """
+MISSING_ROWS: Final = """
 SELECT toUInt64(sum(missing_rows)), toUInt64(countIf(NOT announced)) FROM ledger_holes
 WHERE last_call >= {since} AND last_call < {until}
 """

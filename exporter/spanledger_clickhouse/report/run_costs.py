@@ -1,4 +1,4 @@
-"""What a run of an application's tests cost, and how that differs between two revisions.
+"""Costs of a test run, and their differences between two revisions.
 
 A run is what its calls left in a spool (SPANLEDGER_SPOOL_DIR while it ran), read without any database. Costs are
 compared a request: calls with the same request id, else the same trace, so one more call in a request shows as well as
@@ -20,11 +20,11 @@ ZERO: Final = Decimal(0)
 
 
 class RunError(Exception):
-    """There is no run where one was looked for; the message says what to do."""
+    """The path holds no run; the message says how to record one."""
 
 
 @dataclass(frozen=True)
-class Run:
+class FeatureRun:
     """A feature's calls of a run. Costs in USD."""
 
     cost_usd: Decimal = ZERO
@@ -39,12 +39,12 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Difference:
+class FeatureDifference:
     """One feature in both runs."""
 
     feature: str | None
-    base: Run
-    head: Run
+    base: FeatureRun
+    head: FeatureRun
     monthly_requests: int | None
     """How many requests live traffic makes of it in thirty days; None where that is not known."""
 
@@ -64,11 +64,11 @@ class Difference:
         return None if self.monthly_requests is None else self.change_usd * self.monthly_requests
 
 
-def read_run(path: Path) -> dict[str | None, Run]:
-    """Feature -> its calls of a run.
+def read_run(path: Path) -> dict[str | None, FeatureRun]:
+    """Reads a run: feature -> its calls.
 
     Args:
-        where: a spool directory, or one of its files.
+        path: a spool directory, or one of its files.
 
     Raises:
         RunError: there are no calls.
@@ -93,12 +93,12 @@ def read_run(path: Path) -> dict[str | None, Run]:
     return _by_feature(calls)
 
 
-def _by_feature(calls: Iterable[Mapping[str, Any]]) -> dict[str | None, Run]:
+def _by_feature(calls: Iterable[Mapping[str, Any]]) -> dict[str | None, FeatureRun]:
     groups: dict[str | None, list[Mapping[str, Any]]] = {}
     for call in calls:
         groups.setdefault(call["feature"], []).append(call)
     return {
-        feature: Run(
+        feature: FeatureRun(
             sum((call["cost_usd"] or ZERO for call in feature_calls), ZERO),
             len({call["request_id"] or call["trace_id"] for call in feature_calls}),
             len(feature_calls),
@@ -116,9 +116,14 @@ TOKENS: Final = tuple(
 
 
 def differences(
-    base: Mapping[str | None, Run], head: Mapping[str | None, Run], monthly_requests: Mapping[str | None, int]
-) -> list[Difference]:
-    """Every feature of either run, the dearest change first."""
+    base: Mapping[str | None, FeatureRun],
+    head: Mapping[str | None, FeatureRun],
+    monthly_requests: Mapping[str | None, int],
+) -> list[FeatureDifference]:
+    """Compares all features of two runs, the most expensive change first."""
     names = sorted(base.keys() | head.keys(), key=lambda name: name or "")
-    changes = [Difference(n, base.get(n, Run()), head.get(n, Run()), monthly_requests.get(n)) for n in names]
+    changes = [
+        FeatureDifference(n, base.get(n, FeatureRun()), head.get(n, FeatureRun()), monthly_requests.get(n))
+        for n in names
+    ]
     return sorted(changes, key=lambda d: (d.month_usd or ZERO, d.change_usd), reverse=True)

@@ -1,6 +1,6 @@
-"""What a report says, section by section, in words and figures: every format shows these.
+"""Sections of a report as titles, rows and notes, shared by all formats.
 
-Formats decide how a table looks; what stands in it is decided here, once.
+Formats decide the layout of a table; its contents are decided here.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from spanledger_clickhouse.report.queries import SHOWN_ANOMALIES, Report
+from spanledger_clickhouse.report.queries import MAX_ANOMALIES, Report
 
-NOBODY: Final = "(no feature)"
+NO_FEATURE: Final = "(no feature)"
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """The report in the order in which it is read."""
     cost_sections = [_summary(report), _features(report), _users(report), _models(report), _efficiency(report)]
-    return [*cost_sections, _anomalies(report), *_budgets(report), _waste(report), _trust(report)]
+    return [*cost_sections, _anomalies(report), *_budgets(report), _waste(report), _data_quality(report)]
 
 
 def headline(report: Report) -> str:
     """The report in one line."""
     return (
-        f"{usd(report.total_usd)} in {report.days:g} days ({change(report.total_usd, report.before_usd)}), "
+        f"{usd(report.total_usd)} in {report.days:g} days ({percent_change(report.total_usd, report.before_usd)}), "
         f"{usd(report.projected_month_usd)} projected for a month"
-        + (f", {_used(report)}" if report.budget_usd is not None else "")
+        + (f", {_utilisation(report)}" if report.budget_usd is not None else "")
     )
 
 
 def usd(amount: Any) -> str:
-    """Dollars and cents; below a dollar to the hundredth of a cent; - for what is not known."""
+    """Dollars and cents; below a dollar to the hundredth of a cent; - for unknown."""
     if amount is None:
         return "-"
     value = Decimal(str(amount))
@@ -51,11 +51,11 @@ def share(part: Any, whole: Any) -> str:
     return f"{float(part) / float(whole):.1%}" if whole and part is not None else "-"
 
 
-def change(now: Decimal | None, before: Decimal) -> str:
+def percent_change(now: Decimal | None, before: Decimal) -> str:
     return "-" if now is None else f"{float(now / before) - 1:+.1%}" if before else "new"
 
 
-def _used(report: Report) -> str:
+def _utilisation(report: Report) -> str:
     if report.utilisation is None:
         return "no budget"
     return f"{report.utilisation:.1%} of the budget" + (" - OVER BUDGET" if report.over_budget else "")
@@ -66,32 +66,34 @@ def _summary(report: Report) -> Section:
     rows = [
         (f"{report.days:g}-day total", usd(report.total_usd)),
         ("calls", f"{report.calls:,}"),
-        ("the time before", f"{usd(report.before_usd)} ({change(report.total_usd, report.before_usd)})"),
+        ("the time before", f"{usd(report.before_usd)} ({percent_change(report.total_usd, report.before_usd)})"),
         ("projected month", usd(report.projected_month_usd)),
         ("budget", usd(report.budget_usd)),
-        ("utilisation", _used(report)),
+        ("utilisation", _utilisation(report)),
         ("spent this month", usd(ahead.spent_usd)),
         ("forecast of this month", f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80 %)"),
     ]
     if report.budget_usd is not None:
         exhausted_at = ahead.exhausted_at
-        rows.append(("budget used up", "not this month" if exhausted_at is None else f"{exhausted_at:%Y-%m-%d %H:%M} UTC"))
+        rows.append(
+            ("budget used up", "not this month" if exhausted_at is None else f"{exhausted_at:%Y-%m-%d %H:%M} UTC")
+        )
     return Section("Summary", ("", ""), rows)
 
 
 def _features(report: Report) -> Section:
     rows = [
         (
-            f.feature or NOBODY,
+            f.feature or NO_FEATURE,
             usd(f.cost_usd),
             share(f.cost_usd, report.total_usd),
             f"{f.calls:,}",
             usd(f.mean_usd),
-            change(f.cost_usd, f.before_usd),
+            percent_change(f.cost_usd, f.before_usd),
         )
         for f in report.features
     ]
-    rising = ", ".join(f"{feature or NOBODY} (+{growth:.0%} a week)" for feature, growth in report.rising)
+    rising = ", ".join(f"{feature or NO_FEATURE} (+{growth:.0%} a week)" for feature, growth in report.rising)
     note = f"Rising for four weeks: {rising}" if rising else ""
     return Section("Cost by feature", ("feature", "cost", "share", "calls", "$/call", "change"), rows, note)
 
@@ -128,7 +130,7 @@ def _anomalies(report: Report) -> Section:
     rows = [
         (f"{a.hour:%Y-%m-%d %H:%M}", f"{usd(a.cost_usd)}/h", f"{usd(a.normal_usd)}/h", f"{a.score:.1f} sigma",
          ", ".join(a.users), ", ".join(a.features))
-        for a in report.anomalies[:SHOWN_ANOMALIES]
+        for a in report.anomalies[:MAX_ANOMALIES]
     ]  # fmt: skip
     count = len(report.anomalies)
     note = f"{count} in the last 14 days" + (f"; the newest {len(rows)} are shown" if count > len(rows) else "")
@@ -157,7 +159,7 @@ def _waste(report: Report) -> Section:
     ])  # fmt: skip
 
 
-def _trust(report: Report) -> Section:
+def _data_quality(report: Report) -> Section:
     t = report.trust
     residual = "no invoice" if t.residual_usd is None else f"{usd(t.residual_usd)} (invoices less ledger)"
     return Section("Can it be trusted", ("", ""), [

@@ -23,21 +23,21 @@ def message(report: Report) -> dict[str, Any]:
         {"type": "header", "text": {"type": "plain_text", "text": f"LLM cost, {report.since:%d %b} to {report.until:%d %b %Y}"}},
         *(_block(section) for section in sections(report) if section.title in TITLES),
     ]  # fmt: skip
-    return {"text": escaped(headline(report)), "blocks": blocks}
+    return {"text": escape_mrkdwn(headline(report)), "blocks": blocks}
 
 
 def _block(section: Section) -> dict[str, Any]:
-    shown = [f"• {escaped(row[0])}: {escaped(_figures(section, row))}" for row in section.rows[:ROWS]]
+    shown = [f"• {escape_mrkdwn(row[0])}: {escape_mrkdwn(_row_text(section, row))}" for row in section.rows[:ROWS]]
     if len(section.rows) > ROWS:
         shown.append(f"and {len(section.rows) - ROWS} more")
     if section.note:
-        shown.append(escaped(section.note))
-    text = "\n".join([f"*{escaped(section.title)}*", *(shown or ["nothing"])])
+        shown.append(escape_mrkdwn(section.note))
+    text = "\n".join([f"*{escape_mrkdwn(section.title)}*", *(shown or ["nothing"])])
     return {"type": "section", "text": {"type": "mrkdwn", "text": text[:SECTION_CHARACTERS]}}
 
 
-def _figures(section: Section, row: tuple[str, ...]) -> str:
-    """The rest of a row; a figure whose column does not say itself what it is gets its name."""
+def _row_text(section: Section, row: tuple[str, ...]) -> str:
+    """The rest of a row; a figure that needs it is followed by the name of its column."""
     unit_columns = {"calls", "normal"}
     return ", ".join(
         f"{cell} {name}" if name in unit_columns else cell
@@ -46,6 +46,6 @@ def _figures(section: Section, row: tuple[str, ...]) -> str:
     )
 
 
-def escaped(text: str) -> str:
+def escape_mrkdwn(text: str) -> str:
     """Text in which Slack sees no markup of its own."""
     return text.translate(MARKUP)

@@ -50,17 +50,17 @@ def markdown(report: Report) -> str:
         elif not section.note:
             lines.append("nothing")
         if section.note:
-            lines += [*([""] if section.rows else []), escaped(section.note)]
+            lines += [*([""] if section.rows else []), escape_markdown(section.note)]
     return "\n".join(lines) + "\n"
 
 
 def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """A table, its first column to the left, the others to the right."""
-    cells = [" | ".join(escaped(cell) for cell in row) for row in (head, *rows)]
+    cells = [" | ".join(escape_markdown(cell) for cell in row) for row in (head, *rows)]
     marks = " | ".join([":--", *["--:"] * (len(head) - 1)])
     return [f"| {line} |" for line in (cells[0], marks, *cells[1:])]
 
 
-def escaped(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is: names of features and users are anybody's."""
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text).replace("\n", " ")

@@ -1,7 +1,7 @@
-"""Spans as they come over the wire: OTLP in JSON (a spool's line, OTLP/HTTP) or protobuf, as plain values.
+"""Decodes OTLP spans from JSON (a spool line, OTLP/HTTP) or protobuf to plain values.
 
 Total: a value of the wrong type becomes the empty value of its field, so that no span can fail a batch; text is made
-valid UTF-8. What a span means is `rows.py`'s and `foreign.py`'s.
+valid UTF-8. Their meaning is left to `rows.py` and `foreign_spans.py`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Span(NamedTuple):
     start: int
     """Nanoseconds since 1970, as `end`."""
     end: int
-    failed: bool
+    is_error: bool
     """Its status is ERROR."""
 
 
-def spans(document: Json) -> Iterator[Span]:
+def spans_from_json(document: Json) -> Iterator[Span]:
     """The spans of an OTLP JSON document (an ExportTraceServiceRequest, or a line of a spool)."""
     for resource_spans in items(document, "resourceSpans"):
         resource = attributes_of(mapping(resource_spans, "resource"))
@@ -57,22 +57,22 @@ def spans(document: Json) -> Iterator[Span]:
                 )
 
 
-def decoded(body: bytes) -> Iterator[Span]:
+def spans_from_protobuf(body: bytes) -> Iterator[Span]:
     """The spans of an ExportTraceServiceRequest in protobuf.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the body is not valid.
     """
-    request = _parsed(body)
+    request = _parse_request(body)
     for resource_spans in request.resource_spans:
-        resource = _plain(resource_spans.resource.attributes)
+        resource = _attributes(resource_spans.resource.attributes)
         for scope_spans in resource_spans.scope_spans:
             scope = _str(scope_spans.scope.name)
             for span in scope_spans.spans:
                 yield Span(
                     scope,
                     resource,
-                    _plain(span.attributes),
+                    _attributes(span.attributes),
                     span.trace_id.hex(),
                     span.span_id.hex(),
                     span.parent_span_id.hex(),
@@ -83,23 +83,23 @@ def decoded(body: bytes) -> Iterator[Span]:
                 )
 
 
-def _parsed(body: bytes) -> Any:
+def _parse_request(body: bytes) -> Any:
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    for kind in (lambda: ExportTraceServiceRequest, _lenient):
+    for kind in (lambda: ExportTraceServiceRequest, _bytes_request_class):
         request: Any = kind()()
         try:
             request.ParseFromString(body)
         except DecodeError:
             continue
         return request
-    raise ValueError("the body is no ExportTraceServiceRequest in protobuf")
+    raise ValueError("the body is not a valid ExportTraceServiceRequest in protobuf")
 
 
 @cache
-def _lenient() -> Any:
-    """ExportTraceServiceRequest with bytes for strings: a Collector passes on text that is no UTF-8, which Python's
+def _bytes_request_class() -> Any:
+    """ExportTraceServiceRequest with bytes for strings: a Collector forwards text that is not UTF-8, which Python's
     protobuf refuses together with everything else in the request."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
@@ -124,7 +124,7 @@ def _lenient() -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
 
 
-def _plain(pairs: Any) -> dict[str, Value]:
+def _attributes(pairs: Any) -> dict[str, Value]:
     return {_str(pair.key): _value(pair.value) for pair in pairs}
 
 
@@ -142,12 +142,12 @@ def _value(value: Any) -> Value:
     if kind == "array_value":
         return [_value(part) for part in value.array_value.values]
     if kind == "kvlist_value":
-        return json.dumps(_plain(value.kvlist_value.values))
+        return json.dumps(_attributes(value.kvlist_value.values))
     return None  # bytes, or nothing
 
 
-def line(span: Span) -> bytes:
-    """A span as a line of OTLP JSON, so that it can be kept and read again."""
+def to_json_line(span: Span) -> bytes:
+    """A span as a line of OTLP JSON, which can be stored and read again."""
     document = {
         "resourceSpans": [
             {
@@ -163,7 +163,7 @@ def line(span: Span) -> bytes:
                                 "name": span.name,
                                 "startTimeUnixNano": str(span.start),
                                 "endTimeUnixNano": str(span.end),
-                                "status": {"code": 2} if span.failed else {},
+                                "status": {"code": 2} if span.is_error else {},
                                 "attributes": _pairs(span.attributes),
                             }
                         ],
@@ -254,19 +254,19 @@ def real(value: object) -> float | None:
 
 
 def text(value: object) -> str:
-    """A string that ClickHouse takes: valid UTF-8, '' for anything that is none."""
+    """A string that ClickHouse accepts: valid UTF-8, '' for other types."""
     if not isinstance(value, str):
         return ""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
-def many(value: object) -> list[object]:
+def as_list(value: object) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def texts(value: object) -> list[str]:
-    return [text(part) for part in many(value)]
+    return [text(part) for part in as_list(value)]
 
 
-def shown(value: object) -> str:
+def display_text(value: object) -> str:
     return text(value) if isinstance(value, str) else text(json.dumps(value))

@@ -1,4 +1,4 @@
-"""The one mapping from an OTLP span to a row of `llm_calls`, for every way in.
+"""Maps an OTLP span to a row of `llm_calls`; shared by every ingestion path.
 
 Takes spans (`otlp.py`) and gives tuples in the order of `COLUMNS`. Pure and total: a value of the wrong type becomes
 the column's empty value.
@@ -15,15 +15,15 @@ from typing import Final, NamedTuple, cast
 from spanledger.runtime.untrusted_json import Json
 from spanledger.semconv import attributes as a
 from spanledger.semconv.usage import from_attributes
-from spanledger_clickhouse.rows.otlp import Span, many, natural, real, shown, spans, text, texts
+from spanledger_clickhouse.rows.otlp import Span, as_list, display_text, natural, real, spans_from_json, text, texts
 
 Row = tuple[object, ...]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-LAST_SECOND: Final = 4_102_444_800
-"""2100: what says that it is later is no time."""
-LONGEST: Final = 366 * 86_400 * 10**9
-"""Nanoseconds of the longest call that is believed."""
+MAX_TIMESTAMP_SECONDS: Final = 4_102_444_800
+"""The year 2100: a later time is not valid."""
+MAX_DURATION_NS: Final = 366 * 86_400 * 10**9
+"""Maximum duration of a call in nanoseconds."""
 MAX_PICO: Final = 10**18 - 1
 """Decimal(18, 12) holds less than a million dollars a row."""
 
@@ -146,7 +146,7 @@ COLUMNS: Final[dict[str, str]] = {
 }
 """Column of `llm_calls` -> its type, in the order of a row."""
 
-KNOWN: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)} - {
+MAPPED_ATTRIBUTES: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)} - {
     a.PROVIDER_PROJECT,
     a.BUDGET_WARNINGS,
     a.REQUESTED_MODEL,
@@ -172,24 +172,24 @@ EVENT_COLUMNS: Final[dict[str, str]] = {
 
 
 class Contents(NamedTuple):
-    """What a line holds."""
+    """Rows and markers of one line."""
 
     rows: list[Row]
     events: list[Row]
-    """Markers: what a process tells of itself (`ledger_events`)."""
+    """Markers that a process reports about itself (`ledger_events`)."""
 
 
 def contents(line: bytes | str, source: str = "spool") -> Contents:
     """The rows and markers of one OTLP JSON line.
 
     Raises:
-        ValueError: the line is no JSON object.
+        ValueError: the line is not a JSON object.
     """
     document: object = json.loads(line)
     if not isinstance(document, dict):
-        raise ValueError("an OTLP JSON line is an object")  # noqa: TRY004 - as json.loads says it
+        raise ValueError("an OTLP JSON line must be an object")  # noqa: TRY004 - as json.loads says it
     line_contents = Contents([], [])
-    for span in spans(cast("Json", document)):
+    for span in spans_from_json(cast("Json", document)):
         if span.scope == a.MARKER_SCOPE:
             line_contents.events.append(event(span))
         elif span.scope.startswith(a.SCOPE_PREFIX):
@@ -208,7 +208,7 @@ def event(span: Span) -> Row:
     return (
         text(attributes.get(a.PROCESS_ID)),
         text(attributes.get(a.MARKER)),
-        EPOCH + timedelta(microseconds=min(span.start, LAST_SECOND * 10**9) // 1000),
+        EPOCH + timedelta(microseconds=min(span.start, MAX_TIMESTAMP_SECONDS * 10**9) // 1000),
         text(resource.get(a.SERVICE_NAME)),
         text(resource.get(a.HOST_NAME)),
         natural(attributes.get(a.SEQUENCE)),
@@ -227,16 +227,16 @@ def row(span: Span, source: str) -> Row:
     tokens = [getattr(usage, field) if usage else 0 for _, field in TOKENS]
     priced = natural(attributes.get(a.COST_TOTAL)) is not None
     trace_id, span_id = span.trace_id, span.span_id
-    job_id, observed_at = text(attributes.get(a.RECORD_ID)), start
+    job_id, observed_at = text(attributes.get(a.JOB_ID)), start
     if job_id:
-        # A job that any process may ask about: the same job of a tenant is the same row, whoever saw it finished.
+        # Any process may poll an async job: the same job of a tenant is the same row, whichever process saw it finish.
         digest = hashlib.sha256(f"{text(attributes.get(a.PROVIDER))}:{job_id}".encode()).hexdigest()
         trace_id, span_id = digest[:32], digest[32:48]
-        created = natural(attributes.get(a.RECORD_CREATED))
-        start = created * 10**9 if created and created < LAST_SECOND else start
+        created = natural(attributes.get(a.JOB_CREATED))
+        start = created * 10**9 if created and created < MAX_TIMESTAMP_SECONDS else start
     return (
         text(attributes.get(a.TENANT_ID)),
-        EPOCH + timedelta(microseconds=min(start, LAST_SECOND * 10**9) // 1000),
+        EPOCH + timedelta(microseconds=min(start, MAX_TIMESTAMP_SECONDS * 10**9) // 1000),
         trace_id,
         span_id,
         span.parent_span_id,
@@ -244,14 +244,18 @@ def row(span: Span, source: str) -> Row:
         text(attributes.get(a.PROCESS_ID)),
         natural(attributes.get(a.SEQUENCE)),
         text(resource.get(a.SERVICE_NAME)),
-        text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_OLD)) or None,
+        text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_DEPRECATED)) or None,
         text(attributes.get(a.FEATURE)) or None,
         text(attributes.get(a.USER_ID)) or None,
         text(attributes.get(a.REQUEST_ID)) or None,
         text(attributes.get(a.SESSION_ID)) or None,
         text(attributes.get(a.CONVERSATION_ID)) or None,
         text(attributes.get(a.CUSTOMER_TIER)) or None,
-        {text(key.removeprefix(a.LABEL_PREFIX)): text(attributes[key]) for key in attributes if key.startswith(a.LABEL_PREFIX)},
+        {
+            text(key.removeprefix(a.LABEL_PREFIX)): text(attributes[key])
+            for key in attributes
+            if key.startswith(a.LABEL_PREFIX)
+        },
         text(attributes.get(a.UNIT_NAME)) or None,
         text(attributes.get(a.UNIT_ID)),
         real(attributes.get(a.UNIT_QUANTITY)),
@@ -287,17 +291,21 @@ def row(span: Span, source: str) -> Row:
         text(attributes.get(a.PRICE_SOURCE)),
         text(attributes.get(a.PRICE_VERSION)),
         texts(attributes.get(a.PRICE_FLAGS)),
-        min(max(0, span.end - observed_at), LONGEST) // 1000,
+        min(max(0, span.end - observed_at), MAX_DURATION_NS) // 1000,
         seconds_to_us(attributes.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
         text(attributes.get(a.OUTCOME)),
         text(attributes.get(a.ERROR_TYPE)),
         texts(attributes.get(a.RESPONSE_FINISH_REASONS)),
         natural(attributes.get(a.ATTEMPTS), 16) or 0,
         texts(attributes.get(a.ATTEMPT_STATUS)),
-        [natural(value) or 0 for value in many(attributes.get(a.ATTEMPT_DURATION_US))],
+        [natural(value) or 0 for value in as_list(attributes.get(a.ATTEMPT_DURATION_US))],
         texts(attributes.get(a.ATTEMPT_BILLED)),
         text(attributes.get(a.USAGE_RAW)),
-        {text(key): shown(attributes[key]) for key in attributes if key not in KNOWN and not key.startswith(a.LABEL_PREFIX)},
+        {
+            text(key): display_text(attributes[key])
+            for key in attributes
+            if key not in MAPPED_ATTRIBUTES and not key.startswith(a.LABEL_PREFIX)
+        },
         text(span.scope),
         source,
     )
@@ -309,7 +317,7 @@ def seconds_to_us(value: object) -> int | None:
 
 
 def money(value: object, priced: bool) -> Decimal | None:
-    """Picodollars as USD; a component that a priced call lacks cost nothing."""
+    """Picodollars as USD; a missing component of a priced call is zero."""
     if type(value) is int and abs(value) <= MAX_PICO:
         return Decimal(value).scaleb(-12)
     return Decimal(0) if priced else None

@@ -1,1 +1,1 @@
-"""Spool segments in, delivered rows out: the shipper, its destinations, its thread, dead letters."""
+"""Ships spool segments to their destination: shipper, sinks, background thread, dead letters."""

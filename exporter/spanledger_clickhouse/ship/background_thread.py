@@ -11,40 +11,40 @@ from typing import Final
 from opentelemetry import metrics
 
 from spanledger.runtime.guard import log
-from spanledger.runtime.meters import counters, observing
+from spanledger.runtime.meters import observation_callback, register_row_counters
 from spanledger.runtime.version import VERSION
 from spanledger_clickhouse.database.connection import DatabaseError
-from spanledger_clickhouse.ship.shipper import BusyError, Drained, drain, oldest, waiting
-from spanledger_clickhouse.ship.sinks import Sink, configured
+from spanledger_clickhouse.ship.shipper import BusyError, DrainStats, drain, oldest_age_seconds, waiting_bytes
+from spanledger_clickhouse.ship.sinks import Sink, sink_from_settings
 
 
 class BackgroundShipper:
-    """Ships to the sink that the settings name.
+    """Background shipper: drains the spool into the configured sink.
 
-    An outage is logged once and retried with pauses that double up to a minute; the rows wait in the spool.
+    An outage is logged once and retried with exponential backoff up to a minute; the rows wait in the spool.
     """
 
-    PAUSE: Final = 1.0
-    LONGEST_PAUSE: Final = 60.0
+    PAUSE_SECONDS: Final = 1.0
+    MAX_PAUSE_SECONDS: Final = 60.0
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.shipped = Drained()
-        """What this process has shipped so far."""
-        self._turns = threading.Condition()
-        self._asked = 0
-        self._served = 0
-        self._clean = True
+        self.shipped = DrainStats()
+        """Totals of this process so far."""
+        self._condition = threading.Condition()
+        self._flush_requested = 0
+        self._flush_done = 0
+        self._last_run_succeeded = True
         self._stopped = False
-        self._elsewhere = False
+        self._other_shipper_active = False
         self._sink: Sink | None = None
         self._thread: threading.Thread | None = None
-        self._out = False
+        self._is_unavailable = False
 
     def start(self) -> None:
-        """Begin, where a destination is set; one that makes no sense is said."""
+        """Start if a destination is configured; an invalid one is logged."""
         try:
-            self._sink = configured()
+            self._sink = sink_from_settings()
         except DatabaseError as error:
             log.error("%s. Rows wait in %s.", error, self.directory)
         if self._sink is not None:
@@ -52,83 +52,83 @@ class BackgroundShipper:
             self._thread.start()
 
     @staticmethod
-    def observe(current: Callable[[], BackgroundShipper]) -> None:
-        """Offer what was shipped to OpenTelemetry's meter; `current` is asked each time, for a forked child has its own."""
-        counters(
+    def register_metrics(current: Callable[[], BackgroundShipper]) -> None:
+        """Register OpenTelemetry metrics; `current` is called each time, as a forked child has its own."""
+        register_row_counters(
             {
                 "spanledger.rows.shipped": ("Rows that reached the ledger", lambda: current().shipped.rows),
                 "spanledger.rows.dead": (
-                    "Lines among the dead letters",
+                    "Lines kept as dead letters",
                     lambda: current().shipped.dead + current().shipped.torn,
                 ),
             }
         )
         metrics.get_meter("spanledger", VERSION).create_observable_gauge(
             "spanledger.spool.oldest_unshipped",
-            [observing(lambda: oldest(current().directory))],
+            [observation_callback(lambda: oldest_age_seconds(current().directory))],
             "s",
-            "How long the oldest row that is not shipped has waited",
+            "Age of the oldest row that is not shipped",
         )
 
     def flush(self, timeout: float) -> bool:
-        """Ship what is there now, within `timeout` seconds; whether it was shipped."""
-        with self._turns:
+        """Ship the current spool within `timeout` seconds; returns whether all of it was shipped."""
+        with self._condition:
             if self._thread is None:
                 return self._sink is None
-            self._asked += 1
-            turn = self._asked
-            self._turns.notify_all()
-            shipped = self._turns.wait_for(lambda: self._served >= turn, timeout) and self._clean
-            return shipped and not (self._elsewhere and waiting(self.directory))
+            self._flush_requested += 1
+            turn = self._flush_requested
+            self._condition.notify_all()
+            shipped = self._condition.wait_for(lambda: self._flush_done >= turn, timeout) and self._last_run_succeeded
+            return shipped and not (self._other_shipper_active and waiting_bytes(self.directory))
 
     def stop(self, timeout: float = 2.0) -> None:
-        """Ship once more and end, within `timeout` seconds; what is left stays in the spool."""
-        with self._turns:
+        """Ship once more and stop, within `timeout` seconds; remaining rows stay in the spool."""
+        with self._condition:
             self._stopped = True
-            self._asked += 1
-            self._turns.notify_all()
+            self._flush_requested += 1
+            self._condition.notify_all()
         if self._thread is not None:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        pause = self.PAUSE
+        pause = self.PAUSE_SECONDS
         while True:
-            with self._turns:
-                delay = pause * random.uniform(0.8, 1.2)  # noqa: S311 - so that processes do not come all at once
-                self._turns.wait_for(lambda: self._asked > self._served, delay)
-                serving, last = self._asked, self._stopped
-            clean = self._turn()
-            pause = self.PAUSE if clean else min(pause * 2, self.LONGEST_PAUSE)
-            with self._turns:
-                self._served, self._clean = serving, clean
-                self._turns.notify_all()
+            with self._condition:
+                delay = pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter against simultaneous retries
+                self._condition.wait_for(lambda: self._flush_requested > self._flush_done, delay)
+                serving, last = self._flush_requested, self._stopped
+            clean = self._run_once()
+            pause = self.PAUSE_SECONDS if clean else min(pause * 2, self.MAX_PAUSE_SECONDS)
+            with self._condition:
+                self._flush_done, self._last_run_succeeded = serving, clean
+                self._condition.notify_all()
             if last:
                 return
 
-    def _turn(self) -> bool:
-        """One pass over the spool; whether nothing stood in its way."""
-        failure = self._pass()
-        if failure and not self._out:
+    def _run_once(self) -> bool:
+        """Drain the spool once; returns whether it succeeded."""
+        failure = self._drain_once()
+        if failure and not self._is_unavailable:
             log.error("%s", failure)
-        elif not failure and self._out and self._sink is not None:
-            log.warning("%s is reached again", self._sink.shown)
-        self._out = bool(failure)
+        elif not failure and self._is_unavailable and self._sink is not None:
+            log.warning("%s is reachable again", self._sink.shown)
+        self._is_unavailable = bool(failure)
         return not failure
 
-    def _pass(self) -> str:
-        """Ship what is there; '' or what is wrong."""
-        self._elsewhere = False
+    def _drain_once(self) -> str:
+        """Ship the current spool; returns '' or an error message."""
+        self._other_shipper_active = False
         try:
-            if self._sink is not None and waiting(self.directory):
+            if self._sink is not None and waiting_bytes(self.directory):
                 stats = drain(self.directory, self._sink)
                 self.shipped.rows += stats.rows
                 self.shipped.dead += stats.dead + stats.torn
         except BusyError:
-            self._elsewhere = True  # a sidecar, or another worker of the same host, ships this directory
+            self._other_shipper_active = True  # a sidecar, or another worker of the same host, ships this directory
         except DatabaseError as error:
-            return f"{error}. Rows wait in {self.directory} and are sent when it can be reached."
+            return f"{error}. Rows wait in {self.directory} and are sent when the destination is reachable again."
         except OSError as error:
             return f"the spool {self.directory} cannot be read: {error}"
-        except Exception as error:  # noqa: BLE001 - the thread goes on, whatever a driver or a server comes up with
+        except Exception as error:  # noqa: BLE001 - the thread continues after any error of a driver or server
             return f"shipping failed with {type(error).__name__}. Rows wait in {self.directory}."
         return ""

@@ -1,4 +1,4 @@
-"""Lines that nothing will take: kept beside the spool with the reason, shown and retried by `spanledger ship --dead`."""
+"""Dead letter queue for refused lines: stored next to the spool with the reason; see `spanledger ship --dead`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from spanledger.runtime.guard import log
-from spanledger.runtime.untrusted_json import document, label, mapping, number
+from spanledger.runtime.untrusted_json import label, mapping, number, parse_json
 
-NAME: Final = "dead/letters.jsonl"
+FILE_NAME: Final = "dead/letters.jsonl"
 
 
-class Letter(NamedTuple):
-    """A line, and why it is here."""
+class DeadLetter(NamedTuple):
+    """A refused line and the reason."""
 
     line: bytes
     reason: str
@@ -27,62 +27,62 @@ class Letter(NamedTuple):
 
 
 def path(directory: Path) -> Path:
-    """The dead letters of a spool."""
-    return directory / NAME
+    """Path of the dead letter file of a spool."""
+    return directory / FILE_NAME
 
 
 @contextmanager
-def _alone(directory: Path) -> Generator[None]:
-    """Nobody else buries, or takes out, meanwhile: a gateway and a command may share a directory."""
+def _exclusive_lock(directory: Path) -> Generator[None]:
+    """Hold the exclusive lock of the file: a gateway and a command may share a directory."""
     path(directory).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (path(directory).parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def bury(directory: Path, line: bytes, reason: str) -> None:
-    """Keep a line out of the way, on disk before this returns.
+def add(directory: Path, line: bytes, reason: str) -> None:
+    """Add a line to the dead letters; it is on disk when this returns.
 
     Raises:
-        OSError: it cannot be kept; then it has to stay in the spool.
+        OSError: the line cannot be written, and has to stay in the spool.
     """
     file = path(directory)
     letter = {"at": time.time(), "reason": reason, "line": line.decode("utf-8", "surrogateescape")}
     data = json.dumps(letter).encode() + b"\n"
-    with _alone(directory):
+    with _exclusive_lock(directory):
         fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             size = os.fstat(fd).st_size
             if os.write(fd, data) != len(data):
-                os.ftruncate(fd, size)  # half a letter would spoil the next one
+                os.ftruncate(fd, size)  # a partial entry would corrupt the next one
                 raise OSError(28, os.strerror(28))
         finally:
             os.close(fd)
     log.error("a row was refused and is kept in %s: %s (spanledger ship --dead)", file, reason)
 
 
-def letters(directory: Path) -> Iterator[Letter]:
-    """What was refused so far, the oldest first."""
+def list_entries(directory: Path) -> Iterator[DeadLetter]:
+    """The dead letters, oldest first."""
     try:
         data = path(directory).read_bytes()
     except FileNotFoundError:
         return
     for entry in data.splitlines():
-        record = mapping(document(entry))
+        record = mapping(parse_json(entry))
         line = record.get("line")
         if isinstance(line, str):
             raw = line.encode("utf-8", "surrogateescape")
-            yield Letter(raw, label(record, "reason") or "", number(record, "at") or 0.0)
+            yield DeadLetter(raw, label(record, "reason") or "", number(record, "at") or 0.0)
 
 
-def exhume(directory: Path, segment: Path) -> int:
-    """Put every dead letter back into the spool, as the segment `segment`; returns how many.
+def requeue(directory: Path, segment: Path) -> int:
+    """Requeue every dead letter into the spool, as the segment `segment`; returns how many.
 
-    The segment stands under its name before the letters are removed: a crash in between sends them twice, which
-    the table absorbs.
+    The segment is in place before the dead letters are removed: after a crash in between they are sent twice, and
+    the table deduplicates them.
     """
-    with _alone(directory):
-        entries = list(letters(directory))
+    with _exclusive_lock(directory):
+        entries = list(list_entries(directory))
         if entries:
             new = segment.with_suffix(".new")
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -1,4 +1,4 @@
-"""Drains a spool into a sink: segment by segment, acknowledged by offset, deleted when done.
+"""Drains a spool into a sink: segment by segment, acknowledged by offset, deleted when complete.
 
 What is shipped of a segment stands beside it in `<segment>.ack` (a byte offset, written after the
 insert was committed): a crash between the two ships those rows again, which the table absorbs. A
@@ -20,33 +20,33 @@ from spanledger.spool.writer import SUFFIX
 from spanledger_clickhouse.database.insert import isolate
 from spanledger_clickhouse.rows.rows import contents
 from spanledger_clickhouse.ship import dead_letters
-from spanledger_clickhouse.ship.sinks import Line, Sink
+from spanledger_clickhouse.ship.sinks import Sink, SpoolLine
 
 BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 8 << 20
 EMPTY_SEGMENT_SECONDS: Final = 60.0
-"""A segment this young may be empty because its writer has only just made it."""
+"""A segment of this age may be empty because its writer has only just created it."""
 
 
 @dataclass
-class Drained:
-    """What one pass over a spool did."""
+class DrainStats:
+    """Totals of one pass over a spool."""
 
     rows: int = 0
     segments: int = 0
     torn: int = 0
-    """Lines that are no JSON: a write that a crash or a full disk cut short."""
+    """Lines that are not valid JSON: writes truncated by a crash or a full disk."""
     dead: int = 0
-    """Lines that were refused for good; both kinds are kept among the dead letters."""
+    """Lines that were refused permanently; both kinds are kept as dead letters."""
 
 
 class BusyError(Exception):
-    """Another process ships this spool."""
+    """Another process is shipping this spool."""
 
 
 @contextlib.contextmanager
-def sole_shipper(directory: Path) -> Generator[None]:
-    """Hold the spool for this process.
+def exclusive_shipper(directory: Path) -> Generator[None]:
+    """Hold the exclusive shipping lock of the spool.
 
     Raises:
         BusyError: another process holds it.
@@ -59,7 +59,7 @@ def sole_shipper(directory: Path) -> Generator[None]:
         yield
 
 
-def waiting(directory: Path) -> int:
+def waiting_bytes(directory: Path) -> int:
     """Bytes in the spool that are not shipped yet."""
     if not directory.is_dir():
         return 0
@@ -73,8 +73,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def oldest(directory: Path) -> float:
-    """Seconds since the oldest segment that is not shipped whole was last written to; 0.0 where all is shipped."""
+def oldest_age_seconds(directory: Path) -> float:
+    """Seconds since the last write to the oldest segment that is not fully shipped; 0.0 if all are shipped."""
     times: list[float] = []
     for path in directory.glob(f"*{SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):
@@ -83,37 +83,37 @@ def oldest(directory: Path) -> float:
     return max(0.0, time.time() - min(times)) if times else 0.0
 
 
-def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda _: None) -> Drained:
-    """Ship everything that stands in the spool now.
+def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda _: None) -> DrainStats:
+    """Ship the current content of the spool.
 
     Args:
         directory: the spool.
-        sink: what takes the lines; a `DatabaseError` of its ends the pass, and the batch stays in the spool. What
-            it refuses for good is isolated, line by line, among the dead letters.
-        progress: told the bytes that each batch took out of the spool.
+        sink: receives the lines; its `DatabaseError` ends the pass, and the batch stays in the spool. Lines that
+            it refuses permanently are isolated as dead letters.
+        progress: called with the bytes shipped per batch.
 
     Raises:
         BusyError: another process ships this spool.
         DatabaseError: the sink cannot take rows now.
     """
-    stats = Drained()
+    stats = DrainStats()
     if not directory.is_dir():
         return stats
-    with sole_shipper(directory):
+    with exclusive_shipper(directory):
         for path in sorted(directory.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime, p.name)):
             _drain_segment(path, sink, progress, stats)
     return stats
 
 
-def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stats: Drained) -> None:
+def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stats: DrainStats) -> None:
     with path.open("rb") as segment:
-        finished = _has_no_writer(segment.fileno())  # asked before reading: nothing can follow what we read
+        finished = _has_no_writer(segment.fileno())  # checked before reading: nothing can be appended after it
         start = _acknowledged(path)
         segment.seek(start)
         for batch, torn, size in _batches(segment, finished):
             _send(sink, batch, path.parent, stats)
             for line in torn:
-                dead_letters.bury(path.parent, line, "no JSON: a write that a crash or a full disk cut short")
+                dead_letters.add(path.parent, line, "not valid JSON: a write truncated by a crash or a full disk")
             start += size
             _acknowledge(path, start)
             stats.torn += len(torn)
@@ -125,23 +125,23 @@ def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stat
             stats.segments += 1
 
 
-def _send(sink: Sink, batch: list[Line], directory: Path, stats: Drained) -> None:
-    """Send a batch; lines that are refused for good go to the dead letters."""
+def _send(sink: Sink, batch: list[SpoolLine], directory: Path, stats: DrainStats) -> None:
+    """Send a batch; permanently refused lines go to the dead letters."""
 
-    def send(lines: list[Line]) -> None:
+    def send(lines: list[SpoolLine]) -> None:
         sink.send(lines)
         stats.rows += sum(len(line.contents.rows) for line in lines)
 
-    def refused(line: Line, why: str) -> None:
-        dead_letters.bury(directory, line.raw, why)
+    def refused(line: SpoolLine, why: str) -> None:
+        dead_letters.add(directory, line.raw, why)
         stats.dead += 1
 
     isolate(send, batch, refused)
 
 
-def _batches(segment: Any, finished: bool) -> Generator[tuple[list[Line], list[bytes], int]]:
-    """(lines, torn lines, bytes); an unfinished last line only of a finished segment."""
-    batch: list[Line] = []
+def _batches(segment: Any, finished: bool) -> Generator[tuple[list[SpoolLine], list[bytes], int]]:
+    """(lines, torn lines, bytes); an incomplete last line is read only from a finished segment."""
+    batch: list[SpoolLine] = []
     torn: list[bytes] = []
     size = 0
     for line in segment:
@@ -149,7 +149,7 @@ def _batches(segment: Any, finished: bool) -> Generator[tuple[list[Line], list[b
             break
         size += len(line)
         try:
-            batch.append(Line(line, contents(line)))
+            batch.append(SpoolLine(line, contents(line)))
         except (ValueError, RecursionError, OverflowError):
             torn.append(line)
         if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:

@@ -1,1 +1,1 @@
-"""A call from the first byte sent to the finished span: its life, deduplication, sampling, admission, and the processor that prices and stores it."""
+"""Captures a call as a finished span: lifecycle, deduplication, sampling, admission, span processor."""

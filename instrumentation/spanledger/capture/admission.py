@@ -1,4 +1,4 @@
-"""Budgets at the door that records the call: before anything is sent, it may be refused, or asked of another model.
+"""Admission control: before a request is sent, a budget may refuse it or downgrade it to another model.
 
 The one place where Spanledger stops a call, and only where a budget says so and the application enforces (a file of
 budgets with `enforce = true`, or a Redis where they are published). A refused call is a row of its own: outcome error,
@@ -12,70 +12,80 @@ from collections.abc import Callable
 from opentelemetry.context import Context
 
 from spanledger.capture.call import Call
-from spanledger.context.baggage import dimensions
-from spanledger.limits.api import configured
+from spanledger.context.baggage import budget_dimensions
+from spanledger.limits.api import limiter_from_settings
 from spanledger.limits.errors import BudgetExceeded
-from spanledger.limits.estimate.request_estimate import demand
-from spanledger.limits.limiter import UNANSWERED, Decision, Limiter
-from spanledger.limits.policy import Who
-from spanledger.providers import UNKNOWN, Request
+from spanledger.limits.estimate.request_estimate import estimate_request
+from spanledger.limits.limiter import STORE_UNAVAILABLE, Decision, Limiter
+from spanledger.limits.policy import Dimensions
+from spanledger.providers import UNKNOWN_OPERATION, Request
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.untrusted_json import document
+from spanledger.runtime.untrusted_json import parse_json
 from spanledger.semconv import attributes as a
 
 
-def enforcing() -> Limiter | None:
-    """The limiter that every call asks; None where none does."""
-    limiter = configured()
+def enforcing_limiter() -> Limiter | None:
+    """The limiter that checks every call; None where limits are not enforced."""
+    limiter = limiter_from_settings()
     return limiter if limiter is not None and limiter.policy.enforce else None
 
 
 def admit(call: Call, body: object, replace_model: Callable[[str], object] | None = None, files: int = 0) -> None:
-    """Let a call pass and hold what it may cost until it ends.
+    """Admit a call, and reserve its maximum cost until it ends.
 
     Args:
         call: just begun.
         body: what is asked, parsed or as JSON; its texts are counted, not kept.
-        ask_instead: puts another model into the request; None: the model cannot be replaced.
+        replace_model: puts another model into the request; None: the model cannot be replaced.
         files: that go beside the body.
 
     Raises:
-        BudgetExceeded: a budget refuses it. Whatever goes wrong in here lets it pass as it is.
+        BudgetExceeded: a budget refuses it. Any other failure in here admits the call unchanged.
     """
-    limiter = enforcing()
+    limiter = enforcing_limiter()
     if limiter is None:
         return
-    if not _begins(call):
-        _count_at_its_end(limiter, call)  # it asks for what was asked for earlier, or is of no known kind
+    if not _is_billable(call):
+        _charge_on_end(limiter, call)  # it asks for what was asked for earlier, or is of no known kind
         return
     refused = None
     with quietly("checking limits"):
-        parsed = document(body) if isinstance(body, str | bytes) else body
-        refused = _asked(limiter, call, parsed, replace_model, files)
+        parsed = parse_json(body) if isinstance(body, str | bytes) else body
+        refused = _check_budgets(limiter, call, parsed, replace_model, files)
     if refused is not None:
         call.refuse(refused)
         raise refused
 
 
-def _begins(call: Call) -> bool:
-    """Whether anything is sold because of this request, now or later."""
+def _is_billable(call: Call) -> bool:
+    """Whether this request causes anything to be billed, now or later."""
     request = call.request
-    return call.sells or request.begins or (request.operation == UNKNOWN and request.model is not None)
+    return (
+        call.is_billable or request.starts_job or (request.operation == UNKNOWN_OPERATION and request.model is not None)
+    )
 
 
-def _asked(
+def _check_budgets(
     limiter: Limiter, call: Call, body: object, replace_model: Callable[[str], object] | None, files: int
 ) -> BudgetExceeded | None:
     assumed = limiter.policy.assumed_output_tokens
-    request_estimate = demand(call.provider_name, call.request, body, assumed, files, replace_model is not None)
-    decision, hold = limiter.ask(_who(call.context), request_estimate.estimate, request_estimate.read, request_estimate.written, request_estimate)
+    request_estimate = estimate_request(
+        call.provider_name, call.request, body, assumed, files, replace_model is not None
+    )
+    decision, hold = limiter.authorize(
+        _request_dimensions(call.context),
+        request_estimate.max_picousd,
+        request_estimate.input_tokens,
+        request_estimate.output_tokens,
+        request_estimate,
+    )
     if not decision.allowed:
         return BudgetExceeded(decision.reason, decision.retry_after_seconds)
     if hold is not None:
-        call.on_end = hold.ended
+        call.on_end = hold.settle
     if decision.warnings:
         call.note(a.BUDGET_WARNINGS, ", ".join(decision.warnings))
-    if decision.reason == UNANSWERED:
+    if decision.reason == STORE_UNAVAILABLE:
         call.note(a.BUDGET_WARNINGS, "not enforced: the store did not answer")
     if decision.model and replace_model is not None:
         replace_model(decision.model)
@@ -83,30 +93,32 @@ def _asked(
     return None
 
 
-def _who(context: Context | None) -> Who:
-    get_dimension = dimensions(context).get
-    return Who(get_dimension(a.TENANT_ID), get_dimension(a.CUSTOMER_TIER), get_dimension(a.FEATURE), get_dimension(a.USER_ID))
+def _request_dimensions(context: Context | None) -> Dimensions:
+    get_dimension = budget_dimensions(context).get
+    return Dimensions(
+        get_dimension(a.TENANT_ID), get_dimension(a.CUSTOMER_TIER), get_dimension(a.FEATURE), get_dimension(a.USER_ID)
+    )
 
 
-def _count_at_its_end(limiter: Limiter, call: Call) -> None:
+def _charge_on_end(limiter: Limiter, call: Call) -> None:
     with quietly("counting a cost"):
-        hold = limiter.hold(_who(call.context))
+        hold = limiter.zero_reservation(_request_dimensions(call.context))
         if hold is not None:
-            call.on_end = hold.ended
+            call.on_end = hold.settle
 
 
-def count(call: Call) -> None:
-    """Have the cost of a call counted that nobody asked for: a turn of an open session, a row made by hand."""
-    limiter = enforcing()
+def charge(call: Call) -> None:
+    """Charge a call to its budgets without admission: a turn of an open session, a manually recorded call."""
+    limiter = enforcing_limiter()
     if limiter is not None:
-        _count_at_its_end(limiter, call)
+        _charge_on_end(limiter, call)
 
 
 # --- sessions: a socket that stays open ------------------------------------------------------------------------
 
 
 def admit_session(begin: Callable[[Request], Call], model: str) -> None:
-    """Let a session be opened, where its budgets have any room at all.
+    """Admit a session if its budgets have anything left.
 
     Args:
         begin: makes the call that records a refusal.
@@ -115,12 +127,12 @@ def admit_session(begin: Callable[[Request], Call], model: str) -> None:
     Raises:
         BudgetExceeded: a budget refuses it.
     """
-    limiter = enforcing()
+    limiter = enforcing_limiter()
     if limiter is None:
         return
     refused = None
     with quietly("checking limits"):
-        decision = _any_room(limiter)
+        decision = _session_decision(limiter)
         if not decision.allowed:
             refused = BudgetExceeded(decision.reason, decision.retry_after_seconds)
             begin(Request("chat", model or None)).refuse(refused)
@@ -128,9 +140,9 @@ def admit_session(begin: Callable[[Request], Call], model: str) -> None:
         raise refused
 
 
-def _any_room(limiter: Limiter) -> Decision:
-    """Whether anything more may be spent: a picodollar, which is held only for as long as that takes."""
-    decision, hold = limiter.ask(_who(None), 0)
+def _session_decision(limiter: Limiter) -> Decision:
+    """Check for remaining budget: reserves one picodollar and releases it at once."""
+    decision, hold = limiter.authorize(_request_dimensions(None), 0)
     if hold is not None:
         hold.count(0)
     return decision

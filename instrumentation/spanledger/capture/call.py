@@ -1,6 +1,6 @@
-"""The life of one call: a CLIENT span from the moment the SDK is asked until the answer's last byte.
+"""Lifecycle of one call: a CLIENT span from the SDK request to the last byte of the response.
 
-A `Call` belongs to one billed HTTP response. The doors tell it what happens (an attempt failed, an
+A `Call` belongs to one billed HTTP response. The hooks report what happens (an attempt failed, an
 event arrived, the body ended); it knows no SDK, no sync and no async. Attribution and price are
 added by `LedgerProcessor`, which sees the span start and end.
 """
@@ -16,23 +16,23 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from spanledger.capture.dedup import Expected, Recorded
+from spanledger.capture.dedup import PendingJobs, SeenResponses
 from spanledger.context.llm_call import CALL_KEY, Outbound
-from spanledger.providers import UNKNOWN, Provider, Request, Response
+from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, Response
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.span_attributes import put, remember
+from spanledger.runtime.span_attributes import set_attributes_fast, stash_usage
 from spanledger.runtime.untrusted_json import Json
 from spanledger.semconv import attributes as a
 from spanledger.semconv.usage import Usage, to_attributes
 
-NOTHING: Final = Response()
+EMPTY_RESPONSE: Final = Response()
 
-already_recorded: Final = Recorded()
-"""What this process has recorded, by provider and id, and the objects that were made of it."""
+seen_responses: Final = SeenResponses()
+"""The responses that this process has recorded, by provider and id, and the SDK objects parsed from them."""
 
 
-class Made(NamedTuple):
-    """A request whose result is seen later."""
+class PendingJob(NamedTuple):
+    """A request that started an asynchronous job, whose result is seen later."""
 
     request: Request
     created: int | None
@@ -43,24 +43,25 @@ class Made(NamedTuple):
     """Of that call."""
 
 
-_expected: Final[Expected[Made]] = Expected()
-"""(provider, record) -> what made it."""
+_pending_jobs: Final[PendingJobs[PendingJob]] = PendingJobs()
+"""(provider, job id) -> the request that started the job."""
 
 
 def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
-    already_recorded.after_fork()
-    _expected.after_fork(lambda job: job._replace(on_end=None))  # what is held is the parent's
+    seen_responses.after_fork()
+    _pending_jobs.after_fork(lambda job: job._replace(on_end=None))  # what is held is the parent's
 
 
 class Call:
-    """One billed response in the making. Every method is safe to call twice and from any thread."""
+    """One billed response in progress. Every method is idempotent and thread-safe."""
 
     __slots__ = (
         "_attempt_began",
         "_attempts",
         "_began",
         "_body",
+        "_end_notified",
         "_finished",
         "_first_chunk_ns",
         "_notes",
@@ -68,7 +69,6 @@ class Call:
         "_provider",
         "_server",
         "_span",
-        "_told",
         "_tracer",
         "answered",
         "context",
@@ -99,13 +99,13 @@ class Call:
         self._attempts: list[tuple[str, int, str]] = []
         self._first_chunk_ns: int | None = None
         self._finished = False
-        self._told = False
+        self._end_notified = False
         self._notes: Mapping[str, str] = {}
         self.request = request
         self.answered = False
-        """Whether a response has claimed this call."""
+        """Whether a response has been matched to this call."""
         self.project: str | None = None
-        """Whose account at the provider is billed, where provider and SDK say it."""
+        """The provider project that is billed, where provider and SDK report it."""
         self.on_end: Callable[[int | None, bool, str], object] | None = None
         """Told, once the call is over, (picodollars or None, whether anything may have been sold, a name if other processes
         may see the same)."""
@@ -125,8 +125,8 @@ class Call:
             name = f"{name} {request.model}"
         return self._tracer.start_span(name, self.context, SpanKind.CLIENT, attributes, start_time=self._began)
 
-    def another(self, request: Request | None = None) -> Call:
-        """A call of its own for one more billed response to the same request (a middleware's second hop)."""
+    def sibling(self, request: Request | None = None) -> Call:
+        """A separate call for one more billed response to the same request (a middleware's second hop)."""
         server = self._server
         call = Call(self._tracer, self._provider, request or self.request, self.provider_name, server, self.context)
         call.project = self.project
@@ -135,8 +135,8 @@ class Call:
         return call
 
     @property
-    def sells(self) -> bool:
-        """Whether the request is one that is billed; an answer that is only asked for again is not."""
+    def is_billable(self) -> bool:
+        """Whether the request itself is billed; a poll for an earlier response is not."""
         return self._span is not None
 
     def note(self, name: str, value: str) -> None:
@@ -144,7 +144,7 @@ class Call:
         self._notes = {**self._notes, name: value}
 
     def downgrade(self, model: str, reason: str) -> None:
-        """Another model is asked than the caller named."""
+        """Record that the request is sent to another model than the caller named."""
         self.note(a.REQUESTED_MODEL, self.request.model or "")
         self.note(a.DOWNGRADE_REASON, reason)
         self.request = self.request._replace(model=model)
@@ -160,19 +160,21 @@ class Call:
             entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
         return Context(entries)
 
-    def sent(self) -> None:
+    def end_send(self) -> None:
         """The SDK has returned from sending the request: what still runs in its context is the application's."""
         self._outbound.open = False
 
-    def attempt(self) -> None:
+    def start_attempt(self) -> None:
         """An HTTP attempt is being sent."""
         self._attempt_began = time.time_ns()
 
-    def retried(self, status: int | None) -> None:
+    def record_retry(self, status: int | None) -> None:
         """An attempt failed and another follows; `status` is None where no answer came (billed: unknown)."""
-        self._attempts.append(self._attempt(str(status) if status else "no_answer", "no" if status else "unknown"))
+        self._attempts.append(
+            self._attempt_facts(str(status) if status else "no_answer", "no" if status else "unknown")
+        )
 
-    def _attempt(self, status: str, billed: str) -> tuple[str, int, str]:
+    def _attempt_facts(self, status: str, billed: str) -> tuple[str, int, str]:
         return status, (time.time_ns() - self._attempt_began) // 1000, billed
 
     def feed(self, event: object) -> None:
@@ -195,73 +197,76 @@ class Call:
         """One line of an answer in lines, parsed: a billed response of its own."""
         if isinstance(body, dict):
             with quietly("reading what was used"):  # the other lines are rows all the same
-                self._also(self._provider.response(cast("Json", body), self.request))
+                self._record_extra(self._provider.response(cast("Json", body), self.request))
 
     def finish(self) -> None:
-        """The answer is over, complete or not."""
+        """The response has ended, complete or not."""
         if self._finished:
             return
         self._finished = True
         with quietly("recording a call"):
-            request, response = self.request, NOTHING
-            if not request.lines:
+            request, response = self.request, EMPTY_RESPONSE
+            if not request.is_json_lines:
                 with quietly("reading what was used"):  # where that fails, the call is a row all the same
                     response = self._provider.response(self._body, request)
-            if response.awaited is not None:
-                _expected.keep(
-                    (self.provider_name, response.awaited), Made(request, response.created, self.on_end, self._notes)
+            if response.pending_job_id is not None:
+                _pending_jobs.put_if_absent(
+                    (self.provider_name, response.pending_job_id),
+                    PendingJob(request, response.created, self.on_end, self._notes),
                 )
-                self._told = self._told or (request.begins and not request.batch)  # the result does
-            if response.void is not None:
-                job = _expected.pop((self.provider_name, response.void))
+                self._end_notified = self._end_notified or (request.starts_job and not request.batch)  # the result does
+            if response.cancelled_job_id is not None:
+                job = _pending_jobs.pop((self.provider_name, response.cancelled_job_id))
                 if job is not None and job.on_end is not None:
                     job.on_end(0, False, "")
-            if self._span is not None or self._counts(response):
+            if self._span is not None or self._is_first_sight(response):
                 self._record(response)
             for extra in response.extras:
-                self._also(extra)
-        self._tell(None, sold=False)
+                self._record_extra(extra)
+        self._notify_end(None, sold=False)
 
     def _record(self, response: Response) -> None:
         """End the span, which an answer of unknown kind gets only now."""
         if self._span is None:
-            self._take_up(response)
+            self._resume_job(response)
             self._span = self._start()
         elif response.id:
-            already_recorded.first(self.provider_name, response.id)
-        self._attempts.append(self._attempt("200", "yes"))
+            seen_responses.add_if_new(self.provider_name, response.id)
+        self._attempts.append(self._attempt_facts("200", "yes"))
         self._end(self._span, response, "ok" if response.complete else "aborted")
 
-    def _counts(self, response: Response) -> bool:
-        """Whether the answer to a question is the first to say that something was billed."""
-        if response.usage is None and (response.record is None or response.awaited is not None):
+    def _is_first_sight(self, response: Response) -> bool:
+        """Whether the response to a poll is the first to report something billed."""
+        if response.usage is None and (response.job_id is None or response.pending_job_id is not None):
             return False
-        name = response.record or response.id
-        return name is None or not self.request.polls or already_recorded.first(self.provider_name, name)
+        name = response.job_id or response.id
+        return name is None or not self.request.is_poll or seen_responses.add_if_new(self.provider_name, name)
 
-    def _take_up(self, response: Response) -> None:
-        """Go on for the request that a poll's answer belongs to: one that this process made, else as the answer says."""
-        job = _expected.pop((self.provider_name, response.record)) if response.record else None
+    def _resume_job(self, response: Response) -> None:
+        """Resume the request that started a polled job: this process's own, else as the response describes it."""
+        job = _pending_jobs.pop((self.provider_name, response.job_id)) if response.job_id else None
         request = job.request if job else self.request
         if job is not None:
             self._notes = {**job.notes, **self._notes}
             self.on_end = job.on_end or self.on_end
-        self.request = request._replace(model=request.model or response.model, polls=False)
+        self.request = request._replace(model=request.model or response.model, is_poll=False)
 
-    def _also(self, extra: Response) -> None:
-        """Record what the same answer bills besides."""
-        if extra.usage is None or (extra.record and not already_recorded.first(self.provider_name, extra.record)):
+    def _record_extra(self, extra: Response) -> None:
+        """Record a further billed response of the same HTTP response."""
+        if extra.usage is None or (extra.job_id and not seen_responses.add_if_new(self.provider_name, extra.job_id)):
             return
         request = self.request
-        if extra.record and extra.created is None and request.subject is not None:
-            job = _expected.get((self.provider_name, request.subject))
+        if extra.job_id and extra.created is None and request.parent_id is not None:
+            job = _pending_jobs.get((self.provider_name, request.parent_id))
             extra = extra._replace(created=job.created if job else None)
-        operation = extra.operation or ("chat" if request.operation == UNKNOWN else request.operation)
-        extra_request = request._replace(operation=operation, model=extra.model, polls=False, lines=False, expected=None)
-        call = self.another(extra_request)
+        operation = extra.operation or ("chat" if request.operation == UNKNOWN_OPERATION else request.operation)
+        extra_request = request._replace(
+            operation=operation, model=extra.model, is_poll=False, is_json_lines=False, expected_usage=None
+        )
+        call = self.sibling(extra_request)
         call._finished = True
         if call._span is not None:
-            call._attempts.append(call._attempt("200", "yes"))
+            call._attempts.append(call._attempt_facts("200", "yes"))
             call._end(call._span, extra, "ok")
 
     def fail(self, error: BaseException, status: int | None) -> None:
@@ -272,14 +277,14 @@ class Call:
         with quietly("recording a failed call"):
             if self._span is not None:
                 status_text = str(status) if status else "no_answer"
-                self._attempts.append(self._attempt(status_text, "no" if status else "unknown"))
+                self._attempts.append(self._attempt_facts(status_text, "no" if status else "unknown"))
                 self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 self._span.set_attribute(a.ERROR_TYPE, str(status) if status else type(error).__qualname__)
                 self._end(self._span, Response(), "error")
-        self._tell(None, sold=False)
+        self._notify_end(None, sold=False)
 
     def refuse(self, error: BaseException) -> None:
-        """The call was not made at all: a row without an attempt."""
+        """The call was refused before it was sent: a row without an attempt."""
         self._finished = True
         self.note(a.REFUSAL, str(error))
         with quietly("recording a refused call"):
@@ -292,28 +297,28 @@ class Call:
         usage, source = self._usage(response, outcome)
         try:
             if span.is_recording():
-                put(span, self._facts(response, outcome, usage, source))
-                remember(span, usage)
+                set_attributes_fast(span, self._facts(response, outcome, usage, source))
+                stash_usage(span, usage)
         finally:
             try:
                 span.end()
             finally:
                 cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
-                name = f"{self.provider_name}:{response.record}" if response.record else ""
+                name = f"{self.provider_name}:{response.job_id}" if response.job_id else ""
                 # What is asked about later, is over and has no usage was not sold.
                 sold = outcome != "error" and (usage is not None or not name)
-                self._tell(cost if isinstance(cost, int) else None, sold=sold, name=name)
+                self._notify_end(cost if isinstance(cost, int) else None, sold=sold, name=name)
 
-    def _tell(self, cost: int | None, *, sold: bool, name: str = "") -> None:
-        if self.on_end is not None and not self._told:
-            self._told = True
+    def _notify_end(self, cost: int | None, *, sold: bool, name: str = "") -> None:
+        if self.on_end is not None and not self._end_notified:
+            self._end_notified = True
             self.on_end(cost, sold, name)
 
     def _usage(self, response: Response, outcome: str) -> tuple[Usage | None, str | None]:
         """(usage, where it is from)."""
-        usage, expected = response.usage, self.request.expected
+        usage, expected = response.usage, self.request.expected_usage
         if usage is None and outcome == "ok" and expected is not None:
-            return Usage(*(n * response.times for n in expected[:-1])), "request"
+            return Usage(*(n * response.quantity for n in expected[:-1])), "request"
         if usage is not None:
             return usage, "exact" if response.complete else "partial"
         return None, None if outcome == "error" else "missing"
@@ -345,8 +350,8 @@ class Call:
             (a.MEDIA_SIZE, response.size or request.size),
             (a.MEDIA_QUALITY, response.quality or request.quality),
             (a.BATCH, response.batch or None),
-            (a.RECORD_ID, response.record),
-            (a.RECORD_CREATED, response.created),
+            (a.JOB_ID, response.job_id),
+            (a.JOB_CREATED, response.created),
             (a.PROVIDER_PROJECT, self.project),
         ):
             if value is not None:

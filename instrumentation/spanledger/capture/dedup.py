@@ -1,4 +1,4 @@
-"""What this process has recorded already, and what it will be told of later: both bounded, both thread-safe.
+"""Deduplicates responses by provider and id, and remembers pending asynchronous jobs. Both are bounded and thread-safe.
 
 A poll, a batch's results, a resumed stream and a manual `record()` may show the same thing any number of
 times; here it counts once. Across processes the row itself does that (`rows.py`: the same record has the
@@ -19,8 +19,8 @@ CAPACITY: Final = 100_000
 Value = TypeVar("Value")
 
 
-class Recorded:
-    """Providers' ids met last, and response objects that are alive."""
+class SeenResponses:
+    """The most recently seen response ids by provider, and the response objects that are still alive."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
@@ -32,8 +32,8 @@ class Recorded:
         """In a forked child: a lock that no thread of the parent holds."""
         self._lock = threading.Lock()
 
-    def first(self, provider: str, name: str) -> bool:
-        """Whether this id of this provider is met for the first time."""
+    def add_if_new(self, provider: str, name: str) -> bool:
+        """Add an id; returns whether it is seen for the first time."""
         key = (provider, name)
         with self._lock:
             if key in self._keys:
@@ -43,7 +43,7 @@ class Recorded:
                 self._keys.popitem(last=False)
             return True
 
-    def hold(self, value: Any) -> None:
+    def add_object(self, value: Any) -> None:
         """Remember an object for as long as it lives: a freed one's `id()` may be another's.
 
         What cannot be referred to weakly is not remembered.
@@ -52,13 +52,13 @@ class Recorded:
         with suppress(TypeError):
             self._objects[name] = weakref.ref(value, lambda _: self._objects.pop(name, None))
 
-    def holds(self, value: Any) -> bool:
+    def contains_object(self, value: Any) -> bool:
         held = self._objects.get(id(value))
         return held is not None and held() is value
 
 
-class Expected(Generic[Value]):
-    """Values kept under a name until they are asked for, the oldest forgotten first."""
+class PendingJobs(Generic[Value]):
+    """Bounded map of pending jobs, read when their results arrive; the oldest are evicted first."""
 
     def __init__(self, capacity: int = 10_000) -> None:
         self._capacity = capacity
@@ -70,8 +70,8 @@ class Expected(Generic[Value]):
         self._lock = threading.Lock()
         self._values = OrderedDict((key, own(value)) for key, value in self._values.items())
 
-    def keep(self, key: Hashable, value: Value) -> None:
-        """Keep the first value told of `key`: what asks about it later knows less."""
+    def put_if_absent(self, key: Hashable, value: Value) -> None:
+        """Store a value unless `key` has one: the first request knows more than the polls that follow it."""
         with self._lock:
             self._values.setdefault(key, value)
             if len(self._values) > self._capacity:
@@ -82,6 +82,6 @@ class Expected(Generic[Value]):
             return self._values.get(key)
 
     def pop(self, key: Hashable) -> Value | None:
-        """The value, which is kept no longer."""
+        """Remove and return the value."""
         with self._lock:
             return self._values.pop(key, None)

@@ -1,10 +1,10 @@
-"""The span processor that makes a call a row: who, how much, and onto disk.
+"""Span processor that turns a call into a row: adds attribution and price, and writes it to the spool.
 
 On start it adds the attribution. Just before the end it adds the price: `_on_ending` cannot do that in
 opentelemetry-sdk 1.45 (attributes are frozen before it is called, opentelemetry-python#5614), so the
 span's `end` is wrapped on the instance, which only uses the span's public methods. After the end the
 span goes to the spool; sampling does not matter. Of other spans only those that serve a request are touched:
-they get the sum of the request's calls (`requests.py`).
+they get the sum of the request's calls (`request_totals.py`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from spanledger.capture.request_totals import OpenRequests, Total
-from spanledger.context.baggage import attribution
-from spanledger.context.unattributed import NOT_STRICT, Strictness, losses
+from spanledger.capture.request_totals import OpenRequests, RequestTotal
+from spanledger.context.baggage import attribution_attributes
+from spanledger.context.unattributed import NOT_STRICT, Strictness, unattributed_calls
 from spanledger.pricing.price import ERROR
 from spanledger.pricing.span_costs import cost_attributes
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.span_attributes import before_end, plain, put, remembered
+from spanledger.runtime.span_attributes import before_end, copy_attributes, set_attributes_fast, stashed_usage
 from spanledger.semconv import attributes as a
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
@@ -46,35 +46,35 @@ class LedgerProcessor(SpanProcessor):
             if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
                 self._begin(span, parent_context)
             else:
-                total = self._requests.started(span)
+                total = self._requests.on_span_start(span)
                 if total is not None:
-                    before_end(span, lambda: put(span, total.attributes()) if total.calls else None)
+                    before_end(span, lambda: set_attributes_fast(span, total.attributes()) if total.calls else None)
 
     def _begin(self, span: Span, parent_context: Context | None) -> None:
-        facts = attribution(parent_context)
-        total = self._requests.of(span)
+        facts = attribution_attributes(parent_context)
+        total = self._requests.total_for(span)
         if a.ATTRIBUTION_REASON in facts:
-            if total is not None and total.from_elsewhere and facts[a.ATTRIBUTION_REASON] == "no_baggage":
+            if total is not None and total.is_remote and facts[a.ATTRIBUTION_REASON] == "no_baggage":
                 facts[a.CONTEXT_LOST_AT] = "ingress"
-            losses.lost(facts)
+            unattributed_calls.record(facts)
         before_end(span, lambda: self._settle(span, facts, total))
         self.strictness.check(facts)
 
-    def _settle(self, span: Span, facts: dict[str, Any], total: Total | None) -> None:
+    def _settle(self, span: Span, facts: dict[str, Any], total: RequestTotal | None) -> None:
         """Put the attribution, its number and its price on a call that is about to end.
 
-        A price that fails takes nothing with it: the row is without one, and says so.
+        If pricing fails, the row is still written, without a price and with status `error`.
         """
         with quietly("settling a call"):
-            usage = remembered(span)
-            attributes = plain(span)
+            usage = stashed_usage(span)
+            attributes = copy_attributes(span)
             facts[a.PROCESS_ID] = self._spool.process_id
-            if not attributes.get(a.RECORD_ID):  # a row that any process may write has no number of this one's
+            if not attributes.get(a.JOB_ID):  # a row that any process may write has no number of this one's
                 facts[a.SEQUENCE] = self._spool.next_sequence()
             facts[a.PRICE_STATUS] = ERROR
             with quietly("pricing a call"):
                 facts.update(cost_attributes(attributes, usage))
-            put(span, facts)
+            set_attributes_fast(span, facts)
             if total is not None:
                 total.add(facts, usage.total if usage else 0)
 
@@ -90,7 +90,7 @@ class LedgerProcessor(SpanProcessor):
                     cost if isinstance(cost, int) else 0,
                 )
             else:
-                self._requests.ended(span)
+                self._requests.on_span_end(span)
 
     def after_fork(self) -> None:
         """In a forked child: a process of its own."""

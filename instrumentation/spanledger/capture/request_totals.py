@@ -1,4 +1,4 @@
-"""What a whole request of the application cost: summed over its calls, put on the span that served it.
+"""Sums the cost of all calls of an application request, and sets it on the server span.
 
 The processor sees every recorded span start and end, so the server span of a call is found by walking up
 the spans that are open now; where a span in between has ended already (a task that outlived its parent), by
@@ -17,17 +17,17 @@ from opentelemetry.trace import SpanKind
 
 from spanledger.semconv import attributes as a
 
-SERVING: Final = (SpanKind.SERVER, SpanKind.CONSUMER)
+SERVER_KINDS: Final = (SpanKind.SERVER, SpanKind.CONSUMER)
 MAX_OPEN: Final = 20_000
 """Spans remembered at a time; the oldest are forgotten first (spans that never end)."""
 
 
-class Total:
+class RequestTotal:
     """The calls of one request so far."""
 
     def __init__(self, span: Span, *, is_remote: bool) -> None:
         self.span = span
-        self.from_elsewhere = is_remote
+        self.is_remote = is_remote
         """Whether the trace came from another service."""
         self.calls = 0
         self.tokens = 0
@@ -51,43 +51,43 @@ class Total:
 
 
 class OpenRequests:
-    """The server spans that are open now, and which open span belongs to which."""
+    """Tracks the open server spans, and maps each open span to its server span."""
 
     def __init__(self) -> None:
-        self._by_span: OrderedDict[int, Total | None] = OrderedDict()
-        self._by_trace: OrderedDict[int, Total] = OrderedDict()
+        self._by_span: OrderedDict[int, RequestTotal | None] = OrderedDict()
+        self._by_trace: OrderedDict[int, RequestTotal] = OrderedDict()
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
         """In a forked child: the spans of the parent's requests are the parent's."""
         self._lock = threading.Lock()
 
-    def started(self, span: Span) -> Total | None:
-        """Take note of a span; returns its total if it serves a request."""
+    def on_span_start(self, span: Span) -> RequestTotal | None:
+        """Register a started span; returns its total if it is a server or consumer span."""
         context, parent = span.get_span_context(), span.parent
-        if span.kind in SERVING:
-            total = Total(span, is_remote=parent is not None and parent.is_remote)
+        if span.kind in SERVER_KINDS:
+            total = RequestTotal(span, is_remote=parent is not None and parent.is_remote)
             with self._lock:
-                _bounded(self._by_trace, context.trace_id, total)
-                _bounded(self._by_span, context.span_id, total)
+                _put_bounded(self._by_trace, context.trace_id, total)
+                _put_bounded(self._by_span, context.span_id, total)
             return total
         if self._by_trace:
             with self._lock:
-                _bounded(self._by_span, context.span_id, self._of(parent))
+                _put_bounded(self._by_span, context.span_id, self._total_for_parent(parent))
         return None
 
-    def _of(self, parent: Any) -> Total | None:
+    def _total_for_parent(self, parent: Any) -> RequestTotal | None:
         """The request that the child of `parent` belongs to."""
         if parent is None:
             return None
         return self._by_span.get(parent.span_id) or self._by_trace.get(parent.trace_id)
 
-    def of(self, span: ReadableSpan) -> Total | None:
+    def total_for(self, span: ReadableSpan) -> RequestTotal | None:
         """The request that a call belongs to, if its server span is still open."""
         with self._lock:
-            return self._of(span.parent) if self._by_trace else None
+            return self._total_for_parent(span.parent) if self._by_trace else None
 
-    def ended(self, span: ReadableSpan) -> None:
+    def on_span_end(self, span: ReadableSpan) -> None:
         context = span.get_span_context()
         if context is None or not self._by_trace:
             return
@@ -97,7 +97,7 @@ class OpenRequests:
                 self._by_trace.pop(context.trace_id, None)
 
 
-def _bounded(entries: OrderedDict[int, Any], key: int, value: Any) -> None:
+def _put_bounded(entries: OrderedDict[int, Any], key: int, value: Any) -> None:
     entries[key] = value
     if len(entries) > MAX_OPEN:
         entries.popitem(last=False)

@@ -1,7 +1,7 @@
-"""Sampling decides what a trace back end gets, not what the ledger holds.
+"""Sampler wrapper: sampling limits what a tracing backend receives, not what the ledger records.
 
-`KeepCalls` leaves every decision of another sampler as it is, except that a GenAI span it would drop is recorded
-(RECORD_ONLY) without being sampled: span processors see it, exporters do not, and its children are sampled as
+`RecordCallsSampler` leaves every decision of another sampler as it is, except that a GenAI span it would drop is
+recorded (RECORD_ONLY) without being sampled: span processors see it, exporters do not, and its children are sampled as
 they would have been.
 """
 
@@ -19,8 +19,8 @@ from opentelemetry.util.types import Attributes
 from spanledger.semconv import attributes as a
 
 
-class KeepCalls(Sampler):
-    """Another sampler's decisions, and every LLM call recorded."""
+class RecordCallsSampler(Sampler):
+    """Delegates to another sampler, and records every LLM call that it would drop."""
 
     def __init__(self, inner: Sampler) -> None:
         self.inner = inner
@@ -41,11 +41,11 @@ class KeepCalls(Sampler):
         return sampling_result
 
     def get_description(self) -> str:
-        return f"KeepCalls({self.inner.get_description()})"
+        return f"RecordCallsSampler({self.inner.get_description()})"
 
 
-def keep_calls(provider: TracerProvider) -> None:
-    """Put `KeepCalls` around a provider's sampler, once. Tracers made before keep the old one; ours come after."""
+def wrap_sampler(provider: TracerProvider) -> None:
+    """Wrap a provider's sampler in `RecordCallsSampler`, once. Existing tracers keep the old one; ours come later."""
     sampler: Any = provider.sampler
-    if not isinstance(sampler, KeepCalls):
-        provider.sampler = KeepCalls(sampler)
+    if not isinstance(sampler, RecordCallsSampler):
+        provider.sampler = RecordCallsSampler(sampler)

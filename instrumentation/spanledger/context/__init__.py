@@ -1,1 +1,1 @@
-"""OpenTelemetry context in, attribution out: baggage, scopes, propagation, the calling code where attribution is missing."""
+"""Attribution from the OpenTelemetry context: baggage, scopes, propagation, and call sites of unattributed calls."""

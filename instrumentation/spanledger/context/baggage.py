@@ -1,8 +1,8 @@
-"""Who caused a call: read from OpenTelemetry baggage, and where it is missing, which code lost it.
+"""Reads the attribution of a call from OpenTelemetry baggage; where it is missing, records reason and call site.
 
 Baggage keys and span attributes have the same names (`attributes.py`); values are cut to 256
 printable characters. A missing dimension stays missing: the span says why, and which code made the call
-(`callsite.py`). `scopes.py` is how an application puts it there.
+(`call_site.py`). `scopes.py` is how an application puts it there.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ DIMENSIONS: Final = (
     a.TENANT_ID,
     a.CUSTOMER_TIER,
 )
-EXPECTED: Final = (a.USER_ID, a.FEATURE, a.REQUEST_ID)
-"""Who, for what, and in which request: a call that has these three is fully attributed."""
+EXPECTED_DIMENSIONS: Final = (a.USER_ID, a.FEATURE, a.REQUEST_ID)
+"""User, feature and request: a call that has these three is fully attributed."""
 
 MAX_LABELS: Final = 16
 
-KEYS: Final = {**{name: name for name in DIMENSIONS}, **a.BAGGAGE_ALIASES}
+BAGGAGE_KEYS: Final = {**{name: name for name in DIMENSIONS}, **a.BAGGAGE_ALIASES}
 
-BUDGETED: Final = {
-    key: name for key, name in KEYS.items() if name in {a.TENANT_ID, a.CUSTOMER_TIER, a.FEATURE, a.USER_ID}
+BUDGET_KEYS: Final = {
+    key: name for key, name in BAGGAGE_KEYS.items() if name in {a.TENANT_ID, a.CUSTOMER_TIER, a.FEATURE, a.USER_ID}
 }
 """Baggage keys of the dimensions that budgets know."""
 
-UNITS: Final = {a.UNIT_NAME: str, a.UNIT_ID: str, a.UNIT_QUANTITY: float, a.UNIT_MEASURE: str}
+BUSINESS_UNIT_KEYS: Final = {a.UNIT_NAME: str, a.UNIT_ID: str, a.UNIT_QUANTITY: float, a.UNIT_MEASURE: str}
 """What `spanledger.unit` puts into baggage -> the type of the attribute."""
 
-OURS: Final = frozenset({*KEYS, *UNITS})
+ATTRIBUTION_KEYS: Final = frozenset({*BAGGAGE_KEYS, *BUSINESS_UNIT_KEYS})
 
 
-def is_ours(key: str) -> bool:
-    """Whether a baggage key says who caused a call."""
-    return key in OURS or key.startswith(a.LABEL_PREFIX)
+def is_attribution_key(key: str) -> bool:
+    """Whether a baggage key carries attribution."""
+    return key in ATTRIBUTION_KEYS or key.startswith(a.LABEL_PREFIX)
 
 
-def attribution(context: Context | None) -> dict[str, Any]:
+def attribution_attributes(context: Context | None) -> dict[str, Any]:
     """Span attributes for the baggage in `context` (None: the current one).
 
     Complete baggage costs one pass over it; otherwise `spanledger.attribution.reason` says
@@ -62,23 +62,23 @@ def attribution(context: Context | None) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     labels = 0
     for key, value in baggage.get_all(context).items():
-        name = KEYS.get(key)
+        name = BAGGAGE_KEYS.get(key)
         if name is None:
             if key.startswith(a.LABEL_PREFIX):
-                if labels < MAX_LABELS and _allowed(key):
+                if labels < MAX_LABELS and _is_label_allowed(key):
                     labels += 1
-                    _put(attributes, key[: len(a.LABEL_PREFIX) + 64], value)
-            elif key in UNITS:
-                _put(attributes, key, value)
+                    _set_dimension(attributes, key[: len(a.LABEL_PREFIX) + 64], value)
+            elif key in BUSINESS_UNIT_KEYS:
+                _set_dimension(attributes, key, value)
             continue
         if key == name or name not in attributes:
-            _put(attributes, name, value)
+            _set_dimension(attributes, name, value)
     if a.UNIT_QUANTITY in attributes:
-        _number(attributes)
+        _parse_quantity(attributes)
     user = attributes.get(a.USER_ID)
     if user is not None and (key := _hashing_key()) is not None:
         attributes[a.USER_ID] = pseudonym(user, key)
-    missing = [name for name in EXPECTED if name not in attributes]
+    missing = [name for name in EXPECTED_DIMENSIONS if name not in attributes]
     if missing:
         parent = trace.get_current_span(context).get_span_context()
         reason = "partial" if attributes else "no_baggage" if parent.is_valid else "context_lost"
@@ -88,14 +88,14 @@ def attribution(context: Context | None) -> dict[str, Any]:
     return attributes
 
 
-def dimensions(context: Context | None) -> dict[str, str]:
-    """Whose budgets count a call made in `context` (None: the current one): tenant, tier, feature and user by attribute
-    name, as they will stand on the row; what is missing is left out."""
+def budget_dimensions(context: Context | None) -> dict[str, str]:
+    """The budget dimensions of a call made in `context` (None: the current one): tenant, customer tier, feature and
+    user by attribute name, as stored on the row; missing dimensions are left out."""
     attributes: dict[str, Any] = {}
     for key, value in baggage.get_all(context).items():
-        name = BUDGETED.get(key)
+        name = BUDGET_KEYS.get(key)
         if name is not None and (key == name or name not in attributes):
-            _put(attributes, name, value)
+            _set_dimension(attributes, name, value)
     user = attributes.get(a.USER_ID)
     if user is not None and (secret := _hashing_key()) is not None:
         attributes[a.USER_ID] = pseudonym(user, secret)
@@ -105,9 +105,9 @@ def dimensions(context: Context | None) -> dict[str, str]:
 _label = lru_cache(maxsize=4096)(label)
 
 
-def identity(name: str, value: str | None) -> str | None:
+def dimension_value(name: str, value: str | None) -> str | None:
     """A value of a dimension as it stands on rows: cleaned, and hashed where user ids are."""
-    text = _text(value)
+    text = _dimension_text(value)
     if text is not None and name == a.USER_ID and (secret := _hashing_key()) is not None:
         return pseudonym(text, secret)
     return text
@@ -119,18 +119,18 @@ def is_missing(value: object) -> bool:
     return value is None or value is False or (isinstance(value, str) and not (_label(value) or "").strip())
 
 
-def _text(value: object) -> str | None:
+def _dimension_text(value: object) -> str | None:
     """A value in baggage as it stands on rows; None where it is missing."""
     return None if is_missing(value) else _label(value if isinstance(value, str) else str(value))
 
 
-def _put(attributes: dict[str, Any], name: str, value: object) -> None:
-    text = _text(value)
+def _set_dimension(attributes: dict[str, Any], name: str, value: object) -> None:
+    text = _dimension_text(value)
     if text is not None:
         attributes[name] = text
 
 
-def _number(attributes: dict[str, Any]) -> None:
+def _parse_quantity(attributes: dict[str, Any]) -> None:
     """The quantity of a unit as a number, or not at all."""
     try:
         quantity = float(attributes.pop(a.UNIT_QUANTITY))
@@ -141,13 +141,13 @@ def _number(attributes: dict[str, Any]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _allow_list() -> frozenset[str] | None:
+def _allowed_labels() -> frozenset[str] | None:
     configured = settings.setting("labels")
     return frozenset(name.strip() for name in configured.split(",")) if configured else None
 
 
-def _allowed(key: str) -> bool:
-    allowed = _allow_list()
+def _is_label_allowed(key: str) -> bool:
+    allowed = _allowed_labels()
     return allowed is None or key.removeprefix(a.LABEL_PREFIX) in allowed
 
 

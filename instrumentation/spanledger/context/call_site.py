@@ -1,4 +1,4 @@
-"""Which code made a call: the first frame that is neither an SDK, a framework nor the standard library."""
+"""Finds the call site of a call: the first frame that is neither an SDK, a framework nor the standard library."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def call_site() -> dict[str, str | int]:
     return {a.CODE_FILE: code.co_filename, a.CODE_LINE: frame.f_lineno, a.CODE_FUNCTION: code.co_qualname}
 
 
-USER, LIBRARY, MACHINERY = "user", "library", "machinery"
+USER, LIBRARY, INFRASTRUCTURE = "user", "library", "machinery"
 
 _kinds: dict[str, str] = {}
 """File name -> what kind of code it holds."""
 
-_HERE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep  # the package, not this folder
-_STANDARD: Final = tuple(
+_PACKAGE_DIR: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep  # the package, not this folder
+_STDLIB_DIRS: Final = tuple(
     {os.path.join(path, "") for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name))}
 )
-_SITE: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_SITE_PACKAGES: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _SDKS: Final = ("openai", "anthropic", "google", "opentelemetry", "httpx", "httpx2", "httpcore", "tenacity", "wrapt")
 """Installed packages that are never the caller; any other may be the application itself."""
 
 
 def _kind(path: str) -> str:
     """User code, an installed library (which may be the application itself), or SDK and interpreter."""
-    if path.startswith((_HERE, "<frozen")):
-        return MACHINERY
-    for site in _SITE:
+    if path.startswith((_PACKAGE_DIR, "<frozen")):
+        return INFRASTRUCTURE
+    for site in _SITE_PACKAGES:
         _, separator, below = path.rpartition(site)
         if separator:
             package = below.partition(os.sep)[0].removesuffix(".py")
-            return MACHINERY if package in _SDKS or package == "spanledger" else LIBRARY
-    return MACHINERY if path.startswith(_STANDARD) else USER
+            return INFRASTRUCTURE if package in _SDKS or package == "spanledger" else LIBRARY
+    return INFRASTRUCTURE if path.startswith(_STDLIB_DIRS) else USER

@@ -1,4 +1,4 @@
-"""Saying who causes the calls made inside: scopes that put attribution into OpenTelemetry baggage.
+"""Scopes that set attribution in OpenTelemetry baggage for the calls made inside.
 
     with spanledger.attribution(user="ada", feature="summarize", request_id=request.id): ...
 
@@ -138,14 +138,14 @@ class Scope:
         return wrapper
 
 
-class _Unit(Scope):
+class _BusinessUnit(Scope):
     """A scope with an id of its own each time it is entered."""
 
     def entries(self) -> Mapping[str, str]:
         return {**super().entries(), a.UNIT_ID: secrets.token_hex(8)}
 
 
-NAMES: Final = {
+DIMENSION_KEYS: Final = {
     "user": a.USER_ID,
     "feature": a.FEATURE,
     "request_id": a.REQUEST_ID,
@@ -184,8 +184,8 @@ def attribution(
 
     values = (user, feature, request_id, tenant, tier, session, conversation)
     entries = {
-        NAMES[name]: "" if is_missing(value) else str(value)  # False or blank: nobody, whoever it is outside
-        for name, value in zip(NAMES, values, strict=True)
+        DIMENSION_KEYS[name]: "" if is_missing(value) else str(value)  # False or blank: nobody, whoever it is outside
+        for name, value in zip(DIMENSION_KEYS, values, strict=True)
         if value is not None
     }
     entries.update({f"{a.LABEL_PREFIX}{k}": str(value) for k, value in (labels or {}).items() if value is not None})
@@ -210,19 +210,23 @@ def unit(name: str, *, quantity: float = 1, unit: str = "") -> Scope:
     """
     if not quantity > 0:
         raise ValueError(f"a unit of {quantity!r} has no cost of one: quantity must be greater than 0")
-    return _Unit({a.UNIT_NAME: name, a.UNIT_QUANTITY: repr(float(quantity)), a.UNIT_MEASURE: unit})
+    return _BusinessUnit({a.UNIT_NAME: name, a.UNIT_QUANTITY: repr(float(quantity)), a.UNIT_MEASURE: unit})
 
 
 def carry() -> dict[str, str]:
     """The current attribution as a dict of strings, for a job queue that carries no OpenTelemetry context
     (RQ's `job.meta`, arq's arguments, the arguments of a spawned process)."""
-    from spanledger.context.baggage import is_missing, is_ours
+    from spanledger.context.baggage import is_attribution_key, is_missing
 
-    return {key: str(value) for key, value in baggage.get_all().items() if is_ours(key) and not is_missing(value)}
+    return {
+        key: str(value) for key, value in baggage.get_all().items() if is_attribution_key(key) and not is_missing(value)
+    }
 
 
 def carried(entries: Mapping[str, str] | None) -> Scope:
     """The scope of what `carry` gave elsewhere; None or an empty dict changes nothing."""
-    from spanledger.context.baggage import is_missing, is_ours
+    from spanledger.context.baggage import is_attribution_key, is_missing
 
-    return Scope({k: str(value) for k, value in (entries or {}).items() if is_ours(k) and not is_missing(value)})
+    return Scope(
+        {k: str(value) for k, value in (entries or {}).items() if is_attribution_key(k) and not is_missing(value)}
+    )

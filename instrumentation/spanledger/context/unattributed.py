@@ -1,4 +1,4 @@
-"""Calls whose attribution is incomplete: said once a call site, counted by reason, and refused where tests want that."""
+"""Reports calls with incomplete attribution: logged once per call site, counted by reason, rejected in strict mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spanledger.semconv import attributes as a
 
 MAX_SITES: Final = 1000
 
-DIMENSIONS: Final = {
+REQUIRABLE_DIMENSIONS: Final = {
     "user": a.USER_ID,
     "feature": a.FEATURE,
     "request": a.REQUEST_ID,
@@ -25,7 +25,7 @@ DIMENSIONS: Final = {
 }
 """Word in SPANLEDGER_REQUIRE -> attribute."""
 
-WHY: Final = {
+REASON_TEXTS: Final = {
     "context_lost": "no trace and no baggage reached it: a thread, a job or a timer that lost its context",
     "no_baggage": "it has a trace, but nobody set baggage",
     "partial": "baggage has only a part",
@@ -36,15 +36,15 @@ class AttributionRequired(Deliberate):
     """A call lacks attribution that SPANLEDGER_REQUIRE demands, and SPANLEDGER_REQUIRE_MODE is "raise"."""
 
 
-class Losses:
-    """What was lost so far in this process."""
+class UnattributedCalls:
+    """Counts and logs the unattributed calls of this process."""
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
         self._sites: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._counter: Any = None
 
-    def lost(self, facts: Mapping[str, Any]) -> None:
+    def record(self, facts: Mapping[str, Any]) -> None:
         """Count an incompletely attributed call, and log its call site the first time."""
         reason = facts[a.ATTRIBUTION_REASON]
         self.reasons[reason] += 1
@@ -64,20 +64,20 @@ class Losses:
             facts.get(a.CODE_LINE, "?"),
             facts.get(a.CODE_FUNCTION, "?"),
             ", ".join(facts[a.ATTRIBUTION_MISSING]),
-            WHY.get(reason, reason),
+            REASON_TEXTS.get(reason, reason),
         )
 
 
-losses: Final = Losses()
+unattributed_calls: Final = UnattributedCalls()
 
 
 class Strictness:
-    """What every call must have: SPANLEDGER_REQUIRE=feature,user and SPANLEDGER_REQUIRE_MODE=warn|raise."""
+    """Dimensions required of every call: SPANLEDGER_REQUIRE=feature,user and SPANLEDGER_REQUIRE_MODE=warn|raise."""
 
     def __init__(self, required: tuple[str, ...] = (), *, raises: bool = False) -> None:
-        self._required = tuple((name, DIMENSIONS[name]) for name in required)
+        self._required = tuple((name, REQUIRABLE_DIMENSIONS[name]) for name in required)
         self._raises = raises
-        self._said: set[tuple[object, ...]] = set()
+        self._warned_sites: set[tuple[object, ...]] = set()
 
     def check(self, facts: Mapping[str, Any]) -> None:
         """Warn once a call site, or raise, where a required dimension is missing.
@@ -95,21 +95,21 @@ class Strictness:
         )
         if self._raises:
             raise AttributionRequired(message)
-        if (location, *missing) not in self._said and len(self._said) < MAX_SITES:
-            self._said.add((location, *missing))
+        if (location, *missing) not in self._warned_sites and len(self._warned_sites) < MAX_SITES:
+            self._warned_sites.add((location, *missing))
             log.warning("%s", message)
 
 
 NOT_STRICT: Final = Strictness()
 
 
-def configured() -> Strictness:
-    """The strictness that the settings ask for; a word that means nothing is said and left out."""
+def strictness_from_settings() -> Strictness:
+    """The strictness configured by the settings; an unknown dimension is logged and ignored."""
     words = [word.strip() for word in (settings.setting("require") or "").split(",") if word.strip()]
-    unknown = [word for word in words if word not in DIMENSIONS]
+    unknown = [word for word in words if word not in REQUIRABLE_DIMENSIONS]
     if unknown:
-        log.error("SPANLEDGER_REQUIRE: %s is none of %s", ", ".join(unknown), ", ".join(DIMENSIONS))
+        log.error("SPANLEDGER_REQUIRE: %s is none of %s", ", ".join(unknown), ", ".join(REQUIRABLE_DIMENSIONS))
     mode = (settings.setting("require_mode") or "warn").lower()
     if mode not in ("warn", "raise"):
         log.error("SPANLEDGER_REQUIRE_MODE=%s is neither warn nor raise: it is taken for warn", mode)
-    return Strictness(tuple(word for word in words if word in DIMENSIONS), raises=mode == "raise")
+    return Strictness(tuple(word for word in words if word in REQUIRABLE_DIMENSIONS), raises=mode == "raise")

@@ -1,4 +1,4 @@
-"""Where every call of an SDK passes: patches on the few functions that SDK releases have in common.
+"""Patches the few functions that every call of an SDK passes and that SDK releases have in common.
 
-A door only translates: it tells a `Call` what happens and never changes what the SDK returns.
+A hook only translates: it reports events to a `Call`, and never changes what the SDK returns.
 """

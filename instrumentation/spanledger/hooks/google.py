@@ -1,4 +1,4 @@
-"""The doors of google-genai: one call per successful HTTP response, whatever method caused it.
+"""Patches google-genai: one call per successful HTTP response, whatever method caused it.
 
 Patched: `BaseApiClient._request[_once]` and their asynchronous twins (one call per attempt inside the
 SDK's retry loop; the `_once` pair exists from 1.40 on), `HttpResponse.segments` / `async_segments`
@@ -29,7 +29,7 @@ from spanledger.hooks.patching import Hooks, Patches
 from spanledger.providers import Provider
 from spanledger.runtime import finalizers
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.untrusted_json import document, mapping
+from spanledger.runtime.untrusted_json import mapping, parse_json
 from spanledger.semconv import provider_hosts
 
 HOOKS: Final[Hooks] = {
@@ -47,14 +47,14 @@ OWN_REQUESTS: Final = (
     *("_access_token", "_async_access_token"),
 )
 """Methods of the client that send requests of their own, past `_request` (google-genai 3.6)."""
-TOKENS: Final = ("get_token_from_credentials", "async_get_token_from_credentials")
+TOKEN_FUNCTIONS: Final = ("get_token_from_credentials", "async_get_token_from_credentials")
 """Functions of its module that do: `files.register_files` asks for a token of credentials that it is given."""
 
-_origin: ContextVar[Context | None] = ContextVar("spanledger_origin", default=None)
+_caller_context: ContextVar[Context | None] = ContextVar("spanledger_origin", default=None)
 """The context in which the stream now being advanced was asked for."""
 
 
-class Sent:
+class InFlightCall:
     """A call whose request is being sent, and the attempt that failed last."""
 
     __slots__ = ("call", "failed")
@@ -64,7 +64,7 @@ class Sent:
         self.failed: tuple[int | None] | None = None
 
 
-_sent: ContextVar[Sent | None] = ContextVar("spanledger_sent", default=None)
+_in_flight: ContextVar[InFlightCall | None] = ContextVar("spanledger_sent", default=None)
 
 
 ObjectProxy: Any = wrapt.ObjectProxy
@@ -76,7 +76,7 @@ def _server(origin: str) -> tuple[str, int | None]:
     return parts.hostname or "", parts.port
 
 
-class GoogleDoor(Patches):
+class GooglePatches(Patches):
     """Patches `google.genai`."""
 
     def __init__(self, provider: Provider, tracer: Callable[[], Tracer]) -> None:
@@ -89,16 +89,16 @@ class GoogleDoor(Patches):
         self.patch(client, "_request", self._request)
         self.patch(client, "_async_request", self._request_async)
         if hasattr(client, "_request_once"):
-            self.patch(client, "_request_once", self._once)
-            self.patch(client, "_async_request_once", self._once_async)
-        for owner, names in ((client, OWN_REQUESTS), (api_client, TOKENS)):
+            self.patch(client, "_request_once", self._request_once)
+            self.patch(client, "_async_request_once", self._request_once_async)
+        for owner, names in ((client, OWN_REQUESTS), (api_client, TOKEN_FUNCTIONS)):
             for name in names:
                 if name in owner.__dict__:
                     self.patch(owner, name, _outbound)
         self.patch(response, "segments", self._segments)
         self.patch(response, "async_segments", self._async_segments)
 
-    def keep_origin(self, module: ModuleType) -> None:
+    def keep_caller_context(self, module: ModuleType) -> None:
         for owner, method in STREAMS[module.__name__].items():
             cls = getattr(module, owner, None)
             if cls is not None and method in cls.__dict__:
@@ -107,7 +107,7 @@ class GoogleDoor(Patches):
 
     # --- one logical request: attempts, then one response or none ------------------------------------
 
-    def _begin(self, client: Any, http_request: Any) -> Sent | None:
+    def _begin(self, client: Any, http_request: Any) -> InFlightCall | None:
         with quietly("beginning a call"):
             url = str(http_request.url)
             request = self._provider.request(http_request.method, url, http_request.data)
@@ -115,12 +115,12 @@ class GoogleDoor(Patches):
                 return None
             server = _server(url[: url.find("/", 8)])
             default = "gcp.vertex_ai" if getattr(client, "vertexai", False) else self._provider.NAME
-            name = provider_hosts.provider_at(server[0]) or default
-            context = _origin.get() or otel_context.get_current()
+            name = provider_hosts.provider_for_host(server[0]) or default
+            context = _caller_context.get() or otel_context.get_current()
             call = Call(self._tracer(), self._provider, request, name, server, context)
             _, vertex, path = url.partition("/projects/")
             call.project = path.partition("/")[0] if vertex else None
-            return Sent(call)
+            return InFlightCall(call)
         return None
 
     def _request(self, original: Any) -> Any:
@@ -132,7 +132,7 @@ class GoogleDoor(Patches):
             _admit(sent.call, http_request)
             with Sending(sent):
                 response = original(client, http_request, *args, **kwargs)
-            _answered(sent.call, response)
+            _read_response(sent.call, response)
             return response
 
         return request
@@ -146,21 +146,21 @@ class GoogleDoor(Patches):
             _admit(sent.call, http_request)
             with Sending(sent):
                 response = await original(client, http_request, *args, **kwargs)
-            _answered(sent.call, response)
+            _read_response(sent.call, response)
             return response
 
         return request
 
-    def _once(self, original: Any) -> Any:
+    def _request_once(self, original: Any) -> Any:
         def request_once(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with _Attempt(_sent.get()):
+            with _Attempt(_in_flight.get()):
                 return original(client, *args, **kwargs)
 
         return request_once
 
-    def _once_async(self, original: Any) -> Any:
+    def _request_once_async(self, original: Any) -> Any:
         async def request_once(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with _Attempt(_sent.get()):
+            with _Attempt(_in_flight.get()):
                 return await original(client, *args, **kwargs)
 
         return request_once
@@ -170,7 +170,7 @@ class GoogleDoor(Patches):
     def _segments(self, original: Any) -> Any:
         def segments(response: Any) -> Any:
             call = getattr(response, "_spanledger", None)
-            return original(response) if call is None else _followed(original(response), call)
+            return original(response) if call is None else _observed_segments(original(response), call)
 
         return segments
 
@@ -183,13 +183,13 @@ class GoogleDoor(Patches):
 
     def _stream(self, original: Any) -> Any:
         def stream(*args: Any, **kwargs: Any) -> Any:
-            return _Resumed(original(*args, **kwargs))
+            return _ContextBoundStream(original(*args, **kwargs))
 
         return stream
 
     def _stream_async(self, original: Any) -> Any:
         async def stream(*args: Any, **kwargs: Any) -> Any:
-            return _AsyncResumed(await original(*args, **kwargs))
+            return _AsyncContextBoundStream(await original(*args, **kwargs))
 
         return stream
 
@@ -203,17 +203,17 @@ def _outbound(original: Any) -> Any:
 
 
 def _admit(call: Call, http_request: Any) -> None:
-    """Ask whether a request may be sent; it may be sent to another model then. Raises BudgetExceeded."""
+    """Run admission control for a request, which may replace its model. Raises BudgetExceeded."""
 
-    if admission.enforcing() is None:
+    if admission.enforcing_limiter() is None:
         return
     before, separator, after = str(http_request.url).rpartition(f"/{call.request.model}:")
 
-    def ask_instead(model: str) -> None:
+    def replace_model(model: str) -> None:
         http_request.url = f"{before}/{model}:{after}"
 
     fixed = not separator or "cachedContent" in mapping(http_request.data)  # a cache is of one model
-    admission.admit(call, http_request.data, None if fixed else ask_instead)
+    admission.admit(call, http_request.data, None if fixed else replace_model)
 
 
 class Sending:
@@ -221,38 +221,38 @@ class Sending:
 
     __slots__ = ("_context", "_sent", "_token")
 
-    def __init__(self, sent: Sent) -> None:
+    def __init__(self, sent: InFlightCall) -> None:
         self._sent = sent
 
     def __enter__(self) -> None:
-        self._token = _sent.set(self._sent)
+        self._token = _in_flight.set(self._sent)
         self._context = otel_context.attach(self._sent.call.current())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sent.call.sent()
+        self._sent.call.end_send()
         otel_context.detach(self._context)
-        _sent.reset(self._token)
+        _in_flight.reset(self._token)
         if error is not None:
             self._sent.call.fail(error, _status(error))
 
 
 class _Attempt:
-    """One HTTP attempt; a failed one is told to the call when the next one begins."""
+    """One HTTP attempt; a failed attempt is reported to the call when the next one begins."""
 
     __slots__ = ("_sent",)
 
-    def __init__(self, sent: Sent | None) -> None:
+    def __init__(self, sent: InFlightCall | None) -> None:
         self._sent = sent
 
     def __enter__(self) -> None:
         sent = self._sent
         if sent is not None:
             if sent.failed is not None:
-                sent.call.retried(sent.failed[0])
+                sent.call.record_retry(sent.failed[0])
                 sent.failed = None
-            sent.call.attempt()
+            sent.call.start_attempt()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -266,7 +266,7 @@ def _status(error: BaseException) -> int | None:
     return code if isinstance(code, int) else None
 
 
-def _answered(call: Call, response: Any) -> None:
+def _read_response(call: Call, response: Any) -> None:
     with quietly("reading a response"):
         stream: Any = response.response_stream
         if isinstance(stream, list):
@@ -275,30 +275,30 @@ def _answered(call: Call, response: Any) -> None:
                 _read(body[0], call)
             call.finish()
         else:
-            finalizers.ready()
+            finalizers.start_worker()
             response._spanledger = call
 
 
 def _read(body: str | bytes, call: Call) -> None:
-    if call.request.lines:
+    if call.request.is_json_lines:
         for line in body.splitlines():
-            call.line(document(line))
+            call.line(parse_json(line))
     else:
-        call.body(document(body))
+        call.body(parse_json(body))
 
 
-def _followed(segments: Iterator[Any], call: Call) -> Generator[Any, None, None]:
+def _observed_segments(segments: Iterator[Any], call: Call) -> Generator[Any, None, None]:
     try:
         for chunk in segments:
             with quietly("reading an event"):
                 call.feed(chunk)
             yield chunk
     finally:
-        finalizers.run(call.finish)
+        finalizers.run_outside_gc(call.finish)
 
 
 class _AsyncSegments:
-    """The chunks of an asynchronous stream, told to the call (an iterator, not one generator more)."""
+    """The chunks of an asynchronous stream, reported to the call (an iterator, to avoid one more generator)."""
 
     def __init__(self, segments: Any, call: Call) -> None:
         self._segments = segments
@@ -322,40 +322,40 @@ class _AsyncSegments:
         await self._segments.aclose()
 
     def __del__(self) -> None:
-        finalizers.run(self._call.finish)
+        finalizers.run_outside_gc(self._call.finish)
 
 
-class _Resumed(ObjectProxy):
-    """A stream that sends its request in the context it was asked for in, not the one it is read in."""
+class _ContextBoundStream(ObjectProxy):
+    """A stream that sends its request in the context it was created in, not the one it is read in."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
         self._self_context = otel_context.get_current()
 
-    def __iter__(self) -> _Resumed:
+    def __iter__(self) -> _ContextBoundStream:
         return self
 
     def __next__(self) -> Any:
-        token = _origin.set(self._self_context)
+        token = _caller_context.set(self._self_context)
         try:
             return self.__wrapped__.__next__()
         finally:
-            _origin.reset(token)
+            _caller_context.reset(token)
 
 
-class _AsyncResumed(ObjectProxy):
-    """The asynchronous twin of `_Resumed`."""
+class _AsyncContextBoundStream(ObjectProxy):
+    """The asynchronous twin of `_ContextBoundStream`."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
         self._self_context = otel_context.get_current()
 
-    def __aiter__(self) -> _AsyncResumed:
+    def __aiter__(self) -> _AsyncContextBoundStream:
         return self
 
     async def __anext__(self) -> Any:
-        token = _origin.set(self._self_context)
+        token = _caller_context.set(self._self_context)
         try:
             return await self.__wrapped__.__anext__()
         finally:
-            _origin.reset(token)
+            _caller_context.reset(token)

@@ -1,4 +1,4 @@
-"""The door of google-genai's second client: interactions, decisions, voices (`google.genai._gaos`, from 2.18 on).
+"""Patches google-genai's second client: interactions, decisions, voices (`google.genai._gaos`, from 2.18 on).
 
 Patched: `BaseSDK.do_request` and `AsyncBaseSDK.do_request_async`, which every operation of that generated client
 passes with a built httpx request. Its own retries happen inside, so they are seen as one attempt.
@@ -17,12 +17,12 @@ from opentelemetry.trace import Tracer
 from spanledger.capture import admission
 from spanledger.capture.call import Call
 from spanledger.context.llm_call import outbound
-from spanledger.hooks.google import Sending, Sent
+from spanledger.hooks.google import InFlightCall, Sending
 from spanledger.hooks.patching import Hooks, Patches
-from spanledger.hooks.response_body import follow
+from spanledger.hooks.response_body import observe
 from spanledger.providers import Provider
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.untrusted_json import document, mapping
+from spanledger.runtime.untrusted_json import mapping, parse_json
 from spanledger.semconv import provider_hosts
 
 HOOKS: Final[Hooks] = {
@@ -31,7 +31,7 @@ HOOKS: Final[Hooks] = {
 }
 
 
-class GaosDoor(Patches):
+class GoogleInteractionsPatches(Patches):
     """Patches `google.genai._gaos.basesdk`."""
 
     def __init__(self, provider: Provider, tracer: Callable[[], Tracer]) -> None:
@@ -43,14 +43,16 @@ class GaosDoor(Patches):
         self.patch(basesdk.BaseSDK, "do_request", self._do_request)
         self.patch(basesdk.AsyncBaseSDK, "do_request_async", self._do_request_async)
 
-    def _begin(self, request: Any) -> Sent | None:
+    def _begin(self, request: Any) -> InFlightCall | None:
         with quietly("beginning a call"):
-            llm_request = self._provider.request(request.method, str(request.url), document(request.content))
+            llm_request = self._provider.request(request.method, str(request.url), parse_json(request.content))
             if llm_request is None:
                 return None
             server = request.url.host, request.url.port
-            name = provider_hosts.provider_at(server[0]) or self._provider.NAME
-            return Sent(Call(self._tracer(), self._provider, llm_request, name, server, otel_context.get_current()))
+            name = provider_hosts.provider_for_host(server[0]) or self._provider.NAME
+            return InFlightCall(
+                Call(self._tracer(), self._provider, llm_request, name, server, otel_context.get_current())
+            )
         return None
 
     def _do_request(self, original: Any) -> Any:
@@ -59,11 +61,11 @@ class GaosDoor(Patches):
             if sent is None:
                 with outbound():
                     return original(sdk, hook_ctx, request, *args, **kwargs)
-            outgoing = _Asked(request)
-            admission.admit(sent.call, request.content, outgoing.instead if sent.call.request.model else None)
+            outgoing = _OutgoingRequest(request)
+            admission.admit(sent.call, request.content, outgoing.replace_model if sent.call.request.model else None)
             with Sending(sent):
                 response = original(sdk, hook_ctx, outgoing.request, *args, **kwargs)
-            _answered(sent.call, response)
+            _read_response(sent.call, response)
             return response
 
         return do_request
@@ -74,26 +76,26 @@ class GaosDoor(Patches):
             if sent is None:
                 with outbound():
                     return await original(sdk, hook_ctx, request, *args, **kwargs)
-            outgoing = _Asked(request)
-            admission.admit(sent.call, request.content, outgoing.instead if sent.call.request.model else None)
+            outgoing = _OutgoingRequest(request)
+            admission.admit(sent.call, request.content, outgoing.replace_model if sent.call.request.model else None)
             with Sending(sent):
                 response = await original(sdk, hook_ctx, outgoing.request, *args, **kwargs)
-            _answered(sent.call, response)
+            _read_response(sent.call, response)
             return response
 
         return do_request_async
 
 
-class _Asked:
-    """A built httpx request, in which another model may be put: it becomes another request."""
+class _OutgoingRequest:
+    """A built httpx request whose model can be replaced, which builds a new request."""
 
     __slots__ = ("request",)
 
     def __init__(self, request: Any) -> None:
         self.request = request
 
-    def instead(self, model: str) -> None:
-        body = mapping(document(self.request.content))
+    def replace_model(self, model: str) -> None:
+        body = mapping(parse_json(self.request.content))
         request, headers = self.request, self.request.headers.copy()
         headers.pop("content-length", None)
         content = json.dumps({**body, "model": model}).encode()
@@ -102,12 +104,12 @@ class _Asked:
         )
 
 
-def _answered(call: Call, response: Any) -> None:
+def _read_response(call: Call, response: Any) -> None:
     with quietly("reading a response"):
         if "event-stream" in response.headers.get("content-type", ""):
-            follow(response, call, sse=True, scan=True)
+            observe(response, call, sse=True, scan=True)
         elif hasattr(response, "_content"):
-            call.body(document(response.content))
+            call.body(parse_json(response.content))
             call.finish()
         else:
-            follow(response, call, sse=False, scan=False)
+            observe(response, call, sse=False, scan=False)

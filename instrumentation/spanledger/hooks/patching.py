@@ -1,4 +1,4 @@
-"""Putting wrappers in the place of an SDK's functions, and back."""
+"""Replaces functions of an SDK with wrappers, and restores them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 Hooks = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Class -> method -> the parameters that a door relies on."""
+"""Class -> method -> the parameters that the patch relies on."""
 
 
 def missing(module: ModuleType, hooks: Hooks) -> list[str]:

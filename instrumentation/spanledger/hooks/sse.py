@@ -1,6 +1,6 @@
-"""Server-sent events seen in passing: usage read from bytes, and the one event hidden that we asked for.
+"""Filters server-sent events: reads usage from the bytes, and hides the usage event that only we requested.
 
-`Tap.feed(chunk)` takes the decoded bytes of a response as they come and gives back the bytes that the
+`SseTap.feed(chunk)` takes the decoded bytes of a response as they come and gives back the bytes that the
 caller may see. Nothing is kept but an event's unfinished tail.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from spanledger.runtime.untrusted_json import Json, document, mapping
+from spanledger.runtime.untrusted_json import Json, mapping, parse_json
 
 INTERESTING: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{|"(?:finish|stop)_reason"\s*:\s*"|"message_stop"')
 BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
@@ -18,7 +18,7 @@ MAX_TAIL: Final = 1 << 20
 """An event longer than this is passed on unread."""
 
 
-class Tap:
+class SseTap:
     """One stream's passage. `scan` reads every interesting event; `hide` drops the usage-only event."""
 
     __slots__ = ("_feed", "_hide", "_scan", "_tail")
@@ -41,17 +41,17 @@ class Tap:
             self._tail = data
             return b""
         events, self._tail = (data[:end], data[end:]) if end else (data, b"")
-        return self._passed(events) if INTERESTING.search(events) else events
+        return self._filtered(events) if INTERESTING.search(events) else events
 
-    def rest(self) -> bytes:
+    def remainder(self) -> bytes:
         """What is left when the stream ends in the middle of an event."""
         tail, self._tail = self._tail, b""
-        return self._passed(tail) if INTERESTING.search(tail) else tail
+        return self._filtered(tail) if INTERESTING.search(tail) else tail
 
     def end(self) -> None:
         """Nothing: the response's close ends the call."""
 
-    def _passed(self, events: bytes) -> bytes:
+    def _filtered(self, events: bytes) -> bytes:
         out: list[bytes] = []
         start = 0
         for match in BLANK_LINE.finditer(events):
@@ -65,7 +65,7 @@ class Tap:
         if not INTERESTING.search(event):
             return event
         payload = mapping(
-            document(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
+            parse_json(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
         )
         hidden = self._hide and payload.get("choices") == [] and isinstance(payload.get("usage"), dict)
         if payload and (hidden or self._scan):

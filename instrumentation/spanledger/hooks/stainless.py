@@ -1,4 +1,4 @@
-"""The doors of the OpenAI and Anthropic SDKs: two copies of the same generated client (Stainless).
+"""Patches the OpenAI and Anthropic SDKs: two copies of the same generated client (Stainless).
 
 Patched, in `<package>._base_client` (same signatures in openai >= 1.40 and anthropic >= 0.39):
 
@@ -23,13 +23,13 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
-from spanledger.capture.call import Call, already_recorded
+from spanledger.capture.call import Call, seen_responses
 from spanledger.context.llm_call import outbound
 from spanledger.hooks.patching import Hooks, Patches
-from spanledger.hooks.response_body import MAX_JSON, follow
+from spanledger.hooks.response_body import MAX_JSON, observe
 from spanledger.providers import Provider, Request
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.untrusted_json import Json, document, label, mapping
+from spanledger.runtime.untrusted_json import Json, label, mapping, parse_json
 from spanledger.semconv import provider_hosts
 
 HOOKS: Final[Hooks] = {
@@ -58,12 +58,12 @@ PROJECT_HEADER: Final = "openai-project"
 """In OpenAI's answers, beside openai-organization (https://platform.openai.com/docs/api-reference/debugging-requests)."""
 RAW_HEADER: Final = "x-stainless-raw-response"
 
-_current: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
+_current_call: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
 _current_options: ContextVar[Any] = ContextVar("spanledger_options", default=None)
 """The options of the request that `_current` belongs to."""
 
 
-class StainlessDoor(Patches):
+class StainlessPatches(Patches):
     """Patches one SDK's `_base_client`."""
 
     def __init__(
@@ -79,9 +79,9 @@ class StainlessDoor(Patches):
 
     def install(self) -> None:
         base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
-        for cls in _overriding(sync):
+        for cls in _classes_with_request(sync):
             self.patch(cls, "request", self._request)
-        for cls in _overriding(asynchronous):
+        for cls in _classes_with_request(asynchronous):
             self.patch(cls, "request", self._request_async)
         self.patch(base, "_build_request", self._build_request)
         self.patch(base, "_process_response_data", self._process_response_data)
@@ -117,7 +117,7 @@ class StainlessDoor(Patches):
             if call is None:
                 with outbound():
                     return original(client, cast_to, options, *args, **kwargs)
-            admitted_options = _admitted(client, call, options)
+            admitted_options = _admit_options(client, call, options)
             with _Sending(call, admitted_options):
                 return original(client, cast_to, admitted_options, *args, **kwargs)
 
@@ -131,7 +131,7 @@ class StainlessDoor(Patches):
             if call is None:
                 with outbound():
                     return await original(client, cast_to, options, *args, **kwargs)
-            admitted_options = _admitted(client, call, options)
+            admitted_options = _admit_options(client, call, options)
             with _Sending(call, admitted_options):
                 return await original(client, cast_to, admitted_options, *args, **kwargs)
 
@@ -141,17 +141,17 @@ class StainlessDoor(Patches):
 
     def _build_request(self, original: Any) -> Any:
         def build_request(client: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            call = _current.get()
+            call = _current_call.get()
             with quietly("preparing an attempt"):
                 if call is not None:
-                    call.attempt()
-                    self._ask_for_usage(client, call, options)
+                    call.start_attempt()
+                    self._enable_stream_usage(client, call, options)
             return original(client, options, *args, **kwargs)
 
         return build_request
 
-    def _ask_for_usage(self, client: Any, call: Call, options: Any) -> None:
-        """Have an OpenAI chat stream end with its usage, where the caller left that open."""
+    def _enable_stream_usage(self, client: Any, call: Call, options: Any) -> None:
+        """Set `include_usage` on an OpenAI chat stream, unless the caller set it."""
         request = call.request
         if not request.stream or request.include_usage is not None or self._provider.NAME != "openai":
             return
@@ -159,7 +159,7 @@ class StainlessDoor(Patches):
         if not isinstance(body, dict) or request.operation != "chat" or "messages" not in body:
             return
         host = client.base_url.host
-        if provider_hosts.provider_at(host) not in USAGE_HOSTS and host not in self._usage_hosts:
+        if provider_hosts.provider_for_host(host) not in USAGE_HOSTS and host not in self._usage_hosts:
             return
         if not _accepts_stream_options(client, options):
             return
@@ -171,27 +171,27 @@ class StainlessDoor(Patches):
 
     def _sleep_for_retry(self, original: Any) -> Any:
         def sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
-            call = _current.get()
+            call = _current_call.get()
             if call is not None:
                 with quietly("recording an attempt"):
                     response = kwargs.get("response")
-                    call.retried(None if response is None else response.status_code)
+                    call.record_retry(None if response is None else response.status_code)
             return original(client, *args, **kwargs)
 
         return sleep_for_retry
 
     # --- answers -------------------------------------------------------------------------------------
 
-    def _answered(self, client: Any, options: Any, response: Any, stream: bool) -> Call | None:
+    def _call_for_response(self, client: Any, options: Any, response: Any, stream: bool) -> Call | None:
         """The call that this HTTP response belongs to; None where it is not billed or already known."""
         with quietly("reading a response"):
             if response.status_code >= 400 or getattr(response, "_spanledger", None) is not None:
                 return None
-            call = _current.get()
+            call = _current_call.get()
             if call is None:
                 call = self._begin(client, options)
             elif call.answered:
-                call = call.another()
+                call = call.sibling()
             if call is None:
                 return None
             call.answered = True
@@ -199,11 +199,11 @@ class StainlessDoor(Patches):
             whole = not stream and hasattr(response, "_content")
             response._spanledger = call, whole
             if not whole:
-                follow(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
+                observe(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
             return call
         return None
 
-    def _finish_whole(self, response: Any) -> None:
+    def _finish_buffered(self, response: Any) -> None:
         """End the call of a body that is already in memory; any other ends when its response is closed."""
         call, whole = response._spanledger
         if whole:
@@ -215,30 +215,30 @@ class StainlessDoor(Patches):
     def _process_response(self, original: Any) -> Any:
         def process_response(client: Any, **kwargs: Any) -> Any:
             response = kwargs["response"]
-            call = self._answered(client, kwargs["options"], response, kwargs["stream"])
+            call = self._call_for_response(client, kwargs["options"], response, kwargs["stream"])
             if call is None:
                 return original(client, **kwargs)
             try:
                 answer = original(client, **kwargs)
-                already_recorded.hold(answer)
+                seen_responses.add_object(answer)
                 return answer
             finally:
-                self._finish_whole(response)
+                self._finish_buffered(response)
 
         return process_response
 
     def _process_response_async(self, original: Any) -> Any:
         async def process_response(client: Any, **kwargs: Any) -> Any:
             response = kwargs["response"]
-            call = self._answered(client, kwargs["options"], response, kwargs["stream"])
+            call = self._call_for_response(client, kwargs["options"], response, kwargs["stream"])
             if call is None:
                 return await original(client, **kwargs)
             try:
                 answer = await original(client, **kwargs)
-                already_recorded.hold(answer)
+                seen_responses.add_object(answer)
                 return answer
             finally:
-                self._finish_whole(response)
+                self._finish_buffered(response)
 
         return process_response
 
@@ -259,7 +259,7 @@ class StainlessDoor(Patches):
 
 def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:
     """(provider, (host, port)) of a base URL; asked once a client, the properties of a URL are slow."""
-    return provider_hosts.provider_at(url.host) or default, (url.host, url.port)
+    return provider_hosts.provider_for_host(url.host) or default, (url.host, url.port)
 
 
 def _accepts_stream_options(client: Any, options: Any) -> bool:
@@ -272,7 +272,7 @@ def _accepts_stream_options(client: Any, options: Any) -> bool:
         return False
     query = {**mapping(dict(client.base_url.params)), **mapping(client.default_query), **mapping(options.params)}
     version = query.get("api-version")
-    provider = provider_hosts.provider_at(client.base_url.host)
+    provider = provider_hosts.provider_for_host(client.base_url.host)
     if provider == "azure.ai.inference" and "/openai/" not in client.base_url.path:
         return False  # another API than Azure OpenAI's, at the same host
     if (version is None and provider not in AZURE) or "/openai/v1" in client.base_url.path:
@@ -280,11 +280,11 @@ def _accepts_stream_options(client: Any, options: Any) -> bool:
     return isinstance(version, str) and version[:1].isdigit() and version >= AZURE_SINCE
 
 
-def _overriding(cls: type) -> list[type]:
+def _classes_with_request(cls: type) -> list[type]:
     """`cls`, and those of its subclasses that have a `request` of their own."""
     classes = [cls]
     for subclass in cls.__subclasses__():
-        classes += [owner for owner in _overriding(subclass) if "request" in owner.__dict__]
+        classes += [owner for owner in _classes_with_request(subclass) if "request" in owner.__dict__]
     return classes
 
 
@@ -305,14 +305,14 @@ def _body(options: Any) -> Any:
     return {**cast("Json", body), **options.extra_json} if options.extra_json and isinstance(body, dict) else body
 
 
-def _admitted(client: Any, call: Call, options: Any) -> Any:
-    """The options to send: the caller's, or a copy that asks another model. Raises BudgetExceeded."""
-    if admission.enforcing() is None:
+def _admit_options(client: Any, call: Call, options: Any) -> Any:
+    """The options to send: the caller's, or a copy with another model. Raises BudgetExceeded."""
+    if admission.enforcing_limiter() is None:
         return options
     sent = options
     model_fields = [name for name in ("json_data", "extra_json") if "model" in mapping(getattr(options, name, None))]
 
-    def ask_instead(model: str) -> None:
+    def replace_model(model: str) -> None:
         nonlocal sent
         sent = copy.copy(options)  # the caller may use his own again
         for name in model_fields:
@@ -320,12 +320,12 @@ def _admitted(client: Any, call: Call, options: Any) -> Any:
 
     fixed = not model_fields or "/deployments/" in str(client.base_url)  # Azure: the address says the model
     files = len(getattr(options, "files", None) or ())
-    admission.admit(call, _body(options), None if fixed else ask_instead, files)
+    admission.admit(call, _body(options), None if fixed else replace_model, files)
     return sent
 
 
 class _Sending:
-    """Our span is current, and the call known to the inner doors, while the SDK sends; never across a yield."""
+    """Our span is current, and the call visible to the inner hooks, while the SDK sends; never across a yield."""
 
     __slots__ = ("_call", "_context", "_options", "_options_token", "_token")
 
@@ -334,25 +334,25 @@ class _Sending:
         self._options = options
 
     def __enter__(self) -> None:
-        self._token = _current.set(self._call)
+        self._token = _current_call.set(self._call)
         self._options_token = _current_options.set(self._options)
         self._context = otel_context.attach(self._call.current())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call.sent()
+        self._call.end_send()
         otel_context.detach(self._context)
         _current_options.reset(self._options_token)
-        _current.reset(self._token)
+        _current_call.reset(self._token)
         if error is not None and not self._call.answered:
             status = getattr(error, "status_code", None)
             self._call.fail(error, status if isinstance(status, int) else None)
 
 
 def _read_body(response: Any, call: Call) -> None:
-    if call.request.lines:
+    if call.request.is_json_lines:
         for line in response.content.split(b"\n"):
-            call.line(document(line))
+            call.line(parse_json(line))
     elif "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
-        call.body(document(response.content))
+        call.body(parse_json(response.content))

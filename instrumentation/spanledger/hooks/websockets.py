@@ -1,4 +1,4 @@
-"""The doors of connections that stay open: OpenAI's realtime, responses and live sockets, Google's live sessions.
+"""Patches WebSocket connections: OpenAI's realtime, responses and live sockets, Google's live sessions.
 
 They do not pass the SDKs' HTTP functions. Patched is the one method that each connection class receives its
 messages by: `recv_bytes` of OpenAI's classes (iteration and `recv()` go through it; openai 3.57
@@ -22,7 +22,7 @@ from spanledger.capture.call import Call
 from spanledger.hooks.patching import Patches
 from spanledger.providers import Provider, Request, google_live, openai_socket
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.untrusted_json import Json, document, mapping
+from spanledger.runtime.untrusted_json import Json, mapping, parse_json
 
 OPENAI_MODULES: Final = {
     "openai.resources.realtime.realtime": ("RealtimeConnection", "AsyncRealtimeConnection"),
@@ -38,22 +38,22 @@ OPENAI_MODULES: Final = {
 GOOGLE_MODULE: Final = "google.genai.live"
 
 
-class _Told(Protocol):
-    """What a module of `providers` makes of a socket's messages."""
+class _SocketReader(Protocol):
+    """Reader of a socket's messages: the interface of a `providers` module."""
 
-    def interesting(self, message: bytes) -> bool: ...
-    def told(self, session: Json, event: Json) -> list[tuple[Request, Json]]: ...
+    def is_relevant(self, message: bytes) -> bool: ...
+    def billed_responses(self, session: Json, event: Json) -> list[tuple[Request, Json]]: ...
 
 
-class _Connection:
-    """What is known of a connection: its session, and the context in which it was opened."""
+class _ConnectionState:
+    """State of a connection: its session, and the context in which it was opened."""
 
     def __init__(self, context: Context, model: str | None = None) -> None:
         self.context = context
         self.session: Json = {"model": model} if model else {}
 
 
-class SocketDoor(Patches):
+class WebSocketPatches(Patches):
     """Patches the connection classes of one SDK."""
 
     def __init__(self, provider: Provider, tracer: Callable[[], Tracer], host: str) -> None:
@@ -78,7 +78,7 @@ class SocketDoor(Patches):
             self.patch(module.AsyncSession, "_receive", self._receive)
 
     def _admit(self, model: str) -> None:
-        """Ask whether a session may be opened; raises BudgetExceeded."""
+        """Run admission control for a session; raises BudgetExceeded."""
 
         def begin(request: Request) -> Call:
             return Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None))
@@ -102,7 +102,7 @@ class SocketDoor(Patches):
     def _recv(self, original: Any) -> Any:
         def recv_bytes(connection: Any) -> Any:
             message = original(connection)
-            self._message(connection, message, openai_socket)
+            self._read_message(connection, message, openai_socket)
             return message
 
         return recv_bytes
@@ -110,24 +110,24 @@ class SocketDoor(Patches):
     def _recv_async(self, original: Any) -> Any:
         async def recv_bytes(connection: Any) -> Any:
             message = await original(connection)
-            self._message(connection, message, openai_socket)
+            self._read_message(connection, message, openai_socket)
             return message
 
         return recv_bytes
 
-    def _message(self, connection: Any, message: bytes | str, reader: _Told) -> None:
+    def _read_message(self, connection: Any, message: bytes | str, reader: _SocketReader) -> None:
         with quietly("reading a message"):
             data = message.encode() if isinstance(message, str) else message
-            if reader.interesting(data):
-                self._event(connection, mapping(document(data)), reader)
+            if reader.is_relevant(data):
+                self._record_event(connection, mapping(parse_json(data)), reader)
 
-    def _event(self, connection: Any, event: Json, reader: _Told) -> None:
+    def _record_event(self, connection: Any, event: Json, reader: _SocketReader) -> None:
         state = connection.__dict__.get("_spanledger")
         if state is None:
-            state = connection.__dict__["_spanledger"] = _Connection(otel_context.get_current())
-        for request, body in reader.told(state.session, event):
+            state = connection.__dict__["_spanledger"] = _ConnectionState(otel_context.get_current())
+        for request, body in reader.billed_responses(state.session, event):
             call = Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None), state.context)
-            admission.count(call)
+            admission.charge(call)
             call.body(body)
             call.finish()
 
@@ -135,7 +135,7 @@ class SocketDoor(Patches):
 
     def _connect(self, original: Any) -> Any:
         def connect(live: Any, *args: Any, **kwargs: Any) -> Any:
-            return _Connecting(original(live, *args, **kwargs), str(kwargs.get("model") or ""), self._admit)
+            return _AdmittedConnect(original(live, *args, **kwargs), str(kwargs.get("model") or ""), self._admit)
 
         return connect
 
@@ -146,7 +146,7 @@ class SocketDoor(Patches):
                 metadata = getattr(message, "usage_metadata", None)
                 if metadata is not None:
                     usage = metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
-                    self._event(session, {"usageMetadata": usage}, google_live)
+                    self._record_event(session, {"usageMetadata": usage}, google_live)
             return message
 
         return receive
@@ -158,8 +158,8 @@ def _model(manager: Any) -> str:
     return model if isinstance(model, str) else ""
 
 
-class _Connecting:
-    """`async with client.aio.live.connect(model=...)`, which tells the session its model."""
+class _AdmittedConnect:
+    """Wraps `async with client.aio.live.connect(model=...)`: admits the session and stores its model."""
 
     def __init__(self, inner: Any, model: str, admit: Callable[[str], None]) -> None:
         self._inner = inner
@@ -170,7 +170,7 @@ class _Connecting:
         self._admit(self._model)
         session = await self._inner.__aenter__()
         with quietly("beginning a session"):
-            session.__dict__["_spanledger"] = _Connection(otel_context.get_current(), self._model)
+            session.__dict__["_spanledger"] = _ConnectionState(otel_context.get_current(), self._model)
         return session
 
     async def __aexit__(self, *exception: object) -> Any:

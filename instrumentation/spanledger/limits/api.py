@@ -1,4 +1,4 @@
-"""The limiter that the settings describe, and two functions for code that enforces by itself."""
+"""The process-wide limiter from the settings, and the API for applications that enforce limits themselves."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-from spanledger.context.baggage import identity
-from spanledger.limits.dimensions import ATTRIBUTES, named
-from spanledger.limits.estimate.worst_case import worst_picousd
+from spanledger.context.baggage import dimension_value
+from spanledger.limits.dimensions import DIMENSION_ATTRIBUTES, normalize_policy
+from spanledger.limits.estimate.worst_case import max_cost_picousd
 from spanledger.limits.limiter import Decision, Limiter
-from spanledger.limits.policy import Policy, Who
+from spanledger.limits.policy import Dimensions, Policy
 from spanledger.limits.policy_documents import PolicyError, load
 from spanledger.limits.store.memory import MemoryStore
 from spanledger.limits.store.protocol import MAX_PICOUSD, StoreError
-from spanledger.limits.store.redis import SETTLING_SECONDS, RedisStore
+from spanledger.limits.store.redis import SETTLEMENT_DEADLINE_SECONDS, RedisStore
 from spanledger.runtime import settings
 from spanledger.runtime.guard import log, quietly
 
 _lock = threading.Lock()
 _cached_limiter: tuple[Limiter | None] | None = None
-"""What the settings describe, once it was made."""
+"""The limiter from the settings, once created; (None,): limits are off."""
 
 
-def configured() -> Limiter | None:
-    """The limiter that the settings describe; None where they ask for none, or make no sense (it is logged). One a process.
+def limiter_from_settings() -> Limiter | None:
+    """The limiter of this process, from the settings; None if limits are off or the settings are invalid (logged).
 
     SPANLEDGER_LIMITS names a file of budgets; SPANLEDGER_REDIS_URL a Redis where they are published, and where all
-    processes count. Either is enough. With a Redis alone the doors ask for every call.
+    processes count. Either is enough. With Redis alone the hooks authorize every call.
     """
     global _cached_limiter
     cache_entry = _cached_limiter
     if cache_entry is None:
         with _lock:
             if _cached_limiter is None:
-                _cached_limiter = (_make(),)
+                _cached_limiter = (_build_limiter(),)
             cache_entry = _cached_limiter
     return cache_entry[0]
 
 
-def present() -> Limiter | None:
-    """The limiter of this process, if anybody has asked for it."""
+def current_limiter() -> Limiter | None:
+    """The limiter of this process, if it was created."""
     return _cached_limiter[0] if _cached_limiter is not None else None
 
 
 def reset() -> None:
-    """Forget it: the settings have changed, or this is a forked child, which has locks, connections and holds of its own."""
+    """Drop the limiter: the settings have changed, or this is a forked child, which needs its own locks and connections."""
     global _lock, _cached_limiter
     _lock, _cached_limiter = threading.Lock(), None
 
@@ -57,47 +57,47 @@ def reset() -> None:
 os.register_at_fork(after_in_child=reset)
 
 
-def _make() -> Limiter | None:
+def _build_limiter() -> Limiter | None:
     with quietly("reading the settings of limits"):
         path, url = settings.setting("limits"), settings.setting("redis_url")
         if (path is None and url is None) or settings.enabled("disabled"):
             return None
         try:
-            policy = named(load(path)) if path is not None else Policy(enforce=True)
+            policy = normalize_policy(load(path)) if path is not None else Policy(enforce=True)
             limiter = (
                 Limiter(policy, MemoryStore())
                 if url is None
-                else Limiter(policy, RedisStore(url), settling=RedisStore(url, SETTLING_SECONDS))
+                else Limiter(policy, RedisStore(url), settlement_store=RedisStore(url, SETTLEMENT_DEADLINE_SECONDS))
             )
         except (PolicyError, StoreError) as error:
             log.error("no limits are enforced: %s", error)
             return None
-        _at_the_end(limiter.close)
+        _register_exit_hook(limiter.close)
         return limiter
     return None
 
 
-def _at_the_end(act: Callable[[], object]) -> None:
-    """Have it done when this process ends. A worker of multiprocessing or billiard (Celery) runs none of atexit's."""
-    atexit.register(act)
+def _register_exit_hook(callback: Callable[[], object]) -> None:
+    """Register an exit hook. Workers of multiprocessing and billiard (Celery) do not run atexit handlers."""
+    atexit.register(callback)
     for name in ("multiprocessing.util", "billiard.util"):
         module: Any = sys.modules.get(name)
         if module is not None:
-            module.Finalize(None, act, exitpriority=100)
+            module.Finalize(None, callback, exitpriority=100)
 
 
-class _Told(NamedTuple):
-    """What the application says that it will ask."""
+class _StaticEstimate(NamedTuple):
+    """An estimate from figures that the application supplies."""
 
     provider: str
     model: str
     max_output_tokens: int
     replaceable: bool = True
 
-    def price(self, model: str, read: int) -> int | None:
-        return worst_picousd(self.provider, model, read, self.max_output_tokens)
+    def max_cost(self, model: str, input_tokens: int) -> int | None:
+        return max_cost_picousd(self.provider, model, input_tokens, self.max_output_tokens)
 
-    def sharper(self) -> int | None:
+    def count_prompt_tokens(self) -> int | None:
         return None
 
 
@@ -112,50 +112,53 @@ def check_request_allowed(
     tenant: str | None = None,
     tier: str | None = None,
 ) -> dict[str, Any]:
-    """Whether a request may be made; if so, what it may cost at most is held until `record_actual_cost`.
+    """Check whether a request is allowed; if so, reserve its maximum cost until `record_actual_cost`.
 
     Args:
         provider: gen_ai.provider.name ("openai", "anthropic", "gcp.gemini").
-        model: as it is asked for.
-        input_tokens: of the prompt (`spanledger.limits.sizes.text_tokens`, or `body_tokens` of a whole body, gives a bound).
-        max_output_tokens: that may be answered.
-        user: whose budgets count it; None: nobody's.
+        model: the requested model.
+        input_tokens: of the prompt (`text_tokens`, or `body_tokens` for a whole body, in `spanledger.limits.estimate.token_bound`,
+            give an upper bound).
+        max_output_tokens: the maximum of the response.
+        user: the user; None: unattributed.
         feature: the feature.
         tenant: the tenant.
         tier: the customer tier.
 
     Returns:
         {"allowed": bool, "reason": str, "retry_after_seconds": int, "reservation": str, "warnings": list of str,
-        "model": the model to ask instead, or ""}. Without limits, and whatever goes wrong in here, it is allowed.
+        "model": the replacement model, or ""}. Without limits, and after an internal error, the request is allowed.
     """
     with quietly("checking limits"):
-        limiter = configured()
+        limiter = limiter_from_settings()
         if limiter is not None:
             dimension_values = {"tenant": tenant, "tier": tier, "feature": feature, "user": user}
-            who = Who(**{name: identity(ATTRIBUTES[name], value) for name, value in dimension_values.items()})
-            request_estimate = _Told(provider, model, max_output_tokens)
-            estimate = request_estimate.price(model, input_tokens)
-            return limiter.check(who, estimate, input_tokens, max_output_tokens, request_estimate).as_dict()
+            dimensions = Dimensions(
+                **{name: dimension_value(DIMENSION_ATTRIBUTES[name], value) for name, value in dimension_values.items()}
+            )
+            request_estimate = _StaticEstimate(provider, model, max_output_tokens)
+            estimate = request_estimate.max_cost(model, input_tokens)
+            return limiter.check(dimensions, estimate, input_tokens, max_output_tokens, request_estimate).as_dict()
     return Decision(True).as_dict()
 
 
 def record_actual_cost(reservation: str, cost_usd: Decimal | float | str) -> bool:
-    """Tell what a request that was allowed has cost: 0 where it failed.
+    """Settle an allowed request with its actual cost; 0 if it failed.
 
     Args:
-        reservation: of `check_request_allowed`; "" changes nothing.
-        cost_usd: in USD, as `spanledger.pricing.quote` or the provider says; from 0 to a million.
+        reservation: from `check_request_allowed`; "" is ignored.
+        cost_usd: in USD, from `spanledger.pricing.quote` or the provider; 0 to 1,000,000.
 
     Returns:
-        Whether the store has it; said twice, it counts once. False also of a reservation that another process made: who has
-        asked tells.
+        Whether the store has it; a cost that is reported twice counts once. False also for a reservation of another
+        process: the process that reserves must settle.
     """
     with quietly("recording a cost"):
-        limiter = configured()
+        limiter = limiter_from_settings()
         if limiter is not None and reservation:
             cost = _picousd(cost_usd)
             if cost is None:
-                log.error("record_actual_cost: %r is no cost in USD, and is not counted", cost_usd)
+                log.error("record_actual_cost: %r is not a valid cost in USD; it is not counted", cost_usd)
                 return False
             return limiter.settle(reservation, cost)
     return False

@@ -1,4 +1,4 @@
-"""When the store does not answer: calls leave it alone for a while, and it is said once."""
+"""Circuit breaker for the store: after a failure, calls skip the store for a while; the outage is logged once."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from typing import Final
 from spanledger.limits.store.protocol import StoreError
 from spanledger.runtime.guard import log
 
-SILENT_SECONDS: Final = 5.0
-"""How long a store that did not answer is left alone by calls; the teller asks it every second meanwhile."""
-LOGGED_SECONDS: Final = 60.0
-"""Outages are logged once in this time."""
+OPEN_SECONDS: Final = 5.0
+"""How long calls skip a store that did not respond; the settlement worker probes it every second meanwhile."""
+LOG_INTERVAL_SECONDS: Final = 60.0
+"""Minimum interval between two log lines about an outage."""
 
 
-class Outage:
-    """Whether there is one, as far as anybody has noticed. Any thread may say so."""
+class CircuitBreaker:
+    """State of the store as observed by all threads: closed, open, or tripped and waiting for a successful probe."""
 
-    __slots__ = ("_logged", "_until", "_wonder", "last_error", "times")
+    __slots__ = ("_logged_at", "_open_until", "_start_probe", "failure_count", "last_error")
 
-    def __init__(self, wonder: Callable[[], object]) -> None:
-        """`wonder`: has somebody ask whether it is over."""
-        self._wonder = wonder
-        self._until = 0.0
-        """Until when calls leave the store alone, by the monotonic clock; 0.0: it answers."""
-        self._logged = 0.0
+    def __init__(self, start_probe: Callable[[], object]) -> None:
+        """`start_probe`: starts the background check for recovery."""
+        self._start_probe = start_probe
+        self._open_until = 0.0
+        """Monotonic time until which calls skip the store; 0.0: the store responds."""
+        self._logged_at = 0.0
         self.last_error = ""
-        self.times = 0
-        """How often the store did not answer."""
+        self.failure_count = 0
+        """Number of failed requests to the store."""
 
     @property
-    def lasts(self) -> bool:
-        """Whether calls had better not ask."""
-        return self._until != 0.0 and self._until > time.monotonic()
+    def is_open(self) -> bool:
+        """Whether calls skip the store."""
+        return self._open_until != 0.0 and self._open_until > time.monotonic()
 
     @property
-    def doubted(self) -> bool:
-        """Whether the last that was heard of the store is that it did not answer."""
-        return self._until != 0.0
+    def is_tripped(self) -> bool:
+        """Whether the most recent request failed (open or half-open)."""
+        return self._open_until != 0.0
 
-    def noticed(self, error: StoreError) -> None:
-        """The store has not answered."""
+    def record_failure(self, error: StoreError) -> None:
+        """Open the circuit after a failed request, unless the store rejected only this request."""
         now = time.monotonic()
-        self.times += 1
-        if not error.refused:  # else it is there for others
-            self._until, self.last_error = now + SILENT_SECONDS, str(error)
-            self._wonder()
-        if not self._logged or now - self._logged > LOGGED_SECONDS:
-            self._logged = now
+        self.failure_count += 1
+        if not error.refused:  # a rejection: the store is available for other requests
+            self._open_until, self.last_error = now + OPEN_SECONDS, str(error)
+            self._start_probe()
+        if not self._logged_at or now - self._logged_at > LOG_INTERVAL_SECONDS:
+            self._logged_at = now
             log.warning("limits are not enforced: %s", error)
 
-    def over(self) -> None:
-        """The store has answered."""
-        if self._until:
+    def record_success(self) -> None:
+        """Close the circuit after a successful request."""
+        if self._open_until:
             log.warning("limits are enforced again")
-        self._until = 0.0
+        self._open_until = 0.0

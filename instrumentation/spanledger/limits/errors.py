@@ -1,4 +1,4 @@
-"""`BudgetExceeded`: what an application sees when a budget refuses a call."""
+"""`BudgetExceeded`: raised when a budget refuses a call."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from spanledger.runtime.guard import Deliberate
 
 
 class BudgetExceeded(Deliberate):
-    """A budget has no room for this call, or the call is larger than is allowed. Nothing was sent.
+    """A budget is exhausted, or the call exceeds a token cap. No request was sent.
 
     Attributes:
-        reason: which budget, in words.
-        retry_after_seconds: until its window ends; 0 where waiting does not help.
+        reason: which budget or cap, as text.
+        retry_after_seconds: until its window ends; 0 if waiting does not help.
     """
 
     def __init__(self, reason: str, retry_after_seconds: int) -> None:
-        super().__init__(reason, retry_after_seconds)  # all of it: it may be pickled on its way from a worker
+        super().__init__(reason, retry_after_seconds)  # all arguments: the exception may be pickled by a worker
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
 

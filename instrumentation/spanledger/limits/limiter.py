@@ -1,5 +1,5 @@
-"""Whether a request may be made: what is stopped by hand, its size, then each budget that counts it, the shortest window
-first; and which model it should ask."""
+"""Admission control: checks kill switches, token caps, then each matching budget, the shortest window first, and selects
+a downgrade model."""
 
 from __future__ import annotations
 
@@ -14,275 +14,317 @@ from contextlib import suppress
 from math import ceil
 from typing import Any, Final, NamedTuple
 
-from spanledger.limits.circuit_breaker import Outage
-from spanledger.limits.matching_budgets import Plan, Question
-from spanledger.limits.policy import DOWNGRADE, Policy, Who
-from spanledger.limits.policy_feed import Heard
-from spanledger.limits.reservations import Cost, Hold
-from spanledger.limits.store.protocol import Account, Reserved, Store, StoreError
-from spanledger.limits.store.settlement_queue import Teller
+from spanledger.limits.circuit_breaker import CircuitBreaker
+from spanledger.limits.matching_budgets import MatchedBudgets, RequestEstimate
+from spanledger.limits.policy import DOWNGRADE, Dimensions, Policy
+from spanledger.limits.policy_feed import PolicyFeed
+from spanledger.limits.reservations import Cost, Reservation
+from spanledger.limits.store.protocol import BudgetCounter, ReserveResult, Store, StoreError
+from spanledger.limits.store.settlement_queue import SettlementWorker
 from spanledger.limits.thresholds import Thresholds, warnings
 
-UNANSWERED: Final = "store"
-"""The reason of a request that passed because the store did not answer."""
-CLOSING_SECONDS: Final = 4.0
-"""How long a process that ends waits for the store: one settlement that takes as long as it may, and those behind it."""
-MAX_OPEN: Final = 100_000
-"""Reservations of the application's own code remembered by a process; the oldest are forgotten first, and run out."""
+STORE_UNAVAILABLE: Final = "store"
+"""The reason of a request that was allowed because the store did not respond."""
+CLOSE_TIMEOUT_SECONDS: Final = 4.0
+"""Shutdown timeout: one settlement of maximum duration, and those queued behind it."""
+MAX_OPEN_RESERVATIONS: Final = 100_000
+"""Reservations of the application's own code remembered by a process; the oldest are evicted first, and expire."""
 
 
 class Decision(NamedTuple):
-    """What `check` says."""
+    """The outcome of `check`."""
 
     allowed: bool
     reason: str = ""
-    """Why not; why another model; or UNANSWERED where the store did not answer and the request passed all the same."""
+    """Why the request is refused or downgraded; or STORE_UNAVAILABLE if it was allowed without the store."""
     retry_after_seconds: int = 0
-    """Until the end of the window whose budget has no room; 0 where waiting does not help."""
+    """Seconds until the window of the exhausted budget ends; 0 if waiting does not help."""
     reservation: str = ""
-    """For `settle`; "" where nothing is to be counted."""
+    """Id to pass to `settle`; "" if no cost has to be counted."""
     warnings: tuple[str, ...] = ()
-    """Budgets of which a threshold has been passed, e.g. ("everything 90%",)."""
+    """Budgets that have crossed a threshold, e.g. ("everything 90%",)."""
     model: str = ""
-    """The model to ask instead; "": as asked."""
+    """The replacement model; "": the requested one."""
 
     def as_dict(self) -> dict[str, Any]:
         return {**self._asdict(), "warnings": list(self.warnings)}
 
 
 class Limiter:
-    """A policy over a store. Any number of threads may use it, and any number of processes the same Redis."""
+    """Enforces a policy with the counters of a store. Thread-safe; any number of processes can share one Redis."""
 
     def __init__(
-        self, policy: Policy, store: Store, now: Callable[[], float] = time.time, settling: Store | None = None
+        self, policy: Policy, store: Store, now: Callable[[], float] = time.time, settlement_store: Store | None = None
     ) -> None:
         """
         Args:
-            policy: of this process; what is published in the store comes to it.
-            store: asked while a call waits.
+            policy: of this process; budgets published in the store are added to it.
+            store: queried while a call waits.
             now: Unix seconds.
-            settling: the same store with a longer deadline, for costs that are settled in the background.
+            settlement_store: the same store with a longer deadline, for costs that are settled in the background.
         """
         self._store = store
-        self._settling = settling or store
+        self._settlement_store = settlement_store or store
         self._remote = store.remote
         self._now = now
-        self._outage = Outage(self._wonder)
-        self._heard = Heard(policy, store, self._outage, now)
+        self._breaker = CircuitBreaker(self._start_probe)
+        self._policy_feed = PolicyFeed(policy, store, self._breaker, now)
         self._thresholds = Thresholds(store)
-        self._teller = Teller(functools.partial(self._tell, self._settling), self._answers)
-        self._name = secrets.token_hex(8)
-        self._numbers = itertools.count()
-        self._open: OrderedDict[str, Hold] = OrderedDict()
-        self._process = os.getpid()
-        self.counted: Counter[str] = Counter()
-        """allowed | downgraded | refused | unenforced: what became of requests."""
+        self._settlement_worker = SettlementWorker(
+            functools.partial(self._settle_cost, self._settlement_store), self._probe_store
+        )
+        self._instance_id = secrets.token_hex(8)
+        self._sequence = itertools.count()
+        self._open_reservations: OrderedDict[str, Reservation] = OrderedDict()
+        self._pid = os.getpid()
+        self.outcome_counts: Counter[str] = Counter()
+        """Requests by outcome: allowed | downgraded | refused | unenforced."""
 
     @property
     def policy(self) -> Policy:
-        """What is in force."""
-        return self._heard.policy
+        """The policy in force."""
+        return self._policy_feed.policy
 
     @property
-    def waiting(self) -> int:
-        """Costs that the store has not taken yet."""
-        return len(self._teller)
+    def pending_settlements(self) -> int:
+        """Number of costs that are not settled yet."""
+        return len(self._settlement_worker)
 
     @property
-    def lost(self) -> Mapping[str, int]:
-        """Why (full, doubtful, refused) -> costs that were given up without the store having them."""
-        return self._teller.lost
+    def lost_settlements(self) -> Mapping[str, int]:
+        """Reason (full, doubtful, refused) -> number of costs that were dropped without settlement."""
+        return self._settlement_worker.lost
 
     @property
-    def unanswered(self) -> int:
-        """How often the store did not answer."""
-        return self._outage.times
+    def store_failures(self) -> int:
+        """Number of failed requests to the store."""
+        return self._breaker.failure_count
 
     @property
-    def thresholds(self) -> Counter[tuple[str, float]]:
-        """(budget, threshold) -> how often this process was the first to tell of it."""
-        return self._thresholds.told
+    def threshold_counts(self) -> Counter[tuple[str, float]]:
+        """(budget, threshold) -> how often this process was the first to report it."""
+        return self._thresholds.report_counts
 
     def check(
         self,
-        who: Who,
+        dimensions: Dimensions,
         estimate_picousd: int | None,
         input_tokens: int = 0,
         output_tokens: int = 0,
-        question: Question | None = None,
+        request_estimate: RequestEstimate | None = None,
     ) -> Decision:
-        """Let a request pass and hold what it may cost, or say why not.
+        """Admit a request and reserve its maximum cost, or return the reason for the refusal.
 
         Args:
-            who: whose budgets count it.
-            estimate_picousd: the most that it may cost; None where that is not known: it then passes every budget that
-                has any room and does not fail closed.
+            dimensions: tenant, tier, feature and user of the request.
+            estimate_picousd: its maximum cost; None if unknown: the request then passes every budget that
+                is not exhausted and does not fail closed.
             input_tokens: of the prompt.
-            output_tokens: that may be answered.
-            question: where the estimate may be refined, or the model replaced.
+            output_tokens: the maximum of the response.
+            request_estimate: refines the estimate, and prices a replacement model.
         """
-        decision, hold = self.ask(who, estimate_picousd, input_tokens, output_tokens, question)
-        if hold is not None:
-            self._open[decision.reservation] = hold
-            while len(self._open) > MAX_OPEN:
-                self._open.popitem(last=False)
+        decision, reservation = self.authorize(
+            dimensions, estimate_picousd, input_tokens, output_tokens, request_estimate
+        )
+        if reservation is not None:
+            self._open_reservations[decision.reservation] = reservation
+            while len(self._open_reservations) > MAX_OPEN_RESERVATIONS:
+                self._open_reservations.popitem(last=False)
         return decision
 
-    def ask(
-        self, who: Who, estimate: int | None, read: int = 0, written: int = 0, question: Question | None = None
-    ) -> tuple[Decision, Hold | None]:
-        """As `check`, with the hold itself, which only the caller knows then."""
-        decision, hold = self._asked(who, estimate, read, written, question)
-        if not decision.allowed and decision.retry_after_seconds and question is not None:
-            counted = question.sharper()
-            if counted is not None and counted < read:
-                estimate = question.price(question.model, counted)
-                decision, hold = self._asked(who, estimate, counted, written, question)
+    def authorize(
+        self,
+        dimensions: Dimensions,
+        estimate_picousd: int | None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        request_estimate: RequestEstimate | None = None,
+    ) -> tuple[Decision, Reservation | None]:
+        """As `check`, but returns the reservation itself; the limiter keeps no reference to it."""
+        decision, reservation = self._authorize(
+            dimensions, estimate_picousd, input_tokens, output_tokens, request_estimate
+        )
+        if not decision.allowed and decision.retry_after_seconds and request_estimate is not None:
+            counted_tokens = request_estimate.count_prompt_tokens()
+            if counted_tokens is not None and counted_tokens < input_tokens:
+                estimate_picousd = request_estimate.max_cost(request_estimate.model, counted_tokens)
+                decision, reservation = self._authorize(
+                    dimensions, estimate_picousd, counted_tokens, output_tokens, request_estimate
+                )
         outcome = "refused" if not decision.allowed else "downgraded" if decision.model else "allowed"
-        self.counted["unenforced" if decision.reason == UNANSWERED else outcome] += 1
-        return decision, hold
+        self.outcome_counts["unenforced" if decision.reason == STORE_UNAVAILABLE else outcome] += 1
+        return decision, reservation
 
-    def _asked(
-        self, who: Who, estimate: int | None, read: int, written: int, question: Question | None
-    ) -> tuple[Decision, Hold | None]:
-        heard = self._heard
-        heard.listen()
-        if heard.stops and (stopped := heard.stopped(who)):
+    def _authorize(
+        self,
+        dimensions: Dimensions,
+        estimate_picousd: int | None,
+        input_tokens: int,
+        output_tokens: int,
+        request_estimate: RequestEstimate | None,
+    ) -> tuple[Decision, Reservation | None]:
+        feed = self._policy_feed
+        feed.refresh()
+        if feed.has_stops and (stopped := feed.stop_reason(dimensions)):
             return Decision(False, stopped), None
-        plan = heard.plan(who)
-        if plan.capped and (too_large := plan.too_large(read, written, question)):
+        matched = feed.matched_budgets(dimensions)
+        if matched.has_token_caps and (
+            too_large := matched.token_cap_violation(input_tokens, output_tokens, request_estimate)
+        ):
             return Decision(False, too_large), None
-        if not plan.budgets:
-            return Decision(True, "" if heard.anything else UNANSWERED), None
-        if estimate is None and (closed := plan.closed):
-            return Decision(False, f"budget {closed.name!r}: the model has no price, and the budget fails closed"), None
-        name = self.another()
-        amount = max(1, estimate or 0)
+        if not matched.budgets:
+            return Decision(True, "" if feed.loaded else STORE_UNAVAILABLE), None
+        if estimate_picousd is None and (fail_closed_budget := matched.fail_closed_budget):
+            return Decision(
+                False, f"budget {fail_closed_budget.name!r}: the model has no price and the budget fails closed"
+            ), None
+        name = self.new_reservation_id()
+        amount = max(1, estimate_picousd or 0)
         try:
-            held = self._reserve(name, plan.accounts, amount)
-            if held.full is None:
-                return Decision(True, "", 0, name, warnings(plan, held.spent)), Hold(self, name, plan, amount)
-            return self._full(name, plan, held.full, amount, read, question)
+            held = self._reserve(name, matched.accounts, amount)
+            if held.full_index is None:
+                return Decision(True, "", 0, name, warnings(matched, held.spent)), Reservation(
+                    self, name, matched, amount
+                )
+            return self._downgrade_or_refuse(name, matched, held.full_index, amount, input_tokens, request_estimate)
         except StoreError as error:
-            return self._unanswered(name, plan, amount, error)
+            return self._on_store_failure(name, matched, amount, error)
 
-    def _full(
-        self, name: str, plan: Plan, full: int, amount: int, read: int, question: Question | None
-    ) -> tuple[Decision, Hold | None]:
-        """There is no room in the budget `full`: another model, where it asks for one, or no. Raises StoreError."""
-        over = plan.budgets[full]
-        if over.action == DOWNGRADE:
-            model, cheaper = plan.cheaper(read, question)
-            reason = f"budget {over.name!r}: {over.acts_at:.0%} of {over.shown} for the {over.window} is used" if model else ""  # fmt: skip
+    def _downgrade_or_refuse(
+        self,
+        name: str,
+        matched: MatchedBudgets,
+        full_index: int,
+        amount: int,
+        input_tokens: int,
+        request_estimate: RequestEstimate | None,
+    ) -> tuple[Decision, Reservation | None]:
+        """The budget `full_index` is exhausted: downgrade the model if the budget says so, else refuse. Raises StoreError."""
+        full_budget = matched.budgets[full_index]
+        if full_budget.action == DOWNGRADE:
+            model, cheaper = matched.downgrade_model(input_tokens, request_estimate)
+            reason = f"budget {full_budget.name!r}: {full_budget.effective_action_share:.0%} of {full_budget.amount_text} for the {full_budget.window} is used" if model else ""  # fmt: skip
             amount = cheaper if model else amount
-            held = self._reserve(name, plan.without_downgrades(), amount)
-            if held.full is None:
-                threshold_warnings = warnings(plan, held.spent)
-                return Decision(True, reason, 0, name, threshold_warnings, model), Hold(self, name, plan, amount)
-            full, over = held.full, plan.budgets[held.full]
-        share = "" if over.acts_at == 1 else f"{over.acts_at:.0%} of "
-        refusal = f"budget {over.name!r}: {share}{over.shown} for the {over.window} is used up"
-        return Decision(False, refusal, max(1, ceil(plan.ends[full] - self._now()))), None
+            held = self._reserve(name, matched.without_downgrades(), amount)
+            if held.full_index is None:
+                threshold_warnings = warnings(matched, held.spent)
+                return Decision(True, reason, 0, name, threshold_warnings, model), Reservation(
+                    self, name, matched, amount
+                )
+            full_index, full_budget = held.full_index, matched.budgets[held.full_index]
+        share = "" if full_budget.effective_action_share == 1 else f"{full_budget.effective_action_share:.0%} of "
+        refusal = (
+            f"budget {full_budget.name!r}: {share}{full_budget.amount_text} for the {full_budget.window} is used up"
+        )
+        return Decision(False, refusal, max(1, ceil(matched.window_ends[full_index] - self._now()))), None
 
-    def _reserve(self, name: str, accounts: Sequence[Account], amount: int) -> Reserved:
-        if self._outage.lasts:
-            raise StoreError(self._outage.last_error)
+    def _reserve(self, name: str, counters: Sequence[BudgetCounter], amount: int) -> ReserveResult:
+        if self._breaker.is_open:
+            raise StoreError(self._breaker.last_error)
         if self._remote:
-            self._teller.start()
+            self._settlement_worker.start()
         try:
-            return self._store.reserve(name, accounts, amount)
+            return self._store.reserve(name, counters, amount)
         except StoreError as error:
-            self._outage.noticed(error)
+            self._breaker.record_failure(error)
             raise
 
-    def _unanswered(self, name: str, plan: Plan, amount: int, error: StoreError) -> tuple[Decision, Hold | None]:
-        hold = Hold(self, name, plan, amount)
-        closed = plan.closed
-        if closed is not None:
-            if error.doubtful:
-                hold.count(0)  # it may be held all the same
-            return Decision(False, f"budget {closed.name!r}: {error}, and the budget fails closed", 1), None
-        return Decision(True, UNANSWERED, 0, name), hold
+    def _on_store_failure(
+        self, name: str, matched: MatchedBudgets, amount: int, error: StoreError
+    ) -> tuple[Decision, Reservation | None]:
+        reservation = Reservation(self, name, matched, amount)
+        fail_closed_budget = matched.fail_closed_budget
+        if fail_closed_budget is not None:
+            if error.outcome_unknown:
+                reservation.count(0)  # the amount may have been reserved in spite of the error
+            return Decision(False, f"budget {fail_closed_budget.name!r}: {error}; the budget fails closed", 1), None
+        return Decision(True, STORE_UNAVAILABLE, 0, name), reservation
 
-    def another(self) -> str:
-        """The name of a reservation."""
-        return f"{self._name}:{next(self._numbers)}"
+    def new_reservation_id(self) -> str:
+        """A new reservation id."""
+        return f"{self._instance_id}:{next(self._sequence)}"
 
-    def hold(self, who: Who) -> Hold | None:
-        """A hold of nothing, for costs that come without having asked; None where no budget counts the request."""
-        self._heard.listen()
-        plan = self._heard.plan(who)
-        if not plan.budgets:
+    def zero_reservation(self, dimensions: Dimensions) -> Reservation | None:
+        """A reservation of zero, for costs that were not authorized in advance; None if no budget matches the request."""
+        self._policy_feed.refresh()
+        matched = self._policy_feed.matched_budgets(dimensions)
+        if not matched.budgets:
             return None
         if self._remote:
-            self._teller.start()
-        return Hold(self, "", plan, 0)
+            self._settlement_worker.start()
+        return Reservation(self, "", matched, 0)
 
     # --- costs -----------------------------------------------------------------------------------------------
 
     def settle(self, reservation: str, spent_picousd: int) -> bool:
-        """Count what a request of `check` has cost, in picodollars (0: it failed), and free the rest of what was held.
+        """Settle a request admitted by `check`: count its cost in picodollars (0: it failed) and release the rest.
 
         Returns:
-            Whether the store has it. Said twice, it counts once.
+            Whether the store has it. A cost that is reported twice counts once.
         """
-        hold = self._open.pop(reservation, None)
-        return hold is not None and hold.count_now(spent_picousd)
+        open_reservation = self._open_reservations.pop(reservation, None)
+        return open_reservation is not None and open_reservation.count_now(spent_picousd)
 
     def count(self, cost: Cost) -> None:
-        """Count a cost and free what was held; where the store is remote, in a moment and from another thread."""
+        """Count a cost and release the held amount; a remote store is updated by a background thread."""
         if self._remote:
-            self._teller.add(cost)
+            self._settlement_worker.submit(cost)
         else:
-            self._tell(self._store, cost)
+            self._settle_cost(self._store, cost)
 
     def count_now(self, cost: Cost) -> bool:
-        """Count a cost; whether the store has it (if not, it is told again in the background)."""
-        if not self._outage.lasts:
+        """Count a cost synchronously. Returns whether the store has it; if not, it is retried in the background."""
+        if not self._breaker.is_open:
             with suppress(StoreError):
-                self._tell(self._store, cost)
+                self._settle_cost(self._store, cost)
                 return True
-        self._teller.start()
-        self._teller.add(cost)
+        self._settlement_worker.start()
+        self._settlement_worker.submit(cost)
         return False
 
     def flush(self, seconds: float) -> bool:
-        """Wait until the store has every cost; whether it has."""
-        return self._teller.flush(seconds)
+        """Wait until every cost is settled. Returns False on timeout."""
+        return self._settlement_worker.flush(seconds)
 
     def close(self) -> None:
-        """Give the store some time to take the costs that it has not; the process is about to end, and what it still
-        holds would stay held for HOLD_SECONDS."""
-        if os.getpid() == self._process and self._remote:
-            self.flush(CLOSING_SECONDS)
+        """Flush pending settlements at exit: amounts that are still reserved would stay reserved for HOLD_SECONDS."""
+        if os.getpid() == self._pid and self._remote:
+            self.flush(CLOSE_TIMEOUT_SECONDS)
 
-    def _tell(self, store: Store, cost: Cost, late: bool = False) -> None:
+    def _settle_cost(self, store: Store, cost: Cost, delayed: bool = False) -> None:
         """Raises StoreError."""
         try:
-            spent = store.settle(cost.reservation, cost.plan.accounts, cost.held, cost.spent, late=late, cross_process=cost.cross_process)
+            spent = store.settle(
+                cost.reservation,
+                cost.matched.accounts,
+                cost.held,
+                cost.spent,
+                delayed=delayed,
+                cross_process=cost.cross_process,
+            )
         except StoreError as error:
-            self._outage.noticed(error)
+            self._breaker.record_failure(error)
             raise
-        self._outage.over()
-        self._thresholds.look(cost.plan, spent)
+        self._breaker.record_success()
+        self._thresholds.report_crossed(cost.matched, spent)
 
-    def listen(self) -> None:
-        """Hear what people have said, before the first call does."""
-        self._heard.listen()
+    def refresh_policy(self) -> None:
+        """Load published budgets and kill switches before the first call."""
+        self._policy_feed.refresh()
 
-    def _wonder(self) -> None:
-        """Have the teller ask whether the store answers again."""
+    def _start_probe(self) -> None:
+        """Start the settlement worker, which probes the store for recovery."""
         if self._remote:
-            self._teller.start()
+            self._settlement_worker.start()
 
-    def _answers(self) -> bool:
-        """Whether the store answers (again), as far as anybody wonders."""
-        if not self._outage.doubted:
+    def _probe_store(self) -> bool:
+        """Probe a tripped store. Returns whether it responds; True if the breaker is closed."""
+        if not self._breaker.is_tripped:
             return True
         try:
             self._store.controls()
         except StoreError as error:
-            self._outage.noticed(error)
+            self._breaker.record_failure(error)
             return False
-        self._outage.over()
+        self._breaker.record_success()
         return True

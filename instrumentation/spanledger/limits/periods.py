@@ -1,4 +1,4 @@
-"""The hour, day or month that a moment is in, in UTC or a named zone, across changes of the clock."""
+"""Calendar windows (hour, day, month) in UTC or a named time zone, across daylight-saving changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WINDOWS: Final = ("hour", "day", "month")
 
 
 class Window(NamedTuple):
-    """From `start` up to, and without, `end`; both in UTC."""
+    """Half-open interval from `start` to `end`, both in UTC."""
 
     start: datetime
     end: datetime
@@ -20,16 +20,16 @@ class Window(NamedTuple):
 
 
 def window(name: str, moment: datetime, zone: tzinfo = UTC) -> Window:
-    """The window `name` (hour, day, month) that `at` is in.
+    """The window `name` (hour, day, month) that contains `moment`.
 
     Args:
         name: one of WINDOWS.
-        at: a moment with a time zone.
-        zone: whose clock says when a day begins. A day in which it changes has 23 or 25 hours; the hour that
-            is there twice is two windows. (Lord Howe Island, whose clock changes by half an hour, has odd hours then.)
+        moment: a datetime with a time zone.
+        zone: decides when a day begins. A day with a clock change has 23 or 25 hours; the hour that
+            occurs twice is two windows. (Lord Howe Island, whose clock changes by half an hour, has odd hours then.)
 
     Raises:
-        ValueError: there is no such window.
+        ValueError: `name` is not one of WINDOWS.
     """
     local = moment.astimezone(zone)
     if name == "hour":
@@ -42,7 +42,7 @@ def window(name: str, moment: datetime, zone: tzinfo = UTC) -> Window:
     if name == "month":
         first = local.date().replace(day=1)
         return Window(_midnight(first, zone), _midnight((first + timedelta(days=32)).replace(day=1), zone))
-    raise ValueError(f"{name!r} is no window: use {', '.join(WINDOWS)}")
+    raise ValueError(f"{name!r} is not a valid window: use {', '.join(WINDOWS)}")
 
 
 def _midnight(day: date, zone: tzinfo) -> datetime:

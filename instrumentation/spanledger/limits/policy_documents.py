@@ -1,31 +1,31 @@
-"""Budgets as documents: TOML that an operator writes, JSON that `spanledger budget publish` puts into Redis.
+"""Parses and validates policy documents: TOML files, and the JSON that `spanledger budget publish` writes to Redis.
 
-    # limits.toml, named by SPANLEDGER_LIMITS; the same as JSON is what `spanledger budget publish` puts into Redis
-    enforce = true            # every call of the SDKs asks by itself; default: only your code
+    # limits.toml, named by SPANLEDGER_LIMITS; the published JSON has the same schema
+    enforce = true            # authorize every SDK call; default: only where your code asks
 
     [[budget]]
     name = "a user's hour"
-    per = "user"              # each user has one; or  scope = { feature = "summarize" }  for one of them all
+    per = "user"              # one budget per user; or  scope = { feature = "summarize" }  for a shared one
     window = "hour"           # hour, day, month
     amount_usd = 1
     zone = "Europe/Berlin"    # default: UTC
-    action = "block"          # warn (default): tell of the thresholds; downgrade: ask a cheaper model; block: refuse
-    at = 0.95                 # the share of the amount from which it acts; default: 0.95 to downgrade, 1 to block
+    action = "block"          # warn (default): alert only; downgrade: use a cheaper model; block: refuse
+    at = 0.95                 # share of the amount at which the action starts; default: downgrade 0.95, block 1
     thresholds = [0.8, 1.0]   # default: 0.8, 0.9, 0.95, 1.0
-    fail_closed = true        # default: where the store does not answer, the call passes
+    fail_closed = true        # default: if the store does not respond, the call is allowed
 
-    [features.summarize]      # or features."*": every feature that is not named
+    [features.summarize]      # or features."*": every feature without its own table
     downgrade = { "gpt-5.4" = "gpt-5.4-mini" }
-    pinned = true             # never another model
-    critical = true           # never another model, and never refused
+    pinned = true             # never downgraded
+    critical = true           # never downgraded, never refused
     max_output_tokens = 500   # and max_input_tokens
 
     [request]
     max_input_tokens = 32000
     max_output_tokens = 4096
-    assumed_output_tokens = 4096   # of a call that sets no maximum
+    assumed_output_tokens = 4096   # for a call that sets no maximum
 
-Dimensions are those of attribution: tenant, tier, feature, user.
+The dimensions are those of attribution: tenant, tier, feature, user.
 """
 
 from __future__ import annotations
@@ -37,65 +37,71 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
 from spanledger.limits.periods import WINDOWS
-from spanledger.limits.policy import ACTIONS, DIMENSIONS, WARN, Budget, Policy, Rule, in_order
+from spanledger.limits.policy import ACTIONS, DIMENSIONS, WARN, Budget, Policy, Rule, sorted_by_window
 from spanledger.runtime.untrusted_json import Json, items, mapping
 
 
 class PolicyError(Exception):
-    """A budget makes no sense; the message names the place and what is wanted."""
+    """A policy document is invalid; the message names the location and the expected form."""
 
 
 def load(path: str) -> Policy:
-    """The policy of a TOML file.
+    """Load a policy from a TOML file.
 
     Raises:
-        PolicyError: it cannot be read, or something in it is no budget.
+        PolicyError: the file cannot be read or is invalid.
     """
-    import tomllib  # not needed where there are no limits
+    import tomllib  # not needed without limits
 
     try:
         with open(os.path.expanduser(path), "rb") as file:
             document = tomllib.load(file, parse_float=Decimal)
     except OSError as error:
         raise PolicyError(f"SPANLEDGER_LIMITS={path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, no UTF-8, or nested without end
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, not UTF-8, or nested too deeply
         raise PolicyError(f"{path} is not valid TOML: {error}") from error
-    return policy(document, path)
+    return policy_from_document(document, path)
 
 
-def published(text: str) -> Policy:
-    """The policy of a published JSON document ("" is an empty one); raises as `load` does."""
+def policy_from_json(text: str) -> Policy:
+    """Parse a published JSON document ("": an empty policy). Raises as `load` does."""
     if not text:
         return Policy()
     try:
         document: object = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
-        raise PolicyError("the published budgets are no JSON") from error
+        raise PolicyError("the published budgets are not valid JSON") from error
     if not isinstance(document, dict):
-        raise PolicyError("the published budgets are no JSON object")
-    return policy(cast("Json", document), "the published budgets")
+        raise PolicyError("the published budgets are not a JSON object")
+    return policy_from_document(cast("Json", document), "the published budgets")
 
 
-def policy(document: Json, path: str = "limits") -> Policy:
-    """The policy that a parsed document describes; raises as `load` does."""
+def policy_from_document(document: Json, path: str = "limits") -> Policy:
+    """Build a policy from a parsed document. Raises as `load` does."""
     unknown = document.keys() - {"budget", "features", "request", "enforce"}
     if unknown:
         raise PolicyError(
-            f"{path}: {min(unknown)!r} is not known: use enforce, [[budget]], [features.NAME] and [request]"
+            f"{path}: {min(unknown)!r} is not a valid key; use enforce, [[budget]], [features.NAME] and [request]"
         )
     enforce = _flag(document, "enforce", path)
     if not isinstance(document.get("budget", []), list):
-        raise PolicyError(f"{path}: a budget begins with [[budget]], in double brackets")
-    budgets = [budget(cast("Json", budget_table), f"{path}, budget {n}") for n, budget_table in enumerate(items(document, "budget"), 1)]
+        raise PolicyError(f"{path}: a budget table starts with [[budget]], in double brackets")
+    budgets = [
+        budget_from_table(cast("Json", budget_table), f"{path}, budget {n}")
+        for n, budget_table in enumerate(items(document, "budget"), 1)
+    ]
     names = [parsed_budget.name for parsed_budget in budgets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise PolicyError(f"{path}: two budgets are named {twice!r}")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise PolicyError(f"{path}: duplicate budget name {duplicate!r}")
     caps = _table(document, "request", path)
-    _known(caps, {"max_input_tokens", "max_output_tokens", "assumed_output_tokens"}, f"{path}, request")
-    features = {name: rule(feature_table, f"{path}, feature {name!r}") for name, feature_table in _table(document, "features", path).items()}
+    _reject_unknown_keys(caps, {"max_input_tokens", "max_output_tokens", "assumed_output_tokens"}, f"{path}, request")
+    features = {
+        name: rule_from_table(feature_table, f"{path}, feature {name!r}")
+        for name, feature_table in _table(document, "features", path).items()
+    }
     return Policy(
-        in_order(budgets),
+        sorted_by_window(budgets),
         _cap(caps, "max_input_tokens", path),
         _cap(caps, "max_output_tokens", path),
         _cap(caps, "assumed_output_tokens", path) or Policy.assumed_output_tokens,
@@ -104,19 +110,19 @@ def policy(document: Json, path: str = "limits") -> Policy:
     )
 
 
-def budget(table: Json, location: str) -> Budget:
-    """One budget.
+def budget_from_table(table: Json, location: str) -> Budget:
+    """Build a budget from its table.
 
     Args:
-        each: its table.
-        where: what messages call it.
+        table: the parsed table.
+        location: its name in error messages.
 
     Raises:
-        PolicyError: something in it makes no sense.
+        PolicyError: the table is invalid.
     """
     if not isinstance(cast("object", table), dict):
         raise PolicyError(f"{location} is no table")
-    _known(
+    _reject_unknown_keys(
         table,
         {"name", "window", "amount_usd", "scope", "per", "zone", "fail_closed", "action", "thresholds", "at"},
         location,
@@ -125,7 +131,7 @@ def budget(table: Json, location: str) -> Budget:
     if not isinstance(name, str) or not name.strip():
         raise PolicyError(f"{location} has no name")
     if any(not _is_text(text) for text in (name, *mapping(table, "scope").values())):
-        raise PolicyError(f"{location}: its name and scope are not all UTF-8 text")
+        raise PolicyError(f"{location}: name and scope must be valid UTF-8 text")
     if window not in WINDOWS:
         raise PolicyError(f"{location}: window = {window!r}; use {', '.join(WINDOWS)}")
     if per and per not in DIMENSIONS:
@@ -147,15 +153,15 @@ def budget(table: Json, location: str) -> Budget:
     )
 
 
-def rule(entry: object, location: str) -> Rule:
-    """What holds for a feature; arguments and errors as of `budget`."""
+def rule_from_table(entry: object, location: str) -> Rule:
+    """Build the rule of a feature. Arguments and errors as for `budget_from_table`."""
     if not isinstance(entry, dict):
         raise PolicyError(f"{location} is no table")
     table = cast("Json", entry)
-    _known(table, {"downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens"}, location)
+    _reject_unknown_keys(table, {"downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens"}, location)
     models = _table(table, "downgrade", location)
     if not all(isinstance(model, str) and model for model in models.values()):
-        raise PolicyError(f'{location}: downgrade is a table of models, e.g. {{ "gpt-5.4" = "gpt-5.4-mini" }}')
+        raise PolicyError(f'{location}: downgrade must be a table of models, e.g. {{ "gpt-5.4" = "gpt-5.4-mini" }}')
     return Rule(
         {model: str(other) for model, other in models.items()},
         _flag(table, "pinned", location),
@@ -165,10 +171,10 @@ def rule(entry: object, location: str) -> Rule:
     )
 
 
-def _known(table: Json, keys: set[str], location: str) -> None:
+def _reject_unknown_keys(table: Json, keys: set[str], location: str) -> None:
     unknown = table.keys() - keys
     if unknown:
-        raise PolicyError(f"{location}: {min(unknown)!r} is not known; use {', '.join(sorted(keys))}")
+        raise PolicyError(f"{location}: {min(unknown)!r} is not a valid key; use {', '.join(sorted(keys))}")
 
 
 def _table(table: Json, key: str, location: str) -> Json:
@@ -180,15 +186,17 @@ def _table(table: Json, key: str, location: str) -> Json:
 def _flag(table: Json, key: str, location: str) -> bool:
     value = table.get(key, False)
     if not isinstance(value, bool):
-        raise PolicyError(f"{location}: {key} is true or false")
+        raise PolicyError(f"{location}: {key} must be true or false")
     return value
 
 
 def _scope(table: Json, location: str) -> dict[str, str]:
     scope = mapping(table, "scope")
-    wrong = next((key for key, value in scope.items() if key not in DIMENSIONS or not isinstance(value, str)), None)
-    if wrong is not None or ("scope" in table and not scope):
-        raise PolicyError(f"{location}: scope is a table of {', '.join(DIMENSIONS)}, each a text")
+    invalid_key = next(
+        (key for key, value in scope.items() if key not in DIMENSIONS or not isinstance(value, str)), None
+    )
+    if invalid_key is not None or ("scope" in table and not scope):
+        raise PolicyError(f"{location}: scope must be a table of {', '.join(DIMENSIONS)}, with text values")
     return {key: str(value) for key, value in scope.items()}
 
 
@@ -196,7 +204,9 @@ def _thresholds(table: Json, location: str) -> tuple[float, ...]:
     thresholds = table.get("thresholds", Budget.thresholds)
     if not isinstance(thresholds, list | tuple):
         raise PolicyError(f"{location}: thresholds = {thresholds!r}; use shares such as [0.8, 1.0]")
-    return tuple(sorted({float(_share(value, f"{location}: thresholds")) for value in cast("list[object]", thresholds)}))
+    return tuple(
+        sorted({float(_share(value, f"{location}: thresholds")) for value in cast("list[object]", thresholds)})
+    )
 
 
 def _share(value: object, location: str) -> Decimal:
@@ -220,7 +230,7 @@ def _picousd(value: Any, location: str) -> int:
 
 
 def _is_text(value: object) -> bool:
-    """Whether a text can be kept: not one out of bytes that are no UTF-8."""
+    """Whether a text can be stored: it has no lone surrogates (from bytes that are not UTF-8)."""
     return not isinstance(value, str) or value.encode("utf-8", "replace").decode() == value
 
 
@@ -233,8 +243,8 @@ def _zone(value: Any, location: str) -> tzinfo:
         zone = ZoneInfo(str(value))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         zone = None
-    if zone is None or str(zone) == "localtime":  # that is another one on each machine
-        raise PolicyError(f"{location}: zone = {value!r} is no time zone; use e.g. Europe/Berlin")
+    if zone is None or str(zone) == "localtime":  # it differs per machine
+        raise PolicyError(f"{location}: zone = {value!r} is not a valid time zone; use e.g. Europe/Berlin")
     return zone
 
 

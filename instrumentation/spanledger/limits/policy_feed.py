@@ -1,4 +1,4 @@
-"""What people have said: the budgets of this process and those that are published in the store, and what is stopped by hand."""
+"""Polls published budgets and kill switches from the store, and merges them with the policy of this process."""
 
 from __future__ import annotations
 
@@ -7,98 +7,100 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from spanledger.limits.circuit_breaker import Outage
-from spanledger.limits.matching_budgets import Plan, planned
-from spanledger.limits.policy import Policy, Who
-from spanledger.limits.policy_documents import PolicyError, published
+from spanledger.limits.circuit_breaker import CircuitBreaker
+from spanledger.limits.matching_budgets import MatchedBudgets, match_budgets
+from spanledger.limits.policy import Dimensions, Policy
+from spanledger.limits.policy_documents import PolicyError, policy_from_json
 from spanledger.limits.store.protocol import Controls, Store, StoreError
 from spanledger.runtime.guard import log
 
-CONTROLS_SECONDS: Final = 2.0
-"""How old the list of what is stopped by hand, and the published budgets, may be."""
-MAX_PLANS: Final = 10_000
+POLL_INTERVAL_SECONDS: Final = 2.0
+"""Maximum age of the kill switches and the published budgets."""
+MAX_CACHED_MATCHES: Final = 10_000
 
 
-class Heard:
-    """Asks the store every two seconds, in the thread of a call that finds the answer too old."""
+class PolicyFeed:
+    """Polls the store every two seconds, in the thread of the first call after the interval."""
 
-    def __init__(self, own: Policy, store: Store, outage: Outage, now: Callable[[], float]) -> None:
-        """`own`: the policy of this process; what is published comes to it. `now`: Unix seconds."""
-        self._own = own
-        self.policy = own
-        """What is in force."""
-        self._plans: tuple[Policy, dict[Who, Plan]] = own, {}
-        """Of a policy, and what was worked out of it."""
-        self.stops = False
-        """Whether anything is stopped by hand."""
+    def __init__(self, process_policy: Policy, store: Store, breaker: CircuitBreaker, now: Callable[[], float]) -> None:
+        """`process_policy`: published budgets are merged into it. `now`: Unix seconds."""
+        self._process_policy = process_policy
+        self.policy = process_policy
+        """The policy in force."""
+        self._matches: tuple[Policy, dict[Dimensions, MatchedBudgets]] = process_policy, {}
+        """A policy, and its matches by dimensions (cache)."""
+        self.has_stops = False
+        """Whether any kill switch is set."""
         self._store = store
-        self._outage = outage
+        self._breaker = breaker
         self._now = now
         self._controls: Controls | None = None
-        """None: nothing has been heard yet."""
-        self._lost = False
-        """Whether Redis has forgotten what was heard."""
-        self._until = 0.0
-        self._hearing = threading.Lock()
+        """None: not loaded yet."""
+        self._published_lost = False
+        """Whether Redis has lost the published budgets."""
+        self._next_poll = 0.0
+        self._refresh_lock = threading.Lock()
 
     @property
-    def anything(self) -> bool:
-        """Whether the store has answered at all."""
+    def loaded(self) -> bool:
+        """Whether a poll has succeeded."""
         return self._controls is not None
 
-    def listen(self) -> None:
-        """Hear what is new, where the last time is long ago; the first time everybody waits for it."""
+    def refresh(self) -> None:
+        """Poll the store if the interval has passed; the first poll blocks all callers."""
         if self._controls is not None:
-            if time.monotonic() >= self._until and self._hearing.acquire(blocking=False):
+            if time.monotonic() >= self._next_poll and self._refresh_lock.acquire(blocking=False):
                 try:
-                    self._hear()
+                    self._poll()
                 finally:
-                    self._hearing.release()
+                    self._refresh_lock.release()
             return
-        with self._hearing:
+        with self._refresh_lock:
             if self._controls is None:
-                self._hear()
+                self._poll()
 
-    def _hear(self) -> None:
-        if self._outage.lasts:
+    def _poll(self) -> None:
+        if self._breaker.is_open:
             return
-        self._until = time.monotonic() + CONTROLS_SECONDS
+        self._next_poll = time.monotonic() + POLL_INTERVAL_SECONDS
         try:
             controls = self._store.controls()
         except StoreError as error:
-            self._outage.noticed(error)  # what was stopped stays stopped
+            self._breaker.record_failure(error)  # kill switches stay set
             return
-        before = self._controls or Controls()
-        lost = before.published != "" and controls.published == ""  # no budgets at all are a document that says so
-        if lost:
-            if not self._lost:
-                log.warning("Redis has lost the budgets that were published: those in force, and what is stopped, stay")
-            controls = Controls(controls.stopped | before.stopped, before.published)
-        self._lost = lost
-        if controls.published != before.published:
+        previous_controls = self._controls or Controls()
+        published_lost = (
+            previous_controls.published != "" and controls.published == ""
+        )  # an empty policy is a document, not ""
+        if published_lost:
+            if not self._published_lost:
+                log.warning("Redis has lost the published budgets; the budgets in force and the stops are kept")
+            controls = Controls(controls.stopped | previous_controls.stopped, previous_controls.published)
+        self._published_lost = published_lost
+        if controls.published != previous_controls.published:
             try:
-                self.policy = self._own.with_published(published(controls.published))
-                self._plans = self.policy, {}
+                self.policy = self._process_policy.with_published(policy_from_json(controls.published))
+                self._matches = self.policy, {}
             except PolicyError as error:
-                log.error("%s; the budgets stay as they were", error)
+                log.error("%s; the previous budgets stay in force", error)
         self._controls = controls
-        self.stops = bool(controls.stopped)
+        self.has_stops = bool(controls.stopped)
 
-    def stopped(self, who: Who) -> str:
-        """What stops a call by hand, in words; "": nothing."""
+    def stop_reason(self, dimensions: Dimensions) -> str:
+        """The kill switch that applies to a call, as text; "": none."""
         if self._controls is not None and self._controls.stopped:
-            for dimension, value in who._asdict().items():
+            for dimension, value in dimensions._asdict().items():
                 if value is not None and f"{dimension}={value}" in self._controls.stopped:
                     return f"{dimension} {value!r} is stopped (spanledger resume {dimension}={value})"
         return ""
 
-    def plan(self, who: Who) -> Plan:
-        """What counts a call; it is worked out once while the windows last."""
-        policy, plans = self._plans
+    def matched_budgets(self, dimensions: Dimensions) -> MatchedBudgets:
+        """The budgets that match a call, cached until the first window ends."""
+        policy, matches = self._matches
         now = self._now()
-        matched = plans.get(who)
+        matched = matches.get(dimensions)
         if matched is None or not matched.since <= now < matched.until:
-            if len(plans) >= MAX_PLANS:
-                plans.clear()
-            matched = plans[who] = planned(policy, who, now)
+            if len(matches) >= MAX_CACHED_MATCHES:
+                matches.clear()
+            matched = matches[dimensions] = match_budgets(policy, dimensions, now)
         return matched

@@ -1,4 +1,4 @@
-"""BudgetExceeded as an answer of a web application: HTTP 429 with Retry-After.
+"""Maps BudgetExceeded to an HTTP 429 response with Retry-After.
 
 app.add_exception_handler(BudgetExceeded, for_starlette)      # FastAPI, Starlette
 app.register_error_handler(BudgetExceeded, for_flask)         # Flask
@@ -14,30 +14,30 @@ from spanledger.limits.errors import BudgetExceeded
 
 
 def headers(error: BudgetExceeded) -> dict[str, str]:
-    """Retry-After (RFC 9110, 10.2.3), where waiting helps."""
+    """The Retry-After header (RFC 9110, 10.2.3), if waiting helps."""
     return {"Retry-After": str(error.retry_after_seconds)} if error.retry_after_seconds else {}
 
 
 def body(error: BudgetExceeded) -> dict[str, Any]:
-    """No word of why: amounts and names are not for whoever made the request. When to come again, where that helps."""
-    when = {"retry_after_seconds": error.retry_after_seconds} if error.retry_after_seconds else {}
-    return {"error": "budget_exceeded", **when}
+    """The response body. It omits the reason: amounts and budget names are not for the end user."""
+    retry_fields = {"retry_after_seconds": error.retry_after_seconds} if error.retry_after_seconds else {}
+    return {"error": "budget_exceeded", **retry_fields}
 
 
 async def for_starlette(request: Any, error: BudgetExceeded) -> Any:  # noqa: ARG001 - the framework's signature
-    """An exception handler of FastAPI and Starlette."""
+    """Exception handler for FastAPI and Starlette."""
     from starlette.responses import JSONResponse
 
     return JSONResponse(body(error), status_code=429, headers=headers(error))
 
 
 def for_flask(error: BudgetExceeded) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """An error handler of Flask."""
+    """Error handler for Flask."""
     return body(error), 429, headers(error)
 
 
 class for_django:  # noqa: N801 - named in settings like a function
-    """A middleware of Django."""
+    """Middleware for Django."""
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self._get_response = get_response
@@ -50,5 +50,5 @@ class for_django:  # noqa: N801 - named in settings like a function
 
         if not isinstance(error, BudgetExceeded):
             return None
-        answer: Any = import_module("django.http").JsonResponse
-        return answer(body(error), status=429, headers=headers(error))
+        json_response: Any = import_module("django.http").JsonResponse
+        return json_response(body(error), status=429, headers=headers(error))

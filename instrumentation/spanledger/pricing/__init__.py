@@ -1,7 +1,7 @@
-"""What a call costs: LiteLLM's price table under Spanledger's rules, in integer picodollars.
+"""Calculates call costs from LiteLLM's price table, in integer picodollars.
 
-`quote` prices one usage; `table` loads prices and knows where they came from; `resolve` finds the
-entry for a provider's model name; `rules` turns an entry and a usage into components.
+`quote` prices one usage; `price_table` loads prices and their provenance; `model_names` finds the
+entry for a provider's model name; `rates` turns an entry and a usage into components.
 """
 
 from __future__ import annotations

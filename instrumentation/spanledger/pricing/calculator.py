@@ -1,4 +1,4 @@
-"""`quote`: one usage at one model, priced."""
+"""Price calculator: `quote` prices one usage of one model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from spanledger.pricing import non_token_meters, tool_fees
 from spanledger.pricing import price as p
-from spanledger.pricing.model_names import Match, Unresolved, canonical, is_sold_by_a_vendor, resolve
+from spanledger.pricing.model_names import Match, Unresolved, canonical, is_vendor_model, resolve
 from spanledger.pricing.price import Component, Price
 from spanledger.pricing.price_table import Prices, prices
 from spanledger.pricing.rates import TIERS, components, multiplier, rates_for
@@ -19,8 +19,8 @@ from spanledger.semconv import provider_hosts
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import Usage
 
-REPORTING: Final = frozenset({"openrouter", "x_ai"})
-"""Providers whose own statement of the cost is the price (R12)."""
+COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai"})
+"""Providers whose reported cost is the price (R12)."""
 
 MAX_REPORTED: Final = 10**18
 """Picodollars, a million dollars: no single call costs as much."""
@@ -53,72 +53,76 @@ def quote(
         usage: the meters, or a mapping of inclusive totals {input, output, cache_read, cache_write,
             cache_write_1h, cache_write_12h, reasoning, audio_in, audio_out, image_in, image_out,
             cached_audio, cached_image} in tokens, and the counts of `usage.UNITS` (web_searches, images,
-            audio_input_ms, characters, ...); None where it is not known.
-        request_model: the model that was asked for.
+            audio_input_ms, characters, ...); None if unknown.
+        request_model: the requested model.
         tier: the service tier served (batch, flex, priority, ...), as the provider spells it.
         geo: Anthropic's inference_geo, OpenAI's processing region (eu, us) or Vertex's location.
         speed: Anthropic's speed ("fast").
-        host: where the request went; a private host serves its own models for nothing.
-        provider_cost_usd: what the provider itself says the call cost, in USD.
+        host: where the request went; a private host serves its own models at no cost.
+        provider_cost_usd: the cost reported by the provider, in USD.
         size: of the image or video made ("1024x1024", "1080p").
         quality: of the image made ("hd", "low").
-        at: when the call completed (default: now); decides off-peak rates, and which price was valid.
+        completed_at: when the call completed (default: now); decides off-peak rates, and which price was valid.
         table: the prices to use (default: those in force).
 
     Returns:
         The price. `total_picousd` is None, never 0, where the call cannot be priced; `status` says why.
     """
     if type(usage) is not Usage and isinstance(usage, Mapping):
-        usage = from_mapping(usage)
-    if provider_cost_usd is not None and canonical(provider) in REPORTING:
+        usage = usage_from_totals(usage)
+    if provider_cost_usd is not None and canonical(provider) in COST_REPORTING_PROVIDERS:
         return _reported(provider, provider_cost_usd, usage, model or request_model, tier, table)
     if usage is None:
         return Price(p.NO_USAGE)
     table = table or prices()
     if not model and not request_model:
-        alone = tool_fees.alone(canonical(provider), usage)
-        if alone is None:
+        standalone = tool_fees.standalone_components(canonical(provider), usage)
+        if standalone is None:
             return Price(p.NO_MODEL)
         live = table.live
-        return Price(p.PRICED, sum(c.amount for c in alone), tuple(alone), None, live.source, live.version, ("exact",))
-    rates = _flat(table, provider, model or "", request_model or "", tier, geo, speed, host)
-    if rates is not None and (completed_at is None or not rates.entry.earlier):
+        return Price(
+            p.PRICED, sum(c.amount for c in standalone), tuple(standalone), None, live.source, live.version, ("exact",)
+        )
+    rates = _flat_rates(table, provider, model or "", request_model or "", tier, geo, speed, host)
+    if rates is not None and (completed_at is None or not rates.entry.former_entries):
         priced = rates.price(usage)
         if priced is not None:
             return priced
-    by_unit = usage.total == 0 and non_token_meters.used(usage)
+    by_unit = usage.total == 0 and non_token_meters.uses_non_token_meters(usage)
     media = (size, quality) if by_unit else ("", "")
     resolution = _resolve(table, provider, model or "", request_model or "", geo, host, *media)
     if isinstance(resolution, Price):
         return resolution
-    return _price(resolution, usage, tier, geo or _geo(host) if host else geo, speed, completed_at, size if by_unit else None)
+    return _price(
+        resolution, usage, tier, geo or _host_geo(host) if host else geo, speed, completed_at, size if by_unit else None
+    )
 
 
-class _Flat:
-    """The rates of a model whose price is quantity x rate, rounded to nothing: all but a few of them.
+class _FlatRates:
+    """Fast path for models whose price is exactly quantity x rate: all but a few of them.
 
-    It gives what `_price` gives, at a third of the time.
+    It returns what `_price` returns, in a third of the time.
     """
 
-    __slots__ = ("_limit", "_rates", "_tail", "entry")
+    __slots__ = ("_limit", "_price_fields", "_rates", "entry")
 
     def __init__(self, match: Match, rates: list[tuple[str, int, str, int] | None], limit: int) -> None:
         self.entry = match.entry
         self._rates = rates
         self._limit = limit
         table = match.table
-        self._tail = (self.entry.key, table.source, table.version, match.flags, None)
+        self._price_fields = (self.entry.key, table.source, table.version, match.flags, None)
 
     def price(self, usage: Usage) -> Price | None:
-        """The price, or None where it takes more than this: another band, a unit that is no token, no rate."""
-        into = usage[:11]
-        if sum(into) > self._limit or any(usage[16:-1]):
+        """The price, or None if the fast path does not apply: another threshold, a non-token meter, no rate."""
+        prompt_meters = usage[:11]
+        if sum(prompt_meters) > self._limit or any(usage[16:-1]):
             return None
         parts: list[Component] = []
         total = 0
         reasoning = usage.reasoning
         for quantity, rate in zip(
-            (*into, *usage[12:15], usage.output - reasoning, reasoning), self._rates, strict=True
+            (*prompt_meters, *usage[12:15], usage.output - reasoning, reasoning), self._rates, strict=True
         ):
             if quantity:
                 if rate is None:
@@ -126,28 +130,28 @@ class _Flat:
                 meter, atto, field, pico = rate
                 amount = quantity * pico
                 total += amount
-                parts.append(NEW(Component, (meter, quantity, atto, field, amount)))
+                parts.append(NEW_TUPLE(Component, (meter, quantity, atto, field, amount)))
         status = p.PRICED if total or not parts else p.ZERO_PRICE
-        return NEW(Price, (status, total, tuple(parts), *self._tail))
+        return NEW_TUPLE(Price, (status, total, tuple(parts), *self._price_fields))
 
 
-NEW: Final = cast("Any", tuple).__new__
+NEW_TUPLE: Final = cast("Any", tuple).__new__
 """A named tuple's own constructor takes twice as long."""
 
 METERS: Final = (*Usage._fields[:11], *Usage._fields[12:15], "output", "reasoning")
-"""In the order in which `_Flat.price` takes them."""
+"""In the order of `_FlatRates.price`."""
 
 
 @lru_cache(maxsize=4096)
-def _flat(
+def _flat_rates(
     table: Prices, provider: str, model: str, request_model: str, tier: str, geo: str, speed: str, host: str
-) -> _Flat | None:
-    """The shortcut for a model; None where its price depends on the clock, on brackets, or on uplifts."""
+) -> _FlatRates | None:
+    """The fast path for a model; None if its price depends on the time, on brackets, or on uplifts."""
     resolution = _resolve(table, provider, model, request_model, geo, host, "", "")
     if isinstance(resolution, Price):
         return None
     entry = resolution.entry
-    geo = geo or _geo(host)
+    geo = geo or _host_geo(host)
     if entry.off_peak or entry.brackets or ((geo or speed) and multiplier(entry.json, geo, speed) != (1, 1)):
         return None
     plan = rates_for(entry, TIERS.get(tier.lower(), ""))
@@ -157,20 +161,22 @@ def _flat(
         else None
         for meter in METERS
     ]
-    return _Flat(resolution, rates, min(entry.thresholds, default=MAX_COUNT * 2) - 1)
+    return _FlatRates(resolution, rates, min(entry.thresholds, default=MAX_COUNT * 2) - 1)
 
 
-def _price(match: Match, usage: Usage, tier: str, geo: str, speed: str, completed_at: datetime | None, size: str | None) -> Price:
+def _price(
+    match: Match, usage: Usage, tier: str, geo: str, speed: str, completed_at: datetime | None, size: str | None
+) -> Price:
     """`size` is None for a call that is priced by its tokens."""
     entry, table, match_flags = match
-    if entry.earlier and completed_at is not None:
-        entry = entry.valid(completed_at)
+    if entry.former_entries and completed_at is not None:
+        entry = entry.valid_at(completed_at)
         match_flags = match_flags if entry is match.entry else (*match_flags, "former")
     priced = components(entry, usage, tier, geo=geo, speed=speed, completed_at=completed_at)
     if size is not None and priced is not None:
         by_unit = non_token_meters.components(entry, usage, TIERS.get(tier.lower(), ""), size)
         priced = None if by_unit is None else (by_unit, set[str]())
-    extra = tool_fees.components(entry, usage) if tool_fees.used(usage) else NO_COMPONENTS
+    extra = tool_fees.components(entry, usage) if tool_fees.uses_tools(usage) else NO_COMPONENTS
     if priced is None or extra is None:
         return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=match_flags)
     parts, flags = priced
@@ -187,17 +193,22 @@ def _price(match: Match, usage: Usage, tier: str, geo: str, speed: str, complete
 def _resolve(
     table: Prices, provider: str, model: str, request_model: str, geo: str, host: str, size: str, quality: str
 ) -> Match | Price:
-    """The entry, or the price of a call that needs none."""
+    """The table entry, or the price of a call that needs no entry."""
     # Bedrock's bodies name the vendor's model; the id in the request carries the Bedrock price.
     ordered = (request_model, model) if canonical(provider) == BEDROCK else (model, request_model)
     names = tuple(dict.fromkeys(name for name in ordered if name))
     if size:
-        names = (*(sized for name in names for sized in non_token_meters.sized_names(name, size, quality)), *names)
-    resolution = resolve(table, provider, names, _region(geo, host))
+        names = (
+            *(sized for name in names for sized in non_token_meters.size_specific_names(name, size, quality)),
+            *names,
+        )
+    resolution = resolve(table, provider, names, _bedrock_region(geo, host))
     if host and provider_hosts.is_private(host):
         if isinstance(resolution, Match) and {"exact", "alias"} & set(resolution.flags):
-            return Match(resolution.entry, resolution.table, ("proxy",))  # a vendor's model cannot run here: this is a proxy
-        if provider_hosts.is_proxy(host) or is_sold_by_a_vendor(table, names):
+            return Match(
+                resolution.entry, resolution.table, ("proxy",)
+            )  # a vendor's model cannot run here: this is a proxy
+        if provider_hosts.is_proxy(host) or is_vendor_model(table, names):
             return Price(p.NEEDS_MAPPING)  # also a proxy, but the vendor is unknown
         return Price(p.SELF_HOSTED, 0, source="self_hosted")
     if isinstance(resolution, Unresolved):
@@ -208,7 +219,7 @@ def _resolve(
 def _reported(
     provider: str, cost: str, usage: Usage | None, model: str | None, tier: str, table: Prices | None
 ) -> Price:
-    """The provider's figure as the price, the table's beside it."""
+    """The provider's reported cost as the price, with the table's figure for comparison."""
     try:
         picousd = int((Decimal(cost) * 10**12).to_integral_value())
     except (InvalidOperation, ValueError):
@@ -220,7 +231,7 @@ def _reported(
     return Price(p.PROVIDER_REPORTED, picousd, (part,), computed.key, "provider", None, (), computed.total_picousd)
 
 
-def _geo(host: str) -> str:
+def _host_geo(host: str) -> str:
     """The processing region that a host implies: eu.api.openai.com, europe-west4-aiplatform.googleapis.com."""
     if host.endswith(".api.openai.com"):
         return host.partition(".")[0]
@@ -229,14 +240,14 @@ def _geo(host: str) -> str:
     return ""
 
 
-def _region(geo: str, host: str) -> str:
+def _bedrock_region(geo: str, host: str) -> str:
     """The region in a Bedrock host (bedrock-runtime.us-east-1.amazonaws.com), which may be a part of the key."""
     if host.startswith("bedrock") and host.endswith(".amazonaws.com"):
         return host.split(".")[1]
     return geo
 
 
-def from_mapping(totals: Mapping[str, int]) -> Usage:
+def usage_from_totals(totals: Mapping[str, int]) -> Usage:
     """A usage given as inclusive totals by the short names of `spanledger prices quote`."""
     n = {key: value for key, value in totals.items() if type(value) is int and value > 0}
     cached_audio = n.get("cached_audio", 0)
@@ -255,5 +266,5 @@ def from_mapping(totals: Mapping[str, int]) -> Usage:
         cache_read_image=cached_image,
         output_audio=n.get("audio_out", 0),
         output_image=n.get("image_out", 0),
-        **{meter: n[meter] for meter in usages.UNITS if meter in n},
+        **{meter: n[meter] for meter in usages.NON_TOKEN_METERS if meter in n},
     )

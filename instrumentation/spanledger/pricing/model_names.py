@@ -1,4 +1,4 @@
-"""Which entry of the price table a provider's model name means, and how sure that is.
+"""Resolves a provider's model name to an entry of the price table, with flags for the confidence of the match.
 
 Exactness first: a name is only loosened (case, version suffix, date) inside its provider's own
 namespace, because a date decides a price (gpt-4o-2024-05-13 costs twice gpt-4o), and a looser match
@@ -20,16 +20,16 @@ from spanledger.pricing.rates import Entry
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """Where a provider's models stand in the table."""
+    """A provider's key prefixes in the price table."""
 
     prefixes: tuple[str, ...]
     """Key prefixes, the provider's own first."""
-    owners: tuple[str, ...]
-    """Beginnings of `litellm_provider` that belong to the provider."""
-    home: str | None = None
-    """The provider whose list price stands in (flag home_vendor)."""
-    late: tuple[str, ...] = ()
-    """Prefixes of another API of the provider, looked at where the bare name is none of its keys."""
+    litellm_providers: tuple[str, ...]
+    """Prefixes of `litellm_provider` that belong to the provider."""
+    home_provider: str | None = None
+    """The provider whose list price is the fallback (flag home_vendor)."""
+    fallback_prefixes: tuple[str, ...] = ()
+    """Prefixes of another API of the provider, tried if the bare name is not one of its keys."""
 
 
 NAMESPACES: Final[dict[str, Namespace]] = {
@@ -46,7 +46,7 @@ NAMESPACES: Final[dict[str, Namespace]] = {
     "moonshot_ai": Namespace(("moonshot/",), ("moonshot",)),
     "github": Namespace(("github/",), ("github",), "openai"),
 }
-"""`gen_ai.provider.name` -> its namespace; a provider not listed is found under its own name."""
+"""`gen_ai.provider.name` -> its namespace; a provider not listed uses its own name."""
 
 LITELLM_NAMES: Final = {
     "azure": "azure.ai.openai",
@@ -62,7 +62,7 @@ LITELLM_NAMES: Final = {
 }
 
 ARN: Final = re.compile(r"arn:aws[\w-]*:(?P<service>\w+):(?P<region>[\w-]*):\d*:(?P<kind>[\w-]+)/(?P<model>.+)")
-MAPPED_ARNS: Final = (
+CUSTOMER_ARN_KINDS: Final = (
     "application-inference-profile",
     "provisioned-model",
     "custom-model",
@@ -71,19 +71,19 @@ MAPPED_ARNS: Final = (
 )
 GEO: Final = re.compile(r"^(?:us-gov|us|eu|apac|au|jp|global|ca|in|sa|me|af|amer)\.(?=\w+\.)")
 DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
-CLOSED: Final = re.compile(
+PROPRIETARY_MODEL: Final = re.compile(
     r"(?:^|[-_./: ])(?:(?:claude|gemini|grok(?!-1\b)|chatgpt|dall-e|sora|imagen|veo|sonar|palmyra|learnlm)(?![a-z])"
     r"|gpt[-_.]?(?:[3-9]|\d\d|image|audio|realtime)(?!all)|text-(?:embedding-\d|davinci)|omni-moderation|nova-(?:\d|pro|lite|micro)"
     r"|voyage-\d|inflection-\d|mistral-medium|qwen[\d.]*-(?:max|plus|turbo))|(?:^|[/:])o\d(?:-|$)"
 )
-"""Families whose weights are their vendor's alone, anywhere in a name ("azure-gpt-4o", "ft:gpt-6:acme::x"): a name newer
-than the table is not a model of one's own."""
+"""Families with proprietary weights, anywhere in a name ("azure-gpt-4o", "ft:gpt-6:acme::x"): a name newer than the
+table is not taken for a self-hosted model."""
 DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-"))
 VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+)?$")
 
 
 class Match(NamedTuple):
-    """The entry found, in which table, and how (exact, or less)."""
+    """The matched entry, its table, and the match flags (exact, or weaker)."""
 
     entry: Entry
     table: Table
@@ -92,11 +92,11 @@ class Match(NamedTuple):
 
 class Unresolved(NamedTuple):
     needs_mapping: bool
-    """The name is a customer's own (an ARN, a deployment): a line in the overrides file will price it."""
+    """The name is a customer's own (an ARN, a deployment): an alias in the overrides file will price it."""
 
 
 def canonical(provider: str) -> str:
-    """`gen_ai.provider.name` for a name of the convention or of LiteLLM."""
+    """`gen_ai.provider.name` for a provider name of the semantic conventions or of LiteLLM."""
     if provider.startswith("vertex_ai"):
         return "gcp.vertex_ai"
     if provider in ("bedrock", "bedrock_converse"):
@@ -110,7 +110,7 @@ def namespace(provider: str) -> Namespace:
 
 
 def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str = "") -> Match | Unresolved:
-    """Find the entry for a call: `names` are the candidates, the surest first.
+    """Find the entry for a call: `names` are the candidates, the most reliable first.
 
     Steps: the user's alias; the exact key, live then retired; a variant of the name in the same
     namespace; the home vendor's list price.
@@ -120,33 +120,33 @@ def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str =
     for name in names:
         alias = prices.overrides.aliases.get(name)
         if alias is not None:
-            match = _find(prices, provider, alias, region) or _anywhere(prices, alias)
+            match = _match_variants(prices, provider, alias, region) or _match_any_provider(prices, alias)
             if match:
                 return Match(match.entry, match.table, ("alias", *(f for f in match.flags if f != "exact")))
     for name in names:
-        cleaned, own_region, mapped = clean(name)
+        cleaned, own_region, mapped = parse_model_name(name)
         needs_mapping = needs_mapping or mapped
-        match = _listed(prices, provider, name, region)
+        match = _match_exact(prices, provider, name, region)
         if not match and not mapped:
-            match = _find(prices, provider, cleaned, own_region or region)
+            match = _match_variants(prices, provider, cleaned, own_region or region)
         if match:
             return match
-    home = namespace(provider).home
-    if home:
+    home_provider = namespace(provider).home_provider
+    if home_provider:
         for name in names:
-            cleaned, _, mapped = clean(name)
-            match = None if mapped else _find(prices, home, cleaned.rpartition("anthropic.")[2], "")
+            cleaned, _, mapped = parse_model_name(name)
+            match = None if mapped else _match_variants(prices, home_provider, cleaned.rpartition("anthropic.")[2], "")
             if match:
                 return Match(match.entry, match.table, ("home_vendor", *(f for f in match.flags if f != "exact")))
     return Unresolved(needs_mapping or (provider in ("azure.ai.openai", "azure.ai.inference") and bool(names)))
 
 
-def clean(name: str) -> tuple[str, str, bool]:
-    """The model in a name: (model, region, whether it is a customer's own resource)."""
+def parse_model_name(name: str) -> tuple[str, str, bool]:
+    """Parse a model name into (model, region, whether it is a customer's own resource)."""
     name = unquote(name).strip()
     arn = ARN.match(name)
     if arn:
-        return arn["model"], arn["region"], arn["kind"] in MAPPED_ARNS
+        return arn["model"], arn["region"], arn["kind"] in CUSTOMER_ARN_KINDS
     if name.startswith("tunedModels/"):
         return name, "", True
     for marker in ("publishers/", "models/"):
@@ -158,15 +158,15 @@ def clean(name: str) -> tuple[str, str, bool]:
     return name, "", False
 
 
-def is_sold_by_a_vendor(prices: Prices, names: tuple[str, ...]) -> bool:
-    """Whether any vendor sells a model of one of these names, or one of a family that nobody but its vendor can run: a
-    server that runs its own models has none of theirs."""
+def is_vendor_model(prices: Prices, names: tuple[str, ...]) -> bool:
+    """Whether one of these names is a vendor's model, or of a proprietary family: a self-hosted server cannot serve
+    these."""
     index = prices.vendor_names
     for name in names:
-        cleaned = clean(name)[0].lower().translate(DASHES)
-        if CLOSED.search(cleaned):
+        cleaned = parse_model_name(name)[0].lower().translate(DASHES)
+        if PROPRIETARY_MODEL.search(cleaned):
             return True
-        spellings = {cleaned, *variants(cleaned)}
+        spellings = {cleaned, *name_variants(cleaned)}
         if any(
             part in index for spelling in spellings for part in suffixes(spelling.replace(":", "/").replace("--", "/"))
         ):
@@ -174,57 +174,57 @@ def is_sold_by_a_vendor(prices: Prices, names: tuple[str, ...]) -> bool:
     return False
 
 
-def _listed(prices: Prices, provider: str, name: str, region: str) -> Match | None:
+def _match_exact(prices: Prices, provider: str, name: str, region: str) -> Match | None:
     """The entry under exactly this name."""
     space = namespace(provider)
     for table in prices.tables:
-        entry = _exact(table, space, name, region)
+        entry = _exact_entry(table, space, name, region)
         if entry:
-            return _match(entry, table, ())
+            return _flagged_match(entry, table, ())
     return None
 
 
-def _find(prices: Prices, provider: str, name: str, region: str) -> Match | None:
+def _match_variants(prices: Prices, provider: str, name: str, region: str) -> Match | None:
     space = namespace(provider)
-    match = _listed(prices, provider, name, region)
+    match = _match_exact(prices, provider, name, region)
     if match:
         return match
-    for variant in variants(name):
+    for variant in name_variants(name):
         for table in prices.tables:
-            entry = _exact(table, space, variant, region)
+            entry = _exact_entry(table, space, variant, region)
             if entry:
-                return _match(entry, table, ("variant",))
+                return _flagged_match(entry, table, ("variant",))
     return None
 
 
-def _match(entry: Entry, table: Table, flags: tuple[str, ...]) -> Match:
+def _flagged_match(entry: Entry, table: Table, flags: tuple[str, ...]) -> Match:
     if table.source == "retired":
         flags = (*flags, "archived")
     return Match(entry, table, flags or ("exact",))
 
 
-def _exact(table: Table, space: Namespace, name: str, region: str) -> Entry | None:
+def _exact_entry(table: Table, space: Namespace, name: str, region: str) -> Entry | None:
     for prefix in space.prefixes:
         for key in (f"{prefix}{region}/{name}", f"{prefix}{name}") if region else (f"{prefix}{name}",):
             entry = table.entry(key)
             if entry:
                 return entry
     entry = table.entry(name)
-    if entry and (table.source == "override" or entry.provider.startswith(space.owners)):
+    if entry and (table.source == "override" or entry.provider.startswith(space.litellm_providers)):
         return entry
-    return next((entry for prefix in space.late if (entry := table.entry(f"{prefix}{name}"))), None)
+    return next((entry for prefix in space.fallback_prefixes if (entry := table.entry(f"{prefix}{name}"))), None)
 
 
-def _anywhere(prices: Prices, key: str) -> Match | None:
+def _match_any_provider(prices: Prices, key: str) -> Match | None:
     for table in prices.tables:
         entry = table.entry(key)
         if entry:
-            return _match(entry, table, ())
+            return _flagged_match(entry, table, ())
     return None
 
 
-def variants(name: str) -> Iterator[str]:
-    """Other spellings of a name, nearest first; every one of them is a guess that a flag tells."""
+def name_variants(name: str) -> Iterator[str]:
+    """Other spellings of a name, nearest first; each of them is a guess, and flagged as one."""
     known_spellings = {name}
 
     def new(*spellings: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""What is not sold by the token: images, seconds of audio and video, characters, pages, queries.
+"""Prices non-token meters: images, seconds of audio and video, characters, pages, queries.
 
-A unit is charged only where the answer has no tokens: models that count both (gpt-image-1, gpt-4o-transcribe)
+A unit is charged only if the response has no tokens: models that count both (gpt-image-1, gpt-4o-transcribe)
 have a rate for either, and the tokens are what is billed. Sizes and qualities of images are keys of their
 own in LiteLLM's table (`hd/1024-x-1024/dall-e-3`, see `sized_names`), resolutions are suffixes of a field
 (`output_cost_per_second_1080p`).
@@ -32,13 +32,13 @@ LiteLLM's table has no price of training: a fine-tuning job is unpriced until th
 PIXELS: Final = ("input_cost_per_pixel", "output_cost_per_pixel")
 
 
-def used(usage: Usage) -> bool:
-    """Whether the call is one that is sold by such units: it has some, and no tokens."""
+def uses_non_token_meters(usage: Usage) -> bool:
+    """Whether the call is billed by non-token meters: it has some, and no tokens."""
     return usage.total == 0 and any(getattr(usage, meter) for meter in FIELDS)
 
 
 def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Component] | None:
-    """One component for each unit used, or None where the entry lacks its rate.
+    """One component per meter used, or None if the entry lacks a rate.
 
     `suffix` is the tier as the table spells it, `size` that of an image or a video ("1024x1024", "1080p").
     """
@@ -49,52 +49,54 @@ def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Compo
             continue
         rate = _rate(entry, fields, suffix, size)
         if rate is None and meter == "images":
-            rate = _by_pixels(entry, size)
+            rate = _pixel_rate(entry, size)
         if rate is None:
             return None
         atto, field = rate
-        parts.append(Component(meter, quantity, atto // unit, field, round_half_even(_divided(quantity * atto, unit))))
+        parts.append(
+            Component(meter, quantity, atto // unit, field, round_half_even(_divide_half_even(quantity * atto, unit)))
+        )
     return parts
 
 
-def _divided(atto: int, unit: int) -> int:
+def _divide_half_even(atto: int, unit: int) -> int:
     quotient, rest = divmod(atto, unit)
     return quotient + (rest * 2 > unit or (rest * 2 == unit and quotient & 1 == 1))
 
 
 def _rate(entry: Entry, fields: tuple[str, ...], suffix: str, size: str) -> tuple[int, str] | None:
     for field in fields:
-        for name in _names(field, suffix, size):
+        for name in _field_names(field, suffix, size):
             rate = attousd(entry.json.get(name))
             if rate is not None:
                 return rate, name
     return None
 
 
-def _names(field: str, suffix: str, size: str) -> Iterator[str]:
-    for resolution in (f"_{resolved(size)}", "") if size else ("",):
+def _field_names(field: str, suffix: str, size: str) -> Iterator[str]:
+    for resolution in (f"_{resolution_suffix(size)}", "") if size else ("",):
         if suffix:
             yield f"{field}{resolution}_{suffix}"
         yield f"{field}{resolution}"
 
 
-def resolved(size: str) -> str:
+def resolution_suffix(size: str) -> str:
     """A size as the table's suffixes have it: "1920x1080" and "1080p" -> "1080p", "4K" -> "4k" (of a video)."""
-    width, height = dimensions(size)
+    width, height = pixel_dimensions(size)
     if width and height:
         lines = min(width, height)
         return "4k" if lines >= 2160 else f"{lines}p"
     return size.lower() if size.lower() in ("4k", "2k") or size.endswith("p") else size
 
 
-def dimensions(size: str) -> tuple[int, int]:
-    """(width, height) of "1024x768" or "1024-x-768"; (0, 0) where it is no such size."""
+def pixel_dimensions(size: str) -> tuple[int, int]:
+    """(width, height) of "1024x768" or "1024-x-768"; (0, 0) if it is not a valid size."""
     width, _, height = size.lower().replace("-", "").partition("x")
     return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
 
 
-def _by_pixels(entry: Entry, size: str) -> tuple[int, str] | None:
-    width, height = dimensions(size)
+def _pixel_rate(entry: Entry, size: str) -> tuple[int, str] | None:
+    width, height = pixel_dimensions(size)
     for name in PIXELS:
         rate = attousd(entry.json.get(name))
         if rate and width:
@@ -102,9 +104,9 @@ def _by_pixels(entry: Entry, size: str) -> tuple[int, str] | None:
     return None
 
 
-def sized_names(name: str, size: str, quality: str) -> Iterator[str]:
+def size_specific_names(name: str, size: str, quality: str) -> Iterator[str]:
     """The names under which the table may list an image model at a size and a quality, the most exact first."""
-    width, height = dimensions(size)
+    width, height = pixel_dimensions(size)
     if not width:
         return
     for grade in dict.fromkeys((quality, "standard", "")):

@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 
 PRICED: Final = "priced"
 ZERO_PRICE: Final = "zero_price"
-"""The table says that this model costs nothing."""
+"""The price table lists this model as free."""
 SELF_HOSTED: Final = "self_hosted"
-"""A server of one's own: an explicit zero."""
+"""Self-hosted server: an explicit zero."""
 PROVIDER_REPORTED: Final = "provider_reported"
 NOT_BILLED: Final = "not_billed"
-"""The provider answered with an error: nothing was sold. No amount, and no reason to look for one."""
+"""The provider returned an error: nothing was billed, and no price is needed."""
 NO_MODEL: Final = "unpriced:no_model"
 NO_PRICE: Final = "unpriced:no_price"
 NO_USAGE: Final = "unpriced:no_usage"
@@ -29,7 +29,7 @@ GROUPS: Final = {
     "output": ("output", "output_audio", "output_image", "output_video", "reasoning"),
     "tools": ("web_searches", "file_searches", "code_sessions", "maps_queries"),
 }
-"""What a cost is shown by -> the meters it sums; any other meter counts as `OTHER`."""
+"""Cost group for display -> the meters it sums; any other meter counts as `OTHER`."""
 
 GROUP_OF: Final = {meter: group for group, meters in GROUPS.items() for meter in meters}
 
@@ -50,7 +50,7 @@ class Component(NamedTuple):
 
 
 class Price(NamedTuple):
-    """What one call costs, or why that cannot be said."""
+    """The cost of one call, or the reason why it is unpriced."""
 
     status: str
     """priced | zero_price | self_hosted | provider_reported | not_billed | unpriced:<reason>."""
@@ -63,10 +63,10 @@ class Price(NamedTuple):
     """Which table: override | file | litellm | bundled | retired | provider."""
     version: str | None = None
     flags: tuple[str, ...] = ()
-    """exact, or why less: alias, variant, home_vendor, archived, former (a price that held at the time of the call),
+    """exact, or the reason for a weaker match: alias, variant, home_vendor, archived, former (a price that held at the time of the call),
     tier_estimated, batch_estimated, proxy."""
     computed_picousd: int | None = None
-    """What the table says, where the provider's own figure is the price."""
+    """The cost by the price table, if the provider's own figure is the price."""
 
     @property
     def priced(self) -> bool:

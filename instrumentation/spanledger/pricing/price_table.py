@@ -1,7 +1,7 @@
-"""Where prices come from: the table in force, its version and its age.
+"""Loads the price table: source, version and age of the prices in force.
 
 Precedence: the user's own rates (SPANLEDGER_PRICE_OVERRIDES) > `SPANLEDGER_PRICES_FILE` (a LiteLLM table as .json, or a litellm wheel, read as a zip
-archive: nothing of it is executed) > an installed litellm newer than the bundled snapshot > the
+archive; none of its code is executed) > an installed litellm newer than the bundled snapshot > the
 bundled snapshot; and for models that LiteLLM has dropped, the retired prices. An installed litellm is
 found by its metadata and read from its files, never imported: importing it takes seconds and fetches
 a table over the network. Its compromised releases are refused.
@@ -29,17 +29,17 @@ from spanledger.runtime.guard import log
 from spanledger.runtime.untrusted_json import Json, label, mapping
 
 TABLE_IN_WHEEL: Final = "litellm/model_prices_and_context_window_backup.json"
-DENIED: Final = ("1.82.7", "1.82.8", "1.107.")
+COMPROMISED_RELEASES: Final = ("1.82.7", "1.82.8", "1.107.")
 """Releases of litellm that carried a payload (2026-03-24 and 1.107); their files are not even read."""
 
 
-OWN_SERVERS: Final = frozenset({"ollama", "ollama_chat", "lemonade", "hosted_vllm", "vllm", "lm_studio"})
-"""`litellm_provider` of programs that serve models on one's own machine: a name of theirs is no vendor's."""
+SELF_HOSTED_PROVIDERS: Final = frozenset({"ollama", "ollama_chat", "lemonade", "hosted_vllm", "vllm", "lm_studio"})
+"""`litellm_provider` of self-hosted model servers: their model names are not vendor names."""
 SPEECH_AND_SEARCH: Final = frozenset(
     {"audio_transcription", "audio_speech", "evaluation", "guardrail", "image_edit", "ocr", "search", "vector_store"}
 )
-"""`mode` of entries whose keys end in everyday words ("base", "best")."""
-EVERYDAY: Final = frozenset(
+"""`mode` of entries whose keys end in generic words ("base", "best")."""
+GENERIC_NAMES: Final = frozenset(
     [
         "auto",
         "chat",
@@ -68,7 +68,7 @@ EVERYDAY: Final = frozenset(
         "3.2",
     ]
 )
-"""Ends of keys that anybody may call a model of his own."""
+"""Key suffixes that are also plausible names of self-hosted models."""
 BEDROCK_VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+\w*)*$")
 
 
@@ -83,7 +83,7 @@ class Table:
     sha256: str
     """Of the table as LiteLLM published it."""
     dated: date | None
-    """When this version was current, where that is known."""
+    """Publication date of this version, if known."""
     origin: str
     """The file it was read from."""
     models: dict[str, Json]
@@ -105,7 +105,7 @@ class Table:
 
 
 def _numbers_as_text(data: bytes) -> Json:
-    """Parse a table; numbers stay text, so no float ever stands between the file and the price."""
+    """Parse a table; numbers stay text, so that no price passes through a float."""
     return mapping(json.loads(data, parse_float=str, parse_int=str))
 
 
@@ -117,15 +117,15 @@ def _models(raw_table: Json) -> dict[str, Json]:
 
 def bundled() -> Table:
     """The snapshot that ships with Spanledger."""
-    return _packaged("bundled", "prices.json.gz")
+    return _read_packaged("bundled", "prices.json.gz")
 
 
 def retired() -> Table:
     """Prices of models that LiteLLM no longer lists, as it last listed them."""
-    return _packaged("retired", "retired.json.gz")
+    return _read_packaged("retired", "retired.json.gz")
 
 
-def _packaged(source: str, name: str) -> Table:
+def _read_packaged(source: str, name: str) -> Table:
     file = resources.files("spanledger.pricing") / "data" / name
     document = mapping(json.loads(gzip.decompress(file.read_bytes())))
     meta = mapping(document.pop("_meta", None))
@@ -145,17 +145,17 @@ def from_file(path: Path) -> Table:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no such table, or it is a wheel of a compromised release.
+        ValueError: it is not a LiteLLM price table, or it is a wheel of a compromised release.
     """
     if path.suffix == ".whl":
         version = path.name.split("-")[1] if path.name.count("-") >= 2 else ""
-        if version.startswith(DENIED):
+        if version.startswith(COMPROMISED_RELEASES):
             raise ValueError(f"litellm {version} is a compromised release; its files are not read")
         try:
             with zipfile.ZipFile(path) as wheel:
                 data = wheel.read(TABLE_IN_WHEEL)
         except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"{path} holds no {TABLE_IN_WHEEL}") from error
+            raise ValueError(f"{path} does not contain {TABLE_IN_WHEEL}") from error
         return _read("file", f"litellm {version}", path, data)
     return _read("file", path.name, path, path.read_bytes())
 
@@ -169,22 +169,24 @@ def _read(source: str, version: str, path: Path, data: bytes) -> Table:
 
 
 def installed(newer_than: str) -> Table | None:
-    """The table of an installed litellm, if it is newer and no compromised release."""
+    """The table of an installed litellm, if it is newer and not a compromised release."""
     try:
         distribution = metadata.distribution("litellm")
     except metadata.PackageNotFoundError:
         return None
     version = distribution.version
-    if version.startswith(DENIED):
-        log.error("litellm %s is installed: a compromised release. Uninstall it; its prices are not read.", version)
+    if version.startswith(COMPROMISED_RELEASES):
+        log.error(
+            "litellm %s is installed and is a compromised release. Uninstall it; its prices are not used.", version
+        )
         return None
-    if _ordered(version) <= _ordered(newer_than):
+    if _version_key(version) <= _version_key(newer_than):
         return None
     path = Path(str(distribution.locate_file(TABLE_IN_WHEEL)))
     return _read("litellm", version, path, path.read_bytes())
 
 
-def _ordered(version: str) -> tuple[int, ...]:
+def _version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
@@ -201,7 +203,7 @@ NO_OVERRIDES: Final = Overrides(Table("override", "", "", None, "", {}), {})
 
 
 def read_overrides() -> Overrides:
-    """Read the file that `SPANLEDGER_PRICE_OVERRIDES` names; what is wrong with it is said, not raised."""
+    """Read the file that `SPANLEDGER_PRICE_OVERRIDES` names; errors are logged, not raised."""
     configured = settings.setting("price_overrides")
     if not configured:
         return NO_OVERRIDES
@@ -228,7 +230,7 @@ class Prices:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """In the order in which a key is looked for."""
+        """In lookup order."""
         return (
             (self.overrides.table, self.live, self.retired)
             if self.overrides.table.models
@@ -237,19 +239,19 @@ class Prices:
 
     @cached_property
     def vendor_names(self) -> frozenset[str]:
-        """What vendors' models are called, in lower case: every key and what follows a slash in it, Bedrock's also
-        without region, vendor and version. Keys of programs that serve one's own models are left out."""
+        """Lower-case names of vendors' models: every key and its suffixes after a slash, Bedrock's also without region,
+        vendor and version. Keys of self-hosted model servers are left out."""
         names: set[str] = set()
         for table in (self.live, self.retired):
             for key, entry in table.models.items():
                 owner = str(entry.get("litellm_provider"))
-                if owner in OWN_SERVERS or entry.get("mode") in SPEECH_AND_SEARCH:
+                if owner in SELF_HOSTED_PROVIDERS or entry.get("mode") in SPEECH_AND_SEARCH:
                     continue
                 lower = key.lower()
                 names.update(suffixes(lower))
                 if owner.startswith("bedrock"):
                     names.update(suffixes(BEDROCK_VERSION.sub("", lower.rpartition("/")[2]), "."))
-        return frozenset(names - EVERYDAY)
+        return frozenset(names - GENERIC_NAMES)
 
 
 def suffixes(name: str, separator: str = "/") -> Iterator[str]:
@@ -260,9 +262,9 @@ def suffixes(name: str, separator: str = "/") -> Iterator[str]:
 
 
 def load() -> Prices:
-    """Choose and read the table in force; what cannot be read is said once, and the next one serves."""
+    """Load the table in force; a source that cannot be read is logged, and the next one is used."""
     snapshot = bundled()
-    own = read_overrides()
+    overrides = read_overrides()
     configured = settings.setting("prices_file")
     candidates: list[tuple[str, Callable[[], Table | None]]] = []
     if configured:
@@ -272,11 +274,11 @@ def load() -> Prices:
         try:
             table = read()
         except (OSError, ValueError) as error:
-            log.error("cannot use the prices of %s: %s. Prices come from the next source.", name, error)
+            log.error("cannot use the prices of %s: %s. The next price source is used.", name, error)
             continue
         if table is not None:
-            return Prices(table, retired(), own)
-    return Prices(snapshot, retired(), own)
+            return Prices(table, retired(), overrides)
+    return Prices(snapshot, retired(), overrides)
 
 
 _prices: Prices | None = None
@@ -285,7 +287,7 @@ _prices: Prices | None = None
 def prices() -> Prices:
     """The prices in force, loaded at the first call (which `bootstrap` makes in a background thread).
 
-    Two threads that come first together both load; either result is the same.
+    Concurrent first calls may both load; the results are equal.
     """
     global _prices
     if _prices is None:

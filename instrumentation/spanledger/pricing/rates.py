@@ -1,6 +1,6 @@
-"""How a table entry becomes rates, and a usage an amount: the pricing rules, without any model's name.
+"""Rate card: compiles a table entry into rates, and applies them to a usage; independent of model names.
 
-Field names are read by their grammar, never from a list: LiteLLM grows new thresholds and tiers within
+Field names are parsed by a grammar, not looked up in a list: LiteLLM adds new thresholds and tiers within
 months (`_above_12hr`, `_above_100k_tokens`, `_ultrafast` all did in 2026). All arithmetic is in integer
 attodollars; each component is rounded half-even to picodollars once.
 """
@@ -21,7 +21,7 @@ from spanledger.semconv.usage import Usage
 
 ATTO: Final = 10**18
 DIGITS: Final = Context(prec=12, rounding=ROUND_HALF_EVEN)
-"""Table values carry float noise (4.2000000000000006E-8); 12 significant digits are all that is meant."""
+"""Table values carry float noise (4.2000000000000006E-8); 12 significant digits are enough."""
 
 GRAMMAR: Final = re.compile(
     r"(?P<base>input_cost_per_(?:audio_|image_|video_)?token|output_cost_per_(?:audio_|image_|video_|reasoning_)?token"
@@ -32,8 +32,8 @@ GRAMMAR: Final = re.compile(
 
 INPUT: Final = "input_cost_per_token"
 OUTPUT: Final = "output_cost_per_token"
-READ: Final = "cache_read_input_token_cost"
-WRITE: Final = "cache_creation_input_token_cost"
+CACHE_READ: Final = "cache_read_input_token_cost"
+CACHE_WRITE: Final = "cache_creation_input_token_cost"
 REASONING: Final = "output_cost_per_reasoning_token"
 
 METERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
@@ -41,13 +41,13 @@ METERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "input_audio": (("input_cost_per_audio_token", 0), (INPUT, 0)),
     "input_image": (("input_cost_per_image_token", 0), (INPUT, 0)),
     "input_video": (("input_cost_per_video_token", 0), (INPUT, 0)),
-    "cache_read": ((READ, 0), (INPUT, 0)),
-    "cache_read_audio": (("cache_read_input_audio_token_cost", 0), (READ, 0), (INPUT, 0)),
-    "cache_read_image": (("cache_read_input_image_token_cost", 0), (READ, 0), (INPUT, 0)),
-    "cache_read_video": (("cache_read_input_video_token_cost", 0), (READ, 0), (INPUT, 0)),
-    "cache_write": ((WRITE, 0), (INPUT, 0)),
-    "cache_write_1h": ((WRITE, 1), (WRITE, 0), (INPUT, 0)),
-    "cache_write_12h": ((WRITE, 12), (WRITE, 0), (INPUT, 0)),
+    "cache_read": ((CACHE_READ, 0), (INPUT, 0)),
+    "cache_read_audio": (("cache_read_input_audio_token_cost", 0), (CACHE_READ, 0), (INPUT, 0)),
+    "cache_read_image": (("cache_read_input_image_token_cost", 0), (CACHE_READ, 0), (INPUT, 0)),
+    "cache_read_video": (("cache_read_input_video_token_cost", 0), (CACHE_READ, 0), (INPUT, 0)),
+    "cache_write": ((CACHE_WRITE, 0), (INPUT, 0)),
+    "cache_write_1h": ((CACHE_WRITE, 1), (CACHE_WRITE, 0), (INPUT, 0)),
+    "cache_write_12h": ((CACHE_WRITE, 12), (CACHE_WRITE, 0), (INPUT, 0)),
     "output": ((OUTPUT, 0),),
     "output_audio": (("output_cost_per_audio_token", 0), (OUTPUT, 0)),
     "output_image": (("output_cost_per_image_token", 0), (OUTPUT, 0)),
@@ -55,8 +55,8 @@ METERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
 }
 """Meter -> the (rate, hours to live) that price it, the next one where the table lacks the first (R5)."""
 
-CHARGED: Final = tuple(meter for meter in METERS if meter != "output")
-CHARGED_OF: Final = attrgetter(*CHARGED)
+CHARGED_METERS: Final = tuple(meter for meter in METERS if meter != "output")
+CHARGED_QUANTITIES: Final = attrgetter(*CHARGED_METERS)
 
 TIERS: Final = {
     "batch": "batches",
@@ -78,7 +78,7 @@ class Rate(NamedTuple):
     """Attodollars a token."""
     field: str
     estimated: str | None = None
-    """Why this rate is not the one asked for: tier_estimated or batch_estimated."""
+    """Why this rate is an estimate: tier_estimated or batch_estimated."""
 
 
 Fields = dict[tuple[str, int, int, str], Rate]
@@ -99,20 +99,20 @@ class Entry:
     brackets: tuple[tuple[int, int, Fields], ...]
     """`tiered_pricing`: (more than, at most, fields)."""
     off_peak: Fields
-    earlier: tuple[tuple[date, Entry], ...] = ()
-    """Former prices: (the first day on which they no longer held, the entry then), oldest first."""
-    plans: dict[tuple[str, int, int, bool], dict[str, Rate | None]] = field(
+    former_entries: tuple[tuple[date, Entry], ...] = ()
+    """Former prices: (first day on which the price was no longer valid, the entry), oldest first."""
+    rates_cache: dict[tuple[str, int, int, bool], dict[str, Rate | None]] = field(
         default_factory=dict[tuple[str, int, int, bool], dict[str, "Rate | None"]]
     )
 
-    def valid(self, moment: datetime) -> Entry:
-        """The entry as it was at a time."""
+    def valid_at(self, moment: datetime) -> Entry:
+        """The entry that was valid at `moment`."""
         day = moment.astimezone(UTC).date()
-        return next((entry for until, entry in self.earlier if day < until), self)
+        return next((entry for until, entry in self.former_entries if day < until), self)
 
 
 def attousd(text: object) -> int | None:
-    """A table number, as text or int, in attodollars; None where it is no finite number >= 0."""
+    """A table number, as text or int, in attodollars; None if it is not a finite number >= 0."""
     if isinstance(text, bool) or not isinstance(text, str | int):
         return None
     try:
@@ -139,12 +139,12 @@ def compile_entry(key: str, entry: Json) -> Entry:
         tuple(sorted({threshold for _, _, threshold, _ in fields} - {0})),
         tuple(brackets),
         _fields(mapping(entry, "off_peak_pricing"), "off_peak_pricing."),
-        _earlier(key, entry),
+        _former_entries(key, entry),
     )
 
 
-def _earlier(key: str, entry: Json) -> tuple[tuple[date, Entry], ...]:
-    """`_history` of an entry: former fields, each with `_until`, the day on which others took their place."""
+def _former_entries(key: str, entry: Json) -> tuple[tuple[date, Entry], ...]:
+    """`_history` of an entry: former fields, each with `_until`, the day on which they were replaced."""
     former_entries: list[tuple[date, Entry]] = []
     for former in items(entry, "_history"):
         fields = {**entry, **mapping(former)}
@@ -165,7 +165,7 @@ def _fields(entry: Json, prefix: str = "") -> Fields:
         if match and rate is not None:
             threshold = int(match["kilo"] or 0) * 1000
             rates[match["base"], int(match["hours"] or 0), threshold, match["tier"] or ""] = Rate(rate, prefix + name)
-    # A zero above a threshold beside a price below it is a gap in the table, not a gift (Vertex 128k keys).
+    # A zero above a threshold beside a price below it is a gap in the table, not a free tier (Vertex 128k keys).
     return {
         key: rate
         for key, rate in rates.items()
@@ -176,10 +176,10 @@ def _fields(entry: Json, prefix: str = "") -> Fields:
 def components(
     entry: Entry, usage: Usage, tier: str, *, geo: str = "", speed: str = "", completed_at: datetime | None = None
 ) -> tuple[list[Component], set[str]] | None:
-    """The token components of `usage` and flags, or None where the entry lacks a rate that is needed.
+    """The token components of `usage` and flags, or None if the entry lacks a required rate.
 
     `tier` is the served service tier as the provider spells it, `geo` a processing region or
-    geography, `speed` Anthropic's, `at` the time of completion (for off-peak rates).
+    geography, `speed` Anthropic's, `completed_at` the time of completion (for off-peak rates).
     """
     suffix = TIERS.get(tier.lower(), "") if tier else ""
     total = usage.total_input
@@ -188,32 +188,36 @@ def components(
         if total > threshold or (total == threshold and entry.provider == "xai"):
             crossed = threshold
     bracket = _bracket(entry, total)
-    cheap = is_off_peak(entry.json, completed_at or datetime.now(UTC)) if entry.off_peak else False
-    plan = rates_for(entry, suffix, crossed, bracket, cheap)
+    off_peak = is_off_peak(entry.json, completed_at or datetime.now(UTC)) if entry.off_peak else False
+    rates = rates_for(entry, suffix, crossed, bracket, off_peak)
     numerator, denominator = multiplier(entry.json, geo, speed) if geo or speed else (1, 1)
     parts: list[Component] = []
     flags: set[str] = set()
-    for meter, quantity in _charged(usage):
-        rate = plan[meter]
+    for meter, quantity in _charged_quantities(usage):
+        rate = rates[meter]
         if rate is None:
             return None
         atto = rate.atto * numerator
-        amount = round_half_even(quantity * atto) if denominator == 1 else _rounded(quantity * atto, denominator)
+        amount = (
+            round_half_even(quantity * atto)
+            if denominator == 1
+            else _round_half_even_fraction(quantity * atto, denominator)
+        )
         parts.append(Component(meter, quantity, atto // denominator, rate.field, amount))
         if rate.estimated:
             flags.add(rate.estimated)
     return parts, flags
 
 
-def _rounded(atto: int, denominator: int) -> int:
+def _round_half_even_fraction(atto: int, denominator: int) -> int:
     """Half-even in one step, the multiplier's denominator included."""
     unit = denominator * 10**6
     quotient, rest = divmod(atto, unit)
     return quotient + (rest * 2 > unit or (rest * 2 == unit and quotient & 1 == 1))
 
 
-def _charged(usage: Usage) -> list[tuple[str, int]]:
-    """(meter, quantity) of what is charged; reasoning is taken out of the output it is part of."""
+def _charged_quantities(usage: Usage) -> list[tuple[str, int]]:
+    """(meter, quantity) pairs that are charged; reasoning is subtracted from the output that includes it."""
     common = usage.input + usage.cache_read + usage.output
     if common == sum(usage[:15]):  # nothing but text, read from the cache or not: nearly every call
         parts = (
@@ -223,7 +227,9 @@ def _charged(usage: Usage) -> list[tuple[str, int]]:
             ("reasoning", usage.reasoning),
         )
         return [part for part in parts if part[1]]
-    quantities = [(meter, quantity) for meter, quantity in zip(CHARGED, CHARGED_OF(usage), strict=True) if quantity]
+    quantities = [
+        (meter, quantity) for meter, quantity in zip(CHARGED_METERS, CHARGED_QUANTITIES(usage), strict=True) if quantity
+    ]
     if usage.output > usage.reasoning:
         quantities.append(("output", usage.output - usage.reasoning))
     if usage.reasoning:
@@ -232,31 +238,33 @@ def _charged(usage: Usage) -> list[tuple[str, int]]:
 
 
 def rates_for(
-    entry: Entry, suffix: str, crossed: int = 0, bracket: int = -1, cheap: bool = False
+    entry: Entry, suffix: str, crossed: int = 0, bracket: int = -1, off_peak: bool = False
 ) -> dict[str, Rate | None]:
     """The rate of every meter for one tier, threshold, bracket and time of day."""
-    plan = entry.plans.get((suffix, crossed, bracket, cheap))
-    if plan is None:
-        plan = entry.plans[suffix, crossed, bracket, cheap] = _plan(entry, suffix, crossed, bracket, cheap)
-    return plan
+    rates = entry.rates_cache.get((suffix, crossed, bracket, off_peak))
+    if rates is None:
+        rates = entry.rates_cache[suffix, crossed, bracket, off_peak] = _compile_rates(
+            entry, suffix, crossed, bracket, off_peak
+        )
+    return rates
 
 
-def _plan(entry: Entry, suffix: str, crossed: int, bracket: int, cheap: bool) -> dict[str, Rate | None]:
+def _compile_rates(entry: Entry, suffix: str, crossed: int, bracket: int, off_peak: bool) -> dict[str, Rate | None]:
     fields = entry.fields
     if bracket >= 0:
         fields = {**fields, **entry.brackets[bracket][2]}
-    if cheap:
+    if off_peak:
         fields = {**fields, **entry.off_peak}
     thresholds = [t for t in reversed(entry.thresholds) if t <= crossed]
-    look = _Lookup(entry, fields, thresholds, suffix)
-    plan: dict[str, Rate | None] = {meter: look.first(chain) for meter, chain in METERS.items()}
-    plan["reasoning"] = look.reasoning()
-    return plan
+    lookup = _Lookup(entry, fields, thresholds, suffix)
+    rates: dict[str, Rate | None] = {meter: lookup.first_rate(chain) for meter, chain in METERS.items()}
+    rates["reasoning"] = lookup.reasoning_rate()
+    return rates
 
 
 @dataclass(frozen=True, slots=True)
 class _Lookup:
-    """Rules R4 to R7: which field holds a rate, and which stands in for it."""
+    """Rules R4 to R7: the field that holds a rate, and its fallbacks."""
 
     entry: Entry
     fields: Fields
@@ -264,11 +272,11 @@ class _Lookup:
     """Crossed ones, highest first."""
     tier: str
 
-    def first(self, chain: tuple[tuple[str, int], ...]) -> Rate | None:
+    def first_rate(self, chain: tuple[tuple[str, int], ...]) -> Rate | None:
         for position, (base, hours) in enumerate(chain):
-            rate = self.batch(base, hours) if self.tier == "batches" else self.tiered(base, hours)
+            rate = self.batch_rate(base, hours) if self.tier == "batches" else self.service_tier_rate(base, hours)
             if rate is not None:
-                if position and base == INPUT and chain[0][0] == READ and self.entry.provider == "fireworks_ai":
+                if position and base == INPUT and chain[0][0] == CACHE_READ and self.entry.provider == "fireworks_ai":
                     return Rate(rate.atto // 2, rate.field, rate.estimated)  # Fireworks: half the input rate
                 return rate
         # An embedding's output is its vector, which no table prices: counted by some servers, sold by none.
@@ -278,7 +286,7 @@ class _Lookup:
             else None
         )
 
-    def tiered(self, base: str, hours: int) -> Rate | None:
+    def service_tier_rate(self, base: str, hours: int) -> Rate | None:
         """(threshold, tier) -> (threshold, standard) -> lower thresholds -> (tier) -> (standard)."""
         for threshold in (*self.thresholds, 0):
             rate = self.fields.get((base, hours, threshold, self.tier))
@@ -289,29 +297,29 @@ class _Lookup:
                 return Rate(rate.atto, rate.field, "tier_estimated")
         return None
 
-    def standard(self, base: str, hours: int) -> Rate | None:
+    def standard_rate(self, base: str, hours: int) -> Rate | None:
         for threshold in (*self.thresholds, 0):
             rate = self.fields.get((base, hours, threshold, ""))
             if rate is not None:
                 return rate
         return None
 
-    def batch(self, base: str, hours: int) -> Rate | None:
+    def batch_rate(self, base: str, hours: int) -> Rate | None:
         """`*_batches`, else half of standard (R7); cache reads keep their price where that is lower."""
         for threshold in (*self.thresholds, 0):
             rate = self.fields.get((base, hours, threshold, "batches"))
             if rate is not None:
                 return rate
-        standard = self.standard(base, hours)
+        standard = self.standard_rate(base, hours)
         if standard is None:
             return None
         if base.startswith("cache_read") and "claude" not in self.entry.key:
-            whole = self.batch(INPUT, 0)
+            whole = self.batch_rate(INPUT, 0)
             cheapest = min(standard.atto, whole.atto) if whole else standard.atto
             return Rate(cheapest, standard.field, "batch_estimated")
         return Rate(standard.atto // 2, standard.field, "batch_estimated")
 
-    def reasoning(self) -> Rate | None:
+    def reasoning_rate(self) -> Rate | None:
         """Tier's reasoning rate -> tier's output rate -> reasoning rate -> output rate (R6)."""
         if self.tier:
             for base in (REASONING, OUTPUT):
@@ -319,7 +327,7 @@ class _Lookup:
                     rate = self.fields.get((base, 0, threshold, self.tier))
                     if rate is not None:
                         return rate
-        return self.first(((REASONING, 0), (OUTPUT, 0)))
+        return self.first_rate(((REASONING, 0), (OUTPUT, 0)))
 
 
 def _bracket(entry: Entry, total: int) -> int:
@@ -353,7 +361,7 @@ def multiplier(entry: Mapping[str, object], geo: str, speed: str) -> tuple[int, 
 
 
 def is_off_peak(entry: Json, moment: datetime) -> bool:
-    """Whether `at` lies in a window of `off_peak_pricing` (UTC; weekday 1 is Monday)."""
+    """Whether `moment` lies in a window of `off_peak_pricing` (UTC; weekday 1 is Monday)."""
     now = moment.astimezone(UTC)
     minute = now.hour * 60 + now.minute
     for window in items(entry, "off_peak_pricing", "windows"):

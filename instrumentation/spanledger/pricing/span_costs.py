@@ -1,4 +1,4 @@
-"""Span attributes in, cost attributes out: the price of the call that a span describes."""
+"""Derives cost attributes from span attributes: the price of the call that a span describes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ COST_OF: Final = {
     "tools": a.COST_TOOLS,
     OTHER: a.COST_OTHER,
 }
-"""Group of components -> the attribute that has their sum."""
+"""Component group -> the span attribute for its sum."""
 
 
 COST_OF_METER: Final = {meter: COST_OF[group] for meter, group in GROUP_OF.items()}
 
 
 def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -> dict[str, Any]:
-    """Price the call that a span's attributes describe, as attributes.
+    """Price the call that a span's attributes describe, and return cost attributes.
 
-    `usage` saves reading it from the attributes where it is at hand.
+    `usage`: if given, it is not read from the attributes again.
     """
     if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
         return {a.PRICE_STATUS: NOT_BILLED}
@@ -36,7 +36,7 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
 
 
 def _maybe_billed(attributes: Mapping[str, object]) -> bool:
-    """Whether an attempt ended without an answer: it may have been served, and sold, all the same."""
+    """Whether an attempt ended without a response: the provider may have served and billed it."""
     billed = attributes.get(a.ATTEMPT_BILLED)
     return isinstance(billed, tuple | list) and "unknown" in billed
 
@@ -60,7 +60,7 @@ def _quote(attributes: Mapping[str, Any], usage: Usage | None) -> Price:
 
 def price_attributes(price: Price) -> dict[str, Any]:
     """A price as span attributes: exact integers for the ledger, the proposed cost trio for people."""
-    attributes = _named(price.status, price.key, price.source, price.version, price.flags).copy()
+    attributes = _price_labels(price.status, price.key, price.source, price.version, price.flags).copy()
     total = price.total_picousd
     if total is not None:
         attributes[a.COST_TOTAL] = total
@@ -74,10 +74,10 @@ def price_attributes(price: Price) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1024)
-def _named(
+def _price_labels(
     status: str, key: str | None, source: str | None, version: str | None, flags: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What is the same for every call of a model; the caller copies it."""
+    """Attributes that are equal for all calls of a model (cached); the caller copies them."""
     attributes: dict[str, Any] = {a.PRICE_STATUS: status}
     if not status.startswith("unpriced:"):
         attributes[a.COST_CURRENCY] = "USD"

@@ -1,4 +1,4 @@
-"""Server tools: web search, file search, code execution, maps. Separate components, all summed.
+"""Prices server-side tools (web search, file search, code execution, maps) as separate components.
 
 Free allowances (so many searches a day, shared by a project) are never applied to a call: they belong
 to the account, and reconciliation shows them (rule R10).
@@ -11,7 +11,7 @@ from typing import Final
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.pricing.rates import Entry, attousd
 from spanledger.runtime.untrusted_json import mapping
-from spanledger.semconv.usage import UNITS, Usage
+from spanledger.semconv.usage import NON_TOKEN_METERS, Usage
 
 FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
 """OpenAI's price list; LiteLLM has it as a constant of its code (1.109.1 `tool_call_cost_tracking.py`)."""
@@ -24,22 +24,22 @@ SEARCH: Final = "search_context_cost_per_query"
 SIZE: Final = "search_context_size_medium"
 
 
-def used(usage: Usage) -> bool:
-    """Whether a tool was used at all (most calls: no)."""
+def uses_tools(usage: Usage) -> bool:
+    """Whether the call used a server-side tool (most do not)."""
     return bool(usage.web_searches or usage.file_searches or usage.code_sessions or usage.maps_queries)
 
 
-def alone(provider: str, usage: Usage) -> list[Component] | None:
-    """The components of a call that is nothing but tools sold by the piece, whatever the model; None for any other."""
-    if usage.total or any(getattr(usage, meter) for meter in UNITS if meter not in BY_THE_PIECE):
+def standalone_components(provider: str, usage: Usage) -> list[Component] | None:
+    """The components of a call that used only tools with a per-call price, independent of the model; else None."""
+    if usage.total or any(getattr(usage, meter) for meter in NON_TOKEN_METERS if meter not in PER_CALL_METERS):
         return None
-    return _by_the_piece("azure" if provider.startswith("azure") else provider, usage) or None
+    return _per_call_components("azure" if provider.startswith("azure") else provider, usage) or None
 
 
-BY_THE_PIECE: Final = ("file_searches", "code_sessions")
+PER_CALL_METERS: Final = ("file_searches", "code_sessions")
 
 
-def _by_the_piece(provider: str, usage: Usage) -> list[Component]:
+def _per_call_components(provider: str, usage: Usage) -> list[Component]:
     parts: list[Component] = []
     if usage.file_searches:
         parts.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
@@ -50,7 +50,7 @@ def _by_the_piece(provider: str, usage: Usage) -> list[Component]:
 
 
 def components(entry: Entry, usage: Usage) -> list[Component] | None:
-    """One component for each tool used; None where the table has no price for one that was."""
+    """One component per tool used; None if the table lacks the price of one of them."""
     parts: list[Component] = []
     if usage.web_searches:
         rate = attousd(mapping(entry.json, SEARCH).get(SIZE))
@@ -63,7 +63,7 @@ def components(entry: Entry, usage: Usage) -> list[Component] | None:
         ):
             billed = 1  # Google: one fee a prompt, however many queries the model made of it
         parts.append(_component("web_searches", billed, f"{SEARCH}.{SIZE}", rate))
-    parts += _by_the_piece(entry.provider, usage)
+    parts += _per_call_components(entry.provider, usage)
     if usage.maps_queries:
         rate = attousd(entry.json.get(MAPS))
         if rate is None:

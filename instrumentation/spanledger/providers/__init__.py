@@ -1,4 +1,4 @@
-"""What a provider's wire format is read into: `Request`, `Response`, and the protocol its module satisfies.
+"""Provider-neutral `Request` and `Response`, and the protocol of the modules that read a provider's wire format.
 
 A provider is a module of pure functions over parsed JSON. It knows no SDK and no OpenTelemetry, so
 the same functions serve every SDK generation, call style, recorded body and batch file.
@@ -15,16 +15,16 @@ from typing import Final, NamedTuple, Protocol, cast
 from spanledger.runtime.untrusted_json import Json, label
 from spanledger.semconv.usage import Usage
 
-UNKNOWN: Final = "unknown"
+UNKNOWN_OPERATION: Final = "unknown"
 """The operation of an endpoint that no table names but whose answer carries usage."""
 
 COMPACT: Final = json.JSONEncoder(separators=(",", ":")).encode
-LONG: Final = re.compile(r'"[^"]{65,}"')
+LONG_STRING: Final = re.compile(r'"[^"]{65,}"')
 """A string too long to be a name: it could be content."""
 
 
 class Request(NamedTuple):
-    """What accounting wants of a request. No content: the system prompt leaves only a hash."""
+    """The accounting fields of a request. No content: only a hash of the system prompt is kept."""
 
     operation: str
     """`gen_ai.operation.name`, or "unknown" for an endpoint that counts only if its answer has usage."""
@@ -37,31 +37,31 @@ class Request(NamedTuple):
     """First 12 hex digits of the SHA-256 of the system prompt."""
     include_usage: bool | None = None
     """OpenAI chat streams: what the caller said of `stream_options.include_usage`."""
-    expected: Usage | None = None
+    expected_usage: Usage | None = None
     """What the request itself says is sold of one thing made, for answers that do not count (characters,
     seconds of a video, images)."""
     size: str | None = None
     """Of an image or a video: "1024x1024", "1080p"."""
     quality: str | None = None
-    polls: bool = False
-    """The answer tells of something that was asked for earlier: it counts once, when it says finished."""
-    lines: bool = False
+    is_poll: bool = False
+    """The response reports the status of an earlier request: it counts once, when that request has finished."""
+    is_json_lines: bool = False
     """The answer is JSON lines, each of which may be billed by itself (the results of a batch)."""
-    subject: str | None = None
+    parent_id: str | None = None
     """The id in the path that the answer's parts belong to (a batch)."""
-    begins: bool = False
-    """The request begins what is billed later, and asked about then (a batch, a video, a background response)."""
+    starts_job: bool = False
+    """The request starts a job that is billed later and then polled (a batch, a video, a background response)."""
     batch: bool = False
     """It begins a batch: each of its lines is billed, and seen, by itself."""
 
     @property
     def deferred(self) -> bool:
         """Whether only the answer shows that there is anything to record."""
-        return self.polls or self.lines or self.operation == UNKNOWN
+        return self.is_poll or self.is_json_lines or self.operation == UNKNOWN_OPERATION
 
 
 class Response(NamedTuple):
-    """What accounting wants of an answer, whole or as far as a stream got."""
+    """The accounting fields of a response, complete or as far as a stream got."""
 
     id: str | None = None
     model: str | None = None
@@ -79,21 +79,21 @@ class Response(NamedTuple):
     """False where a stream ended before the provider said that it was finished."""
     operation: str | None = None
     """Where it is not the request's."""
-    times: int = 1
-    """How many of what the request expected were made."""
+    quantity: int = 1
+    """Quantity produced, in units of the request's expected usage."""
     size: str | None = None
     quality: str | None = None
     batch: bool = False
-    record: str | None = None
-    """Names what is billed, for what can be seen more than once (a poll, a batch's results): it counts once."""
+    job_id: str | None = None
+    """Job id, where a result can be seen more than once (a poll, batch results): it is counted once."""
     created: int | None = None
-    """Unix seconds, with `record`: when what is billed was asked for, the same whenever it is seen."""
-    awaited: str | None = None
-    """The record under which the result of this request will be seen later; until then nothing is billed."""
-    void: str | None = None
-    """What of `awaited` has come to nothing: it is not billed."""
+    """Creation time of the job in Unix seconds, the same whenever the job is seen."""
+    pending_job_id: str | None = None
+    """The id of the pending job under which the result will be seen later; until then nothing is billed."""
+    cancelled_job_id: str | None = None
+    """The id of a pending job that was cancelled or failed: it is not billed."""
     extras: tuple[Response, ...] = ()
-    """What the same answer bills besides, each at a model of its own."""
+    """Further billed responses in the same HTTP response, each with its own model."""
 
 
 class Provider(Protocol):
@@ -140,26 +140,26 @@ def texts(content: object) -> Iterable[object]:
                 yield block
 
 
-def raw(usage: Json) -> str | None:
+def compact_usage(usage: Json) -> str | None:
     """`usage` as compact JSON of at most 2,000 characters with numbers and short names only."""
     if not usage:
         return None
     try:
         text = COMPACT(usage)
-        if LONG.search(text):
-            text = COMPACT(_bare(usage, 4))
+        if LONG_STRING.search(text):
+            text = COMPACT(_without_long_strings(usage, 4))
     except (ValueError, RecursionError):
         return None
     return text if len(text) <= 2000 else None
 
 
-def _bare(value: object, depth: int) -> object:
+def _without_long_strings(value: object, depth: int) -> object:
     if isinstance(value, dict):
         if not depth:
             return None
-        return {k[:64]: _bare(v, depth - 1) for k, v in cast("Json", value).items()}
+        return {k[:64]: _without_long_strings(v, depth - 1) for k, v in cast("Json", value).items()}
     if isinstance(value, list):
-        return [_bare(v, depth - 1) for v in cast("list[object]", value)[:64]] if depth else None
+        return [_without_long_strings(v, depth - 1) for v in cast("list[object]", value)[:64]] if depth else None
     if isinstance(value, str):
         return label(value) if len(value) <= 64 else None
     return value

@@ -11,25 +11,25 @@ import re
 from typing import Final, cast
 from urllib.parse import unquote
 
-from spanledger.providers import UNKNOWN, Request, Response, prompt_hash, raw, texts
-from spanledger.runtime.untrusted_json import Json, at, count, flag, items, label, mapping, number, unix_seconds
+from spanledger.providers import UNKNOWN_OPERATION, Request, Response, compact_usage, prompt_hash, texts
+from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number, unix_seconds
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "anthropic"
 
-KEPT: Final = ("id", "model", "stop_reason")
+MESSAGE_FIELDS: Final = ("id", "model", "stop_reason")
 MODEL_REQUEST: Final = "span.model_request_end"
 """The event of a managed agent's session that carries usage; the session's own figures are sums of these."""
 
 
-BILLED: Final = re.compile(
+BILLED_PATH: Final = re.compile(
     r"/messages$|/complete$"  # the API; what follows is how Vertex and Bedrock spell it
     r"|/models/(?P<vertex>[^/]+):(?:streamR|r)awPredict$|/model/(?P<bedrock>[^/]+)/invoke(?:-with-response-stream)?$"
 )
-RESULTS: Final = re.compile(r"/messages/batches/(?P<batch>[^/]+)(?P<lines>/results)?$")
-SESSION: Final = re.compile(r"/sessions/(?P<session>[^/]+)(?:/threads/[^/]+)?/events(?:/stream)?$")
-FREE: Final = re.compile(
+BATCH_PATH: Final = re.compile(r"/messages/batches/(?P<batch>[^/]+)(?P<lines>/results)?$")
+SESSION_PATH: Final = re.compile(r"/sessions/(?P<session>[^/]+)(?:/threads/[^/]+)?/events(?:/stream)?$")
+UNBILLED_PATH: Final = re.compile(
     r"/messages/(?:count_tokens|batches)|count-tokens:rawPredict"
     r"|/(?:agents|deployments|environments|files|memory_stores|models|organizations|sessions|skills|vaults)\b"
 )
@@ -38,18 +38,18 @@ FREE: Final = re.compile(
 
 def request(method: str, path: str, body: object) -> Request | None:
     endpoint = "/" + unquote(path.partition("?")[0]).strip("/")
-    results = RESULTS.search(endpoint)
+    results = BATCH_PATH.search(endpoint)
     if results is not None:
-        return _asked("chat", body, results["batch"], lines=results["lines"] is not None)
-    if SESSION.search(endpoint):
-        return _asked("chat", body, None, lines=False)
+        return _poll_request("chat", body, results["batch"], lines=results["lines"] is not None)
+    if SESSION_PATH.search(endpoint):
+        return _poll_request("chat", body, None, lines=False)
     if method.upper() == "POST" and endpoint.endswith("/messages/batches"):
-        return Request("chat", polls=True, begins=True, batch=True)
-    if method.upper() != "POST" or FREE.search(endpoint):
+        return Request("chat", is_poll=True, starts_job=True, batch=True)
+    if method.upper() != "POST" or UNBILLED_PATH.search(endpoint):
         return None
     fields = mapping(body)
-    billed = BILLED.search(endpoint)
-    operation = UNKNOWN if billed is None else "text_completion" if endpoint.endswith("/complete") else "chat"
+    billed = BILLED_PATH.search(endpoint)
+    operation = UNKNOWN_OPERATION if billed is None else "text_completion" if endpoint.endswith("/complete") else "chat"
     model = (billed["vertex"] or billed["bedrock"]) if billed is not None else None
     return Request(
         operation,
@@ -62,9 +62,9 @@ def request(method: str, path: str, body: object) -> Request | None:
     )
 
 
-def _asked(operation: str, body: object, subject: str | None, *, lines: bool) -> Request:
-    """A question about what was asked for earlier."""
-    return Request(operation, label(body, "model"), polls=not lines, lines=lines, subject=subject)
+def _poll_request(operation: str, body: object, subject: str | None, *, lines: bool) -> Request:
+    """A poll for the result of an earlier request."""
+    return Request(operation, label(body, "model"), is_poll=not lines, is_json_lines=lines, parent_id=subject)
 
 
 def fold(body: Json, event: Json) -> Json:
@@ -73,12 +73,12 @@ def fold(body: Json, event: Json) -> Json:
         return body
     if kind == "message_start":
         message = mapping(event, "message")
-        body.update({key: message.get(key) for key in KEPT}, streamed=True)
+        body.update({key: message.get(key) for key in MESSAGE_FIELDS}, streamed=True)
         body["usage"] = dict(mapping(message, "usage"))
     elif kind == "message_delta":
         changed = {key: value for key, value in mapping(event, "usage").items() if value is not None}
         body["usage"] = {**mapping(body, "usage"), **changed}
-        body["stop_reason"] = at(event, "delta", "stop_reason")
+        body["stop_reason"] = get_path(event, "delta", "stop_reason")
     elif kind == "message_stop":
         body["finished"] = True
     elif kind == MODEL_REQUEST:
@@ -87,10 +87,10 @@ def fold(body: Json, event: Json) -> Json:
 
 
 def response(body: Json, request: Request | None = None) -> Response:
-    if request is not None and request.lines:
-        return _result(body, request)
-    if request is not None and request.polls:
-        return _polled(body, request)
+    if request is not None and request.is_json_lines:
+        return _read_batch_line(body, request)
+    if request is not None and request.is_poll:
+        return _read_poll(body, request)
     usage_fields = mapping(body, "usage")
     model = label(body, "model")
     reason = label(body, "stop_reason")
@@ -104,7 +104,7 @@ def response(body: Json, request: Request | None = None) -> Response:
         label(usage_fields, "inference_geo"),
         label(usage_fields, "speed"),
         None,
-        raw(usage_fields),
+        compact_usage(usage_fields),
         body.get("streamed") is not True or body.get("finished") is True,
         extras=tuple(
             Response(
@@ -132,11 +132,11 @@ def _by_model(usage_fields: Json, model: str | None) -> tuple[Usage | None, dict
     iterations: list[object] = [part for part in items(usage_fields, "iterations")[:256] if isinstance(part, dict)]
     if not iterations:
         return _usage([usage_fields], usage_fields), {}
-    fell_back = any(at(part, "type") == "fallback_message" for part in iterations)
+    fell_back = any(get_path(part, "type") == "fallback_message" for part in iterations)
     own: list[object] = [] if fell_back else [usage_fields]
     others: dict[str, list[object]] = {}
     for part in iterations:
-        kind, at_model = at(part, "type"), label(part, "model")
+        kind, at_model = get_path(part, "type"), label(part, "model")
         if at_model is not None and at_model != model and (fell_back or kind == "advisor_message"):
             others.setdefault(at_model, []).append(part)
         elif fell_back or kind == "compaction":
@@ -174,20 +174,22 @@ def _counts(part: object) -> tuple[int, int, int, int, int, int]:
     )
 
 
-def _result(line: Json, request: Request) -> Response:
+def _read_batch_line(line: Json, request: Request) -> Response:
     """One line of a batch's results: {"custom_id", "result": {"type": "succeeded", "message": {...}}}."""
     message = mapping(line, "result", "message")
     name = label(line, "custom_id")
     if not message or name is None:
         return Response()
-    return response(message)._replace(batch=True, record=f"{request.subject}:{name}")
+    return response(message)._replace(batch=True, job_id=f"{request.parent_id}:{name}")
 
 
-def _polled(body: Json, request: Request) -> Response:
+def _read_poll(body: Json, request: Request) -> Response:
     """A batch tells when it was made; a session's events tell what each of its model requests used."""
-    if request.subject is not None:
-        return Response(record=request.subject, awaited=request.subject, created=unix_seconds(body, "created_at"))
-    events = [event for event in items(body, "data") if at(event, "type") == MODEL_REQUEST]
+    if request.parent_id is not None:
+        return Response(
+            job_id=request.parent_id, pending_job_id=request.parent_id, created=unix_seconds(body, "created_at")
+        )
+    events = [event for event in items(body, "data") if get_path(event, "type") == MODEL_REQUEST]
     return Response(extras=tuple(_model_request(cast("Json", event)) for event in events))
 
 
@@ -198,5 +200,15 @@ def _model_request(event: Json) -> Response:
     created = unix_seconds(event, "processed_at")
     speed = label(usage_fields, "speed")
     return Response(
-        name, label(event, "model"), (), usage, None, None, speed, None, raw(usage_fields), record=name, created=created
+        name,
+        label(event, "model"),
+        (),
+        usage,
+        None,
+        None,
+        speed,
+        None,
+        compact_usage(usage_fields),
+        job_id=name,
+        created=created,
     )

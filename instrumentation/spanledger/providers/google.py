@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from typing import Final, cast
 
-from spanledger.providers import UNKNOWN, Request, Response, google_jobs, prompt_hash, raw, texts
+from spanledger.providers import UNKNOWN_OPERATION, Request, Response, compact_usage, google_jobs, prompt_hash, texts
 from spanledger.providers.google_jobs import modalities
-from spanledger.runtime.untrusted_json import Json, at, count, items, label, mapping, number
+from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, number
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import Usage
 
@@ -41,35 +41,35 @@ BATCHES: Final = {
 }
 """Verbs and collections that begin a batch -> the operation of its requests."""
 
-FREE: Final = frozenset({
+UNBILLED_VERBS: Final = frozenset({
     "countTokens", "computeTokens", "tuningJobs", "tunedModels", "files", "upload", "auth_tokens", "cancel", "register", "fileSearchStores", "agents",
     "importFile", "uploadToFileSearchStore", "webhooks", "triggers", "environments",
 })  # fmt: skip
 
 MODEL: Final = re.compile(r"([^/:?]+):(\w+)(?:\?.*)?$")
 COLLECTION: Final = re.compile(r"/(\w+)(?:\?.*)?$")
-POLLED: Final = re.compile(
+POLL_PATH: Final = re.compile(
     r"/(operations|batches|batchPredictionJobs|tuningJobs|tunedModels|interactions)/([^/?:]+)(?:\?.*)?$"
 )
-DOWNLOADED: Final = re.compile(r"/(files/[^/?:]+):download")
-KEPT: Final = ("responseId", "modelVersion")
+DOWNLOAD_PATH: Final = re.compile(r"/(files/[^/?:]+):download")
+RESPONSE_FIELDS: Final = ("responseId", "modelVersion")
 DEFAULT_SECONDS: Final = 8
 """Length of a Veo video where the request names none."""
 
 
 def request(method: str, path: str, body: object) -> Request | None:
     if method.upper() != "POST":
-        return _question(path) if method.upper() == "GET" else None
+        return _poll_request(path) if method.upper() == "GET" else None
     fields = mapping(body)
     match = MODEL.search(path)
     collection = COLLECTION.search(path)
     verb = match[2] if match else collection[1] if collection else ""
-    if verb in FREE:
+    if verb in UNBILLED_VERBS:
         return None
     model = label(match[1]) if match else label(fields, "model")
     if verb in BATCHES:
-        return Request(BATCHES[verb], model, polls=True, begins=True, batch=True)
-    operation = OPERATIONS.get(verb, UNKNOWN)
+        return Request(BATCHES[verb], model, is_poll=True, starts_job=True, batch=True)
+    operation = OPERATIONS.get(verb, UNKNOWN_OPERATION)
     expected = None
     if operation == "image_generation":
         if model is not None and ("embedding" in model or "gecko" in model):
@@ -86,31 +86,33 @@ def request(method: str, path: str, body: object) -> Request | None:
         count(fields, "generationConfig", "maxOutputTokens"),
         number(fields, "generationConfig", "temperature"),
         label(fields, "serviceTier"),
-        prompt_hash(texts(at(fields, "systemInstruction", "parts"))),
-        expected=expected,
+        prompt_hash(texts(get_path(fields, "systemInstruction", "parts"))),
+        expected_usage=expected,
         size=label(fields, "parameters", "resolution"),
-        polls=verb in ("predictLongRunning", "fetchPredictOperation") or fields.get("background") is True,
-        subject=label(fields, "operationName"),
-        begins=verb == "predictLongRunning" or fields.get("background") is True,
+        is_poll=verb in ("predictLongRunning", "fetchPredictOperation") or fields.get("background") is True,
+        parent_id=label(fields, "operationName"),
+        starts_job=verb == "predictLongRunning" or fields.get("background") is True,
     )
 
 
-def _question(path: str) -> Request | None:
-    """A GET that may tell of something finished; None for any other."""
-    polled = POLLED.search(path)
+def _poll_request(path: str) -> Request | None:
+    """A GET that polls a job or downloads results; None for any other."""
+    polled = POLL_PATH.search(path)
     if polled is not None:
         operation = {"operations": "video_generation", "interactions": "generate_content"}.get(polled[1])
         training = polled[1] in ("tuningJobs", "tunedModels")
-        return Request(operation or ("fine_tuning" if training else "generate_content"), polls=True, subject=polled[2])
-    downloaded = DOWNLOADED.search(path)
-    return Request("generate_content", lines=True, subject=downloaded[1]) if downloaded else None
+        return Request(
+            operation or ("fine_tuning" if training else "generate_content"), is_poll=True, parent_id=polled[2]
+        )
+    downloaded = DOWNLOAD_PATH.search(path)
+    return Request("generate_content", is_json_lines=True, parent_id=downloaded[1]) if downloaded else None
 
 
 def fold(body: Json, event: Json) -> Json:
     if "event_type" in event:
         return google_jobs.fold(body, event)
     body["streamed"] = True
-    for key in KEPT:
+    for key in RESPONSE_FIELDS:
         if key in event:
             body[key] = event[key]
     if "usageMetadata" in event:
@@ -127,10 +129,10 @@ def fold(body: Json, event: Json) -> Json:
 
 
 def response(body: Json, request: Request | None = None) -> Response:
-    if request is not None and request.lines:
-        return google_jobs.line(body, request, response)
-    if request is not None and (request.polls or "done" in body):
-        return google_jobs.polled(body, response)
+    if request is not None and request.is_json_lines:
+        return google_jobs.read_line(body, request, response)
+    if request is not None and (request.is_poll or "done" in body):
+        return google_jobs.read_poll(body, response)
     if "usage" in body and "usageMetadata" not in body:
         return google_jobs.interaction(body)
     usage_fields = mapping(body, "usageMetadata")
@@ -146,9 +148,9 @@ def response(body: Json, request: Request | None = None) -> Response:
         None,
         None,
         None,
-        raw(usage_fields),
+        compact_usage(usage_fields),
         body.get("streamed") is not True or bool(reasons),
-        times=max(1, len(items(body, "predictions"))),
+        quantity=max(1, len(items(body, "predictions"))),
     )
 
 
@@ -205,7 +207,7 @@ def _embedding_usage(body: Json) -> Usage | None:
     if characters:
         return Usage(characters=characters)
     counts = [
-        count(cast("Json", at(prediction, "embeddings")), "statistics", "token_count")
+        count(cast("Json", get_path(prediction, "embeddings")), "statistics", "token_count")
         for prediction in items(body, "predictions")
     ]
     token_counts = [n for n in counts if n is not None]

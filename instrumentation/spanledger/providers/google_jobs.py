@@ -1,4 +1,4 @@
-"""Google's interactions, and what it bills after the request: videos, batches, tuning jobs.
+"""Reads Google's interactions and asynchronous jobs: videos, batches, tuning jobs.
 
 Interactions count like generateContent under other names (google-genai 3.6 `_gaos/types/interactions/usage.py`):
 input = total_input + total_tool_use, output = total_output + total_thought. Each hop of an automatic
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, cast
 
-from spanledger.providers import Request, Response, raw
-from spanledger.runtime.untrusted_json import Json, at, count, items, label, mapping, unix_seconds
+from spanledger.providers import Request, Response, compact_usage
+from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, unix_seconds
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import Usage
 
@@ -45,7 +45,7 @@ def interaction(body: Json) -> Response:
         (status,) if status else (),
         _usage(usage_fields),
         label(usage_fields, "service_tier") or label(body, "service_tier"),
-        raw_usage=raw(usage_fields),
+        raw_usage=compact_usage(usage_fields),
         complete=body.get("streamed") is not True or body.get("finished") is True,
     )
 
@@ -58,7 +58,10 @@ def _usage(usage_fields: Json) -> Usage | None:
             return None
     thoughts = count(usage_fields, "total_thought_tokens") or 0
     tool_use = count(usage_fields, "total_tool_use_tokens") or 0
-    input_modalities, cached = modalities(usage_fields, "input_tokens_by_modality"), modalities(usage_fields, "cached_tokens_by_modality")
+    input_modalities, cached = (
+        modalities(usage_fields, "input_tokens_by_modality"),
+        modalities(usage_fields, "cached_tokens_by_modality"),
+    )
     output_modalities = modalities(usage_fields, "output_tokens_by_modality")
     grounding = {
         meter: count(item, "count") or 0
@@ -85,7 +88,7 @@ def modalities(usage_fields: Json, name: str) -> dict[str, int]:
     """Tokens by modality: [{"modality": "AUDIO", "tokenCount": 5}], or {"modality": "audio", "tokens": 5}."""
     totals: dict[str, int] = {}
     for item in items(usage_fields, name)[:32]:
-        modality = at(item, "modality")
+        modality = get_path(item, "modality")
         if type(modality) is int:
             modality = MODALITIES.get(modality)
         if isinstance(modality, str):
@@ -94,48 +97,50 @@ def modalities(usage_fields: Json, name: str) -> dict[str, int]:
     return totals
 
 
-def polled(body: Json, read: Reader) -> Response:
+def read_poll(body: Json, read: Reader) -> Response:
     """An operation, a batch, a tuning job or an interaction in the background; `read` reads an answer."""
     name = label(body, "name") or label(body, "id")
     if "usage" in body:
         response = interaction(body)
         pending = label(body, "status") in PENDING or response.id is None
         return (
-            Response(awaited=name)
+            Response(pending_job_id=name)
             if pending
-            else response._replace(record=response.id, created=unix_seconds(body, "created"))
+            else response._replace(job_id=response.id, created=unix_seconds(body, "created"))
         )
-    answers = _inlined(body)
+    answers = _inlined_answers(body)
     if answers:
         created = unix_seconds(body, "metadata", "createTime") or unix_seconds(body, "createTime")
         batch = (
-            read(mapping(answer, "response"))._replace(batch=True, record=f"{name}:{index}", created=created)
+            read(mapping(answer, "response"))._replace(batch=True, job_id=f"{name}:{index}", created=created)
             for index, answer in enumerate(answers)
         )
         return Response(extras=tuple(batch))
-    trained = _trained(body)
+    trained = _trained_tokens(body)
     if trained:
         created = unix_seconds(body, "createTime")
         model = label(body, "baseModel")
-        return Response(name, model, (), Usage(training_tokens=trained), record=name, created=created)
+        return Response(name, model, (), Usage(training_tokens=trained), job_id=name, created=created)
     if body.get("done") is not True:
-        return Response(awaited=name)
+        return Response(pending_job_id=name)
     samples = len(items(body, "response", "generateVideoResponse", "generatedSamples")) or len(
         items(body, "response", "videos")
     )
-    return Response(name, record=name, times=samples) if samples else Response(void=name)
+    return Response(name, job_id=name, quantity=samples) if samples else Response(cancelled_job_id=name)
 
 
-def _inlined(body: Json) -> list[object]:
+def _inlined_answers(body: Json) -> list[object]:
     for path in (("response", "inlinedResponses"), ("dest", "inlinedResponses"), ("output", "inlinedResponses")):
-        container = at(body, *path)
-        answers = cast("list[object]", container) if isinstance(container, list) else items(container, "inlinedResponses")
+        container = get_path(body, *path)
+        answers = (
+            cast("list[object]", container) if isinstance(container, list) else items(container, "inlinedResponses")
+        )
         if answers:
             return answers
     return []
 
 
-def _trained(body: Json) -> int | None:
+def _trained_tokens(body: Json) -> int | None:
     stats = mapping(body, "tuningDataStats")
     for kind in ("supervisedTuningDataStats", "preferenceOptimizationDataStats", "distillationDataStats"):
         tokens = count(stats, kind, "totalBillableTokenCount")
@@ -147,9 +152,9 @@ def _trained(body: Json) -> int | None:
     return None
 
 
-def line(body: Json, request: Request, read: Reader) -> Response:
+def read_line(body: Json, request: Request, read: Reader) -> Response:
     """One line of a batch's result file: {"key": ..., "response": {...}}."""
     answer = mapping(body, "response")
     if "usageMetadata" not in answer:
         return Response()
-    return read(answer)._replace(batch=True, record=f"{request.subject}:{label(body, 'key')}")
+    return read(answer)._replace(batch=True, job_id=f"{request.parent_id}:{label(body, 'key')}")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, cast
 
-from spanledger.providers import Request, Response, openai_jobs, openai_media, prompt_hash, raw, texts
+from spanledger.providers import Request, Response, compact_usage, openai_jobs, openai_media, prompt_hash, texts
 from spanledger.providers.openai_endpoints import endpoint
 from spanledger.providers.openai_usage import read_usage
-from spanledger.runtime.untrusted_json import Json, at, count, flag, items, label, mapping, number
+from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number
 
 NAME: Final = "openai"
 
@@ -24,7 +24,7 @@ def request(method: str, path: str, body: object) -> Request | None:
     kind = endpoint(method.upper(), path)
     if kind is None:
         return None
-    media = openai_media.asked(kind.operation, fields)
+    media = openai_media.media_request(kind.operation, fields)
     return Request(
         kind.operation,
         label(fields, "model"),
@@ -37,10 +37,10 @@ def request(method: str, path: str, body: object) -> Request | None:
         media.expected,
         media.size,
         media.quality,
-        kind.polls or flag(fields, "background") is True,
-        kind.lines,
-        kind.subject,
-        kind.begins or flag(fields, "background") is True,
+        kind.is_poll or flag(fields, "background") is True,
+        kind.is_json_lines,
+        kind.parent_id,
+        kind.starts_job or flag(fields, "background") is True,
         kind.batch,
     )
 
@@ -48,8 +48,8 @@ def request(method: str, path: str, body: object) -> Request | None:
 def _system_prompt(fields: Json) -> Iterator[object]:
     yield from texts(fields.get("instructions"))
     for message in items(fields, "messages")[:4]:
-        if at(message, "role") in ("system", "developer"):
-            yield from texts(at(message, "content"))
+        if get_path(message, "role") in ("system", "developer"):
+            yield from texts(get_path(message, "content"))
 
 
 def fold(body: Json, event: Json) -> Json:
@@ -60,7 +60,7 @@ def fold(body: Json, event: Json) -> Json:
         # Only the first and the last event carry the response object; the deltas in between are content.
         answer = event.get("response")
         if isinstance(answer, dict):
-            body.update(_accounted(cast("Json", answer)))
+            body.update(_accounting_fields(cast("Json", answer)))
             body["streamed"] = True
             body["finished"] = kind in TERMINAL
         return body
@@ -80,7 +80,7 @@ def _fold_chat(body: Json, event: Json) -> Json:
     choices = event["choices"]
     if choices and isinstance(choices, list):
         choice = cast("list[object]", choices)[0]
-        if len(cast("list[object]", choices)) == 1 and at(choice, "finish_reason") is None:
+        if len(cast("list[object]", choices)) == 1 and get_path(choice, "finish_reason") is None:
             return body
         reasons = cast("Json", body.setdefault("reasons", {}))
         for choice in cast("list[object]", choices)[:64]:
@@ -91,7 +91,7 @@ def _fold_chat(body: Json, event: Json) -> Json:
     return body
 
 
-def _accounted(answer: Json) -> Json:
+def _accounting_fields(answer: Json) -> Json:
     """The accounting fields of a response object: what a stream keeps of it."""
     field_names = (
         "id", "object", "model", "status", "usage", "service_tier", "tool_usage", "incomplete_details",
@@ -106,10 +106,10 @@ def _accounted(answer: Json) -> Json:
 
 def response(body: Json, request: Request | None = None) -> Response:
     if request is not None:
-        if request.lines:
-            return openai_jobs.line(body, response)
-        if request.polls:
-            return openai_jobs.polled(body, response)
+        if request.is_json_lines:
+            return openai_jobs.read_line(body, response)
+        if request.is_poll:
+            return openai_jobs.read_poll(body, response)
         if request.operation in openai_media.OPERATIONS:
             return openai_media.response(body, request)
     usage_fields = mapping(body, "usage")
@@ -126,7 +126,7 @@ def response(body: Json, request: Request | None = None) -> Response:
         None,
         None,
         f"{ticks}E-10" if ticks else repr(cost) if cost is not None and cost > 0 else None,
-        raw(usage_fields),
+        compact_usage(usage_fields),
         not streamed or body.get("finished") is True or (usage is not None and "status" not in body),
         extras=_hosted_tools(body) if "tool_usage" in body else (),
     )
@@ -141,11 +141,20 @@ def _hosted_tools(body: Json) -> tuple[Response, ...]:
         return ()
     model = label(body, "image_model") or _image_model(body)
     name = label(body, "id")
-    return (Response(f"{name}#image_generation", model, (), usage, raw_usage=raw(usage_fields), operation="image_generation"),)
+    return (
+        Response(
+            f"{name}#image_generation",
+            model,
+            (),
+            usage,
+            raw_usage=compact_usage(usage_fields),
+            operation="image_generation",
+        ),
+    )
 
 
 def _image_model(body: Json) -> str:
-    models = (label(tool, "model") for tool in items(body, "tools") if at(tool, "type") == "image_generation")
+    models = (label(tool, "model") for tool in items(body, "tools") if get_path(tool, "type") == "image_generation")
     return next((model for model in models if model), IMAGE_TOOL)
 
 
@@ -169,8 +178,8 @@ def _tool_counts(body: Json) -> Json:
     output = items(body, "output")
     if not output and "tool_usage" not in body:
         return {}
-    kinds = [at(item, "type") for item in output]
-    containers = {label(item, "container_id") for item in output if at(item, "type") == "code_interpreter_call"}
+    kinds = [get_path(item, "type") for item in output]
+    containers = {label(item, "container_id") for item in output if get_path(item, "type") == "code_interpreter_call"}
     searches = count(body, "tool_usage", "web_search", "num_requests")
     return {
         "web_searches": kinds.count("web_search_call") if searches is None else searches,

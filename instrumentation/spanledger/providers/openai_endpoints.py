@@ -1,4 +1,4 @@
-"""What OpenAI's paths mean (openai 3.57 `resources/`): billed, free, or a question about something billed earlier.
+"""Classifies OpenAI's paths (openai 3.57 `resources/`): billed, free, or a poll for an earlier request.
 
 A path that stands in no table is of operation "unknown": it gives a row if its answer carries usage.
 """
@@ -10,25 +10,25 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from spanledger.providers import UNKNOWN
+from spanledger.providers import UNKNOWN_OPERATION
 
 
 class Endpoint(NamedTuple):
     operation: str
     """`gen_ai.operation.name`, in the conventions' words where they have one."""
-    polls: bool = False
-    lines: bool = False
-    subject: str | None = None
-    begins: bool = False
+    is_poll: bool = False
+    is_json_lines: bool = False
+    parent_id: str | None = None
+    starts_job: bool = False
     """It makes what is asked about later."""
     batch: bool = False
 
 
-POST: Final[dict[str, Endpoint]] = {
+BILLED_POST: Final[dict[str, Endpoint]] = {
     "chat/completions": Endpoint("chat"),
     "responses": Endpoint("chat"),
     "responses/compact": Endpoint("chat"),
-    "responses/*/cancel": Endpoint("chat", polls=True),
+    "responses/*/cancel": Endpoint("chat", is_poll=True),
     "completions": Endpoint("text_completion"),
     "embeddings": Endpoint("embeddings"),
     "images/generations": Endpoint("image_generation"),
@@ -37,39 +37,39 @@ POST: Final[dict[str, Endpoint]] = {
     "audio/speech": Endpoint("speech"),
     "audio/transcriptions": Endpoint("transcription"),
     "audio/translations": Endpoint("transcription"),
-    "videos": Endpoint("video_generation", polls=True, begins=True),
-    "videos/edits": Endpoint("video_generation", polls=True, begins=True),
-    "videos/extensions": Endpoint("video_generation", polls=True, begins=True),
-    "videos/*/remix": Endpoint("video_generation", polls=True, begins=True),
-    "threads/runs": Endpoint("invoke_agent", polls=True, begins=True),
-    "threads/*/runs": Endpoint("invoke_agent", polls=True, begins=True),
-    "threads/*/runs/*": Endpoint("invoke_agent", polls=True),
-    "threads/*/runs/*/cancel": Endpoint("invoke_agent", polls=True),
-    "threads/*/runs/*/submit_tool_outputs": Endpoint("invoke_agent", polls=True),
-    "agents/sessions": Endpoint("invoke_agent", polls=True, begins=True),
-    "agents/sessions/*/events": Endpoint("invoke_agent", polls=True, begins=True),
-    "agents/sessions/*/turns": Endpoint("invoke_agent", polls=True, begins=True),
-    "fine_tuning/jobs": Endpoint("fine_tuning", polls=True, begins=True),
-    "fine_tuning/jobs/*/cancel": Endpoint("fine_tuning", polls=True),
-    "evals/*/runs": Endpoint("evaluation", polls=True, begins=True),
-    "batches": Endpoint("chat", polls=True, begins=True, batch=True),
-    "evals/*/runs/*": Endpoint("evaluation", polls=True),
+    "videos": Endpoint("video_generation", is_poll=True, starts_job=True),
+    "videos/edits": Endpoint("video_generation", is_poll=True, starts_job=True),
+    "videos/extensions": Endpoint("video_generation", is_poll=True, starts_job=True),
+    "videos/*/remix": Endpoint("video_generation", is_poll=True, starts_job=True),
+    "threads/runs": Endpoint("invoke_agent", is_poll=True, starts_job=True),
+    "threads/*/runs": Endpoint("invoke_agent", is_poll=True, starts_job=True),
+    "threads/*/runs/*": Endpoint("invoke_agent", is_poll=True),
+    "threads/*/runs/*/cancel": Endpoint("invoke_agent", is_poll=True),
+    "threads/*/runs/*/submit_tool_outputs": Endpoint("invoke_agent", is_poll=True),
+    "agents/sessions": Endpoint("invoke_agent", is_poll=True, starts_job=True),
+    "agents/sessions/*/events": Endpoint("invoke_agent", is_poll=True, starts_job=True),
+    "agents/sessions/*/turns": Endpoint("invoke_agent", is_poll=True, starts_job=True),
+    "fine_tuning/jobs": Endpoint("fine_tuning", is_poll=True, starts_job=True),
+    "fine_tuning/jobs/*/cancel": Endpoint("fine_tuning", is_poll=True),
+    "evals/*/runs": Endpoint("evaluation", is_poll=True, starts_job=True),
+    "batches": Endpoint("chat", is_poll=True, starts_job=True, batch=True),
+    "evals/*/runs/*": Endpoint("evaluation", is_poll=True),
     "vector_stores/*/search": Endpoint("retrieval"),
     "containers": Endpoint("create_container"),
 }
 
-GET: Final[dict[str, Endpoint]] = {
-    "responses/*": Endpoint("chat", polls=True),
-    "videos/*": Endpoint("video_generation", polls=True),
-    "threads/*/runs/*": Endpoint("invoke_agent", polls=True),
-    "agents/sessions/*/events": Endpoint("invoke_agent", polls=True),
-    "agents/sessions/*/turns/*": Endpoint("invoke_agent", polls=True),
-    "fine_tuning/jobs/*": Endpoint("fine_tuning", polls=True),
-    "evals/*/runs/*": Endpoint("evaluation", polls=True),
-    "files/*/content": Endpoint("chat", lines=True),
+BILLED_GET: Final[dict[str, Endpoint]] = {
+    "responses/*": Endpoint("chat", is_poll=True),
+    "videos/*": Endpoint("video_generation", is_poll=True),
+    "threads/*/runs/*": Endpoint("invoke_agent", is_poll=True),
+    "agents/sessions/*/events": Endpoint("invoke_agent", is_poll=True),
+    "agents/sessions/*/turns/*": Endpoint("invoke_agent", is_poll=True),
+    "fine_tuning/jobs/*": Endpoint("fine_tuning", is_poll=True),
+    "evals/*/runs/*": Endpoint("evaluation", is_poll=True),
+    "files/*/content": Endpoint("chat", is_json_lines=True),
 }
 
-FREE: Final = (
+UNBILLED_POST: Final = (
     "responses/input_tokens",
     "moderations",
     "batches/*/cancel",
@@ -114,13 +114,13 @@ def _pattern(paths: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:^|.*/)({path.replace('*', '[^/]+')})$" for path in paths))
 
 
-def _exactest(paths: Iterable[str]) -> list[str]:
+def _most_specific_first(paths: Iterable[str]) -> list[str]:
     """The longest first, and of those the one with the fewest holes."""
     return sorted(paths, key=lambda path: (-path.count("/"), path.count("*"), path))
 
 
-_POST_PATHS: Final = _exactest([*POST, *FREE])
-_GET_PATHS: Final = _exactest(GET)
+_POST_PATHS: Final = _most_specific_first([*BILLED_POST, *UNBILLED_POST])
+_GET_PATHS: Final = _most_specific_first(BILLED_GET)
 _POST: Final = _pattern(_POST_PATHS)
 _GET: Final = _pattern(_GET_PATHS)
 
@@ -132,10 +132,10 @@ def endpoint(method: str, path: str) -> Endpoint | None:
     if method == "POST":
         match = _POST.match(path)
         if match is None or match.lastindex is None:
-            return Endpoint(UNKNOWN)
-        return POST.get(_POST_PATHS[match.lastindex - 1])
+            return Endpoint(UNKNOWN_OPERATION)
+        return BILLED_POST.get(_POST_PATHS[match.lastindex - 1])
     if method == "GET":
         match = _GET.match(path)
         if match is not None and match.lastindex is not None:
-            return GET[_GET_PATHS[match.lastindex - 1]]
+            return BILLED_GET[_GET_PATHS[match.lastindex - 1]]
     return None

@@ -1,4 +1,4 @@
-"""What OpenAI bills after the request: background responses, runs, agents' turns, videos, evals, fine-tuning, batches.
+"""Reads OpenAI's asynchronous jobs: background responses, runs, agents' turns, videos, evals, fine-tuning, batches.
 
 Their state is asked for any number of times, by any process; each counts once, by its own id and the time of
 its creation (`Response.record`, `.created`), at the first answer that says finished.
@@ -9,16 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, cast
 
-from spanledger.providers import Response, raw
+from spanledger.providers import Response, compact_usage
 from spanledger.providers.openai_media import video_seconds
 from spanledger.providers.openai_usage import read_usage
-from spanledger.runtime.untrusted_json import Json, at, count, flag, items, label, mapping
+from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping
 from spanledger.semconv.usage import Usage
 
-DONE: Final = frozenset({"completed", "incomplete", "failed", "cancelled", "canceled", "expired", "succeeded"})
-KEPT: Final = ("id", "object", "model", "status", "usage", "created_at", "seconds", "size", "trained_tokens")
+TERMINAL_STATUSES: Final = frozenset(
+    {"completed", "incomplete", "failed", "cancelled", "canceled", "expired", "succeeded"}
+)
+ACCOUNTING_FIELDS: Final = (
+    "id",
+    "object",
+    "model",
+    "status",
+    "usage",
+    "created_at",
+    "seconds",
+    "size",
+    "trained_tokens",
+)
 TURN: Final = "agent.session.turn."
-NOTHING: Final = Response()
+EMPTY_RESPONSE: Final = Response()
 
 Reader = Callable[[Json], Response]
 
@@ -27,12 +39,14 @@ def fold(body: Json, event: Json) -> Json:
     """Events of runs ({"event": "thread.run.completed", "data": {...}}), turns, images and transcripts."""
     kind = event.get("event")
     if isinstance(kind, str) and kind.startswith("thread.run."):
-        _keep(body, mapping(event, "data"))
+        _update_run(body, mapping(event, "data"))
         return body
     kind = event.get("type")
     if isinstance(kind, str) and kind.startswith(TURN):
         turns = cast("list[Json]", body.setdefault("turns", []))
-        turns.append({**_kept(mapping(event, "turn") or event), "turn": at(event, "turn_id"), "type": kind})
+        turns.append(
+            {**_accounting_fields(mapping(event, "turn") or event), "turn": get_path(event, "turn_id"), "type": kind}
+        )
         return body
     if isinstance(event.get("usage"), dict):
         body["usage"] = event["usage"]
@@ -46,75 +60,86 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def _kept(fields: Json) -> Json:
-    return {key: fields[key] for key in KEPT if fields.get(key) is not None}
+def _accounting_fields(fields: Json) -> Json:
+    return {key: fields[key] for key in ACCOUNTING_FIELDS if fields.get(key) is not None}
 
 
-def _keep(body: Json, fields: Json) -> None:
+def _update_run(body: Json, fields: Json) -> None:
     if fields.get("object") in (None, "thread.run"):
-        body.update(_kept(fields))
+        body.update(_accounting_fields(fields))
 
 
-def polled(body: Json, read: Reader) -> Response:
-    """An object that was asked about; without usage while it is not finished. `read` reads a response."""
+def read_poll(body: Json, read: Reader) -> Response:
+    """Read a polled object; it has no usage until it is finished. `read` reads a response."""
     if "turns" in body:
-        return Response(extras=tuple(_turn(cast("Json", turn)) for turn in items(body, "turns")))
+        return Response(extras=tuple(_turn_response(cast("Json", turn)) for turn in items(body, "turns")))
     kind = label(body, "object")
     if kind == "batch":
-        return NOTHING  # its lines are billed, in the file of its results
-    if label(body, "status") not in DONE:
-        return Response(awaited=label(body, "id"))
+        return EMPTY_RESPONSE  # its lines are billed, in the file of its results
+    if label(body, "status") not in TERMINAL_STATUSES:
+        return Response(pending_job_id=label(body, "id"))
     if kind == "response":
         # Any other response was billed when it was made; asking for it again costs nothing.
-        return _record(body, read(body)) if flag(body, "background") is True else NOTHING
+        return _with_job_id(body, read(body)) if flag(body, "background") is True else EMPTY_RESPONSE
     if kind == "video":
-        return _video(body)
+        return _video_response(body)
     if kind == "fine_tuning.job":
         trained = count(body, "trained_tokens")
         usage = Usage(training_tokens=trained) if trained else None
-        return _record(body, Response(label(body, "id"), label(body, "model"), (), usage))
+        return _with_job_id(body, Response(label(body, "id"), label(body, "model"), (), usage))
     if kind == "eval.run":
-        return Response(extras=tuple(_evaluated(body, per_model) for per_model in items(body, "per_model_usage")))
+        return Response(extras=tuple(_eval_response(body, per_model) for per_model in items(body, "per_model_usage")))
     usage_fields = mapping(body, "usage")
-    return _record(
-        body, Response(label(body, "id"), label(body, "model"), (), read_usage(usage_fields, {}), raw_usage=raw(usage_fields))
+    return _with_job_id(
+        body,
+        Response(
+            label(body, "id"),
+            label(body, "model"),
+            (),
+            read_usage(usage_fields, {}),
+            raw_usage=compact_usage(usage_fields),
+        ),
     )
 
 
-def _record(body: Json, response: Response) -> Response:
+def _with_job_id(body: Json, response: Response) -> Response:
     created = count(body, "created_at")
-    return response._replace(record=label(body, "id"), created=created)
+    return response._replace(job_id=label(body, "id"), created=created)
 
 
-def _video(body: Json) -> Response:
+def _video_response(body: Json) -> Response:
     if label(body, "status") != "completed":
-        return Response(void=label(body, "id"))
+        return Response(cancelled_job_id=label(body, "id"))
     seconds = video_seconds(body)
     usage = Usage(video_output_ms=round(seconds * 1000)) if seconds is not None else None
     response = Response(label(body, "id"), label(body, "model"), (), usage, size=label(body, "size"))
-    return _record(body, response)
+    return _with_job_id(body, response)
 
 
-def _evaluated(run: Json, per_model: object) -> Response:
+def _eval_response(run: Json, per_model: object) -> Response:
     """What an eval run used of one model: totals that include its cached tokens."""
     usage_fields = mapping(per_model)
     usage = read_usage(usage_fields, {})
     model = label(usage_fields, "model_name")
     name = f"{label(run, 'id')}:{model}"
-    return Response(name, model, (), usage, raw_usage=raw(usage_fields), record=name, created=count(run, "created_at"))
+    return Response(
+        name, model, (), usage, raw_usage=compact_usage(usage_fields), job_id=name, created=count(run, "created_at")
+    )
 
 
-def _turn(turn: Json) -> Response:
+def _turn_response(turn: Json) -> Response:
     name = label(turn, "id") or label(turn, "turn")
     usage_fields = mapping(turn, "usage")
-    return Response(name, label(turn, "model"), (), read_usage(usage_fields, {}), raw_usage=raw(usage_fields), record=name)
+    return Response(
+        name, label(turn, "model"), (), read_usage(usage_fields, {}), raw_usage=compact_usage(usage_fields), job_id=name
+    )
 
 
-def line(body: Json, read: Reader) -> Response:
+def read_line(body: Json, read: Reader) -> Response:
     """One line of a batch's output file: an answer of its own, at the batch's price."""
     answer = mapping(body, "response", "body")
     if not answer or "custom_id" not in body:
-        return NOTHING
+        return EMPTY_RESPONSE
     response = read(answer)
     created = count(answer, "created") or count(answer, "created_at")
-    return response._replace(batch=True, record=label(body, "id"), created=created, complete=True)
+    return response._replace(batch=True, job_id=label(body, "id"), created=created, complete=True)

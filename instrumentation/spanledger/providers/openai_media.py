@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from spanledger.providers import Request, Response, raw
+from spanledger.providers import Request, Response, compact_usage
 from spanledger.providers.openai_usage import read_usage
 from spanledger.runtime.untrusted_json import Json, count, items, label, mapping, number
 from spanledger.semconv.usage import Usage
@@ -14,31 +14,31 @@ DEFAULT_SECONDS: Final = 4
 OPERATIONS: Final = frozenset({"image_generation", "speech", "transcription", "retrieval", "create_container"})
 
 
-class Asked(NamedTuple):
-    """What a request says of the media it wants."""
+class MediaRequest(NamedTuple):
+    """The media parameters of a request: expected usage, size and quality."""
 
     expected: Usage | None = None
     size: str | None = None
     quality: str | None = None
 
 
-NOTHING: Final = Asked()
+NO_MEDIA: Final = MediaRequest()
 
 
-def asked(operation: str, body: Json) -> Asked:
+def media_request(operation: str, body: Json) -> MediaRequest:
     if operation == "video_generation":
         seconds = video_seconds(body) or (DEFAULT_SECONDS if "prompt" in body else 0)
-        return Asked(Usage(video_output_ms=round(seconds * 1000)), label(body, "size")) if seconds else NOTHING
+        return MediaRequest(Usage(video_output_ms=round(seconds * 1000)), label(body, "size")) if seconds else NO_MEDIA
     if operation not in OPERATIONS:
-        return NOTHING
+        return NO_MEDIA
     if operation == "image_generation":
-        return Asked(Usage(images=1), label(body, "size"), label(body, "quality"))
+        return MediaRequest(Usage(images=1), label(body, "size"), label(body, "quality"))
     if operation == "speech":
         text = body.get("input")
-        return Asked(Usage(characters=len(text))) if isinstance(text, str) else NOTHING
+        return MediaRequest(Usage(characters=len(text))) if isinstance(text, str) else NO_MEDIA
     if operation == "create_container":
-        return Asked(Usage(code_sessions=1))
-    return Asked(Usage(queries=1)) if operation == "retrieval" else NOTHING
+        return MediaRequest(Usage(code_sessions=1))
+    return MediaRequest(Usage(queries=1)) if operation == "retrieval" else NO_MEDIA
 
 
 def video_seconds(body: Json) -> float | None:
@@ -62,19 +62,19 @@ def response(body: Json, request: Request) -> Response:
         label(body, "model") if request.operation != "create_container" else None,
         (),
         usage,
-        raw_usage=raw(usage_fields),
+        raw_usage=compact_usage(usage_fields),
         complete=not streamed or body.get("finished") is True,
-        times=(count(body, "images") or len(items(body, "data"))) if image else 1,
+        quantity=(count(body, "images") or len(items(body, "data"))) if image else 1,
         size=label(body, "size"),
         quality=label(body, "quality"),
-        extras=_drawings(usage_fields),
+        extras=_svg_responses(usage_fields),
     )
 
 
-def _drawings(usage_fields: Json) -> tuple[Response, ...]:
+def _svg_responses(usage_fields: Json) -> tuple[Response, ...]:
     """Tokens of the model that wrote a drawing as SVG, apart from those of the image model (SvgUsage)."""
     svg = mapping(usage_fields, "svg_usage")
     usage = read_usage(svg, {})
     if usage is None:
         return ()
-    return (Response(None, label(svg, "model"), (), usage, raw_usage=raw(svg), operation="chat"),)
+    return (Response(None, label(svg, "model"), (), usage, raw_usage=compact_usage(svg), operation="chat"),)

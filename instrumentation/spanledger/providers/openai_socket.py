@@ -1,4 +1,4 @@
-"""What a message of OpenAI's websockets bills (openai 3.57 `types/realtime`, `types/live`, `types/responses`).
+"""Reads billed usage from OpenAI's WebSocket messages (openai 3.57 `types/realtime`, `types/live`, `types/responses`).
 
 - `response.done` (realtime) and `response.completed` and its like (responses): one response, its usage its own;
 - `conversation.item.input_audio_transcription.completed`: the transcription model's tokens or seconds;
@@ -15,36 +15,36 @@ from spanledger.providers import Request
 from spanledger.runtime.untrusted_json import Json, label, mapping, number
 
 INTERESTING: Final = re.compile(rb'"(?:usage|session)"\s*:\s*\{|"session\.')
-ENDS: Final = frozenset({"response.done", "response.completed", "response.incomplete", "response.failed"})
-TRANSCRIBED: Final = "conversation.item.input_audio_transcription.completed"
+TERMINAL_EVENTS: Final = frozenset({"response.done", "response.completed", "response.incomplete", "response.failed"})
+TRANSCRIPTION_COMPLETED: Final = "conversation.item.input_audio_transcription.completed"
 DEFAULT_TRANSCRIBER: Final = "whisper-1"
 
 
-def interesting(message: bytes) -> bool:
+def is_relevant(message: bytes) -> bool:
     return INTERESTING.search(message) is not None
 
 
-def told(session: Json, event: Json) -> list[tuple[Request, Json]]:
-    """(request, body) of what an event bills; what it says of the session is kept in `session`."""
+def billed_responses(session: Json, event: Json) -> list[tuple[Request, Json]]:
+    """(request, body) of each billed response in an event; session fields are stored in `session`."""
     kind = label(event, "type") or ""
     if kind == "response.event":
-        return told(session, mapping(event, "event"))
-    if kind in ENDS:
+        return billed_responses(session, mapping(event, "event"))
+    if kind in TERMINAL_EVENTS:
         answer = mapping(event, "response")
         if not mapping(answer, "usage"):
             return []
         model = label(answer, "model") or label(session, "model")
         return [(Request("chat", model), {**answer, "streamed": True, "finished": True})]
-    if kind == TRANSCRIBED:
+    if kind == TRANSCRIPTION_COMPLETED:
         model = label(session, "transcriber") or DEFAULT_TRANSCRIBER
         usage = mapping(event, "usage")
         return [(Request("transcription", model), {"id": event.get("item_id"), "usage": usage})] if usage else []
     if kind.startswith("session."):
-        return _session(session, event, kind)
+        return _update_session(session, event, kind)
     return []
 
 
-def _session(session: Json, event: Json, kind: str) -> list[tuple[Request, Json]]:
+def _update_session(session: Json, event: Json, kind: str) -> list[tuple[Request, Json]]:
     session_fields = mapping(event, "session")
     for name, value in (
         ("model", label(session_fields, "model")),

@@ -1,1 +1,1 @@
-"""What every package of the application side stands on: exception barrier, settings, readers of untrusted JSON, finalizers."""
+"""Foundations of the instrumentation package: exception barrier, settings, readers of untrusted JSON, finalizers."""

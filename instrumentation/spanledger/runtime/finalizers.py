@@ -1,4 +1,4 @@
-"""What a finalizer may do: a stream that its reader has dropped ends where no lock can be held.
+"""Runs finalizers outside the garbage collector, on a thread of their own.
 
 The garbage collector may run within any line of Python, one that holds a lock of ours (spool, limits) or of the host's
 exporters included, and it runs finalizers in that very thread: one that takes the same lock would wait for itself for
@@ -17,34 +17,34 @@ from spanledger.runtime.guard import quietly
 from spanledger.runtime.reentrant_queue import ReentrantQueue
 
 _queue = ReentrantQueue[Callable[[], object]]()
-_collecting = 0
+_gc_thread = 0
 """The thread in which the collector is at work; 0: none."""
 
 
-def ready() -> None:
-    """Have a thread for what the collector finds; called when there is something that it may find."""
-    if _collector not in gc.callbacks:
-        gc.callbacks.append(_collector)
+def start_worker() -> None:
+    """Start the worker thread, and watch the garbage collector; called before a finalizer can be needed."""
+    if _on_gc not in gc.callbacks:
+        gc.callbacks.append(_on_gc)
     queue = _queue
-    queue.start(lambda: _work(queue), "spanledger-finalizing")
+    queue.start(lambda: _run_queue(queue), "spanledger-finalizing")
 
 
-def run(act: Callable[[], object]) -> None:
-    """Do it now, or as soon as the collector is not at work in this thread. `act` raises nothing."""
-    if _collecting == threading.get_ident():
+def run_outside_gc(act: Callable[[], object]) -> None:
+    """Run `act` now, or on the worker thread if the garbage collector is running in this one. `act` must not raise."""
+    if _gc_thread == threading.get_ident():
         _queue.put(act)
     else:
         act()
 
 
-def wait(seconds: float) -> bool:
-    """Wait for what is under way; whether it is done."""
+def drain(seconds: float) -> bool:
+    """Wait up to `seconds` for the queued finalizers; returns whether all have run."""
     if len(_queue):  # in a forked child, say: the thread that was to do it is the parent's
-        ready()
-    return _queue.drained(seconds)
+        start_worker()
+    return _queue.drain(seconds)
 
 
-def _work(queue: ReentrantQueue[Callable[[], object]]) -> None:
+def _run_queue(queue: ReentrantQueue[Callable[[], object]]) -> None:
     while True:
         act = queue.get()
         with quietly("ending a stream that was dropped"):
@@ -52,14 +52,14 @@ def _work(queue: ReentrantQueue[Callable[[], object]]) -> None:
         del act
 
 
-def _collector(phase: str, info: dict[str, int]) -> None:  # noqa: ARG001 - the interpreter's signature
-    global _collecting
-    _collecting = threading.get_ident() if phase == "start" else 0
+def _on_gc(phase: str, info: dict[str, int]) -> None:  # noqa: ARG001 - the interpreter's signature
+    global _gc_thread
+    _gc_thread = threading.get_ident() if phase == "start" else 0
 
 
 def _after_fork() -> None:
-    global _queue, _collecting
-    _queue, _collecting = ReentrantQueue[Callable[[], object]](), 0
+    global _queue, _gc_thread
+    _queue, _gc_thread = ReentrantQueue[Callable[[], object]](), 0
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,7 +1,7 @@
-"""The one broad `except` of Spanledger: telemetry that never breaks, and never silences itself.
+"""Exception barrier: the one broad `except` of Spanledger. Failures are swallowed, counted and logged once per kind.
 
-`with quietly("reading a response"):` swallows what goes wrong inside, counts it in `failures`, and
-logs it once per kind: what was being done, the exception's type and its place. Not its message, which
+`with quietly("reading a response"):` swallows an exception raised inside, counts it in `failures`, and
+logs it once per kind: the operation, the exception's type and its location. The message is not logged, because it
 could quote content.
 """
 
@@ -19,7 +19,7 @@ failures: Counter[tuple[str, str]] = Counter()
 
 
 class Deliberate(Exception):  # noqa: N818 - the base of what is meant to be seen
-    """An exception that the host asked for (strict mode): `quietly` lets it pass."""
+    """An exception that the host requested (strict mode): `quietly` re-raises it."""
 
 
 class quietly:  # noqa: N801 - reads as a statement

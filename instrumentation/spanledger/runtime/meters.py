@@ -11,13 +11,13 @@ from opentelemetry.metrics import Observation
 from spanledger.runtime.version import VERSION
 
 
-def counters(definitions: Mapping[str, tuple[str, Callable[[], int]]]) -> None:
-    """Offer counters of rows: name -> (what is counted, the count so far)."""
+def register_row_counters(definitions: Mapping[str, tuple[str, Callable[[], int]]]) -> None:
+    """Register observable row counters: name -> (description, callback that returns the count so far)."""
     meter = metrics.get_meter("spanledger", VERSION)
     for name, (description, ask) in definitions.items():
-        meter.create_observable_counter(name, [observing(ask)], "{row}", description)
+        meter.create_observable_counter(name, [observation_callback(ask)], "{row}", description)
 
 
-def observing(ask: Callable[[], float]) -> Callable[[Any], Iterable[Observation]]:
-    """A callback of OpenTelemetry's kind."""
+def observation_callback(ask: Callable[[], float]) -> Callable[[Any], Iterable[Observation]]:
+    """An OpenTelemetry observation callback that reports `ask()`."""
     return lambda _: [Observation(ask())]

@@ -1,4 +1,4 @@
-"""Where Spanledger is told what to do: the environment first, then `spanledger.toml`, then `pyproject.toml`.
+"""Reads settings: from the environment first, then `spanledger.toml`, then `pyproject.toml`.
 
 `SPANLEDGER_DSN=...` in the environment is `dsn = "..."` in `spanledger.toml` or under
 `[tool.spanledger]`, both looked for in the working directory. The environment wins.
@@ -22,8 +22,10 @@ def setting(name: str) -> str | None:
     """The value of `SPANLEDGER_<NAME>`, e.g. setting("dsn"); None where it is not set."""
     value = os.environ.get(f"SPANLEDGER_{name.upper()}")
     if value is None:
-        file_value = _file(os.getcwd()).get(name)
-        value = None if file_value is None else str(file_value).lower() if isinstance(file_value, bool) else str(file_value)
+        file_value = _file_settings(os.getcwd()).get(name)
+        value = (
+            None if file_value is None else str(file_value).lower() if isinstance(file_value, bool) else str(file_value)
+        )
     return value or None
 
 
@@ -39,19 +41,19 @@ def state_dir() -> Path:
 
 
 def spool_dir() -> Path:
-    """Where rows wait on their way to ClickHouse."""
+    """The directory in which rows are buffered before they are shipped to ClickHouse."""
     configured = setting("spool_dir")
     return Path(configured).expanduser() if configured else state_dir() / "spool"
 
 
-def masked(dsn: str) -> str:
+def mask_credentials(dsn: str) -> str:
     """`dsn` with its password, and secrets in its query, replaced by ***."""
     dsn = re.sub(r"(?<=://)([^:/@]*):(.*)@", r"\1:***@", dsn)
     return re.sub(r"((?:password|token|secret|key)[^=&]*=)[^&]*", r"\1***", dsn, flags=re.IGNORECASE)
 
 
 @lru_cache(maxsize=8)
-def _file(directory: str) -> Json:
+def _file_settings(directory: str) -> Json:
     for name, path in (("spanledger.toml", ()), ("pyproject.toml", ("tool", "spanledger"))):
         file = Path(directory, name)
         try:

@@ -1,4 +1,4 @@
-"""The SDK's spans, as cheaply as a call can afford: attributes in and out by the dozen.
+"""Fast path into the SDK's span attributes: sets and copies dozens of attributes at once.
 
 `Span.set_attributes` checks and copies every value (about 1 us each on the way of a call), and reading
 goes through two proxies. Ours are clean already, so where the SDK's attribute store is the one we know
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 
-def put(span: Any, attributes: Mapping[str, Any]) -> None:
+def set_attributes_fast(span: Any, attributes: Mapping[str, Any]) -> None:
     """Set attributes whose values are strings, numbers, booleans or tuples of them."""
     store: Any = getattr(span, "_attributes", None)
     attribute_dict: Any = getattr(store, "_dict", None)
@@ -39,16 +39,16 @@ def before_end(span: Any, act: Callable[[], object]) -> None:
     span.end = end
 
 
-def remember(span: Any, usage: Any) -> None:
-    """Keep the usage a span was given, to spare its reader the way back from attributes."""
+def stash_usage(span: Any, usage: Any) -> None:
+    """Stash the usage on the span, so that its reader need not parse it from attributes."""
     span.__dict__["_spanledger_usage"] = usage
 
 
-def remembered(span: Any) -> Any:
+def stashed_usage(span: Any) -> Any:
     return span.__dict__.get("_spanledger_usage")
 
 
-def plain(span: Any) -> dict[str, Any]:
-    """A span's attributes as a dict of one's own."""
+def copy_attributes(span: Any) -> dict[str, Any]:
+    """A copy of a span's attributes as a dict."""
     attributes: Any = span.attributes
     return attributes.copy() if hasattr(attributes, "copy") else dict(attributes or {})

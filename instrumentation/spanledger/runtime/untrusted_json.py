@@ -1,4 +1,4 @@
-"""Total readers of JSON that somebody else wrote: they return the typed value or None, and never raise.
+"""Total readers of untrusted JSON: they return the typed value or None, and never raise.
 
 A count is a non-negative integer below 2**32 (the ledger's column type); a bool is not a number; a
 label is a printable string of at most 256 characters, cut and cleaned where it was not. The readers that a call
@@ -18,15 +18,15 @@ MAX_COUNT: Final = 2**32 - 1
 MAX_LABEL: Final = 256
 
 
-def document(data: str | bytes) -> object:
-    """`data` parsed as JSON; None where it is none (audio, text, an answer cut short)."""
+def parse_json(data: str | bytes) -> object:
+    """`data` parsed as JSON; None if it is not valid JSON (audio, text, a truncated response)."""
     try:
         return cast("object", json.loads(data))
     except (ValueError, RecursionError):
         return None
 
 
-def at(value: object, *path: str) -> object:
+def get_path(value: object, *path: str) -> object:
     """The value at `path` of nested objects, or None where the path leaves them."""
     for key in path:
         if not isinstance(value, dict):
@@ -88,7 +88,7 @@ def _collect(value: Json, prefix: str, counts_by_path: dict[str, int], depth: in
 
 def number(value: object, *path: str) -> float | None:
     """The finite number at `path`."""
-    leaf = at(value, *path)
+    leaf = get_path(value, *path)
     if type(leaf) is int:
         return float(leaf) if abs(leaf) < 2**53 else None
     return leaf if isinstance(leaf, float) and math.isfinite(leaf) else None
@@ -96,7 +96,7 @@ def number(value: object, *path: str) -> float | None:
 
 def unix_seconds(value: object, *path: str) -> int | None:
     """The whole seconds since 1970 of the RFC 3339 time at `path`."""
-    timestamp = at(value, *path)
+    timestamp = get_path(value, *path)
     try:
         return int(datetime.fromisoformat(timestamp).timestamp()) if isinstance(timestamp, str) else None
     except (ValueError, OverflowError):
@@ -105,7 +105,7 @@ def unix_seconds(value: object, *path: str) -> int | None:
 
 def flag(value: object, *path: str) -> bool | None:
     """The boolean at `path`."""
-    leaf = at(value, *path)
+    leaf = get_path(value, *path)
     return leaf if isinstance(leaf, bool) else None
 
 

@@ -105,9 +105,9 @@ ATTEMPT_STATUS: Final = "spanledger.attempt.status"
 ATTEMPT_DURATION_US: Final = "spanledger.attempt.duration_us"
 ATTEMPT_BILLED: Final = "spanledger.attempt.billed"
 
-RECORD_ID: Final = "spanledger.record.id"
+JOB_ID: Final = "spanledger.record.id"
 """Names what was billed, where several calls, or processes, may see it: the row's key is made of it."""
-RECORD_CREATED: Final = "spanledger.record.created"
+JOB_CREATED: Final = "spanledger.record.created"
 """Unix seconds: when what was billed was asked for."""
 
 BUDGET_WARNINGS: Final = "spanledger.budget.warnings"
@@ -116,7 +116,7 @@ REQUESTED_MODEL: Final = "spanledger.downgrade.requested_model"
 """What the application asked for, where another model was asked (`gen_ai.request.model`) because a budget ran short."""
 DOWNGRADE_REASON: Final = "spanledger.downgrade.reason"
 REFUSAL: Final = "spanledger.budget.refusal"
-"""Why a call was refused."""
+"""Reason for which a call was refused."""
 
 # --- the loss ledger -----------------------------------------------------------------------------------
 PROCESS_ID: Final = "spanledger.process.id"
@@ -173,5 +173,5 @@ REQUEST_UNPRICED: Final = "spanledger.request.unpriced_calls"
 # --- resource ---------------------------------------------------------------------------------------------
 SERVICE_NAME: Final = "service.name"
 ENVIRONMENT: Final = "deployment.environment.name"
-ENVIRONMENT_OLD: Final = "deployment.environment"
+ENVIRONMENT_DEPRECATED: Final = "deployment.environment"
 HOST_NAME: Final = "host.name"

@@ -1,4 +1,4 @@
-"""Who answers at a host: the provider behind an OpenAI-compatible base URL, and machines of one's own."""
+"""Maps a host to its provider (OpenAI-compatible base URLs included), and detects proxies and private hosts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-SUFFIXES: Final[dict[str, str]] = {
+PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "api.openai.com": "openai",
     "openai.azure.com": "azure.ai.openai",
     "cognitiveservices.azure.com": "azure.ai.openai",
@@ -45,19 +45,19 @@ SUFFIXES: Final[dict[str, str]] = {
 
 
 @lru_cache(maxsize=1024)
-def provider_at(host: str) -> str | None:
+def provider_for_host(host: str) -> str | None:
     """The provider known to answer at `host`, e.g. "eu.api.openai.com" -> "openai"."""
     host = host.lower().rstrip(".")
     while host:
-        if host in SUFFIXES:
-            return SUFFIXES[host]
+        if host in PROVIDER_BY_SUFFIX:
+            return PROVIDER_BY_SUFFIX[host]
         if host.endswith("-aiplatform.googleapis.com"):
             return "gcp.vertex_ai"
         _, _, host = host.partition(".")
     return None
 
 
-PROXY: Final = re.compile(r"(?:[^.]*[-_])?(?:litellm|portkey|helicone|bifrost|\w*proxy|\w*gateway)\d*(?:[-_.]|$)")
+PROXY_HOST: Final = re.compile(r"(?:[^.]*[-_])?(?:litellm|portkey|helicone|bifrost|\w*proxy|\w*gateway)\d*(?:[-_.]|$)")
 """The name of a host that hands a request on to somebody else, up to its first dot."""
 
 
@@ -65,7 +65,9 @@ PROXY: Final = re.compile(r"(?:[^.]*[-_])?(?:litellm|portkey|helicone|bifrost|\w
 def is_proxy(host: str) -> bool:
     """Whether a host's own name says that it serves no models itself."""
     host = host.lower()
-    return bool(PROXY.match(host)) and not host.endswith("docker.internal")  # gateway.docker.internal: this machine
+    return bool(PROXY_HOST.match(host)) and not host.endswith(
+        "docker.internal"
+    )  # gateway.docker.internal: this machine
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from spanledger.runtime.untrusted_json import MAX_COUNT
 from spanledger.semconv import attributes as a
 
-UNITS: Final[dict[str, str]] = {
+NON_TOKEN_METERS: Final[dict[str, str]] = {
     "web_searches": a.WEB_SEARCHES,
     "file_searches": a.FILE_SEARCHES,
     "code_sessions": a.CODE_SESSIONS,
@@ -30,9 +30,9 @@ UNITS: Final[dict[str, str]] = {
 }
 """Meters that are not tokens of a prompt or an answer: field -> attribute."""
 
-UNITS_OF: Final = attrgetter(*UNITS)
+GET_NON_TOKEN_COUNTS: Final = attrgetter(*NON_TOKEN_METERS)
 
-ATTRIBUTES: Final = (
+USAGE_ATTRIBUTES: Final = (
     a.INPUT_TOKENS,
     a.OUTPUT_TOKENS,
     a.CACHE_READ_TOKENS,
@@ -49,10 +49,10 @@ ATTRIBUTES: Final = (
     a.AUDIO_OUTPUT_TOKENS,
     a.IMAGE_OUTPUT_TOKENS,
     a.VIDEO_OUTPUT_TOKENS,
-    *UNITS.values(),
+    *NON_TOKEN_METERS.values(),
     a.REPORTED_TOTAL,
 )
-"""Every attribute that says something of usage."""
+"""Every usage attribute."""
 
 
 class Usage(NamedTuple):
@@ -149,8 +149,9 @@ def from_totals(
 
     `input` includes everything read, cached or written; `output` includes reasoning and modalities;
     `cache_read` includes its own audio, image and video part; `input_audio` and its like are the
-    uncached part only; `units` are the fields of `UNITS`. Where the parts contradict the total the total stands and the parts are
-    clamped, cache first, then modalities (rule R2): a sum of meters never exceeds what was billed.
+    uncached part only; `units` are the fields of
+    `NON_TOKEN_METERS`. Where the parts contradict the total, the total stands and the parts are clamped, cache
+    first, then modalities (rule R2): a sum of meters never exceeds what was billed.
     """
     rest = min(input, MAX_COUNT)
     cache_read = min(cache_read, rest)
@@ -212,7 +213,7 @@ def to_attributes(usage: Usage) -> dict[str, int]:
     if usage.reasoning:
         out[a.REASONING_TOKENS] = usage.reasoning
     if usage.input + usage.output == usage.total:
-        return out | _units(usage) if any(UNITS_OF(usage)) else out
+        return out | _non_token_attributes(usage) if any(GET_NON_TOKEN_COUNTS(usage)) else out
     for name, value in (
         (a.CACHE_READ_TOKENS, usage.total_cache_read),
         (a.CACHE_WRITE_TOKENS, usage.total_cache_write),
@@ -230,17 +231,19 @@ def to_attributes(usage: Usage) -> dict[str, int]:
     ):
         if value:
             out[name] = value
-    return out | _units(usage)
+    return out | _non_token_attributes(usage)
 
 
-def _units(usage: Usage) -> dict[str, int]:
-    return {name: value for name, value in zip(UNITS.values(), UNITS_OF(usage), strict=True) if value}
+def _non_token_attributes(usage: Usage) -> dict[str, int]:
+    return {
+        name: value for name, value in zip(NON_TOKEN_METERS.values(), GET_NON_TOKEN_COUNTS(usage), strict=True) if value
+    }
 
 
 def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
     """The usage that a span carries, or None where it carries none: the inverse of `to_attributes`."""
     counts: dict[str, int] = {}
-    for name in ATTRIBUTES:
+    for name in USAGE_ATTRIBUTES:
         value = attributes.get(name)
         if type(value) is int and 0 <= value <= MAX_COUNT:
             counts[name] = value
@@ -268,5 +271,5 @@ def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
         output_image=n(a.IMAGE_OUTPUT_TOKENS, 0),
         output_video=n(a.VIDEO_OUTPUT_TOKENS, 0),
         reported_total=n(a.REPORTED_TOTAL),
-        **{field: counts[name] for field, name in UNITS.items() if name in counts},
+        **{field: counts[name] for field, name in NON_TOKEN_METERS.items() if name in counts},
     )

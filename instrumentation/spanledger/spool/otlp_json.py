@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import StatusCode
 
-from spanledger.runtime.span_attributes import plain
+from spanledger.runtime.span_attributes import copy_attributes
 from spanledger.semconv import attributes as a
 
 KINDS: Final = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5}
@@ -38,7 +38,7 @@ class Encoder:
         if context is None:
             raise ValueError("a span without a context")
         parent = f',"parentSpanId":"{span.parent.span_id:016x}"' if span.parent else ""
-        attributes = _attributes(plain(span))
+        attributes = _attributes(copy_attributes(span))
         status = ""
         if span.status.status_code is StatusCode.ERROR:
             status = f',"status":{{"message":{quoted(span.status.description or "")},"code":2}}'
@@ -50,7 +50,7 @@ class Encoder:
         ).encode("ascii")
 
     def marker(self, resource: Resource, attributes: Mapping[str, Any]) -> bytes:
-        """A line that tells the ledger of a process (a.MARKER), in a span's clothes so that any way in carries it."""
+        """A process marker (a.MARKER), encoded as a span so that every ingestion path carries it."""
         now = time.time_ns()
         resource_attributes = _attributes(resource.attributes)
         return (

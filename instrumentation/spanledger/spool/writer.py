@@ -1,6 +1,6 @@
 """The spool: rows on disk before `span.end()` returns, in a format that a stock Collector reads too.
 
-A segment is a file of OTLP JSON lines (OpenTelemetry's file-exporter format, see `encoding.py`), one span a line,
+A segment is a file of OTLP JSON lines (OpenTelemetry's file-exporter format, see `otlp_json.py`), one span a line,
 written by one process: `<process id>-<number>.jsonl`. A row is one `os.write` to a file opened for appending:
 it survives the death of the process, though not of the machine. The writer holds a lock on the segment
 it writes; a reader that gets the lock knows that the segment is finished. `shipper.py` reads.
@@ -34,7 +34,7 @@ RETRY_SECONDS: Final = 5.0
 MEMORY_ROWS: Final = 10_000
 """Rows kept in memory while no directory can be written."""
 
-Mark = Callable[[Mapping[str, Any]], bytes]
+MarkerEncoder = Callable[[Mapping[str, Any]], bytes]
 
 
 class Spool:
@@ -45,7 +45,7 @@ class Spool:
     `MEMORY_ROWS` goes. Markers tell the ledger where a process's numbers begin and end.
     """
 
-    def __init__(self, directory: Path, max_bytes: int, mark: Mark | None = None, sync_ms: int = 0) -> None:
+    def __init__(self, directory: Path, max_bytes: int, mark: MarkerEncoder | None = None, sync_ms: int = 0) -> None:
         """
         Args:
             directory: where segments are; made if it is not there.
@@ -56,33 +56,33 @@ class Spool:
         self.directory = directory
         self.max_bytes = max_bytes
         self.refused = 0
-        """Rows that found no place, for want of space or of a writable directory."""
+        """Rows that were rejected, because the spool was full or the directory was not writable."""
         self.recorded = 0
         """Rows that were handed in."""
         self.written = 0
-        self._mark = mark
+        self._encode_marker = mark
         self._sync_ms = sync_ms
         self._lock = threading.Lock()
         self._fd: int | None = None
-        self._said: set[str] = set()
-        self._begin()
+        self._logged_messages: set[str] = set()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.process_id = secrets.token_hex(8)
         """Random for every process, so that its sequence numbers are its own."""
         self._sequence = itertools.count()
-        self._numbers = itertools.count()
+        self._segment_numbers = itertools.count()
         self._size = 0
         self._opened = 0.0
-        self._others = 0
-        self._not_before = 0.0
+        self._other_bytes = 0
+        self._retry_at = 0.0
         self._started = False
-        self._ended_at = -1
-        self._lost = Lost()
-        self._waiting: deque[bytes] = deque()
+        self._end_sequence = -1
+        self._losses = LostRows()
+        self._buffered_lines: deque[bytes] = deque()
         self._dirty = threading.Event()
         self._syncing = False
-        self._without = Place.NOWHERE
+        self._fallback_place = Place.NOWHERE
         """Where rows go while no segment can be opened."""
 
     def next_sequence(self) -> int:
@@ -100,12 +100,12 @@ class Spool:
             if place is Place.FILE:
                 if self._write(line):
                     return True
-                place = self._without
-            if place is Place.MEMORY and len(self._waiting) < MEMORY_ROWS:
-                self._waiting.append(line)
+                place = self._fallback_place
+            if place is Place.MEMORY and len(self._buffered_lines) < MEMORY_ROWS:
+                self._buffered_lines.append(line)
                 return True
             self.refused += 1
-            self._lost.add(sequence, picousd)
+            self._losses.add(sequence, picousd)
             return False
 
     def _place(self, size: int) -> Place:
@@ -114,30 +114,30 @@ class Spool:
         if self._fd is not None and now - self._opened > SEGMENT_SECONDS:
             self._close()
         if self._fd is None:
-            if now < self._not_before:
-                return self._without
-            self._without = self._open()
-            if self._without is not Place.FILE:
-                self._not_before = now + RETRY_SECONDS
-                return self._without
-        if self._others + self._size + size <= self.max_bytes:
+            if now < self._retry_at:
+                return self._fallback_place
+            self._fallback_place = self._open()
+            if self._fallback_place is not Place.FILE:
+                self._retry_at = now + RETRY_SECONDS
+                return self._fallback_place
+        if self._other_bytes + self._size + size <= self.max_bytes:
             return Place.FILE
-        if now >= self._not_before:
-            self._not_before = now + RETRY_SECONDS
+        if now >= self._retry_at:
+            self._retry_at = now + RETRY_SECONDS
             with suppress(OSError):
-                self._others = self._used() - self._size
-            if self._others + self._size + size <= self.max_bytes:
+                self._other_bytes = self._used_bytes() - self._size
+            if self._other_bytes + self._size + size <= self.max_bytes:
                 return Place.FILE
-            self._full()
+            self._log_full()
         return Place.NOWHERE
 
     def _write(self, line: bytes) -> bool:
         if not self._started:
             self._started = True
             self._put_marker("start", {})
-        if not self._put_waiting():
+        if not self._put_buffered():
             return False
-        self._tell_losses()
+        self._write_loss_marker()
         if not self._put(line):
             return False
         self.written += 1
@@ -146,21 +146,21 @@ class Spool:
         return True
 
     def _put_marker(self, kind: str, attributes: Mapping[str, Any]) -> bool:
-        if self._mark is None:
+        if self._encode_marker is None:
             return True
-        return self._put(self._mark({a.MARKER: kind, a.PROCESS_ID: self.process_id, **attributes}))
+        return self._put(self._encode_marker({a.MARKER: kind, a.PROCESS_ID: self.process_id, **attributes}))
 
-    def _tell_losses(self) -> None:
-        """Say which rows were refused; what cannot be said now is said later."""
-        if self._lost and self._put_marker("loss", self._lost.attributes()):
-            self._lost = Lost()
+    def _write_loss_marker(self) -> None:
+        """Write a loss marker for the refused rows; if that fails, it is retried later."""
+        if self._losses and self._put_marker("loss", self._losses.attributes()):
+            self._losses = LostRows()
 
-    def _put_waiting(self) -> bool:
-        """Write the rows that memory kept."""
-        while self._waiting:
-            if not self._put(self._waiting[0]):
+    def _put_buffered(self) -> bool:
+        """Write the rows buffered in memory."""
+        while self._buffered_lines:
+            if not self._put(self._buffered_lines[0]):
                 return False
-            self._waiting.popleft()
+            self._buffered_lines.popleft()
             self.written += 1
         return True
 
@@ -174,33 +174,33 @@ class Spool:
             if written < len(line):
                 written += os.write(fd, line[written:])
         except OSError as error:
-            self._say(
+            self._log_once(
                 f"cannot write to the spool {self.directory}: {error.strerror}; the last {MEMORY_ROWS:,} rows are kept "
                 "in memory until it can"
             )
             written = 0
         if written != len(line):
             self._close()  # a torn line is the reader's to skip
-            self._without = Place.MEMORY
-            self._not_before = time.monotonic() + RETRY_SECONDS
+            self._fallback_place = Place.MEMORY
+            self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
         self._size += len(line)
         if self._sync_ms:
-            self._synchronize()
+            self._request_sync()
         return True
 
     def _open(self) -> Place:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._others = self._used()
-            if self._others >= self.max_bytes:
-                self._full()
+            self._other_bytes = self._used_bytes()
+            if self._other_bytes >= self.max_bytes:
+                self._log_full()
                 return Place.NOWHERE
-            path = self.directory / f"{self.process_id}-{next(self._numbers):06d}{SUFFIX}"
+            path = self.directory / f"{self.process_id}-{next(self._segment_numbers):06d}{SUFFIX}"
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._say(
+            self._log_once(
                 f"the spool directory {self.directory} cannot be written ({error.strerror}): the last {MEMORY_ROWS:,} "
                 "rows are kept in memory, and lost with the process. Set SPANLEDGER_SPOOL_DIR to a directory that "
                 "this process may write"
@@ -209,13 +209,13 @@ class Spool:
         self._fd, self._size, self._opened = fd, 0, time.monotonic()
         return Place.FILE
 
-    def _full(self) -> None:
-        self._say(
+    def _log_full(self) -> None:
+        self._log_once(
             f"the spool {self.directory} holds its {self.max_bytes:,} bytes: new rows are lost. Ship it with "
             "`spanledger ship`, or raise SPANLEDGER_SPOOL_MAX_BYTES"
         )
 
-    def _used(self) -> int:
+    def _used_bytes(self) -> int:
         used = 0
         for entry in os.scandir(self.directory):
             if entry.name.endswith(SUFFIX):
@@ -223,9 +223,9 @@ class Spool:
                     used += entry.stat().st_size
         return used
 
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def _log_once(self, message: str) -> None:
+        if message not in self._logged_messages:
+            self._logged_messages.add(message)
             log.error("%s", message)
 
     def _close(self) -> None:
@@ -235,18 +235,18 @@ class Spool:
                 os.close(fd)
 
     def close(self) -> None:
-        """The process ends: say so, and finish the segment."""
+        """Write the end marker of the process, and close the segment."""
         with self._lock:
             last = next(self._sequence)
             self._sequence = itertools.count(last)
-            self._not_before = 0.0  # the last chance: do not wait for a better moment
-            if (self._started or self._waiting) and last != self._ended_at and self._place(0) is Place.FILE:
-                self._ended_at = last
+            self._retry_at = 0.0  # the last chance: do not wait for a better moment
+            if (self._started or self._buffered_lines) and last != self._end_sequence and self._place(0) is Place.FILE:
+                self._end_sequence = last
                 if not self._started:
                     self._started = True
                     self._put_marker("start", {})
-                self._put_waiting()
-                self._tell_losses()
+                self._put_buffered()
+                self._write_loss_marker()
                 self._put_marker("end", {a.SEQUENCE: last})
             self._close()
 
@@ -255,17 +255,17 @@ class Spool:
         self._lock = threading.Lock()
         self._close()
         self.recorded = self.written = self.refused = 0
-        self._begin()
+        self._reset()
 
     # --- power loss ------------------------------------------------------------------------------------------
 
-    def _synchronize(self) -> None:
+    def _request_sync(self) -> None:
         self._dirty.set()
         if not self._syncing:
             self._syncing = True
-            threading.Thread(target=self._keep_synchronized, name="spanledger-sync", daemon=True).start()
+            threading.Thread(target=self._sync_loop, name="spanledger-sync", daemon=True).start()
 
-    def _keep_synchronized(self) -> None:
+    def _sync_loop(self) -> None:
         while True:
             self._dirty.wait()
             self._dirty.clear()
@@ -285,8 +285,8 @@ class Place(Enum):
 
 
 @dataclass
-class Lost:
-    """Rows that were refused, until a marker has told of them."""
+class LostRows:
+    """Refused rows that no loss marker has reported yet."""
 
     count: int = 0
     picousd: int = 0

@@ -1,1 +1,1 @@
-"""A request body in, the most that it may cost out."""
+"""Estimates the maximum cost of a request from its body."""

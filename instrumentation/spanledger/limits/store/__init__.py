@@ -1,1 +1,1 @@
-"""Where reservations and spend are counted: in this process, or in Redis for all."""
+"""Stores for reservations and spend: in-process, or Redis shared by all processes."""

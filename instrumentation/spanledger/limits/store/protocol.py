@@ -1,7 +1,7 @@
-"""What is spent and what is held of each budget: in this process (`memory_store.py`), or in Redis for all (`redis_store.py`).
+"""The store protocol: spent and held amounts per budget, in-process (`memory.py`) or shared in Redis (`redis.py`).
 
-An amount is *held* from the moment that a call is let through until its cost is known; then it is *spent*. What is held
-for longer than HOLD_SECONDS was abandoned (its process died) and is free again. Amounts are picodollars.
+An amount is *held* from the admission of a call until its cost is known; then it is *spent*. An amount that is
+held longer than HOLD_SECONDS was abandoned (its process died) and is released. Amounts are picodollars.
 """
 
 from __future__ import annotations
@@ -10,104 +10,104 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 HOLD_SECONDS: Final = 2400.0
-"""A call that has taken this long will not come back: three attempts of 600 s are what SDKs wait by default (openai 3.57)."""
-DONE_SECONDS: Final = 600.0
-"""How long a store remembers that a cost is counted, for when it is told again because no answer came."""
+"""A call that has taken this long is considered abandoned: three attempts of 600 s are what SDKs wait by default (openai 3.57)."""
+DEDUP_SECONDS: Final = 600.0
+"""How long a store remembers a settled cost, to deduplicate retries after a timeout."""
 MAX_PICOUSD: Final = 10**18
 """A million dollars: no call costs more, and sums of such amounts stay within 64 bits for a long time."""
 
 
 class StoreError(Exception):
-    """The store did not answer in time, or at all.
+    """A request to the store failed or timed out.
 
     Attributes:
-        doubtful: whether it may have done all the same what it was asked.
-        refused: whether it says no to this, and would say so again; it is there for others.
+        outcome_unknown: whether the store may have executed the request in spite of the error.
+        refused: whether the store rejects this request permanently, but serves others.
     """
 
-    def __init__(self, message: str, *, doubtful: bool = False, refused: bool = False) -> None:
+    def __init__(self, message: str, *, outcome_unknown: bool = False, refused: bool = False) -> None:
         super().__init__(message)
-        self.doubtful = doubtful
+        self.outcome_unknown = outcome_unknown
         self.refused = refused
 
 
-class Account(NamedTuple):
-    """One budget's amount in one window."""
+class BudgetCounter(NamedTuple):
+    """The counter of one budget in one window."""
 
     key: str
     limit_picousd: int
-    """More than this is not spent and held in it together."""
-    lives_seconds: int
-    """How long its figures are of use from when they are first touched: until the window is over, and a little."""
+    """Upper limit of spent plus held."""
+    ttl_seconds: int
+    """Time to live from the first update: until the window ends, plus a grace period."""
     shared: bool = True
-    """Whether it is everybody's, not one of many (of a budget per user)."""
+    """Whether the budget has one counter for all, not one per dimension value."""
 
 
-class Reserved(NamedTuple):
-    """What became of an amount that was to be held."""
+class ReserveResult(NamedTuple):
+    """The result of `reserve`."""
 
-    full: int | None
-    """The index of the first account that has no room for it; None: it is held in all."""
+    full_index: int | None
+    """Index of the first exhausted counter; None: the amount is held in all of them."""
     spent: Sequence[int] = ()
-    """Of each account, what is spent so far; what is held does not count."""
+    """Spent amount of each counter, without held amounts."""
 
 
 class Controls(NamedTuple):
-    """What people have told every process."""
+    """Kill switches and published budgets, shared by all processes."""
 
     stopped: frozenset[str] = frozenset()
-    """What is stopped by hand, as "feature=summarize"."""
+    """Active kill switches, as "feature=summarize"."""
     published: str = ""
-    """Budgets, as a JSON document of `policy.policy`'s form."""
+    """Budgets, as a JSON document (see `policy_documents.policy_from_json`)."""
 
 
 class Store(Protocol):
     @property
     def remote(self) -> bool:
-        """Whether an answer takes time, and may not come."""
+        """Whether requests cross the network, and can time out."""
         ...
 
-    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
-        """Hold `amount` in every account, or in none of them.
+    def reserve(self, reservation: str, counters: Sequence[BudgetCounter], amount: int) -> ReserveResult:
+        """Hold `amount` in every counter, or in none of them.
 
         Raises:
-            StoreError: it is not known whether it is held.
+            StoreError: the amount may or may not be held.
         """
         ...
 
     def settle(
         self,
         reservation: str,
-        accounts: Sequence[Account],
+        counters: Sequence[BudgetCounter],
         held: int,
         spent: int,
         *,
-        late: bool = False,
+        delayed: bool = False,
         cross_process: bool = False,
     ) -> Sequence[int]:
-        """Free the amount that is `held`, if it still is, and count `spent`; what is spent of each account now.
+        """Release the `held` amount, if it is still held, and count `spent`. Returns the spent amount of each counter.
 
         Args:
-            reservation: counted once, however often it is told.
-            accounts: of the reservation.
+            reservation: idempotency key; it counts once.
+            counters: of the reservation.
             held: picodollars.
             spent: picodollars.
-            late: whether the cost has waited, so that it may be among what the ledger was levelled with (`at_least`).
-            seen: whether others may tell of it too, under the same name, as long as the windows last.
+            delayed: whether the cost has waited, so that a reconciliation with the ledger (`raise_to`) may include it.
+            cross_process: whether other processes may report it too, with the same key, until the windows end.
 
         Raises:
-            StoreError: it is not known whether it is counted.
+            StoreError: the cost may or may not be counted.
         """
         ...
 
-    def first(self, account: Account, what: str) -> bool:
-        """Whether this is said of an account for the first time, over all that use the store. Raises StoreError."""
+    def claim_alert(self, counter: BudgetCounter, alert: str) -> bool:
+        """Claim an alert of a counter. Returns True once across all processes. Raises StoreError."""
         ...
 
     def balance(self, key: str) -> tuple[int, int]:
-        """(spent, held) of an account. Raises StoreError."""
+        """(spent, held) of a counter. Raises StoreError."""
         ...
 
     def controls(self) -> Controls:
-        """What people have told every process. Raises StoreError."""
+        """Read kill switches and published budgets. Raises StoreError."""
         ...

@@ -1,4 +1,4 @@
-"""Budgets of every process that uses the same Redis: one script holds an amount in all accounts, or in none."""
+"""Redis store: budget counters shared by all processes; one Lua script reserves an amount in all counters, or in none."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from spanledger.limits.store.protocol import (
-    DONE_SECONDS,
+    DEDUP_SECONDS,
     HOLD_SECONDS,
     MAX_PICOUSD,
-    Account,
+    BudgetCounter,
     Controls,
-    Reserved,
+    ReserveResult,
     StoreError,
 )
-from spanledger.limits.store.redis_connection import CONNECT_SECONDS, patient
+from spanledger.limits.store.redis_connection import CONNECT_SECONDS, with_connect_deadline
 
 DEADLINE_SECONDS: Final = 0.02
-"""How long Redis may take for one step (to connect, to answer); then the budget's failure rule decides."""
-SETTLING_SECONDS: Final = 2.0
-"""The same for costs, which no call waits for: under load a busy machine takes longer than a call may wait, and a
-reservation that nobody frees is held for HOLD_SECONDS."""
-AT_ONCE: Final = 1000
-"""Accounts that are levelled in one go."""
-STOPPED: Final = "stopped"
-PUBLISHED: Final = "budgets"
-PUBLISHER: Final = "ledger"
+"""Timeout for one step (connect, response); after it the budget's failure mode (open or closed) applies."""
+SETTLEMENT_DEADLINE_SECONDS: Final = 2.0
+"""The same for settlements, which block no call: a loaded machine takes longer than a call may wait, and a reservation
+that is not settled is held for HOLD_SECONDS."""
+PIPELINE_BATCH: Final = 1000
+"""Counters per pipeline in a reconciliation."""
+STOPPED_KEY: Final = "stopped"
+PUBLISHED_KEY: Final = "budgets"
+PUBLISHER_KEY: Final = "ledger"
 PREFIX: Final = "spanledger:{limits}:"
 """The braces keep all keys in one slot, where one script may touch them all."""
 
@@ -57,9 +57,9 @@ for i = 2, #KEYS do
 end
 return spent
 """
-"""KEYS: a mark that it is over, then accounts. ARGV: hold ("reservation:amount"), amount, life of the hold in ms, then (limit,
-life in ms) of each account. The amount is 1 or more. All or nothing. Returns the account without room, or -1 and what is spent
-of each, as texts: they are exact. What arrives after its end, because it was long under way, holds nothing."""
+"""KEYS: a completion marker, then counters. ARGV: hold ("reservation:amount"), amount, TTL of the hold in ms, then (limit,
+TTL in ms) of each counter. The amount is 1 or more. All or nothing. Returns the index of the exhausted counter, or -1 and the
+spent amounts as exact texts. A reservation that arrives after its settlement (network delay) holds nothing."""
 
 SETTLE: Final = """
 local spent = {}
@@ -90,12 +90,12 @@ end
 if first and not seen then redis.call('SET', KEYS[1], 1, 'PX', ARGV[4]) end
 return spent
 """
-"""KEYS: a mark that it is done, then accounts. ARGV: hold, amount held, amount spent, life of the mark in ms, then the life
-in ms of each account, then 1 of a cost that comes late: what of it the account was levelled with does not count twice;
-then 1 of a cost that others may tell too: each account counts it once, as long as it lives. Returns what is spent of
-each. What is sent again because no answer came counts once."""
+"""KEYS: a completion marker, then counters. ARGV: hold, amount held, amount spent, TTL of the marker in ms, then the TTL in ms
+of each counter, then 1 for a delayed cost: the part that a reconciliation included already is not counted again; then 1
+for a cost that other processes may report too: each counter counts it once during its TTL. Returns the spent amounts.
+A retry after a timeout counts once."""
 
-RAISE: Final = """
+RAISE_TO: Final = """
 local known = redis.call('HGET', KEYS[1], 'spent')
 if tonumber(known or 0) >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'spent', ARGV[1])
@@ -103,11 +103,11 @@ redis.call('HINCRBY', KEYS[1], 'levelled', string.format('%.0f', tonumber(ARGV[1
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-"""KEYS: an account. ARGV: what is known to be spent, life in ms."""
+"""KEYS: a counter. ARGV: the spent amount in the ledger, TTL in ms."""
 
 
 class RedisStore:
-    """Budgets of every process that uses the same Redis (one server, or a primary; its keys must not be evicted)."""
+    """Budget counters in Redis, shared by all processes (one server, or a primary; its keys must not be evicted)."""
 
     @property
     def remote(self) -> bool:
@@ -117,10 +117,10 @@ class RedisStore:
         """
         Args:
             url: redis://[user:password@]host:port/database, rediss:// for TLS, unix://.
-            deadline: seconds that an answer may take.
+            deadline: response timeout in seconds.
 
         Raises:
-            StoreError: redis-py is not installed, or the URL is none.
+            StoreError: redis-py is not installed, or the URL is invalid.
         """
         try:
             import redis
@@ -131,12 +131,12 @@ class RedisStore:
         try:
             client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         except (ValueError, TypeError) as error:
-            raise StoreError("SPANLEDGER_REDIS_URL is no URL of Redis: use redis://host:port/0") from error
+            raise StoreError("SPANLEDGER_REDIS_URL is not a valid Redis URL; use redis://host:port/0") from error
         pool = client.connection_pool
-        pool.connection_class = patient(
+        pool.connection_class = with_connect_deadline(
             pool.connection_class, deadline, lambda: redis.TimeoutError("connecting to it takes its time")
         )
-        pool.connection_kwargs |= {  # whatever the URL says
+        pool.connection_kwargs |= {  # overrides options in the URL
             "decode_responses": False,
             "socket_timeout": deadline,
             "socket_connect_timeout": CONNECT_SECONDS,
@@ -144,100 +144,112 @@ class RedisStore:
         }
         self._refusals: Any = redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError
         self._client = client
-        self._reserve: Any = client.register_script(RESERVE)
-        self._settle: Any = client.register_script(SETTLE)
-        self._raise: Any = client.register_script(RAISE)
+        self._reserve_script: Any = client.register_script(RESERVE)
+        self._settle_script: Any = client.register_script(SETTLE)
+        self._raise_script: Any = client.register_script(RAISE_TO)
 
     @contextmanager
-    def _answering(self) -> Generator[None]:
-        """Turn whatever keeps Redis from answering into StoreError."""
+    def _mapped_errors(self) -> Generator[None]:
+        """Map every driver and server error to StoreError."""
         try:
             yield
-        except Exception as error:  # a driver and a server come up with much, and each of it means: not counted
-            answered = isinstance(error, self._refusals)
-            outcome_unknown = not answered and "connecting to" not in str(error)  # what could not be sent was not done
-            # A class of its own, or a code in capitals, is about the server; WRONGTYPE and the rest about this very key.
-            of_the_server = type(error) is not self._refusals[0] or re.match(r"(?!WRONGTYPE)[A-Z]{3,}\b", str(error))
-            refused = answered and not of_the_server
-            what = "refuses" if answered else "does not answer"
-            raise StoreError(f"Redis {what}: {type(error).__name__}", doubtful=outcome_unknown, refused=refused) from error
+        except Exception as error:  # every error of driver or server means: not counted
+            is_refusal = isinstance(error, self._refusals)
+            outcome_unknown = not is_refusal and "connecting to" not in str(error)  # an unsent request was not executed
+            # A specific class, or a code in capitals, is a server problem; WRONGTYPE and the rest concern this key only.
+            is_server_error = type(error) is not self._refusals[0] or re.match(r"(?!WRONGTYPE)[A-Z]{3,}\b", str(error))
+            refused = is_refusal and not is_server_error
+            problem = "refuses" if is_refusal else "does not answer"
+            raise StoreError(
+                f"Redis {problem}: {type(error).__name__}", outcome_unknown=outcome_unknown, refused=refused
+            ) from error
 
-    def reserve(self, reservation: str, accounts: Sequence[Account], amount: int) -> Reserved:
-        bounds = [figure for a in accounts for figure in (a.limit_picousd, a.lives_seconds * 1000)]
+    def reserve(self, reservation: str, counters: Sequence[BudgetCounter], amount: int) -> ReserveResult:
+        bounds = [figure for a in counters for figure in (a.limit_picousd, a.ttl_seconds * 1000)]
         hold = f"{reservation}:{amount}"
         full, *spent = self._run(
-            self._reserve, reservation, accounts, [hold, amount, int(HOLD_SECONDS * 1000), *bounds]
+            self._reserve_script, reservation, counters, [hold, amount, int(HOLD_SECONDS * 1000), *bounds]
         )
-        return Reserved(full) if full >= 0 else Reserved(None, [int(text) for text in spent])
+        return ReserveResult(full) if full >= 0 else ReserveResult(None, [int(text) for text in spent])
 
     def settle(
         self,
         reservation: str,
-        accounts: Sequence[Account],
+        counters: Sequence[BudgetCounter],
         held: int,
         spent: int,
         *,
-        late: bool = False,
+        delayed: bool = False,
         cross_process: bool = False,
     ) -> Sequence[int]:
         spent = min(spent, MAX_PICOUSD)
-        lives = [account.lives_seconds * 1000 for account in accounts]
-        arguments = [f"{reservation}:{held}", held, spent, int(DONE_SECONDS * 1000), *lives, int(late), int(cross_process)]
-        return [int(text) for text in self._run(self._settle, reservation, accounts, arguments)]
+        ttls = [counter.ttl_seconds * 1000 for counter in counters]
+        arguments = [
+            f"{reservation}:{held}",
+            held,
+            spent,
+            int(DEDUP_SECONDS * 1000),
+            *ttls,
+            int(delayed),
+            int(cross_process),
+        ]
+        return [int(text) for text in self._run(self._settle_script, reservation, counters, arguments)]
 
-    def first(self, account: Account, what: str) -> bool:
-        key = f"{PREFIX}{account.key}:told"
-        with self._answering():
-            new = self._client.sadd(key, what)
-            self._client.expire(key, account.lives_seconds)
+    def claim_alert(self, counter: BudgetCounter, alert: str) -> bool:
+        key = f"{PREFIX}{counter.key}:told"
+        with self._mapped_errors():
+            new = self._client.sadd(key, alert)
+            self._client.expire(key, counter.ttl_seconds)
         return bool(new)
 
     def balance(self, key: str) -> tuple[int, int]:
-        with self._answering():
+        with self._mapped_errors():
             spent, held = self._client.hmget(PREFIX + key, "spent", "held")
         return int(spent or 0), int(held or 0)
 
     def controls(self) -> Controls:
-        with self._answering(), self._client.pipeline(transaction=False) as both:
-            both.smembers(PREFIX + STOPPED)
-            both.get(PREFIX + PUBLISHED)
-            stopped, published = both.execute()
+        with self._mapped_errors(), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.smembers(PREFIX + STOPPED_KEY)
+            pipeline.get(PREFIX + PUBLISHED_KEY)
+            stopped, published = pipeline.execute()
         return Controls(frozenset(map(_text, stopped)), _text(published or b""))
 
-    # --- for people: the commands ----------------------------------------------------------------------------
+    # --- for the CLI commands ---------------------------------------------------------------------------------
 
-    def stop(self, what: str) -> None:
-        """Refuse what `what` ("feature=summarize") names, in every process. Raises StoreError."""
-        with self._answering():
-            self._client.sadd(PREFIX + STOPPED, what)
+    def stop(self, scope: str) -> None:
+        """Set the kill switch for `scope` ("feature=summarize") in every process. Raises StoreError."""
+        with self._mapped_errors():
+            self._client.sadd(PREFIX + STOPPED_KEY, scope)
 
-    def resume(self, what: str) -> None:
-        """Let it go on. Raises StoreError."""
-        with self._answering():
-            self._client.srem(PREFIX + STOPPED, what)
+    def resume(self, scope: str) -> None:
+        """Lift a kill switch. Raises StoreError."""
+        with self._mapped_errors():
+            self._client.srem(PREFIX + STOPPED_KEY, scope)
 
     def publish(self, document: str, publisher: str = "") -> None:
-        """Have every process take its budgets from a document (see `Controls`). `publisher`: the ledger that they are from.
+        """Publish a policy document to every process (see `Controls`). `publisher`: the ledger it comes from.
         Raises StoreError."""
-        with self._answering():
-            self._client.mset({PREFIX + PUBLISHED: document, PREFIX + PUBLISHER: publisher})
+        with self._mapped_errors():
+            self._client.mset({PREFIX + PUBLISHED_KEY: document, PREFIX + PUBLISHER_KEY: publisher})
 
     def publisher(self) -> str:
-        """The ledger that the published budgets are from; "": nobody knows. Raises StoreError."""
-        with self._answering():
-            return _text(self._client.get(PREFIX + PUBLISHER) or b"")
+        """The ledger that published the budgets; "": unknown. Raises StoreError."""
+        with self._mapped_errors():
+            return _text(self._client.get(PREFIX + PUBLISHER_KEY) or b"")
 
-    def at_least(self, amounts: Sequence[tuple[Account, int]]) -> None:
-        """Take an account's spend to be so many picodollars where less is counted in it. Raises StoreError."""
-        for start in range(0, len(amounts), AT_ONCE):
-            with self._answering(), self._client.pipeline(transaction=False) as many:
-                for account, spent in amounts[start : start + AT_ONCE]:
-                    self._raise(keys=[PREFIX + account.key], args=[spent, account.lives_seconds * 1000], client=many)
-                many.execute()
+    def raise_to(self, amounts: Sequence[tuple[BudgetCounter, int]]) -> None:
+        """Reconcile counters: raise each spent amount to at least this many picodollars. Raises StoreError."""
+        for start in range(0, len(amounts), PIPELINE_BATCH):
+            with self._mapped_errors(), self._client.pipeline(transaction=False) as pipeline:
+                for counter, spent in amounts[start : start + PIPELINE_BATCH]:
+                    self._raise_script(
+                        keys=[PREFIX + counter.key], args=[spent, counter.ttl_seconds * 1000], client=pipeline
+                    )
+                pipeline.execute()
 
-    def _run(self, script: Any, reservation: str, accounts: Sequence[Account], arguments: list[Any]) -> Any:
-        keys = [f"{PREFIX}done:{reservation}", *(PREFIX + account.key for account in accounts)]
-        with self._answering():
+    def _run(self, script: Any, reservation: str, counters: Sequence[BudgetCounter], arguments: list[Any]) -> Any:
+        keys = [f"{PREFIX}done:{reservation}", *(PREFIX + counter.key for counter in counters)]
+        with self._mapped_errors():
             return script(keys=keys, args=arguments)
 
 

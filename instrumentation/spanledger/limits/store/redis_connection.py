@@ -1,6 +1,6 @@
-"""Connecting to Redis in a thread of its own, so that no call waits for a name that takes seconds to resolve.
+"""Connects to Redis in a background thread with a deadline, so that slow name resolution blocks no call.
 
-What is not there in time goes on in the thread, and the next who wants the connection finds it made, or waits in turn.
+A connection attempt that misses the deadline continues in its thread; the next caller reuses it, or waits in turn.
 """
 
 from __future__ import annotations
@@ -10,51 +10,51 @@ from collections.abc import Callable
 from typing import Any, Final
 
 CONNECT_SECONDS: Final = 2.0
-"""How long the thread tries."""
+"""Timeout of the connection attempt in the thread."""
 
 
-class _Attempt:
-    """One attempt, in a thread."""
+class _ConnectAttempt:
+    """One connection attempt, in a background thread."""
 
     def __init__(self, connect: Callable[[], object]) -> None:
         self._connect = connect
-        self.done = threading.Event()
+        self.finished = threading.Event()
         self.error: BaseException | None = None
         threading.Thread(target=self._run, name="spanledger-redis", daemon=True).start()
 
     def _run(self) -> None:
         try:
             self._connect()
-        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for it
+        except BaseException as error:  # noqa: BLE001 - it is re-raised in the waiting caller
             self.error = error
         finally:
-            self.done.set()
+            self.finished.set()
 
 
-def patient(base: type[Any], seconds: float, late: Callable[[], Exception]) -> type[Any]:
-    """A class of connections whose `connect` takes no longer than this.
+def with_connect_deadline(base: type[Any], seconds: float, timeout_error: Callable[[], Exception]) -> type[Any]:
+    """A connection class whose `connect` has a deadline.
 
     Args:
         base: one of redis-py's (plain, TLS, Unix socket).
-        seconds: that a caller waits.
-        late: what is raised then.
+        seconds: maximum wait of a caller.
+        timeout_error: creates the exception to raise on timeout.
     """
 
-    class Patient(base):
-        _attempt: _Attempt | None = None
+    class DeadlineConnection(base):
+        _attempt: _ConnectAttempt | None = None
 
         def connect(self, *arguments: Any, **options: Any) -> None:
             own: Any = super()
             attempt = self._attempt
-            if attempt is None or attempt.done.is_set():
+            if attempt is None or attempt.finished.is_set():
                 if self._sock is not None:
                     own.connect(*arguments, **options)
                     return
-                attempt = self._attempt = _Attempt(own.connect)
-            if not attempt.done.wait(seconds):
-                raise late()
+                attempt = self._attempt = _ConnectAttempt(own.connect)
+            if not attempt.finished.wait(seconds):
+                raise timeout_error()
             self._attempt = None
             if attempt.error is not None:
                 raise attempt.error
 
-    return Patient
+    return DeadlineConnection
