@@ -97,7 +97,7 @@ class Served:
         self, where: Target, spool: Path, known: dict[str, str] | None = None, limits: Limits = DEFAULTS
     ) -> None:
         self.where = where
-        self.intake = GroupCommitWriter(where, spool, limits.waiting_bytes, roll=False)
+        self.intake = GroupCommitWriter(where, spool, limits.waiting_bytes, refresh_rollups=False)
         self.gateway = Gateway(self.intake, known or {}, limits)
         self.intake.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.gateway.app()))

@@ -99,7 +99,7 @@ _numbers = iter(range(10**9))
 def spend(ledger: Ledger, at: datetime, usd: float | str, **columns: Any) -> None:
     columns = {"feature": "summarize", "user_id": "ada", **columns}
     row = call(start_time=at, span_id=f"{next(_numbers):016x}", cost_usd=Decimal(str(usd)), **columns)
-    insert.insert(ledger.client, ledger.where, [tuple(row.values())])
+    insert.insert(ledger.client, ledger.target, [tuple(row.values())])
 
 
 def put(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
@@ -479,7 +479,7 @@ from datetime import datetime, UTC
 from spanledger_clickhouse.alerts import evaluate as watch
 from spanledger_clickhouse.alerts.destinations import Destination
 from spanledger_clickhouse.session import opened
-with opened(dsn=sys.argv[1], take_in=False) as ledger:
+with open_ledger(dsn=sys.argv[1], take_in=False) as ledger:
     print("ready", flush=True)
     sys.stdin.readline()
     watch.look(ledger, datetime(2026, 3, 2, tzinfo=UTC), [Destination("webhook", sys.argv[2])])

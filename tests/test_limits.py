@@ -651,10 +651,10 @@ def test_what_several_processes_tell_counts_once_in_each_account(redis: RedisSer
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
     everybody, ada = account("all"), account("ada")
-    assert store.settle("openai:r1", [everybody], 0, 1000, seen=True) == [1000]
-    assert store.settle("openai:r1", [everybody, ada], 0, 1000, seen=True) == [1000, 1000]
-    assert store.settle("openai:r1", [everybody, ada], 0, 1000, seen=True) == [1000, 1000]
-    assert store.settle("openai:r2", [everybody, ada], 0, 1, seen=True) == [1001, 1001]
+    assert store.settle("openai:r1", [everybody], 0, 1000, cross_process=True) == [1000]
+    assert store.settle("openai:r1", [everybody, ada], 0, 1000, cross_process=True) == [1000, 1000]
+    assert store.settle("openai:r1", [everybody, ada], 0, 1000, cross_process=True) == [1000, 1000]
+    assert store.settle("openai:r2", [everybody, ada], 0, 1, cross_process=True) == [1001, 1001]
 
 
 def test_a_cost_that_redis_refuses_keeps_no_other_from_being_counted(redis: RedisServer):

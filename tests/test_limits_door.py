@@ -450,7 +450,7 @@ def test_what_a_background_response_may_cost_is_held_until_its_result_is_seen_an
         client.responses.retrieve("resp_shared_1")
         cost = int(ledger.row["cost_usd"].scaleb(12))
         assert counted() == (cost, 0)
-        monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.SeenResponses())
+        monkeypatch.setattr("spanledger.capture.call.seen_responses", dedup.SeenResponses())
         api.reset()
         client.responses.retrieve("resp_shared_1")
         assert len(ledger.rows) == 2, "the ledger knows that they are one by their name"

@@ -30,7 +30,7 @@ def message(name: str = "msg_1", **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def server(monkeypatch, public_host) -> Iterator[Canned]:
-    monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.SeenResponses())
+    monkeypatch.setattr("spanledger.capture.call.seen_responses", dedup.SeenResponses())
     canned = Canned()
     yield canned
     canned.close()

@@ -28,7 +28,7 @@ ANSWER = {
 
 @pytest.fixture
 def server(monkeypatch, public_host) -> Iterator[Canned]:
-    monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.SeenResponses())
+    monkeypatch.setattr("spanledger.capture.call.seen_responses", dedup.SeenResponses())
     canned = Canned()
     yield canned
     canned.close()

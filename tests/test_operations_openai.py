@@ -29,7 +29,7 @@ RESPONSE_USAGE = {
 
 @pytest.fixture
 def server(monkeypatch, public_host) -> Iterator[Canned]:
-    monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.SeenResponses())
+    monkeypatch.setattr("spanledger.capture.call.seen_responses", dedup.SeenResponses())
     canned = Canned()
     yield canned
     canned.close()
@@ -178,7 +178,7 @@ def test_a_background_response_is_billed_once_when_it_is_done(client, server, le
 def test_two_processes_that_see_the_same_job_write_the_same_row(client, server, ledger: Recorded, monkeypatch):
     server.answers["/responses/resp_1"] = background("completed", RESPONSE_USAGE)
     client.responses.retrieve("resp_1")
-    monkeypatch.setattr("spanledger.capture.call.already_recorded", dedup.SeenResponses())
+    monkeypatch.setattr("spanledger.capture.call.seen_responses", dedup.SeenResponses())
     client.responses.retrieve("resp_1")
     first, second = ledger.rows
     key = ("tenant_id", "start_time", "trace_id", "span_id")

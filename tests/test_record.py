@@ -24,7 +24,7 @@ def into_the_ledger(ledger: Recorded, monkeypatch):
     monkeypatch.setattr(bootstrap, "tracer", lambda scope: ledger.tracing.get_tracer(scope, "test"))
     registry = Registry()
     for module in ("spanledger.capture.call", "spanledger.manual", "spanledger.hooks.stainless"):
-        monkeypatch.setattr(f"{module}.already_recorded", registry)
+        monkeypatch.setattr(f"{module}.seen_responses", registry)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ for question in json.loads(sys.argv[2]):
             writer.insert(client, where, [tuple(call(span_id="f" * 16, tenant_id="acme").values())])
             answers.append("done")
         elif question == "a command":
-            with opened(dsn=where.dsn) as ledger:
+            with open_ledger(dsn=where.dsn) as ledger:
                 answers.append([list(map(str, row)) for row in ledger.query("SELECT count() > 0 FROM llm_calls").rows])
         else:
             answers.append([list(map(str, row)) for row in client.query(question).result_rows])

@@ -178,7 +178,7 @@ def test_rollups_outlive_their_calls(ledger):
     client.command(f"TRUNCATE TABLE `{where.database}`.llm_calls")
     insert(ledger, [call(start_time=NOW - timedelta(days=1), trace_id="f" * 32)])
     done = rollups.refresh(NOW)
-    assert done.kept == [date(2026, 3, 9)]
+    assert done.skipped_days == [date(2026, 3, 9)]
     assert sums(ledger, "llm_costs_1h") == before
 
 

@@ -168,7 +168,7 @@ def test_user_ids_can_be_pseudonyms(ask, ledger: Recorded, monkeypatch):
 
 
 def test_a_loss_is_logged_once_a_call_site_and_counted(ask, ledger: Recorded, caplog, monkeypatch):
-    monkeypatch.setattr("spanledger.capture.processor.losses", unattributed.UnattributedCalls())
+    monkeypatch.setattr("spanledger.capture.processor.unattributed_calls", unattributed.UnattributedCalls())
     for _ in range(3):
         ask()
     assert ["no trace and no baggage reached it" in record.message for record in caplog.records] == [True]

@@ -280,7 +280,7 @@ def test_the_exporter_alone_writes_retries_and_ships_within_its_deadline(own_sta
     collector = Canned()
     collector.answers["/v1/traces"] = [503, {}]
     monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", collector.url)
-    monkeypatch.setattr(bootstrap, "bound", lambda: False)
+    monkeypatch.setattr(bootstrap, "is_attached", lambda: False)
     tracing = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
     tracing.add_span_processor(BatchSpanProcessor(LedgerSpanExporter(), schedule_delay_millis=60_000))
     for scope in ("spanledger.openai", "somebody.else"):

@@ -226,7 +226,7 @@ def explain(row: str) -> None:
         host=call["server_address"],
         size=call["media_size"],
         quality=call["media_quality"],
-        completed_at=call["start_time"],
+        at=call["start_time"],
     )
     for line in price_breakdown(price):
         console().print(line)

@@ -134,7 +134,7 @@ def _quote_line(line: str) -> str:
         tier=label(request, "tier") or "",
         geo=label(request, "geo") or "",
         speed=label(request, "speed") or "",
-        completed_at=_parse_time(get_path(request, "at")),
+        at=_parse_time(get_path(request, "at")),
     )
     return json.dumps(as_dict(price))
 

@@ -163,7 +163,7 @@ def _current_price(row: Mapping[str, Any], start: datetime) -> Price:
         host=row["server_address"],
         size=row["media_size"],
         quality=row["media_quality"],
-        completed_at=start + timedelta(microseconds=row["duration_us"]),
+        at=start + timedelta(microseconds=row["duration_us"]),
     )
 
 

@@ -42,7 +42,7 @@ def quote(
     provider_cost_usd: str | None = None,
     size: str = "",
     quality: str = "",
-    completed_at: datetime | None = None,
+    at: datetime | None = None,
     table: Prices | None = None,
 ) -> Price:
     """Price a usage.
@@ -62,7 +62,7 @@ def quote(
         provider_cost_usd: the cost reported by the provider, in USD.
         size: of the image or video made ("1024x1024", "1080p").
         quality: of the image made ("hd", "low").
-        completed_at: when the call completed (default: now); decides off-peak rates, and which price was valid.
+        at: when the call completed (default: now); decides off-peak rates, and which price was valid.
         table: the prices to use (default: those in force).
 
     Returns:
@@ -84,7 +84,7 @@ def quote(
             p.PRICED, sum(c.amount for c in standalone), tuple(standalone), None, live.source, live.version, ("exact",)
         )
     rates = _flat_rates(table, provider, model or "", request_model or "", tier, geo, speed, host)
-    if rates is not None and (completed_at is None or not rates.entry.former_entries):
+    if rates is not None and (at is None or not rates.entry.former_entries):
         priced = rates.price(usage)
         if priced is not None:
             return priced
@@ -94,7 +94,7 @@ def quote(
     if isinstance(resolution, Price):
         return resolution
     return _price(
-        resolution, usage, tier, geo or _host_geo(host) if host else geo, speed, completed_at, size if by_unit else None
+        resolution, usage, tier, geo or _host_geo(host) if host else geo, speed, at, size if by_unit else None
     )
 
 
