@@ -478,7 +478,7 @@ import sys
 from datetime import datetime, UTC
 from spanledger_clickhouse.alerts import evaluate as watch
 from spanledger_clickhouse.alerts.destinations import Destination
-from spanledger_clickhouse.session import opened
+from spanledger_clickhouse.session import open_ledger
 with open_ledger(dsn=sys.argv[1], take_in=False) as ledger:
     print("ready", flush=True)
     sys.stdin.readline()

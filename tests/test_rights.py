@@ -31,7 +31,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error
 from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database.connection import DatabaseError, target
-from spanledger_clickhouse.session import opened
+from spanledger_clickhouse.session import open_ledger
 from synthetic import call
 where = target(f"chdb://{sys.argv[1]}")
 client = clickhouse_connect.get_client(dsn=where.dsn)
