@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo collector test test-zones test-matrix check format bench lock prices clean
+.PHONY: help setup demo collector test test-fast test-zones test-matrix check format bench lock prices clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +38,17 @@ demo: setup ## An unmodified application's calls become priced rows: see where t
 
 collector: .collector/otelcol-spanledger ## Build the OpenTelemetry Collector that collector-config/ is for (minutes, the first time)
 
+# As many workers as there are cores and two more: many tests wait for processes that they start.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
+
 test: setup collector ## All tests, with branch coverage
-	$(RUN)pytest --cov --cov-report=term:skip-covered
+	$(RUN)pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
+
+test-fast: setup ## Tests that start no services and no programs: minutes
+	$(RUN)pytest -n $(WORKERS) --dist loadfile -m "not services"
 
 test-zones: setup ## What depends on the time, on hosts whose clock is not on UTC
-	for zone in Europe/Berlin America/New_York Asia/Kolkata; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -m clock || exit 1; done
+	for zone in Europe/Berlin America/New_York Asia/Kolkata; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -n $(WORKERS) --dist loadfile -m clock || exit 1; done
 
 test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
 	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix

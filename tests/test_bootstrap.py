@@ -85,6 +85,8 @@ def test_install_serves_those_who_build_their_own_provider(provider: Provider, t
 import spanledger
 from opentelemetry.sdk.trace import TracerProvider
 from spanledger.instrumentors import OpenAIInstrumentor
+
+pytestmark = pytest.mark.services
 mine = TracerProvider()
 assert spanledger.install(mine) and spanledger.install(mine)
 OpenAIInstrumentor().instrument(tracer_provider=mine)

@@ -30,7 +30,7 @@ from spanledger_clickhouse.database.connection import DatabaseError, open_client
 from spanledger_clickhouse.database.ledger import Ledger
 from synthetic import call
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 
 def run(*arguments: str) -> Result:

@@ -19,6 +19,8 @@ from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import call
 
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture
 def run_of(ledger: Recorded, provider: Provider, tmp_path: Path):

@@ -30,6 +30,8 @@ from test_faults import APPLICATION, Program, Programs, programs
 from test_gateway import body, foreign
 from test_process_ends import until
 
+pytestmark = pytest.mark.services
+
 __all__ = ["programs"]
 
 CONFIGURATIONS = ROOT / "collector-config"

@@ -20,6 +20,8 @@ from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import grants as rights
 
+pytestmark = pytest.mark.services
+
 TEXT = (ROOT / "docker-compose.yml").read_text()
 STACK: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, Any] = STACK["services"]

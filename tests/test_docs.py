@@ -33,6 +33,8 @@ from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import open_shop
 
+pytestmark = pytest.mark.services
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

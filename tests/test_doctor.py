@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from spanledger import diagnostics
 from spanledger_clickhouse.cli import main
 
+pytestmark = pytest.mark.services
+
 
 def doctor(*arguments: str):
     done = CliRunner().invoke(main, ["doctor", "--json", *arguments])

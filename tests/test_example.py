@@ -21,6 +21,8 @@ import demo
 import pytest
 from loopback_provider import Provider, Sold
 
+pytestmark = pytest.mark.services
+
 REQUESTS = 40
 COLUMNS = (
     "response_id, provider, request_model, c.input_tokens AS input, cache_read_tokens AS cache_read, "

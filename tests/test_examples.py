@@ -19,6 +19,8 @@ from loopback_provider import Provider
 
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
+pytestmark = pytest.mark.services
+
 EXAMPLES = demo.HERE
 BIN = Path(sys.executable).parent
 

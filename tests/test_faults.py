@@ -37,6 +37,8 @@ APPLICATION = f"""
 import os, threading, time
 from openai import OpenAI
 
+pytestmark = pytest.mark.services
+
 client = OpenAI(max_retries=0, timeout=5)
 done = os.open("done", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 

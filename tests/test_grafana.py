@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import grafana
 from grafana_preview import Window, draw, expand, page
 
+pytestmark = pytest.mark.services
+
 NOW = datetime.now(UTC)
 WEEK = Window(NOW - timedelta(days=7), NOW)
 NUMBERS = ("Decimal", "Float", "Int", "UInt")

@@ -34,7 +34,7 @@ from spanledger_clickhouse.database.connection import DatabaseError, open_client
 from spanledger_clickhouse.database.ledger import Ledger
 from synthetic import call
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 

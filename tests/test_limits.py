@@ -43,6 +43,8 @@ from spanledger.limits.store.protocol import BudgetCounter, Store, StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import quote
 
+pytestmark = pytest.mark.services
+
 USD = 10**12
 blocking = partial(Budget, action=BLOCK)
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -43,6 +43,8 @@ from spanledger_clickhouse.database.connection import open_client, resolve_targe
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
 from test_operations_google import INTERACTION
 
+pytestmark = pytest.mark.services
+
 BLOCK = 'action = "block"\n'
 MESSAGES: Any = [{"role": "user", "content": "how much is it?"}]
 

@@ -26,6 +26,8 @@ CHECK = """
 import importlib.metadata, pathlib, spanledger, spanledger_clickhouse
 from spanledger.pricing.price_table import bundled, retired
 from spanledger_clickhouse.database.migrations import migrations
+
+pytestmark = pytest.mark.services
 where = pathlib.Path(spanledger.__file__)
 assert "site-packages" in str(where), where
 assert len(bundled().models) > 4000 and len(retired().models) > 500

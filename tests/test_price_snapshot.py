@@ -16,6 +16,8 @@ from conftest import ROOT
 from spanledger.pricing import price_table, quote
 from spanledger.pricing.price_table import Prices, Table
 
+pytestmark = pytest.mark.services
+
 spec = importlib.util.spec_from_file_location("build_prices", ROOT / "tools/build_prices.py")
 build_prices = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build_prices)

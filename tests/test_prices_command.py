@@ -16,7 +16,7 @@ from spanledger.pricing import calculator, price_table, quote
 from spanledger.semconv.usage import from_totals
 from spanledger_clickhouse.cli import main
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,8 @@ CALLS = """
 import os, signal, sys, time
 from openai import OpenAI
 
+pytestmark = pytest.mark.services
+
 def call(times=2):
     client = OpenAI(max_retries=0)
     for number in range(times):

@@ -22,7 +22,7 @@ from spanledger_clickhouse.invoices.provider_exports import InvoiceError, Invoic
 from spanledger_clickhouse.invoices.reconcile import LedgerSlice, explain_variance
 from synthetic import call
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 DAY = date(2026, 3, 2)
 OPENAI = {"object": "page", "has_more": False, "data": [{"object": "bucket", "start_time": 1772409600, "end_time": 1772496000, "results": [

@@ -20,7 +20,7 @@ from spanledger_clickhouse.database.connection import open_client, resolve_targe
 from spanledger_clickhouse.report.queries import forecast
 from synthetic import call, open_shop
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 GOLDEN = Path(__file__).parent / "data/report"
 NOW = "2026-03-21 15:20:00"

@@ -33,6 +33,8 @@ from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database.connection import DatabaseError, target
 from spanledger_clickhouse.session import open_ledger
 from synthetic import call
+
+pytestmark = pytest.mark.services
 where = target(f"chdb://{sys.argv[1]}")
 client = clickhouse_connect.get_client(dsn=where.dsn)
 answers = []

@@ -42,6 +42,8 @@ from spanledger_clickhouse.ship.background_thread import BackgroundShipper
 from spanledger_clickhouse.ship.shipper import DrainStats
 from spanledger_clickhouse.ship.sinks import ClickHouseSink, OtlpSink, SpoolLine
 
+pytestmark = pytest.mark.services
+
 
 def record(ledger: Recorded, provider: Provider, calls: int = 3) -> list[Row]:
     with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:

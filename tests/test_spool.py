@@ -23,6 +23,8 @@ from spanledger.semconv import attributes as a
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import SEGMENT_BYTES, LostRows, Spool
 
+pytestmark = pytest.mark.services
+
 
 class Kept(SpanProcessor):
     def __init__(self) -> None:

@@ -15,6 +15,8 @@ from spanledger_clickhouse.database.connection import open_client, resolve_targe
 from spanledger_clickhouse.database.ledger import READONLY_ERROR, Ledger, NotReadOnlyError
 from synthetic import call
 
+pytestmark = pytest.mark.services
+
 READS = {
     "SELECT count() AS n FROM llm_calls": [{"n": 2}],
     "/* how many */ (SELECT count() AS n FROM llm_calls)": [{"n": 2}],

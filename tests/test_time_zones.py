@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 NAIVE = re.compile(
     r"""\btoday\(\)|\byesterday\(\)

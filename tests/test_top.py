@@ -20,7 +20,7 @@ from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import call
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 
 @pytest.fixture

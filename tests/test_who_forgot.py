@@ -17,7 +17,7 @@ from spanledger_clickhouse.database.connection import open_client, resolve_targe
 from spanledger_clickhouse.report.codeowners import CodeOwners, repository_owners
 from synthetic import call
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 
 @pytest.fixture
