@@ -77,7 +77,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from spanledger_clickhouse.database import migrations as schema; from spanledger_clickhouse.ship import shipper
-from spanledger_clickhouse.database.connection import connected, target
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.ship.sinks import ClickHouseSink
 
 class Nowhere:
@@ -96,8 +96,8 @@ if dsn == "nowhere":
     done = shipper.drain(directory, Nowhere(), lambda _: sizes.append(memory()))
     print(done.rows / (time.process_time() - cpu), done.rows / (time.monotonic() - start), sizes[len(sizes) // 5], max(sizes))
 else:
-    where = target(dsn)
-    with connected(where) as client:
+    where = resolve_target(dsn)
+    with open_client(where) as client:
         schema.migrate(client, where)
         cpu, start = time.process_time(), time.monotonic()
         done = shipper.drain(directory, ClickHouseSink(where, client))

@@ -13,6 +13,8 @@ from loopback_provider import Provider
 
 from spanledger_clickhouse.rows.rows import rows
 
+pytestmark = pytest.mark.services
+
 BIN = Path(sys.executable).parent
 CALL = """
 import openai
@@ -86,7 +88,6 @@ import spanledger
 from opentelemetry.sdk.trace import TracerProvider
 from spanledger.instrumentors import OpenAIInstrumentor
 
-pytestmark = pytest.mark.services
 mine = TracerProvider()
 assert spanledger.install(mine) and spanledger.install(mine)
 OpenAIInstrumentor().instrument(tracer_provider=mine)
@@ -131,7 +132,7 @@ def test_an_unwritable_spool_is_one_line_and_the_call_works(provider: Provider, 
 @pytest.mark.parametrize(
     ("dsn", "words"),
     [
-        ("nonsense", "is no DSN"),
+        ("nonsense", "is not a valid DSN"),
         ("clickhouse://app:s3cret@127.0.0.1:9/llm", "cannot reach ClickHouse at clickhouse://app:***@127.0.0.1:9/llm"),
     ],
 )

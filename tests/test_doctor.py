@@ -110,9 +110,9 @@ def test_limits_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file.write_text('[[budget]]\nname = "a"\nwindow = "day"\namount_usd = 1\n')
     assert limits() == (
         "ok",
-        "1 budgets (a), counted in each process for itself, asked only by the application's own code (enforce = false)",
+        "1 budgets (a), counted in each process separately, checked only by the application's own code (enforce = false)",
     )
     file.write_text("enforce = true\n")
-    assert limits() == ("warning", "0 budgets, counted in each process for itself, asked by every call")
+    assert limits() == ("warning", "0 budgets, counted in each process separately, checked on every call")
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", "redis://user:s3cret@127.0.0.1:9/0")
     assert limits() == ("failure", "Redis does not answer: ConnectionError")

@@ -29,6 +29,8 @@ from spanledger_clickhouse.ship import shipper
 from test_examples import BIN, environment
 from test_process_ends import until
 
+pytestmark = pytest.mark.services
+
 SECONDS = float(os.environ.get("SPANLEDGER_FAULT_SECONDS", "12"))
 SEEDS = [int(seed) for seed in os.environ.get("SPANLEDGER_FAULT_SEEDS", "1,2").split(",")]
 THREADS = 4
@@ -37,7 +39,6 @@ APPLICATION = f"""
 import os, threading, time
 from openai import OpenAI
 
-pytestmark = pytest.mark.services
 
 client = OpenAI(max_retries=0, timeout=5)
 done = os.open("done", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -161,8 +162,8 @@ def test_what_was_sold_is_in_the_ledger(seed: int, provider: Provider, tmp_path:
 
 HOLDING = """
 import sys, time
-from spanledger_clickhouse.database.connection import DatabaseError, connected, target
-with connected(target(sys.argv[1])):
+from spanledger_clickhouse.database.connection import open_client, resolve_target
+with open_client(resolve_target(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """

@@ -548,7 +548,7 @@ def test_on_sigterm_it_commits_what_it_has_and_ends(running, where: Target):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--host", "0.0.0.0"], "can be reached by others"),
+        (["--host", "0.0.0.0"], "is not a loopback address"),
         (["--tls-key", __file__], "go together"),
         (["--tokens-file", __file__], "tokens cannot be read"),
     ],

@@ -131,7 +131,7 @@ def test_a_file_of_limits_is_read_the_shortest_window_first(tmp_path: Path):
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=nan", "dollars from 0.000001"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nzone='Mars'", "is not a valid time zone"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nper='planet'", "use tenant, tier"),
-        ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nscope={planet='x'}", "scope is a table"),
+        ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nscope={planet='x'}", "scope must be a table"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nfail_closed='yes'", "true or false"),
         (
             "[[budget]]\nname='a'\nwindow='day'\namount_usd=1\n[[budget]]\nname='a'\nwindow='day'\namount_usd=2",
@@ -353,7 +353,7 @@ for line in sys.stdin:
     seed = int(line)
     chance = random.Random(seed * 100 + number)
     budget = Budget(f"all {seed}", "month", 10**12, action="block", fail_closed=bool(fail_closed))
-    limiter = Limiter(Policy((budget,)), RedisStore(url, deadline), settling=RedisStore(url, max(deadline, 2.0)))
+    limiter = Limiter(Policy((budget,)), RedisStore(url, deadline), settlement_store=RedisStore(url, max(deadline, 2.0)))
     told = []
     def one(estimate, actual, pause):
         began = time.monotonic()

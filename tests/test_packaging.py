@@ -14,6 +14,8 @@ import pytest
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.services
+
 NEEDED = (
     "spanledger/pricing/data/prices.json.gz",
     "spanledger/pricing/data/retired.json.gz",
@@ -27,7 +29,6 @@ import importlib.metadata, pathlib, spanledger, spanledger_clickhouse
 from spanledger.pricing.price_table import bundled, retired
 from spanledger_clickhouse.database.migrations import migrations
 
-pytestmark = pytest.mark.services
 where = pathlib.Path(spanledger.__file__)
 assert "site-packages" in str(where), where
 assert len(bundled().models) > 4000 and len(retired().models) > 500

@@ -21,11 +21,12 @@ from canned import Canned
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
 from test_examples import BIN, environment
 
+pytestmark = pytest.mark.services
+
 CALLS = """
 import os, signal, sys, time
 from openai import OpenAI
 
-pytestmark = pytest.mark.services
 
 def call(times=2):
     client = OpenAI(max_retries=0)

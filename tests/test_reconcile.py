@@ -89,14 +89,14 @@ def test_any_csv_with_day_and_amount_is_read():
     ("data", "said"),
     [
         (b"", "is empty"),
-        (b"\xff\xfe1", "no UTF-8"),
+        (b"\xff\xfe1", "is not UTF-8 text"),
         (b"{not json", "neither JSON nor JSON lines"),
-        (b"[1]", "this is none"),
-        (b'{"data": []}', "no amount in it"),
-        (b"day,cost\n2026-03-02,1\n", "say --provider"),
+        (b"[1]", "this is not an object"),
+        (b'{"data": []}', "contains no amounts"),
+        (b"day,cost\n2026-03-02,1\n", "or pass --provider"),
         (b"day,cost,currency,provider\n2026-03-02,1,EUR,openai\n", "are in EUR"),
-        (b"day,cost,provider\nyesterday,1,openai\n", "is no day"),
-        (b"day,cost,provider\n2026-03-02,NaN,openai\n", "is no amount"),
+        (b"day,cost,provider\nyesterday,1,openai\n", "is not a valid day"),
+        (b"day,cost,provider\n2026-03-02,NaN,openai\n", "is not a valid amount"),
         (b"when,how much\n2026-03-02,1\n", "has no day"),
     ],
 )
@@ -150,8 +150,8 @@ CALLS = LedgerSlice(cost=Decimal(10), calls=100, priced_tokens=1000)
         ("11", CALLS._replace(unpriced=5, unpriced_tokens=100), 6, {"rounding": "0.0000005", "unpriced": "0.9999995"}, "0"),
         ("12", CALLS._replace(unpriced=5, unpriced_tokens=100), 6, {"rounding": "0.0000005", "unpriced": "1"}, "0.9999995"),
         ("7", LedgerSlice(calls=3, unpriced=3), 6, {"rounding": "0.0000005", "unpriced": "6.9999995"}, "0"),
-        ("9", CALLS._replace(flagged=Decimal(2)), 6, {"rounding": "-0.0000005", "tier": "-0.9999995"}, "0"),
-        ("10.3", CALLS._replace(maybe=2), 6, {"rounding": "0.0000005", "maybe_billed": "0.2"}, "0.0999995"),
+        ("9", CALLS._replace(estimated_rate_cost=Decimal(2)), 6, {"rounding": "-0.0000005", "tier": "-0.9999995"}, "0"),
+        ("10.3", CALLS._replace(maybe_billed=2), 6, {"rounding": "0.0000005", "maybe_billed": "0.2"}, "0.0999995"),
         ("13", CALLS, 6, {"rounding": "0.0000005"}, "2.9999995"),
     ],
 )  # fmt: skip
@@ -249,7 +249,10 @@ def test_the_invoice_is_kept_once_and_views_have_it(where, tmp_path: Path):
     broken = tmp_path / "x.csv"
     broken.write_text("a,b\n1,2\n")
     assert "has no day" in CliRunner().invoke(main, ["reconcile", str(broken)]).output
-    assert "says no project" in CliRunner().invoke(main, ["reconcile", str(file), "--project-by", "x"]).output
+    assert (
+        "is not a valid project mapping"
+        in CliRunner().invoke(main, ["reconcile", str(file), "--project-by", "x"]).output
+    )
 
 
 def test_a_day_that_is_kept_split_otherwise_does_not_count_twice(where, tmp_path: Path):

@@ -20,6 +20,8 @@ from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import grants as rights
 from spanledger_clickhouse.database.connection import DatabaseError
 
+pytestmark = pytest.mark.services
+
 CONFIG = "<clickhouse><users_config>users.xml</users_config></clickhouse>"
 USERS = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>
 <password></password><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
@@ -30,12 +32,11 @@ import json, sys
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error
 from spanledger_clickhouse.database import insert as writer
-from spanledger_clickhouse.database.connection import DatabaseError, target
+from spanledger_clickhouse.database.connection import DatabaseError, resolve_target
 from spanledger_clickhouse.session import open_ledger
 from synthetic import call
 
-pytestmark = pytest.mark.services
-where = target(f"chdb://{sys.argv[1]}")
+where = resolve_target(f"chdb://{sys.argv[1]}")
 client = clickhouse_connect.get_client(dsn=where.dsn)
 answers = []
 for question in json.loads(sys.argv[2]):
@@ -62,11 +63,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("kept") / "ledger"
     script = (
         "import sys; from spanledger_clickhouse.database import migrations as schema, insert as writer\n"
-        "from spanledger_clickhouse.database.connection import connected, target; from spanledger_clickhouse.database.rollups import Rollups\n"
+        "from spanledger_clickhouse.database.connection import open_client, resolve_target; from spanledger_clickhouse.database.rollups import Rollups\n"
         "from synthetic import call\n"
-        "where = target(f'chdb://{sys.argv[1]}')\n"
+        "where = resolve_target(f'chdb://{sys.argv[1]}')\n"
         "rows = [tuple(call(span_id=f'{n:016x}', tenant_id='acme' if n < 3 else 'globex', user_id=f'u{n}').values()) for n in range(5)]\n"
-        "with connected(where) as client:\n"
+        "with open_client(where) as client:\n"
         "    schema.migrate(client, where); writer.insert(client, where, rows); Rollups(client, where).refresh()\n"
     )
     run([script, str(directory)], directory.parent)
@@ -154,5 +155,5 @@ def test_every_statement_parses_and_grants_the_least(embedded):
     assert tables - {"llm_prices", "llm_rates"} == {s.split(" ON `llm`.")[1].split()[0] for s in policies}
     printed = CliRunner().invoke(main, ["rights", "--database", "llm", "--tenant", "acme"])
     assert printed.output.splitlines() == [f"{statement};" for statement in made]
-    with pytest.raises(DatabaseError, match="is no name"):
+    with pytest.raises(DatabaseError, match="is not a valid name"):
         rights.statements("llm", ("x' OR 1",))
