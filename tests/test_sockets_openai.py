@@ -116,7 +116,7 @@ def test_live_seconds_are_cumulative_and_count_once(ledger: Recorded):
 @pytest.mark.parametrize(
     "message", [b"", b"no json", b'{"usage": {', b'{"type": "response.done", "response": {"usage": {}}}']
 )
-def test_a_message_that_makes_no_sense_passes(message: bytes, ledger: Recorded):
+def test_a_message_that_is_not_valid_json_passes(message: bytes, ledger: Recorded):
     socket = Socket()
     socket.messages = [message]
     assert RealtimeConnection(socket).recv_bytes() == message

@@ -31,7 +31,7 @@ SAME_SDK: Final = (
     ("openai", "azure.ai.openai"),
     ("gcp.gemini", "gcp.vertex_ai"),
 )
-"""gen_ai.provider.name of the clients of one SDK, which an answer itself does not tell."""
+"""gen_ai.provider.name of the clients of one SDK, which an answer itself does not state."""
 
 
 class _ManualProvider:
@@ -66,7 +66,7 @@ def record(
     Args:
         response: the answer as the SDK returned it, or as parsed JSON. Read where the OpenAI, Anthropic or Google
             SDK made it, or where `provider` is one of theirs and it is a dict in their format.
-        provider: `gen_ai.provider.name`; needed where `response` does not tell.
+        provider: `gen_ai.provider.name`; needed where `response` does not name it.
         model: the model, where the answer does not name it.
         usage: inclusive totals in tokens ({"input": 10, "output": 3, "cache_read": 4, ...} as
             `spanledger.pricing.quote` takes them), where the answer is of no known format.

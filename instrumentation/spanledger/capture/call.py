@@ -38,7 +38,7 @@ class PendingJob(NamedTuple):
     created: int | None
     """When, in Unix seconds."""
     on_end: Callable[[int | None, bool, str], object] | None
-    """Of the call that made it: the result tells what was sold."""
+    """`Call.on_end` of the call that created it; the cost is reported when the result is read."""
     notes: Mapping[str, str]
     """Of that call."""
 
@@ -107,7 +107,7 @@ class Call:
         self.project: str | None = None
         """The provider project that is billed, where provider and SDK report it."""
         self.on_end: Callable[[int | None, bool, str], object] | None = None
-        """Told, once the call is over, (picodollars or None, whether anything may have been sold, a name if other processes
+        """Called once the call is over, with (picodollars or None, whether anything may have been sold, a name if other processes
         may see the same)."""
         self.hides_usage = False
         """Whether the stream has a usage event that we asked for and the caller did not."""

@@ -158,5 +158,5 @@ def _hashing_key() -> bytes | None:
 
 
 def pseudonym(user: str, key: bytes) -> str:
-    """A user id as 32 hex digits of its HMAC-SHA256: the same user is the same, nobody without the key can tell who."""
+    """A user id as 32 hex digits of its HMAC-SHA256: the same user is the same, and only the key leads back to it."""
     return hmac.new(key, user.encode(), hashlib.sha256).hexdigest()[:32]

@@ -184,7 +184,7 @@ def _read_batch_line(line: Json, request: Request) -> Response:
 
 
 def _read_poll(body: Json, request: Request) -> Response:
-    """A batch tells when it was made; a session's events tell what each of its model requests used."""
+    """A batch states when it was created; a session's events state what each of its model requests used."""
     if request.parent_id is not None:
         return Response(
             job_id=request.parent_id, pending_job_id=request.parent_id, created=unix_seconds(body, "created_at")

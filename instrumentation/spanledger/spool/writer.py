@@ -42,7 +42,7 @@ class Spool:
 
     A full spool refuses the newest rows: they are counted, with their cost, and a loss marker says so as soon
     as there is room again. A directory that cannot be written is made up for by memory, as far as
-    `MEMORY_ROWS` goes. Markers tell the ledger where a process's numbers begin and end.
+    `MEMORY_ROWS` goes. Markers record where a process's numbers begin and end.
     """
 
     def __init__(self, directory: Path, max_bytes: int, mark: MarkerEncoder | None = None, sync_ms: int = 0) -> None:
