@@ -48,7 +48,7 @@ test-fast: setup ## Tests that start no services and no programs: minutes
 	$(RUN)pytest -n $(WORKERS) --dist loadfile -m "not services"
 
 test-zones: setup ## What depends on the time, on hosts whose clock is not on UTC
-	for zone in Europe/Berlin America/New_York Asia/Kolkata; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -n $(WORKERS) --dist loadfile -m clock || exit 1; done
+	for zone in Europe/Berlin America/New_York Asia/Kolkata Pacific/Kiritimati; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -n $(WORKERS) --dist loadfile -m clock || exit 1; done
 
 test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
 	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix
