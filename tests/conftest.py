@@ -90,7 +90,7 @@ class Recorded:
 
     @property
     def lines(self) -> list[bytes]:
-        finalizers.drain(5)  # what the collector found ends in a thread of its own
+        finalizers.wait(5)  # what the collector found ends in a thread of its own
         files = sorted(self.spool.directory.glob(f"*{SUFFIX}"))
         return [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
 

@@ -29,7 +29,7 @@ def test_what_the_collector_finds_is_done_by_another_thread():
     finalizers.start_worker()
     Dropped(lambda: threads.append(threading.current_thread().name))
     gc.collect()
-    assert finalizers.drain(10)
+    assert finalizers.wait(10)
     assert threads == ["spanledger-finalizing"]
 
 
@@ -42,7 +42,7 @@ def test_in_a_forked_child_too():
         try:
             Dropped(lambda: os.write(write, threading.current_thread().name.encode()))
             gc.collect()
-            finalizers.drain(10)
+            finalizers.wait(10)
         finally:
             os._exit(0)
     os.waitpid(child, 0)

@@ -719,7 +719,7 @@ def test_a_thread_that_could_not_be_had_is_tried_again(monkeypatch):
         with pytest.raises(RuntimeError):
             finalizers.start_worker()
     finalizers.start_worker()
-    assert finalizers.drain(10)
+    assert finalizers.wait(10)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------------

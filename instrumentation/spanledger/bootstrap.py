@@ -136,7 +136,7 @@ def flush(timeout: float = 5.0) -> bool:
     """
     with quietly("flushing"):
         until = time.monotonic() + timeout
-        finalizers.drain(timeout)
+        finalizers.wait(timeout)
         if _startup_thread is not None:
             _startup_thread.join(timeout)
         return _shipper is None or bool(_shipper.flush(max(0.0, until - time.monotonic())))
@@ -249,7 +249,7 @@ def _start_shipper() -> None:
 def _at_exit() -> None:
     """Write the end marker with the last sequence number, and ship the spooled rows if possible."""
     with quietly("ending"):
-        finalizers.drain(1.0)
+        finalizers.wait(1.0)
         if _spool is not None:
             _spool.close()
         if _shipper is not None:

@@ -37,7 +37,7 @@ def run_outside_gc(act: Callable[[], object]) -> None:
         act()
 
 
-def drain(seconds: float) -> bool:
+def wait(seconds: float) -> bool:
     """Wait up to `seconds` for the queued finalizers; returns whether all have run."""
     if len(_queue):  # in a forked child, say: the thread that was to do it is the parent's
         start_worker()
