@@ -106,7 +106,7 @@ def main() -> None:
                 limiter = Limiter(Policy(BUDGETS), store())
                 measured(f"hold and count, at once, {name}", calls, held(limiter))
                 limiter = Limiter(Policy(BUDGETS, enforce=True), store())
-                with mock.patch.object(admission, "configured", lambda found=limiter: found):
+                with mock.patch.object(admission, "limiter_from_settings", lambda limiter=limiter: limiter):
                     took = measured(f"the door, {name}", calls, asked, begun, PAUSE_SECONDS if "Redis" in name else 0)
                     limiter.flush(10)
             print(

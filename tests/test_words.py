@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +42,6 @@ def test_help_has_no_word_that_a_standard_term_replaces():
 
 def messages() -> Iterator[tuple[str, int, str]]:
     """(file, line, word) of each banned word in a text that the packages print, log or raise."""
-    import ast
-
     for package in ("instrumentation", "exporter"):
         for path in (ROOT / package).rglob("*.py"):
             if "report" in path.parts:  # its golden files change with it
