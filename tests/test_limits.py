@@ -347,7 +347,7 @@ import json, random, sys, threading, time
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import Budget, Dimensions, Policy
 from spanledger.limits.store.redis import RedisStore
-url, number, callers, calls, deadline, fail_closed, seconds, most = sys.argv[1], *(float(word) for word in sys.argv[2:])
+url, number, callers, calls, deadline, fail_closed, seconds, most, most_pause = sys.argv[1], *(float(word) for word in sys.argv[2:])
 print("ready", flush=True)
 for line in sys.stdin:
     seed = int(line)
@@ -372,10 +372,10 @@ for line in sys.stdin:
             if seconds and time.monotonic() > until: break
     def plan():
         estimate = chance.randrange(1, int(most))
-        return estimate, int(estimate * chance.choice([0, 0.4, 1, 1.1])), chance.random() * 0.004
+        return estimate, int(estimate * chance.choice([0, 0.4, 1, 1.1])), chance.random() * float(most_pause)
     threads = [threading.Thread(target=caller, args=([plan() for _ in range(int(calls))],)) for _ in range(int(callers))]
     [t.start() for t in threads]; [t.join() for t in threads]
-    limiter.flush(30)
+    limiter.flush(120)  # a disk that is written at once and shared with other tests takes its time
     print(json.dumps({"told": told, "waiting": limiter.pending_settlements, "lost": limiter.lost_settlements, "counted": limiter.outcome_counts, "unanswered": limiter.store_failures}), flush=True)
 """
 
@@ -385,10 +385,11 @@ class Callers:
 
     def __init__(
         self, url: str, processes: int = 4, threads: int = 25, calls: int = 3, deadline: float = 5.0, fail_closed: bool = False,
-        seconds: float = 0, most: int = USD // 40,
+        seconds: float = 0, most: int = USD // 40, most_pause: float = 0.004,
     ) -> None:  # fmt: skip
-        """`seconds`: how long a run takes, if it has calls enough (0: all of them); `most`: what a call may cost."""
-        words = [str(each) for each in (threads, calls, deadline, int(fail_closed), seconds, most)]
+        """`seconds`: how long a run takes, if it has calls enough (0: all of them); `most`: what a call may cost;
+        `most_pause`: how many seconds a call may take."""
+        words = [str(each) for each in (threads, calls, deadline, int(fail_closed), seconds, most, most_pause)]
         self.running = [
             subprocess.Popen(
                 [sys.executable, "-c", CALLER, url, str(number), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -413,10 +414,16 @@ class Callers:
             assert (found[-1]["waiting"], found[-1]["lost"]) == (0, {}), "all costs have been told"
         return found
 
-    def end(self) -> None:
+    def __enter__(self) -> Callers:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """End the processes; after a failure, at once."""
         for process in self.running:
+            if failure[0] is not None:
+                process.kill()
             process.communicate(timeout=60)
-            assert process.returncode == 0
+            assert failure[0] is not None or process.returncode == 0
 
 
 def sums(found: list[dict[str, Any]]) -> tuple[int, int]:
@@ -438,18 +445,17 @@ def test_a_hundred_callers_in_four_processes_never_pass_a_dollar(redis: RedisSer
     """Fifty runs: nothing is spent beyond the dollar and the declared error, nothing stays held, every cost is counted."""
     store = RedisStore(redis.url, deadline=2.0)
     store._client.flushall()
-    callers = Callers(redis.url)
-    for seed in range(50):
-        callers.begin(seed)
-        found = callers.told()
-        spent, error = sums(found)
-        assert USD // 2 < spent <= USD + error, seed
-        key = account_of(store, seed)
-        assert store.balance(key) == (spent, 0), seed
-        assert not store._client.exists(f"{redis_store.PREFIX}{key}:holds"), seed
-        assert sum(each["counted"].get("refused", 0) for each in found) > 0, seed
-        assert all(each["unanswered"] == 0 for each in found), seed
-    callers.end()
+    with Callers(redis.url) as callers:
+        for seed in range(50):
+            callers.begin(seed)
+            found = callers.told()
+            spent, error = sums(found)
+            assert USD // 2 < spent <= USD + error, seed
+            key = account_of(store, seed)
+            assert store.balance(key) == (spent, 0), seed
+            assert not store._client.exists(f"{redis_store.PREFIX}{key}:holds"), seed
+            assert sum(each["counted"].get("refused", 0) for each in found) > 0, seed
+            assert all(each["unanswered"] == 0 for each in found), seed
 
 
 def test_an_amount_of_nothing_leaves_redis_in_order(redis: RedisServer, monkeypatch):
@@ -797,22 +803,23 @@ def test_redis_is_killed_or_paused_in_the_middle_of_a_run(tmp_path: Path, fail_c
     server = RedisServer(tmp_path, durable=True)
     seed = 7
     try:
-        callers = Callers(server.url, 3, 10, 5000, 0.25, fail_closed, seconds=4, most=USD // 2000)
-        callers.begin(seed)
-        store = RedisStore(server.url, deadline=2.0)
-        assert eventually(lambda: store._client.keys(f"*all {seed}\x1f*")), "they have begun"
-        for _ in range(3):
-            time.sleep(0.4)
-            if fault == "kill":
-                server.stop()
+        with Callers(
+            server.url, 3, 10, 5000, 0.25, fail_closed, seconds=4, most=USD // 2000, most_pause=0.02
+        ) as callers:
+            callers.begin(seed)
+            store = RedisStore(server.url, deadline=2.0)
+            assert eventually(lambda: store._client.keys(f"*all {seed}\x1f*")), "they have begun"
+            for _ in range(3):
                 time.sleep(0.4)
-                server.start()
-            else:
-                server.signal(signal.SIGSTOP)
-                time.sleep(0.6)
-                server.signal(signal.SIGCONT)
-        found = callers.told()
-        callers.end()
+                if fault == "kill":
+                    server.stop()
+                    time.sleep(0.4)
+                    server.start()
+                else:
+                    server.signal(signal.SIGSTOP)
+                    time.sleep(0.6)
+                    server.signal(signal.SIGCONT)
+            found = callers.told()
         spent, error = sums(found)
         key = account_of(store, seed)
         assert store.balance(key)[0] == spent, "each cost once"
