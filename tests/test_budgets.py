@@ -350,7 +350,7 @@ def test_a_file_of_budgets_becomes_rows(tmp_path: Path):
         (("set", "\udcff", "5"), "must be valid UTF-8 text"),
         (("feature", " ", "--pinned"), "FEATURE is empty"),
         (("list", "--as-of", "0001-01-01"), "has no calls that old"),
-        (("set", "x", "5", "--scope", "planet=earth"), "use tenant, tier, feature, user"),
+        (("set", "x", "5", "--scope", "planet=earth"), "use user, feature, tenant, tier"),
         (("set", "x", "5", "--action", "block", "--at", "99"), "use shares such as"),
         (("set", "x", "5", "--at", "0.5"), "go with --action"),
         (("set", "x", "5", "--scope", "user=a", "--scope", "user=b"), "is given twice"),

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -130,7 +130,7 @@ def test_a_file_of_limits_is_read_the_shortest_window_first(tmp_path: Path):
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=true", "dollars from 0.000001"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=nan", "dollars from 0.000001"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nzone='Mars'", "is not a valid time zone"),
-        ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nper='planet'", "use tenant, tier"),
+        ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nper='planet'", "use user, feature"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nscope={planet='x'}", "scope must be a table"),
         ("[[budget]]\nname='a'\nwindow='day'\namount_usd=1\nfail_closed='yes'", "true or false"),
         (
@@ -414,7 +414,7 @@ class Callers:
             assert (found[-1]["waiting"], found[-1]["lost"]) == (0, {}), "all costs have been told"
         return found
 
-    def __enter__(self) -> Callers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:

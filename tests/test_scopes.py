@@ -380,7 +380,7 @@ def test_a_rule_that_fails_is_left_out_and_the_request_served(ask, ledger: Recor
         )
     )
     assert ledger.row["user_id"] is None
-    assert guard.failures.pop(("reading who is asking", "KeyError")) == 1
+    assert guard.failures.pop(("reading the user of a request", "KeyError")) == 1
 
 
 def test_wsgi_middleware_covers_a_streamed_body(ask, ledger: Recorded):

@@ -3,16 +3,16 @@
     app.add_middleware(spanledger.middleware.AsgiAttribution, user="x-user", routes={"/summarize": "summarize"})
 
 Each is a few lines around a `Scope`: whoever sets the same baggage keys in middleware of their own gets the
-same rows. `user`, `tenant`, `tier`, `session` and `request_id` are the name of a header, or a function of the
-request; a header is believed, so let a header name only what your own gateway sets. `feature` comes from
-`routes` (the longest prefix of the path that stands there), or from a function.
+same rows. A rule is named for its dimension (`user`, `tenant`, `tier`, ...) and is the name of a header, or a function of the
+request; a header is believed, so let a header name only what your own gateway sets. `feature` also comes from
+`routes` (the longest prefix of the path that stands there).
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
@@ -23,6 +23,7 @@ from spanledger.context.baggage import budget_dimensions, is_missing
 from spanledger.context.scopes import Scope, attribution
 from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
+from spanledger.semconv.dimensions import DIMENSIONS, Attribution
 
 Source = str | Callable[[Any], str | None] | None
 """The name of a header, or a function of the request, or None."""
@@ -34,40 +35,34 @@ class AttributionRules:
     """Rules that extract the attribution of a request from its headers, its path or a function."""
 
     def __init__(
-        self,
-        *,
-        user: Source = None,
-        tenant: Source = None,
-        tier: Source = None,
-        session: Source = None,
-        request_id: Source = REQUEST_ID,
-        feature: Callable[[Any], str | None] | None = None,
-        routes: Mapping[str, str] | None = None,
+        self, *, routes: Mapping[str, str] | None = None, request_id: Source = REQUEST_ID, **sources: Source
     ) -> None:
-        """`request_id` defaults to a random id, so that the calls of a request can always be summed."""
-        self._sources = {"user": user, "tenant": tenant, "tier": tier, "session": session, "request_id": request_id}
-        self._feature = feature
+        """
+        Args:
+            routes: prefix of the path -> feature, for requests to which the rule `feature` gives none.
+            request_id: the rule of the request id; without a value it is a random one, so that the calls of a request
+                can always be summed.
+            sources: the rule of each other dimension (user, feature, tenant, ... as in `spanledger.attribution`).
+
+        Raises:
+            TypeError: a keyword is not a dimension.
+        """
+        if unknown := sources.keys() - DIMENSIONS.keys():
+            raise TypeError(f"{', '.join(sorted(unknown))}: not a dimension; use {', '.join(DIMENSIONS)}, or routes")
+        self._sources = {"request_id": request_id, **sources}
         self._routes = sorted((routes or {}).items(), key=lambda route: -len(route[0]))
 
     def scope(self, request: Any, path: str, header: Callable[[str], str | None]) -> Scope:
         """The attribution of a request; a dimension whose rule fails is left out, and the failure is logged."""
-        dimension_values: dict[str, str | None] = {}
-        with quietly("reading who is asking"):
-            for name, source in self._sources.items():
-                dimension_values[name] = (
-                    header(source) if isinstance(source, str) else source(request) if source else None
-                )
-        with quietly("reading what for"):
-            dimension_values["feature"] = self._feature(request) if self._feature else self._route(path)
-        get = dimension_values.get
-        return attribution(
-            user=get("user"),
-            feature=get("feature"),
-            request_id=secrets.token_hex(8) if is_missing(get("request_id")) else get("request_id"),
-            tenant=get("tenant"),
-            tier=get("tier"),
-            session=get("session"),
-        )
+        values: dict[str, str | None] = {}
+        for name, source in self._sources.items():
+            with quietly(f"reading the {name} of a request"):
+                values[name] = header(source) if isinstance(source, str) else source(request) if source else None
+        if is_missing(values.get("feature")):
+            values["feature"] = self._route(path)
+        if is_missing(values.get("request_id")):
+            values["request_id"] = secrets.token_hex(8)
+        return attribution(**cast("Attribution", values))
 
     def _route(self, path: str) -> str | None:
         for prefix, feature in self._routes:

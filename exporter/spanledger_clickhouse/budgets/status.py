@@ -12,7 +12,8 @@ from typing import Final
 from spanledger.limits.periods import Window, window
 from spanledger.limits.policy import Budget
 from spanledger.runtime.guard import log
-from spanledger_clickhouse.budgets.table import COLUMN_OF, read
+from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
+from spanledger_clickhouse.budgets.table import read
 from spanledger_clickhouse.database.ledger import Ledger
 
 ROLLUPS: Final = (
@@ -124,7 +125,7 @@ def spending(
         live: whether `until` is the present: then all rows of the current hour or day may be counted.
     """
     source, time, cost = _source({*budget.scope, budget.per} - {""}, since, until, live=live)
-    value = f"ifNull(toString({COLUMN_OF[budget.per]}), '')" if budget.per else "''"
+    value = f"ifNull(toString({BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
     conditions = _conditions(budget, time, "" if include_unattributed else value)
     statement = (
         f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {conditions} "
@@ -136,7 +137,7 @@ def spending(
 
 def _conditions(budget: Budget, time: str, value: str) -> str:
     conditions = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime64(6, 'UTC')}}"]
-    conditions += [f"{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in budget.scope]
+    conditions += [f"{BUDGET_DIMENSIONS[dimension].column} = {{{dimension}:String}}" for dimension in budget.scope]
     return " AND ".join([*conditions, f"{value} != ''"] if budget.per and value else conditions)
 
 
@@ -155,7 +156,7 @@ def _burn_rates(ledger: Ledger, budget: Budget, as_of: datetime) -> dict[str, De
     budget_status)."""
     today = as_of.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     source, time, cost = _source({*budget.scope, budget.per} - {""}, today, today)
-    value = f"ifNull(toString({COLUMN_OF[budget.per]}), '')" if budget.per else "''"
+    value = f"ifNull(toString({BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
     statement = (
         f"SELECT {value} AS value, sumIf({cost}, {time} >= {{week:DateTime('UTC')}}) AS spent, min(toDate({time})) "
         f"FROM {source} WHERE {_conditions(budget, time, value)} AND isNotNull({cost}) GROUP BY value"

@@ -17,7 +17,6 @@ from spanledger_clickhouse.database.ledger import Ledger
 
 MULTIPLE_DIMENSIONS: Final = "several"
 """The scope of a budget of more than one dimension."""
-COLUMN_OF: Final = {"tenant": "tenant_id", "tier": "customer_tier", "feature": "feature", "user": "user_id"}
 
 BUDGET_ROWS: Final = """
 SELECT name, scope, key, dimensions, per, period, zone, amount_usd, action, at, thresholds, fail_closed

@@ -14,8 +14,9 @@ import click
 from spanledger.limits.dimensions import normalize_dimension, normalize_policy
 from spanledger.limits.estimate.worst_case import max_cost_picousd
 from spanledger.limits.periods import WINDOWS
-from spanledger.limits.policy import ACTIONS, ANY_FEATURE, DIMENSIONS, Budget, Policy, Rule
+from spanledger.limits.policy import ACTIONS, ANY_FEATURE, Budget, Policy, Rule
 from spanledger.limits.policy_documents import PolicyError, load
+from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.publish import publish
@@ -26,7 +27,7 @@ from spanledger_clickhouse.database.ledger import Ledger
 
 PROVIDERS: Final = ("openai", "anthropic", "gcp.gemini", "gcp.vertex_ai", "azure.ai.openai", "aws.bedrock")
 """The providers whose prices are checked for a replacement model."""
-SCOPES: Final = ("global", *DIMENSIONS)
+SCOPES: Final = ("global", *BUDGET_DIMENSIONS)
 
 
 @click.group()
@@ -62,12 +63,12 @@ def _publishing_changes() -> Generator[Ledger]:
 @click.argument("amount", type=Usd())
 @click.option(
     "--scope", "scopes", multiple=True, metavar="DIMENSION=VALUE",
-    help="What the budget covers: tenant, tier, feature, user (repeat to combine), or global. [default: global]",
+    help=f"What the budget covers: {', '.join(BUDGET_DIMENSIONS)} (repeat to combine), or global. [default: global]",
 )  # fmt: skip
 @click.option("--key", default="", help="With --scope DIMENSION: its value.")
 @click.option(
     "--per",
-    type=click.Choice([*DIMENSIONS, "all"]),
+    type=click.Choice([*BUDGET_DIMENSIONS, "all"]),
     help="Give each value of this dimension the amount. [default: all]",
 )
 @click.option("--period", type=click.Choice(WINDOWS), help="The period of the budget. [default: month]")
@@ -165,7 +166,9 @@ def _parse_scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
     for scope in scopes:
         dimension, equals, value = scope.partition("=")
         if dimension not in SCOPES:
-            raise click.UsageError(f"--scope {scope}: use {', '.join(DIMENSIONS)}, e.g. --scope feature=summarize")
+            raise click.UsageError(
+                f"--scope {scope}: use {', '.join(BUDGET_DIMENSIONS)}, e.g. --scope feature=summarize"
+            )
         if dimension == "global":
             continue
         if dimension in dimensions:

@@ -11,10 +11,10 @@ import click
 
 from spanledger.limits.periods import window
 from spanledger.limits.policy import Budget
+from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.status import BudgetStatus
-from spanledger_clickhouse.budgets.table import COLUMN_OF
 from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, report_user_errors, show, spinner
 from spanledger_clickhouse.database.ledger import Ledger, Result
 
@@ -151,9 +151,9 @@ def _get_budget(database: Ledger, name: str) -> Budget:
 
 def _quarter_hour_costs(database: Ledger, budget: Budget, since: datetime) -> list[tuple[datetime, str, Decimal]]:
     """Costs as (quarter hour, value of `per`, cost), in order of time."""
-    value = f"ifNull(toString(c.{COLUMN_OF[budget.per]}), '')" if budget.per else "''"
+    value = f"ifNull(toString(c.{BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
     conditions = ["c.start_time >= {since:DateTime('UTC')}", "isNotNull(c.cost_usd)"]
-    conditions += [f"c.{COLUMN_OF[dimension]} = {{{dimension}:String}}" for dimension in budget.scope]
+    conditions += [f"c.{BUDGET_DIMENSIONS[dimension].column} = {{{dimension}:String}}" for dimension in budget.scope]
     statement = (
         f"SELECT toStartOfFifteenMinutes(c.start_time) AS quarter, {value} AS value, sum(c.cost_usd) FROM llm_calls AS c FINAL "
         f"WHERE {' AND '.join(conditions)} "

@@ -10,15 +10,14 @@ from typing import Any, Final
 
 import click
 
-from spanledger.pricing import Price, price_table, quote
+from spanledger.pricing import Price, price_table
 from spanledger.pricing.model_names import parse_model_name
 from spanledger.pricing.price import Component
 from spanledger.pricing.price_table import Prices, Table
 from spanledger.pricing.rates import GRAMMAR, attousd
 from spanledger.runtime.untrusted_json import Json, mapping
-from spanledger.semconv.usage import Usage
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
-from spanledger_clickhouse.rows.rows import TOKENS
+from spanledger_clickhouse.rows.rows import billed_call
 
 STALE_DAYS: Final = 60
 """A table older than this misses models that its providers sell today."""
@@ -214,21 +213,7 @@ def explain(row: str) -> None:
     if not result.rows:
         raise click.ClickException(f"no row has the span id or response id {row!r}")
     call = dict(zip(result.columns, result.rows[0], strict=True))
-    usage = Usage(**{field: int(call[column]) for column, field in TOKENS})
-    price = quote(
-        call["provider"],
-        call["response_model"] or None,
-        usage if call["usage_source"] != "missing" else None,
-        request_model=call["request_model"] or None,
-        tier="batch" if call["is_batch"] else call["service_tier"],
-        geo=call["inference_geo"],
-        speed=call["speed"],
-        host=call["server_address"],
-        size=call["media_size"],
-        quality=call["media_quality"],
-        at=call["start_time"],
-    )
-    for line in price_breakdown(price):
+    for line in price_breakdown(billed_call(call).price()):
         console().print(line)
     held = "NULL" if call["cost_usd"] is None else f"{call['cost_usd']} USD"
     console().print(

@@ -24,7 +24,7 @@ from spanledger_clickhouse.report.sections import share, usd
 @click.option(
     "--project-by", default="provider", show_default=True,
     help="The source of a call's project: provider (as OpenAI and Vertex report it), service, environment, "
-         "tenant, feature, label:<name>.",
+         "feature, tenant, tier, label:<name>.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Compare only; do not store the invoice in the table invoices.")
 @click.option(

@@ -6,31 +6,14 @@ from typing import Final
 
 import click
 
+from spanledger.semconv.dimensions import BY_LABEL
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, spinner, usd
 from spanledger_clickhouse.database.ledger import NotReadOnlyError
+from spanledger_clickhouse.database.statements import statement
 
-SPEND: Final = {
-    "feature": "SELECT feature, total_cost_usd, calls, mean_cost_usd, p95_cost_usd, unpriced_calls FROM cost_by_feature",
-    "user": "SELECT user_id, total_cost_usd, calls, mean_cost_usd, max_cost_usd, tokens, unpriced_calls FROM cost_by_user",
-    "model": (
-        "SELECT provider, model, total_cost_usd, calls, input_tokens_total AS input_tokens, "
-        "output_tokens_total AS output_tokens, cache_read_share, unpriced_calls FROM cost_by_model"
-    ),
-    "request": "SELECT request_id, feature, user_id, total_cost_usd, calls, tokens, models, unpriced_calls FROM request_cost",
-}
-
-REQUEST: Final = """
-SELECT start_time, feature, user_id, provider, c.model AS model, c.input_tokens AS input_tokens,
-       c.output_tokens AS output_tokens, cost_usd, price_status, attempts, outcome, trace_id
-FROM llm_calls AS c FINAL WHERE request_id = {id:String} ORDER BY start_time
-"""
-
-TOTAL: Final = """
-SELECT sum(c.cost_usd) AS total_cost_usd, count() AS calls, countIf(c.unpriced_reason != '') AS unpriced,
-       sumIf(c.cost_usd, c.attribution_reason != '') AS unattributed_cost_usd,
-       countIf(c.attribution_reason != '') AS unattributed
-FROM llm_calls AS c FINAL
-"""
+VIEWS: Final = ("feature", "user", "request", "model")
+"""Groups that a view of the ledger knows more about than the sum."""
+GROUPS: Final = (*VIEWS, *(label for label in BY_LABEL if label not in VIEWS))
 
 
 NO_CALLS_HINT: Final = (
@@ -40,21 +23,26 @@ NO_CALLS_HINT: Final = (
 
 
 @click.command()
-@click.option("--by", type=click.Choice(list(SPEND)), default="feature", show_default=True, help="What to group by.")
+@click.option("--by", type=click.Choice(GROUPS), default="feature", show_default=True, help="What to group by.")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
 @as_json
 @report_user_errors
 def spend(by: str, top: int, as_json: bool) -> None:
-    """Show spend by feature, user, model or request.
+    """Show spend by feature, user, request, model or another dimension, highest first.
 
     \b
     Example:
       spanledger spend --by user --top 5
     """
     with ledger() as database, spinner("querying the ledger"):
-        show(database.query(f"{SPEND[by]} LIMIT {top}"), f"Spend by {by} (USD)", json_output=as_json)
+        query = (
+            statement(f"cli/spend_by_{by}")
+            if by in VIEWS
+            else statement("cli/spend_by_dimension", column=BY_LABEL[by].column)
+        )
+        show(database.query(query, {"limit": top}), f"Spend by {by} (USD)", json_output=as_json)
         if not as_json:
-            total, calls, unpriced, unattributed, lost = database.query(TOTAL).rows[0]
+            total, calls, unpriced, unattributed, lost = database.query(statement("cli/total")).rows[0]
             if not calls:
                 console().print(NO_CALLS_HINT)
                 return
@@ -78,7 +66,7 @@ def request(request_id: str, as_json: bool) -> None:
       spanledger request req-0036 --json
     """
     with ledger() as database, spinner("querying the ledger"):
-        result = database.query(REQUEST, {"id": request_id})
+        result = database.query(statement("cli/calls_of_request"), {"id": request_id})
         if not result.rows:
             raise click.ClickException(
                 f"no call has the request id {request_id!r}; see `spanledger spend --by request`"

@@ -8,9 +8,9 @@ from typing import Any, Final
 import click
 
 from spanledger.limits.dimensions import normalize_dimension
-from spanledger.limits.policy import DIMENSIONS
 from spanledger.limits.store.protocol import StoreError
 from spanledger.limits.store.redis import RedisStore
+from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets.publish import shared_store
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
@@ -24,8 +24,10 @@ class StopTarget(click.ParamType[tuple[str, str]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         dimension, _, key = str(value).partition("=")
-        if dimension not in DIMENSIONS or not key:
-            self.fail(f"{value!r} is not DIMENSION=VALUE, e.g. feature=summarize ({', '.join(DIMENSIONS)})", param, ctx)
+        if dimension not in BUDGET_DIMENSIONS or not key:
+            self.fail(
+                f"{value!r} is not DIMENSION=VALUE, e.g. feature=summarize ({', '.join(BUDGET_DIMENSIONS)})", param, ctx
+            )
         return dimension, normalize_dimension(dimension, key)
 
 
@@ -45,7 +47,7 @@ def _redis_store() -> RedisStore:
 @as_json
 @report_user_errors
 def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
-    """Refuse calls of a feature, user, tenant or tier, in every process within five seconds; without WHAT, list the stops.
+    """Refuse the calls of a user, feature, tenant or tier, in every process within five seconds; without WHAT, list the stops.
 
     A stop applies to applications that enforce limits (docs/limits.md).
 

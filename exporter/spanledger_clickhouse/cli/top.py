@@ -11,25 +11,16 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from spanledger.semconv.dimensions import DIMENSIONS
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, table, usd
 from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.database.statements import statement
 
 GROUP_COLUMNS: Final = {
-    "feature": "c.feature",
-    "user": "c.user_id",
+    **{row.label: f"c.{row.column}" for row in DIMENSIONS.values()},
     "model": "c.model",
-    "tenant": "c.tenant_id",
     "service": "c.service",
 }
-
-CURRENT_SPEND: Final = """
-SELECT {by} AS {name}, sum(c.cost_usd) AS cost_usd, count() AS calls,
-       sum(c.cost_usd) * 60 / {{minutes:UInt32}} AS per_hour_usd,
-       countIf(c.outcome != 'ok') AS failed, countIf(c.unpriced_reason != '') AS unpriced, max(c.start_time) AS last_call
-FROM llm_calls AS c FINAL
-WHERE c.start_time > now64(6) - toIntervalMinute({{minutes:UInt32}})
-GROUP BY {name} ORDER BY cost_usd DESC NULLS LAST, calls DESC LIMIT {{top:UInt32}}
-"""
 
 
 @click.command()
@@ -43,7 +34,7 @@ GROUP BY {name} ORDER BY cost_usd DESC NULLS LAST, calls DESC LIMIT {{top:UInt32
 @as_json
 @report_user_errors
 def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: bool) -> None:
-    """Show current spend by feature, user, model, tenant or service, highest first.
+    """Show current spend by feature, user, model, service or another dimension, highest first.
 
     Press Ctrl-C to quit.
 
@@ -54,7 +45,7 @@ def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: boo
     title = f"Spend of the last {minutes} minutes by {by}"
 
     def current_spend(database: Ledger) -> Result:
-        query = CURRENT_SPEND.format(by=GROUP_COLUMNS[by], name=f"by_{by}")
+        query = statement("cli/current_spend", column=GROUP_COLUMNS[by], name=f"by_{by}")
         result = database.query(query, {"minutes": minutes, "top": rows})
         return Result((by, *result.columns[1:]), result.types, result.rows)
 

@@ -21,8 +21,11 @@ from importlib import resources
 from typing import Any, Final
 
 from spanledger.runtime import settings
+from spanledger.semconv.dimensions import DIMENSIONS
+from spanledger.semconv.usage import METERS, TOOLS
 from spanledger_clickhouse.database import rollups
 from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, is_access_denied, reason
+from spanledger_clickhouse.rows import rows
 
 UNSHARDED_REPLICA: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
 """ZooKeeper path and replica of a table without shards: every node is a replica."""
@@ -181,13 +184,39 @@ def refreshable(database: str, servers: Topology | None = None) -> list[Migratio
 
 
 def otel_traces(database: str, servers: Topology | None = None) -> list[Migration]:
-    """The table of the Collector's ClickHouse exporter, and the views that turn it into ledger rows."""
+    """The table of the Collector's ClickHouse exporter, and the views that turn it into ledger rows.
+
+    In the views `{dimensions}` stands for the columns of all dimensions, `{meters}` for those of all meters but
+    tokens, and `{meters_not_in_sql}` for the attributes of fees and of tokens that the SQL does not know: a call that
+    has some is not priced in SQL.
+    """
     files = sorted((resources.files("spanledger_clickhouse") / "otel_traces").iterdir(), key=lambda file: file.name)
     return [
-        Migration(f"otel_traces/{file.name}", _render(file.read_text("utf-8"), database, servers or Topology()))
+        Migration(
+            f"otel_traces/{file.name}", _render(_with_tables(file.read_text("utf-8")), database, servers or Topology())
+        )
         for file in files
         if file.name.endswith(".sql")
     ]
+
+
+def _with_tables(text: str) -> str:
+    """Replaces the placeholders of dimensions and meters."""
+    dimensions = [f"maybe([{_names(row.attribute, *row.aliases)}]) AS {row.column}" for row in rows.NULLABLE_DIMENSIONS]
+    tenant = DIMENSIONS["tenant"]
+    dimensions.append(f"ifNull(maybe([{_names(tenant.attribute, *tenant.aliases)}]), '') AS {tenant.column}")
+    units = [row for row in METERS.values() if not row.counts_tokens]
+    fees = [row.attribute for row in units if row.group == TOOLS]
+    fees += [row.attribute for row in METERS.values() if row.counts_tokens and row.attribute not in text]
+    return (
+        text.replace("{dimensions}", ",\n    ".join(dimensions))
+        .replace("{meters}", ",\n    ".join(f"counted({_names(row.attribute)}) AS {row.column}" for row in units))
+        .replace("{meters_not_in_sql}", _names(*fees))
+    )
+
+
+def _names(*names: str) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def has_ttl(client: Any, target: Target) -> bool:

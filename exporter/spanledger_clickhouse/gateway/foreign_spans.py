@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from spanledger.semconv import attributes as a
+from spanledger.semconv.dimensions import BAGGAGE_KEYS
 from spanledger.semconv.provider_hosts import provider_for_host
 from spanledger_clickhouse.rows.otlp import Attributes, Span, Value, natural, text, texts
 from spanledger_clickhouse.rows.rows import MAPPED_ATTRIBUTES
@@ -152,7 +153,7 @@ def normalized(span: Span) -> Span | None:
     if quirk.usage_on_second_span and source == "missing" and not span.is_error:
         return None
     _correct_totals(attributes, quirk)
-    for name, canonical in (*a.BAGGAGE_ALIASES.items(), ("gen_ai.user", a.USER_ID)):
+    for name, canonical in BAGGAGE_KEYS.items():
         if attributes.get(name) and not attributes.get(canonical):
             attributes[canonical] = attributes[name]
     attributes[a.USAGE_SOURCE] = source

@@ -14,6 +14,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
 
+from spanledger.semconv.dimensions import DIMENSIONS
 from spanledger_clickhouse.database.connection import DatabaseError, reason
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.invoices.provider_exports import InvoiceLine, grouped, model_key
@@ -26,8 +27,7 @@ PROJECTS: Final = {
     "provider": "c.attributes['spanledger.provider.project']",
     "service": "c.service",
     "environment": "c.environment",
-    "tenant": "c.tenant_id",
-    "feature": "c.feature",
+    **{row.label: f"c.{row.column}" for row in DIMENSIONS.values() if not row.is_identifier},
 }
 """Key that maps a call to a provider project -> its SQL expression."""
 

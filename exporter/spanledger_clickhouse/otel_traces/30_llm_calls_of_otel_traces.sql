@@ -5,12 +5,12 @@
 CREATE MATERIALIZED VIEW IF NOT EXISTS {db}.llm_calls_of_otel_traces{on_cluster} TO {db}.llm_calls AS
 WITH
     (names -> nullIf(a[arrayFirst(name -> a[name] != '', names)], '')) AS maybe,
-    (name -> toUInt32(least(toUInt64OrZero(a[concat('spanledger.usage.', name)]), 1000000000))) AS units,
+    (name -> toUInt32(least(toUInt64OrZero(a[name]), 1000000000))) AS counted,
     (text -> arrayMap(each -> toString(each), JSONExtract(text, 'Array(String)'))) AS listed,
     (name -> toInt64OrNull(a[concat('spanledger.cost.', name, '_picousd')]) * toDecimal64('0.000000000001', 12)) AS brought,
     (name -> if(isNotNull(total), ifNull(brought(name), toDecimal64(0, 12)), NULL)) AS part
 SELECT
-    ifNull(maybe(['spanledger.tenant.id', 'tenant.id', 'tenant_id']), '') AS tenant_id,
+    {dimensions},
     if(a['spanledger.record.id'] != '' AND toUInt64OrZero(a['spanledger.record.created']) > 0,
         toDateTime64(toUInt64OrZero(a['spanledger.record.created']), 6, 'UTC'), toDateTime64(Timestamp, 6, 'UTC')) AS start_time,
     if(a['spanledger.record.id'] != '', substring(digest, 1, 32), TraceId) AS trace_id,
@@ -21,12 +21,6 @@ SELECT
     toUInt64OrNull(a['spanledger.sequence']) AS sequence,
     ServiceName AS service,
     nullIf(if(r['deployment.environment.name'] != '', r['deployment.environment.name'], r['deployment.environment']), '') AS environment,
-    maybe(['spanledger.feature', 'feature', 'feature_id']) AS feature,
-    maybe(['user.id', 'enduser.id', 'user_id', 'gen_ai.user']) AS user_id,
-    maybe(['spanledger.request.id', 'request.id', 'request_id']) AS request_id,
-    maybe(['session.id', 'session_id']) AS session_id,
-    maybe(['gen_ai.conversation.id']) AS conversation_id,
-    maybe(['spanledger.tier', 'tier']) AS customer_tier,
     mapApply((key, value) -> (substring(key, 18), value), mapFilter((key, value) -> startsWith(key, 'spanledger.label.'), a)) AS labels,
     maybe(['spanledger.unit.name']) AS unit_name,
     a['spanledger.unit.id'] AS unit_id,
@@ -57,8 +51,10 @@ SELECT
     audio_in AS input_audio_tokens,
     image_in AS input_image_tokens,
     video_in AS input_video_tokens,
-    read_in - least(read_audio, read_in) AS cache_read_tokens,
     least(read_audio, read_in) AS cache_read_audio_tokens,
+    least(read_image, read_in - cache_read_audio_tokens) AS cache_read_image_tokens,
+    least(read_video, read_in - cache_read_audio_tokens - cache_read_image_tokens) AS cache_read_video_tokens,
+    read_in - cache_read_audio_tokens - cache_read_image_tokens - cache_read_video_tokens AS cache_read_tokens,
     written AS cache_write_tokens,
     written_1h AS cache_write_1h_tokens,
     written_12h AS cache_write_12h_tokens,
@@ -67,18 +63,7 @@ SELECT
     image_out AS output_image_tokens,
     video_out AS output_video_tokens,
     reasoned AS reasoning_tokens,
-    searched AS web_searches,
-    units('file_searches') AS file_searches,
-    units('code_sessions') AS code_sessions,
-    units('maps_queries') AS maps_queries,
-    units('images') AS images,
-    units('audio_input_ms') AS audio_input_ms,
-    units('audio_output_ms') AS audio_output_ms,
-    units('video_output_ms') AS video_output_ms,
-    units('characters') AS characters,
-    units('pages') AS pages,
-    units('queries') AS queries,
-    units('training_tokens') AS training_tokens,
+    {meters},
     toUInt64OrNull(maybe(['spanledger.usage.reported_total_tokens', 'gen_ai.usage.total_tokens', 'llm.token_count.total'])) AS reported_total_tokens,
     multiIf(ours, a['spanledger.usage.source'], used, 'exact', 'missing') AS usage_source,
     total AS cost_usd,
@@ -144,7 +129,7 @@ FROM
                         all_out - audio_out - image_out - video_out AS text_out,
                         least(thought, text_out) AS reasoned,
                         [plain_in, audio_in, read_in, written, written_1h, text_out - reasoned, audio_out, reasoned] AS meters,
-                        image_in + video_in + image_out + video_out + written_12h + read_audio + searched = 0
+                        image_in + video_in + image_out + video_out + written_12h + read_audio + read_image + read_video = 0 AND NOT arrayExists(name -> toUInt64OrZero(a[name]) > 0, [{meters_not_in_sql}])
                             AND a['spanledger.inference_geo'] = '' AND a['spanledger.speed'] = ''
                             -- a host may stand for another provider, or for a region with rates of its own
                             AND (host IN ('', 'api.openai.com', 'api.anthropic.com', 'generativelanguage.googleapis.com', 'aiplatform.googleapis.com') OR endsWith(host, '.openai.azure.com')) AS by_rates,
@@ -160,8 +145,8 @@ FROM
                             *,
                             all_in - read_in - written_12h - written_1h - written AS fresh,
                             least(toUInt32(greatest(0, toInt64(n_audio_in) - read_audio)), fresh) AS audio_in,
-                            least(n_image_in, fresh - audio_in) AS image_in,
-                            least(n_video_in, fresh - audio_in - image_in) AS video_in,
+                            least(toUInt32(greatest(0, toInt64(n_image_in) - read_image)), fresh - audio_in) AS image_in,
+                            least(toUInt32(greatest(0, toInt64(n_video_in) - read_video)), fresh - audio_in - image_in) AS video_in,
                             least(n_audio_out, all_out) AS audio_out,
                             least(n_image_out, all_out - audio_out) AS image_out,
                             least(n_video_out, all_out - audio_out - image_out) AS video_out
@@ -237,7 +222,8 @@ FROM
                                             tokens(['gen_ai.usage.image.output_tokens']) AS n_image_out,
                                             tokens(['gen_ai.usage.video.output_tokens']) AS n_video_out,
                                             tokens(['gen_ai.usage.audio.cache_read.input_tokens']) AS read_audio,
-                                            tokens(['spanledger.usage.web_searches']) AS searched,
+                                            tokens(['gen_ai.usage.image.cache_read.input_tokens']) AS read_image,
+                                            tokens(['gen_ai.usage.video.cache_read.input_tokens']) AS read_video,
                                             toUInt64OrZero(first(['gen_ai.usage.total_tokens', 'llm.usage.total_tokens', 'llm.token_count.total'])) AS n_total
                                         FROM {db}.otel_traces
                                         WHERE (ours AND ScopeName != 'spanledger.ledger')

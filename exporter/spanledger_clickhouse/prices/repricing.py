@@ -7,19 +7,18 @@ at which they ended. What the provider itself stated as the cost, and what it ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from spanledger.pricing import Price, quote
-from spanledger.pricing.price import ERROR, GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
+from spanledger.pricing import Price
+from spanledger.pricing.price import ERROR, NOT_BILLED, PROVIDER_REPORTED
 from spanledger.runtime.guard import quietly
-from spanledger.semconv.usage import Usage
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
-from spanledger_clickhouse.rows.rows import COLUMNS, TOKENS, Row
+from spanledger_clickhouse.rows.rows import COLUMNS, Row, billed_call, price_columns
 
 CORRECTIONS_PER_INSERT: Final = 2000
 """Corrections in one insert."""
@@ -139,66 +138,22 @@ def correction_for(row: dict[str, Any]) -> Correction | None:
     Args:
         row: column -> value, all of `COLUMNS`; times are aware.
     """
-    start: datetime = row["start_time"]
     price = Price(ERROR)
     with quietly("pricing a row"):
-        price = _current_price(row, start)
+        price = billed_call(row).price()
     if price.status == ERROR and row["price_status"]:
         return None  # keep its price if a new one cannot be computed
-    costs = cost_columns(price)
-    if row["cost_usd"] == costs["cost_usd"] and (row["cost_usd"] is not None or row["price_status"] == price.status):
+    new = {**row, **price_columns(price)}
+    if row["cost_usd"] == new["cost_usd"] and (
+        row["cost_usd"] is not None or row["price_status"] == new["price_status"]
+    ):
         return None
-    return _correction(row, start, price, costs)
-
-
-def _current_price(row: Mapping[str, Any], start: datetime) -> Price:
-    return quote(
-        row["provider"],
-        row["response_model"] or None,
-        None if row["usage_source"] == "missing" else Usage(**{field: row[column] for column, field in TOKENS}),
-        request_model=row["request_model"] or None,
-        tier="batch" if row["is_batch"] else row["service_tier"],
-        geo=row["inference_geo"],
-        speed=row["speed"],
-        host=row["server_address"],
-        size=row["media_size"],
-        quality=row["media_quality"],
-        at=start + timedelta(microseconds=row["duration_us"]),
-    )
-
-
-def _correction(row: dict[str, Any], start: datetime, price: Price, costs: dict[str, Decimal | None]) -> Correction:
-    new = {
-        **row,
-        **costs,
-        "start_time": start,
-        "price_status": price.status,
-        "price_key": price.key or "",
-        "price_source": price.source or "",
-        "price_version": price.version or "",
-        "price_flags": list(price.flags),
-    }
     audit = (
-        start, row["tenant_id"], row["trace_id"], row["span_id"], row["response_model"] or row["request_model"],
+        row["start_time"], row["tenant_id"], row["trace_id"], row["span_id"], row["response_model"] or row["request_model"],
         row["cost_usd"], new["cost_usd"], row["price_status"], new["price_status"], row["price_key"], new["price_key"],
         row["price_version"], new["price_version"],
     )  # fmt: skip
     return Correction(tuple(new[column] for column in COLUMNS), audit)
-
-
-def cost_columns(price: Price) -> dict[str, Decimal | None]:
-    """A price as the cost columns of a row."""
-    names: tuple[str, ...] = ("input", "cache_read", "cache_write", "output", "tools", OTHER)
-    total = price.total_picousd
-    if total is None:
-        return {"cost_usd": None, **{f"{name}_cost_usd": None for name in names}}
-    sums: dict[str, int] = dict.fromkeys(names, 0)
-    for part in price.components:
-        sums[GROUP_OF.get(part.meter, OTHER)] += part.amount
-    return {
-        "cost_usd": Decimal(total).scaleb(-12),
-        **{f"{name}_cost_usd": Decimal(amount).scaleb(-12) for name, amount in sums.items()},
-    }
 
 
 def _add_to_changes(changes: dict[str, ModelChange], correction: Correction) -> None:

@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+from spanledger.semconv.usage import METERS, TOKEN_METERS
 from spanledger.spool.writer import SUFFIX
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
@@ -109,10 +110,8 @@ def _by_feature(calls: Iterable[Mapping[str, Any]]) -> dict[str | None, FeatureR
     }
 
 
-TOKENS: Final = tuple(
-    name for name in COLUMNS if name.endswith("_tokens") and name.startswith(("input_", "cache_", "output_"))
-)
-"""The disjoint meters whose sum is a call's tokens."""
+TOKENS: Final = tuple(METERS[name].column for name in TOKEN_METERS)
+"""The columns whose sum is a call's tokens."""
 
 
 def differences(

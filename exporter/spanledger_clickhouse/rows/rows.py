@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
+from spanledger.pricing import BilledCall, Price
 from spanledger.runtime.untrusted_json import Json
 from spanledger.semconv import attributes as a
-from spanledger.semconv.usage import from_attributes
+from spanledger.semconv.dimensions import DIMENSIONS
+from spanledger.semconv.usage import COST_ATTRIBUTES, METERS, Usage, from_attributes
 from spanledger_clickhouse.rows.otlp import Span, as_list, display_text, natural, real, spans_from_json, text, texts
 
 Row = tuple[object, ...]
@@ -27,47 +30,14 @@ MAX_DURATION_NS: Final = 366 * 86_400 * 10**9
 MAX_PICO: Final = 10**18 - 1
 """Decimal(18, 12) holds less than a million dollars a row."""
 
-TOKENS: Final = (
-    ("input_uncached_tokens", "input"),
-    ("input_audio_tokens", "input_audio"),
-    ("input_image_tokens", "input_image"),
-    ("input_video_tokens", "input_video"),
-    ("cache_read_tokens", "cache_read"),
-    ("cache_read_audio_tokens", "cache_read_audio"),
-    ("cache_read_image_tokens", "cache_read_image"),
-    ("cache_read_video_tokens", "cache_read_video"),
-    ("cache_write_tokens", "cache_write"),
-    ("cache_write_1h_tokens", "cache_write_1h"),
-    ("cache_write_12h_tokens", "cache_write_12h"),
-    ("output_text_tokens", "output"),
-    ("output_audio_tokens", "output_audio"),
-    ("output_image_tokens", "output_image"),
-    ("output_video_tokens", "output_video"),
-    ("reasoning_tokens", "reasoning"),
-    ("web_searches", "web_searches"),
-    ("file_searches", "file_searches"),
-    ("code_sessions", "code_sessions"),
-    ("maps_queries", "maps_queries"),
-    ("images", "images"),
-    ("audio_input_ms", "audio_input_ms"),
-    ("audio_output_ms", "audio_output_ms"),
-    ("video_output_ms", "video_output_ms"),
-    ("characters", "characters"),
-    ("pages", "pages"),
-    ("queries", "queries"),
-    ("training_tokens", "training_tokens"),
-)
+TOKENS: Final = tuple((meter.column, name) for name, meter in METERS.items())
 """Column -> field of `Usage`."""
 
 COSTS: Final = (
     ("cost_usd", a.COST_TOTAL),
-    ("input_cost_usd", a.COST_INPUT),
-    ("cache_read_cost_usd", a.COST_CACHE_READ),
-    ("cache_write_cost_usd", a.COST_CACHE_WRITE),
-    ("output_cost_usd", a.COST_OUTPUT),
-    ("tools_cost_usd", a.COST_TOOLS),
-    ("other_cost_usd", a.COST_OTHER),
+    *((f"{group}_cost_usd", attribute) for group, attribute in COST_ATTRIBUTES.items()),
 )
+"""Column -> attribute."""
 
 TEXT: Final = "String"
 LOW: Final = "LowCardinality(String)"
@@ -76,6 +46,9 @@ NULLABLE: Final = "Nullable(String)"
 LOW_NULLABLE: Final = "LowCardinality(Nullable(String))"
 MONEY: Final = "Nullable(Decimal(18, 12))"
 MAP: Final = "Map(LowCardinality(String), String)"
+
+NULLABLE_DIMENSIONS: Final = tuple(row for row in DIMENSIONS.values() if row.attribute != a.TENANT_ID)
+"""All but the tenant, which is a part of the sorting key: '' where it is missing."""
 
 COLUMNS: Final[dict[str, str]] = {
     "tenant_id": LOW,
@@ -88,12 +61,7 @@ COLUMNS: Final[dict[str, str]] = {
     "sequence": "Nullable(UInt64)",
     "service": LOW,
     "environment": LOW_NULLABLE,
-    "feature": LOW_NULLABLE,
-    "user_id": NULLABLE,
-    "request_id": NULLABLE,
-    "session_id": NULLABLE,
-    "conversation_id": NULLABLE,
-    "customer_tier": LOW_NULLABLE,
+    **{row.column: NULLABLE if row.is_identifier else LOW_NULLABLE for row in NULLABLE_DIMENSIONS},
     "labels": MAP,
     "unit_name": LOW_NULLABLE,
     "unit_id": TEXT,
@@ -146,13 +114,10 @@ COLUMNS: Final[dict[str, str]] = {
 }
 """Column of `llm_calls` -> its type, in the order of a row."""
 
-MAPPED_ATTRIBUTES: Final = {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)} - {
-    a.PROVIDER_PROJECT,
-    a.BUDGET_WARNINGS,
-    a.REQUESTED_MODEL,
-    a.DOWNGRADE_REASON,
-    a.REFUSAL,
-}
+MAPPED_ATTRIBUTES: Final = (
+    {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
+    | {row.attribute for row in (*DIMENSIONS.values(), *METERS.values())}
+) - {a.PROVIDER_PROJECT, a.BUDGET_WARNINGS, a.REQUESTED_MODEL, a.DOWNGRADE_REASON, a.REFUSAL}
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 
 
@@ -245,12 +210,7 @@ def row(span: Span, source: str) -> Row:
         natural(attributes.get(a.SEQUENCE)),
         text(resource.get(a.SERVICE_NAME)),
         text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_DEPRECATED)) or None,
-        text(attributes.get(a.FEATURE)) or None,
-        text(attributes.get(a.USER_ID)) or None,
-        text(attributes.get(a.REQUEST_ID)) or None,
-        text(attributes.get(a.SESSION_ID)) or None,
-        text(attributes.get(a.CONVERSATION_ID)) or None,
-        text(attributes.get(a.CUSTOMER_TIER)) or None,
+        *(text(attributes.get(row.attribute)) or None for row in NULLABLE_DIMENSIONS),
         {
             text(key.removeprefix(a.LABEL_PREFIX)): text(attributes[key])
             for key in attributes
@@ -309,6 +269,45 @@ def row(span: Span, source: str) -> Row:
         text(span.scope),
         source,
     )
+
+
+def billed_call(values: Mapping[str, Any]) -> BilledCall:
+    """What a row says about the price of its call.
+
+    Args:
+        values: column -> value; times are aware.
+    """
+    return BilledCall(
+        values["provider"],
+        values["response_model"] or None,
+        None if values["usage_source"] == "missing" else Usage(**{field: values[column] for column, field in TOKENS}),
+        request_model=values["request_model"] or None,
+        tier="batch" if values["is_batch"] else values["service_tier"],
+        geo=values["inference_geo"],
+        speed=values["speed"],
+        host=values["server_address"],
+        provider_cost_usd=None,
+        size=values["media_size"],
+        quality=values["media_quality"],
+        completed_at=values["start_time"] + timedelta(microseconds=values["duration_us"]),
+    )
+
+
+def price_columns(price: Price) -> dict[str, Any]:
+    """A price as the columns of a row."""
+    priced = price.total_picousd is not None
+    costs = {
+        "cost_usd": price.total_picousd,
+        **{f"{name}_cost_usd": cost for name, cost in price.group_costs().items()},
+    }
+    return {
+        **{column: money(costs.get(column), priced) for column, _ in COSTS},
+        "price_status": price.status,
+        "price_key": price.key or "",
+        "price_source": price.source or "",
+        "price_version": price.version or "",
+        "price_flags": list(price.flags),
+    }
 
 
 def seconds_to_us(value: object) -> int | None:

@@ -94,10 +94,7 @@ def _check_budgets(
 
 
 def _request_dimensions(context: Context | None) -> Dimensions:
-    get_dimension = budget_dimensions(context).get
-    return Dimensions(
-        get_dimension(a.TENANT_ID), get_dimension(a.CUSTOMER_TIER), get_dimension(a.FEATURE), get_dimension(a.USER_ID)
-    )
+    return Dimensions.of_attributes(budget_dimensions(context))
 
 
 def _charge_on_end(limiter: Limiter, call: Call) -> None:

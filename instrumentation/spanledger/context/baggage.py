@@ -19,25 +19,15 @@ from spanledger.context.call_site import call_site
 from spanledger.runtime import settings
 from spanledger.runtime.untrusted_json import label
 from spanledger.semconv import attributes as a
+from spanledger.semconv.dimensions import BAGGAGE_KEYS, BUDGET_DIMENSIONS, DIMENSIONS
 
-DIMENSIONS: Final = (
-    a.USER_ID,
-    a.SESSION_ID,
-    a.CONVERSATION_ID,
-    a.REQUEST_ID,
-    a.FEATURE,
-    a.TENANT_ID,
-    a.CUSTOMER_TIER,
-)
-EXPECTED_DIMENSIONS: Final = (a.USER_ID, a.FEATURE, a.REQUEST_ID)
+EXPECTED_ATTRIBUTES: Final = tuple(row.attribute for row in DIMENSIONS.values() if row.expected)
 """User, feature and request: a call that has these three is fully attributed."""
 
 MAX_LABELS: Final = 16
 
-BAGGAGE_KEYS: Final = {**{name: name for name in DIMENSIONS}, **a.BAGGAGE_ALIASES}
-
 BUDGET_KEYS: Final = {
-    key: name for key, name in BAGGAGE_KEYS.items() if name in {a.TENANT_ID, a.CUSTOMER_TIER, a.FEATURE, a.USER_ID}
+    key: name for key, name in BAGGAGE_KEYS.items() if name in {row.attribute for row in BUDGET_DIMENSIONS.values()}
 }
 """Baggage keys of the dimensions that budgets know."""
 
@@ -78,7 +68,7 @@ def attribution_attributes(context: Context | None) -> dict[str, Any]:
     user = attributes.get(a.USER_ID)
     if user is not None and (key := _hashing_key()) is not None:
         attributes[a.USER_ID] = pseudonym(user, key)
-    missing = [name for name in EXPECTED_DIMENSIONS if name not in attributes]
+    missing = [name for name in EXPECTED_ATTRIBUTES if name not in attributes]
     if missing:
         parent = trace.get_current_span(context).get_span_context()
         reason = "partial" if attributes else "no_baggage" if parent.is_valid else "context_lost"
@@ -89,8 +79,8 @@ def attribution_attributes(context: Context | None) -> dict[str, Any]:
 
 
 def budget_dimensions(context: Context | None) -> dict[str, str]:
-    """The budget dimensions of a call made in `context` (None: the current one): tenant, customer tier, feature and
-    user by attribute name, as stored on the row; missing dimensions are left out."""
+    """The budget dimensions of a call made in `context` (None: the current one), attribute -> value as stored on the
+    row; missing dimensions are left out."""
     attributes: dict[str, Any] = {}
     for key, value in baggage.get_all(context).items():
         name = BUDGET_KEYS.get(key)

@@ -19,13 +19,15 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, Unpack, cast
 
 from opentelemetry import baggage
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from spanledger.context.baggage import is_attribution_key, is_missing
 from spanledger.semconv import attributes as a
+from spanledger.semconv.dimensions import DIMENSIONS, Attribution
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -145,47 +147,26 @@ class _BusinessUnit(Scope):
         return {**super().entries(), a.UNIT_ID: secrets.token_hex(8)}
 
 
-DIMENSION_KEYS: Final = {
-    "user": a.USER_ID,
-    "feature": a.FEATURE,
-    "request_id": a.REQUEST_ID,
-    "tenant": a.TENANT_ID,
-    "tier": a.CUSTOMER_TIER,
-    "session": a.SESSION_ID,
-    "conversation": a.CONVERSATION_ID,
-}
-"""Argument of `attribution` -> baggage key."""
-
-
-def attribution(
-    *,
-    user: str | None = None,
-    feature: str | None = None,
-    request_id: str | None = None,
-    tenant: str | None = None,
-    tier: str | None = None,
-    session: str | None = None,
-    conversation: str | None = None,
-    labels: Mapping[str, str | None] | None = None,
-) -> Scope:
+def attribution(*, labels: Mapping[str, str | None] | None = None, **dimensions: Unpack[Attribution]) -> Scope:
     """A scope, and a decorator, for the calls made inside; what is None stays as it was outside.
 
     Args:
-        user: who causes the calls, an opaque id (`user.id`).
-        feature: what for (`spanledger.feature`).
-        request_id: in which request of the application (`spanledger.request.id`).
-        tenant: for which customer (`spanledger.tenant.id`).
-        tier: on which plan (`spanledger.tier`).
-        session: `session.id`.
-        conversation: `gen_ai.conversation.id`.
-        labels: anything else, at most 16 (`spanledger.label.<name>`).
-    """
-    from spanledger.context.baggage import is_missing
+        labels: anything that is not a dimension, at most 16 (`spanledger.label.<name>`).
+        dimensions: user (an opaque id), feature, tenant (a customer), tier (its plan), request_id (a request of the
+            application), session, conversation (`Attribution`).
 
-    values = (user, feature, request_id, tenant, tier, session, conversation)
+    Raises:
+        TypeError: a keyword is not a dimension.
+    """
+    if unknown := dimensions.keys() - DIMENSIONS.keys():
+        raise TypeError(
+            f"{', '.join(sorted(unknown))}: not a dimension; use {', '.join(DIMENSIONS)}, or labels={{...}}"
+        )
     entries = {
-        DIMENSION_KEYS[name]: "" if is_missing(value) else str(value)  # False or blank: nobody, whoever it is outside
-        for name, value in zip(DIMENSION_KEYS, values, strict=True)
+        DIMENSIONS[name].attribute: ""
+        if is_missing(value)
+        else str(value)  # False or blank: nobody, whoever is outside
+        for name, value in dimensions.items()
         if value is not None
     }
     entries.update({f"{a.LABEL_PREFIX}{k}": str(value) for k, value in (labels or {}).items() if value is not None})
@@ -216,8 +197,6 @@ def unit(name: str, *, quantity: float = 1, unit: str = "") -> Scope:
 def carry() -> dict[str, str]:
     """The current attribution as a dict of strings, for a job queue that carries no OpenTelemetry context
     (RQ's `job.meta`, arq's arguments, the arguments of a spawned process)."""
-    from spanledger.context.baggage import is_attribution_key, is_missing
-
     return {
         key: str(value) for key, value in baggage.get_all().items() if is_attribution_key(key) and not is_missing(value)
     }
@@ -225,8 +204,6 @@ def carry() -> dict[str, str]:
 
 def carried(entries: Mapping[str, str] | None) -> Scope:
     """The scope of what `carry` gave elsewhere; None or an empty dict changes nothing."""
-    from spanledger.context.baggage import is_attribution_key, is_missing
-
     return Scope(
         {k: str(value) for k, value in (entries or {}).items() if is_attribution_key(k) and not is_missing(value)}
     )

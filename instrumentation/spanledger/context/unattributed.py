@@ -12,18 +12,9 @@ from spanledger.runtime import settings
 from spanledger.runtime.guard import Deliberate, log
 from spanledger.runtime.version import VERSION
 from spanledger.semconv import attributes as a
+from spanledger.semconv.dimensions import BY_LABEL
 
 MAX_SITES: Final = 1000
-
-REQUIRABLE_DIMENSIONS: Final = {
-    "user": a.USER_ID,
-    "feature": a.FEATURE,
-    "request": a.REQUEST_ID,
-    "tenant": a.TENANT_ID,
-    "tier": a.CUSTOMER_TIER,
-    "session": a.SESSION_ID,
-}
-"""Word in SPANLEDGER_REQUIRE -> attribute."""
 
 REASON_TEXTS: Final = {
     "context_lost": "no trace and no baggage reached it: a thread, a job or a timer that lost its context",
@@ -75,7 +66,7 @@ class Strictness:
     """Dimensions required of every call: SPANLEDGER_REQUIRE=feature,user and SPANLEDGER_REQUIRE_MODE=warn|raise."""
 
     def __init__(self, required: tuple[str, ...] = (), *, raises: bool = False) -> None:
-        self._required = tuple((name, REQUIRABLE_DIMENSIONS[name]) for name in required)
+        self._required = tuple((name, BY_LABEL[name].attribute) for name in required)
         self._raises = raises
         self._warned_sites: set[tuple[object, ...]] = set()
 
@@ -106,10 +97,10 @@ NOT_STRICT: Final = Strictness()
 def strictness_from_settings() -> Strictness:
     """The strictness configured by the settings; an unknown dimension is logged and ignored."""
     words = [word.strip() for word in (settings.setting("require") or "").split(",") if word.strip()]
-    unknown = [word for word in words if word not in REQUIRABLE_DIMENSIONS]
+    unknown = [word for word in words if word not in BY_LABEL]
     if unknown:
-        log.error("SPANLEDGER_REQUIRE: %s is none of %s", ", ".join(unknown), ", ".join(REQUIRABLE_DIMENSIONS))
+        log.error("SPANLEDGER_REQUIRE: %s is none of %s", ", ".join(unknown), ", ".join(BY_LABEL))
     mode = (settings.setting("require_mode") or "warn").lower()
     if mode not in ("warn", "raise"):
         log.error("SPANLEDGER_REQUIRE_MODE=%s is neither warn nor raise: it is taken for warn", mode)
-    return Strictness(tuple(word for word in words if word in REQUIRABLE_DIMENSIONS), raises=mode == "raise")
+    return Strictness(tuple(word for word in words if word in BY_LABEL), raises=mode == "raise")

@@ -8,10 +8,10 @@ import sys
 import threading
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from spanledger.context.baggage import dimension_value
-from spanledger.limits.dimensions import DIMENSION_ATTRIBUTES, normalize_policy
+from spanledger.limits.dimensions import normalize_policy
 from spanledger.limits.estimate.worst_case import max_cost_picousd
 from spanledger.limits.limiter import Decision, Limiter
 from spanledger.limits.policy import Dimensions, Policy
@@ -21,6 +21,7 @@ from spanledger.limits.store.protocol import MAX_PICOUSD, StoreError
 from spanledger.limits.store.redis import SETTLEMENT_DEADLINE_SECONDS, RedisStore
 from spanledger.runtime import settings
 from spanledger.runtime.guard import log, quietly
+from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, BudgetDimensions
 
 _lock = threading.Lock()
 _cached_limiter: tuple[Limiter | None] | None = None
@@ -107,10 +108,7 @@ def check_request_allowed(
     model: str,
     input_tokens: int,
     max_output_tokens: int,
-    user: str | None = None,
-    feature: str | None = None,
-    tenant: str | None = None,
-    tier: str | None = None,
+    **dimensions: Unpack[BudgetDimensions],
 ) -> dict[str, Any]:
     """Check whether a request is allowed; if so, reserve its maximum cost until `record_actual_cost`.
 
@@ -120,25 +118,26 @@ def check_request_allowed(
         input_tokens: of the prompt (`text_tokens`, or `body_tokens` for a whole body, in `spanledger.limits.estimate.token_bound`,
             give an upper bound).
         max_output_tokens: the maximum of the response.
-        user: the user; None: unattributed.
-        feature: the feature.
-        tenant: the tenant.
-        tier: the customer tier.
+        dimensions: user, feature, tenant, tier (`BudgetDimensions`); None: unattributed.
 
     Returns:
         {"allowed": bool, "reason": str, "retry_after_seconds": int, "reservation": str, "warnings": list of str,
         "model": the replacement model, or ""}. Without limits, and after an internal error, the request is allowed.
+
+    Raises:
+        TypeError: a keyword is not a dimension of budgets.
     """
+    given = Dimensions(**dimensions)
     with quietly("checking limits"):
         limiter = limiter_from_settings()
         if limiter is not None:
-            dimension_values = {"tenant": tenant, "tier": tier, "feature": feature, "user": user}
-            dimensions = Dimensions(
-                **{name: dimension_value(DIMENSION_ATTRIBUTES[name], value) for name, value in dimension_values.items()}
-            )
+            attributes = [row.attribute for row in BUDGET_DIMENSIONS.values()]
+            stored = {name: dimension_value(name, value) for name, value in zip(attributes, given, strict=True)}
             request_estimate = _StaticEstimate(provider, model, max_output_tokens)
             estimate = request_estimate.max_cost(model, input_tokens)
-            return limiter.check(dimensions, estimate, input_tokens, max_output_tokens, request_estimate).as_dict()
+            return limiter.check(
+                Dimensions.of_attributes(stored), estimate, input_tokens, max_output_tokens, request_estimate
+            ).as_dict()
     return Decision(True).as_dict()
 
 

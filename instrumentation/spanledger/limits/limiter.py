@@ -116,7 +116,7 @@ class Limiter:
         """Admit a request and reserve its maximum cost, or return the reason for the refusal.
 
         Args:
-            dimensions: tenant, tier, feature and user of the request.
+            dimensions: user, feature, ... of the request.
             estimate_picousd: its maximum cost; None if unknown: the request then passes every budget that
                 is not exhausted and does not fail closed.
             input_tokens: of the prompt.

@@ -97,14 +97,14 @@ def _cap_message(direction: str, tokens: int, cap: int) -> str:
 
 def match_budgets(policy: Policy, dimensions: Dimensions, now: float) -> MatchedBudgets:
     """The budgets that match a request at `now` (Unix seconds)."""
-    rule = policy.rule(dimensions.feature)
+    rule = policy.rule(dimensions.value("feature"))
     budgets = sorted((b for b in policy.budgets if b.matches(dimensions)), key=lambda b: b.action != DOWNGRADE)
     now_utc = datetime.fromtimestamp(now, UTC)
     windows = [window(budget.window, now_utc, budget.zone) for budget in budgets]
     starts, ends = [w.start.timestamp() for w in windows], [w.end.timestamp() for w in windows]
     counters: list[BudgetCounter] = []
     for budget, start, end in zip(budgets, starts, ends, strict=True):
-        key = budget.counter_key((getattr(dimensions, budget.per) if budget.per else None) or "", int(start))
+        key = budget.counter_key((dimensions.value(budget.per) if budget.per else None) or "", int(start))
         enforced = budget.action != WARN and not rule.critical
         counters.append(
             BudgetCounter(

@@ -6,21 +6,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, Self, Unpack
 
 from spanledger.limits.periods import WINDOWS
+from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, BudgetDimensions
 
 
-class Dimensions(NamedTuple):
-    """The attribution of a call. None: unattributed."""
+class Dimensions(tuple[str | None, ...]):
+    """The values of a call's budget dimensions, in the order of `BUDGET_DIMENSIONS`. None: unattributed."""
 
-    tenant: str | None = None
-    tier: str | None = None
-    feature: str | None = None
-    user: str | None = None
+    __slots__ = ()
+
+    def __new__(cls, **values: Unpack[BudgetDimensions]) -> Self:
+        """Raises TypeError for a name that is not a budget dimension."""
+        if unknown := values.keys() - BUDGET_DIMENSIONS.keys():
+            raise TypeError(f"{', '.join(sorted(unknown))}: not a budget dimension; use {', '.join(BUDGET_DIMENSIONS)}")
+        return super().__new__(cls, map(values.get, BUDGET_DIMENSIONS))
+
+    @classmethod
+    def of_attributes(cls, attributes: Mapping[str, str | None]) -> Self:
+        """The dimensions of a call, from its span attributes."""
+        return super().__new__(cls, map(attributes.get, _ATTRIBUTES))
+
+    def value(self, dimension: str) -> str | None:
+        return self[_INDEX[dimension]]
 
 
-DIMENSIONS: Final = Dimensions._fields
+_ATTRIBUTES: Final = tuple(row.attribute for row in BUDGET_DIMENSIONS.values())
+_INDEX: Final = {name: index for index, name in enumerate(BUDGET_DIMENSIONS)}
+
 WARN: Final = "warn"
 DOWNGRADE: Final = "downgrade"
 BLOCK: Final = "block"
@@ -54,9 +68,9 @@ class Budget:
 
     def matches(self, dimensions: Dimensions) -> bool:
         """Whether the budget matches a request. A request without a user matches no budget per user."""
-        if self.per and not getattr(dimensions, self.per):
+        if self.per and not dimensions.value(self.per):
             return False
-        return all(getattr(dimensions, dimension) == value for dimension, value in self.scope.items())
+        return all(dimensions.value(dimension) == value for dimension, value in self.scope.items())
 
     def counter_key(self, value: str, window_start: int) -> str:
         """The counter key for one window and one value of `per`. `window_start`: Unix seconds."""

@@ -1,12 +1,12 @@
 """Calculates call costs from LiteLLM's price table, in integer picodollars.
 
-`quote` prices one usage; `price_table` loads prices and their provenance; `model_names` finds the
+`quote` prices one usage, `BilledCall` holds what it needs to know of a call; `price_table` loads prices and their provenance; `model_names` finds the
 entry for a provider's model name; `rates` turns an entry and a usage into components.
 """
 
 from __future__ import annotations
 
-from spanledger.pricing.calculator import quote
+from spanledger.pricing.calculator import BilledCall, quote
 from spanledger.pricing.price import Component, Price
 
-__all__ = ["Component", "Price", "quote"]
+__all__ = ["BilledCall", "Component", "Price", "quote"]

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from spanledger.pricing import non_token_meters, tool_fees
 from spanledger.pricing import price as p
 from spanledger.pricing.model_names import Match, Unresolved, canonical, is_vendor_model, resolve
 from spanledger.pricing.price import Component, Price
 from spanledger.pricing.price_table import Prices, prices
-from spanledger.pricing.rates import TIERS, components, multiplier, rates_for
+from spanledger.pricing.rates import CHARGED_METERS, TIERS, components, multiplier, rates_for
 from spanledger.runtime.untrusted_json import MAX_COUNT
 from spanledger.semconv import provider_hosts
 from spanledger.semconv import usage as usages
-from spanledger.semconv.usage import Usage
+from spanledger.semconv.usage import CACHE_READ, CACHE_WRITE, INPUT, METERS, Usage, counts_of, non_token_counts
 
 COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai"})
 """Providers whose reported cost is the price (R12)."""
@@ -52,7 +52,7 @@ def quote(
         model: the model that answered, as the provider spells it.
         usage: the meters, or a mapping of inclusive totals {input, output, cache_read, cache_write,
             cache_write_1h, cache_write_12h, reasoning, audio_in, audio_out, image_in, image_out,
-            cached_audio, cached_image} in tokens, and the counts of `usage.UNITS` (web_searches, images,
+            cached_audio, cached_image} in tokens, and the counts of the other meters of `Usage` (web_searches, images,
             audio_input_ms, characters, ...); None if unknown.
         request_model: the requested model.
         tier: the service tier served (batch, flex, priority, ...), as the provider spells it.
@@ -98,6 +98,41 @@ def quote(
     )
 
 
+class BilledCall(NamedTuple):
+    """What decides the price of a call: the arguments of `quote`. Built from a span or from a row, never by hand."""
+
+    provider: str
+    model: str | None
+    usage: Usage | None
+    request_model: str | None
+    tier: str
+    geo: str
+    speed: str
+    host: str
+    provider_cost_usd: str | None
+    size: str
+    quality: str
+    completed_at: datetime | None = None
+    """None: now."""
+
+    def price(self) -> Price:
+        """The price under the prices in force."""
+        return quote(
+            self.provider,
+            self.model,
+            self.usage,
+            request_model=self.request_model,
+            tier=self.tier,
+            geo=self.geo,
+            speed=self.speed,
+            host=self.host,
+            provider_cost_usd=self.provider_cost_usd,
+            size=self.size,
+            quality=self.quality,
+            at=self.completed_at,
+        )
+
+
 class _FlatRates:
     """Fast path for models whose price is exactly quantity x rate: all but a few of them.
 
@@ -115,15 +150,13 @@ class _FlatRates:
 
     def price(self, usage: Usage) -> Price | None:
         """The price, or None if the fast path does not apply: another threshold, a non-token meter, no rate."""
-        prompt_meters = usage[:11]
-        if sum(prompt_meters) > self._limit or any(usage[16:-1]):
+        if usage.total_input > self._limit or any(non_token_counts(usage)):
             return None
         parts: list[Component] = []
         total = 0
         reasoning = usage.reasoning
-        for quantity, rate in zip(
-            (*prompt_meters, *usage[12:15], usage.output - reasoning, reasoning), self._rates, strict=True
-        ):
+        counts = _flat_counts(usage)
+        for quantity, rate in zip((*counts[:-1], counts[-1] - reasoning, reasoning), self._rates, strict=True):
             if quantity:
                 if rate is None:
                     return None
@@ -138,8 +171,7 @@ class _FlatRates:
 NEW_TUPLE: Final = cast("Any", tuple).__new__
 """A named tuple's own constructor takes twice as long."""
 
-METERS: Final = (*Usage._fields[:11], *Usage._fields[12:15], "output", "reasoning")
-"""In the order of `_FlatRates.price`."""
+_flat_counts: Final = counts_of(*CHARGED_METERS)
 
 
 @lru_cache(maxsize=4096)
@@ -159,7 +191,7 @@ def _flat_rates(
         (meter, rate.atto, rate.field, rate.atto // p.ATTO_PER_PICO)
         if (rate := plan[meter]) and not rate.estimated and rate.atto % p.ATTO_PER_PICO == 0
         else None
-        for meter in METERS
+        for meter in (*CHARGED_METERS, "reasoning")
     ]
     return _FlatRates(resolution, rates, min(entry.thresholds, default=MAX_COUNT * 2) - 1)
 
@@ -247,24 +279,27 @@ def _bedrock_region(geo: str, host: str) -> str:
     return geo
 
 
+SHORT_NAMES: Final = {
+    "audio_in": "input_audio",
+    "image_in": "input_image",
+    "audio_out": "output_audio",
+    "image_out": "output_image",
+    "cached_audio": "cache_read_audio",
+    "cached_image": "cache_read_image",
+}
+"""Name of a total in `quote` -> meter; any other meter has its own name."""
+
+
 def usage_from_totals(totals: Mapping[str, int]) -> Usage:
-    """A usage given as inclusive totals by the short names of `spanledger prices quote`."""
-    n = {key: value for key, value in totals.items() if type(value) is int and value > 0}
-    cached_audio = n.get("cached_audio", 0)
-    cached_image = n.get("cached_image", 0)
-    return usages.from_totals(
-        n.get("input", 0),
-        n.get("output", 0),
-        cache_read=n.get("cache_read", 0),
-        cache_write=n.get("cache_write", 0),
-        cache_write_1h=n.get("cache_write_1h", 0),
-        cache_write_12h=n.get("cache_write_12h", 0),
-        reasoning=n.get("reasoning", 0),
-        input_audio=max(0, n.get("audio_in", 0) - cached_audio),
-        input_image=max(0, n.get("image_in", 0) - cached_image),
-        cache_read_audio=cached_audio,
-        cache_read_image=cached_image,
-        output_audio=n.get("audio_out", 0),
-        output_image=n.get("image_out", 0),
-        **{meter: n[meter] for meter in usages.NON_TOKEN_METERS if meter in n},
-    )
+    """A usage given as the totals of `quote`: inclusive, but for a cache write, of which each time to live is a total."""
+    counts: dict[str, int] = {}
+    for key, value in totals.items():
+        name = SHORT_NAMES.get(key, key)
+        if name in METERS and type(value) is int and value > 0:
+            counts[name] = value
+    for name in usages.INPUT_PARTS:
+        cached = counts.get(f"{CACHE_READ}{name.removeprefix(INPUT)}", 0)
+        if cached and name in counts:
+            counts[name] = max(0, counts[name] - cached)
+    written = sum(counts.get(name, 0) for name in (CACHE_WRITE, *usages.WRITE_PARTS))
+    return usages.from_totals(**{**counts, CACHE_WRITE: written})

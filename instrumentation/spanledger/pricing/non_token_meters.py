@@ -13,28 +13,16 @@ from typing import Final
 
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.pricing.rates import Entry, attousd
-from spanledger.semconv.usage import Usage
+from spanledger.semconv.usage import METERS, OTHER, Usage
 
-FIELDS: Final[dict[str, tuple[tuple[str, ...], int]]] = {
-    "images": (("output_cost_per_image", "input_cost_per_image"), 1),
-    "audio_input_ms": (("input_cost_per_second", "input_cost_per_audio_per_second"), 1000),
-    "audio_output_ms": (("output_cost_per_second",), 1000),
-    "video_output_ms": (("output_cost_per_video_per_second", "output_cost_per_second"), 1000),
-    "characters": (("input_cost_per_character",), 1),
-    "pages": (("ocr_cost_per_page",), 1),
-    "queries": (("input_cost_per_query",), 1),
-    "training_tokens": (("training_cost_per_token",), 1),
-}
-"""Meter -> the fields that may price it, the surest first, and how many of the meter one price buys.
-
-LiteLLM's table has no price of training: a fine-tuning job is unpriced until the user's own rates have one."""
+UNIT_METERS: Final = {name: meter for name, meter in METERS.items() if meter.group == OTHER}
 
 PIXELS: Final = ("input_cost_per_pixel", "output_cost_per_pixel")
 
 
 def uses_non_token_meters(usage: Usage) -> bool:
     """Whether the call is billed by non-token meters: it has some, and no tokens."""
-    return usage.total == 0 and any(getattr(usage, meter) for meter in FIELDS)
+    return usage.total == 0 and any(getattr(usage, meter) for meter in UNIT_METERS)
 
 
 def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Component] | None:
@@ -43,18 +31,20 @@ def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Compo
     `suffix` is the tier as the table spells it, `size` that of an image or a video ("1024x1024", "1080p").
     """
     parts: list[Component] = []
-    for meter, (fields, unit) in FIELDS.items():
+    for meter, row in UNIT_METERS.items():
         quantity = getattr(usage, meter)
         if not quantity:
             continue
-        rate = _rate(entry, fields, suffix, size)
+        rate = _rate(entry, row.prices, suffix, size)
         if rate is None and meter == "images":
             rate = _pixel_rate(entry, size)
         if rate is None:
             return None
         atto, field = rate
         parts.append(
-            Component(meter, quantity, atto // unit, field, round_half_even(_divide_half_even(quantity * atto, unit)))
+            Component(
+                meter, quantity, atto // row.per, field, round_half_even(_divide_half_even(quantity * atto, row.per))
+            )
         )
     return parts
 

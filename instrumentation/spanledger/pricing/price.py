@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from spanledger.semconv.usage import METERS, OTHER
+
 PRICED: Final = "priced"
 ZERO_PRICE: Final = "zero_price"
 """The price table lists this model as free."""
@@ -21,17 +23,8 @@ ERROR: Final = "unpriced:error"
 
 ATTO_PER_PICO: Final = 10**6
 
-OTHER: Final = "other"
-GROUPS: Final = {
-    "input": ("input", "input_audio", "input_image", "input_video"),
-    "cache_read": ("cache_read", "cache_read_audio", "cache_read_image", "cache_read_video"),
-    "cache_write": ("cache_write", "cache_write_1h", "cache_write_12h"),
-    "output": ("output", "output_audio", "output_image", "output_video", "reasoning"),
-    "tools": ("web_searches", "file_searches", "code_sessions", "maps_queries"),
-}
-"""Cost group for display -> the meters it sums; any other meter counts as `OTHER`."""
-
-GROUP_OF: Final = {meter: group for group, meters in GROUPS.items() for meter in meters}
+GROUP_OF: Final = {name: meter.group for name, meter in METERS.items()}
+"""Meter -> its cost group; anything else that is charged (a provider's own total) is `OTHER`."""
 
 
 class Component(NamedTuple):
@@ -71,6 +64,14 @@ class Price(NamedTuple):
     @property
     def priced(self) -> bool:
         return self.total_picousd is not None
+
+    def group_costs(self) -> dict[str, int]:
+        """Cost group -> the sum of its components, in picodollars; groups without one are left out."""
+        costs: dict[str, int] = {}
+        for part in self.components:
+            group = GROUP_OF.get(part.meter, OTHER)
+            costs[group] = costs.get(group, 0) + part.amount
+        return costs
 
 
 def round_half_even(attousd: int) -> int:

@@ -12,51 +12,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
-from operator import attrgetter
 from typing import Final, NamedTuple, cast
 
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.runtime.untrusted_json import Json, items, label, mapping
-from spanledger.semconv.usage import Usage
+from spanledger.semconv.usage import (
+    CACHE_READ,
+    INPUT,
+    INPUT_RATE,
+    METERS,
+    OUTPUT,
+    OUTPUT_RATE,
+    READ_RATE,
+    TOKEN_METERS,
+    Usage,
+    counts_of,
+)
 
 ATTO: Final = 10**18
 DIGITS: Final = Context(prec=12, rounding=ROUND_HALF_EVEN)
 """Table values carry float noise (4.2000000000000006E-8); 12 significant digits are enough."""
 
 GRAMMAR: Final = re.compile(
-    r"(?P<base>input_cost_per_(?:audio_|image_|video_)?token|output_cost_per_(?:audio_|image_|video_|reasoning_)?token"
-    r"|cache_read_input_(?:audio_|image_|video_)?token_cost|cache_creation_input_(?:audio_)?token_cost)"
+    r"(?P<base>(?:input|output)_cost_per_(?:[a-z]+_)?token|cache_(?:read|creation)_input_(?:[a-z]+_)?token_cost)"
     r"(?:_above_(?P<hours>\d+)hr)?(?:_above_(?P<kilo>\d+)k_tokens)?"
     r"(?:_(?P<tier>batches|flex|priority|balanced|ultrafast|decisions))?"
 )
 
-INPUT: Final = "input_cost_per_token"
-OUTPUT: Final = "output_cost_per_token"
-CACHE_READ: Final = "cache_read_input_token_cost"
-CACHE_WRITE: Final = "cache_creation_input_token_cost"
-REASONING: Final = "output_cost_per_reasoning_token"
 
-METERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
-    "input": ((INPUT, 0),),
-    "input_audio": (("input_cost_per_audio_token", 0), (INPUT, 0)),
-    "input_image": (("input_cost_per_image_token", 0), (INPUT, 0)),
-    "input_video": (("input_cost_per_video_token", 0), (INPUT, 0)),
-    "cache_read": ((CACHE_READ, 0), (INPUT, 0)),
-    "cache_read_audio": (("cache_read_input_audio_token_cost", 0), (CACHE_READ, 0), (INPUT, 0)),
-    "cache_read_image": (("cache_read_input_image_token_cost", 0), (CACHE_READ, 0), (INPUT, 0)),
-    "cache_read_video": (("cache_read_input_video_token_cost", 0), (CACHE_READ, 0), (INPUT, 0)),
-    "cache_write": ((CACHE_WRITE, 0), (INPUT, 0)),
-    "cache_write_1h": ((CACHE_WRITE, 1), (CACHE_WRITE, 0), (INPUT, 0)),
-    "cache_write_12h": ((CACHE_WRITE, 12), (CACHE_WRITE, 0), (INPUT, 0)),
-    "output": ((OUTPUT, 0),),
-    "output_audio": (("output_cost_per_audio_token", 0), (OUTPUT, 0)),
-    "output_image": (("output_cost_per_image_token", 0), (OUTPUT, 0)),
-    "output_video": (("output_cost_per_video_token", 0), (OUTPUT, 0)),
-}
-"""Meter -> the (rate, hours to live) that price it, the next one where the table lacks the first (R5)."""
+def _chain(prices: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Fields of the table as (rate, hours to live)."""
+    return tuple((match["base"], int(match["hours"] or 0)) for name in prices if (match := GRAMMAR.fullmatch(name)))
 
-CHARGED_METERS: Final = tuple(meter for meter in METERS if meter != "output")
-CHARGED_QUANTITIES: Final = attrgetter(*CHARGED_METERS)
+
+RATE_CHAINS: Final = {name: _chain(meter.prices) for name, meter in METERS.items() if meter.counts_tokens}
+"""Meter of tokens -> the (rate, hours to live) that price it, the next one where the table lacks the first (R5)."""
+
+CHARGED_METERS: Final = (*(name for name in TOKEN_METERS if name != OUTPUT), OUTPUT)
+"""In the order in which they are components; the output is charged without its reasoning, which comes last."""
+_charged_counts: Final = counts_of(*CHARGED_METERS)
 
 TIERS: Final = {
     "batch": "batches",
@@ -218,23 +212,14 @@ def _round_half_even_fraction(atto: int, denominator: int) -> int:
 
 def _charged_quantities(usage: Usage) -> list[tuple[str, int]]:
     """(meter, quantity) pairs that are charged; reasoning is subtracted from the output that includes it."""
-    common = usage.input + usage.cache_read + usage.output
-    if common == sum(usage[:15]):  # nothing but text, read from the cache or not: nearly every call
-        parts = (
-            ("input", usage.input),
-            ("cache_read", usage.cache_read),
-            ("output", usage.output - usage.reasoning),
-            ("reasoning", usage.reasoning),
-        )
-        return [part for part in parts if part[1]]
-    quantities = [
-        (meter, quantity) for meter, quantity in zip(CHARGED_METERS, CHARGED_QUANTITIES(usage), strict=True) if quantity
-    ]
-    if usage.output > usage.reasoning:
-        quantities.append(("output", usage.output - usage.reasoning))
-    if usage.reasoning:
-        quantities.append(("reasoning", usage.reasoning))
-    return quantities
+    counts = _charged_counts(usage)
+    reasoning = usage.reasoning
+    if usage.input + usage.cache_read + usage.output == sum(counts):  # nothing but text: nearly every call
+        quantities = [(INPUT, usage.input), (CACHE_READ, usage.cache_read), (OUTPUT, usage.output - reasoning)]
+    else:
+        quantities = list(zip(CHARGED_METERS, (*counts[:-1], counts[-1] - reasoning), strict=True))
+    quantities.append(("reasoning", reasoning))
+    return [pair for pair in quantities if pair[1]]
 
 
 def rates_for(
@@ -257,7 +242,7 @@ def _compile_rates(entry: Entry, suffix: str, crossed: int, bracket: int, off_pe
         fields = {**fields, **entry.off_peak}
     thresholds = [t for t in reversed(entry.thresholds) if t <= crossed]
     lookup = _Lookup(entry, fields, thresholds, suffix)
-    rates: dict[str, Rate | None] = {meter: lookup.first_rate(chain) for meter, chain in METERS.items()}
+    rates: dict[str, Rate | None] = {meter: lookup.first_rate(chain) for meter, chain in RATE_CHAINS.items()}
     rates["reasoning"] = lookup.reasoning_rate()
     return rates
 
@@ -276,13 +261,18 @@ class _Lookup:
         for position, (base, hours) in enumerate(chain):
             rate = self.batch_rate(base, hours) if self.tier == "batches" else self.service_tier_rate(base, hours)
             if rate is not None:
-                if position and base == INPUT and chain[0][0] == CACHE_READ and self.entry.provider == "fireworks_ai":
+                if (
+                    position
+                    and base == INPUT_RATE
+                    and chain[0][0] == READ_RATE
+                    and self.entry.provider == "fireworks_ai"
+                ):
                     return Rate(rate.atto // 2, rate.field, rate.estimated)  # Fireworks: half the input rate
                 return rate
         # An embedding's output is its vector, which no table prices: counted by some servers, sold by none.
         return (
             Rate(0, "(no output price)")
-            if chain[-1][0] == OUTPUT and self.entry.json.get("mode") == "embedding"
+            if chain[-1][0] == OUTPUT_RATE and self.entry.json.get("mode") == "embedding"
             else None
         )
 
@@ -314,7 +304,7 @@ class _Lookup:
         if standard is None:
             return None
         if base.startswith("cache_read") and "claude" not in self.entry.key:
-            whole = self.batch_rate(INPUT, 0)
+            whole = self.batch_rate(INPUT_RATE, 0)
             cheapest = min(standard.atto, whole.atto) if whole else standard.atto
             return Rate(cheapest, standard.field, "batch_estimated")
         return Rate(standard.atto // 2, standard.field, "batch_estimated")
@@ -322,12 +312,12 @@ class _Lookup:
     def reasoning_rate(self) -> Rate | None:
         """Tier's reasoning rate -> tier's output rate -> reasoning rate -> output rate (R6)."""
         if self.tier:
-            for base in (REASONING, OUTPUT):
+            for base, _ in RATE_CHAINS["reasoning"]:
                 for threshold in (*self.thresholds, 0):
                     rate = self.fields.get((base, 0, threshold, self.tier))
                     if rate is not None:
                         return rate
-        return self.first_rate(((REASONING, 0), (OUTPUT, 0)))
+        return self.first_rate(RATE_CHAINS["reasoning"])
 
 
 def _bracket(entry: Entry, total: int) -> int:

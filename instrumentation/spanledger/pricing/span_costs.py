@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
-from spanledger.pricing import Price, quote
-from spanledger.pricing.price import GROUP_OF, NOT_BILLED, OTHER, PROVIDER_REPORTED
+from spanledger.pricing import BilledCall, Price
+from spanledger.pricing.price import NOT_BILLED, PROVIDER_REPORTED
 from spanledger.semconv import attributes as a
-from spanledger.semconv.usage import Usage, from_attributes
-
-COST_OF: Final = {
-    "input": a.COST_INPUT,
-    "cache_read": a.COST_CACHE_READ,
-    "cache_write": a.COST_CACHE_WRITE,
-    "output": a.COST_OUTPUT,
-    "tools": a.COST_TOOLS,
-    OTHER: a.COST_OTHER,
-}
-"""Component group -> the span attribute for its sum."""
-
-
-COST_OF_METER: Final = {meter: COST_OF[group] for meter, group in GROUP_OF.items()}
+from spanledger.semconv.usage import COST_ATTRIBUTES, Usage, from_attributes
 
 
 def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -> dict[str, Any]:
@@ -32,7 +19,7 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
     """
     if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
         return {a.PRICE_STATUS: NOT_BILLED}
-    return price_attributes(_quote(attributes, usage or from_attributes(attributes)))
+    return price_attributes(billed_call(attributes, usage or from_attributes(attributes)).price())
 
 
 def _maybe_billed(attributes: Mapping[str, object]) -> bool:
@@ -41,9 +28,10 @@ def _maybe_billed(attributes: Mapping[str, object]) -> bool:
     return isinstance(billed, tuple | list) and "unknown" in billed
 
 
-def _quote(attributes: Mapping[str, Any], usage: Usage | None) -> Price:
+def billed_call(attributes: Mapping[str, Any], usage: Usage | None) -> BilledCall:
+    """What a span's attributes say about the price of its call, which has just ended."""
     get = attributes.get
-    return quote(
+    return BilledCall(
         get(a.PROVIDER, ""),
         get(a.RESPONSE_MODEL),
         usage,
@@ -65,9 +53,8 @@ def price_attributes(price: Price) -> dict[str, Any]:
     if total is not None:
         attributes[a.COST_TOTAL] = total
         attributes[a.COST_AMOUNT] = total / 1e12
-        for part in price.components:
-            name = COST_OF_METER.get(part.meter, a.COST_OTHER)
-            attributes[name] = attributes.get(name, 0) + part.amount
+        for group, amount in price.group_costs().items():
+            attributes[COST_ATTRIBUTES[group]] = amount
     if price.computed_picousd is not None:
         attributes[a.COST_COMPUTED] = price.computed_picousd
     return attributes

@@ -10,8 +10,8 @@ from typing import Final
 
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.pricing.rates import Entry, attousd
-from spanledger.runtime.untrusted_json import mapping
-from spanledger.semconv.usage import NON_TOKEN_METERS, Usage
+from spanledger.runtime.untrusted_json import get_path
+from spanledger.semconv.usage import METERS, NON_TOKEN_METERS, TOOLS, Usage, counts_of
 
 FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
 """OpenAI's price list; LiteLLM has it as a constant of its code (1.109.1 `tool_call_cost_tracking.py`)."""
@@ -19,24 +19,23 @@ FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
 CODE_SESSION: Final = {"azure": ("azure/container.code_interpreter_cost_per_session", 33 * 10**15)}
 CODE_SESSION_DEFAULT: Final = ("openai/container.code_interpreter_cost_per_session", 3 * 10**16)
 
-MAPS: Final = "google_maps_grounding_cost_per_query"
-SEARCH: Final = "search_context_cost_per_query"
-SIZE: Final = "search_context_size_medium"
+TOOL_METERS: Final = {name: meter for name, meter in METERS.items() if meter.group == TOOLS}
+PER_CALL_METERS: Final = ("file_searches", "code_sessions")
+"""Tools whose price does not depend on the model."""
+_tool_counts: Final = counts_of(*TOOL_METERS)
+_other_counts: Final = counts_of(*(name for name in NON_TOKEN_METERS if name not in PER_CALL_METERS))
 
 
 def uses_tools(usage: Usage) -> bool:
     """Whether the call used a server-side tool (most do not)."""
-    return bool(usage.web_searches or usage.file_searches or usage.code_sessions or usage.maps_queries)
+    return any(_tool_counts(usage))
 
 
 def standalone_components(provider: str, usage: Usage) -> list[Component] | None:
     """The components of a call that used only tools with a per-call price, independent of the model; else None."""
-    if usage.total or any(getattr(usage, meter) for meter in NON_TOKEN_METERS if meter not in PER_CALL_METERS):
+    if usage.total or any(_other_counts(usage)):
         return None
     return _per_call_components("azure" if provider.startswith("azure") else provider, usage) or None
-
-
-PER_CALL_METERS: Final = ("file_searches", "code_sessions")
 
 
 def _per_call_components(provider: str, usage: Usage) -> list[Component]:
@@ -51,25 +50,34 @@ def _per_call_components(provider: str, usage: Usage) -> list[Component]:
 
 def components(entry: Entry, usage: Usage) -> list[Component] | None:
     """One component per tool used; None if the table lacks the price of one of them."""
-    parts: list[Component] = []
-    if usage.web_searches:
-        rate = attousd(mapping(entry.json, SEARCH).get(SIZE))
+    parts = _per_call_components(entry.provider, usage)
+    for name, meter in TOOL_METERS.items():
+        quantity = getattr(usage, name)
+        if not quantity or name in PER_CALL_METERS:
+            continue
+        rate, field = _rate(entry, meter.prices)
         if rate is None:
             return None
-        billed = usage.web_searches
-        if (
-            entry.provider.startswith(("gemini", "vertex_ai"))
-            and entry.json.get("web_search_billing_unit") != "per_query"
-        ):
-            billed = 1  # Google: one fee a prompt, however many queries the model made of it
-        parts.append(_component("web_searches", billed, f"{SEARCH}.{SIZE}", rate))
-    parts += _per_call_components(entry.provider, usage)
-    if usage.maps_queries:
-        rate = attousd(entry.json.get(MAPS))
-        if rate is None:
-            return None
-        parts.append(_component("maps_queries", usage.maps_queries, MAPS, rate))
+        if name == "web_searches" and _is_billed_per_prompt(entry):
+            quantity = 1
+        parts.append(_component(name, quantity, field, rate))
     return parts
+
+
+def _is_billed_per_prompt(entry: Entry) -> bool:
+    """Google: one fee a prompt, however many queries the model made of it."""
+    return (
+        entry.provider.startswith(("gemini", "vertex_ai")) and entry.json.get("web_search_billing_unit") != "per_query"
+    )
+
+
+def _rate(entry: Entry, prices: tuple[str, ...]) -> tuple[int | None, str]:
+    """(attodollars a call, the field that says so); a dot in a field's name leads into a table of its own."""
+    for field in prices:
+        rate = attousd(get_path(entry.json, *field.split(".")))
+        if rate is not None:
+            return rate, field
+    return None, ""
 
 
 def _component(meter: str, quantity: int, field: str, rate: int) -> Component:

@@ -151,7 +151,7 @@ def _usage(parts: list[object], tools: Json) -> Usage:
         plain + read + written,
         output,
         cache_read=read,
-        cache_write=written - written_1h,
+        cache_write=written,
         cache_write_1h=written_1h,
         reasoning=thinking,
         web_searches=count(tools, "server_tool_use", "web_search_requests") or 0,

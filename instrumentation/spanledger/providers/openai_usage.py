@@ -64,7 +64,7 @@ def read_usage(usage_fields: Json, tools: Json, *, image_output: bool = False) -
         prompt,
         completion,
         cache_read=cached or 0,
-        cache_write=writes - writes_12h,
+        cache_write=writes,
         cache_write_12h=writes_12h,
         reasoning=reasoning,
         input_audio=max(0, n(f"{into}.audio_tokens", 0) - cached_audio),

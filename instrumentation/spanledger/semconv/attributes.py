@@ -150,20 +150,6 @@ CODE_FILE: Final = "code.file.path"
 CODE_LINE: Final = "code.line.number"
 CODE_FUNCTION: Final = "code.function.name"
 
-BAGGAGE_ALIASES: Final[dict[str, str]] = {
-    "enduser.id": USER_ID,
-    "user_id": USER_ID,
-    "session_id": SESSION_ID,
-    "request.id": REQUEST_ID,
-    "request_id": REQUEST_ID,
-    "feature": FEATURE,
-    "feature_id": FEATURE,
-    "tenant.id": TENANT_ID,
-    "tenant_id": TENANT_ID,
-    "tier": CUSTOMER_TIER,
-}
-"""Other spellings that are read from baggage; the canonical key wins where both are set."""
-
 # --- what a whole request of the application cost, on the span that served it ---------------------------------
 REQUEST_COST: Final = "spanledger.request.cost_picousd"
 REQUEST_CALLS: Final = "spanledger.request.calls"

@@ -1,58 +1,79 @@
-"""Usage: the disjoint meters of one billed response, and its form as span attributes.
+"""Usage meters, one row each: the disjoint counts of one billed response, and their form as span attributes.
 
-Providers count in overlapping totals (cached tokens inside the input, reasoning inside the output,
-each provider differently); here every token stands in exactly one meter, so any total is a plain sum.
-`reasoning` alone is informational: it is a part of `output`.
-"""
-
-from __future__ import annotations
+Providers count in overlapping totals (cached tokens inside the input, reasoning inside the output, each provider
+differently). Here every token is in exactly one meter, so any total is a plain sum. A field of `Usage` is a meter, and
+its `Meter` says where the count is kept and what prices it. A new meter is a field here and a column in a new file of
+`schema/` (which also redefines the columns that sum tokens, if it counts tokens).
+"""  # without postponed annotations: the rows are read from them
 
 from collections.abc import Mapping
-from operator import attrgetter
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Annotated, Final, NamedTuple
 
 from spanledger.runtime.untrusted_json import MAX_COUNT
 from spanledger.semconv import attributes as a
 
-NON_TOKEN_METERS: Final[dict[str, str]] = {
-    "web_searches": a.WEB_SEARCHES,
-    "file_searches": a.FILE_SEARCHES,
-    "code_sessions": a.CODE_SESSIONS,
-    "maps_queries": a.MAPS_QUERIES,
-    "images": a.IMAGES,
-    "audio_input_ms": a.AUDIO_INPUT_MS,
-    "audio_output_ms": a.AUDIO_OUTPUT_MS,
-    "video_output_ms": a.VIDEO_OUTPUT_MS,
-    "characters": a.CHARACTERS,
-    "pages": a.PAGES,
-    "queries": a.QUERIES,
-    "training_tokens": a.TRAINING_TOKENS,
+INPUT: Final = "input"
+CACHE_READ: Final = "cache_read"
+CACHE_WRITE: Final = "cache_write"
+OUTPUT: Final = "output"
+TOOLS: Final = "tools"
+OTHER: Final = "other"
+
+COST_ATTRIBUTES: Final = {
+    INPUT: a.COST_INPUT,
+    CACHE_READ: a.COST_CACHE_READ,
+    CACHE_WRITE: a.COST_CACHE_WRITE,
+    OUTPUT: a.COST_OUTPUT,
+    TOOLS: a.COST_TOOLS,
+    OTHER: a.COST_OTHER,
 }
-"""Meters that are not tokens of a prompt or an answer: field -> attribute."""
+"""Cost group -> the span attribute for the sum of its meters; the column is `<group>_cost_usd`."""
 
-GET_NON_TOKEN_COUNTS: Final = attrgetter(*NON_TOKEN_METERS)
+TOTALS: Final = {
+    INPUT: (a.INPUT_TOKENS,),
+    CACHE_READ: (a.CACHE_READ_TOKENS, a.INPUT_TOKENS),
+    CACHE_WRITE: (a.CACHE_WRITE_TOKENS, a.INPUT_TOKENS),
+    OUTPUT: (a.OUTPUT_TOKENS,),
+}
+"""Cost group of tokens -> the attributes that include all its meters. The first is that of its own total."""
 
-USAGE_ATTRIBUTES: Final = (
-    a.INPUT_TOKENS,
-    a.OUTPUT_TOKENS,
-    a.CACHE_READ_TOKENS,
-    a.CACHE_WRITE_TOKENS,
-    a.CACHE_WRITE_1H_TOKENS,
-    a.CACHE_WRITE_12H_TOKENS,
-    a.REASONING_TOKENS,
-    a.AUDIO_INPUT_TOKENS,
-    a.IMAGE_INPUT_TOKENS,
-    a.VIDEO_INPUT_TOKENS,
-    a.AUDIO_CACHE_READ_TOKENS,
-    a.IMAGE_CACHE_READ_TOKENS,
-    a.VIDEO_CACHE_READ_TOKENS,
-    a.AUDIO_OUTPUT_TOKENS,
-    a.IMAGE_OUTPUT_TOKENS,
-    a.VIDEO_OUTPUT_TOKENS,
-    *NON_TOKEN_METERS.values(),
-    a.REPORTED_TOTAL,
-)
-"""Every usage attribute."""
+INPUT_RATE: Final = "input_cost_per_token"
+OUTPUT_RATE: Final = "output_cost_per_token"
+READ_RATE: Final = "cache_read_input_token_cost"
+WRITE_RATE: Final = "cache_creation_input_token_cost"
+
+
+class Meter(NamedTuple):
+    """Where the count of one meter is kept, and what prices it."""
+
+    attribute: str
+    """The span attribute. Of tokens: an inclusive total, which also counts the meters that name it in `within`."""
+    column: str
+    """The column of `llm_calls`."""
+    group: str
+    """The cost group that sums it."""
+    prices: tuple[str, ...] = ()
+    """The fields of LiteLLM's table that may price it, the surest first (R5)."""
+    per: int = 1
+    """How many of the meter one price buys."""
+    within: tuple[str, ...] = ()
+    """Further attributes whose totals include it, beside those of its group."""
+    subset_of: str = ""
+    """The meter that includes it: then it is informational, and not a part of any sum."""
+
+    @property
+    def counts_tokens(self) -> bool:
+        return self.group in TOTALS
+
+    @property
+    def totals(self) -> tuple[str, ...]:
+        """All attributes that count it."""
+        return (
+            (self.attribute,)
+            if self.subset_of
+            else (*dict.fromkeys((self.attribute, *self.within, *TOTALS.get(self.group, ()))),)
+        )
 
 
 class Usage(NamedTuple):
@@ -61,67 +82,166 @@ class Usage(NamedTuple):
     A tuple, as `Request` and `Response`: a frozen dataclass of this size takes five times as long to make.
     """
 
-    input: int = 0
+    input: Annotated[int, Meter(a.INPUT_TOKENS, "input_uncached_tokens", INPUT, (INPUT_RATE,))] = 0
     """Input tokens neither cached nor of another modality than text (nor unspecified)."""
-    input_audio: int = 0
-    input_image: int = 0
-    input_video: int = 0
-    cache_read: int = 0
-    cache_read_audio: int = 0
-    cache_read_image: int = 0
-    cache_read_video: int = 0
-    cache_write: int = 0
+    input_audio: Annotated[
+        int, Meter(a.AUDIO_INPUT_TOKENS, "input_audio_tokens", INPUT, ("input_cost_per_audio_token", INPUT_RATE))
+    ] = 0
+    input_image: Annotated[
+        int, Meter(a.IMAGE_INPUT_TOKENS, "input_image_tokens", INPUT, ("input_cost_per_image_token", INPUT_RATE))
+    ] = 0
+    input_video: Annotated[
+        int, Meter(a.VIDEO_INPUT_TOKENS, "input_video_tokens", INPUT, ("input_cost_per_video_token", INPUT_RATE))
+    ] = 0
+    cache_read: Annotated[int, Meter(a.CACHE_READ_TOKENS, "cache_read_tokens", CACHE_READ, (READ_RATE, INPUT_RATE))] = 0
+    cache_read_audio: Annotated[
+        int,
+        Meter(
+            a.AUDIO_CACHE_READ_TOKENS, "cache_read_audio_tokens", CACHE_READ,
+            ("cache_read_input_audio_token_cost", READ_RATE, INPUT_RATE), within=(a.AUDIO_INPUT_TOKENS,),
+        ),
+    ] = 0  # fmt: skip
+    cache_read_image: Annotated[
+        int,
+        Meter(
+            a.IMAGE_CACHE_READ_TOKENS, "cache_read_image_tokens", CACHE_READ,
+            ("cache_read_input_image_token_cost", READ_RATE, INPUT_RATE), within=(a.IMAGE_INPUT_TOKENS,),
+        ),
+    ] = 0  # fmt: skip
+    cache_read_video: Annotated[
+        int,
+        Meter(
+            a.VIDEO_CACHE_READ_TOKENS, "cache_read_video_tokens", CACHE_READ,
+            ("cache_read_input_video_token_cost", READ_RATE, INPUT_RATE), within=(a.VIDEO_INPUT_TOKENS,),
+        ),
+    ] = 0  # fmt: skip
+    cache_write: Annotated[
+        int, Meter(a.CACHE_WRITE_TOKENS, "cache_write_tokens", CACHE_WRITE, (WRITE_RATE, INPUT_RATE))
+    ] = 0
     """Cache writes at the provider's default time to live (Anthropic 5 minutes, OpenAI 30 minutes)."""
-    cache_write_1h: int = 0
-    cache_write_12h: int = 0
-    output: int = 0
+    cache_write_1h: Annotated[
+        int,
+        Meter(
+            a.CACHE_WRITE_1H_TOKENS, "cache_write_1h_tokens", CACHE_WRITE,
+            (f"{WRITE_RATE}_above_1hr", WRITE_RATE, INPUT_RATE),
+        ),
+    ] = 0  # fmt: skip
+    cache_write_12h: Annotated[
+        int,
+        Meter(
+            a.CACHE_WRITE_12H_TOKENS, "cache_write_12h_tokens", CACHE_WRITE,
+            (f"{WRITE_RATE}_above_12hr", WRITE_RATE, INPUT_RATE),
+        ),
+    ] = 0  # fmt: skip
+    output: Annotated[int, Meter(a.OUTPUT_TOKENS, "output_text_tokens", OUTPUT, (OUTPUT_RATE,))] = 0
     """Output tokens of text, reasoning included (also billed predictions that were rejected)."""
-    output_audio: int = 0
-    output_image: int = 0
-    output_video: int = 0
-    reasoning: int = 0
+    output_audio: Annotated[
+        int, Meter(a.AUDIO_OUTPUT_TOKENS, "output_audio_tokens", OUTPUT, ("output_cost_per_audio_token", OUTPUT_RATE))
+    ] = 0
+    output_image: Annotated[
+        int, Meter(a.IMAGE_OUTPUT_TOKENS, "output_image_tokens", OUTPUT, ("output_cost_per_image_token", OUTPUT_RATE))
+    ] = 0
+    output_video: Annotated[
+        int, Meter(a.VIDEO_OUTPUT_TOKENS, "output_video_tokens", OUTPUT, ("output_cost_per_video_token", OUTPUT_RATE))
+    ] = 0
+    reasoning: Annotated[
+        int,
+        Meter(
+            a.REASONING_TOKENS, "reasoning_tokens", OUTPUT, ("output_cost_per_reasoning_token", OUTPUT_RATE), subset_of=OUTPUT
+        ),
+    ] = 0  # fmt: skip
     """Of `output`: the tokens spent on reasoning."""
-    web_searches: int = 0
-    file_searches: int = 0
-    code_sessions: int = 0
-    maps_queries: int = 0
-    images: int = 0
+    web_searches: Annotated[
+        int, Meter(a.WEB_SEARCHES, "web_searches", TOOLS, ("search_context_cost_per_query.search_context_size_medium",))
+    ] = 0
+    file_searches: Annotated[int, Meter(a.FILE_SEARCHES, "file_searches", TOOLS)] = 0
+    code_sessions: Annotated[int, Meter(a.CODE_SESSIONS, "code_sessions", TOOLS)] = 0
+    maps_queries: Annotated[
+        int, Meter(a.MAPS_QUERIES, "maps_queries", TOOLS, ("google_maps_grounding_cost_per_query",))
+    ] = 0
+    images: Annotated[int, Meter(a.IMAGES, "images", OTHER, ("output_cost_per_image", "input_cost_per_image"))] = 0
     """Images made, where they are not counted in tokens."""
-    audio_input_ms: int = 0
+    audio_input_ms: Annotated[
+        int,
+        Meter(
+            a.AUDIO_INPUT_MS, "audio_input_ms", OTHER, ("input_cost_per_second", "input_cost_per_audio_per_second"), 1000
+        ),
+    ] = 0  # fmt: skip
     """Milliseconds of audio heard, where it is not counted in tokens."""
-    audio_output_ms: int = 0
-    video_output_ms: int = 0
-    characters: int = 0
+    audio_output_ms: Annotated[
+        int, Meter(a.AUDIO_OUTPUT_MS, "audio_output_ms", OTHER, ("output_cost_per_second",), 1000)
+    ] = 0
+    video_output_ms: Annotated[
+        int,
+        Meter(
+            a.VIDEO_OUTPUT_MS, "video_output_ms", OTHER, ("output_cost_per_video_per_second", "output_cost_per_second"), 1000
+        ),
+    ] = 0  # fmt: skip
+    characters: Annotated[int, Meter(a.CHARACTERS, "characters", OTHER, ("input_cost_per_character",))] = 0
     """Characters of input (speech synthesis, some embeddings)."""
-    pages: int = 0
-    queries: int = 0
+    pages: Annotated[int, Meter(a.PAGES, "pages", OTHER, ("ocr_cost_per_page",))] = 0
+    queries: Annotated[int, Meter(a.QUERIES, "queries", OTHER, ("input_cost_per_query",))] = 0
     """Searches of a reranker or a search API."""
-    training_tokens: int = 0
-    """Tokens that a fine-tuning job trained on."""
+    training_tokens: Annotated[
+        int, Meter(a.TRAINING_TOKENS, "training_tokens", OTHER, ("training_cost_per_token",))
+    ] = 0
+    """Tokens that a fine-tuning job trained on. LiteLLM's table has no price of training: only the user's own rates have."""
     reported_total: int | None = None
     """The provider's own total of tokens, where it gives one."""
 
     @property
     def total_cache_read(self) -> int:
-        return self.cache_read + self.cache_read_audio + self.cache_read_image + self.cache_read_video
+        return sum(_cache_read_counts(self))
 
     @property
     def total_cache_write(self) -> int:
-        return self.cache_write + self.cache_write_1h + self.cache_write_12h
+        return sum(_cache_write_counts(self))
 
     @property
     def total_input(self) -> int:
         """Input tokens, cache reads and writes and all modalities included (the convention's input_tokens)."""
-        uncached = self.input + self.input_audio + self.input_image + self.input_video
-        return uncached + self.total_cache_read + self.total_cache_write
+        return sum(_prompt_counts(self))
 
     @property
     def total_output(self) -> int:
-        return self.output + self.output_audio + self.output_image + self.output_video
+        return sum(_output_counts(self))
 
     @property
     def total(self) -> int:
         return self.total_input + self.total_output
+
+
+METERS: Final[dict[str, Meter]] = {
+    name: hint.__metadata__[0] for name, hint in Usage.__annotations__.items() if hasattr(hint, "__metadata__")
+}
+"""Field of `Usage` -> its row."""
+TOKEN_METERS: Final = tuple(name for name, meter in METERS.items() if meter.counts_tokens and not meter.subset_of)
+"""The disjoint meters of tokens."""
+PROMPT_METERS: Final = tuple(name for name in TOKEN_METERS if METERS[name].group != OUTPUT)
+NON_TOKEN_METERS: Final = tuple(name for name, meter in METERS.items() if not meter.counts_tokens)
+"""Meters that are not tokens of a prompt or an answer."""
+
+
+def counts_of(*meters: str) -> "itemgetter[tuple[int, ...]]":
+    """A function of a usage: the counts of at least two meters, as a tuple."""
+    return itemgetter(*(Usage._fields.index(meter) for meter in meters))
+
+
+def _parts(group: str) -> tuple[str, ...]:
+    """The meters of a group without the one named for it, which takes what the others leave."""
+    return tuple(name for name in TOKEN_METERS if METERS[name].group == group and name != group)
+
+
+INPUT_PARTS: Final = _parts(INPUT)
+READ_PARTS: Final = _parts(CACHE_READ)
+WRITE_PARTS: Final = tuple(reversed(_parts(CACHE_WRITE)))
+OUTPUT_PARTS: Final = _parts(OUTPUT)
+
+_prompt_counts: Final = counts_of(*PROMPT_METERS)
+_output_counts: Final = counts_of(OUTPUT, *OUTPUT_PARTS)
+_cache_read_counts: Final = counts_of(CACHE_READ, *READ_PARTS)
+_cache_write_counts: Final = counts_of(CACHE_WRITE, *WRITE_PARTS)
+non_token_counts: Final = counts_of(*NON_TOKEN_METERS)
 
 
 def from_totals(
@@ -130,114 +250,76 @@ def from_totals(
     *,
     cache_read: int = 0,
     cache_write: int = 0,
-    cache_write_1h: int = 0,
-    cache_write_12h: int = 0,
     reasoning: int = 0,
-    input_audio: int = 0,
-    input_image: int = 0,
-    input_video: int = 0,
-    cache_read_audio: int = 0,
-    cache_read_image: int = 0,
-    cache_read_video: int = 0,
-    output_audio: int = 0,
-    output_image: int = 0,
-    output_video: int = 0,
     reported_total: int | None = None,
-    **units: int,
+    **parts: int,
 ) -> Usage:
     """Split inclusive totals into disjoint meters.
 
-    `input` includes everything read, cached or written; `output` includes reasoning and modalities;
-    `cache_read` includes its own audio, image and video part; `input_audio` and its like are the
-    uncached part only; `units` are the fields of
-    `NON_TOKEN_METERS`. Where the parts contradict the total, the total stands and the parts are clamped, cache
-    first, then modalities (rule R2): a sum of meters never exceeds what was billed.
+    `input` includes everything read from the cache or written to it, `output` includes reasoning, and each of `input`,
+    `output`, `cache_read` and `cache_write` includes its own parts (`cache_read_audio`, `cache_write_1h`, ...), but
+    `input_audio` and its like are the uncached part only. Cache writes are at least the sum of their times to live: some
+    providers state only these. Where else the parts contradict the total, the total stands and
+    the parts are clamped, cache first, then modalities (rule R2): a sum of meters never exceeds what was billed.
+
+    Raises:
+        TypeError: a part is not a meter.
     """
-    rest = min(input, MAX_COUNT)
-    cache_read = min(cache_read, rest)
-    rest -= cache_read
-    cache_write_12h = min(cache_write_12h, rest)
-    rest -= cache_write_12h
-    cache_write_1h = min(cache_write_1h, rest)
-    rest -= cache_write_1h
-    cache_write = min(cache_write, rest)
-    rest -= cache_write
-    input_audio = min(input_audio, rest)
-    rest -= input_audio
-    input_image = min(input_image, rest)
-    rest -= input_image
-    input_video = min(input_video, rest)
-    rest -= input_video
-    if cache_read_audio or cache_read_image or cache_read_video:
-        cache_read_audio = min(cache_read_audio, cache_read)
-        cache_read -= cache_read_audio
-        cache_read_image = min(cache_read_image, cache_read)
-        cache_read -= cache_read_image
-        cache_read_video = min(cache_read_video, cache_read)
-        cache_read -= cache_read_video
-    output = min(output, MAX_COUNT)
-    if output_audio or output_image or output_video:
-        output_audio = min(output_audio, output)
-        output -= output_audio
-        output_image = min(output_image, output)
-        output -= output_image
-        output_video = min(output_video, output)
-        output -= output_video
-    return Usage(
-        rest,
-        input_audio,
-        input_image,
-        input_video,
-        cache_read,
-        cache_read_audio,
-        cache_read_image,
-        cache_read_video,
-        cache_write,
-        cache_write_1h,
-        cache_write_12h,
-        output,
-        output_audio,
-        output_image,
-        output_video,
-        min(reasoning, output),
-        reported_total=reported_total,
-        **units,
+    uncached = min(input, MAX_COUNT)
+    cache_read = min(cache_read, uncached)
+    uncached -= cache_read
+    cache_write = min(
+        max(cache_write, sum(parts.get(name, 0) for name in WRITE_PARTS)) if parts else cache_write, uncached
     )
+    uncached -= cache_write
+    output = min(output, MAX_COUNT)
+    if parts:
+        cache_read = _split_off(cache_read, READ_PARTS, parts)
+        cache_write = _split_off(cache_write, WRITE_PARTS, parts)
+        uncached = _split_off(uncached, INPUT_PARTS, parts)
+        output = _split_off(output, OUTPUT_PARTS, parts)
+    return Usage(
+        input=uncached,
+        cache_read=cache_read,
+        cache_write=cache_write,
+        output=output,
+        reasoning=min(reasoning, output),
+        reported_total=reported_total,
+        **parts,
+    )
+
+
+def _split_off(total: int, names: tuple[str, ...], parts: dict[str, int]) -> int:
+    """Clamp the named parts to what is left of the total, in order; returns the rest."""
+    for name in names:
+        if name in parts:
+            parts[name] = min(parts[name], total)
+            total -= parts[name]
+    return total
+
+
+_TOTALS_OF: Final = tuple(METERS[name].totals if name in METERS else (a.REPORTED_TOTAL,) for name in Usage._fields)
 
 
 def to_attributes(usage: Usage) -> dict[str, int]:
     """The usage as span attributes: inclusive totals under the conventions' names, zero parts left out."""
-    out = {a.INPUT_TOKENS: usage.total_input, a.OUTPUT_TOKENS: usage.total_output}
-    if usage.reported_total is not None:
-        out[a.REPORTED_TOTAL] = usage.reported_total
-    if usage.reasoning:
-        out[a.REASONING_TOKENS] = usage.reasoning
-    if usage.input + usage.output == usage.total:
-        return out | _non_token_attributes(usage) if any(GET_NON_TOKEN_COUNTS(usage)) else out
-    for name, value in (
-        (a.CACHE_READ_TOKENS, usage.total_cache_read),
-        (a.CACHE_WRITE_TOKENS, usage.total_cache_write),
-        (a.CACHE_WRITE_1H_TOKENS, usage.cache_write_1h),
-        (a.CACHE_WRITE_12H_TOKENS, usage.cache_write_12h),
-        (a.AUDIO_INPUT_TOKENS, usage.input_audio + usage.cache_read_audio),
-        (a.IMAGE_INPUT_TOKENS, usage.input_image + usage.cache_read_image),
-        (a.VIDEO_INPUT_TOKENS, usage.input_video + usage.cache_read_video),
-        (a.AUDIO_CACHE_READ_TOKENS, usage.cache_read_audio),
-        (a.IMAGE_CACHE_READ_TOKENS, usage.cache_read_image),
-        (a.VIDEO_CACHE_READ_TOKENS, usage.cache_read_video),
-        (a.AUDIO_OUTPUT_TOKENS, usage.output_audio),
-        (a.IMAGE_OUTPUT_TOKENS, usage.output_image),
-        (a.VIDEO_OUTPUT_TOKENS, usage.output_video),
-    ):
-        if value:
-            out[name] = value
-    return out | _non_token_attributes(usage)
+    attributes = {a.INPUT_TOKENS: 0, a.OUTPUT_TOKENS: 0}
+    for names, quantity in zip(_TOTALS_OF, usage, strict=True):
+        if quantity:
+            for name in names:
+                attributes[name] = attributes.get(name, 0) + quantity
+    if usage.reported_total == 0:
+        attributes[a.REPORTED_TOTAL] = 0
+    return attributes
 
 
-def _non_token_attributes(usage: Usage) -> dict[str, int]:
-    return {
-        name: value for name, value in zip(NON_TOKEN_METERS.values(), GET_NON_TOKEN_COUNTS(usage), strict=True) if value
-    }
+USAGE_ATTRIBUTES: Final = (*(meter.attribute for meter in METERS.values()), a.REPORTED_TOTAL)
+"""Every usage attribute."""
+_INCLUDED: Final = {
+    name: tuple(other.attribute for other in METERS.values() if METERS[name].attribute in other.within)
+    for name in INPUT_PARTS
+}
+"""Part of the input -> the attributes that its own total includes (audio read from the cache)."""
 
 
 def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
@@ -249,27 +331,8 @@ def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
             counts[name] = value
     if not counts:
         return None
-    n = counts.get
-    cached_audio, cached_image = n(a.AUDIO_CACHE_READ_TOKENS, 0), n(a.IMAGE_CACHE_READ_TOKENS, 0)
-    cached_video = n(a.VIDEO_CACHE_READ_TOKENS, 0)
-    written_1h, written_12h = n(a.CACHE_WRITE_1H_TOKENS, 0), n(a.CACHE_WRITE_12H_TOKENS, 0)
-    return from_totals(
-        n(a.INPUT_TOKENS, 0),
-        n(a.OUTPUT_TOKENS, 0),
-        cache_read=n(a.CACHE_READ_TOKENS, 0),
-        cache_write=max(0, n(a.CACHE_WRITE_TOKENS, 0) - written_1h - written_12h),
-        cache_write_1h=written_1h,
-        cache_write_12h=written_12h,
-        reasoning=n(a.REASONING_TOKENS, 0),
-        input_audio=max(0, n(a.AUDIO_INPUT_TOKENS, 0) - cached_audio),
-        input_image=max(0, n(a.IMAGE_INPUT_TOKENS, 0) - cached_image),
-        input_video=max(0, n(a.VIDEO_INPUT_TOKENS, 0) - cached_video),
-        cache_read_audio=cached_audio,
-        cache_read_image=cached_image,
-        cache_read_video=cached_video,
-        output_audio=n(a.AUDIO_OUTPUT_TOKENS, 0),
-        output_image=n(a.IMAGE_OUTPUT_TOKENS, 0),
-        output_video=n(a.VIDEO_OUTPUT_TOKENS, 0),
-        reported_total=n(a.REPORTED_TOTAL),
-        **{field: counts[name] for field, name in NON_TOKEN_METERS.items() if name in counts},
-    )
+    fields = {name: counts[meter.attribute] for name, meter in METERS.items() if meter.attribute in counts}
+    for name, included in _INCLUDED.items():
+        if name in fields:
+            fields[name] = max(0, fields[name] - sum(counts.get(attribute, 0) for attribute in included))
+    return from_totals(**fields, reported_total=counts.get(a.REPORTED_TOTAL))

@@ -1,0 +1,4 @@
+SELECT sum(c.cost_usd) AS total_cost_usd, count() AS calls, countIf(c.unpriced_reason != '') AS unpriced,
+       sumIf(c.cost_usd, c.attribution_reason != '') AS unattributed_cost_usd,
+       countIf(c.attribution_reason != '') AS unattributed
+FROM llm_calls AS c FINAL
