@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from spanledger.limits.periods import Window, window
 from spanledger.limits.policy import Budget
@@ -15,6 +15,7 @@ from spanledger.runtime.guard import log
 from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 from spanledger_clickhouse.budgets.table import read
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 
 ROLLUPS: Final = (
     ("llm_costs", 3600, {"feature"}),
@@ -24,15 +25,27 @@ ROLLUPS: Final = (
 """(view, bucket seconds, its dimensions): the first that can answer a query is used."""
 
 
-BURN_RATE_DAYS: Final = 7
-
-
+HISTORY_DAYS: Final = 32
+"""Days before today from which the burn rate and its deviation are computed."""
 MAX_VALUES: Final = 1000
 """Values (users, tenants, ...) evaluated per budget, highest spend first."""
 
 
 NOTEWORTHY_SHARE: Final = 0.5
 """Utilization from which a value of a budget per user (tenant, ...) is noteworthy, unless it alerts or acts earlier."""
+
+
+class Forecast(NamedTuple):
+    """The end of a period at the burn rate of the last seven full days (of an hour: its own); see `forecast.sql`."""
+
+    projected_usd: float
+    low_usd: float
+    high_usd: float
+    """The band that holds 80 %, if days are independent."""
+    exhausted_at: datetime | None
+    """When the amount is used up; None: not within a century."""
+    exhausted_earliest: datetime | None
+    exhausted_latest: datetime | None
 
 
 @dataclass(frozen=True)
@@ -44,12 +57,16 @@ class BudgetStatus:
     """The user, tenant, ... of a budget per dimension; else ''."""
     window: Window
     spent_usd: Decimal
-    projected_usd: Decimal | None = None
-    """Forecast at the end of the period from the burn rate of the last seven full days; for an hour, from its own."""
+    forecast: Forecast | None = None
 
     @property
     def amount_usd(self) -> Decimal:
         return Decimal(self.budget.amount_picousd).scaleb(-12)
+
+    @property
+    def projected_usd(self) -> Decimal | None:
+        """Spend at the end of the period, to the microdollar."""
+        return None if self.forecast is None else round(Decimal(self.forecast.projected_usd), 6)
 
     @property
     def utilisation(self) -> float:
@@ -76,10 +93,42 @@ def statuses(ledger: Ledger, as_of: datetime, budgets: Iterable[Budget] | None =
 
 def statuses_in(ledger: Ledger, budget: Budget, running: Window, until: datetime) -> Iterator[BudgetStatus]:
     """Status of a budget in a period up to a point in time; see `statuses`."""
-    burn_rates = _burn_rates(ledger, budget, until) if budget.window != "hour" and until < running.end else {}
-    spent = spending(ledger, budget, running.start, until, live=is_current(running, until))
-    for value, amount in spent or ([] if budget.per else [("", Decimal(0))]):
-        yield BudgetStatus(budget, value, running, amount, _projected(running, until, amount, burn_rates.get(value)))
+    rows = ledger.query(*_status_query(budget, running, until)).rows
+    for value, spent, *forecast in rows or ([] if budget.per else [("", Decimal(0))]):
+        yield BudgetStatus(budget, value, running, Decimal(spent), Forecast(*forecast) if forecast else None)
+
+
+def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str, dict[str, Any]]:
+    needed = {*budget.scope, budget.per} - {""}
+    live = is_current(running, until)
+    today = until.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    history = today - timedelta(days=HISTORY_DAYS)
+    source, time, cost = _source(needed, running.start, until, live=live)
+    days_source, days_time, days_cost = _source(needed, history, until, live=live)
+    elapsed_days = max(1.0, (until - running.start).total_seconds()) / 86_400
+    query = statement(
+        "budgets/status",
+        value=_value(budget),
+        cost=cost,
+        source=source,
+        time=time,
+        days_source=days_source,
+        days_time=days_time,
+        days_cost=days_cost,
+        scope=" AND ".join(_conditions(budget)),
+        rate=f"toFloat64(s.spent_usd) / {elapsed_days!r}" if budget.window == "hour" else "d.daily_burn_rate",
+        burn_rate=statement("budgets/burn_rate"),
+        forecast=statement("budgets/forecast"),
+    )
+    return query, {
+        "as_of": until,
+        "since": running.start,
+        "until": until,
+        "period_end": running.end,
+        "days_since": history,
+        "amount": budget.amount_picousd / 1e12,
+        **budget.scope,
+    }
 
 
 def noteworthy(statuses: Iterable[BudgetStatus]) -> Iterator[BudgetStatus]:
@@ -125,20 +174,26 @@ def spending(
         live: whether `until` is the present: then all rows of the current hour or day may be counted.
     """
     source, time, cost = _source({*budget.scope, budget.per} - {""}, since, until, live=live)
-    value = f"ifNull(toString({BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
-    conditions = _conditions(budget, time, "" if include_unattributed else value)
-    statement = (
-        f"SELECT {value} AS value, sum({cost}) AS spent FROM {source} WHERE {conditions} "
-        "GROUP BY value HAVING isNotNull(spent) ORDER BY spent DESC, value"
+    query = statement(
+        "budgets/spending",
+        value=_value(budget),
+        cost=cost,
+        source=source,
+        time=time,
+        scope=" AND ".join(_conditions(budget, include_unattributed=include_unattributed)),
     )
-    rows = ledger.query(statement, {"since": since, "until": until, **budget.scope}).rows
+    rows = ledger.query(query, {"since": since, "until": until, **budget.scope}).rows
     return [(value, Decimal(spent)) for value, spent in rows]
 
 
-def _conditions(budget: Budget, time: str, value: str) -> str:
-    conditions = [f"{time} >= {{since:DateTime('UTC')}}", f"{time} < {{until:DateTime64(6, 'UTC')}}"]
-    conditions += [f"{BUDGET_DIMENSIONS[dimension].column} = {{{dimension}:String}}" for dimension in budget.scope]
-    return " AND ".join([*conditions, f"{value} != ''"] if budget.per and value else conditions)
+def _value(budget: Budget) -> str:
+    """The SQL expression of the value of `per`."""
+    return f"ifNull(toString({BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
+
+
+def _conditions(budget: Budget, *, include_unattributed: bool = False) -> list[str]:
+    conditions = ["1", *(f"{BUDGET_DIMENSIONS[name].column} = {{{name}:String}}" for name in budget.scope)]
+    return [*conditions, f"{_value(budget)} != ''"] if budget.per and not include_unattributed else conditions
 
 
 def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = False) -> tuple[str, str, str]:
@@ -149,27 +204,3 @@ def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = 
         if needed <= dimensions and since.timestamp() % seconds == 0 and whole:
             return view, "toDateTime(bucket, 'UTC')", "cost_usd"
     return "llm_calls AS c FINAL", "c.start_time", "c.cost_usd"
-
-
-def _burn_rates(ledger: Ledger, budget: Budget, as_of: datetime) -> dict[str, Decimal]:
-    """Burn rate: mean daily spend of each value over the last seven full days (UTC), or as many as it has (view
-    budget_status)."""
-    today = as_of.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    source, time, cost = _source({*budget.scope, budget.per} - {""}, today, today)
-    value = f"ifNull(toString({BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
-    statement = (
-        f"SELECT {value} AS value, sumIf({cost}, {time} >= {{week:DateTime('UTC')}}) AS spent, min(toDate({time})) "
-        f"FROM {source} WHERE {_conditions(budget, time, value)} AND isNotNull({cost}) GROUP BY value"
-    )
-    week, since = today - timedelta(days=BURN_RATE_DAYS), today - timedelta(days=4 * BURN_RATE_DAYS)
-    rows = ledger.query(statement, {"since": since, "until": today, "week": week, **budget.scope}).rows
-    days = {value: min(BURN_RATE_DAYS, max(1, (today.date() - first).days)) for value, _, first in rows}
-    return {value: Decimal(spent or 0) / days[value] for value, spent, _ in rows}
-
-
-def _projected(running: Window, as_of: datetime, spent: Decimal, burn_rate: Decimal | None) -> Decimal | None:
-    left = Decimal(running.seconds_left(as_of))
-    if burn_rate is not None:
-        return spent + burn_rate * left / 86_400
-    elapsed = Decimal((as_of - running.start).total_seconds())
-    return spent + spent / elapsed * left if elapsed > 0 else None

@@ -21,8 +21,6 @@ from spanledger_clickhouse.database.ledger import Ledger, Result
 PERIODS: Final = {"hour": 48, "day": 30, "month": 12}
 """How many past windows `history` shows."""
 
-EXHAUSTION_BANDS: Final = "SELECT name, exhausted_at, exhausted_earliest, exhausted_latest FROM "
-
 LIST_COLUMNS: Final = {
     "name": "String",
     "scope": "String",
@@ -62,9 +60,7 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
     """
     if as_of is not None and as_of.year < FIRST_YEAR:
         raise click.UsageError(f"--as-of {as_of:%Y-%m-%d}: the ledger has no calls that old")
-    view = f"budget_status_at(as_of = '{_end_of_day(as_of):%Y-%m-%d %H:%M:%S}')" if as_of else "budget_status"
     with ledger() as database, spinner("adding up"):
-        bands = {name: times for name, *times in database.query(EXHAUSTION_BANDS + view).rows}
         evaluation_time = _end_of_day(as_of) if as_of else datetime.now(UTC)
         statuses = list(budget_status.statuses(database, evaluation_time))
         idle_budgets = [
@@ -72,9 +68,9 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
             for budget in budget_table.read(database).budgets
             if budget.name not in {s.budget.name for s in statuses}
         ]
-    rows = [_status_row(status, bands) for status in (statuses if everyone else _top_per_budget(statuses))]
+    rows = [_status_row(status) for status in (statuses if everyone else _top_per_budget(statuses))]
     rows += [
-        _status_row(BudgetStatus(budget, "", window(budget.window, evaluation_time, budget.zone), Decimal(0)), bands)
+        _status_row(BudgetStatus(budget, "", window(budget.window, evaluation_time, budget.zone), Decimal(0)))
         for budget in idle_budgets
     ]
     rows.sort(key=lambda row: -row[UTILISATION])
@@ -91,10 +87,11 @@ def _top_per_budget(statuses: list[BudgetStatus]) -> list[BudgetStatus]:
     return [status for status in statuses if status.budget.name not in names and not names.add(status.budget.name)]
 
 
-def _status_row(status: BudgetStatus, bands: dict[str, list[Any]]) -> tuple[Any, ...]:
+def _status_row(status: BudgetStatus) -> tuple[Any, ...]:
     budget = status.budget
     scope = "+".join(budget.scope) or "global"
-    exhausted = bands.get(budget.name, [None, None, None])
+    ahead = status.forecast
+    exhausted = (None,) * 3 if ahead is None else (ahead.exhausted_at, ahead.exhausted_earliest, ahead.exhausted_latest)
     return (
         budget.name, scope, "+".join(budget.scope.values()), budget.per, status.value, budget.window, budget.action, _money(status.amount_usd),
         _money(status.spent_usd), round(status.utilisation, 4), _money(status.projected_usd), *exhausted,

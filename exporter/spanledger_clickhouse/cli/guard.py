@@ -16,7 +16,7 @@ import click
 from spanledger.limits.periods import window
 from spanledger.limits.policy import Budget
 from spanledger_clickhouse.budgets.publish import publish
-from spanledger_clickhouse.budgets.status import BudgetStatus
+from spanledger_clickhouse.budgets.status import BudgetStatus, Forecast
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Result
@@ -154,7 +154,8 @@ def _send_test_messages(destinations: Sequence[Destination]) -> list[DeliveryRes
 
     now = datetime.now(UTC)
     budget = Budget("test", "month", 10**13)
-    alert = Alert(BudgetStatus(budget, "", window("month", now), Decimal(8), Decimal(12)), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
+    forecast = Forecast(12.0, 11.0, 13.0, None, None, None)
+    alert = Alert(BudgetStatus(budget, "", window("month", now), Decimal(8), forecast), 0.8, (("summarize", Decimal(5)),), (("ada", Decimal(3)),))  # fmt: skip
     text = "This is a test of spanledger guard: nothing is wrong"
     test_payload: dict[str, Any] = {**webhook_payload(alert), "id": secrets.token_hex(16), "type": "test", "text": text}
 

@@ -6,6 +6,7 @@ a view whose text changed is replaced. The same files make the single-node, the 
 - `{db}`, `{on_cluster}`, `{engine}`, `{engine_args}`: database, `Replicated` or not; `{global_args}` for tables that
   every node has in full.
 - `{rollup:NAME:WINDOW}` in a view: the SELECT of a rollup over the calls of WINDOW.
+- `{fragment:NAME}` in a view: expressions of `queries/NAME.sql`, which other statements use too.
 - `{window}` in a view: all calls; the same file also makes `<view>_between(since=..., until=...)`.
 - `{now}` in a view: the present; the same file also makes `<view>_at(as_of=...)`.
 """
@@ -25,6 +26,7 @@ from spanledger.semconv.dimensions import DIMENSIONS
 from spanledger.semconv.usage import METERS, TOOLS
 from spanledger_clickhouse.database import rollups
 from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, is_access_denied, reason
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.rows import rows
 
 UNSHARDED_REPLICA: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
@@ -143,6 +145,7 @@ def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migr
 
 def _views(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
     text = re.sub(r"\{rollup:(\w+):([^}]*)\}", lambda m: rollups.select(m[1]).replace("{window}", m[2]), text)
+    text = re.sub(r"\{fragment:([\w/]+)\}", lambda m: statement(m[1]), text)
     text = re.sub(r"^(CREATE OR REPLACE VIEW \{db\}\.\w+) AS$", r"\1{on_cluster} AS", text, count=1, flags=re.MULTILINE)
     plain = text
     for place, expression in VIEW_DEFAULTS.items():

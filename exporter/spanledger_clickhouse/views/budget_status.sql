@@ -1,5 +1,4 @@
--- Each budget in the period that is under way: spent, projected, and when it will be used up at the pace of the last
--- seven full days. The band holds 80 % if days are independent: 1.28 x standard deviation of the last 28 days.
+-- Each budget in the period that is under way: spent, projected, and when it will be used up at its burn rate.
 -- Counts whole days, the present one as far as it has come. Budgets of hours, of other time zones, of several dimensions at
 -- once and of each user or tenant are not here: `spanledger budget list` has them all.
 CREATE OR REPLACE VIEW {db}.budget_status AS
@@ -47,45 +46,30 @@ WITH
         GROUP BY scope, key, day
         ) GROUP BY scope, key, day
     ),
-    paced AS
+    burning AS
     (
         SELECT
             b.name AS name, b.scope AS scope, b.key AS key, b.period AS period, b.amount_usd AS amount_usd, b.thresholds AS thresholds,
             if(b.period = 'day', toStartOfDay(as_of), toDateTime(toStartOfMonth(as_of), 'UTC')) AS period_start,
             if(b.period = 'day', toStartOfDay(as_of) + INTERVAL 1 DAY, toDateTime(toStartOfMonth(as_of) + INTERVAL 1 MONTH, 'UTC')) AS period_end,
             sumIf(s.cost, s.day >= toDate(period_start))                                  AS spent,
-            sumIf(s.cost, s.day < toDate(as_of) AND s.day >= toDate(as_of) - 7)           AS week,
-            least(7, greatest(1, dateDiff('day', minIf(s.day, s.cost > 0), toDate(as_of)))) AS days,
-            week / days                                                                   AS pace,
-            sqrt(greatest(0., sumIf(s.cost * s.cost, s.day < toDate(as_of) AND s.day >= toDate(as_of) - 28) / 28
-                - pow(sumIf(s.cost, s.day < toDate(as_of) AND s.day >= toDate(as_of) - 28) / 28, 2))) AS deviation
+            {fragment:budgets/burn_rate}
         FROM {db}.budgets AS b FINAL
         LEFT JOIN spent AS s ON s.scope = toString(b.scope) AND s.key = b.key
         WHERE b.period IN ('day', 'month') AND b.per = '' AND b.zone = 'UTC' AND b.scope != 'several'
         GROUP BY name, scope, key, period, amount_usd, thresholds
     ),
-    projected AS
-    (
-        SELECT
-            *,
-            dateDiff('second', as_of, period_end) / 86400                                 AS days_left,
-            toFloat64(amount_usd) - spent                                                 AS left
-        FROM paced
-    )
+    projected AS (SELECT *, toFloat64(amount_usd) AS amount, {fragment:budgets/forecast} FROM burning)
 SELECT
     name, scope, key, period, period_start, period_end,
     amount_usd,
     spent                                             AS spent_usd,
-    spent / nullIf(toFloat64(amount_usd), 0)          AS utilisation,
+    spent / nullIf(amount, 0)                         AS utilisation,
     arrayFilter(t -> utilisation >= t, thresholds)    AS thresholds_passed,
-    spent + pace * days_left                          AS projected_usd,
-    projected_usd / nullIf(toFloat64(amount_usd), 0)  AS projected_utilisation,
-    pace                                              AS daily_pace_usd,
-    multiIf(left <= 0, as_of, pace > 0 AND left / pace < 36500, as_of + toIntervalSecond(toInt64(86400 * left / pace)), NULL) AS exhausted_at,
-    multiIf(left <= 0, as_of, pace > 0 AND left / pace < 36500,
-        as_of + toIntervalSecond(toInt64(86400 * left / (pace + 1.2816 * deviation / sqrt(7)))), NULL) AS exhausted_earliest,
-    multiIf(left <= 0, as_of, pace > 1.2816 * deviation / sqrt(7) AND left / (pace - 1.2816 * deviation / sqrt(7)) < 36500,
-        as_of + toIntervalSecond(toInt64(86400 * left / (pace - 1.2816 * deviation / sqrt(7)))), NULL) AS exhausted_latest,
+    projected_usd,
+    projected_usd / nullIf(amount, 0)                 AS projected_utilisation,
+    daily_burn_rate                                   AS daily_pace_usd,
+    exhausted_at, exhausted_earliest, exhausted_latest,
     ifNull(exhausted_at < period_end, 0)              AS over_before_end
 FROM projected
 ORDER BY utilisation DESC

@@ -1,0 +1,37 @@
+-- The spend of a budget in a period, by value of its dimension, with the forecast from the daily burn rate.
+WITH
+    toDateTime({as_of:DateTime64(6, 'UTC')}, 'UTC') AS as_of,
+    {period_end:DateTime('UTC')} AS period_end,
+    {amount:Float64} AS amount
+SELECT value, spent_usd, projected_usd, projected_low_usd, projected_high_usd, exhausted_at, exhausted_earliest, exhausted_latest
+FROM
+(
+    SELECT *, {forecast}
+    FROM
+    (
+        SELECT s.value AS value, s.spent_usd AS spent_usd, toFloat64(s.spent_usd) AS spent,
+            {rate} AS daily_burn_rate, ifNull(d.daily_deviation, 0.) AS daily_deviation
+        FROM
+        (
+            SELECT {value} AS value, sum({cost}) AS spent_usd
+            FROM {source}
+            WHERE {time} >= {since:DateTime('UTC')} AND {time} < {until:DateTime64(6, 'UTC')} AND {scope}
+            GROUP BY value
+            HAVING isNotNull(spent_usd)
+        ) AS s
+        LEFT JOIN
+        (
+            SELECT value, {burn_rate}
+            FROM
+            (
+                SELECT {value} AS value, toDate({days_time}) AS day, toFloat64(sum({days_cost})) AS cost
+                FROM {days_source}
+                WHERE {days_time} >= {days_since:DateTime('UTC')} AND {days_time} < {until:DateTime64(6, 'UTC')}
+                    AND isNotNull({days_cost}) AND {scope}
+                GROUP BY value, day
+            )
+            GROUP BY value
+        ) AS d ON d.value = s.value
+    )
+)
+ORDER BY spent_usd DESC, value
