@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from clickhouse_front import Front
 from redis_server import RedisServer
 from spanledger.limits.store.redis import RedisStore
+from spanledger_clickhouse import http_client
 from spanledger_clickhouse.alerts import delivery_log, destinations, evaluate
 from spanledger_clickhouse.alerts.destinations import Destination
 from spanledger_clickhouse.budgets import status as budget_status
@@ -77,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver(monkeypatch) -> Iterator[Receiver]:
-    monkeypatch.setattr(destinations, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(http_client, "BACKOFF_SECONDS", 0.01)
     made = Receiver()
     yield made
     made.shutdown()

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from loopback_provider import Provider
 from opentelemetry import metrics
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -258,6 +260,24 @@ def test_whatever_a_sink_raises_the_shipper_goes_on(ledger: Recorded, provider: 
     background.stop()
     assert len(got.rows) == 3
     assert "shipping failed with RuntimeError" in caplog.text
+
+
+def test_the_shippers_own_requests_are_not_spans_of_the_application(ledger: Recorded, provider: Provider):
+    background = BackgroundShipper(ledger.spool.directory)
+    enabled: list[bool] = []
+
+    class Observing(Got):
+        def send(self, lines: Sequence[SpoolLine]) -> None:
+            enabled.append(is_instrumentation_enabled())
+            super().send(lines)
+
+    record(ledger, provider, 1)
+    background._sink = Observing()
+    background._thread = threading.Thread(target=background._run, daemon=True)
+    background._thread.start()
+    assert background.flush(5)
+    background.stop()
+    assert enabled == [False]
 
 
 class Broken(Got):

@@ -8,38 +8,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
-
 from spanledger.runtime import settings
 from spanledger.runtime.version import VERSION
+from spanledger_clickhouse import http_client
 from spanledger_clickhouse.alerts import messages
 from spanledger_clickhouse.database.connection import DatabaseError
 
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # they log whole addresses
-logging.getLogger("urllib3.util.retry").setLevel(logging.ERROR)
-
 ATTEMPTS: Final = 5
-BACKOFF_SECONDS: Final = 1.0
-"""Attempts come after 0, 2, 4 and 8 of these."""
 TIMEOUT_SECONDS: Final = 5.0
-MAX_RETRY_AFTER_SECONDS: Final = 20.0
-RETRYABLE_STATUSES: Final = (408, 429, 500, 502, 503, 504)
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
-
-
-class _BoundedRetry(Retry):
-    """Retry policy that honours Retry-After up to a maximum."""
-
-    def parse_retry_after(self, retry_after: str) -> float:
-        return min(super().parse_retry_after(retry_after), MAX_RETRY_AFTER_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -90,33 +72,14 @@ class Destination:
     def deliver(self, payload: dict[str, Any]) -> Delivery:
         """Send a payload of `messages.webhook_payload`. Never raises for network errors or error responses."""
         body, headers = self.message(payload)
-        retry = _BoundedRetry(
-            ATTEMPTS - 1, backoff_factor=BACKOFF_SECONDS, status_forcelist=RETRYABLE_STATUSES, allowed_methods=None, raise_on_status=False
-        )  # fmt: skip
         try:
-            with requests.Session() as session:
-                session.mount(f"{urlsplit(self.url).scheme}://", HTTPAdapter(max_retries=retry))
-                options: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT_SECONDS, "allow_redirects": False}
-                with session.post(self.url, data=body, stream=True, **options) as answer:  # the body is not needed
-                    tried = getattr(answer.raw, "retries", None)
-                    attempts = 1 + len(tried.history) if tried is not None else 1
-                    taken = 200 <= answer.status_code < 300
-                    return Delivery(attempts, "" if taken else f"{self.display_name}: HTTP {answer.status_code}")
-        except requests.RequestException as error:
-            return Delivery(ATTEMPTS, f"{self.display_name}: {_failure_reason(error)}")
+            response = http_client.post(self.url, body, headers, TIMEOUT_SECONDS, attempts=ATTEMPTS)
+        except http_client.NoResponseError as error:
+            return Delivery(ATTEMPTS, f"{self.display_name}: {error}")
         except Exception as error:  # noqa: BLE001 - one invalid address must not prevent delivery to the others
             return Delivery(1, f"{self.display_name}: {type(error).__name__}")
-
-
-def _failure_reason(error: Exception) -> str:
-    """Reason of a failure, without the address, which may contain a secret."""
-    cause: BaseException | None = getattr(error.args[0] if error.args else None, "reason", None) or error
-    error_type = type(cause).__name__
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror and cause.errno is not None:
-            return cause.strerror  # the system's message
-        cause = cause.__cause__ or cause.__context__
-    return error_type
+        accepted = 200 <= response.status < 300
+        return Delivery(response.attempts, "" if accepted else f"{self.display_name}: HTTP {response.status}")
 
 
 def destinations_from_settings() -> list[Destination]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from opentelemetry import metrics
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from spanledger.runtime.guard import log
 from spanledger.runtime.meters import observation_callback, register_row_counters
@@ -97,7 +98,8 @@ class BackgroundShipper:
                 delay = pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter against simultaneous retries
                 self._condition.wait_for(lambda: self._flush_requested > self._flush_done, delay)
                 serving, last = self._flush_requested, self._stopped
-            clean = self._run_once()
+            with suppress_instrumentation():  # our own requests are no spans of the application
+                clean = self._run_once()
             pause = self.PAUSE_SECONDS if clean else min(pause * 2, self.MAX_PAUSE_SECONDS)
             with self._condition:
                 self._flush_done, self._last_run_succeeded = serving, clean

@@ -7,11 +7,8 @@ A sink returns after the lines are committed, raises `PoisonError` for lines tha
 from __future__ import annotations
 
 import gzip
-import http.client
 import json
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol, cast
 from urllib.parse import unquote, urlsplit
@@ -20,7 +17,7 @@ from spanledger.runtime import settings
 from spanledger.runtime.guard import log
 from spanledger.runtime.untrusted_json import get_path, items, parse_json
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import DatabaseError, Target, reason, resolve_target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, resolve_target
 from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.rows.rows import Contents
 
@@ -95,16 +92,6 @@ RETRYABLE_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 """HTTP statuses that OTLP/HTTP retries (opentelemetry.io/docs/specs/otlp, and 408)."""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Rejects redirects: a POST would become a GET without its body, and any page's 200 would look like a commit."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-OPENER: Final = urllib.request.build_opener(_NoRedirects)
-
-
 class OtlpSink:
     """Posts lines unchanged to a Collector's OTLP/HTTP receiver."""
 
@@ -134,20 +121,19 @@ class OtlpSink:
         spans = [part for line in lines for part in items(parse_json(line.raw), "resourceSpans")]
         body = gzip.compress(json.dumps({"resourceSpans": spans}, separators=(",", ":")).encode(), 1)
         headers = {**self._headers, "Content-Type": "application/json", "Content-Encoding": "gzip"}
-        request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - http(s) only, see __init__
+        from spanledger_clickhouse import http_client
+
         try:
-            with OPENER.open(request, timeout=self.TIMEOUT) as answer:
-                self._check_response(answer.read(1 << 20), len(lines))
-        except urllib.error.HTTPError as error:
-            with error:
-                kind = (
-                    DatabaseError
-                    if error.code in RETRYABLE_STATUSES or 300 <= error.code < 400 or error.code in SETUP_STATUSES
-                    else PoisonError
-                )
-                raise kind(f"{self.shown} answered {error.code} {error.reason}") from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise DatabaseError(f"cannot reach the Collector at {self.shown}: {reason(error)}") from error
+            response = http_client.post(self._url, body, headers, self.TIMEOUT)
+        except http_client.NoResponseError as error:
+            raise DatabaseError(f"cannot reach the Collector at {self.shown}: {error}") from error
+        if not 200 <= response.status < 300:
+            may_succeed = (
+                response.status in RETRYABLE_STATUSES or response.status in SETUP_STATUSES or response.status < 400
+            )
+            kind = DatabaseError if may_succeed else PoisonError
+            raise kind(f"{self.shown} answered {response.status} {response.reason}")
+        self._check_response(response.body, len(lines))
 
     def _check_response(self, answer: bytes, sent: int) -> None:
         response: object = parse_json(answer) if answer.strip() else {"partialSuccess": None}

@@ -1,0 +1,90 @@
+"""HTTP client for Collectors and alert destinations: one POST, without redirects and without addresses in errors.
+
+A redirected POST would become a GET without its body, and any page's 200 would look like an acceptance.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # they log whole addresses
+logging.getLogger("urllib3.util.retry").setLevel(logging.ERROR)
+
+BACKOFF_SECONDS: Final = 1.0
+"""Attempts come after 0, 2, 4 and 8 of these."""
+MAX_RETRY_AFTER_SECONDS: Final = 20.0
+RETRYABLE_STATUSES: Final = (408, 429, 500, 502, 503, 504)
+MAX_BODY_BYTES: Final = 1 << 20
+
+
+class NoResponseError(Exception):
+    """No response came; the message is the system's reason, without the address, which may contain a secret."""
+
+
+class Response(NamedTuple):
+    status: int
+    reason: str
+    body: bytes
+    """At most MAX_BODY_BYTES, decoded."""
+    attempts: int
+    """Requests made."""
+
+
+class _BoundedRetry(Retry):
+    """Retry policy that honours Retry-After up to a maximum."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        return min(super().parse_retry_after(retry_after), MAX_RETRY_AFTER_SECONDS)
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float, *, attempts: int = 1) -> Response:
+    """POST a body; proxies and certificates come from the environment, as `requests` reads it.
+
+    Args:
+        url: http or https.
+        body: the payload.
+        headers: of the request.
+        timeout: seconds to connect, and between bytes of the response.
+        attempts: at most; further ones follow connection errors and RETRYABLE_STATUSES, with backoff.
+
+    Raises:
+        NoResponseError: no attempt got a response.
+    """
+    retry = _BoundedRetry(
+        attempts - 1,
+        backoff_factor=BACKOFF_SECONDS,
+        status_forcelist=RETRYABLE_STATUSES,
+        allowed_methods=None,
+        raise_on_status=False,
+    )
+    options: dict[str, Any] = {"headers": headers, "timeout": timeout, "allow_redirects": False, "stream": True}
+    try:
+        with requests.Session() as session:
+            session.mount(f"{urlsplit(url).scheme}://", HTTPAdapter(max_retries=retry))
+            with session.post(url, data=body, **options) as answer:
+                tried = getattr(answer.raw, "retries", None)
+                return Response(
+                    answer.status_code,
+                    answer.reason,
+                    next(answer.iter_content(MAX_BODY_BYTES), b""),
+                    1 + len(tried.history) if tried is not None else 1,
+                )
+    except (requests.RequestException, UnicodeError) as error:  # requests lets an invalid host name escape
+        raise NoResponseError(_failure_reason(error)) from error
+
+
+def _failure_reason(error: Exception) -> str:
+    cause: BaseException | None = getattr(error.args[0] if error.args else None, "reason", None) or error
+    error_type = type(cause).__name__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror and cause.errno is not None:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return error_type
