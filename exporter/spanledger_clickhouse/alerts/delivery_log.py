@@ -23,6 +23,7 @@ from spanledger_clickhouse.alerts.destinations import Delivery, Destination
 from spanledger_clickhouse.alerts.messages import Alert, headline, webhook_payload
 from spanledger_clickhouse.budgets.table import insert
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 
 CLAIMED: Final = "claimed"
 DELIVERED: Final = "delivered"
@@ -45,41 +46,6 @@ ALERT_COLUMNS: Final = [
 ]  # fmt: skip
 
 CLAIMED_ALERTS: Final = "SELECT DISTINCT alert FROM budget_alerts WHERE alert IN {ids:Array(String)}"
-WINNING_CLAIMS: Final = """
-SELECT alert, argMinIf(claim, (at, claim), state = 'claimed' AND at > failed) FROM
-(
-    SELECT alert, state, claim, at, maxIf(at, state = 'dead') OVER (PARTITION BY alert) AS failed FROM budget_alerts
-    WHERE alert IN {ids:Array(String)} AND destination = {destination:String}
-)
-WHERE at > now() - toIntervalSecond({seconds:UInt32})
-GROUP BY alert
-"""
-"""The winning claim per alert: the first since the last failure that has not expired."""
-UNDELIVERED: Final = """
-SELECT
-    alert, argMax(payload, at),
-    countIf(state = 'dead' AND destination = {destination:String}) AS failures,
-    maxIf(at, state = 'dead' AND destination = {destination:String}) AS failed,
-    maxIf(at, state = 'claimed' AND (destination = {destination:String} OR has(destinations, {destination:String}))) AS claimed
-FROM budget_alerts
-WHERE at > now() - INTERVAL 2 DAY
-GROUP BY alert
-HAVING claimed > 0 AND min(at) > now() - INTERVAL 1 DAY
-    AND countIf(destination = {destination:String} AND state IN ('delivered', 'dismissed')) = 0
-    AND (claimed <= failed OR claimed < now() - toIntervalSecond({seconds:UInt32}))
-    AND (failures = 0 OR failed < now() - toIntervalSecond(60 * least(720, exp2(failures))))
-LIMIT 100
-"""
-"""Alerts claimed for a destination, not delivered, and without an active claim: after a failure or a crash."""
-DEAD_LETTERS: Final = """
-SELECT alert, whom, any(budget), any(value), sum(attempts), argMaxIf(error, at, state = 'dead') AS said, argMax(payload, at), max(at) AS last
-FROM (SELECT *, arrayJoin(if(destination = '', destinations, [destination])) AS whom FROM budget_alerts)
-GROUP BY alert, whom
-HAVING countIf(state IN ('delivered', 'dismissed')) = 0
-    AND (argMax(state, at) = 'dead' OR last < now() - toIntervalSecond({seconds:UInt32}))
-ORDER BY last DESC
-"""
-"""Alerts that exhausted their retries, and alerts whose guard crashed after claiming them."""
 UNKNOWN_ERROR: Final = "the guard that claimed it stopped before sending"
 """The error shown for an alert that has none recorded."""
 
@@ -124,7 +90,7 @@ def deliver_once(
         parameters = {"seconds": CLAIM_EXPIRY_SECONDS, "destination": destination.name}
         left = {
             alert: json.loads(payload_json)
-            for alert, payload_json, *_ in ledger.query(UNDELIVERED, parameters).rows
+            for alert, payload_json, *_ in ledger.query(statement("alerts/undelivered"), parameters).rows
             if payload_json
         }
         outcomes += _redeliver(ledger, left, destination.name, [destination])
@@ -176,7 +142,7 @@ def _claims_won(ledger: Ledger, rows: list[list[Any]], claim: str, destination: 
         time.sleep(SETTLE_SECONDS)
     ids = [row[0] for row in rows]
     parameters = {"ids": ids, "destination": destination, "seconds": CLAIM_EXPIRY_SECONDS}
-    winners = dict(ledger.query(WINNING_CLAIMS, parameters).rows)
+    winners = dict(ledger.query(statement("alerts/winning_claims"), parameters).rows)
     return [alert for alert in ids if winners.get(alert) == claim]
 
 
@@ -237,7 +203,7 @@ def dead_letters(ledger: Ledger) -> list[tuple[Any, ...]]:
     Raises:
         DatabaseError: the ledger does not answer.
     """
-    rows = ledger.query(DEAD_LETTERS, {"seconds": CLAIM_EXPIRY_SECONDS}).rows
+    rows = ledger.query(statement("alerts/dead_letters"), {"seconds": CLAIM_EXPIRY_SECONDS}).rows
     return [(updated_at, destination, budget, value, attempts, error or UNKNOWN_ERROR, alert, payload_json) for alert, destination, budget, value, attempts, error, payload_json, updated_at in rows]  # fmt: skip
 
 

@@ -19,18 +19,11 @@ from spanledger_clickhouse.budgets.status import BudgetStatus
 from spanledger_clickhouse.budgets.table import log_invalid
 from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 
 REDIS_TIMEOUT_SECONDS: Final = 5.0
 UNKNOWN_LEDGER: Final = "unknown"
 """Id of a ledger whose ClickHouse does not report one."""
-LEDGER_ID: Final = """
-SELECT toString(uuid) FROM system.tables
-WHERE database = {database:String} AND name = 'budgets' AND uuid != toUUID('00000000-0000-0000-0000-000000000000')
-"""
-ACTIVE_STOPS: Final = """
-SELECT dimension, key FROM limit_events WHERE kind IN ('stop', 'resume')
-GROUP BY dimension, key HAVING argMax(kind, at) = 'stop' ORDER BY dimension, key
-"""
 
 
 def shared_store() -> RedisStore | None:
@@ -106,7 +99,7 @@ def _current_spend(ledger: Ledger) -> Iterator[BudgetStatus]:
 def _ledger_id(ledger: Ledger) -> str:
     """Unique id of the ledger."""
     try:
-        rows = ledger.query(LEDGER_ID, {"database": ledger.target.database}).rows
+        rows = ledger.query(statement("budgets/ledger_id"), {"database": ledger.target.database}).rows
     except DatabaseError as error:
         if not is_access_denied(error):
             raise
@@ -117,7 +110,7 @@ def _ledger_id(ledger: Ledger) -> str:
 def _restore_stops(ledger: Ledger, store: RedisStore) -> None:
     """Restore manual stops in a Redis that is new or has lost its data. Raises DatabaseError, StoreError."""
     stopped = store.controls().stopped
-    for dimension, key in ledger.query(ACTIVE_STOPS).rows:
+    for dimension, key in ledger.query(statement("budgets/active_stops")).rows:
         if f"{dimension}={key}" not in stopped:
             store.stop(f"{dimension}={key}")
             log.warning("restored a stop that was missing in Redis: %s %r", dimension, key)

@@ -108,14 +108,14 @@ def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str
     elapsed_days = max(1.0, (until - running.start).total_seconds()) / 86_400
     query = statement(
         "budgets/status",
-        value=_value(budget),
+        value=value_sql(budget),
         cost=cost,
         source=source,
         time=time,
         days_source=days_source,
         days_time=days_time,
         days_cost=days_cost,
-        scope=" AND ".join(_conditions(budget)),
+        scope=scope_sql(budget),
         rate=f"toFloat64(s.spent_usd) / {elapsed_days!r}" if budget.window == "hour" else "d.daily_burn_rate",
         burn_rate=statement("budgets/burn_rate"),
         forecast=statement("budgets/forecast"),
@@ -176,24 +176,27 @@ def spending(
     source, time, cost = _source({*budget.scope, budget.per} - {""}, since, until, live=live)
     query = statement(
         "budgets/spending",
-        value=_value(budget),
+        value=value_sql(budget),
         cost=cost,
         source=source,
         time=time,
-        scope=" AND ".join(_conditions(budget, include_unattributed=include_unattributed)),
+        scope=scope_sql(budget, include_unattributed=include_unattributed),
     )
     rows = ledger.query(query, {"since": since, "until": until, **budget.scope}).rows
     return [(value, Decimal(spent)) for value, spent in rows]
 
 
-def _value(budget: Budget) -> str:
+def value_sql(budget: Budget) -> str:
     """The SQL expression of the value of `per`."""
     return f"ifNull(toString({BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
 
 
-def _conditions(budget: Budget, *, include_unattributed: bool = False) -> list[str]:
+def scope_sql(budget: Budget, *, include_unattributed: bool = False) -> str:
+    """The SQL condition of the scope; calls without a value of `per` are left out unless included."""
     conditions = ["1", *(f"{BUDGET_DIMENSIONS[name].column} = {{{name}:String}}" for name in budget.scope)]
-    return [*conditions, f"{_value(budget)} != ''"] if budget.per and not include_unattributed else conditions
+    if budget.per and not include_unattributed:
+        conditions.append(f"{value_sql(budget)} != ''")
+    return " AND ".join(conditions)
 
 
 def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = False) -> tuple[str, str, str]:

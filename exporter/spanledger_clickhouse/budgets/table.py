@@ -14,17 +14,10 @@ from spanledger.limits.policy_documents import PolicyError, budget_from_table, p
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.database.connection import DatabaseError, reason
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 
 MULTIPLE_DIMENSIONS: Final = "several"
 """The scope of a budget of more than one dimension."""
-
-BUDGET_ROWS: Final = """
-SELECT name, scope, key, dimensions, per, period, zone, amount_usd, action, at, thresholds, fail_closed
-FROM budgets FINAL ORDER BY name
-"""
-RULE_ROWS: Final = """
-SELECT feature, downgrade, pinned, critical, max_input_tokens, max_output_tokens FROM feature_rules FINAL ORDER BY feature
-"""
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
@@ -34,8 +27,8 @@ def document(ledger: Ledger) -> tuple[dict[str, Any], list[str]]:
     """All budgets and feature rules in the form that `policy_documents.policy` reads, and the errors of invalid rows,
     which are left out. Raises DatabaseError."""
     errors: list[str] = []
-    budgets = [_budget_entry(*row) for row in ledger.query(BUDGET_ROWS).rows]
-    features = {feature: _rule(*rest) for feature, *rest in ledger.query(RULE_ROWS).rows}
+    budgets = [_budget_entry(*row) for row in ledger.query(statement("budgets/budgets")).rows]
+    features = {feature: _rule(*rest) for feature, *rest in ledger.query(statement("budgets/feature_rules")).rows}
     return {
         "budget": [entry for entry in budgets if _is_valid({"budget": [entry]}, f"budget {entry['name']!r}", errors)],
         "features": {name: rule for name, rule in features.items() if _is_valid({"features": {name: rule}}, f"feature {name!r}", errors)},

@@ -11,12 +11,12 @@ import click
 
 from spanledger.limits.periods import window
 from spanledger.limits.policy import Budget
-from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.status import BudgetStatus
 from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, report_user_errors, show, spinner
 from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.database.statements import statement
 
 PERIODS: Final = {"hour": 48, "day": 30, "month": 12}
 """How many past windows `history` shows."""
@@ -148,15 +148,10 @@ def _get_budget(database: Ledger, name: str) -> Budget:
 
 def _quarter_hour_costs(database: Ledger, budget: Budget, since: datetime) -> list[tuple[datetime, str, Decimal]]:
     """Costs as (quarter hour, value of `per`, cost), in order of time."""
-    value = f"ifNull(toString(c.{BUDGET_DIMENSIONS[budget.per].column}), '')" if budget.per else "''"
-    conditions = ["c.start_time >= {since:DateTime('UTC')}", "isNotNull(c.cost_usd)"]
-    conditions += [f"c.{BUDGET_DIMENSIONS[dimension].column} = {{{dimension}:String}}" for dimension in budget.scope]
-    statement = (
-        f"SELECT toStartOfFifteenMinutes(c.start_time) AS quarter, {value} AS value, sum(c.cost_usd) FROM llm_calls AS c FINAL "
-        f"WHERE {' AND '.join(conditions)} "
-        f"GROUP BY quarter, value {'HAVING value != {nobody:String}' if budget.per else ''} ORDER BY quarter"
+    query = statement(
+        "budgets/quarter_hours", value=budget_status.value_sql(budget), scope=budget_status.scope_sql(budget)
     )
-    rows = database.query(statement, {"since": since, "nobody": "", **budget.scope}).rows
+    rows = database.query(query, {"since": since, **budget.scope}).rows
     return [(quarter, value, cost) for quarter, value, cost in rows]
 
 
@@ -182,16 +177,6 @@ def _window_label(budget: Budget, start: datetime) -> str:
     return start.astimezone(budget.zone).strftime(form)
 
 
-ALERTS: Final = """
-SELECT window_start, value, threshold, min(at) AS first, countIf(state = 'delivered') > 0
-FROM budget_alerts WHERE budget = {name:String}
-GROUP BY window_start, value, threshold ORDER BY first
-"""
-CHANGES: Final = """
-SELECT at, kind, who, reason FROM limit_events WHERE dimension = 'budget' AND key = {name:String} ORDER BY at
-"""
-
-
 @click.command("history")
 @click.argument("name")
 @click.option("--periods", type=click.IntRange(1, 400), help="How many periods; default: 48 hours, 30 days, 12 months.")
@@ -208,7 +193,7 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
       spanledger budget history all --periods 6
     """
     with ledger() as database, spinner("adding up"):
-        changes = database.query(CHANGES, {"name": name})
+        changes = database.query(statement("budgets/changes_of_budget"), {"name": name})
         if changes.rows and changes.rows[-1][1] == "remove":
             show(changes, f"Changes of {name} (removed)", json_output=as_json)
             return
@@ -227,7 +212,9 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
 def _alerts_by_window(database: Ledger, name: str) -> dict[datetime, list[str]]:
     """Start of a window -> its alerts as text: threshold, value, time, and whether one was delivered."""
     alerts: dict[datetime, list[str]] = {}
-    for start, value, threshold, alert_time, delivered in database.query(ALERTS, {"name": name}).rows:
+    for start, value, threshold, alert_time, delivered in database.query(
+        statement("budgets/alerts_of_budget"), {"name": name}
+    ).rows:
         how = "" if delivered else " (not delivered)"
         alert = f"{threshold * 100:g}% {value} {alert_time:%Y-%m-%d %H:%M}{how}"
         alerts.setdefault(start, []).append(alert.replace("  ", " "))

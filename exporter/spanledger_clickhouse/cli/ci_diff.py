@@ -11,15 +11,12 @@ import click
 
 from spanledger_clickhouse.cli.output import Usd, as_json, console, json_value, report_user_errors, table
 from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.report.run_costs import FeatureDifference, RunError, differences, read_run
 from spanledger_clickhouse.report.sections import NO_FEATURE, usd
 from spanledger_clickhouse.report.text import escape_markdown, markdown_table
 from spanledger_clickhouse.session import open_ledger
 
-LIVE_REQUESTS: Final = """
-SELECT feature, toUInt64(uniqExact(ifNull(request_id, trace_id)) * 30 / {days}) AS requests
-FROM llm_calls FINAL WHERE start_time > now() - INTERVAL {days} DAY GROUP BY feature
-"""
 LIVE_DAYS: Final = 7
 COLUMNS: Final = ("feature", "requests", "$/request before", "after", "change", "calls/request", "$/month")
 
@@ -98,7 +95,7 @@ def ci_diff(
 
 def _live_requests() -> dict[str | None, int]:
     with open_ledger(take_in=False) as database:  # the spool holds the test run
-        return dict(database.query(LIVE_REQUESTS.format(days=LIVE_DAYS)).rows)
+        return dict(database.query(statement("cli/live_requests", days=str(LIVE_DAYS))).rows)
 
 
 def _limit_violations(

@@ -29,6 +29,7 @@ from spanledger_clickhouse.cli.price_tables import STALE_DAYS
 from spanledger_clickhouse.database import migrations
 from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.ship import dead_letters, shipper
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
@@ -39,11 +40,6 @@ STALE_SPOOL_SECONDS: Final = 300
 """Rows that wait longer than this are not being shipped."""
 
 HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0) FROM ledger_holes"
-
-LAST_DAY: Final = """
-SELECT count(), countIf(unpriced_reason != ''), countIf(attribution_reason != '')
-FROM llm_calls FINAL WHERE start_time > now() - INTERVAL 1 DAY
-"""
 
 
 @click.command()
@@ -188,7 +184,7 @@ def _database() -> Iterator[Finding]:
 
 
 def _last_day(ledger: Ledger) -> Iterator[Finding]:
-    calls, unpriced, unattributed = ledger.query(LAST_DAY).rows[0]
+    calls, unpriced, unattributed = ledger.query(statement("cli/last_day")).rows[0]
     for count, what, advice in (
         (unpriced, "without a price", 'see `spanledger sql "SELECT * FROM unpriced_calls"` and docs/pricing.md'),
         (unattributed, "not fully attributed", "see `spanledger who-forgot`"),

@@ -11,13 +11,8 @@ import click
 
 from spanledger_clickhouse.cli.output import as_json, ledger, report_user_errors, show, spinner
 from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.report.codeowners import CodeOwners, repository_owners
-
-UNATTRIBUTED: Final = """
-SELECT code_file, code_line, code_function, reason, lost_at, total_cost_usd, calls,
-       calls_without_feature, calls_without_user, calls_without_request, last_call
-FROM unattributed_spend_between(since = '{since}', until = '{until}') LIMIT {top}
-"""
 
 COLUMNS: Final = {
     "code": "String",
@@ -64,7 +59,11 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     """
     until = datetime.now(UTC)
     times = {"since": until - timedelta(days=days), "until": until}
-    query = UNATTRIBUTED.format(top=top, **{name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in times.items()})
+    query = statement(
+        "cli/unattributed_call_sites",
+        top=str(top),
+        **{name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in times.items()},
+    )
     with ledger() as database, spinner("querying the ledger"):
         sites = [CallSite(*row) for row in database.query(query).rows]
     owners = repository_owners(Path.cwd())

@@ -59,14 +59,10 @@ def statements(database: str, tenants: tuple[str, ...] = ()) -> list[str]:
         templates += [
             f"GRANT SELECT ON {{db}}.{name} TO {role}" for name in (*TENANT_TABLES, *SHARED_TABLES, *_views())
         ]
+        visible = dict.fromkeys(TENANT_TABLES, f"tenant_id = '{tenant}'")
+        visible |= {table: "0" for table in SHARED_TABLES if table not in PRICE_TABLES}
         templates += [
-            f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING tenant_id = '{tenant}' "
-            f"AS RESTRICTIVE TO {role}"
-            for table in TENANT_TABLES
+            f"CREATE ROW POLICY IF NOT EXISTS {role} ON {{db}}.{table} FOR SELECT USING {rows} AS RESTRICTIVE TO {role}"
+            for table, rows in visible.items()
         ]
-        templates += [
-            f"CREATE ROW POLICY IF NOT EXISTS `{role[1:-1]}` ON {{db}}.{table} FOR SELECT USING 0 AS RESTRICTIVE TO {role}"
-            for table in SHARED_TABLES
-            if table not in PRICE_TABLES
-        ]
-    return [statement.replace("{db}", f"`{database}`") for statement in templates]
+    return [template.replace("{db}", f"`{database}`") for template in templates]

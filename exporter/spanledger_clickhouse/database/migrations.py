@@ -45,11 +45,6 @@ VIEW_DEFAULTS: Final = {"{window}": "1", "{now}": "now('UTC')"}
 DDL_OBJECT: Final = re.compile(
     r"^(CREATE|ALTER) (?:OR REPLACE )?(?:TABLE|VIEW|DICTIONARY) (?:IF NOT EXISTS )?(?:`[^`]*`\.)(\w+)", re.MULTILINE
 )
-MIGRATIONS_TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS {db}.schema_migrations{on_cluster} (name String, checksum String, "
-    "applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = {engine}ReplacingMergeTree({global_args_comma}applied_at) "
-    "ORDER BY name"
-)
 
 
 @dataclass(frozen=True)
@@ -131,10 +126,8 @@ def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migr
     if table is None or shard is None:
         return [Migration(name, _render(text, database, servers))]
     local = text.replace(f"{{db}}.{table[1]}", f"{{db}}.{table[1]}_local")
-    front = (
-        f"CREATE TABLE IF NOT EXISTS {{db}}.{table[1]}{{on_cluster}} AS {{db}}.{table[1]}_local "
-        f"ENGINE = Distributed('{servers.cluster}', '{database}', '{table[1]}_local', {shard})"
-    )
+    names = {"table": table[1], "cluster": servers.cluster, "database": database}
+    front = statement("migrations/distributed_table", **names, sharding_key=shard)
     if "ALTER TABLE" in text:  # the front fills its own defaults: it changes as the shards do
         front = re.sub(r" CODEC\([^\n]*\)(?=,?\n)", "", text)
     return [
@@ -178,11 +171,8 @@ def refreshable(database: str, servers: Topology | None = None) -> list[Migratio
     views: list[Migration] = []
     for name in rollups.ROLLUP_NAMES:
         query = rollups.select(name).replace("{window}", "c.start_time < toStartOfHour(now('UTC'))")
-        statement = (
-            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {{db}}.{name}_refresh{{on_cluster}} REFRESH EVERY 5 MINUTE "
-            f"TO {{db}}.{name} AS SELECT *, toStartOfHour(now('UTC')) AS closed_until FROM ({query})"
-        )
-        views.append(Migration(f"refreshable/{name}", _render(statement, database, servers or Topology())))
+        view = statement("migrations/refreshable_rollup", rollup=name, query=query)
+        views.append(Migration(f"refreshable/{name}", _render(view, database, servers or Topology())))
     return views
 
 
@@ -225,8 +215,7 @@ def _names(*names: str) -> str:
 def has_ttl(client: Any, target: Target) -> bool:
     """Whether calls have a TTL."""
     response = client.query(
-        "SELECT count() FROM system.tables WHERE database = {db:String} AND name LIKE 'llm_calls%' "
-        "AND create_table_query LIKE '%TTL toDateTime(start_time)%'",
+        statement("migrations/tables_with_retention"),
         parameters={"db": target.database},
     )
     return bool(response.result_rows[0][0])
@@ -283,14 +272,14 @@ def applied(client: Any, target: Target, servers: Topology | None = None) -> dic
     from clickhouse_connect.driver.exceptions import Error
 
     servers = servers or Topology()
-    statement = f"SELECT name, checksum FROM {_identifier(target.database)}.schema_migrations FINAL"
+    query = f"SELECT name, checksum FROM {_identifier(target.database)}.schema_migrations FINAL"
     try:
         try:
-            result = client.query(statement)
+            result = client.query(query)
         except Error:  # most likely a new ledger; with a read-only user the query succeeds and nothing is created
             client.command(_render("CREATE DATABASE IF NOT EXISTS {db}{on_cluster}", target.database, servers))
-            client.command(_render(MIGRATIONS_TABLE, target.database, servers))
-            result = client.query(statement)
+            client.command(_render(statement("migrations/schema_migrations"), target.database, servers))
+            result = client.query(query)
     except Error as error:
         raise DatabaseError(f"querying {target.masked_dsn} for its schema failed: {reason(error)}") from error
     return {str(name): str(checksum) for name, checksum in result.result_rows}

@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, Final
 
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+from spanledger_clickhouse.database.statements import statement
 
 ROLLUP_NAMES: Final = ("llm_costs_1h", "llm_costs_1d", "llm_costs_1d_user", "llm_quantiles_1h")
 OVERLAP: Final = timedelta(minutes=10)
@@ -97,16 +98,13 @@ class Rollups:
         last_run = self._scalar(f"SELECT max(seen_until) FROM {self._db}.rollup_state WHERE name = 'rollups'")
         since = max(last_run - OVERLAP, datetime(1970, 1, 1, tzinfo=UTC))
         response = self._client.query(
-            f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls "
-            "WHERE inserted_at >= {since:DateTime64(3, 'UTC')} AND start_time < {closed:DateTime('UTC')} ORDER BY day",
+            statement("rollups/days_with_new_calls", db=self._db),
             parameters={"since": since, "closed": closed},
         )
         days = {row[0] for row in response.result_rows}
         # Hours that were open at the last run are closed now: their calls may have arrived long before this run.
         open_then = self._client.query(
-            f"SELECT DISTINCT toDate(start_time) AS day FROM {self._db}.llm_calls WHERE start_time < {{closed:DateTime('UTC')}} "
-            f"AND start_time >= (SELECT max(closed_until) FROM {self._db}.llm_costs_1h WHERE bucket = "
-            f"(SELECT max(bucket) FROM {self._db}.llm_costs_1h))",
+            statement("rollups/days_closed_since", db=self._db),
             parameters={"closed": closed},
         )
         return sorted(days | {row[0] for row in open_then.result_rows})
@@ -120,10 +118,10 @@ class Rollups:
         try:
             for name in ROLLUP_NAMES:
                 stage = stages[name] = f"{name}_stage_{secrets.token_hex(4)}"
+                partition = "toDate(bucket)" if name.endswith("1h") else "bucket"
+                tables = {"stage": f"{self._db}.{stage}", "rollup": f"{self._db}.{name}"}
                 self._client.command(
-                    f"CREATE TABLE {self._db}.{stage} AS {self._db}.{name} ENGINE = MergeTree "
-                    f"PARTITION BY {'toDate(bucket)' if name.endswith('1h') else 'bucket'} "
-                    f"ORDER BY {self._sorting_key(name)}"
+                    statement("rollups/create_stage", **tables, partition=partition, key=self._sorting_key(name))
                 )
                 query = select(name).replace("{db}", self._db).replace("{window}", window)
                 self._client.command(f"INSERT INTO {self._db}.{stage} SELECT *, {stamp} FROM ({query})")
@@ -156,9 +154,8 @@ class Rollups:
     def _drop_stale_stages(self) -> None:
         """Drop stage tables that a crashed run left behind."""
         response = self._client.query(
-            "SELECT name FROM system.tables WHERE database = {db:String} AND match(name, '_stage_[0-9a-f]{8}$') "
-            f"AND metadata_modification_time < now() - {int(STALE_STAGE_AGE.total_seconds())}",
-            parameters={"db": self._target.database},
+            statement("rollups/stale_stages"),
+            parameters={"db": self._target.database, "age": int(STALE_STAGE_AGE.total_seconds())},
         )
         for (name,) in response.result_rows:
             self._client.command(f"DROP TABLE IF EXISTS {self._db}.{name}")
@@ -184,22 +181,8 @@ class Rollups:
     def _differences(self, name: str) -> list[RollupDifference]:
         priced = "sum(r.cost_usd)" if name != "llm_quantiles_1h" else "toDecimal128(0, 12)"
         facts = "sum(ifNull(c.cost_usd, 0))" if name != "llm_quantiles_1h" else "toDecimal128(0, 12)"
-        rows: Sequence[Any] = self._client.query(f"""
-            WITH
-                kept AS (
-                    SELECT toDate(r.bucket) AS day, sum(r.calls) AS calls, {priced} AS cost, max(r.closed_until) AS until
-                    FROM {self._db}.{name} AS r GROUP BY day
-                ),
-                facts AS (
-                    SELECT toDate(c.start_time) AS day, count() AS calls, {facts} AS cost
-                    FROM {self._db}.llm_calls AS c FINAL LEFT JOIN kept AS k ON k.day = toDate(c.start_time)
-                    WHERE k.until = toDateTime(0, 'UTC') OR c.start_time < k.until
-                    GROUP BY day
-                )
-            SELECT f.day, k.calls, f.calls, k.cost, f.cost
-            FROM facts AS f LEFT JOIN kept AS k ON k.day = f.day
-            WHERE (k.calls != f.calls OR k.cost != f.cost) AND (k.calls > 0 OR f.day < (SELECT max(day) FROM kept))
-            ORDER BY f.day""").result_rows
+        query = statement("rollups/differences", db=self._db, rollup=name, priced=priced, facts=facts)
+        rows: Sequence[Any] = self._client.query(query).result_rows
         return [RollupDifference(name, row[0], (row[1], row[2]), (row[3], row[4])) for row in rows]
 
     def repair(self, days: Sequence[date], *, shrink: bool = False) -> RebuildReport:

@@ -20,6 +20,7 @@ from spanledger.runtime.guard import log
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import ACCESS_DENIED, DatabaseError, Target, open_client
 from spanledger_clickhouse.database.rollups import Rollups
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.gateway.dedup import Batch, Entry, ResponseKey, SpanDeduplicator, SpanKey, spool_line
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
@@ -242,10 +243,8 @@ class GroupCommitWriter:
         try:
             for begin in range(0, len(response_ids), IDS_PER_QUERY):
                 rows = self._client.query(
-                    "SELECT tenant_id, provider, response_id, trace_id, span_id "
-                    f"FROM `{self._target.database}`.llm_calls WHERE response_id IN {{ids:Array(String)}} "
-                    f"AND start_time > now() - INTERVAL {LOOK_BACK_DAYS} DAY",
-                    parameters={"ids": response_ids[begin : begin + IDS_PER_QUERY]},
+                    statement("gateway/calls_of_responses", db=f"`{self._target.database}`"),
+                    parameters={"ids": response_ids[begin : begin + IDS_PER_QUERY], "days": LOOK_BACK_DAYS},
                 ).result_rows
                 committed |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
         except Error as error:

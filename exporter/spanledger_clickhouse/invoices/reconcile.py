@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 from spanledger.semconv.dimensions import DIMENSIONS
 from spanledger_clickhouse.database.connection import DatabaseError, reason
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.invoices.provider_exports import InvoiceLine, grouped, model_key
 
 ZERO: Final = Decimal(0)
@@ -178,16 +179,7 @@ def _query_ledger(ledger: Ledger, first: date, last: date, project_by: str) -> l
     expression = "c.labels[{label:String}]" if label and kind == "label" else PROJECTS.get(project_by)
     if expression is None:
         raise DatabaseError(f"{project_by!r} is not a valid project mapping: use {', '.join(PROJECTS)} or label:<name>")
-    return ledger.query(f"""
-        SELECT toDate(c.start_time) AS day, toString(c.provider), ifNull(toString({expression}), '') AS project, c.model AS model,
-               ifNull(sum(c.cost_usd), 0), ifNull(sum(c.tools_cost_usd), 0), count(), countIf(c.unpriced_reason != ''),
-               sumIf(c.total_tokens, isNotNull(c.cost_usd)), sumIf(c.total_tokens, c.unpriced_reason != ''),
-               ifNull(sumIf(c.cost_usd, hasAny(c.price_flags, ['tier_estimated', 'batch_estimated'])), 0),
-               sum(arrayCount(b -> b = 'unknown', c.attempt_billed))
-        FROM llm_calls AS c FINAL
-        WHERE c.start_time >= {{first:Date}} AND c.start_time < {{last:Date}} + 1
-        GROUP BY day, c.provider, project, model
-    """, parameters).rows  # fmt: skip
+    return ledger.query(statement("invoices/ledger_by_day", project=expression), parameters).rows
 
 
 def store_invoice(ledger: Ledger, lines: Iterable[InvoiceLine]) -> None:
@@ -213,8 +205,7 @@ def _replaced_keys(ledger: Ledger, lines: Collection[Key]) -> list[Key]:
     split by project has changed."""
     days = sorted(day for day, *_ in lines)
     stored_keys = ledger.query(
-        "SELECT day, toString(provider), project, toString(model) FROM invoices FINAL"
-        " WHERE day >= {first:Date} AND day <= {last:Date} AND amount_usd != 0",
+        statement("invoices/stored_lines"),
         {"first": days[0], "last": days[-1]},
     ).rows
     replaced_keys: list[Key] = []

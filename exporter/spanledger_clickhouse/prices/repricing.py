@@ -18,6 +18,7 @@ from spanledger.pricing.price import ERROR, NOT_BILLED, PROVIDER_REPORTED
 from spanledger.runtime.guard import quietly
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.rows.rows import COLUMNS, Row, billed_call, price_columns
 
 CORRECTIONS_PER_INSERT: Final = 2000
@@ -109,20 +110,16 @@ def reprice(
 
 def _hours(client: Any, target: Target, since: datetime, until: datetime) -> list[datetime]:
     response = client.query(
-        f"SELECT DISTINCT toStartOfHour(start_time) AS hour FROM `{target.database}`.llm_calls "
-        "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} ORDER BY hour",
+        statement("prices/hours_with_calls", db=f"`{target.database}`"),
         parameters={"since": since, "until": until},
     )
     return [row[0] for row in response.result_rows]
 
 
 def _corrections(client: Any, target: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
-    model_condition = " AND {model:String} IN (request_model, response_model)" if model else ""
     response = client.query(
-        f"SELECT {', '.join(COLUMNS)} FROM `{target.database}`.llm_calls FINAL "
-        "WHERE start_time >= {since:DateTime64(6, 'UTC')} AND start_time < {until:DateTime64(6, 'UTC')} "
-        f"AND price_status NOT IN ('{NOT_BILLED}', '{PROVIDER_REPORTED}'){model_condition}",
-        parameters={"since": since, "until": until, "model": model or ""},
+        statement("prices/calls", db=f"`{target.database}`", columns=", ".join(COLUMNS)),
+        parameters={"since": since, "until": until, "model": model or "", "final": [NOT_BILLED, PROVIDER_REPORTED]},
     )
     corrections: list[Correction] = []
     for values in response.result_rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from spanledger.limits.store.protocol import (
@@ -30,80 +31,6 @@ PUBLISHED_KEY: Final = "budgets"
 PUBLISHER_KEY: Final = "ledger"
 PREFIX: Final = "spanledger:{limits}:"
 """The braces keep all keys in one slot, where one script may touch them all."""
-
-RESERVE: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local hold, amount = ARGV[1], ARGV[2]
-local spent = {-1}
-if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
-for i = 2, #KEYS do
-  local key = KEYS[i]
-  local holds = key .. ':holds'
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do
-    redis.call('HINCRBY', key, 'held', '-' .. string.match(gone, '[1-9]%d*$'))
-    redis.call('ZREM', holds, gone)
-  end
-  local known = redis.call('HMGET', key, 'spent', 'held')
-  if tonumber(known[1] or 0) + math.max(0, tonumber(known[2] or 0)) + tonumber(amount) > tonumber(ARGV[2 * i]) then return {i - 2} end
-  spent[i] = known[1] or '0'
-end
-for i = 2, #KEYS do
-  local key = KEYS[i]
-  redis.call('HINCRBY', key, 'held', amount)
-  redis.call('ZADD', key .. ':holds', now + tonumber(ARGV[3]), hold)
-  redis.call('PEXPIRE', key .. ':holds', ARGV[1 + 2 * i])
-  redis.call('PEXPIRE', key, ARGV[1 + 2 * i])
-end
-return spent
-"""
-"""KEYS: a completion marker, then counters. ARGV: hold ("reservation:amount"), amount, TTL of the hold in ms, then (limit,
-TTL in ms) of each counter. The amount is 1 or more. All or nothing. Returns the index of the exhausted counter, or -1 and the
-spent amounts as exact texts. A reservation that arrives after its settlement (network delay) holds nothing."""
-
-SETTLE: Final = """
-local spent = {}
-local late, seen = ARGV[4 + #KEYS] == '1', ARGV[5 + #KEYS] == '1'
-local first = seen or redis.call('EXISTS', KEYS[1]) == 0
-for i = 2, #KEYS do
-  local key = KEYS[i]
-  local new = first
-  if seen then
-    new = redis.call('SADD', key .. ':seen', KEYS[1]) == 1
-    redis.call('PEXPIRE', key .. ':seen', ARGV[3 + i])
-  end
-  if new then
-    if ARGV[2] ~= '0' and redis.call('ZREM', key .. ':holds', ARGV[1]) == 1 then
-      redis.call('HINCRBY', key, 'held', '-' .. ARGV[2])
-    end
-    redis.call('HINCRBY', key, 'spent', ARGV[3])
-    redis.call('PEXPIRE', key, ARGV[3 + i])
-    local levelled = late and redis.call('HGET', key, 'levelled') or '0'
-    local known = tonumber(levelled) < tonumber(ARGV[3]) and levelled or ARGV[3]
-    if known ~= '0' then
-      redis.call('HINCRBY', key, 'levelled', '-' .. known)
-      redis.call('HINCRBY', key, 'spent', '-' .. known)
-    end
-  end
-  spent[i - 1] = redis.call('HGET', key, 'spent') or '0'
-end
-if first and not seen then redis.call('SET', KEYS[1], 1, 'PX', ARGV[4]) end
-return spent
-"""
-"""KEYS: a completion marker, then counters. ARGV: hold, amount held, amount spent, TTL of the marker in ms, then the TTL in ms
-of each counter, then 1 for a delayed cost: the part that a reconciliation included already is not counted again; then 1
-for a cost that other processes may report too: each counter counts it once during its TTL. Returns the spent amounts.
-A retry after a timeout counts once."""
-
-RAISE_TO: Final = """
-local known = redis.call('HGET', KEYS[1], 'spent')
-if tonumber(known or 0) >= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'spent', ARGV[1])
-redis.call('HINCRBY', KEYS[1], 'levelled', string.format('%.0f', tonumber(ARGV[1]) - tonumber(known or 0)))
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
-"""
-"""KEYS: a counter. ARGV: the spent amount in the ledger, TTL in ms."""
 
 
 class RedisStore:
@@ -144,9 +71,9 @@ class RedisStore:
         }
         self._refusals: Any = redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError
         self._client = client
-        self._reserve_script: Any = client.register_script(RESERVE)
-        self._settle_script: Any = client.register_script(SETTLE)
-        self._raise_script: Any = client.register_script(RAISE_TO)
+        self._reserve_script: Any = client.register_script(_lua("reserve"))
+        self._settle_script: Any = client.register_script(_lua("settle"))
+        self._raise_script: Any = client.register_script(_lua("raise_to"))
 
     @contextmanager
     def _mapped_errors(self) -> Generator[None]:
@@ -251,6 +178,10 @@ class RedisStore:
         keys = [f"{PREFIX}done:{reservation}", *(PREFIX + counter.key for counter in counters)]
         with self._mapped_errors():
             return script(keys=keys, args=arguments)
+
+
+def _lua(name: str) -> str:
+    return (Path(__file__).parent / f"{name}.lua").read_text("utf-8")
 
 
 def _text(value: bytes) -> str:

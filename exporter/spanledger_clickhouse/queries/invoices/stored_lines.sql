@@ -1,0 +1,3 @@
+SELECT day, toString(provider), project, toString(model)
+FROM invoices FINAL
+WHERE day >= {first:Date} AND day <= {last:Date} AND amount_usd != 0

@@ -1,0 +1,4 @@
+CREATE TABLE {stage} AS {rollup}
+ENGINE = MergeTree
+PARTITION BY {partition}
+ORDER BY {key}
