@@ -77,7 +77,7 @@ def test_every_call_is_one_row(told):
     assert ids == Counter(s.id if s.api != "embeddings" else "" for s in sold)
 
 
-def test_every_row_is_what_the_provider_sold(told):
+def test_every_row_matches_the_provider(told):
     traces, sold, rows, _ = told
     ours = Counter(
         (
@@ -99,19 +99,19 @@ def test_every_row_is_what_the_provider_sold(told):
     assert ours == theirs
 
 
-def test_the_sum_is_the_providers_sum(told):
+def test_the_total_matches_the_provider(told):
     _, sold, rows, _ = told
     assert sum(Decimal(row["cost_usd"]) for row in rows) == Decimal(sum(s.picousd for s in sold)).scaleb(-12)
 
 
-def test_refused_calls_are_one_row_with_two_attempts(told):
+def test_a_retried_call_is_one_row_with_two_attempts(told):
     _, sold, rows, _ = told
     refused = {s.id for s in sold if "[429]" in s.prompt and s.id}
     assert {row["attempts"] for row in rows if row["response_id"] in refused} == {2}
     assert all(row["outcome"] == "ok" and row["usage_source"] == "exact" for row in rows)
 
 
-def test_the_background_job_that_forgot_its_context_is_named(told):
+def test_the_background_job_without_context_is_named(told):
     *_, rows, _ = told
     app = Path(demo.HERE / "fastapi_app/app.py")
     lines = app.read_text().splitlines()
@@ -122,7 +122,7 @@ def test_the_background_job_that_forgot_its_context_is_named(told):
         assert "anthropic.messages.create(" in lines[row["code_line"] - 1]
 
 
-def test_the_resource_says_which_service(told):
+def test_the_resource_names_the_service(told):
     *_, rows, _ = told
     assert {(row["service"], row["environment"]) for row in rows} == {("demo", "demo")}
 
@@ -141,7 +141,7 @@ def test_spend_sums_to_the_total_whatever_it_is_grouped_by(told, by):
     assert total == Decimal(sum(s.picousd for s in attributed)).scaleb(-12)
 
 
-def test_tables_for_people_name_what_there_is(told):
+def test_tables_list_features_functions_and_models(told):
     *_, env = told
     assert "summarize" in spanledger(env, "spend")
     assert "index_documents" in spanledger(env, "who-forgot")
@@ -169,7 +169,7 @@ def test_the_demo_ends_with_the_same_sum():
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_client_that_goes_away_is_no_traceback_in_a_providers_output(provider: Provider, capfd):
+def test_a_disconnected_client_causes_no_traceback_in_the_provider(provider: Provider, capfd):
     with socket.create_connection(("127.0.0.1", provider.server_port)) as connection:
         connection.sendall(b"POST /elsewhere HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
         assert connection.recv(8) == b"HTTP/1.1"

@@ -127,7 +127,7 @@ def texts(done: list[delivery_log.DeliveryResult]) -> list[str]:
 # --- thresholds ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: Ledger, receiver: Receiver):
+def test_a_monthly_budget_alerts_at_each_threshold(ledger: Ledger, receiver: Receiver):
     """$425 a day: $8,000, $9,000, $9,500 and $10,000 are passed on the days on which they are passed, once each."""
     put(ledger, "everything", 10_000)
     slack = Destination("slack", receiver.url("slack"))
@@ -150,7 +150,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: L
     assert evaluate.evaluate(ledger, MARCH + timedelta(days=31, hours=1), [slack]) == [], "April begins at nothing"
 
 
-def test_the_payload_has_what_whoever_is_on_call_wants_to_know(ledger: Ledger, receiver: Receiver):
+def test_the_payload_has_amounts_forecast_and_top_spenders(ledger: Ledger, receiver: Receiver):
     put(ledger, "free summaries", 100, scope={"feature": "summarize", "tier": "free"}, action="block")
     at = MARCH + timedelta(days=9)
     spend(ledger, at, "70.5", user_id="ada", customer_tier="free")
@@ -182,7 +182,7 @@ def test_the_payload_has_what_whoever_is_on_call_wants_to_know(ledger: Ledger, r
     assert "http" not in repr(where)
 
 
-def test_each_user_is_told_of_by_the_hour_and_only_the_highest_threshold(ledger: Ledger, receiver: Receiver):
+def test_a_budget_per_user_and_hour_alerts_once_with_the_highest_threshold(ledger: Ledger, receiver: Receiver):
     put(ledger, "a user's hour", 1, per="user", window="hour")
     at = MARCH + timedelta(hours=5, minutes=10)
     for user, usd in (("ada", 1.2), ("bob", 0.85), ("eve", 0.5)):
@@ -199,7 +199,7 @@ def test_each_user_is_told_of_by_the_hour_and_only_the_highest_threshold(ledger:
     assert [each["threshold"] for each in receiver.bodies("hook")[2:]] == [1.0]
 
 
-def test_a_day_is_that_of_the_budgets_clock(ledger: Ledger):
+def test_a_day_is_in_the_time_zone_of_the_budget(ledger: Ledger):
     put(ledger, "berlin", 10, window="day", zone="Europe/Berlin")
     spend(ledger, datetime(2026, 3, 1, 22, 59, tzinfo=UTC), 10)  # still the 1st there
     at = datetime(2026, 3, 1, 23, 1, tzinfo=UTC)
@@ -211,7 +211,7 @@ def test_a_day_is_that_of_the_budgets_clock(ledger: Ledger):
 # --- delivery --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_tried_again_and_then_kept_and_sent_by_hand(
+def test_a_failed_alert_is_retried_then_kept_and_resent_on_request(
     ledger: Ledger, receiver: Receiver, monkeypatch, caplog
 ):
     put(ledger, "all", 10)
@@ -236,7 +236,7 @@ def test_a_message_is_tried_again_and_then_kept_and_sent_by_hand(
     assert receiver.bodies("secret-path")[-1]["threshold"] == 1.0
 
 
-def test_nobody_there_and_a_refusal_are_said(receiver: Receiver, monkeypatch, caplog):
+def test_an_unreachable_destination_and_a_rejection_are_reported(receiver: Receiver, monkeypatch, caplog):
     said = {"id": "x", "text": "t"}
     gone = Destination("webhook", "http://127.0.0.1:9/secret").deliver(said)
     assert gone.attempts == 5
@@ -248,7 +248,7 @@ def test_nobody_there_and_a_refusal_are_said(receiver: Receiver, monkeypatch, ca
     )
 
 
-def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Ledger, receiver: Receiver, monkeypatch):
+def test_an_alert_claimed_by_a_dead_guard_is_delivered_by_another(ledger: Ledger, receiver: Receiver, monkeypatch):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -263,7 +263,7 @@ def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Le
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
-def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver: Receiver):
+def test_an_undelivered_alert_is_retried_later(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -276,7 +276,7 @@ def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
-def test_it_is_tried_again_ever_more_seldom_for_a_day(ledger: Ledger, receiver: Receiver):
+def test_retries_back_off_for_a_day(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -294,7 +294,7 @@ def test_it_is_tried_again_ever_more_seldom_for_a_day(ledger: Ledger, receiver: 
     assert (letter[4], letter[5]) == (7, "webhook at 127.0.0.1: HTTP 403")
 
 
-def test_a_guard_that_dies_while_it_tries_again_leaves_it_to_others(ledger: Ledger, receiver: Receiver, monkeypatch):
+def test_a_retry_claimed_by_a_dead_guard_is_taken_over(ledger: Ledger, receiver: Receiver, monkeypatch):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -311,7 +311,7 @@ def test_a_guard_that_dies_while_it_tries_again_leaves_it_to_others(ledger: Ledg
     assert [each.delivery.error for each in evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])] == [""]
 
 
-def test_what_a_dead_guard_had_for_an_address_that_is_gone_is_a_dead_letter(
+def test_a_claim_for_a_removed_destination_is_a_dead_letter(
     ledger: Ledger, receiver: Receiver, monkeypatch
 ):
     put(ledger, "all", 10)
@@ -340,7 +340,7 @@ def test_dead_letters_can_be_dismissed(ledger: Ledger, receiver: Receiver):
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
-def test_many_letters_to_a_dead_address_are_not_waited_for(ledger: Ledger, receiver: Receiver):
+def test_retrying_dead_letters_stops_after_repeated_failures(ledger: Ledger, receiver: Receiver):
     put(ledger, "u", 1, per="user")
     for number in range(20):
         spend(ledger, MARCH, 1, user_id=f"u{number}")
@@ -352,7 +352,7 @@ def test_many_letters_to_a_dead_address_are_not_waited_for(ledger: Ledger, recei
     assert (len(done), len(receiver.got) - before < 20) == (20, True)
 
 
-def test_an_alert_does_not_wait_for_who_spent_it(ledger: Ledger, receiver: Receiver, monkeypatch, caplog):
+def test_an_alert_is_sent_without_top_spenders_if_their_query_fails(ledger: Ledger, receiver: Receiver, monkeypatch, caplog):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
 
@@ -368,7 +368,7 @@ def test_an_alert_does_not_wait_for_who_spent_it(ledger: Ledger, receiver: Recei
     assert "does not list the top user values: too much memory" in caplog.text
 
 
-def test_what_nobody_is_named_for_is_among_the_dearest(ledger: Ledger, receiver: Receiver):
+def test_unattributed_spend_is_among_the_top_spenders(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9, feature=None, user_id=None)
     spend(ledger, MARCH, 0.5)
@@ -384,7 +384,7 @@ def test_what_nobody_is_named_for_is_among_the_dearest(ledger: Ledger, receiver:
     assert "Users: unattributed $9.00, ada $0.5000" in receiver.bodies("slack")[0]["blocks"][0]["text"]["text"]
 
 
-def test_letters_of_an_address_that_is_gone_go_to_another_of_its_kind(ledger: Ledger, receiver: Receiver):
+def test_dead_letters_of_a_removed_destination_go_to_another_of_its_kind(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     receiver.answers = [404]
@@ -395,7 +395,7 @@ def test_letters_of_an_address_that_is_gone_go_to_another_of_its_kind(ledger: Le
     assert delivery_log.dead_letters(ledger) == []
 
 
-def test_where_many_fail_the_rest_is_not_waited_for(ledger: Ledger, receiver: Receiver):
+def test_remaining_alerts_are_skipped_after_repeated_failures(ledger: Ledger, receiver: Receiver):
     put(ledger, "u", 1, per="user")
     for number in range(20):
         spend(ledger, MARCH, 1, user_id=f"u{number}")
@@ -406,7 +406,7 @@ def test_where_many_fail_the_rest_is_not_waited_for(ledger: Ledger, receiver: Re
     assert sum("skipped" in each.delivery.error for each in done) == 20 - len(receiver.got)
 
 
-def test_an_address_that_answers_without_end_is_not_read(ledger: Ledger, monkeypatch):
+def test_an_endless_response_is_not_read(ledger: Ledger, monkeypatch):
     server = socket.create_server(("127.0.0.1", 0))
 
     def dribble() -> None:
@@ -430,7 +430,7 @@ def test_an_address_that_answers_without_end_is_not_read(ledger: Ledger, monkeyp
     assert "webhook at" in Destination("webhook", "https://127.0.0.1:9/").deliver({"id": "x"}).error
 
 
-def test_what_is_passed_at_the_end_of_a_period_is_told_after_it(ledger: Ledger, receiver: Receiver):
+def test_a_threshold_crossed_at_the_end_of_a_period_alerts_after_it(ledger: Ledger, receiver: Receiver):
     put_long_ago(ledger, "hourly", 1, window="hour")
     hook = [Destination("webhook", receiver.url("hook"))]
     hour = MARCH + timedelta(hours=6)
@@ -441,14 +441,14 @@ def test_what_is_passed_at_the_end_of_a_period_is_told_after_it(ledger: Ledger, 
     assert evaluate.evaluate(ledger, hour + timedelta(minutes=46), hook) == []
 
 
-def test_what_was_spent_before_a_budget_was_set_is_no_news(ledger: Ledger):
+def test_spend_before_a_budget_was_set_does_not_alert_for_past_periods(ledger: Ledger):
     put(ledger, "daily", 1, window="day")
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     spend(ledger, today - timedelta(minutes=1), 5)
     assert evaluate.evaluate(ledger, today + timedelta(minutes=5), []) == []
 
 
-def test_a_raised_budget_is_told_of_again(ledger: Ledger, receiver: Receiver):
+def test_a_raised_budget_alerts_again(ledger: Ledger, receiver: Receiver):
     hook = [Destination("webhook", receiver.url("hook"))]
     put(ledger, "all", 100)
     spend(ledger, MARCH, 101)
@@ -460,7 +460,7 @@ def test_a_raised_budget_is_told_of_again(ledger: Ledger, receiver: Receiver):
     )
 
 
-def test_names_of_strangers_stay_in_their_line(ledger: Ledger, receiver: Receiver):
+def test_names_are_escaped_and_truncated_in_slack(ledger: Ledger, receiver: Receiver):
     put(ledger, "u", 1, per="user")
     spend(ledger, MARCH, "0.996", user_id="<!channel>\n*all clear* https://evil.example/x" + "y" * 300)
     evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("slack"))])
@@ -486,7 +486,7 @@ with open_ledger(dsn=sys.argv[1], take_in=False) as ledger:
 """
 
 
-def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
+def test_one_of_several_guards_alerts(tmp_path: Path, receiver: Receiver):
     front = Front(str(tmp_path / "chdb"))
     threading.Thread(target=front.serve_forever, daemon=True).start()
     dsn = f"http://127.0.0.1:{front.server_port}/spanledger"
@@ -521,7 +521,7 @@ def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
     assert sorted(each["budget"] for each in receiver.bodies("hook")) == [f"budget {number}" for number in range(5)]
 
 
-def test_a_look_that_tells_nobody_keeps_nobody_from_being_told(ledger: Ledger, receiver: Receiver):
+def test_an_evaluation_without_destinations_suppresses_no_alert(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])
@@ -581,11 +581,11 @@ def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
         (("--test",), "no destination is set: SPANLEDGER_SLACK_WEBHOOK"),
     ],
 )
-def test_what_makes_no_sense_is_said(words: tuple[str, ...], said: str):
+def test_invalid_arguments_are_rejected(words: tuple[str, ...], said: str):
     assert said in CliRunner().invoke(main, ["guard", *words]).output
 
 
-def test_an_address_that_is_none_is_said_without_it(monkeypatch):
+def test_an_invalid_address_is_reported_without_its_text(monkeypatch):
     monkeypatch.setenv("SPANLEDGER_SLACK_WEBHOOK", "hooks.slack.com/secret")
     result = CliRunner().invoke(main, ["guard", "--once"])
     assert "the address of slack is not a valid URL" in result.output
@@ -597,7 +597,7 @@ def test_an_address_that_is_none_is_said_without_it(monkeypatch):
 # --- Redis ------------------------------------------------------------------------------------------------------------------
 
 
-def test_redis_learns_what_only_the_ledger_knows(settings, tmp_path: Path, monkeypatch):
+def test_redis_counters_are_reconciled_with_the_ledger(settings, tmp_path: Path, monkeypatch):
     server = RedisServer(tmp_path)
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
     try:

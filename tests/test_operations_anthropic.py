@@ -111,7 +111,7 @@ def test_a_fallback_is_priced_iteration_by_iteration(client, server, ledger: Rec
     assert told(rows["claude-opus-5-5"], "input_uncached_tokens", "output_text_tokens") == (100, 1)
 
 
-def test_what_decides_the_price_is_read(client, server, ledger: Recorded):
+def test_tier_region_and_speed_are_read(client, server, ledger: Recorded):
     usage = {
         **USAGE, "cache_creation_input_tokens": 30, "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
         "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 1}, "service_tier": "priority", "inference_geo": "us",
@@ -151,7 +151,7 @@ def test_sessions_are_billed_by_their_model_requests(client, server, ledger: Rec
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_vertex_takes_the_model_out_of_the_body_and_is_recorded_all_the_same(stream, server, ledger: Recorded):
+def test_a_vertex_call_is_recorded_with_its_model(stream, server, ledger: Recorded):
     start = {"type": "message_start", "message": message(usage={**USAGE, "output_tokens": 1}, stop_reason=None)}
     delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 10}}
     server.answers[":streamRawPredict"] = sse(*((e["type"], e) for e in (start, delta, {"type": "message_stop"})))
@@ -168,7 +168,7 @@ def test_vertex_takes_the_model_out_of_the_body_and_is_recorded_all_the_same(str
     )  # fmt: skip
 
 
-def test_the_sdks_own_tracing_stays_and_is_not_priced_beside_ours(server, ledger: Recorded):
+def test_spans_of_the_sdks_own_tracing_are_kept_and_not_priced(server, ledger: Recorded):
     ended: list[str] = []
 
     class Watch(SpanProcessor):

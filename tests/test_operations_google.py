@@ -44,7 +44,7 @@ def vertex(server: Canned) -> genai.Client:
     return genai.Client(vertexai=True, api_key="k", http_options={"base_url": server.url})
 
 
-def test_the_project_that_is_billed_is_kept(server, ledger: Recorded):
+def test_the_billed_project_is_recorded(server, ledger: Recorded):
     from google.oauth2.credentials import Credentials
 
     client = genai.Client(
@@ -59,7 +59,7 @@ def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
     return tuple(row[column] for column in columns)
 
 
-def test_chats_and_their_tools_are_a_row_a_hop(client, server, ledger: Recorded):
+def test_each_hop_of_a_chat_with_tools_is_a_row(client, server, ledger: Recorded):
     def price(item: str) -> int:
         """The price of an item."""
         return len(item)
@@ -85,7 +85,7 @@ def test_counting_tokens_and_files_are_free(client, server, ledger: Recorded):
 
 
 @pytest.mark.filterwarnings("ignore:The generate_images method is deprecated")
-def test_images_are_counted_by_the_piece(vertex, server, ledger: Recorded):
+def test_images_are_counted(vertex, server, ledger: Recorded):
     picture = {"bytesBase64Encoded": "eA==", "mimeType": "image/png"}
     server.answers[":predict"] = {"predictions": [picture, picture]}
     vertex.models.generate_images(model="imagen-4.0-generate-001", prompt="x", config={"number_of_images": 2})
@@ -117,7 +117,7 @@ def test_a_video_is_billed_once_when_it_is_done(vertex, server, ledger: Recorded
     )  # fmt: skip
 
 
-def test_making_a_cache_is_billed(client, server, ledger: Recorded):
+def test_creating_a_cache_is_billed(client, server, ledger: Recorded):
     server.answers["/cachedContents"] = {"name": "cachedContents/c", "model": "models/gemini-3.5-flash", "usageMetadata": {"totalTokenCount": 5000}}  # fmt: skip
     client.caches.create(model="gemini-3.5-flash", config={"contents": "x" * 10})
     row = ledger.row
@@ -196,7 +196,7 @@ class Socket:
         """Closed."""
 
 
-def test_a_live_session_is_a_row_a_turn(client, ledger: Recorded, monkeypatch):
+def test_each_turn_of_a_live_session_is_a_row(client, ledger: Recorded, monkeypatch):
     usage = {"promptTokenCount": 100, "responseTokenCount": 20, "totalTokenCount": 120, "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 20}]}  # fmt: skip
     socket = Socket({"setupComplete": {}}, {"serverContent": {"turnComplete": False}}, {"serverContent": {"turnComplete": True}, "usageMetadata": usage})  # fmt: skip
 

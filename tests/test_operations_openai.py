@@ -53,7 +53,7 @@ def test_legacy_completions(client, server, ledger: Recorded):
     )  # fmt: skip
 
 
-def test_images_counted_in_tokens(client, server, ledger: Recorded):
+def test_images_are_counted_in_tokens(client, server, ledger: Recorded):
     usage = {
         "input_tokens": 50, "input_tokens_details": {"text_tokens": 10, "image_tokens": 40}, "output_tokens": 272,
         "total_tokens": 322,
@@ -67,7 +67,7 @@ def test_images_counted_in_tokens(client, server, ledger: Recorded):
     assert row["price_status"] == "priced"
 
 
-def test_images_counted_by_the_piece(client, server, ledger: Recorded):
+def test_images_without_tokens_are_counted(client, server, ledger: Recorded):
     server.answers["/images/generations"] = {"created": 1, "data": [{"url": "x"}, {"url": "y"}]}
     client.images.generate(model="gpt-image-1", prompt="a cat", n=2, size="1024x1024", quality="high")
     row = ledger.row
@@ -185,7 +185,7 @@ def test_two_processes_that_see_the_same_job_write_the_same_row(client, server, 
     assert told(first, *key) == told(second, *key)
 
 
-def test_a_response_that_was_billed_when_it_was_made_is_not_billed_when_it_is_asked_for(
+def test_retrieving_a_billed_response_is_not_billed(
     client, server, ledger: Recorded
 ):
     server.answers["/responses/resp_1"] = {**background("completed", RESPONSE_USAGE), "background": False}
@@ -199,7 +199,7 @@ def test_compaction_is_billed(client, server, ledger: Recorded):
     assert told(ledger.row, "operation", "cache_read_tokens") == ("chat", 40)
 
 
-def test_tools_of_a_response_are_counted_and_its_images_are_a_row_of_their_own(client, server, ledger: Recorded):
+def test_tools_of_a_response_are_counted_and_its_images_are_a_separate_row(client, server, ledger: Recorded):
     images = {
         "input_tokens": 20, "output_tokens": 272, "total_tokens": 292, "input_tokens_details": {"text_tokens": 20, "image_tokens": 0},
         "output_tokens_details": {"image_tokens": 272, "text_tokens": 0},
@@ -334,7 +334,7 @@ def test_azure_deployments_are_calls(server, ledger: Recorded):
     assert told(ledger.row, "request_model", "response_model", "operation") == ("my-deployment", "gpt-4.1-mini-2025-04-14", "chat")  # fmt: skip
 
 
-def test_clients_made_of_clients_are_recorded(client, server, ledger: Recorded):
+def test_calls_of_derived_clients_are_recorded(client, server, ledger: Recorded):
     server.answers["/chat/completions"] = {"id": "x", "object": "chat.completion", "model": "gpt-4.1-mini", "choices": [], "usage": CHAT_USAGE, "created": 1}  # fmt: skip
     client.with_options(timeout=5).chat.completions.create(model="gpt-4.1-mini", messages=[])
     client.copy().chat.completions.create(model="gpt-4.1-mini", messages=[])

@@ -133,7 +133,7 @@ def test_any_request_can_be_read(provider, method, path, body):
 
 
 @given(st.binary() | st.text())
-def test_any_bytes_are_a_document_or_none(data):
+def test_any_bytes_parse_to_a_document_or_to_none(data):
     untrusted_json.parse_json(data)
 
 

@@ -64,7 +64,7 @@ def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
 SPOKEN = ("response_id", "request_model", "input_uncached_tokens", "input_audio_tokens", "cache_read_tokens", "cache_read_audio_tokens", "output_text_tokens", "output_audio_tokens")  # fmt: skip
 
 
-def test_a_realtime_session_is_a_row_a_response_and_a_transcription(ledger: Recorded):
+def test_a_realtime_session_is_a_row_per_response_and_transcription(ledger: Recorded):
     connection = RealtimeConnection(Socket(SESSION, DELTA, DELTA, HEARD, DONE))
     assert [event.type for event in connection][-1] == "response.done"
     heard, spoken = ledger.rows
@@ -72,14 +72,14 @@ def test_a_realtime_session_is_a_row_a_response_and_a_transcription(ledger: Reco
     assert told(heard, "operation", "request_model", "audio_input_ms") == ("transcription", "gpt-4o-transcribe", 3000)
 
 
-async def test_an_asynchronous_realtime_session_too(ledger: Recorded):
+async def test_an_asynchronous_realtime_session_is_recorded(ledger: Recorded):
     connection = AsyncRealtimeConnection(AsyncSocket(SESSION, DONE))
     assert (await connection.recv()).type == "session.created"
     assert json.loads(await connection.recv_bytes())["type"] == "response.done"
     assert told(ledger.row, *SPOKEN) == ("resp_1", "gpt-realtime", 56, 34, 4, 6, 5, 25)
 
 
-def test_responses_over_a_socket(ledger: Recorded):
+def test_responses_over_a_socket_are_recorded(ledger: Recorded):
     usage = {"input_tokens": 100, "input_tokens_details": {"cached_tokens": 40}, "output_tokens": 10, "output_tokens_details": {"reasoning_tokens": 4}, "total_tokens": 110}  # fmt: skip
     answer = {
         "id": "resp_2",

@@ -40,7 +40,7 @@ def sources() -> list[Path]:
     ]
 
 
-def test_no_statement_leaves_the_zone_to_the_server():
+def test_no_statement_depends_on_the_time_zone_of_the_server():
     found = [(path.name, match[0]) for path in sources() for match in NAIVE.finditer(path.read_text())]
     assert found == []
 
@@ -60,7 +60,7 @@ MOMENT = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Kiritimati"])
-def test_a_server_of_any_zone_gives_and_takes_utc(zone: str, front_in: Any):
+def test_a_server_in_any_time_zone_stores_and_returns_utc(zone: str, front_in: Any):
     where = resolve_target(front_in(zone))
     with open_client(where) as client:
         client.command("CREATE TABLE times (a DateTime('UTC'), b DateTime64(6, 'UTC'), c DateTime) ENGINE = Memory")
