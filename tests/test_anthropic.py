@@ -1,4 +1,4 @@
-"""The Anthropic SDK's call styles: each gives one row with what the provider sold."""
+"""The Anthropic SDK's call styles: each gives one row with the usage of the provider."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ async def ahelper(client: anthropic.AsyncAnthropic) -> None:
 
 
 @pytest.mark.parametrize("style", [acreate, astream, ahelper], ids=lambda style: style.__name__)
-async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(style, aclient, provider: Provider, ledger: Recorded):
+async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(
+    style, aclient, provider: Provider, ledger: Recorded
+):
     await style(aclient)
     [sold] = provider.sold
     assert facts(ledger.row) == truth(sold)

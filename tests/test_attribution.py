@@ -1,4 +1,4 @@
-"""Who caused a call: what baggage says, and where it is missing, which code lost it."""
+"""Attribution of a call from baggage; if it is missing, the call site and the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Switching on: with and without a TracerProvider, wrong settings, missing SDKs; the host never notices."""
+"""Bootstrap with and without a TracerProvider, with invalid settings and missing SDKs: the application keeps working."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def run(
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """What stands on standard error, but for OpenTelemetry's own word that it found no configurator, and ours
-    that these calls have no user."""
+    """Standard error without two expected lines: OpenTelemetry found no configurator, and calls have no user."""
     known = ("OTEL_PYTHON_CONFIGURATOR", "(spanledger who-forgot)")
     return [line for line in done.stderr.splitlines() if not any(words in line for words in known)]
 

@@ -1,4 +1,4 @@
-"""`spanledger budget`: set, listed, changed, removed; what makes no sense is said."""
+"""`spanledger budget`: set, list, change, remove; invalid arguments are rejected."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def test_stops_are_restored_after_redis_lost_its_data(store: RedisStore):
     for words in (["stop", "feature=a"], ["stop", "feature=b"], ["resume", "feature=b"]):
         assert main_run(main, words).exit_code == 0
     run("set", "all", "5")
-    store.resume("feature=a")  # and nobody wrote it down
+    store.resume("feature=a")  # without an audit row
     run("set", "all", "6")
     assert store.controls().stopped == frozenset(), "nothing was lost"
     store._client.flushall()

@@ -1,4 +1,4 @@
-"""`spanledger ci-diff`: two runs of an application's tests, and what the difference costs a month."""
+"""`spanledger ci-diff`: compares two test runs of an application, and the monthly cost of the difference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture
 def run_of(ledger: Recorded, provider: Provider, tmp_path: Path):
-    """Make a run: (feature, request, calls with a prompt of so many words) each."""
+    """Create a run from (feature, request, words in the prompt of each call)."""
 
     def make(name: str, *asked: tuple[str, str, list[int]]) -> Path:
         before = len(ledger.lines)
@@ -69,7 +69,7 @@ def test_an_exceeded_limit_sets_the_exit_status(run_of):
     assert diff(base, head, "--fail-over-percent", "1000").exit_code == 0
     assert diff(base, head, "--fail-over-percent", "50").exit_code == 1
     assert diff(head, base, "--fail-over-percent", "0").exit_code == 0, "what has become cheaper breaks no limit"
-    assert diff(base, head, "--fail-over", "5").exit_code == 2, "no volume: it cannot be said"
+    assert diff(base, head, "--fail-over", "5").exit_code == 2, "without a volume it is unknown"
 
 
 def test_a_comment_for_the_pull_request(run_of):

@@ -1,4 +1,4 @@
-"""docker-compose.yml, without a Docker engine: every path, variable, user and command in it is one that there is."""
+"""docker-compose.yml, without a Docker engine: every path, variable, user and command in it exists."""
 
 from __future__ import annotations
 

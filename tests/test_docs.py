@@ -1,8 +1,8 @@
-"""The documentation is what is so: links lead somewhere, commands run, SQL is answered, Python runs, settings are known.
+"""The documentation is correct: links have targets, commands, SQL and Python run, settings exist.
 
-Every fenced block of README.md and docs/ is run, page by page and in its order, in a directory of its own over a made-up
-month in the embedded ledger. What cannot run here (a package index, Docker, a server that goes on until it is ended)
-is held against what it names: extras, files, services, options.
+Every fenced block of README.md and docs/ runs, page by page and in order, in a separate directory over a synthetic month
+in the embedded ledger. Blocks that cannot run here (a package index, Docker, a server that does not exit) are checked
+against what they name: extras, files, services, options.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 GOES_ON = {"gateway", "guard", "top", "--follow"}
-"""Words of a command that does not end by itself: its options are parsed, the tests of its own run it."""
+"""Commands that do not exit by themselves: only their options are parsed here, other tests run them."""
 MAY_FAIL = {"doctor", "verify"}
-"""Commands whose exit status tells what they found."""
+"""Commands whose exit status reports a finding."""
 PROGRAMS = {"python", "uvicorn", "gunicorn", "celery", "flask", "pytest"}
 """What the tests run under opentelemetry-instrument (test_example.py, test_examples.py, test_process_ends.py)."""
 

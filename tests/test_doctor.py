@@ -1,4 +1,4 @@
-"""`spanledger doctor`: it names what is broken, says what to do, and its exit status tells a script."""
+"""`spanledger doctor`: findings with advice, and an exit status for scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No baggage leaves for a provider, whatever an SDK's request is for: calls, and all that is no call.
+"""No request of an SDK carries baggage to a provider, whether it is a billed call or not.
 
 A real instrumentation of the HTTP client puts the current baggage into every request that it sees; the server here
 answers anything, and keeps the headers.

@@ -1,4 +1,4 @@
-"""Calls as files for other tools: what is in the file is what is in the ledger."""
+"""`spanledger export`: the file has the calls of the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the garbage collector finds is done by a thread, and survives a fork."""
+"""Work of finalizers runs in a thread, also after a fork."""
 
 from __future__ import annotations
 

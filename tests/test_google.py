@@ -1,4 +1,4 @@
-"""The Google GenAI SDK's call styles: each gives one row with what the provider sold."""
+"""The Google GenAI SDK's call styles: each gives one row with the usage of the provider."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ async def aembed(client: genai.Client) -> None:
 
 
 @pytest.mark.parametrize("style", [agenerate, astream, achat_stream, aembed], ids=lambda style: style.__name__)
-async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(style, client, provider: Provider, ledger: Recorded):
+async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(
+    style, client, provider: Provider, ledger: Recorded
+):
     await style(client)
     await client.aio.aclose()
     [sold] = provider.sold

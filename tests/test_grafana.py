@@ -108,9 +108,7 @@ def test_panels_show_the_figures_of_the_generated_rows(shop: Shop):
 
     month = Window(NOW - timedelta(days=32), NOW)
     priced = [row for row in shop.rows if row["cost_usd"] is not None]
-    assert answer(grafana.BURN, "Spend", month) == [
-        (sum((row["cost_usd"] for row in priced), Decimal(0)),)
-    ]
+    assert answer(grafana.BURN, "Spend", month) == [(sum((row["cost_usd"] for row in priced), Decimal(0)),)]
     features = {row[0]: row[1] for row in answer(grafana.BURN, "Cost by feature", month)}
     assert features == {
         feature: sum((row["cost_usd"] for row in priced if row["feature"] == feature), Decimal(0))

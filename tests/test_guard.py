@@ -1,4 +1,4 @@
-"""The guard over budgets: what passes a threshold is told once, to everybody, and what cannot be told is kept."""
+"""`spanledger guard`: each crossed threshold is alerted once at every destination; undelivered alerts are kept."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes alerts, and answers what it is told to."""
+    """Receives alerts, and responds with the given statuses."""
 
     daemon_threads = True
 
@@ -48,7 +48,7 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.answers: list[int] = []
-        """Status of the next answers; then 200."""
+        """Statuses of the next responses; then 200."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self, path: str) -> str:
@@ -107,7 +107,7 @@ def put(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
 
 
 def aged(ledger: Ledger, seconds: float, table: str = "budget_alerts", column: str = "at") -> None:
-    """Time passes: all rows of a table are older."""
+    """Make all rows of a table older."""
     rows = ledger.query(
         f"SELECT * REPLACE ({column} - toIntervalMillisecond({int(seconds * 1000)}) AS {column}) FROM {table}"
     )
@@ -128,14 +128,14 @@ def texts(done: list[delivery_log.DeliveryResult]) -> list[str]:
 
 
 def test_a_monthly_budget_alerts_at_each_threshold(ledger: Ledger, receiver: Receiver):
-    """$425 a day: $8,000, $9,000, $9,500 and $10,000 are passed on the days on which they are passed, once each."""
+    """$425 per day: $8,000, $9,000, $9,500 and $10,000 are each alerted once, on the day on which they are crossed."""
     put(ledger, "everything", 10_000)
     slack = Destination("slack", receiver.url("slack"))
     told: dict[str, list[str]] = {}
     for day in range(31):
         at = MARCH + timedelta(days=day, hours=12)
         spend(ledger, at, 425, feature=("summarize", "chat")[day % 2], user_id=f"user-{day % 3}")
-        for minute in (1, 2):  # two looks
+        for minute in (1, 2):  # two evaluations
             done = evaluate.evaluate(ledger, at + timedelta(minutes=minute), [slack])
             if done:
                 told.setdefault(f"{at:%d}", []).extend(texts(done))
@@ -229,7 +229,9 @@ def test_a_failed_alert_is_retried_then_kept_and_resent_on_request(
     [letter] = delivery_log.dead_letters(ledger)
     assert letter[1:6] == (hook.name, "all", "", 5, "webhook at 127.0.0.1: HTTP 503")
     assert json.loads(letter[7])["threshold"] == 1.0
-    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], "given up: not tried at every look"
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], (
+        "undelivered: not retried at every evaluation"
+    )
     [told], _ = delivery_log.retry(ledger, [hook])
     assert told.delivery.error == ""
     assert delivery_log.dead_letters(ledger) == []
@@ -311,9 +313,7 @@ def test_a_retry_claimed_by_a_dead_guard_is_taken_over(ledger: Ledger, receiver:
     assert [each.delivery.error for each in evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])] == [""]
 
 
-def test_a_claim_for_a_removed_destination_is_a_dead_letter(
-    ledger: Ledger, receiver: Receiver, monkeypatch
-):
+def test_a_claim_for_a_removed_destination_is_a_dead_letter(ledger: Ledger, receiver: Receiver, monkeypatch):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
@@ -352,7 +352,9 @@ def test_retrying_dead_letters_stops_after_repeated_failures(ledger: Ledger, rec
     assert (len(done), len(receiver.got) - before < 20) == (20, True)
 
 
-def test_an_alert_is_sent_without_top_spenders_if_their_query_fails(ledger: Ledger, receiver: Receiver, monkeypatch, caplog):
+def test_an_alert_is_sent_without_top_spenders_if_their_query_fails(
+    ledger: Ledger, receiver: Receiver, monkeypatch, caplog
+):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
 
@@ -372,7 +374,7 @@ def test_unattributed_spend_is_among_the_top_spenders(ledger: Ledger, receiver: 
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9, feature=None, user_id=None)
     spend(ledger, MARCH, 0.5)
-    spend(ledger, MARCH + timedelta(hours=2), 100)  # after the look
+    spend(ledger, MARCH + timedelta(hours=2), 100)  # after the evaluation
     where = [Destination("webhook", receiver.url("hook")), Destination("slack", receiver.url("slack"))]
     evaluate.evaluate(ledger, MARCH + timedelta(hours=1), where)
     [said] = receiver.bodies("hook")
@@ -530,7 +532,7 @@ def test_an_evaluation_without_destinations_suppresses_no_alert(ledger: Ledger, 
     assert (
         len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])) == 1
     )
-    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), []) == [], "it is told"
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), []) == [], "the alert was delivered"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
@@ -612,7 +614,7 @@ def test_redis_counters_are_reconciled_with_the_ledger(settings, tmp_path: Path,
         store._client.flushall()
         run("guard", "--once")
         keys = [key.decode() for key in store._client.keys("*day*")]
-        assert len(keys) == 1, "nobody is near the limit but ada"
+        assert len(keys) == 1, "only ada is near the limit"
         assert "ada" in keys[0]
         assert store.balance(keys[0].partition("}:")[2]) == (6 * 10**12, 0)
         assert '"a user\'s day"' in store.controls().published, "published anew"

@@ -1,4 +1,4 @@
-"""The OpenAI SDK's call styles: each gives one row with what the provider sold."""
+"""The OpenAI SDK's call styles: each gives one row with the usage of the provider."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ STYLES = (
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
-def test_a_call_is_one_row_with_the_usage_of_the_provider(style, client: openai.OpenAI, provider: Provider, ledger: Recorded):
+def test_a_call_is_one_row_with_the_usage_of_the_provider(
+    style, client: openai.OpenAI, provider: Provider, ledger: Recorded
+):
     style(client)
     [sold] = provider.sold
     assert facts(ledger.row) == truth(sold)
@@ -182,7 +184,9 @@ ASYNC_STYLES = (
 
 
 @pytest.mark.parametrize("style", ASYNC_STYLES, ids=lambda style: style.__name__)
-async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(style, aclient, provider: Provider, ledger: Recorded):
+async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(
+    style, aclient, provider: Provider, ledger: Recorded
+):
     await style(aclient)
     [sold] = provider.sold
     assert facts(ledger.row) == truth(sold)
@@ -403,7 +407,7 @@ def test_the_billed_project_is_recorded(ledger: Recorded):
 def azure_body(
     client: type[openai.OpenAI] = openai.AzureOpenAI, body: dict[str, Any] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """What an Azure server is sent for a chat stream that does not say anything of `stream_options`."""
+    """The body that an Azure server receives for a chat stream without `stream_options`."""
     sent: list[dict[str, Any]] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -432,7 +436,9 @@ ASKED = {"include_usage": True}
         ("of-tomorrow", None),
     ],
 )
-def test_usage_is_requested_from_azure_from_the_first_api_version_that_supports_it(version: str, asked: Any, ledger: Recorded):
+def test_usage_is_requested_from_azure_from_the_first_api_version_that_supports_it(
+    version: str, asked: Any, ledger: Recorded
+):
     assert azure_body(**AZURE, api_version=version).get("stream_options") == asked
 
 

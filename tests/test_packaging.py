@@ -1,4 +1,4 @@
-"""The wheel and the sdist: they install, import, and carry the SQL and the price data."""
+"""The wheel and the sdist: they install, import, and contain the SQL and the price data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tools/build_prices.py`: a release's table becomes the snapshot, and what it forgets is kept."""
+"""`tools/build_prices.py`: builds the snapshot from the table of a release, and keeps removed models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spanledger prices` and the table behind it: which prices are in force, and what a usage costs."""
+"""`spanledger prices` and its price table: the prices in force, and the cost of a usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not sold by the token: images, seconds, characters, pages, queries; and names out of real traffic."""
+"""Meters other than tokens (images, seconds, characters, pages, queries), and model names from real traffic."""
 
 from __future__ import annotations
 

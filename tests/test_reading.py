@@ -15,7 +15,7 @@ from spanledger.semconv.usage import Usage, from_attributes, to_attributes
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
 
-# Objects whose keys are those of the three APIs, so that any value stands where a reader looks.
+# Objects with keys of the three APIs, so that any value can be at the place that a reader reads.
 KEYS = st.sampled_from(
     [
         "usage",

@@ -1,4 +1,4 @@
-"""`spanledger reconcile`: exports of each provider are read, and a residual is taken apart so that its parts add up."""
+"""`spanledger reconcile`: reads exports of each provider, and splits a residual into parts that add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spanledger.record()`: calls of unknown clients, and old call sites that report what a door has seen."""
+"""`spanledger.record()`: calls of unknown clients, and calls that a hook has recorded already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pricing calls again: old figures are kept, what had no price heals, a run that dies goes on where it stopped."""
+"""`spanledger reprice`: former costs are kept, unpriced calls get a price, an interrupted run resumes."""
 
 from __future__ import annotations
 

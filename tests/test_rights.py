@@ -1,7 +1,7 @@
-"""Least rights: the statements that `spanledger rights` prints, and what the engine lets each role do with them.
+"""Least privileges: the statements of `spanledger rights`, and what each role can do with them.
 
-The embedded engine has no CREATE USER, but takes its one user's grants and row filters from a config.xml in the
-working directory: so each role is tried in a process of its own, with the grants that our statements name.
+The embedded engine has no CREATE USER, but reads the grants and row filters of its one user from a config.xml in the
+working directory. So each role runs in a separate process, with the grants of the statements.
 """
 
 from __future__ import annotations

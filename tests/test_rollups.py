@@ -1,4 +1,4 @@
-"""Rollups say what the calls say: whatever comes late, twice, corrected or half done."""
+"""Rollups equal the sums of their calls: with late, duplicate and corrected rows, and after interrupted runs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_views_are_correct_before_between_and_after_rollup_runs(ledger):
 
 
 def test_a_day_without_calls_is_not_skipped(ledger):
-    """A call of an hour that was open when it came, and nothing else that day: the runs of the next day find it."""
+    """The only call of a day arrives in an hour that is still open: the runs of the next day include it."""
     client, where = ledger
     rollups = Rollups(client, where)
     first, quiet, next_day = (
@@ -91,7 +91,7 @@ def test_a_day_without_calls_is_not_skipped(ledger):
     rollups.refresh(datetime(2026, 3, 9, 0, 5, tzinfo=UTC))
     insert(ledger, [quiet])
     rollups.refresh(datetime(2026, 3, 9, 9, 59, tzinfo=UTC))  # its hour is open
-    client.insert(  # an hour later its arrival is too long ago to be looked at
+    client.insert(  # an hour later its arrival is too old to be checked
         f"`{where.database}`.rollup_state", [["rollups", datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)]],
         column_names=["name", "seen_until", "at"],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Scopes and middleware: whoever sets attribution gets it on every call made inside, and on no other."""
+"""Scopes and middleware: attribution applies to every call inside a scope, and to no other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ask(provider: Provider, ledger: Recorded):
         yield lambda text="x": client.embeddings.create(model="text-embedding-3-small", input=text)
 
 
-def told(row, *columns):
+def values(row, *columns):
     return tuple(row[column] for column in columns)
 
 
@@ -46,8 +46,8 @@ def test_a_scope_sets_every_dimension(ask, ledger: Recorded):
     ):
         ask()
     row = ledger.row
-    assert told(row, *WHO) == ("ada", "summarize", "r1", "acme", "pro", "s")
-    assert told(row, "labels", "attribution_reason", "code_file") == ({"cohort": "b"}, "", "")
+    assert values(row, *WHO) == ("ada", "summarize", "r1", "acme", "pro", "s")
+    assert values(row, "labels", "attribution_reason", "code_file") == ({"cohort": "b"}, "", "")
 
 
 def test_blocks_nest_and_end(ask, ledger: Recorded):
@@ -56,7 +56,7 @@ def test_blocks_nest_and_end(ask, ledger: Recorded):
             ask()
         ask()
     ask()
-    assert [told(row, "user_id", "feature") for row in ledger.rows] == [
+    assert [values(row, "user_id", "feature") for row in ledger.rows] == [
         ("ada", "inner"),
         ("ada", "outer"),
         (None, None),
@@ -130,7 +130,7 @@ def test_a_business_unit_has_its_own_cost(ask, ledger: Recorded):
             ask()
             ask()
     rows = ledger.rows
-    assert {told(row, "unit_name", "unit_quantity", "unit_measure") for row in rows} == {("pdf", 50.0, "page")}
+    assert {values(row, "unit_name", "unit_quantity", "unit_measure") for row in rows} == {("pdf", 50.0, "page")}
     assert len({row["unit_id"] for row in rows}) == 2
     with pytest.raises(ValueError, match="greater than 0"):
         spanledger.unit("pdf", quantity=0)
@@ -232,9 +232,7 @@ def test_missing_values_are_not_sent_as_text():
 @pytest.mark.parametrize(
     ("sampler", "fewest", "most"), [(ParentBased(TraceIdRatioBased(0.1)), 1, 60), (ALWAYS_OFF, 0, 0)]
 )
-def test_sampling_does_not_affect_the_ledger(
-    sampler, fewest, most, provider: Provider, ledger: Recorded
-):
+def test_sampling_does_not_affect_the_ledger(sampler, fewest, most, provider: Provider, ledger: Recorded):
     exported = InMemorySpanExporter()
     tracing = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     tracing.add_span_processor(SimpleSpanProcessor(exported))
@@ -286,7 +284,7 @@ def test_a_remote_trace_without_baggage_lost_its_context_at_the_ingress(ask, led
         ask()
     with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
         ask()
-    assert [told(row, "attribution_reason", "context_lost_at") for row in ledger.rows] == [
+    assert [values(row, "attribution_reason", "context_lost_at") for row in ledger.rows] == [
         ("no_baggage", "ingress"), ("no_baggage", ""),
     ]  # fmt: skip
 
@@ -334,7 +332,7 @@ def test_a_thousand_concurrent_requests_keep_their_users_apart(provider: Provide
         threads.uninstrument()
     true = sorted(tuple(sold.prompt.split()) for sold in provider.sold)
     assert len(true) == 1000
-    assert sorted(told(row, "user_id", "feature", "request_id") for row in ledger.rows) == true
+    assert sorted(values(row, "user_id", "feature", "request_id") for row in ledger.rows) == true
 
 
 # --- middleware ----------------------------------------------------------------------------------------------------------
@@ -354,7 +352,7 @@ def test_asgi_middleware_reads_headers_and_routes(ask, ledger: Recorded):
         "tenant": "acme",
     }
     asyncio.run(wrapped(scope, None, None))
-    assert told(ledger.row, *WHO[:4]) == ("ada", "summarize", "r1", "acme")
+    assert values(ledger.row, *WHO[:4]) == ("ada", "summarize", "r1", "acme")
 
 
 def test_a_request_without_an_id_gets_one(ask, ledger: Recorded):
@@ -396,5 +394,5 @@ def test_wsgi_middleware_covers_a_streamed_body(ask, ledger: Recorded):
     wrapped = WsgiAttribution(app, user="x-user", routes={"/chat": "chat"})
     answer = wrapped({"PATH_INFO": "/chat", "HTTP_X_USER": "ada"}, None)
     assert list(answer) == [b"x"]
-    assert [told(row, "user_id", "feature") for row in ledger.rows] == [("ada", "chat")] * 2
+    assert [values(row, "user_id", "feature") for row in ledger.rows] == [("ada", "chat")] * 2
     assert context.get_current() == {}

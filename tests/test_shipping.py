@@ -1,4 +1,4 @@
-"""From the spool into ClickHouse: every row once, whatever happens to the shipper or the file."""
+"""Shipping from the spool to ClickHouse: every row once, whatever happens to the shipper or the file."""
 
 from __future__ import annotations
 
@@ -433,7 +433,7 @@ def test_expired_calls_are_not_gaps(embedded, ledger: Recorded, provider: Provid
     client.insert(f"`{where.database}`.ledger_events", [old, begun], column_names=ends)
     assert holes(client, where) == []
     client.command(f"TRUNCATE TABLE `{where.database}`.ledger_events")
-    assert holes(client, where) == [(0, 99, 100, False)], "a process that told nothing has no excuse"
+    assert holes(client, where) == [(0, 99, 100, False)], "the process announced no loss"
 
 
 def test_a_missing_row_is_a_gap_announced_or_not(embedded, own_state: Path, provider: Provider):
@@ -449,7 +449,7 @@ def test_a_missing_row_is_a_gap_announced_or_not(embedded, own_state: Path, prov
         spool._losses.add(10, 5)
         spool.next_sequence()
     tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
-    spool.next_sequence()  # a row that nobody ever wrote, the last one
+    spool.next_sequence()  # a row that was never written, the last one
     spool.close()
     kept = [line for file in sorted((own_state / "spool").glob("*.jsonl")) for line in file.read_bytes().splitlines()]
     lines = [SpoolLine(line, contents(line)) for line in kept]
@@ -483,7 +483,9 @@ def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Reco
         assert count(client, where) == 3
 
 
-def test_an_outage_is_one_log_line_and_rows_stay_in_the_spool(ledger: Recorded, provider: Provider, caplog, monkeypatch):
+def test_an_outage_is_one_log_line_and_rows_stay_in_the_spool(
+    ledger: Recorded, provider: Provider, caplog, monkeypatch
+):
     record(ledger, provider)
     monkeypatch.setenv("SPANLEDGER_DSN", "http://app:s3cret@127.0.0.1:9/llm")
     background = BackgroundShipper(ledger.spool.directory)

@@ -1,4 +1,4 @@
-"""OpenAI's websockets: one row for each message that bills something, whatever reads it."""
+"""OpenAI's websockets: one row for each billed message, whichever method reads it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def opened(cls: type, *events: Any) -> Any:
     return cls(socket, logger=logging.getLogger("sockets")) if cls is not RealtimeConnection else cls(socket)
 
 
-def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
+def values(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
     return tuple(row[column] for column in columns)
 
 
@@ -68,15 +68,15 @@ def test_a_realtime_session_is_a_row_per_response_and_transcription(ledger: Reco
     connection = RealtimeConnection(Socket(SESSION, DELTA, DELTA, HEARD, DONE))
     assert [event.type for event in connection][-1] == "response.done"
     heard, spoken = ledger.rows
-    assert told(spoken, *SPOKEN) == ("resp_1", "gpt-realtime", 56, 34, 4, 6, 5, 25)
-    assert told(heard, "operation", "request_model", "audio_input_ms") == ("transcription", "gpt-4o-transcribe", 3000)
+    assert values(spoken, *SPOKEN) == ("resp_1", "gpt-realtime", 56, 34, 4, 6, 5, 25)
+    assert values(heard, "operation", "request_model", "audio_input_ms") == ("transcription", "gpt-4o-transcribe", 3000)
 
 
 async def test_an_asynchronous_realtime_session_is_recorded(ledger: Recorded):
     connection = AsyncRealtimeConnection(AsyncSocket(SESSION, DONE))
     assert (await connection.recv()).type == "session.created"
     assert json.loads(await connection.recv_bytes())["type"] == "response.done"
-    assert told(ledger.row, *SPOKEN) == ("resp_1", "gpt-realtime", 56, 34, 4, 6, 5, 25)
+    assert values(ledger.row, *SPOKEN) == ("resp_1", "gpt-realtime", 56, 34, 4, 6, 5, 25)
 
 
 def test_responses_over_a_socket_are_recorded(ledger: Recorded):
@@ -96,7 +96,7 @@ def test_responses_over_a_socket_are_recorded(ledger: Recorded):
     connection = ResponsesConnection(Socket(*events))
     for _ in events:
         connection.recv_bytes()
-    assert told(ledger.row, "response_id", "request_model", "cache_read_tokens", "reasoning_tokens") == ("resp_2", "gpt-5.4-mini", 40, 4)  # fmt: skip
+    assert values(ledger.row, "response_id", "request_model", "cache_read_tokens", "reasoning_tokens") == ("resp_2", "gpt-5.4-mini", 40, 4)  # fmt: skip
 
 
 def test_live_seconds_are_cumulative_and_count_once(ledger: Recorded):
@@ -110,7 +110,7 @@ def test_live_seconds_are_cumulative_and_count_once(ledger: Recorded):
     connection = LiveConnection(Socket(*events))
     for _ in events:
         connection.recv_bytes()
-    assert told(ledger.row, "request_model", "audio_input_ms", "response_id") == ("gpt-live-1", 10_000, "live_1")
+    assert values(ledger.row, "request_model", "audio_input_ms", "response_id") == ("gpt-live-1", 10_000, "live_1")
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def marker(attributes) -> bytes:
     return json.dumps(dict(attributes)).encode() + b"\n"
 
 
-def told(directory: Path) -> list[dict]:
+def records(directory: Path) -> list[dict]:
     files = sorted(directory.glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
@@ -120,9 +120,9 @@ def test_a_full_spool_drops_the_newest_rows_and_reports_them_when_there_is_room(
     spool._retry_at = 0
     assert spool.append(b'{"row": 2, "text": "' + b"x" * 400 + b'"}\n', 4, 7)
     spool.close()
-    kinds = [line.get(a.MARKER, "row") for line in told(tmp_path)]
+    kinds = [line.get(a.MARKER, "row") for line in records(tmp_path)]
     assert kinds == ["start", "row", "loss", "row", "end"]
-    loss = told(tmp_path)[2]
+    loss = records(tmp_path)[2]
     assert (loss[a.LOST_ROWS], loss[a.COST_TOTAL], loss[a.LOST_FROM], loss[a.LOST_TO]) == (3, 30, 1, 3)
 
 
@@ -135,7 +135,7 @@ def test_rows_stay_in_memory_until_the_directory_can_be_created(tmp_path: Path, 
     (tmp_path / "file").unlink()
     spool._retry_at = 0
     assert spool.append(b"3\n")
-    assert told(tmp_path / "file" / "spool") == [0, 1, 2, 3]
+    assert records(tmp_path / "file" / "spool") == [0, 1, 2, 3]
 
 
 def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_log_line_and_nothing_is_lost(tmp_path: Path, caplog)
     assert spool.append(b"3\n")
     spool.close()
     assert ["No space left on device" in record.message for record in caplog.records] == [True]
-    assert told(tmp_path) == [1, 2, 3]
+    assert records(tmp_path) == [1, 2, 3]
 
 
 def test_a_segment_is_closed_when_it_is_old(tmp_path: Path):
@@ -182,8 +182,8 @@ def test_a_process_that_exits_cleanly_records_its_last_number(tmp_path: Path):
     for _ in range(3):
         spool.append(b'{"row": 1}\n', spool.next_sequence())
     spool.close()
-    assert [line.get(a.MARKER, "row") for line in told(tmp_path)] == ["start", "row", "row", "row", "end"]
-    assert told(tmp_path)[-1][a.SEQUENCE] == 3
+    assert [line.get(a.MARKER, "row") for line in records(tmp_path)] == ["start", "row", "row", "row", "end"]
+    assert records(tmp_path)[-1][a.SEQUENCE] == 3
 
 
 FORKING = """
@@ -215,7 +215,7 @@ def test_nan_and_infinity_are_encoded_as_in_proto_json(value):
 
 
 def test_rows_in_memory_are_written_at_exit(tmp_path: Path):
-    """A directory that could not be made when the first rows came, and can be when the process ends."""
+    """A directory that cannot be created for the first rows, but can when the process exits."""
     (tmp_path / "spool").write_text("in the way")
     spool = Spool(tmp_path / "spool", 1 << 20)
     assert spool.append(b"one\n")

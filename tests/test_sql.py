@@ -1,4 +1,4 @@
-"""`spanledger sql`: what only reads is run where the database refuses to write; the rest needs --write."""
+"""`spanledger sql`: statements run in read-only mode; writes require --write."""
 
 from __future__ import annotations
 

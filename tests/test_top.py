@@ -1,4 +1,4 @@
-"""What is being spent now."""
+"""`spanledger top`: the current spend."""
 
 from __future__ import annotations
 

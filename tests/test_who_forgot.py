@@ -1,4 +1,4 @@
-"""`spanledger who-forgot`: which code, whose, what it costs a week, and what mends it."""
+"""`spanledger who-forgot`: unattributed call sites with code owner, weekly cost and fix."""
 
 from __future__ import annotations
 

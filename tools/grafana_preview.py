@@ -151,7 +151,7 @@ def _table(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequ
         for each in override["properties"]:
             if each["id"] == "unit":
                 units[override["matcher"]["options"]] = each["value"]
-    fitting = max(1, int((panel["gridPos"]["h"] * ROW_HEIGHT - 56) / TABLE_LINE))  # the rest would be cut off
+    fitting = max(1, int((panel["gridPos"]["h"] * ROW_HEIGHT - 56) / TABLE_LINE))  # no partial lines
     head = "".join(f"<th>{html.escape(column)}" for column in columns)
     lines = "".join(
         "<tr>" + "".join(f"<td>{html.escape(shown(row[n], units.get(columns[n], 'short')))[:200]}" for n in range(len(columns))) for row in rows[:fitting]

@@ -72,7 +72,10 @@ def _summary(report: Report) -> Section:
         ("monthly budget", usd(report.budget_usd)),
         ("projected utilization", _projected_utilisation(report)),
         ("month to date", usd(ahead.spent_usd)),
-        ("forecast for this month", f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80% band)"),
+        (
+            "forecast for this month",
+            f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80% band)",
+        ),
     ]
     if report.budget_usd is not None:
         exhausted_at = ahead.exhausted_at
@@ -135,7 +138,9 @@ def _anomalies(report: Report) -> Section:
     ]  # fmt: skip
     count = len(report.anomalies)
     note = f"{count} in the last 14 days" + (f"; showing the latest {len(rows)}" if count > len(rows) else "")
-    return Section("Anomalies", ("hour (UTC)", "cost", "baseline", "deviation", "top users", "top features"), rows, note)
+    return Section(
+        "Anomalies", ("hour (UTC)", "cost", "baseline", "deviation", "top users", "top features"), rows, note
+    )
 
 
 def _budgets(report: Report) -> Iterator[Section]:
