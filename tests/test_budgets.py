@@ -420,8 +420,8 @@ def test_past_periods_are_exact_within_days_and_in_any_local_time_zone(monkeypat
         [row] = json.loads(run("test", "day", "--days", "2", "--json").stdout)
         assert (row["day"], row["passed 100%"]) == (f"{midnight:%Y-%m-%d}", None)
         CliRunner().invoke(main, ["guard", "--once"])
-        told = json.loads(run("history", "u", "--periods", "60", "--json").stdout)
-        assert not [each for each in told if each["told"]], "that hour is long over"
+        periods = json.loads(run("history", "u", "--periods", "60", "--json").stdout)
+        assert not [period for period in periods if period["told"]], "that hour is long over"
     finally:
         monkeypatch.undo()
         time.tzset()

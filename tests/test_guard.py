@@ -131,18 +131,18 @@ def test_a_monthly_budget_alerts_at_each_threshold(ledger: Ledger, receiver: Rec
     """$425 per day: $8,000, $9,000, $9,500 and $10,000 are each alerted once, on the day on which they are crossed."""
     put(ledger, "everything", 10_000)
     slack = Destination("slack", receiver.url("slack"))
-    told: dict[str, list[str]] = {}
+    alerts: dict[str, list[str]] = {}
     for day in range(31):
         at = MARCH + timedelta(days=day, hours=12)
         spend(ledger, at, 425, feature=("summarize", "chat")[day % 2], user_id=f"user-{day % 3}")
         for minute in (1, 2):  # two evaluations
             done = evaluate.evaluate(ledger, at + timedelta(minutes=minute), [slack])
             if done:
-                told.setdefault(f"{at:%d}", []).extend(texts(done))
-    spent = {day: 425 * int(day) for day in told}
+                alerts.setdefault(f"{at:%d}", []).extend(texts(done))
+    spent = {day: 425 * int(day) for day in alerts}
     assert spent == {"19": 8075, "22": 9350, "23": 9775, "24": 10_200}
-    assert [len(each) for each in told.values()] == [1] * 4
-    assert told["19"][0].startswith(
+    assert [len(each) for each in alerts.values()] == [1] * 4
+    assert alerts["19"][0].startswith(
         "Budget everything: 80% of $10,000.00 for the month is spent ($8,075.00); at the current burn rate"
     )
     assert len(receiver.bodies("slack")) == 4
@@ -204,8 +204,8 @@ def test_a_day_is_in_the_time_zone_of_the_budget(ledger: Ledger):
     spend(ledger, datetime(2026, 3, 1, 22, 59, tzinfo=UTC), 10)  # still the 1st there
     at = datetime(2026, 3, 1, 23, 1, tzinfo=UTC)
     assert next(iter(budget_status.statuses(ledger, at))).spent_usd == 0
-    [standing] = budget_status.statuses(ledger, at - timedelta(minutes=1, microseconds=1))
-    assert (standing.spent_usd, standing.utilisation) == (10, 1.0)
+    [status] = budget_status.statuses(ledger, at - timedelta(minutes=1, microseconds=1))
+    assert (status.spent_usd, status.utilisation) == (10, 1.0)
 
 
 # --- delivery --------------------------------------------------------------------------------------------------------------
@@ -218,12 +218,12 @@ def test_a_failed_alert_is_retried_then_kept_and_resent_on_request(
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("secret-path"))
     receiver.answers = [500, 429]
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
-    assert (told.delivery.attempts, told.delivery.error) == (3, "")
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
+    assert (result.delivery.attempts, result.delivery.error) == (3, "")
     spend(ledger, MARCH, 1)
     receiver.answers = [503] * 5
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
-    assert told.delivery == (told.delivery.__class__)(5, "webhook at 127.0.0.1: HTTP 503")
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
+    assert result.delivery == (result.delivery.__class__)(5, "webhook at 127.0.0.1: HTTP 503")
     assert "was not delivered after 5 attempts: webhook at 127.0.0.1: HTTP 503" in caplog.text
     assert "secret-path" not in caplog.text
     [letter] = delivery_log.dead_letters(ledger)
@@ -232,8 +232,8 @@ def test_a_failed_alert_is_retried_then_kept_and_resent_on_request(
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], (
         "undelivered: not retried at every evaluation"
     )
-    [told], _ = delivery_log.retry(ledger, [hook])
-    assert told.delivery.error == ""
+    [result], _ = delivery_log.retry(ledger, [hook])
+    assert result.delivery.error == ""
     assert delivery_log.dead_letters(ledger) == []
     assert receiver.bodies("secret-path")[-1]["threshold"] == 1.0
 
@@ -273,8 +273,8 @@ def test_an_undelivered_alert_is_retried_later(ledger: Ledger, receiver: Receive
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])[0].delivery.error
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
     aged(ledger, 121)
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
-    assert told.delivery.error == ""
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
+    assert result.delivery.error == ""
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
@@ -324,8 +324,8 @@ def test_a_claim_for_a_removed_destination_is_a_dead_letter(ledger: Ledger, rece
     aged(ledger, 901)
     [letter] = delivery_log.dead_letters(ledger)
     assert letter[5] == "the guard that claimed it stopped before sending"
-    [told], _ = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
-    assert told.delivery.error == ""
+    [result], _ = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
+    assert result.delivery.error == ""
     assert delivery_log.dead_letters(ledger) == []
 
 
@@ -364,8 +364,8 @@ def test_an_alert_is_sent_without_top_spenders_if_their_query_fails(
         return [("", Decimal(9))]
 
     monkeypatch.setattr(budget_status, "spending", too_much)
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
-    assert told.delivery.error == ""
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
+    assert result.delivery.error == ""
     assert receiver.bodies("hook")[0]["top_users"] == []
     assert "does not list the top user values: too much memory" in caplog.text
 
@@ -392,8 +392,8 @@ def test_dead_letters_of_a_removed_destination_go_to_another_of_its_kind(ledger:
     receiver.answers = [404]
     evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
     assert delivery_log.retry(ledger, [Destination("webhook", receiver.url("hook"))]) == ([], 1)
-    [told], nowhere = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
-    assert (told.delivery.error, nowhere) == ("", 0)
+    [result], nowhere = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
+    assert (result.delivery.error, nowhere) == ("", 0)
     assert delivery_log.dead_letters(ledger) == []
 
 
@@ -438,8 +438,8 @@ def test_a_threshold_crossed_at_the_end_of_a_period_alerts_after_it(ledger: Ledg
     hour = MARCH + timedelta(hours=6)
     assert evaluate.evaluate(ledger, hour - timedelta(minutes=15), hook) == []
     spend(ledger, hour - timedelta(minutes=10), 5)
-    [told] = evaluate.evaluate(ledger, hour + timedelta(minutes=45), hook)  # an hour later: cron
-    assert told.text == "Budget hourly: 500% of $1.00 for the hour is spent ($5.00)"
+    [result] = evaluate.evaluate(ledger, hour + timedelta(minutes=45), hook)  # an hour later: cron
+    assert result.text == "Budget hourly: 500% of $1.00 for the hour is spent ($5.00)"
     assert evaluate.evaluate(ledger, hour + timedelta(minutes=46), hook) == []
 
 
@@ -526,8 +526,8 @@ def test_one_of_several_guards_alerts(tmp_path: Path, receiver: Receiver):
 def test_an_evaluation_without_destinations_suppresses_no_alert(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])
-    assert told.text.startswith("Budget all: 90% of $10.00")
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])
+    assert result.text.startswith("Budget all: 90% of $10.00")
     assert len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])) == 1
     assert (
         len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])) == 1

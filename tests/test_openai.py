@@ -241,11 +241,11 @@ def test_a_pricing_failure_loses_no_other_column(client: openai.OpenAI, ledger: 
         client.chat.completions.create(**CHAT)
         client.chat.completions.create(**CHAT)
     assert failures.pop(("pricing a call", "ArithmeticError")) == 2
-    told = [
+    columns = [
         (r["user_id"], r["feature"], r["request_id"], r["outcome"], r["usage_source"], r["price_status"], r["cost_usd"])
         for r in ledger.rows
     ]
-    assert told == [("ada", "chat", "r-1", "ok", "exact", "unpriced:error", None)] * 2
+    assert columns == [("ada", "chat", "r-1", "ok", "exact", "unpriced:error", None)] * 2
     assert [r["sequence"] for r in ledger.rows] == [0, 1]
     assert {r["process_id"] for r in ledger.rows} == {ledger.spool.process_id}
 

@@ -105,9 +105,11 @@ def shown(value: Any, unit: str) -> str:
 
 def _number(number: float, unit: str) -> str:
     if unit == "currencyUSD":
-        return f"${number:,.2f}" if abs(number) >= 1 or not number else f"${number:.6f}"
+        amount = round(abs(number), 6)
+        sign = "-" if number < 0 < amount else ""
+        return f"{sign}${amount:,.2f}" if amount >= 1 or not amount else f"{sign}${amount:.6f}"
     if unit == "percentunit":
-        return f"{number:.1%}"
+        return f"{round(number, 3) + 0.0:.1%}"
     if unit == "dateTimeAsLocal":
         return f"{datetime.fromtimestamp(number / 1000, UTC):%Y-%m-%d %H:%M}" if number else "-"
     if unit == "s":
@@ -177,6 +179,7 @@ def _series(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Seq
         )
         or 1
     )
+    low = 0.0 if stacked else min([0.0, *(value for line in lines.values() for value in line.values())])
     width, height = 1000, 300
     step = width / max(1, len(times))
     parts: list[str] = []
@@ -191,18 +194,19 @@ def _series(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Seq
                 below[t] += value
         else:
             points = " ".join(
-                f"{(times.index(t) + 0.5) * step:.1f},{height * (1 - value / top):.1f}"
+                f"{(times.index(t) + 0.5) * step:.1f},{height * (top - value) / (top - low):.1f}"
                 for t, value in sorted(line.items())
             )
             parts.append(
                 f"<polyline points='{points}' fill=none stroke='{colour}' stroke-width=2 vector-effect='non-scaling-stroke'/>"
             )
     unit = panel["fieldConfig"]["defaults"]["unit"]
+    scale = f"{shown(low, unit)} to {shown(top, unit)}" if low < 0 else shown(top, unit)
     legend = "".join(
         f"<em style='color:{c}'>&#9632; {html.escape(name)}</em> " for c, name in zip(COLOURS * 9, lines, strict=False)
     )
     return (
-        f"<div class=axis>{html.escape(shown(top, unit))}</div><svg viewBox='0 0 {width} {height}' preserveAspectRatio=none>{''.join(parts)}</svg>"
+        f"<div class=axis>{html.escape(scale)}</div><svg viewBox='0 0 {width} {height}' preserveAspectRatio=none>{''.join(parts)}</svg>"
         f"<div class=axis>{times[0]:%m-%d %H:%M} &ndash; {times[-1]:%m-%d %H:%M}</div><div class=legend>{legend}</div>"
     )  # fmt: skip
 
