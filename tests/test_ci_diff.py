@@ -81,7 +81,7 @@ def test_a_comment_for_the_pull_request(run_of):
     assert comment.startswith("### LLM cost of this change\n\nAt live volume this change costs $")
     assert "| feature | requests |" in comment
     assert "| a\\|b | 0 / 1 | - |" in comment
-    assert "| gone |" in comment
+    assert "| removed |" in comment
     assert "| new |" in comment
 
 

@@ -83,7 +83,7 @@ def test_the_most_expensive_call_site_comes_first_with_owner_and_fix(repo: Path,
     found = json.loads(CliRunner().invoke(main, ["who-forgot", "--json"]).stdout)
     assert [tuple(row.values()) for row in found] == [
         ("shop/jobs.py:108", "index", "@shop/backend ada@shop.example", "context_lost", "6.000000000000", 1,
-         'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is made'),
+         'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is created'),
         ("shop/api/search.py:7", "Search.run", "@search", "partial", "1.000000000000", 1, "with spanledger.attribution(user=...):"),
         ("shop/api/search.py:9", "Search.run", "@search", "partial", None, 1, '@spanledger.feature("run")  # above Search.run'),
     ]  # fmt: skip
