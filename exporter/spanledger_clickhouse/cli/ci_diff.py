@@ -41,7 +41,9 @@ class Volume(click.ParamType[tuple[str, int]]):
 @click.argument("head", type=click.Path(exists=True, path_type=Path))
 @click.option("--volume", type=Volume(), multiple=True, help="Requests per month of a feature; repeatable.")
 @click.option("--live", is_flag=True, help="Take the volume of the last seven days from the ledger (SPANLEDGER_DSN).")
-@click.option("--fail-over", "limit", type=Usd(), help="Exit with status 1 if the change costs more than this per month.")
+@click.option(
+    "--fail-over", "limit", type=Usd(), help="Exit with status 1 if the change costs more than this per month."
+)
 @click.option(
     "--fail-over-percent",
     "percent",
