@@ -107,7 +107,7 @@ class Recorded:
 
 @pytest.fixture
 def ledger(own_state: Path) -> Iterator[Recorded]:
-    """The three SDKs behind our doors, recording into a spool."""
+    """The three SDKs, instrumented, recording into a spool."""
     recorded = Recorded(own_state / "spool")
     doors: list[Any] = []
     for module, reader in (("openai", openai), ("anthropic", anthropic)):
@@ -145,7 +145,7 @@ def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
 
 @pytest.fixture
 def front_in(tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Starts a ClickHouse server, as far as HTTP can tell, in a time zone; returns its DSN."""
+    """Starts a stand-in for a ClickHouse server over HTTP in a time zone; returns its DSN."""
     servers: list[subprocess.Popen[str]] = []
 
     def start(zone: str) -> str:

@@ -35,8 +35,8 @@ def call(**columns: Any) -> dict[str, Any]:
 
 
 def shop(until: datetime, calls: int = 20_000, seed: int = 5) -> list[dict[str, Any]]:
-    """Thirty days of a shop's calls that end at `until`: a rhythm of days, growth, a user who ran away three hours
-    ago, calls without a price, without an owner, retried, cut short, told twice."""
+    """Thirty days of a shop's calls that end at `until`: a rhythm of days, growth, a runaway user for the last three
+    hours; unpriced, unattributed, retried, truncated and duplicate calls."""
     import math
     import random
     from datetime import timedelta
@@ -123,7 +123,7 @@ def open_shop(client: Any, where: Any, until: datetime, calls: int = 20_000) -> 
     client.insert(f"{database}.corrections", [[until - timedelta(hours=1), until - timedelta(hours=3), "t", "s", "gpt-4.1-mini", Decimal("0.1"), Decimal("0.2")]],
                   column_names=["at", "start_time", "trace_id", "span_id", "model", "old_cost_usd", "new_cost_usd"])  # fmt: skip
     invoiced: dict[tuple[Any, str], Decimal] = {}
-    for row in rows:  # the provider counts the rows that never came, and not those that are told twice
+    for row in rows:  # the invoice includes the missing rows, and duplicates once
         if row["cost_usd"] is not None and row["scope"] != "spanledger.openai":
             key = (row["start_time"].date(), row["provider"])
             invoiced[key] = invoiced.get(key, Decimal(0)) + row["cost_usd"]

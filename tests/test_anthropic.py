@@ -1,4 +1,4 @@
-"""The Anthropic SDK's call styles: each gives one row with what the provider sold."""
+"""The Anthropic SDK's call styles: each gives one row with the usage of the provider."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ STYLES = (create, beta_create, raw, raw_unparsed, stream, helper, raw_lines)
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
-def test_a_call_is_one_row_with_what_was_sold(style, client, provider: Provider, ledger: Recorded):
+def test_a_call_is_one_row_with_the_usage_of_the_provider(style, client, provider: Provider, ledger: Recorded):
     style(client)
     [sold] = provider.sold
     assert facts(ledger.row) == truth(sold)
@@ -84,13 +84,15 @@ async def ahelper(client: anthropic.AsyncAnthropic) -> None:
 
 
 @pytest.mark.parametrize("style", [acreate, astream, ahelper], ids=lambda style: style.__name__)
-async def test_an_async_call_is_one_row_with_what_was_sold(style, aclient, provider: Provider, ledger: Recorded):
+async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(
+    style, aclient, provider: Provider, ledger: Recorded
+):
     await style(aclient)
     [sold] = provider.sold
     assert facts(ledger.row) == truth(sold)
 
 
-def test_the_row_says_what_was_called(client, provider: Provider, ledger: Recorded):
+def test_the_row_names_operation_and_models(client, provider: Provider, ledger: Recorded):
     client.messages.create(**CALL, system=[{"type": "text", "text": "be brief"}])
     row = ledger.row
     expected = {

@@ -1,4 +1,4 @@
-"""Who caused a call: what baggage says, and where it is missing, which code lost it."""
+"""Attribution of a call from baggage; if it is missing, the call site and the reason."""
 
 from __future__ import annotations
 
@@ -81,20 +81,20 @@ def test_other_spellings_are_read(alias: str, column: str, provider: Provider, l
 
 
 @pytest.mark.parametrize("nobody", [None, "", "  ", "\t\n", "\u200b", "\x00", False])
-def test_what_names_nobody_is_missing(nobody: object, provider: Provider, ledger: Recorded):
+def test_an_empty_user_value_is_missing(nobody: object, provider: Provider, ledger: Recorded):
     called_with(provider, within(user__id=nobody, spanledger__feature="chat", spanledger__request__id="r-1"))
     row = ledger.row
     assert (row["user_id"], row["feature"], row["attribution_reason"]) == (None, "chat", "partial")
 
 
 @pytest.mark.parametrize("nobody", ["", " ", False])
-def test_a_scope_of_nobody_is_nobodys(nobody: Any, provider: Provider, ledger: Recorded):
+def test_a_scope_without_a_user_clears_the_user(nobody: Any, provider: Provider, ledger: Recorded):
     with attribution(user="ada", feature="chat"), attribution(user=nobody):
         call(provider)
     assert (ledger.row["user_id"], ledger.row["feature"]) == (None, "chat")
 
 
-def test_an_id_that_is_a_number_is_somebody(provider: Provider, ledger: Recorded):
+def test_a_numeric_id_is_a_user(provider: Provider, ledger: Recorded):
     called_with(provider, within(user__id=0))
     assert ledger.row["user_id"] == "0"
 
@@ -113,7 +113,7 @@ def test_missing_values_are_not_carried_to_a_worker(nobody: object):
         context.detach(token)
 
 
-def test_a_label_that_is_none_is_no_label(provider: Provider, ledger: Recorded):
+def test_a_label_with_the_value_none_is_dropped(provider: Provider, ledger: Recorded):
     with attribution(user="ada", labels={"team": None, "plan": "pro"}):
         call(provider)
     assert ledger.row["labels"] == {"plan": "pro"}
@@ -124,14 +124,14 @@ def test_the_canonical_key_wins(provider: Provider, ledger: Recorded):
     assert ledger.row["user_id"] == "ada"
 
 
-def test_values_are_cut_and_cleaned(provider: Provider, ledger: Recorded):
+def test_values_are_truncated_and_sanitized(provider: Provider, ledger: Recorded):
     called_with(provider, within(user__id="a\x00b\n" + "c" * 500, spanledger__feature=7))
     row = ledger.row
     assert row["user_id"] == "ab" + "c" * 254
     assert row["feature"] == "7"
 
 
-def test_a_call_without_context_is_null_and_names_its_place(provider: Provider, ledger: Recorded):
+def test_an_unattributed_call_has_null_columns_and_a_call_site(provider: Provider, ledger: Recorded):
     thread = threading.Thread(target=call, args=(provider,))
     thread.start()
     thread.join()
@@ -143,7 +143,7 @@ def test_a_call_without_context_is_null_and_names_its_place(provider: Provider, 
     assert "client.embeddings.create" in line
 
 
-def test_a_trace_without_baggage_is_said_to_have_none(provider: Provider, ledger: Recorded):
+def test_a_trace_without_baggage_has_the_reason_no_baggage(provider: Provider, ledger: Recorded):
     with ledger.tracing.get_tracer("app").start_as_current_span("GET /"):
         call(provider)
     assert ledger.row["attribution_reason"] == "no_baggage"

@@ -1,4 +1,4 @@
-"""Switching on: with and without a TracerProvider, wrong settings, missing SDKs; the host never notices."""
+"""Bootstrap with and without a TracerProvider, with invalid settings and missing SDKs: the application keeps working."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def run(
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """What stands on standard error, but for OpenTelemetry's own word that it found no configurator, and ours
-    that these calls have no user."""
+    """Standard error without two expected lines: OpenTelemetry found no configurator, and calls have no user."""
     known = ("OTEL_PYTHON_CONFIGURATOR", "(spanledger who-forgot)")
     return [line for line in done.stderr.splitlines() if not any(words in line for words in known)]
 
@@ -53,20 +52,20 @@ def calls(state: Path) -> int:
     return sum(len(rows(line)) for file in files for line in file.read_bytes().splitlines())
 
 
-def test_opentelemetry_instrument_is_all_it_takes(provider: Provider, tmp_path: Path):
+def test_opentelemetry_instrument_starts_everything(provider: Provider, tmp_path: Path):
     done = run(CALL, provider, tmp_path)
     assert (done.stdout, said(done)) == ("text-embedding-3-small\n", [])
     assert calls(tmp_path) == 1
 
 
-def test_it_takes_no_distro(provider: Provider, tmp_path: Path):
+def test_no_distro_is_needed(provider: Provider, tmp_path: Path):
     # OTEL_PYTHON_CONFIGURATOR names none that exists: no TracerProvider is set, as with only spanledger installed.
     done = run(CALL, provider, tmp_path, OTEL_PYTHON_CONFIGURATOR="none", OTEL_PYTHON_DISTRO="none")
     assert (done.stdout, said(done)) == ("text-embedding-3-small\n", [])
     assert calls(tmp_path) == 1
 
 
-def test_a_provider_that_the_application_sets_itself_is_used_and_not_replaced(provider: Provider, tmp_path: Path):
+def test_a_tracer_provider_set_by_the_application_is_used(provider: Provider, tmp_path: Path):
     code = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -82,7 +81,7 @@ assert trace.get_tracer_provider() is mine
     assert calls(tmp_path) == 1
 
 
-def test_install_serves_those_who_build_their_own_provider(provider: Provider, tmp_path: Path):
+def test_install_adds_spanledger_to_a_tracer_provider(provider: Provider, tmp_path: Path):
     code = """
 import spanledger
 from opentelemetry.sdk.trace import TracerProvider
@@ -109,7 +108,7 @@ OpenAIInstrumentor().uninstrument()
     assert calls(tmp_path) == 0
 
 
-def test_disabled_means_nothing_at_all(provider: Provider, tmp_path: Path):
+def test_disabled_has_no_effect_on_the_process(provider: Provider, tmp_path: Path):
     done = run(CALL, provider, tmp_path, SPANLEDGER_DISABLED="true")
     assert (done.stdout, said(done)) == ("text-embedding-3-small\n", [])
     assert not (tmp_path / "spanledger").exists()
@@ -121,7 +120,7 @@ def test_a_disabled_sdk_of_opentelemetry_is_honoured(provider: Provider, tmp_pat
     assert calls(tmp_path) == 0
 
 
-def test_an_unwritable_spool_is_one_line_and_the_call_works(provider: Provider, tmp_path: Path):
+def test_an_unwritable_spool_is_one_log_line_and_the_call_succeeds(provider: Provider, tmp_path: Path):
     (tmp_path / "file").write_text("")
     done = run(CALL + CALL, provider, tmp_path, SPANLEDGER_SPOOL_DIR=str(tmp_path / "file" / "spool"))
     assert done.stdout == "text-embedding-3-small\n" * 2
@@ -136,7 +135,7 @@ def test_an_unwritable_spool_is_one_line_and_the_call_works(provider: Provider, 
         ("clickhouse://app:s3cret@127.0.0.1:9/llm", "cannot reach ClickHouse at clickhouse://app:***@127.0.0.1:9/llm"),
     ],
 )
-def test_a_dsn_that_is_no_use_is_one_line_and_the_rows_wait(dsn, words, provider: Provider, tmp_path: Path):
+def test_an_invalid_dsn_is_one_log_line_and_rows_stay_in_the_spool(dsn, words, provider: Provider, tmp_path: Path):
     done = run(CALL + "import time; time.sleep(2.5)", provider, tmp_path, SPANLEDGER_DSN=dsn)
     assert done.stdout == "text-embedding-3-small\n"
     assert [words in line for line in said(done)] == [True]
@@ -144,7 +143,7 @@ def test_a_dsn_that_is_no_use_is_one_line_and_the_rows_wait(dsn, words, provider
     assert calls(tmp_path) == 1
 
 
-def test_broken_prices_are_one_line_and_the_bundled_ones_serve(provider: Provider, tmp_path: Path):
+def test_an_invalid_price_table_is_one_log_line_and_the_bundled_one_is_used(provider: Provider, tmp_path: Path):
     (tmp_path / "prices.json").write_text("{]")
     done = run(CALL, provider, tmp_path, SPANLEDGER_PRICES_FILE=str(tmp_path / "prices.json"))
     assert ["cannot use the prices of" in line for line in said(done)] == [True]
@@ -174,7 +173,7 @@ for instrumentor in (OpenAIInstrumentor, GoogleGenAIInstrumentor):
     assert done.stdout == "openai is not installed\ngoogle-genai is not installed\n"
 
 
-def test_an_sdk_whose_inside_has_changed_is_said_loudly_and_left_alone(provider: Provider, tmp_path: Path):
+def test_an_sdk_with_changed_internals_is_reported_and_not_patched(provider: Provider, tmp_path: Path):
     code = """
 import openai._base_client as inside
 del inside.BaseClient._process_response_data
@@ -195,7 +194,7 @@ def test_a_row_survives_the_end_of_its_process(ends, provider: Provider, tmp_pat
     assert calls(tmp_path) == 1
 
 
-def test_a_forked_child_records_for_itself(provider: Provider, tmp_path: Path):
+def test_a_forked_child_has_its_own_spool(provider: Provider, tmp_path: Path):
     code = (
         CALL
         + """
@@ -220,7 +219,7 @@ child.join()
     assert processes[0] != processes[1]
 
 
-def test_the_exporter_is_inert_beside_the_pipeline(provider: Provider, tmp_path: Path):
+def test_the_exporter_is_inactive_if_the_pipeline_runs(provider: Provider, tmp_path: Path):
     run(CALL, provider, tmp_path, OTEL_TRACES_EXPORTER="spanledger_clickhouse")
     assert calls(tmp_path) == 1
 

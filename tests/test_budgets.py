@@ -1,4 +1,4 @@
-"""`spanledger budget`: set, listed, changed, removed; what makes no sense is said."""
+"""`spanledger budget`: set, list, change, remove; invalid arguments are rejected."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_a_budget_is_set_changed_and_removed():
         (("remove", "nobody"), "there is no budget 'nobody'"),
     ],
 )
-def test_what_makes_no_sense_is_said(arguments: tuple[str, ...], said: str):
+def test_invalid_arguments_are_rejected(arguments: tuple[str, ...], said: str):
     result = run(*arguments)
     assert result.exit_code != 0
     assert said in result.output
 
 
-def test_a_budget_is_tried_on_the_past(tmp_path: Path):
+def test_budget_test_simulates_past_periods(tmp_path: Path):
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     noon = (now - timedelta(days=2)).replace(hour=12)
     rows = [
@@ -116,7 +116,7 @@ def test_a_budget_is_tried_on_the_past(tmp_path: Path):
     assert "there is no budget 'nobody'" in run("test", "nobody").output
 
 
-def test_a_budget_says_what_becomes_of_calls():
+def test_a_budget_sets_its_action():
     words = (
         "--scope",
         "feature=chat",
@@ -164,7 +164,7 @@ def test_a_budget_says_what_becomes_of_calls():
     assert "set" in run("history", "u", "--periods", "1").output
 
 
-def test_what_is_not_said_of_a_budget_stays_as_it_was():
+def test_options_that_are_not_given_stay_unchanged():
     run(
         "set",
         "u",
@@ -195,7 +195,7 @@ def test_what_is_not_said_of_a_budget_stays_as_it_was():
     assert run("set", "u", "12").output == "budget u: 12 USD a month, global\n"
 
 
-def test_a_user_is_named_as_on_rows(monkeypatch: pytest.MonkeyPatch):
+def test_a_user_in_a_scope_is_pseudonymized_as_on_rows(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPANLEDGER_HASH_USER_ID", "s3cret")
     baggage_attribution._hashing_key.cache_clear()
     try:
@@ -207,7 +207,7 @@ def test_a_user_is_named_as_on_rows(monkeypatch: pytest.MonkeyPatch):
         baggage_attribution._hashing_key.cache_clear()
 
 
-def test_the_list_says_whose_and_the_history_who_removed_it():
+def test_the_list_shows_the_value_and_the_history_the_removal():
     run("set", "u", "10", "--scope", "feature=chat", "--per", "user")
     where = resolve_target()
     with open_client(where) as client:
@@ -238,7 +238,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisStor
     server.stop()
 
 
-def test_another_ledger_does_not_replace_what_is_enforced(
+def test_another_ledger_does_not_replace_the_enforced_budgets(
     store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run("set", "all", "10000", "--action", "block")
@@ -264,7 +264,7 @@ for words in (["budget", "set", "x", "5"], ["guard", "--once"], ["budget", "publ
     assert "the budgets in Redis are not those of this ledger" in CliRunner().invoke(main, ["doctor"]).output
 
 
-def test_what_was_spent_before_a_budget_was_set_counts_in_redis(store: RedisStore):
+def test_spend_before_a_budget_was_set_counts_in_redis(store: RedisStore):
     where = resolve_target()
     run("set", "all", "10")
     with open_client(where) as client:
@@ -289,7 +289,7 @@ def test_what_was_spent_before_a_budget_was_set_counts_in_redis(store: RedisStor
     assert spent() == {"all": 5, "uada": 1, "ubob": 4}
 
 
-def test_a_change_that_could_not_be_noted_is_published_all_the_same(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+def test_a_change_is_published_even_if_its_audit_row_fails(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(audit, "insert", lambda *_: (_ for _ in ()).throw(DatabaseError("the disk is full")))
     result = run("set", "all", "5")
     assert result.exit_code == 1
@@ -297,12 +297,12 @@ def test_a_change_that_could_not_be_noted_is_published_all_the_same(store: Redis
     assert '"all"' in store.controls().published
 
 
-def test_a_redis_that_has_lost_everything_stops_again_what_was_stopped(store: RedisStore):
+def test_stops_are_restored_after_redis_lost_its_data(store: RedisStore):
     main_run = CliRunner().invoke
     for words in (["stop", "feature=a"], ["stop", "feature=b"], ["resume", "feature=b"]):
         assert main_run(main, words).exit_code == 0
     run("set", "all", "5")
-    store.resume("feature=a")  # and nobody wrote it down
+    store.resume("feature=a")  # without an audit row
     run("set", "all", "6")
     assert store.controls().stopped == frozenset(), "nothing was lost"
     store._client.flushall()
@@ -311,7 +311,7 @@ def test_a_redis_that_has_lost_everything_stops_again_what_was_stopped(store: Re
     assert json.loads(main_run(main, ["stop", "--json"]).stdout) == ["feature=a"]
 
 
-def test_a_cost_that_comes_after_the_ledger_was_asked_counts_once(store: RedisStore):
+def test_a_cost_reported_after_reconciliation_counts_once(store: RedisStore):
     day = BudgetCounter("day", 10**13, 3600)
     store.reserve("a", [day], 5)
     store.reserve("b", [day], 5)
@@ -363,13 +363,13 @@ def test_a_file_of_budgets_becomes_rows(tmp_path: Path):
         (("history", "nobody"), "there is no budget 'nobody'"),
     ],
 )
-def test_what_makes_no_sense_of_the_rest_is_said_too(arguments: tuple[str, ...], said: str):
+def test_invalid_arguments_of_other_commands_are_rejected(arguments: tuple[str, ...], said: str):
     result = run(*arguments)
     assert result.exit_code != 0
     assert said in result.output
 
 
-def test_a_budget_of_each_user_is_tried_on_the_past_and_has_a_history(tmp_path: Path):
+def test_a_budget_per_user_has_a_simulation_and_a_history(tmp_path: Path):
     now = datetime.now(UTC)
     noon = (now - timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
     rows = [
@@ -401,7 +401,7 @@ def spent(where, *rows: tuple[datetime, str, str]) -> None:
         insert.insert(client, where, [tuple(row.values()) for row in made])
 
 
-def test_past_windows_are_exact_where_rollups_have_only_days_and_whatever_the_clock_of_this_machine(monkeypatch):
+def test_past_periods_are_exact_within_days_and_in_any_local_time_zone(monkeypatch):
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
@@ -420,14 +420,14 @@ def test_past_windows_are_exact_where_rollups_have_only_days_and_whatever_the_cl
         [row] = json.loads(run("test", "day", "--days", "2", "--json").stdout)
         assert (row["day"], row["passed 100%"]) == (f"{midnight:%Y-%m-%d}", None)
         CliRunner().invoke(main, ["guard", "--once"])
-        told = json.loads(run("history", "u", "--periods", "60", "--json").stdout)
-        assert not [each for each in told if each["told"]], "that hour is long over"
+        periods = json.loads(run("history", "u", "--periods", "60", "--json").stdout)
+        assert not [period for period in periods if period["told"]], "that hour is long over"
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-def test_the_first_hour_of_a_day_is_not_all_of_it(monkeypatch: pytest.MonkeyPatch):
+def test_the_first_hour_of_a_day_is_not_the_whole_day(monkeypatch: pytest.MonkeyPatch):
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     present = midnight + timedelta(hours=9)
 
@@ -443,7 +443,7 @@ def test_the_first_hour_of_a_day_is_not_all_of_it(monkeypatch: pytest.MonkeyPatc
     assert budget_status._source({"user"}, midnight, earlier, live=True)[0] == "llm_costs_users"
 
 
-def test_a_young_ledger_is_projected_by_the_days_it_has():
+def test_a_young_ledger_is_forecast_from_the_days_it_has():
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     spent(resolve_target(), *[(today - timedelta(days=n, hours=-3), "ada", "100") for n in (1, 2, 3)])
     run("set", "u", "10000", "--scope", "user=ada", "--per", "user")
@@ -455,7 +455,7 @@ def test_a_young_ledger_is_projected_by_the_days_it_has():
         assert abs(projected - in_month - Decimal(left.total_seconds() / 864)) < 1
 
 
-def test_a_row_that_makes_no_sense_is_named_and_stops_no_other():
+def test_an_invalid_row_is_named_and_other_budgets_stay_in_force():
     run("set", "good", "5")
     where = resolve_target()
     with open_client(where) as client:
@@ -470,7 +470,7 @@ def test_a_row_that_makes_no_sense_is_named_and_stops_no_other():
     assert run("remove", "bad").exit_code == 0
 
 
-def test_caps_of_a_file_hold_for_features_with_rules_of_their_own(tmp_path: Path):
+def test_request_caps_of_a_file_apply_to_features_with_rules(tmp_path: Path):
     run("feature", "*", "--downgrade", "a=b")
     file = tmp_path / "limits.toml"
     file.write_text("[request]\nmax_input_tokens = 1000\n[features.chat]\npinned = true\n")

@@ -1,4 +1,4 @@
-"""`spanledger ci-diff`: two runs of an application's tests, and what the difference costs a month."""
+"""`spanledger ci-diff`: compares two test runs of an application, and the monthly cost of the difference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture
 def run_of(ledger: Recorded, provider: Provider, tmp_path: Path):
-    """Make a run: (feature, request, calls with a prompt of so many words) each."""
+    """Create a run from (feature, request, words in the prompt of each call)."""
 
     def make(name: str, *asked: tuple[str, str, list[int]]) -> Path:
         before = len(ledger.lines)
@@ -46,7 +46,7 @@ def diff(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["ci-diff", *map(str, arguments)])
 
 
-def test_one_more_call_in_a_request_is_a_dearer_request(run_of):
+def test_an_extra_call_raises_the_cost_of_a_request(run_of):
     base = run_of("base", ("chat", "r1", [9]), ("chat", "r2", [9]), ("search", "r3", [9]))
     head = run_of("head", ("chat", "r1", [9, 9]), ("chat", "r2", [9, 9]), ("search", "r3", [9]))
     found = json.loads(diff(base, head, "--volume", "chat=1000", "--json").stdout)
@@ -60,7 +60,7 @@ def test_one_more_call_in_a_request_is_a_dearer_request(run_of):
     assert by_feature["search"]["month_usd"] is None
 
 
-def test_the_exit_status_tells_of_a_limit(run_of):
+def test_an_exceeded_limit_sets_the_exit_status(run_of):
     base, head = run_of("base", ("chat", "r1", [9])), run_of("head", ("chat", "r1", [9, 9, 9]))
     assert diff(base, head, "--volume", "chat=1000").exit_code == 0
     over = diff(base, head, "--volume", "chat=1000000", "--fail-over", "5")
@@ -69,7 +69,7 @@ def test_the_exit_status_tells_of_a_limit(run_of):
     assert diff(base, head, "--fail-over-percent", "1000").exit_code == 0
     assert diff(base, head, "--fail-over-percent", "50").exit_code == 1
     assert diff(head, base, "--fail-over-percent", "0").exit_code == 0, "what has become cheaper breaks no limit"
-    assert diff(base, head, "--fail-over", "5").exit_code == 2, "no volume: it cannot be said"
+    assert diff(base, head, "--fail-over", "5").exit_code == 2, "without a volume it is unknown"
 
 
 def test_a_comment_for_the_pull_request(run_of):
@@ -81,7 +81,7 @@ def test_a_comment_for_the_pull_request(run_of):
     assert comment.startswith("### LLM cost of this change\n\nAt live volume this change costs $")
     assert "| feature | requests |" in comment
     assert "| a\\|b | 0 / 1 | - |" in comment
-    assert "| gone |" in comment
+    assert "| removed |" in comment
     assert "| new |" in comment
 
 
@@ -102,7 +102,7 @@ def test_live_volume_comes_from_the_ledger(run_of, tmp_path: Path, monkeypatch):
     assert Decimal(found["month_usd"]) == 30 * Decimal(found["features"][0]["change_usd"])
 
 
-def test_a_directory_without_calls_is_said(tmp_path: Path, run_of):
+def test_a_directory_without_calls_is_an_error(tmp_path: Path, run_of):
     done = diff(run_of("base", ("chat", "r1", [9])), tmp_path)
     assert done.exit_code == 1
     assert "has no calls: run the tests under opentelemetry-instrument" in done.output

@@ -1,4 +1,4 @@
-"""docker-compose.yml, without a Docker engine: every path, variable, user and command in it is one that there is."""
+"""docker-compose.yml, without a Docker engine: every path, variable, user and command in it exists."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SERVICES: dict[str, Any] = STACK["services"]
 EXAMPLE = (ROOT / "deploy/env.example").read_text()
 
 
-def test_every_path_that_is_mounted_is_there():
+def test_every_mounted_path_exists():
     mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", [])]
     for source, *_ in mounts:
         if source.startswith("."):
@@ -50,7 +50,7 @@ def test_every_variable_is_in_the_example_and_no_secret_has_a_default():
             assert not any(how.startswith((":-", "-")) for how in demanded), f"{name} has a default"
 
 
-def test_images_are_pinned_and_services_are_told_apart_from_the_world():
+def test_images_are_pinned_and_ports_are_bound_to_localhost():
     for name, service in SERVICES.items():
         assert re.search(r":[\w.]*\d[\w.]*$|:local$", service["image"]), f"{name}: {service['image']}"
         for port in service.get("ports", []):
@@ -59,7 +59,7 @@ def test_images_are_pinned_and_services_are_told_apart_from_the_world():
         assert SERVICES[name]["healthcheck"]["test"]
 
 
-def test_what_a_service_waits_for_is_a_service():
+def test_every_dependency_of_a_service_is_a_service():
     for service in SERVICES.values():
         for other, how in service.get("depends_on", {}).items():
             assert other in SERVICES
@@ -68,7 +68,7 @@ def test_what_a_service_waits_for_is_a_service():
 
 
 @pytest.mark.parametrize("name", ["gateway", "rollup", "guard"])
-def test_a_command_is_one_that_spanledger_has(name: str):
+def test_every_command_of_a_service_exists(name: str):
     program, command, *arguments = SERVICES[name]["command"]
     assert program == "spanledger"
     made = main.commands[command].make_context(command, list(arguments))
@@ -76,7 +76,7 @@ def test_a_command_is_one_that_spanledger_has(name: str):
         assert (made.params["host"], made.params["port"], made.params["no_rollups"]) == ("0.0.0.0", 4319, True)
 
 
-def test_the_other_commands_are_there_too():
+def test_other_commands_and_configurations_exist():
     for step in SERVICES["migrate"]["command"][-1].split(" && "):
         _, command, *rest = step.split()
         found = main.commands[command]
@@ -86,7 +86,7 @@ def test_the_other_commands_are_there_too():
         assert (ROOT / "collector-config" / configuration).exists()
 
 
-def test_redis_takes_only_who_knows_its_password(tmp_path: Path):
+def test_redis_requires_its_password(tmp_path: Path):
     """The command of the service, as a shell of the image would run it, with the redis-server of this machine."""
     shell, option, script = SERVICES["redis"]["command"]
     binary()

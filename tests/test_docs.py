@@ -1,8 +1,8 @@
-"""The documentation is what is so: links lead somewhere, commands run, SQL is answered, Python runs, settings are known.
+"""The documentation is correct: links have targets, commands, SQL and Python run, settings exist.
 
-Every fenced block of README.md and docs/ is run, page by page and in its order, in a directory of its own over a made-up
-month in the embedded ledger. What cannot run here (a package index, Docker, a server that goes on until it is ended)
-is held against what it names: extras, files, services, options.
+Every fenced block of README.md and docs/ runs, page by page and in order, in a separate directory over a synthetic month
+in the embedded ledger. Blocks that cannot run here (a package index, Docker, a server that does not exit) are checked
+against what they name: extras, files, services, options.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 GOES_ON = {"gateway", "guard", "top", "--follow"}
-"""Words of a command that does not end by itself: its options are parsed, the tests of its own run it."""
+"""Commands that do not exit by themselves: only their options are parsed here, other tests run them."""
 MAY_FAIL = {"doctor", "verify"}
-"""Commands whose exit status tells what they found."""
+"""Commands whose exit status reports a finding."""
 PROGRAMS = {"python", "uvicorn", "gunicorn", "celery", "flask", "pytest"}
 """What the tests run under opentelemetry-instrument (test_example.py, test_examples.py, test_process_ends.py)."""
 
@@ -58,7 +58,7 @@ def prose(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_modules_and_tests_that_are_named_are_there(page: Path):
+def test_named_modules_and_tests_exist(page: Path):
     files = {file.name for folder in ("instrumentation", "exporter", "tests", "tools", "examples", "benchmarks") for file in (ROOT / folder).rglob("*.py")}  # fmt: skip
     named = set(re.findall(r"`(?:[\w/]*/)?(\w+\.py)`", prose(page)))
     assert named <= files | {"app.py"}, "no module has that name"
@@ -76,7 +76,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path):
+def test_every_link_has_a_target(page: Path):
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if link.startswith(("https://", "http://")):
             continue
@@ -93,7 +93,7 @@ def test_every_page_is_in_the_index_and_the_index_is_in_the_readme():
     assert "(docs/README.md)" in (ROOT / "README.md").read_text()
 
 
-def test_every_setting_that_is_named_is_in_the_readmes_table_and_the_other_way_round():
+def test_every_named_setting_is_in_the_table_of_the_readme_and_vice_versa():
     table = set(re.findall(r"`(SPANLEDGER_[A-Z_]+)`", (ROOT / "README.md").read_text()))
     named = {name for page in PAGES for name in re.findall(r"SPANLEDGER_[A-Z_]+", page.read_text())}
     asked = {
@@ -112,7 +112,7 @@ def test_every_setting_that_is_named_is_in_the_readmes_table_and_the_other_way_r
     assert {name for name in named if not name.startswith("SPANLEDGER_FAULT_")} <= table | collectors
 
 
-def test_the_page_of_commands_is_made_from_their_help():
+def test_the_page_of_commands_matches_the_help():
     done = subprocess.run([sys.executable, ROOT / "tools/commands_page.py", "--check"], check=False)
     assert done.returncode == 0, "run `python tools/commands_page.py`"
 

@@ -1,4 +1,4 @@
-"""`spanledger doctor`: it names what is broken, says what to do, and its exit status tells a script."""
+"""`spanledger doctor`: findings with advice, and an exit status for scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def no_database(monkeypatch):
     monkeypatch.setenv("SPANLEDGER_DSN", "clickhouse://app:s3cret@127.0.0.1:9/llm")
 
 
-def test_all_is_well_but_for_a_database_that_does_not_answer():
+def test_an_unreachable_database_is_the_only_failure():
     status, findings = doctor()
     assert status == 1
     assert {about: finding["status"] for about, finding in findings.items()} == {
@@ -36,7 +36,7 @@ def test_all_is_well_but_for_a_database_that_does_not_answer():
     assert "wait in the spool" in findings["database"]["advice"]
 
 
-def test_a_hook_that_an_sdk_has_lost_is_named(monkeypatch):
+def test_a_missing_hook_is_named(monkeypatch):
     import openai._base_client as inside
 
     monkeypatch.delattr(inside.BaseClient, "_process_response_data")
@@ -46,23 +46,23 @@ def test_a_hook_that_an_sdk_has_lost_is_named(monkeypatch):
     assert "lacks openai._base_client: BaseClient._process_response_data" in findings["openai"]["text"]
 
 
-def test_an_sdk_that_is_not_installed_is_no_failure(monkeypatch):
+def test_an_sdk_that_is_not_installed_is_not_a_failure(monkeypatch):
     monkeypatch.setitem(diagnostics.SDK_HOOKS, "no-such-sdk", ("nothing", ()))
     assert doctor()[1]["no-such-sdk"] == {"status": "ok", "about": "no-such-sdk", "text": "not installed", "advice": ""}
 
 
-def test_a_spool_that_cannot_be_written_says_which_setting_helps(monkeypatch, tmp_path: Path):
+def test_an_unwritable_spool_names_the_setting_to_change(monkeypatch, tmp_path: Path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SPANLEDGER_SPOOL_DIR", str(tmp_path / "file" / "spool"))
     assert "SPANLEDGER_SPOOL_DIR" in doctor()[1]["spool"]["advice"]
 
 
-def test_people_read_it_too():
+def test_the_output_without_json_is_readable():
     output = CliRunner().invoke(main, ["doctor"]).output
     assert "FAILURE  database" in output
 
 
-def test_an_exporter_that_would_end_opentelemetrys_start_is_named(monkeypatch):
+def test_an_exporter_that_breaks_the_start_of_opentelemetry_is_named(monkeypatch):
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")  # with the distro: OTLP over gRPC, which is not installed
     status, findings = doctor()
     assert status == 1
@@ -74,7 +74,7 @@ def test_an_exporter_that_would_end_opentelemetrys_start_is_named(monkeypatch):
     assert "switched off" in doctor()[1]["opentelemetry"]["text"]
 
 
-def test_the_sampler_and_the_propagators_in_force_are_told(monkeypatch):
+def test_the_sampler_and_propagators_in_force_are_reported(monkeypatch):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.1")
     monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext,b3")
@@ -83,7 +83,7 @@ def test_the_sampler_and_the_propagators_in_force_are_told(monkeypatch):
     assert (findings["propagators"]["status"], "add baggage" in findings["propagators"]["advice"]) == ("warning", True)
 
 
-def test_a_spool_that_nobody_ships_is_told(own_state: Path):
+def test_a_spool_without_a_shipper_is_reported(own_state: Path):
     from spanledger_clickhouse.ship import shipper
 
     spool = own_state / "spool"
@@ -99,7 +99,7 @@ def test_brackets_in_a_message_are_shown(monkeypatch):
     assert "use clickhouse[s]://" in " ".join(CliRunner().invoke(main, ["doctor"]).output.split())
 
 
-def test_limits_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_limits_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def limits() -> tuple[str, str]:
         _, findings = doctor()
         return findings["limits"]["status"], findings["limits"]["text"]

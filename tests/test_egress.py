@@ -1,4 +1,4 @@
-"""No baggage leaves for a provider, whatever an SDK's request is for: calls, and all that is no call.
+"""No request of an SDK carries baggage to a provider, whether it is a billed call or not.
 
 A real instrumentation of the HTTP client puts the current baggage into every request that it sees; the server here
 answers anything, and keeps the headers.
@@ -180,7 +180,7 @@ def test_no_request_of_an_sdk_carries_baggage(sdk: str, method: str, asynchronou
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("billed", [True, False])
-def test_work_that_began_inside_a_call_has_its_baggage_once_the_call_is_over(billed: bool, listener: Listener):
+def test_work_started_inside_a_call_has_its_baggage_after_the_call(billed: bool, listener: Listener):
     kept: list[context.Context] = []
 
     def hook(_: httpx2.Request) -> None:
@@ -200,7 +200,7 @@ def test_work_that_began_inside_a_call_has_its_baggage_once_the_call_is_over(bil
 
 
 @pytest.mark.usefixtures("traced")
-def test_tokens_for_google_are_asked_for_without_baggage(listener: Listener):
+def test_requests_for_google_tokens_carry_no_baggage(listener: Listener):
     class Token(Credentials):
         def refresh(self, request: Any) -> None:
             httpx2.get(f"{listener.url}/token")
@@ -213,7 +213,7 @@ def test_tokens_for_google_are_asked_for_without_baggage(listener: Listener):
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_request_of_the_applications_own_keeps_its_baggage(listener: Listener):
+def test_other_requests_of_the_application_keep_their_baggage(listener: Listener):
     httpx2.get(f"{listener.url}/elsewhere")
     [(_, headers)] = listener.requests
     assert headers["baggage"] == "user.id=ada"

@@ -1,6 +1,6 @@
-"""The whole way, as a user takes it: an unmodified application, opentelemetry-instrument, the commands.
+"""End to end: an unmodified application, opentelemetry-instrument, the commands.
 
-Every row is held against what the loopback provider sold: tokens, picodollars, user, feature, request, trace.
+Every row is compared with the loopback provider: tokens, picodollars, user, feature, request, trace.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def spanledger(env: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What the application's load, the provider and the ledger say of the same forty requests."""
+def recorded(tmp_path_factory):
+    """Traces of the load, responses of the provider, rows of the ledger and environment, for the same forty requests."""
     state = tmp_path_factory.mktemp("state")
     provider = Provider().start()
     env = {**demo.environment(provider, state), "PATH": f"{demo.BIN}{os.pathsep}{os.environ['PATH']}"}
@@ -70,15 +70,15 @@ def attributed(sold: Sold, traces: dict[str, str]) -> tuple:
     return (user, feature, request, traces[request])
 
 
-def test_every_call_is_one_row(told):
-    _, sold, rows, _ = told
+def test_every_call_is_one_row(recorded):
+    _, sold, rows, _ = recorded
     assert len(rows) == len(sold) > REQUESTS
     ids = Counter(row["response_id"] for row in rows)
     assert ids == Counter(s.id if s.api != "embeddings" else "" for s in sold)
 
 
-def test_every_row_is_what_the_provider_sold(told):
-    traces, sold, rows, _ = told
+def test_every_row_matches_the_provider(recorded):
+    traces, sold, rows, _ = recorded
     ours = Counter(
         (
             *(
@@ -99,20 +99,20 @@ def test_every_row_is_what_the_provider_sold(told):
     assert ours == theirs
 
 
-def test_the_sum_is_the_providers_sum(told):
-    _, sold, rows, _ = told
+def test_the_total_matches_the_provider(recorded):
+    _, sold, rows, _ = recorded
     assert sum(Decimal(row["cost_usd"]) for row in rows) == Decimal(sum(s.picousd for s in sold)).scaleb(-12)
 
 
-def test_refused_calls_are_one_row_with_two_attempts(told):
-    _, sold, rows, _ = told
+def test_a_retried_call_is_one_row_with_two_attempts(recorded):
+    _, sold, rows, _ = recorded
     refused = {s.id for s in sold if "[429]" in s.prompt and s.id}
     assert {row["attempts"] for row in rows if row["response_id"] in refused} == {2}
     assert all(row["outcome"] == "ok" and row["usage_source"] == "exact" for row in rows)
 
 
-def test_the_background_job_that_forgot_its_context_is_named(told):
-    *_, rows, _ = told
+def test_the_background_job_without_context_is_named(recorded):
+    *_, rows, _ = recorded
     app = Path(demo.HERE / "fastapi_app/app.py")
     lines = app.read_text().splitlines()
     lost = [row for row in rows if row["attribution_reason"]]
@@ -122,34 +122,34 @@ def test_the_background_job_that_forgot_its_context_is_named(told):
         assert "anthropic.messages.create(" in lines[row["code_line"] - 1]
 
 
-def test_the_resource_says_which_service(told):
-    *_, rows, _ = told
+def test_the_resource_names_the_service(recorded):
+    *_, rows, _ = recorded
     assert {(row["service"], row["environment"]) for row in rows} == {("demo", "demo")}
 
 
-def test_the_provider_never_sees_baggage(told):
-    _, sold, _, _ = told
+def test_the_provider_never_sees_baggage(recorded):
+    _, sold, _, _ = recorded
     assert not any("baggage" in s.headers for s in sold)
 
 
 @pytest.mark.parametrize("by", ["feature", "user", "model", "request"])
-def test_spend_sums_to_the_total_whatever_it_is_grouped_by(told, by):
-    _, sold, _, env = told
+def test_spend_sums_to_the_total_whatever_it_is_grouped_by(recorded, by):
+    _, sold, _, env = recorded
     groups = json.loads(spanledger(env, "spend", "--by", by, "--top", "1000", "--json"))
     total = sum(Decimal(group["total_cost_usd"]) for group in groups)
     attributed = [s for s in sold if by != "request" or not s.prompt.startswith("index: ")]
     assert total == Decimal(sum(s.picousd for s in attributed)).scaleb(-12)
 
 
-def test_tables_for_people_name_what_there_is(told):
-    *_, env = told
+def test_tables_list_features_functions_and_models(recorded):
+    *_, env = recorded
     assert "summarize" in spanledger(env, "spend")
     assert "index_documents" in spanledger(env, "who-forgot")
     assert "claude-sonnet-4-6" in spanledger(env, "request", "req-0000")
 
 
-def test_a_row_can_be_explained(told):
-    _, sold, rows, env = told
+def test_a_row_can_be_explained(recorded):
+    _, sold, rows, env = recorded
     row = next(row for row in rows if row["request_model"] == "claude-sonnet-4-6")
     out = spanledger(env, "prices", "explain", row["response_id"])
     assert f"the row holds {row['cost_usd']} USD (priced; claude-sonnet-4-6 bundled" in out
@@ -169,7 +169,7 @@ def test_the_demo_ends_with_the_same_sum():
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_client_that_goes_away_is_no_traceback_in_a_providers_output(provider: Provider, capfd):
+def test_a_disconnected_client_causes_no_traceback_in_the_provider(provider: Provider, capfd):
     with socket.create_connection(("127.0.0.1", provider.server_port)) as connection:
         connection.sendall(b"POST /elsewhere HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
         assert connection.recv(8) == b"HTTP/1.1"

@@ -1,4 +1,4 @@
-"""Calls as files for other tools: what is in the file is what is in the ledger."""
+"""`spanledger export`: the file has the calls of the ledger."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def march(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 WINDOW = ["export", "--since", "2026-03-01", "--until", "2026-03-03"]
 
 
-def test_focus_is_csv_with_exact_costs(march):
+def test_focus_is_a_csv_with_exact_costs(march):
     found = CliRunner().invoke(main, WINDOW)
     assert found.exit_code == 0, found.output
     lines = list(csv.DictReader(io.StringIO(found.stdout)))
@@ -47,7 +47,7 @@ def test_focus_is_csv_with_exact_costs(march):
     assert {line["ServiceProviderName"] for line in lines} == {"openai"}
 
 
-def test_calls_come_as_csv_json_lines_and_parquet(march, tmp_path: Path):
+def test_calls_are_exported_as_csv_json_lines_and_parquet(march, tmp_path: Path):
     lines = list(csv.DictReader(io.StringIO(CliRunner().invoke(main, [*WINDOW, "--format", "csv"]).stdout)))
     objects = [
         json.loads(line) for line in CliRunner().invoke(main, [*WINDOW, "--format", "jsonl"]).stdout.splitlines()
@@ -59,7 +59,7 @@ def test_calls_come_as_csv_json_lines_and_parquet(march, tmp_path: Path):
     assert out.read_bytes()[:4] == b"PAR1"
 
 
-def test_a_file_that_cannot_be_written_is_said(march, tmp_path: Path):
+def test_an_unwritable_file_is_an_error(march, tmp_path: Path):
     found = CliRunner().invoke(main, [*WINDOW, "--out", str(tmp_path / "nowhere/x.csv")])
     assert found.exit_code == 1
     assert "cannot be written" in found.output

@@ -1,4 +1,4 @@
-"""What the garbage collector finds is done by a thread, and survives a fork."""
+"""Work of finalizers runs in a thread, also after a fork."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Dropped:
         finalizers.run_outside_gc(self.act)
 
 
-def test_what_the_collector_finds_is_done_by_another_thread():
+def test_a_call_ended_by_the_garbage_collector_is_finished_in_another_thread():
     threads: list[str] = []
     finalizers.start_worker()
     Dropped(lambda: threads.append(threading.current_thread().name))
@@ -34,7 +34,7 @@ def test_what_the_collector_finds_is_done_by_another_thread():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_in_a_forked_child_too():
+def test_finalizers_run_in_a_forked_child():
     finalizers.start_worker()
     read, write = os.pipe()
     child = os.fork()
@@ -51,7 +51,7 @@ def test_in_a_forked_child_too():
         assert pipe.read() == b"spanledger-finalizing"
 
 
-def test_many_that_start_a_reader_start_one():
+def test_concurrent_starts_create_one_reader():
     queue = ReentrantQueue[int]()
     numbers: list[int] = []
 
@@ -70,7 +70,7 @@ def test_many_that_start_a_reader_start_one():
     assert (numbers, len(queue)) == (list(range(1000)), 0)
 
 
-def test_what_is_put_before_the_reader_starts_is_read():
+def test_items_queued_before_the_reader_starts_are_read():
     queue = ReentrantQueue[int]()
     queue.put(1)
     assert (len(queue), queue.drain(0)) == (1, False)

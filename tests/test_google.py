@@ -1,4 +1,4 @@
-"""The Google GenAI SDK's call styles: each gives one row with what the provider sold."""
+"""The Google GenAI SDK's call styles: each gives one row with the usage of the provider."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def expected(sold) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("style", [generate, stream, chat, chat_stream, embed], ids=lambda style: style.__name__)
-def test_a_call_is_one_row_with_what_was_sold(style, client, provider: Provider, ledger: Recorded):
+def test_a_call_is_one_row_with_the_usage_of_the_provider(style, client, provider: Provider, ledger: Recorded):
     style(client)
     [sold] = provider.sold
     assert facts(ledger.row) == expected(sold)
@@ -73,14 +73,16 @@ async def aembed(client: genai.Client) -> None:
 
 
 @pytest.mark.parametrize("style", [agenerate, astream, achat_stream, aembed], ids=lambda style: style.__name__)
-async def test_an_async_call_is_one_row_with_what_was_sold(style, client, provider: Provider, ledger: Recorded):
+async def test_an_async_call_is_one_row_with_the_usage_of_the_provider(
+    style, client, provider: Provider, ledger: Recorded
+):
     await style(client)
     await client.aio.aclose()
     [sold] = provider.sold
     assert facts(ledger.row) == expected(sold)
 
 
-def test_the_row_says_what_was_called(client, provider: Provider, ledger: Recorded):
+def test_the_row_names_operation_and_models(client, provider: Provider, ledger: Recorded):
     config = types.GenerateContentConfig(temperature=0.5, max_output_tokens=100, system_instruction="be brief")
     client.models.generate_content(model=MODEL, contents="how much?", config=config)
     row = ledger.row
@@ -99,7 +101,7 @@ def test_the_row_says_what_was_called(client, provider: Provider, ledger: Record
     assert {name: row[name] for name in expected} == expected
 
 
-def test_a_stream_is_attributed_to_the_context_it_was_asked_for_in(client, ledger: Recorded):
+def test_a_stream_is_attributed_to_the_context_of_its_request(client, ledger: Recorded):
     token = context.attach(baggage.set_baggage("user.id", "ada"))
     chunks = client.models.generate_content_stream(model=MODEL, contents="how much?")
     context.detach(token)

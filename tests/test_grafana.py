@@ -1,4 +1,4 @@
-"""Dashboards and alert rules: every question is asked of a made-up shop's month, with the data source's macros expanded."""
+"""Dashboards and alert rules: every query runs over a synthetic month, with the macros of the data source expanded."""
 
 from __future__ import annotations
 
@@ -56,37 +56,37 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 
 def open_rows() -> list[dict[str, Any]]:
-    """The rows as they were made, those that never came included."""
+    """All generated rows, including those that never arrived."""
     return make_shop(NOW, 6000)
 
 
-def kinds(found: Any) -> list[str]:
-    return [re.sub(r"^(LowCardinality|Nullable)\((.*)\)$", r"\2", kind.name) for kind in found.column_types]
+def kinds(result: Any) -> list[str]:
+    return [re.sub(r"^(LowCardinality|Nullable)\((.*)\)$", r"\2", kind.name) for kind in result.column_types]
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_a_panel_has_an_answer_that_grafana_can_draw(shop: Shop, panel: grafana.Panel):
-    found = shop.ask(expand(panel.sql, WEEK))
-    names, types = list(found.column_names), kinds(found)
-    assert found.result_rows, "no rows"
+def test_the_query_of_a_panel_returns_what_grafana_can_draw(shop: Shop, panel: grafana.Panel):
+    result = shop.ask(expand(panel.sql, WEEK))
+    names, types = list(result.column_names), kinds(result)
+    assert result.result_rows, "no rows"
     assert not [kind for kind in types if not kind.startswith(READABLE) and "Nullable" not in kind], types
     if panel.kind == grafana.STAT:
         assert len(names) == 1
         assert types[0].startswith((*NUMBERS, "Nullable"))
-        assert found.result_rows[0][0] is not None
+        assert result.result_rows[0][0] is not None
     elif panel.kind == grafana.SERIES:
         assert names[0] == "time"
         assert types[0].startswith("DateTime")
-        assert len({row[0] for row in found.result_rows}) > 1
+        assert len({row[0] for row in result.result_rows}) > 1
         assert len(names) == 2 or types[1].startswith(("String", "LowCardinality")) or names[1] == "name"
     elif panel.kind in (grafana.GAUGE, grafana.BARS):
         assert len(names) == 2
     assert set(panel.units) <= set(names)
     assert set(panel.links) <= set(names)
-    assert "<" in draw(grafana.panel(panel, 1, 0, 0), names, found.result_rows)
+    assert "<" in draw(grafana.panel(panel, 1, 0, 0), names, result.result_rows)
 
 
-def test_variables_narrow_every_panel(shop: Shop):
+def test_variables_filter_every_panel(shop: Shop):
     one = {"environment": ["prod"], "service": ["service-1"], "feature": ["chat", "it's"], "tenant": ["tenant-1"]}
     for parameter in PANELS:
         panel = parameter.values[0]
@@ -101,61 +101,59 @@ def test_variables_narrow_every_panel(shop: Shop):
     assert shop.ask(expand(spent.sql, month)).result_rows == [(expected,)]
 
 
-def test_what_the_panels_say_is_true(shop: Shop):
+def test_panels_show_the_figures_of_the_generated_rows(shop: Shop):
     def answer(made: grafana.Dashboard, title: str, window: Window = WEEK) -> Any:
         [panel] = [panel for panel in made.panels if isinstance(panel, grafana.Panel) and panel.title == title]
         return shop.ask(expand(panel.sql, window)).result_rows
 
     month = Window(NOW - timedelta(days=32), NOW)
     priced = [row for row in shop.rows if row["cost_usd"] is not None]
-    assert answer(grafana.BURN, "Spent in this time", month) == [
-        (sum((row["cost_usd"] for row in priced), Decimal(0)),)
-    ]
-    features = {row[0]: row[1] for row in answer(grafana.BURN, "Features", month)}
+    assert answer(grafana.BURN, "Spend", month) == [(sum((row["cost_usd"] for row in priced), Decimal(0)),)]
+    features = {row[0]: row[1] for row in answer(grafana.BURN, "Cost by feature", month)}
     assert features == {
         feature: sum((row["cost_usd"] for row in priced if row["feature"] == feature), Decimal(0))
         for feature in {row["feature"] for row in shop.rows}
     }  # fmt: skip
-    assert answer(grafana.TRUST, "Rows lost", month) == [(6,)]  # two numbers of each of three processes
-    assert answer(grafana.TRUST, "Rows that count a response twice", month) == [(2,)]
+    assert answer(grafana.TRUST, "Missing rows", month) == [(6,)]  # two numbers of each of three processes
+    assert answer(grafana.TRUST, "Duplicate rows", month) == [(2,)]
     [(residual,)] = shop.ask("SELECT sum(residual_usd) FROM reconciliation").result_rows
     lost = [row for row in open_rows() if row["sequence"] in (700, 701) and row["cost_usd"] is not None]
     twice = sum((row["cost_usd"] for row in shop.rows if row["scope"]), Decimal(0))
     expected = sum((row["cost_usd"] for row in lost), Decimal(0)) - twice
     assert float(residual) == pytest.approx(float(expected), abs=1e-3)  # invoices have six digits
-    assert answer(grafana.WHERE, "Users")[0][0] == "user-847"
-    unclaimed = [row["cost_usd"] or Decimal(0) for row in shop.rows if row["attribution_reason"]]
-    [(share,)] = answer(grafana.TRUST, "Spend without an owner", month)
+    assert answer(grafana.WHERE, "Most expensive users")[0][0] == "user-847"
+    unattributed = [row["cost_usd"] or Decimal(0) for row in shop.rows if row["attribution_reason"]]
+    [(share,)] = answer(grafana.TRUST, "Unattributed spend", month)
     assert float(share) == pytest.approx(
-        float(sum(unclaimed, Decimal(0)) / sum((row["cost_usd"] for row in priced), Decimal(0)))
+        float(sum(unattributed, Decimal(0)) / sum((row["cost_usd"] for row in priced), Decimal(0)))
     )
 
 
 @pytest.mark.parametrize("rule", grafana.RULES, ids=lambda rule: rule.uid)
-def test_a_rule_can_be_asked_by_the_server_alone(shop: Shop, rule: grafana.Rule):
-    assert "$" not in rule.sql, "macros and variables are the browser's"
+def test_the_query_of_a_rule_runs_without_a_browser(shop: Shop, rule: grafana.Rule):
+    assert "$" not in rule.sql, "only the browser expands macros and variables"
     shop.ask(rule.sql)
     columns = {name: kind for name, kind, *_ in shop.ask(f"DESCRIBE ({rule.sql})").result_rows}
     numeric = [name for name, kind in columns.items() if re.match(r"(Nullable\()?U?(Float|Decimal|Int)", kind)]
-    assert len(numeric) == 1, f"one number is the value, texts are labels: {columns}"
+    assert len(numeric) == 1, f"one number is the value, strings are labels: {columns}"
     assert all("String" in kind for name, kind in columns.items() if name not in numeric), columns
     labels = columns.keys() - set(numeric)
-    assert set(re.findall(r"\$labels\.(\w+)", rule.says)) <= labels
+    assert set(re.findall(r"\$labels\.(\w+)", rule.description)) <= labels
 
 
-def test_the_runaway_user_rings(shop: Shop):
-    """The first rule that pages: the user, and what they did."""
-    rings = {
+def test_the_alert_for_a_runaway_user_fires(shop: Shop):
+    """The first rule that pages names the user and the feature."""
+    firing = {
         rule.uid: [row for row in shop.ask(rule.sql).result_rows if float(row[-1] or 0) > rule.above]
         for rule in grafana.RULES
     }
-    dearest, *others = rings["spanledger-user-hour"]
-    assert dearest[:2] == ("user-847", "summarize")
-    assert all(float(row[-1]) < float(dearest[-1]) / 5 for row in others), (
-        "at some hours the shop's best customer rings too"
+    highest, *others = firing["spanledger-user-hour"]
+    assert highest[:2] == ("user-847", "summarize")
+    assert all(float(row[-1]) < float(highest[-1]) / 5 for row in others), (
+        "at some hours the largest customer alerts too"
     )
-    assert rings["spanledger-budget"] or NOW.hour < 3  # a day that has just begun has spent nothing yet
-    assert rings["spanledger-hole"]
+    assert firing["spanledger-budget"] or NOW.hour < 3  # a day that has just started has no spend yet
+    assert firing["spanledger-hole"]
     since = (NOW - timedelta(days=1)).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     day = [row for row in shop.rows if row["start_time"] >= since and row["cost_usd"] is not None]
     lost = sum((row["cost_usd"] for row in day if row["attribution_reason"]), Decimal(0))
@@ -164,15 +162,15 @@ def test_the_runaway_user_rings(shop: Shop):
         unattributed.sql.replace("now('UTC')", f"toDateTime('{NOW:%Y-%m-%d %H:%M:%S}', 'UTC')")
     ).result_rows
     assert share == pytest.approx(float(lost / sum((row["cost_usd"] for row in day), Decimal(0))))
-    assert not rings["spanledger-silence"]
+    assert not firing["spanledger-silence"]
 
 
-def test_the_files_are_those_that_the_code_makes():
+def test_generated_files_are_up_to_date():
     for path, text in grafana.files().items():
         assert path.read_text() == text, f"{path.name} is out of date: python tools/grafana.py"
 
 
-def test_panels_do_not_overlap_and_have_numbers_of_their_own():
+def test_panels_do_not_overlap_and_have_unique_ids():
     for made in grafana.DASHBOARDS:
         panels = grafana.dashboard(made)["panels"]
         assert len({panel["id"] for panel in panels}) == len(panels)
@@ -190,7 +188,7 @@ def test_panels_do_not_overlap_and_have_numbers_of_their_own():
         json.dumps(grafana.dashboard(made))
 
 
-def test_dashboards_are_what_grafanas_own_types_say(tmp_path: Path):
+def test_dashboards_match_the_types_of_grafana(tmp_path: Path):
     home = ROOT / ".tools/grafana"
     compiler = home / "node_modules/.bin/tsc"
     if not compiler.exists():
@@ -203,7 +201,7 @@ def test_dashboards_are_what_grafanas_own_types_say(tmp_path: Path):
         source = home / f"{name}.ts"
         text = json.dumps(made).replace(
             '"mode": "absolute"', '"mode": ThresholdsMode.Absolute'
-        )  # an enum to TypeScript
+        )  # an enum in TypeScript
         source.write_text(
             "import { type Dashboard, ThresholdsMode } from '@grafana/schema';\n"
             f"export const d: Partial<Dashboard> = {text};\n"
@@ -216,14 +214,14 @@ def test_dashboards_are_what_grafanas_own_types_say(tmp_path: Path):
     for made in grafana.DASHBOARDS:
         assert errors(grafana.dashboard(made), made.uid) == ""
     assert errors({**grafana.dashboard(grafana.BURN), "graphTooltip": "both"}, "broken") != "", (
-        "the compiler finds nothing"
+        "the compiler reports no error"
     )
 
 
-def test_a_dashboard_is_drawn_without_an_empty_panel(shop: Shop):
+def test_every_panel_of_a_dashboard_has_data(shop: Shop):
     def ask(sql: str) -> Any:
-        found = shop.ask(sql)
-        return found.column_names, found.result_rows
+        result = shop.ask(sql)
+        return result.column_names, result.result_rows
 
     for made in grafana.DASHBOARDS:
         text, height = page(grafana.dashboard(made), ask, WEEK)

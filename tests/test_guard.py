@@ -1,4 +1,4 @@
-"""The guard over budgets: what passes a threshold is told once, to everybody, and what cannot be told is kept."""
+"""`spanledger guard`: each crossed threshold is alerted once at every destination; undelivered alerts are kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes alerts, and answers what it is told to."""
+    """Receives alerts, and responds with the given statuses."""
 
     daemon_threads = True
 
@@ -49,7 +49,7 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.answers: list[int] = []
-        """Status of the next answers; then 200."""
+        """Statuses of the next responses; then 200."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self, path: str) -> str:
@@ -108,7 +108,7 @@ def put(ledger: Ledger, name: str, usd: float, **fields: Any) -> None:
 
 
 def aged(ledger: Ledger, seconds: float, table: str = "budget_alerts", column: str = "at") -> None:
-    """Time passes: all rows of a table are older."""
+    """Make all rows of a table older."""
     rows = ledger.query(
         f"SELECT * REPLACE ({column} - toIntervalMillisecond({int(seconds * 1000)}) AS {column}) FROM {table}"
     )
@@ -128,22 +128,22 @@ def texts(done: list[delivery_log.DeliveryResult]) -> list[str]:
 # --- thresholds ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: Ledger, receiver: Receiver):
-    """$425 a day: $8,000, $9,000, $9,500 and $10,000 are passed on the days on which they are passed, once each."""
+def test_a_monthly_budget_alerts_at_each_threshold(ledger: Ledger, receiver: Receiver):
+    """$425 per day: $8,000, $9,000, $9,500 and $10,000 are each alerted once, on the day on which they are crossed."""
     put(ledger, "everything", 10_000)
     slack = Destination("slack", receiver.url("slack"))
-    told: dict[str, list[str]] = {}
+    alerts: dict[str, list[str]] = {}
     for day in range(31):
         at = MARCH + timedelta(days=day, hours=12)
         spend(ledger, at, 425, feature=("summarize", "chat")[day % 2], user_id=f"user-{day % 3}")
-        for minute in (1, 2):  # two looks
+        for minute in (1, 2):  # two evaluations
             done = evaluate.evaluate(ledger, at + timedelta(minutes=minute), [slack])
             if done:
-                told.setdefault(f"{at:%d}", []).extend(texts(done))
-    spent = {day: 425 * int(day) for day in told}
+                alerts.setdefault(f"{at:%d}", []).extend(texts(done))
+    spent = {day: 425 * int(day) for day in alerts}
     assert spent == {"19": 8075, "22": 9350, "23": 9775, "24": 10_200}
-    assert [len(each) for each in told.values()] == [1] * 4
-    assert told["19"][0].startswith(
+    assert [len(each) for each in alerts.values()] == [1] * 4
+    assert alerts["19"][0].startswith(
         "Budget everything: 80% of $10,000.00 for the month is spent ($8,075.00); at the current burn rate"
     )
     assert len(receiver.bodies("slack")) == 4
@@ -151,7 +151,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_at_the_stated_amounts(ledger: L
     assert evaluate.evaluate(ledger, MARCH + timedelta(days=31, hours=1), [slack]) == [], "April begins at nothing"
 
 
-def test_the_payload_has_what_whoever_is_on_call_wants_to_know(ledger: Ledger, receiver: Receiver):
+def test_the_payload_has_amounts_forecast_and_top_spenders(ledger: Ledger, receiver: Receiver):
     put(ledger, "free summaries", 100, scope={"feature": "summarize", "tier": "free"}, action="block")
     at = MARCH + timedelta(days=9)
     spend(ledger, at, "70.5", user_id="ada", customer_tier="free")
@@ -183,7 +183,7 @@ def test_the_payload_has_what_whoever_is_on_call_wants_to_know(ledger: Ledger, r
     assert "http" not in repr(where)
 
 
-def test_each_user_is_told_of_by_the_hour_and_only_the_highest_threshold(ledger: Ledger, receiver: Receiver):
+def test_a_budget_per_user_and_hour_alerts_once_with_the_highest_threshold(ledger: Ledger, receiver: Receiver):
     put(ledger, "a user's hour", 1, per="user", window="hour")
     at = MARCH + timedelta(hours=5, minutes=10)
     for user, usd in (("ada", 1.2), ("bob", 0.85), ("eve", 0.5)):
@@ -200,44 +200,46 @@ def test_each_user_is_told_of_by_the_hour_and_only_the_highest_threshold(ledger:
     assert [each["threshold"] for each in receiver.bodies("hook")[2:]] == [1.0]
 
 
-def test_a_day_is_that_of_the_budgets_clock(ledger: Ledger):
+def test_a_day_is_in_the_time_zone_of_the_budget(ledger: Ledger):
     put(ledger, "berlin", 10, window="day", zone="Europe/Berlin")
     spend(ledger, datetime(2026, 3, 1, 22, 59, tzinfo=UTC), 10)  # still the 1st there
     at = datetime(2026, 3, 1, 23, 1, tzinfo=UTC)
     assert next(iter(budget_status.statuses(ledger, at))).spent_usd == 0
-    [standing] = budget_status.statuses(ledger, at - timedelta(minutes=1, microseconds=1))
-    assert (standing.spent_usd, standing.utilisation) == (10, 1.0)
+    [status] = budget_status.statuses(ledger, at - timedelta(minutes=1, microseconds=1))
+    assert (status.spent_usd, status.utilisation) == (10, 1.0)
 
 
 # --- delivery --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_tried_again_and_then_kept_and_sent_by_hand(
+def test_a_failed_alert_is_retried_then_kept_and_resent_on_request(
     ledger: Ledger, receiver: Receiver, monkeypatch, caplog
 ):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("secret-path"))
     receiver.answers = [500, 429]
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
-    assert (told.delivery.attempts, told.delivery.error) == (3, "")
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
+    assert (result.delivery.attempts, result.delivery.error) == (3, "")
     spend(ledger, MARCH, 1)
     receiver.answers = [503] * 5
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
-    assert told.delivery == (told.delivery.__class__)(5, "webhook at 127.0.0.1: HTTP 503")
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
+    assert result.delivery == (result.delivery.__class__)(5, "webhook at 127.0.0.1: HTTP 503")
     assert "was not delivered after 5 attempts: webhook at 127.0.0.1: HTTP 503" in caplog.text
     assert "secret-path" not in caplog.text
     [letter] = delivery_log.dead_letters(ledger)
     assert letter[1:6] == (hook.name, "all", "", 5, "webhook at 127.0.0.1: HTTP 503")
     assert json.loads(letter[7])["threshold"] == 1.0
-    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], "given up: not tried at every look"
-    [told], _ = delivery_log.retry(ledger, [hook])
-    assert told.delivery.error == ""
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == [], (
+        "undelivered: not retried at every evaluation"
+    )
+    [result], _ = delivery_log.retry(ledger, [hook])
+    assert result.delivery.error == ""
     assert delivery_log.dead_letters(ledger) == []
     assert receiver.bodies("secret-path")[-1]["threshold"] == 1.0
 
 
-def test_nobody_there_and_a_refusal_are_said(receiver: Receiver, monkeypatch, caplog):
+def test_an_unreachable_destination_and_a_rejection_are_reported(receiver: Receiver, monkeypatch, caplog):
     said = {"id": "x", "text": "t"}
     gone = Destination("webhook", "http://127.0.0.1:9/secret").deliver(said)
     assert gone.attempts == 5
@@ -249,7 +251,7 @@ def test_nobody_there_and_a_refusal_are_said(receiver: Receiver, monkeypatch, ca
     )
 
 
-def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Ledger, receiver: Receiver, monkeypatch):
+def test_an_alert_claimed_by_a_dead_guard_is_delivered_by_another(ledger: Ledger, receiver: Receiver, monkeypatch):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -264,7 +266,7 @@ def test_what_a_guard_has_left_behind_when_it_died_is_told_by_another(ledger: Le
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
-def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver: Receiver):
+def test_an_undelivered_alert_is_retried_later(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -272,12 +274,12 @@ def test_what_was_given_up_is_tried_again_after_a_while(ledger: Ledger, receiver
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])[0].delivery.error
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
     aged(ledger, 121)
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
-    assert told.delivery.error == ""
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])
+    assert result.delivery.error == ""
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
-def test_it_is_tried_again_ever_more_seldom_for_a_day(ledger: Ledger, receiver: Receiver):
+def test_retries_back_off_for_a_day(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -295,7 +297,7 @@ def test_it_is_tried_again_ever_more_seldom_for_a_day(ledger: Ledger, receiver: 
     assert (letter[4], letter[5]) == (7, "webhook at 127.0.0.1: HTTP 403")
 
 
-def test_a_guard_that_dies_while_it_tries_again_leaves_it_to_others(ledger: Ledger, receiver: Receiver, monkeypatch):
+def test_a_retry_claimed_by_a_dead_guard_is_taken_over(ledger: Ledger, receiver: Receiver, monkeypatch):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     hook = Destination("webhook", receiver.url("hook"))
@@ -312,9 +314,7 @@ def test_a_guard_that_dies_while_it_tries_again_leaves_it_to_others(ledger: Ledg
     assert [each.delivery.error for each in evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook])] == [""]
 
 
-def test_what_a_dead_guard_had_for_an_address_that_is_gone_is_a_dead_letter(
-    ledger: Ledger, receiver: Receiver, monkeypatch
-):
+def test_a_claim_for_a_removed_destination_is_a_dead_letter(ledger: Ledger, receiver: Receiver, monkeypatch):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     monkeypatch.setattr(Destination, "deliver", lambda *_: 1 / 0)
@@ -325,8 +325,8 @@ def test_what_a_dead_guard_had_for_an_address_that_is_gone_is_a_dead_letter(
     aged(ledger, 901)
     [letter] = delivery_log.dead_letters(ledger)
     assert letter[5] == "the guard that claimed it stopped before sending"
-    [told], _ = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
-    assert told.delivery.error == ""
+    [result], _ = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
+    assert result.delivery.error == ""
     assert delivery_log.dead_letters(ledger) == []
 
 
@@ -341,7 +341,7 @@ def test_dead_letters_can_be_dismissed(ledger: Ledger, receiver: Receiver):
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [hook]) == []
 
 
-def test_many_letters_to_a_dead_address_are_not_waited_for(ledger: Ledger, receiver: Receiver):
+def test_retrying_dead_letters_stops_after_repeated_failures(ledger: Ledger, receiver: Receiver):
     put(ledger, "u", 1, per="user")
     for number in range(20):
         spend(ledger, MARCH, 1, user_id=f"u{number}")
@@ -353,7 +353,9 @@ def test_many_letters_to_a_dead_address_are_not_waited_for(ledger: Ledger, recei
     assert (len(done), len(receiver.got) - before < 20) == (20, True)
 
 
-def test_an_alert_does_not_wait_for_who_spent_it(ledger: Ledger, receiver: Receiver, monkeypatch, caplog):
+def test_an_alert_is_sent_without_top_spenders_if_their_query_fails(
+    ledger: Ledger, receiver: Receiver, monkeypatch, caplog
+):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
 
@@ -363,17 +365,17 @@ def test_an_alert_does_not_wait_for_who_spent_it(ledger: Ledger, receiver: Recei
         return [("", Decimal(9))]
 
     monkeypatch.setattr(budget_status, "spending", too_much)
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
-    assert told.delivery.error == ""
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])
+    assert result.delivery.error == ""
     assert receiver.bodies("hook")[0]["top_users"] == []
     assert "does not list the top user values: too much memory" in caplog.text
 
 
-def test_what_nobody_is_named_for_is_among_the_dearest(ledger: Ledger, receiver: Receiver):
+def test_unattributed_spend_is_among_the_top_spenders(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9, feature=None, user_id=None)
     spend(ledger, MARCH, 0.5)
-    spend(ledger, MARCH + timedelta(hours=2), 100)  # after the look
+    spend(ledger, MARCH + timedelta(hours=2), 100)  # after the evaluation
     where = [Destination("webhook", receiver.url("hook")), Destination("slack", receiver.url("slack"))]
     evaluate.evaluate(ledger, MARCH + timedelta(hours=1), where)
     [said] = receiver.bodies("hook")
@@ -385,18 +387,18 @@ def test_what_nobody_is_named_for_is_among_the_dearest(ledger: Ledger, receiver:
     assert "Users: unattributed $9.00, ada $0.5000" in receiver.bodies("slack")[0]["blocks"][0]["text"]["text"]
 
 
-def test_letters_of_an_address_that_is_gone_go_to_another_of_its_kind(ledger: Ledger, receiver: Receiver):
+def test_dead_letters_of_a_removed_destination_go_to_another_of_its_kind(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
     receiver.answers = [404]
     evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("old"))])
     assert delivery_log.retry(ledger, [Destination("webhook", receiver.url("hook"))]) == ([], 1)
-    [told], nowhere = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
-    assert (told.delivery.error, nowhere) == ("", 0)
+    [result], nowhere = delivery_log.retry(ledger, [Destination("slack", receiver.url("new"))])
+    assert (result.delivery.error, nowhere) == ("", 0)
     assert delivery_log.dead_letters(ledger) == []
 
 
-def test_where_many_fail_the_rest_is_not_waited_for(ledger: Ledger, receiver: Receiver):
+def test_remaining_alerts_are_skipped_after_repeated_failures(ledger: Ledger, receiver: Receiver):
     put(ledger, "u", 1, per="user")
     for number in range(20):
         spend(ledger, MARCH, 1, user_id=f"u{number}")
@@ -407,7 +409,7 @@ def test_where_many_fail_the_rest_is_not_waited_for(ledger: Ledger, receiver: Re
     assert sum("skipped" in each.delivery.error for each in done) == 20 - len(receiver.got)
 
 
-def test_an_address_that_answers_without_end_is_not_read(ledger: Ledger, monkeypatch):
+def test_an_endless_response_is_not_read(ledger: Ledger, monkeypatch):
     server = socket.create_server(("127.0.0.1", 0))
 
     def dribble() -> None:
@@ -431,25 +433,25 @@ def test_an_address_that_answers_without_end_is_not_read(ledger: Ledger, monkeyp
     assert "webhook at" in Destination("webhook", "https://127.0.0.1:9/").deliver({"id": "x"}).error
 
 
-def test_what_is_passed_at_the_end_of_a_period_is_told_after_it(ledger: Ledger, receiver: Receiver):
+def test_a_threshold_crossed_at_the_end_of_a_period_alerts_after_it(ledger: Ledger, receiver: Receiver):
     put_long_ago(ledger, "hourly", 1, window="hour")
     hook = [Destination("webhook", receiver.url("hook"))]
     hour = MARCH + timedelta(hours=6)
     assert evaluate.evaluate(ledger, hour - timedelta(minutes=15), hook) == []
     spend(ledger, hour - timedelta(minutes=10), 5)
-    [told] = evaluate.evaluate(ledger, hour + timedelta(minutes=45), hook)  # an hour later: cron
-    assert told.text == "Budget hourly: 500% of $1.00 for the hour is spent ($5.00)"
+    [result] = evaluate.evaluate(ledger, hour + timedelta(minutes=45), hook)  # an hour later: cron
+    assert result.text == "Budget hourly: 500% of $1.00 for the hour is spent ($5.00)"
     assert evaluate.evaluate(ledger, hour + timedelta(minutes=46), hook) == []
 
 
-def test_what_was_spent_before_a_budget_was_set_is_no_news(ledger: Ledger):
+def test_spend_before_a_budget_was_set_does_not_alert_for_past_periods(ledger: Ledger):
     put(ledger, "daily", 1, window="day")
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     spend(ledger, today - timedelta(minutes=1), 5)
     assert evaluate.evaluate(ledger, today + timedelta(minutes=5), []) == []
 
 
-def test_a_raised_budget_is_told_of_again(ledger: Ledger, receiver: Receiver):
+def test_a_raised_budget_alerts_again(ledger: Ledger, receiver: Receiver):
     hook = [Destination("webhook", receiver.url("hook"))]
     put(ledger, "all", 100)
     spend(ledger, MARCH, 101)
@@ -461,7 +463,7 @@ def test_a_raised_budget_is_told_of_again(ledger: Ledger, receiver: Receiver):
     )
 
 
-def test_names_of_strangers_stay_in_their_line(ledger: Ledger, receiver: Receiver):
+def test_names_are_escaped_and_truncated_in_slack(ledger: Ledger, receiver: Receiver):
     put(ledger, "u", 1, per="user")
     spend(ledger, MARCH, "0.996", user_id="<!channel>\n*all clear* https://evil.example/x" + "y" * 300)
     evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("slack", receiver.url("slack"))])
@@ -487,7 +489,7 @@ with open_ledger(dsn=sys.argv[1], take_in=False) as ledger:
 """
 
 
-def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
+def test_one_of_several_guards_alerts(tmp_path: Path, receiver: Receiver):
     front = Front(str(tmp_path / "chdb"))
     threading.Thread(target=front.serve_forever, daemon=True).start()
     dsn = f"http://127.0.0.1:{front.server_port}/spanledger"
@@ -522,16 +524,16 @@ def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
     assert sorted(each["budget"] for each in receiver.bodies("hook")) == [f"budget {number}" for number in range(5)]
 
 
-def test_a_look_that_tells_nobody_keeps_nobody_from_being_told(ledger: Ledger, receiver: Receiver):
+def test_an_evaluation_without_destinations_suppresses_no_alert(ledger: Ledger, receiver: Receiver):
     put(ledger, "all", 10)
     spend(ledger, MARCH, 9)
-    [told] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])
-    assert told.text.startswith("Budget all: 90% of $10.00")
+    [result] = evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])
+    assert result.text.startswith("Budget all: 90% of $10.00")
     assert len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [])) == 1
     assert (
         len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])) == 1
     )
-    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), []) == [], "it is told"
+    assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), []) == [], "the alert was delivered"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
@@ -582,11 +584,11 @@ def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
         (("--test",), "no destination is set: SPANLEDGER_SLACK_WEBHOOK"),
     ],
 )
-def test_what_makes_no_sense_is_said(words: tuple[str, ...], said: str):
+def test_invalid_arguments_are_rejected(words: tuple[str, ...], said: str):
     assert said in CliRunner().invoke(main, ["guard", *words]).output
 
 
-def test_an_address_that_is_none_is_said_without_it(monkeypatch):
+def test_an_invalid_address_is_reported_without_its_text(monkeypatch):
     monkeypatch.setenv("SPANLEDGER_SLACK_WEBHOOK", "hooks.slack.com/secret")
     result = CliRunner().invoke(main, ["guard", "--once"])
     assert "the address of slack is not a valid URL" in result.output
@@ -598,7 +600,7 @@ def test_an_address_that_is_none_is_said_without_it(monkeypatch):
 # --- Redis ------------------------------------------------------------------------------------------------------------------
 
 
-def test_redis_learns_what_only_the_ledger_knows(settings, tmp_path: Path, monkeypatch):
+def test_redis_counters_are_reconciled_with_the_ledger(settings, tmp_path: Path, monkeypatch):
     server = RedisServer(tmp_path)
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", server.url)
     try:
@@ -613,7 +615,7 @@ def test_redis_learns_what_only_the_ledger_knows(settings, tmp_path: Path, monke
         store._client.flushall()
         run("guard", "--once")
         keys = [key.decode() for key in store._client.keys("*day*")]
-        assert len(keys) == 1, "nobody is near the limit but ada"
+        assert len(keys) == 1, "only ada is near the limit"
         assert "ada" in keys[0]
         assert store.balance(keys[0].partition("}:")[2]) == (6 * 10**12, 0)
         assert '"a user\'s day"' in store.controls().published, "published anew"

@@ -56,6 +56,6 @@ def test_variables_are_nouns_of_what_they_hold():
     assert vague.total() / count < ALLOWED, sorted(vague)
 
 
-def test_every_package_says_in_one_line_what_passes_through_it():
+def test_every_package_has_a_one_line_docstring():
     inits = [path for name in ("instrumentation", "exporter") for path in (ROOT / name).rglob("__init__.py")]
     assert [str(path) for path in inits if not ast.get_docstring(ast.parse(path.read_text()))] == []

@@ -1,4 +1,4 @@
-"""What else Anthropic sells: batches, iterations of other models, sessions; and what it gives away."""
+"""Other billed operations of Anthropic (batches, iterations of other models, sessions), and free ones."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def client(server: Canned) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
+def values(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
     return tuple(row[column] for column in columns)
 
 
-def test_counting_tokens_and_making_a_batch_are_free(client, server, ledger: Recorded):
+def test_counting_tokens_and_creating_a_batch_are_free(client, server, ledger: Recorded):
     server.answers["/messages/count_tokens"] = {"input_tokens": 5}
     server.answers["/messages/batches"] = {
         "id": "msgbatch_1",
@@ -70,14 +70,14 @@ def test_a_batchs_results_are_rows_at_the_batch_price_once(client, server, ledge
     for _ in range(2):
         assert len(list(client.messages.batches.results("msgbatch_1"))) == 4
     rows = ledger.rows
-    assert [told(row, "response_id", "is_batch", "cache_read_tokens", "cost_usd") for row in rows] == [
+    assert [values(row, "response_id", "is_batch", "cache_read_tokens", "cost_usd") for row in rows] == [
         (f"msg_{n}", True, 40, Decimal("0.000231")) for n in range(3)
     ]
     assert {row["start_time"].isoformat() for row in rows} == {"2026-11-01T10:00:00+00:00"}
     assert len({row["span_id"] for row in rows}) == 3
 
 
-def test_an_advisor_is_a_row_at_its_own_model(client, server, ledger: Recorded):
+def test_an_advisor_is_a_row_with_its_own_model(client, server, ledger: Recorded):
     iterations = [
         {"type": "message", **USAGE},
         {"type": "advisor_message", "model": "claude-opus-5-5", "input_tokens": 7, "output_tokens": 3,
@@ -88,8 +88,8 @@ def test_an_advisor_is_a_row_at_its_own_model(client, server, ledger: Recorded):
     server.answers["/messages"] = message(usage={**USAGE, "iterations": iterations})
     client.beta.messages.create(**ASKED)
     rows = {row["response_model"]: row for row in ledger.rows}
-    assert told(rows[MODEL], "input_uncached_tokens", "cache_read_tokens", "output_text_tokens") == (1100, 40, 60)
-    assert told(rows["claude-opus-5-5"], "input_uncached_tokens", "output_text_tokens", "price_status") == (
+    assert values(rows[MODEL], "input_uncached_tokens", "cache_read_tokens", "output_text_tokens") == (1100, 40, 60)
+    assert values(rows["claude-opus-5-5"], "input_uncached_tokens", "output_text_tokens", "price_status") == (
         7,
         3,
         "priced",
@@ -107,11 +107,11 @@ def test_a_fallback_is_priced_iteration_by_iteration(client, server, ledger: Rec
     server.answers["/messages"] = message(usage={**USAGE, "iterations": iterations})
     client.beta.messages.create(**ASKED)
     rows = {row["response_model"]: row for row in ledger.rows}
-    assert told(rows[MODEL], "input_uncached_tokens", "output_text_tokens") == (110, 20)
-    assert told(rows["claude-opus-5-5"], "input_uncached_tokens", "output_text_tokens") == (100, 1)
+    assert values(rows[MODEL], "input_uncached_tokens", "output_text_tokens") == (110, 20)
+    assert values(rows["claude-opus-5-5"], "input_uncached_tokens", "output_text_tokens") == (100, 1)
 
 
-def test_what_decides_the_price_is_read(client, server, ledger: Recorded):
+def test_the_service_tier_and_the_region_and_the_speed_are_recorded(client, server, ledger: Recorded):
     usage = {
         **USAGE, "cache_creation_input_tokens": 30, "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
         "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 1}, "service_tier": "priority", "inference_geo": "us",
@@ -120,11 +120,11 @@ def test_what_decides_the_price_is_read(client, server, ledger: Recorded):
     server.answers["/messages"] = message(usage=usage)
     client.messages.create(**ASKED)
     row = ledger.row
-    assert told(row, "cache_write_tokens", "cache_write_1h_tokens", "web_searches") == (10, 20, 2)
-    assert told(row, "service_tier", "inference_geo", "speed") == ("priority", "us", "fast")
+    assert values(row, "cache_write_tokens", "cache_write_1h_tokens", "web_searches") == (10, 20, 2)
+    assert values(row, "service_tier", "inference_geo", "speed") == ("priority", "us", "fast")
 
 
-def test_a_middleware_that_sends_twice_is_two_rows(server, ledger: Recorded):
+def test_a_request_sent_twice_by_middleware_is_two_rows(server, ledger: Recorded):
     class Twice(anthropic.Middleware):
         def handle(self, request, call_next):
             call_next(request)
@@ -147,11 +147,11 @@ def test_sessions_are_billed_by_their_model_requests(client, server, ledger: Rec
         list(stream)
     list(client.beta.sessions.events.list("sesn_1"))
     row = ledger.row
-    assert told(row, "response_id", "cache_read_tokens", "price_status") == ("sevt_2", 40, "unpriced:no_model")
+    assert values(row, "response_id", "cache_read_tokens", "price_status") == ("sevt_2", 40, "unpriced:no_model")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_vertex_takes_the_model_out_of_the_body_and_is_recorded_all_the_same(stream, server, ledger: Recorded):
+def test_a_vertex_call_is_recorded_with_its_model(stream, server, ledger: Recorded):
     start = {"type": "message_start", "message": message(usage={**USAGE, "output_tokens": 1}, stop_reason=None)}
     delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 10}}
     server.answers[":streamRawPredict"] = sse(*((e["type"], e) for e in (start, delta, {"type": "message_stop"})))
@@ -163,12 +163,12 @@ def test_vertex_takes_the_model_out_of_the_body_and_is_recorded_all_the_same(str
         if stream:
             list(answer)
     row = ledger.row
-    assert told(row, "request_model", "cache_read_tokens", "output_text_tokens", "outcome", "is_streaming") == (
+    assert values(row, "request_model", "cache_read_tokens", "output_text_tokens", "outcome", "is_streaming") == (
         "claude-sonnet-4-6@default", 40, 10, "ok", stream,
     )  # fmt: skip
 
 
-def test_the_sdks_own_tracing_stays_and_is_not_priced_beside_ours(server, ledger: Recorded):
+def test_spans_of_the_sdks_own_tracing_are_kept_and_not_priced(server, ledger: Recorded):
     ended: list[str] = []
 
     class Watch(SpanProcessor):

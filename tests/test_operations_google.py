@@ -1,4 +1,4 @@
-"""What else Google sells: images, videos, caches, batches, interactions, live sessions; and what it gives away."""
+"""Other billed operations of Google (images, videos, caches, batches, interactions, live sessions), and free ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def vertex(server: Canned) -> genai.Client:
     return genai.Client(vertexai=True, api_key="k", http_options={"base_url": server.url})
 
 
-def test_the_project_that_is_billed_is_kept(server, ledger: Recorded):
+def test_the_billed_project_is_recorded(server, ledger: Recorded):
     from google.oauth2.credentials import Credentials
 
     client = genai.Client(
@@ -55,11 +55,11 @@ def test_the_project_that_is_billed_is_kept(server, ledger: Recorded):
     assert ledger.row["attributes"] == {"spanledger.provider.project": "my-project"}
 
 
-def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
+def values(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
     return tuple(row[column] for column in columns)
 
 
-def test_chats_and_their_tools_are_a_row_a_hop(client, server, ledger: Recorded):
+def test_each_hop_of_a_chat_with_tools_is_a_row(client, server, ledger: Recorded):
     def price(item: str) -> int:
         """The price of an item."""
         return len(item)
@@ -73,7 +73,7 @@ def test_chats_and_their_tools_are_a_row_a_hop(client, server, ledger: Recorded)
     server.answers[":generateContent"] = [asks, ANSWER]
     chat = client.chats.create(model="gemini-3.5-flash", config=types.GenerateContentConfig(tools=[price]))
     chat.send_message("how much is tea?")
-    assert [told(row, "response_id", "cache_read_tokens", "reasoning_tokens") for row in ledger.rows] == [
+    assert [values(row, "response_id", "cache_read_tokens", "reasoning_tokens") for row in ledger.rows] == [
         ("r0", 40, 5), ("r1", 40, 5),
     ]  # fmt: skip
 
@@ -85,12 +85,12 @@ def test_counting_tokens_and_files_are_free(client, server, ledger: Recorded):
 
 
 @pytest.mark.filterwarnings("ignore:The generate_images method is deprecated")
-def test_images_are_counted_by_the_piece(vertex, server, ledger: Recorded):
+def test_generated_images_are_counted(vertex, server, ledger: Recorded):
     picture = {"bytesBase64Encoded": "eA==", "mimeType": "image/png"}
     server.answers[":predict"] = {"predictions": [picture, picture]}
     vertex.models.generate_images(model="imagen-4.0-generate-001", prompt="x", config={"number_of_images": 2})
     row = ledger.row
-    assert told(row, "operation", "images", "usage_source", "provider") == (
+    assert values(row, "operation", "images", "usage_source", "provider") == (
         "image_generation",
         2,
         "request",
@@ -112,16 +112,16 @@ def test_a_video_is_billed_once_when_it_is_done(vertex, server, ledger: Recorded
     for _ in range(4):
         operation = vertex.operations.get(operation)
     row = ledger.row
-    assert told(row, "operation", "request_model", "video_output_ms", "media_size", "cost_usd") == (
+    assert values(row, "operation", "request_model", "video_output_ms", "media_size", "cost_usd") == (
         "video_generation", "veo-3.1-fast-generate-001", 6000, "1080p", Decimal("0.72"),
     )  # fmt: skip
 
 
-def test_making_a_cache_is_billed(client, server, ledger: Recorded):
+def test_creating_a_cache_is_billed(client, server, ledger: Recorded):
     server.answers["/cachedContents"] = {"name": "cachedContents/c", "model": "models/gemini-3.5-flash", "usageMetadata": {"totalTokenCount": 5000}}  # fmt: skip
     client.caches.create(model="gemini-3.5-flash", config={"contents": "x" * 10})
     row = ledger.row
-    assert told(row, "operation", "input_uncached_tokens", "price_status") == ("create_cache", 5000, "priced")
+    assert values(row, "operation", "input_uncached_tokens", "price_status") == ("create_cache", 5000, "priced")
 
 
 def test_a_batch_is_rows_at_the_batch_price_once(client, server, ledger: Recorded):
@@ -133,7 +133,7 @@ def test_a_batch_is_rows_at_the_batch_price_once(client, server, ledger: Recorde
     server.answers["/batches/b1"] = batch
     for _ in range(2):
         client.batches.get(name="batches/b1")
-    assert [told(row, "response_id", "is_batch", "cache_read_tokens") for row in ledger.rows] == [
+    assert [values(row, "response_id", "is_batch", "cache_read_tokens") for row in ledger.rows] == [
         (f"r{n}", True, 40) for n in range(3)
     ]
     assert {row["start_time"].isoformat() for row in ledger.rows} == {"2026-11-01T10:00:00+00:00"}
@@ -153,10 +153,10 @@ def test_an_interaction_is_a_row(client, server, ledger: Recorded):
     server.answers["/interactions"] = INTERACTION
     client.interactions.create(model="gemini-3.5-flash", input="x")
     row = ledger.row
-    assert told(row, "response_id", "input_uncached_tokens", "cache_read_tokens", "output_text_tokens", "web_searches") == (
+    assert values(row, "response_id", "input_uncached_tokens", "cache_read_tokens", "output_text_tokens", "web_searches") == (
         "int_1", 63, 40, 15, 2,
     )  # fmt: skip
-    assert told(row, "request_model", "outcome", "reported_total_tokens") == ("gemini-3.5-flash", "ok", 118)
+    assert values(row, "request_model", "outcome", "reported_total_tokens") == ("gemini-3.5-flash", "ok", 118)
 
 
 def test_a_streamed_interaction_is_a_row(client, server, ledger: Recorded):
@@ -166,7 +166,7 @@ def test_a_streamed_interaction_is_a_row(client, server, ledger: Recorded):
     ]
     server.answers["/interactions"] = sse(*((e["event_type"], e) for e in events), ("done", "[DONE]"))
     list(client.interactions.create(model="gemini-3.5-flash", input="x", stream=True))
-    assert told(ledger.row, "cache_read_tokens", "outcome", "usage_source") == (40, "ok", "exact")
+    assert values(ledger.row, "cache_read_tokens", "outcome", "usage_source") == (40, "ok", "exact")
 
 
 def test_an_asynchronous_interaction_is_a_row(client, server, ledger: Recorded):
@@ -196,7 +196,7 @@ class Socket:
         """Closed."""
 
 
-def test_a_live_session_is_a_row_a_turn(client, ledger: Recorded, monkeypatch):
+def test_each_turn_of_a_live_session_is_a_row(client, ledger: Recorded, monkeypatch):
     usage = {"promptTokenCount": 100, "responseTokenCount": 20, "totalTokenCount": 120, "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 20}]}  # fmt: skip
     socket = Socket({"setupComplete": {}}, {"serverContent": {"turnComplete": False}}, {"serverContent": {"turnComplete": True}, "usageMetadata": usage})  # fmt: skip
 
@@ -215,6 +215,6 @@ def test_a_live_session_is_a_row_a_turn(client, ledger: Recorded, monkeypatch):
                 pass
 
     asyncio.run(talk())
-    assert told(ledger.row, "request_model", "input_uncached_tokens", "output_audio_tokens", "output_text_tokens") == (
+    assert values(ledger.row, "request_model", "input_uncached_tokens", "output_audio_tokens", "output_text_tokens") == (
         "gemini-2.5-flash-native-audio-latest", 100, 20, 0,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What else OpenAI sells: images, speech, transcription, jobs that are asked about later, batches, sockets."""
+"""Other billed operations of OpenAI: images, speech, transcription, polled jobs, batches, sockets."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def client(server: Canned) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def told(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
+def values(row: dict[str, Any], *columns: str) -> tuple[Any, ...]:
     return tuple(row[column] for column in columns)
 
 
-def test_legacy_completions(client, server, ledger: Recorded):
+def test_legacy_completions_are_recorded(client, server, ledger: Recorded):
     server.answers["/completions"] = {"id": "cmpl-1", "object": "text_completion", "model": "davinci-002", "choices": [], "usage": CHAT_USAGE}  # fmt: skip
     client.completions.create(model="davinci-002", prompt="x")
-    assert told(ledger.row, "operation", "input_uncached_tokens", "output_text_tokens", "usage_source") == (
+    assert values(ledger.row, "operation", "input_uncached_tokens", "output_text_tokens", "usage_source") == (
         "text_completion", 100, 10, "exact",
     )  # fmt: skip
 
 
-def test_images_counted_in_tokens(client, server, ledger: Recorded):
+def test_images_are_counted_in_tokens(client, server, ledger: Recorded):
     usage = {
         "input_tokens": 50, "input_tokens_details": {"text_tokens": 10, "image_tokens": 40}, "output_tokens": 272,
         "total_tokens": 322,
@@ -61,17 +61,17 @@ def test_images_counted_in_tokens(client, server, ledger: Recorded):
     server.answers["/images/generations"] = {"created": 1, "data": [{"b64_json": "x"}], "usage": usage}
     client.images.generate(model="gpt-image-1", prompt="a cat")
     row = ledger.row
-    assert told(row, "operation", "input_uncached_tokens", "input_image_tokens", "output_image_tokens", "images") == (
+    assert values(row, "operation", "input_uncached_tokens", "input_image_tokens", "output_image_tokens", "images") == (
         "image_generation", 10, 40, 272, 0,
     )  # fmt: skip
     assert row["price_status"] == "priced"
 
 
-def test_images_counted_by_the_piece(client, server, ledger: Recorded):
+def test_images_without_tokens_are_counted(client, server, ledger: Recorded):
     server.answers["/images/generations"] = {"created": 1, "data": [{"url": "x"}, {"url": "y"}]}
     client.images.generate(model="gpt-image-1", prompt="a cat", n=2, size="1024x1024", quality="high")
     row = ledger.row
-    assert told(row, "images", "media_size", "media_quality", "usage_source", "cost_usd", "price_key") == (
+    assert values(row, "images", "media_size", "media_quality", "usage_source", "cost_usd", "price_key") == (
         2, "1024x1024", "high", "request", Decimal("0.334"), "high/1024-x-1024/gpt-image-1",
     )  # fmt: skip
 
@@ -79,10 +79,10 @@ def test_images_counted_by_the_piece(client, server, ledger: Recorded):
 def test_image_edits_are_multipart_and_counted(client, server, ledger: Recorded):
     server.answers["/images/edits"] = {"created": 1, "data": [{"b64_json": "x"}], "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}}  # fmt: skip
     client.images.edit(model="gpt-image-1", image=b"png", prompt="a cat")
-    assert told(ledger.row, "request_model", "output_image_tokens") == ("gpt-image-1", 7)
+    assert values(ledger.row, "request_model", "output_image_tokens") == ("gpt-image-1", 7)
 
 
-def test_streamed_images(client, server, ledger: Recorded):
+def test_streamed_images_are_one_row(client, server, ledger: Recorded):
     usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
     partial = {"type": "image_generation.partial_image", "b64_json": "x", "partial_image_index": 0}
     done = {
@@ -94,13 +94,13 @@ def test_streamed_images(client, server, ledger: Recorded):
     }
     server.answers["/images/generations"] = sse(("a", partial), ("b", done))
     assert len(list(client.images.generate(model="gpt-image-1", prompt="x", stream=True))) == 2
-    assert told(ledger.row, "output_image_tokens", "outcome", "usage_source") == (7, "ok", "exact")
+    assert values(ledger.row, "output_image_tokens", "outcome", "usage_source") == (7, "ok", "exact")
 
 
 def test_speech_is_counted_in_characters(client, server, ledger: Recorded):
     server.answers["/audio/speech"] = b"\x00\x01audio"
     client.audio.speech.create(model="tts-1", voice="alloy", input="twelve chars").read()
-    assert told(ledger.row, "operation", "characters", "usage_source", "cost_usd") == (
+    assert values(ledger.row, "operation", "characters", "usage_source", "cost_usd") == (
         "speech", 12, "request", Decimal("0.00018"),
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_streamed_speech_is_one_row(client, server, ledger: Recorded):
     server.answers["/audio/speech"] = b"\x00\x01audio"
     with client.audio.speech.with_streaming_response.create(model="tts-1", voice="alloy", input="abc") as response:
         assert b"".join(response.iter_bytes()) == b"\x00\x01audio"
-    assert told(ledger.row, "characters", "cost_usd") == (3, Decimal("0.000045"))
+    assert values(ledger.row, "characters", "cost_usd") == (3, Decimal("0.000045"))
 
 
 @pytest.mark.parametrize(
@@ -120,19 +120,19 @@ def test_streamed_speech_is_one_row(client, server, ledger: Recorded):
         (b"just text", {"usage_source": "missing", "price_status": "unpriced:no_usage", "cost_usd": None}),
     ],
 )  # fmt: skip
-def test_transcription_by_duration(answer, columns, client, server, ledger: Recorded):
+def test_transcription_is_counted_by_duration(answer, columns, client, server, ledger: Recorded):
     server.answers["/audio/transcriptions"] = answer
     form = "text" if isinstance(answer, bytes) else "json"
     client.audio.transcriptions.create(model="whisper-1", file=b"wav", response_format=form)
     assert {name: ledger.row[name] for name in columns} == columns
 
 
-def test_transcription_by_tokens_streamed(client, server, ledger: Recorded):
+def test_streamed_transcription_is_counted_in_tokens(client, server, ledger: Recorded):
     usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 5, "total_tokens": 19, "input_token_details": {"audio_tokens": 14, "text_tokens": 0}}  # fmt: skip
     done = {"type": "transcript.text.done", "text": "x", "usage": usage}
     server.answers["/audio/transcriptions"] = sse({"type": "transcript.text.delta", "delta": "x"}, done)
     list(client.audio.transcriptions.create(model="gpt-4o-transcribe", file=b"wav", stream=True))
-    assert told(ledger.row, "operation", "input_audio_tokens", "output_text_tokens", "outcome") == ("transcription", 14, 5, "ok")  # fmt: skip
+    assert values(ledger.row, "operation", "input_audio_tokens", "output_text_tokens", "outcome") == ("transcription", 14, 5, "ok")  # fmt: skip
 
 
 def test_moderations_models_and_files_are_free(client, server, ledger: Recorded):
@@ -152,7 +152,7 @@ def test_a_video_is_billed_once_when_it_is_done(client, server, ledger: Recorded
     client.videos.create(model="sora-2", prompt="x")
     for _ in range(4):
         client.videos.retrieve("video_1")
-    assert told(ledger.row, "operation", "request_model", "video_output_ms", "media_size", "cost_usd") == (
+    assert values(ledger.row, "operation", "request_model", "video_output_ms", "media_size", "cost_usd") == (
         "video_generation", "sora-2", 8000, "1280x720", Decimal("0.8"),
     )  # fmt: skip
 
@@ -171,7 +171,7 @@ def test_a_background_response_is_billed_once_when_it_is_done(client, server, le
     for _ in range(3):
         client.responses.retrieve("resp_1")
     row = ledger.row
-    assert told(row, "response_id", "cache_read_tokens", "reasoning_tokens") == ("resp_1", 40, 4)
+    assert values(row, "response_id", "cache_read_tokens", "reasoning_tokens") == ("resp_1", 40, 4)
     assert row["start_time"].timestamp() == 1_790_000_000
 
 
@@ -182,12 +182,10 @@ def test_two_processes_that_see_the_same_job_write_the_same_row(client, server, 
     client.responses.retrieve("resp_1")
     first, second = ledger.rows
     key = ("tenant_id", "start_time", "trace_id", "span_id")
-    assert told(first, *key) == told(second, *key)
+    assert values(first, *key) == values(second, *key)
 
 
-def test_a_response_that_was_billed_when_it_was_made_is_not_billed_when_it_is_asked_for(
-    client, server, ledger: Recorded
-):
+def test_retrieving_a_billed_response_is_not_billed(client, server, ledger: Recorded):
     server.answers["/responses/resp_1"] = {**background("completed", RESPONSE_USAGE), "background": False}
     client.responses.retrieve("resp_1")
     assert ledger.rows == []
@@ -196,10 +194,10 @@ def test_a_response_that_was_billed_when_it_was_made_is_not_billed_when_it_is_as
 def test_compaction_is_billed(client, server, ledger: Recorded):
     server.answers["/responses/compact"] = {"id": "c", "object": "response.compaction", "output": [], "created_at": 1, "usage": RESPONSE_USAGE}  # fmt: skip
     client.responses.compact(model="gpt-5.4-mini", input="x")
-    assert told(ledger.row, "operation", "cache_read_tokens") == ("chat", 40)
+    assert values(ledger.row, "operation", "cache_read_tokens") == ("chat", 40)
 
 
-def test_tools_of_a_response_are_counted_and_its_images_are_a_row_of_their_own(client, server, ledger: Recorded):
+def test_tools_of_a_response_are_counted_and_its_images_are_a_separate_row(client, server, ledger: Recorded):
     images = {
         "input_tokens": 20, "output_tokens": 272, "total_tokens": 292, "input_tokens_details": {"text_tokens": 20, "image_tokens": 0},
         "output_tokens_details": {"image_tokens": 272, "text_tokens": 0},
@@ -213,8 +211,8 @@ def test_tools_of_a_response_are_counted_and_its_images_are_a_row_of_their_own(c
     }
     client.responses.create(model="gpt-5.4-mini", input="x")
     by_operation = {row["operation"]: row for row in ledger.rows}
-    assert told(by_operation["chat"], "web_searches", "file_searches", "response_model") == (3, 1, "gpt-5.4-mini")
-    assert told(by_operation["image_generation"], "request_model", "output_image_tokens", "input_uncached_tokens") == (
+    assert values(by_operation["chat"], "web_searches", "file_searches", "response_model") == (3, 1, "gpt-5.4-mini")
+    assert values(by_operation["image_generation"], "request_model", "output_image_tokens", "input_uncached_tokens") == (
         "gpt-image-1-mini", 272, 20,
     )  # fmt: skip
     assert len(ledger.rows) == 2
@@ -235,7 +233,7 @@ def test_a_run_is_billed_once_when_it_is_done(client, server, ledger: Recorded):
     client.beta.threads.runs.create("t", assistant_id="a")
     for _ in range(3):
         client.beta.threads.runs.retrieve("run_1", thread_id="t")
-    assert told(ledger.row, "operation", "request_model", "input_uncached_tokens") == (
+    assert values(ledger.row, "operation", "request_model", "input_uncached_tokens") == (
         "invoke_agent",
         "gpt-4.1-mini",
         100,
@@ -250,7 +248,7 @@ def test_a_streamed_run_is_billed_by_its_last_event(client, server, ledger: Reco
         ("done", "[DONE]"),
     )  # fmt: skip
     list(client.beta.threads.runs.create("t", assistant_id="a", stream=True))
-    assert told(ledger.row, "response_id", "input_uncached_tokens") == ("run_1", 100)
+    assert values(ledger.row, "response_id", "input_uncached_tokens") == ("run_1", 100)
 
 
 def test_fine_tuning_is_a_row_without_a_price(client, server, ledger: Recorded):
@@ -258,7 +256,7 @@ def test_fine_tuning_is_a_row_without_a_price(client, server, ledger: Recorded):
     server.answers["/fine_tuning/jobs/ft-1"] = [{**job, "status": "running", "trained_tokens": None}, {**job, "status": "succeeded", "trained_tokens": 12345}]  # fmt: skip
     for _ in range(3):
         client.fine_tuning.jobs.retrieve("ft-1")
-    assert told(ledger.row, "training_tokens", "price_status") == (12345, "unpriced:no_price")
+    assert values(ledger.row, "training_tokens", "price_status") == (12345, "unpriced:no_price")
 
 
 def test_an_eval_run_is_a_row_for_each_of_its_models(client, server, ledger: Recorded):
@@ -270,7 +268,7 @@ def test_an_eval_run_is_a_row_for_each_of_its_models(client, server, ledger: Rec
     server.answers["/evals/e/runs/evalrun_1"] = run
     for _ in range(2):
         client.evals.runs.retrieve("evalrun_1", eval_id="e")
-    assert [told(row, "request_model", "cache_read_tokens", "output_text_tokens") for row in ledger.rows] == [
+    assert [values(row, "request_model", "cache_read_tokens", "output_text_tokens") for row in ledger.rows] == [
         ("gpt-4.1-mini", 5, 2), ("gpt-5.4-mini", 5, 2),
     ]  # fmt: skip
 
@@ -293,7 +291,7 @@ def test_a_batchs_results_are_rows_at_the_batch_price_once(client, server, ledge
     client.files.content("f").read()
     with client.files.with_streaming_response.content("f") as response:
         assert b"".join(response.iter_bytes()) == results()
-    assert [told(row, "response_id", "is_batch", "cost_usd") for row in ledger.rows] == [
+    assert [values(row, "response_id", "is_batch", "cost_usd") for row in ledger.rows] == [
         (f"chatcmpl-{n}", True, Decimal("0.000028")) for n in range(3)
     ]
 
@@ -317,24 +315,24 @@ def test_vector_store_search_and_containers_are_rows(client, server, ledger: Rec
     client.vector_stores.search("v", query="x")
     client.containers.create(name="x")
     search, container = ledger.rows
-    assert told(search, "operation", "queries", "price_status") == ("retrieval", 1, "unpriced:no_model")
-    assert told(container, "operation", "code_sessions", "cost_usd") == ("create_container", 1, Decimal("0.03"))
+    assert values(search, "operation", "queries", "price_status") == ("retrieval", 1, "unpriced:no_model")
+    assert values(container, "operation", "code_sessions", "cost_usd") == ("create_container", 1, Decimal("0.03"))
 
 
 def test_an_unknown_endpoint_with_usage_is_a_row(client, server, ledger: Recorded):
     server.answers["/brand/new"] = {"id": "n", "model": "gpt-4.1-mini", "usage": RESPONSE_USAGE}
     client.post("/brand/new", body={"model": "gpt-4.1-mini"}, cast_to=object)
-    assert told(ledger.row, "operation", "cache_read_tokens", "price_status") == ("unknown", 40, "priced")
+    assert values(ledger.row, "operation", "cache_read_tokens", "price_status") == ("unknown", 40, "priced")
 
 
 def test_azure_deployments_are_calls(server, ledger: Recorded):
     server.answers["/chat/completions"] = {"id": "x", "object": "chat.completion", "model": "gpt-4.1-mini-2025-04-14", "choices": [], "usage": CHAT_USAGE, "created": 1}  # fmt: skip
     with openai.AzureOpenAI(api_key="k", azure_endpoint=server.url, api_version="2026-01-01") as client:
         client.chat.completions.create(model="my-deployment", messages=[])
-    assert told(ledger.row, "request_model", "response_model", "operation") == ("my-deployment", "gpt-4.1-mini-2025-04-14", "chat")  # fmt: skip
+    assert values(ledger.row, "request_model", "response_model", "operation") == ("my-deployment", "gpt-4.1-mini-2025-04-14", "chat")  # fmt: skip
 
 
-def test_clients_made_of_clients_are_recorded(client, server, ledger: Recorded):
+def test_calls_of_derived_clients_are_recorded(client, server, ledger: Recorded):
     server.answers["/chat/completions"] = {"id": "x", "object": "chat.completion", "model": "gpt-4.1-mini", "choices": [], "usage": CHAT_USAGE, "created": 1}  # fmt: skip
     client.with_options(timeout=5).chat.completions.create(model="gpt-4.1-mini", messages=[])
     client.copy().chat.completions.create(model="gpt-4.1-mini", messages=[])

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: they install, import, and carry the SQL and the price data."""
+"""The wheel and the sdist: they install, import, and contain the SQL and the price data."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def built(tmp_path_factory) -> Path:
     return out
 
 
-def test_the_wheel_carries_sql_and_prices(built: Path):
+def test_the_wheel_contains_sql_and_prices(built: Path):
     [wheel] = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert set(NEEDED) <= names
     assert not any(name.startswith(("tests/", "examples/", "benchmarks/")) for name in names)
 
 
-def test_the_sdist_carries_what_a_wheel_is_built_of(built: Path):
+def test_the_sdist_contains_the_sources_of_the_wheel(built: Path):
     [sdist] = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -1,4 +1,4 @@
-"""`tools/build_prices.py`: a release's table becomes the snapshot, and what it forgets is kept."""
+"""`tools/build_prices.py`: builds the snapshot from the table of a release, and keeps removed models."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def releases(*tables: dict) -> build_prices.Snapshot:
     return snapshot
 
 
-def test_only_what_decides_a_price_is_kept():
+def test_only_fields_that_affect_a_price_are_kept():
     snapshot = releases({"gpt": entry("1e-06"), "sample_spec": {}})
     assert snapshot.models == {
         "gpt": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": "1e-06", "_first_seen": "1.1.0"}
     }
 
 
-def test_a_model_that_disappears_is_retired_with_the_release_that_had_it_last():
+def test_a_removed_model_is_retired_with_its_last_release():
     snapshot = releases({"old": entry("1e-06"), "new": entry("2e-06")}, {"new": entry("2e-06")})
     assert set(snapshot.models) == {"new"}
     assert (snapshot.retired["old"]["_first_seen"], snapshot.retired["old"]["_last_seen"]) == ("1.1.0", "1.1.0")
 
 
-def test_a_model_that_comes_back_is_not_retired_any_more():
+def test_a_model_that_returns_is_no_longer_retired():
     snapshot = releases({"a": entry("1e-06"), "b": entry("1e-06")}, {"b": entry("1e-06")}, {"a": entry("1e-06")})
     assert "a" not in snapshot.retired
 
 
-def test_a_call_is_priced_as_it_was_then():
+def test_a_call_is_priced_as_of_its_time():
     snapshot = releases(
         {"gpt": entry("4e-06")},
         {"gpt": entry("3e-06", output_cost_per_token="8e-06")},
@@ -89,7 +89,7 @@ def test_a_compromised_release_is_neither_downloaded_nor_read(version):
         releases().take(version, date(2026, 1, 1), b"{}")
 
 
-def test_rates_that_move_more_than_fivefold_are_said(capsys):
+def test_rates_that_change_more_than_fivefold_are_reported(capsys):
     releases({"gpt": entry("1e-06")}, {"gpt": entry("1e-05")})
     assert "moved more than fivefold: gpt.input_cost_per_token: 1e-06 -> 1e-05" in capsys.readouterr().err
 
@@ -105,7 +105,7 @@ def test_a_wheel_is_read_as_an_archive(tmp_path):
     assert "compromised" in done.stderr
 
 
-def test_the_snapshot_knows_when_its_models_were_seen():
+def test_the_snapshot_has_the_dates_of_its_models():
     found = json.loads(gzip.decompress((build_prices.DATA / "prices.json.gz").read_bytes()))
     meta = found.pop("_meta")
     assert meta["releases"][meta["version"]] == meta["date"]

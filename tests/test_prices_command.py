@@ -1,4 +1,4 @@
-"""`spanledger prices` and the table behind it: which prices are in force, and what a usage costs."""
+"""`spanledger prices` and its price table: the prices in force, and the cost of a usage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def invoke(*arguments: str, stdin: str | None = None):
     return CliRunner().invoke(main, list(arguments), input=stdin)
 
 
-def test_prices_says_source_version_checksum_and_age():
+def test_prices_shows_source_version_checksum_and_age():
     [bundled, retired] = json.loads(invoke("prices", "--json").output)
     assert (bundled["source"], bundled["version"], bundled["models"]) == ("bundled", "1.109.1", 4551)
     assert len(bundled["sha256"]) == 64
@@ -62,12 +62,12 @@ def test_quote_explains_quantity_times_rate():
     assert "0.017600000000 USD" in lines[3]
 
 
-def test_quote_of_an_unknown_model_says_so_and_fails():
+def test_quote_of_an_unknown_model_fails_with_a_message():
     done = invoke("prices", "quote", "--provider", "openai", "--model", "no-such-model", "--input", "1")
     assert (done.exit_code, done.output) == (1, "not priced: unpriced:no_model\n")
 
 
-def test_quote_jsonl_answers_line_by_line_whatever_it_is_given():
+def test_quote_jsonl_returns_a_line_for_every_input_line():
     asked = [
         {"provider": "openai", "model": "gpt-4.1-mini", "usage": {"input": 1000, "output": 100}},
         {"provider": "openai", "model": "no-such-model", "usage": {"input": 1}},
@@ -88,7 +88,7 @@ def test_quote_jsonl_answers_line_by_line_whatever_it_is_given():
 TABLE = {"gpt-4.1-mini": {"litellm_provider": "openai", "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}}
 
 
-def test_a_table_of_ones_own_is_used(tmp_path: Path, monkeypatch):
+def test_a_custom_price_table_is_used(tmp_path: Path, monkeypatch):
     file = tmp_path / "prices.json"
     file.write_text(json.dumps(TABLE))
     monkeypatch.setenv("SPANLEDGER_PRICES_FILE", str(file))
@@ -120,7 +120,7 @@ def test_a_wheel_of_a_compromised_release_is_refused(version: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("version", "source"), [("1.109.0", "bundled"), ("1.110.2", "litellm"), ("1.107.0", "bundled")]
 )
-def test_an_installed_litellm_counts_if_it_is_newer_and_sound(version: str, source: str, tmp_path: Path, monkeypatch):
+def test_an_installed_litellm_is_used_if_it_is_newer_and_valid(version: str, source: str, tmp_path: Path, monkeypatch):
     (tmp_path / "litellm").mkdir()
     (tmp_path / "litellm/__init__.py").write_text("raise SystemExit('imported')")
     (tmp_path / price_table.TABLE_IN_WHEEL).write_text(json.dumps(TABLE))
@@ -131,7 +131,7 @@ def test_an_installed_litellm_counts_if_it_is_newer_and_sound(version: str, sour
     assert "litellm" not in sys.modules
 
 
-def test_overrides_price_and_name_what_the_table_lacks(tmp_path: Path, monkeypatch):
+def test_overrides_add_prices_and_names(tmp_path: Path, monkeypatch):
     file = tmp_path / "prices.toml"
     file.write_text(
         '[aliases]\n"my-deployment" = "azure/gpt-4.1-mini"\n"arn:aws:bedrock:us-east-1:1:application-inference-profile/x" = '
@@ -149,7 +149,7 @@ def test_overrides_price_and_name_what_the_table_lacks(tmp_path: Path, monkeypat
     assert profile.key == "us.anthropic.claude-opus-5-5"
 
 
-def test_a_customers_own_name_asks_for_a_mapping():
+def test_a_custom_deployment_name_needs_a_mapping():
     assert (
         quote("azure.ai.openai", None, {"input": 1}, request_model="my-deployment").status == "unpriced:needs_mapping"
     )
@@ -175,24 +175,24 @@ def test_a_customers_own_name_asks_for_a_mapping():
         ("openai", "gpt-4o-audio-preview", "gpt-4o-audio-preview", ("archived",)),
     ],
 )
-def test_names_resolve_and_say_how_surely(provider, model, key, flags):
+def test_names_resolve_with_flags_for_uncertain_matches(provider, model, key, flags):
     price = quote(provider, model, {"input": 1, "output": 1})
     assert (price.key, price.flags) == (key, flags)
 
 
-def test_a_date_that_decides_the_price_is_not_dropped():
+def test_a_date_that_affects_the_price_is_kept():
     dated = quote("openai", "gpt-4o-2024-05-13", {"input": 1})
     plain = quote("openai", "gpt-4o", {"input": 1})
     assert dated.total_picousd == 2 * plain.total_picousd
 
 
-def test_the_providers_own_figure_wins_and_both_are_kept():
+def test_the_cost_reported_by_the_provider_wins_and_both_are_kept():
     price = quote("x_ai", "grok-4", {"input": 1000, "output": 10}, provider_cost_usd="0.005")
     assert (price.status, price.total_picousd, price.source) == ("provider_reported", 5_000_000_000, "provider")
     assert price.computed_picousd == quote("x_ai", "grok-4", {"input": 1000, "output": 10}).total_picousd
 
 
-def test_tools_are_summed_and_not_one_of_them():
+def test_every_tool_fee_is_a_component_of_the_price():
     price = quote("openai", "gpt-4.1-mini", {"input": 10, "web_searches": 3, "file_searches": 2, "code_sessions": 1})
     assert {part.meter: part.amount for part in price.components} == {
         "input": 4_000_000,
@@ -241,7 +241,7 @@ def test_more_tokens_never_cost_less_within_one_band(model, total, output, more_
     assert less.total_picousd <= more.total_picousd
 
 
-def test_show_prints_every_provider_that_has_a_model():
+def test_show_lists_every_provider_of_a_model():
     found = json.loads(invoke("prices", "show", "gpt-4.1-mini", "--json").output)
     assert {"gpt-4.1-mini", "azure/gpt-4.1-mini"} <= {entry["key"] for entry in found}
     assert "= 0.4 USD a million" in invoke("prices", "show", "gpt-4.1-mini").output
@@ -250,7 +250,7 @@ def test_show_prints_every_provider_that_has_a_model():
     assert "SPANLEDGER_PRICE_OVERRIDES" in unknown.output
 
 
-def test_diff_names_what_was_added_removed_and_changed(tmp_path: Path):
+def test_diff_lists_added_removed_and_changed_models(tmp_path: Path):
     before, after = tmp_path / "before.json", tmp_path / "after.json"
     cheaper = {"gpt-4.1-mini": {**TABLE["gpt-4.1-mini"], "input_cost_per_token": 5e-07}}
     before.write_text(json.dumps({**TABLE, "old": TABLE["gpt-4.1-mini"]}))
@@ -268,7 +268,7 @@ def test_diff_names_what_was_added_removed_and_changed(tmp_path: Path):
     assert "cannot be read as a price table" in invoke("prices", "diff", "/no/such/file", "bundled").output
 
 
-def test_check_finds_nothing_in_the_snapshot_and_says_what_is_wrong_with_ones_own(tmp_path: Path, monkeypatch):
+def test_check_accepts_the_snapshot_and_reports_errors_of_a_custom_table(tmp_path: Path, monkeypatch):
     found = json.loads(invoke("prices", "check", "--json").output)
     assert [finding for finding in found if "days old" not in finding["problem"]] == []
     file = tmp_path / "prices.toml"

@@ -1,4 +1,4 @@
-"""What is not sold by the token: images, seconds, characters, pages, queries; and names out of real traffic."""
+"""Meters other than tokens (images, seconds, characters, pages, queries), and model names from real traffic."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from spanledger.semconv.usage import from_attributes, from_totals, to_attributes
         ("gcp.vertex_ai", "mistral-ocr-2505", {"pages": 10}, ("", ""), "0.005", "ocr_cost_per_page"),
     ],
 )
-def test_units_are_priced_by_their_own_field(provider, model, usage, media, usd, field):
+def test_each_meter_is_priced_by_its_field(provider, model, usage, media, usd, field):
     price = quote(provider, model, usage, size=media[0], quality=media[1])
     [part] = price.components
     assert (f"{price.total_picousd / 1e12:g}", part.field, price.status) == (usd, field, "priced")
 
 
-def test_tokens_are_charged_where_there_are_tokens_and_units_are_not():
+def test_other_meters_are_not_charged_if_tokens_are():
     both = quote("openai", "gpt-4o-transcribe", {"input": 100, "output": 10, "audio_input_ms": 60_000})
     assert {part.meter for part in both.components} == {"input", "output"}
 
 
-def test_an_image_whose_size_nobody_prices_is_unpriced_and_not_free():
+def test_an_image_of_unpriced_size_is_unpriced_and_not_free():
     price = quote("openai", "gpt-image-1", {"images": 1}, size="640x480", quality="high")
     assert (price.total_picousd, price.status) == (None, "unpriced:no_price")
 
@@ -63,7 +63,7 @@ def test_a_size_is_a_resolution(size, suffix):
     assert resolution_suffix(size) == suffix
 
 
-def test_a_size_is_two_numbers_or_none():
+def test_an_image_size_that_is_not_two_numbers_is_zero():
     assert (pixel_dimensions("1024-x-768"), pixel_dimensions("auto"), pixel_dimensions("")) == (
         (1024, 768),
         (0, 0),
@@ -71,7 +71,7 @@ def test_a_size_is_two_numbers_or_none():
     )
 
 
-def test_units_survive_the_way_through_attributes():
+def test_meters_survive_the_round_trip_through_attributes():
     usage = from_totals(images=2, audio_input_ms=1500, characters=12, training_tokens=9, queries=1)
     assert from_attributes(to_attributes(usage)) == usage
 

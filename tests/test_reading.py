@@ -15,7 +15,7 @@ from spanledger.semconv.usage import Usage, from_attributes, to_attributes
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
 
-# Objects whose keys are those of the three APIs, so that any value stands where a reader looks.
+# Objects with keys of the three APIs, so that any value can be at the place that a reader reads.
 KEYS = st.sampled_from(
     [
         "usage",
@@ -133,7 +133,7 @@ def test_any_request_can_be_read(provider, method, path, body):
 
 
 @given(st.binary() | st.text())
-def test_any_bytes_are_a_document_or_none(data):
+def test_any_bytes_parse_to_a_document_or_to_none(data):
     untrusted_json.parse_json(data)
 
 

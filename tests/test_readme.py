@@ -1,4 +1,4 @@
-"""The README says what is so."""
+"""The README matches the code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from spanledger_clickhouse.cli import main
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_coverage_table_is_made_from_the_tests():
+def test_the_coverage_table_matches_the_tests():
     done = subprocess.run([sys.executable, ROOT / "tools/coverage_table.py", "--check"], check=False)
     assert done.returncode == 0, "run `python tools/coverage_table.py`"
 
 
-def test_every_command_that_the_readme_names_exists():
+def test_every_command_in_the_readme_exists():
     named = {match[1] for match in re.finditer(r"`spanledger ([a-z-]+)", README)}
     assert named
     assert named <= set(main.commands)
@@ -30,7 +30,7 @@ def test_every_command_that_the_readme_names_exists():
         assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
 

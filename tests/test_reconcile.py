@@ -1,4 +1,4 @@
-"""`spanledger reconcile`: exports of each provider are read, and a residual is taken apart so that its parts add up."""
+"""`spanledger reconcile`: reads exports of each provider, and splits a residual into parts that add up."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def lines_of(data: Any) -> list[tuple[Any, ...]]:
     return [line[:5] for line in read(text.encode())]
 
 
-def test_openais_costs_are_read():
+def test_an_openai_costs_export_is_read():
     assert lines_of(OPENAI) == [
         (DAY, "openai", "proj_a", "gpt-5.4-mini", Decimal("1.25")),
         (DAY, "openai", "proj_a", "gpt-5.4-mini", Decimal("0.5")),
@@ -55,18 +55,18 @@ def test_openais_costs_are_read():
     ]
 
 
-def test_pages_put_together_are_read():
+def test_concatenated_pages_are_read():
     assert lines_of([OPENAI, OPENAI]) == 2 * lines_of(OPENAI)
 
 
-def test_anthropics_cents_are_read():
+def test_an_anthropic_cost_report_in_cents_is_read():
     assert lines_of(ANTHROPIC) == [
         (DAY, "anthropic", "wrkspc_1", "claude-sonnet-4-6", Decimal("1.2345")),
         (DAY, "anthropic", "", "claude-opus-5-5", Decimal("0.1")),
     ]
 
 
-def test_googles_export_is_read_less_credits_in_dollars():
+def test_a_google_export_is_read_net_of_credits_in_dollars():
     expected = [
         (DAY, "gcp.gemini", "my-project", "gemini-3.5-flash", Decimal("0.4")),
         (DAY, "gcp.vertex_ai", "my-project", "gemini-2.5-flash-lite", Decimal(2)),
@@ -100,13 +100,13 @@ def test_any_csv_with_day_and_amount_is_read():
         (b"when,how much\n2026-03-02,1\n", "has no day"),
     ],
 )
-def test_what_is_no_invoice_is_said(data: bytes, said: str):
+def test_a_file_that_is_not_an_invoice_is_an_error(data: bytes, said: str):
     with pytest.raises(InvoiceError, match=said):
         read(data)
 
 
 @given(st.binary() | st.text().map(str.encode) | st.recursive(st.none() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.sampled_from(["data", "results", "amount", "value", "day", "cost", "provider", "credits", "start_time"]), v)).map(lambda v: json.dumps(v).encode()))  # fmt: skip
-def test_no_file_breaks_the_reader(data: bytes):
+def test_any_file_is_read_or_rejected(data: bytes):
     with contextlib.suppress(InvoiceError):
         read(data, "openai")
 
@@ -121,7 +121,7 @@ def test_no_file_breaks_the_reader(data: bytes):
         ("GPT-4o mini", "gpt-4o-mini"),
     ],
 )
-def test_a_snapshot_is_its_model(name: str, key: str):
+def test_a_dated_model_name_matches_its_model(name: str, key: str):
     assert model_key(name) == key
 
 
@@ -155,17 +155,17 @@ CALLS = LedgerSlice(cost=Decimal(10), calls=100, priced_tokens=1000)
         ("13", CALLS, 6, {"rounding": "0.0000005"}, "2.9999995"),
     ],
 )  # fmt: skip
-def test_a_residual_is_explained_as_far_as_there_is_evidence(usd, part, places, causes, unexplained):
+def test_a_residual_is_explained_up_to_the_evidence(usd, part, places, causes, unexplained):
     expected = {name: Decimal(amount) for name, amount in causes.items()}
     assert one(usd, part, places) == (expected, Decimal(unexplained))
 
 
-def test_a_model_that_never_passed_here_is_outside():
+def test_a_model_without_calls_in_the_ledger_is_outside():
     [found] = explain_variance({key(model="sora"): [bill("4", model="sora")]}, {})
     assert (found.causes["outside"], found.unexplained) == (Decimal("3.9999995"), 0)
 
 
-def test_spend_whose_project_nobody_knows_fills_the_projects_that_lack_it():
+def test_spend_of_unknown_project_explains_projects_with_a_residual():
     found = explain_variance(
         {key("a"): [bill("6", "a")], key("b"): [bill("5", "b")]},
         {
@@ -233,7 +233,7 @@ def test_the_ledger_is_compared_by_day_project_and_model(where, tmp_path: Path):
     assert "invoiced $1.76, ledger $1.46, residual $0.3000" in people.stdout
 
 
-def test_the_invoice_is_kept_once_and_views_have_it(where, tmp_path: Path):
+def test_an_invoice_is_stored_once_and_shown_in_views(where, tmp_path: Path):
     file = tmp_path / "bill.csv"
     file.write_text("day,provider,model,amount_usd\n2026-03-02,openai,gpt-5.4-mini,5\n")
     for _ in range(2):
@@ -255,7 +255,7 @@ def test_the_invoice_is_kept_once_and_views_have_it(where, tmp_path: Path):
     )
 
 
-def test_a_day_that_is_kept_split_otherwise_does_not_count_twice(where, tmp_path: Path):
+def test_a_day_stored_with_another_split_does_not_count_twice(where, tmp_path: Path):
     file = tmp_path / "bill.csv"
 
     def kept(*lines: str) -> tuple[Decimal, ...]:
@@ -275,12 +275,12 @@ def test_a_day_that_is_kept_split_otherwise_does_not_count_twice(where, tmp_path
     assert kept("2026-03-03,openai,,,1") == (Decimal(7), Decimal(6), Decimal(1))
 
 
-def test_a_model_that_no_process_has_seen_counts_for_fail_over(where, tmp_path: Path):
+def test_a_model_without_calls_counts_for_fail_over(where, tmp_path: Path):
     file = tmp_path / "bill.csv"
     file.write_text("day,provider,model,amount_usd\n2026-03-02,openai,gpt-5.4-mini,1.46\n2026-03-02,openai,gpt-9,1\n")
     assert CliRunner().invoke(main, ["reconcile", str(file), "--fail-over", "10"]).exit_code == 1
     assert CliRunner().invoke(main, ["reconcile", str(file), "--fail-over", "50"]).exit_code == 0
 
 
-def test_the_lines_of_a_key_are_put_together():
+def test_invoice_lines_are_grouped_by_key():
     assert {len(found) for found in provider_exports.grouped(read(json.dumps(OPENAI).encode())).values()} == {1, 2}

@@ -1,4 +1,4 @@
-"""`spanledger.record()`: calls of unknown clients, and old call sites that report what a door has seen."""
+"""`spanledger.record()`: calls of unknown clients, and calls that a hook has recorded already."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def client(provider: Provider):
         yield client
 
 
-def test_a_response_that_a_door_has_seen_is_not_recorded_again(client, ledger: Recorded):
+def test_a_response_recorded_by_a_hook_is_not_recorded_again(client, ledger: Recorded):
     response = client.chat.completions.create(**CHAT)
     assert spanledger.record(response) is False
     assert spanledger.record(response.model_copy()) is False
     assert len(ledger.rows) == 1
 
 
-def test_an_object_without_an_id_is_known_by_itself(client, ledger: Recorded):
+def test_an_object_without_an_id_is_recognized_by_identity(client, ledger: Recorded):
     response = client.embeddings.create(model="text-embedding-3-small", input="x")
     assert spanledger.record(response) is False
     assert len(ledger.rows) == 1
 
 
-def test_an_sdks_object_that_no_door_has_seen_is_recorded_once(provider: Provider, ledger: Recorded):
+def test_a_response_that_no_hook_has_seen_is_recorded_once(provider: Provider, ledger: Recorded):
     usage = anthropic.types.Usage(input_tokens=10, output_tokens=5, cache_read_input_tokens=3)
     message = anthropic.types.Message(id="msg_9", type="message", role="assistant", model="claude-sonnet-4-6", content=[], usage=usage)  # fmt: skip
     assert [spanledger.record(message) for _ in range(3)] == [True, False, False]
@@ -56,7 +56,7 @@ def test_an_sdks_object_that_no_door_has_seen_is_recorded_once(provider: Provide
     )  # fmt: skip
 
 
-def test_an_unknown_client_says_what_it_used(ledger: Recorded):
+def test_usage_of_an_unknown_client_is_recorded(ledger: Recorded):
     assert spanledger.record(
         provider="groq", model="llama-3.3-70b-versatile", usage={"input": 100, "output": 10}, response_id="g1"
     )
@@ -82,7 +82,7 @@ def test_json_in_a_known_format_is_read(ledger: Recorded):
     assert ledger.row["input_uncached_tokens"] == 5
 
 
-def test_what_cannot_be_read_is_said_and_nothing_is_raised(ledger: Recorded, caplog):
+def test_an_unreadable_response_is_logged_and_nothing_is_raised(ledger: Recorded, caplog):
     assert spanledger.record(object()) is False
     assert "give provider, model and usage" in caplog.text
     assert ledger.rows == []
@@ -92,7 +92,7 @@ class Thing:
     pass
 
 
-def test_a_freed_object_is_never_taken_for_another():
+def test_a_freed_object_is_never_mistaken_for_another():
     registry = Registry()
     for _ in range(1_000_000):
         thing = Thing()
@@ -103,7 +103,7 @@ def test_a_freed_object_is_never_taken_for_another():
     assert registry._objects == {}
 
 
-def test_what_is_remembered_is_bounded():
+def test_the_memory_for_responses_is_bounded():
     registry, expected = Registry(capacity=10), PendingJobs(capacity=10)
     for n in range(100):
         assert registry.add_if_new("openai", str(n))
@@ -111,7 +111,7 @@ def test_what_is_remembered_is_bounded():
     assert (len(registry._keys), len(expected._values)) == (10, 10)
 
 
-def test_an_answer_of_vertex_is_known_though_it_does_not_say_that_it_is(ledger: Recorded, provider: Provider):
+def test_a_vertex_response_is_recognized_without_a_provider_name(ledger: Recorded, provider: Provider):
     from google import genai
 
     client = genai.Client(vertexai=True, api_key="k", http_options={"base_url": provider.url})

@@ -1,4 +1,4 @@
-"""Usage objects out of real API traffic: the meters sum to the provider's own total wherever it gives one."""
+"""Usage objects from real API traffic: the meters sum to the total of the provider, if it reports one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`spanledger report`: every line of it, in every format, over a month that a random generator of fixed seed made.
+"""`spanledger report`: every line in every format, over a synthetic month with a fixed seed.
 
-Golden files are in tests/data/report; `UPDATE_GOLDEN=1 pytest tests/test_report.py` writes them anew: look at them then.
+Golden files are in tests/data/report; `UPDATE_GOLDEN=1 pytest tests/test_report.py` rewrites them: check the diff.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ def run(dsn: str, *arguments: str) -> Result:
 
 
 @pytest.mark.parametrize("form", ["text", "md", "html", "json", "slack"])
-def test_every_line_in_every_format(shop, form: str):
-    found = run(shop, "--format", form, "--budget", "500")
-    assert found.exit_code == 0, found.output
+def test_a_report_matches_its_golden_file_in_every_format(shop, form: str):
+    result = run(shop, "--format", form, "--budget", "500")
+    assert result.exit_code == 0, result.output
     golden = GOLDEN / f"week.{ {'text': 'txt', 'slack': 'slack.json'}.get(form, form) }"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
-        golden.write_text(found.stdout)
-    assert found.stdout == golden.read_text()
+        golden.write_text(result.stdout)
+    assert result.stdout == golden.read_text()
 
 
-def test_the_figures_are_those_of_the_views(shop):
-    told = json.loads(run(shop, "--json").stdout)
+def test_figures_match_the_views(shop):
+    figures = json.loads(run(shop, "--json").stdout)
     [(total, calls)] = ask(shop, "SELECT sum(cost_usd), count() FROM llm_calls FINAL WHERE start_time >= '2026-03-14 16:00:00'")  # fmt: skip
-    assert (Decimal(told["total_usd"]), told["calls"]) == (total, calls)
-    assert Decimal(told["projected_month_usd"]) == total * 30 / 7
-    assert sum(Decimal(each["cost_usd"]) for each in told["features"]) == total
-    [(spent, projected, used_up)] = ask(
+    assert (Decimal(figures["total_usd"]), figures["calls"]) == (total, calls)
+    assert Decimal(figures["projected_month_usd"]) == total * 30 / 7
+    assert sum(Decimal(feature["cost_usd"]) for feature in figures["features"]) == total
+    [(spent, projected, exhausted_at)] = ask(
         shop, f"SELECT spent_usd, projected_usd, exhausted_at FROM budget_status_at(as_of = '{NOW}') WHERE name = 'everything'"
     )  # fmt: skip
-    assert told["forecast"]["spent_usd"] == pytest.approx(spent, rel=1e-9)
-    assert told["forecast"]["month_usd"] == pytest.approx(projected, rel=1e-4)
-    assert told["forecast"]["exhausted_at"] is None
-    assert used_up.month > 3, "the view looks beyond the month, the report does not"
+    assert figures["forecast"]["spent_usd"] == pytest.approx(spent, rel=1e-9)
+    assert figures["forecast"]["month_usd"] == pytest.approx(projected, rel=1e-4)
+    assert figures["forecast"]["exhausted_at"] is None
+    assert exhausted_at.month > 3, "the view forecasts beyond the month, the report does not"
 
 
-def test_a_budget_that_will_not_last_says_when(shop):
+def test_an_insufficient_budget_has_an_exhaustion_date(shop):
     [(spent,)] = ask(shop, f"SELECT spent_usd FROM budget_status_at(as_of = '{NOW}') WHERE name = 'everything'")
     lines = run(shop, "--budget", str(round(spent + 20, 2))).stdout
-    assert "budget used up          2026-03-2" in lines
+    assert "budget exhausted on      2026-03-2" in lines
     assert "OVER BUDGET" in run(shop, "--budget", "100").stdout
     assert "OVER BUDGET" not in run(shop, "--budget", "100000").stdout
 
@@ -77,12 +77,12 @@ def test_an_empty_ledger_has_a_report(tmp_path: Path):
     with open_client(where) as client:
         migrations.migrate(client, where)
     for form in ("text", "md", "html", "json", "slack"):
-        found = run(where.dsn, "--format", form)
-        assert found.exit_code == 0, found.output
-    assert "7-day total             $0.00" in run(where.dsn).stdout
+        result = run(where.dsn, "--format", form)
+        assert result.exit_code == 0, result.output
+    assert "7-day total              $0.00" in run(where.dsn).stdout
 
 
-def test_what_has_no_price_is_no_zero_and_breaks_no_report(tmp_path: Path):
+def test_an_unpriced_call_has_an_unknown_cost_in_the_report(tmp_path: Path):
     where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     at = datetime(2026, 3, 20, tzinfo=UTC)
     rows = [call(span_id="1" * 16, start_time=at, feature="[/stream]", user_id="u", cost_usd=None)]
@@ -95,7 +95,7 @@ def test_what_has_no_price_is_no_zero_and_breaks_no_report(tmp_path: Path):
     assert "[/stream]" in spent.output
 
 
-def test_a_report_that_ends_with_a_month_has_that_months_budgets(tmp_path: Path):
+def test_a_report_up_to_the_end_of_a_month_shows_the_budgets_of_that_month(tmp_path: Path):
     where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     rows = [
         call(
@@ -117,26 +117,26 @@ def test_a_report_that_ends_with_a_month_has_that_months_budgets(tmp_path: Path)
     assert budget["spent_usd"] == 63
 
 
-def test_a_window_that_ends_before_it_begins_is_refused(shop):
-    found = run(shop, "--since", "2026-04-01")
-    assert found.exit_code == 2
-    assert "is not before" in found.output
+def test_a_period_that_ends_before_its_start_is_rejected(shop):
+    result = run(shop, "--since", "2026-04-01")
+    assert result.exit_code == 2
+    assert "is not before" in result.output
 
 
-def test_a_file_is_written_whole(shop, tmp_path: Path):
+def test_an_output_file_is_written_atomically(shop, tmp_path: Path):
     out = tmp_path / "march.html"
     assert run(shop, "--format", "html", "--out", str(out)).exit_code == 0
     assert out.read_text().endswith("</body></html>\n")
     assert [path.name for path in tmp_path.iterdir()] == ["march.html"]
 
 
-def test_a_month_that_has_ended_is_forecast_as_it_was():
+def test_the_forecast_of_a_past_month_is_its_spend():
     days = [(date(2026, 3, 4) + timedelta(days=n), Decimal(10)) for n in range(28)]
-    found = forecast(days, 310.0, datetime(2026, 4, 1, tzinfo=UTC), Decimal(400))
-    assert (found.month_usd, found.low_usd, found.high_usd, found.exhausted_at) == (310.0, 310.0, 310.0, None)
+    result = forecast(days, 310.0, datetime(2026, 4, 1, tzinfo=UTC), Decimal(400))
+    assert (result.month_usd, result.low_usd, result.high_usd, result.exhausted_at) == (310.0, 310.0, 310.0, None)
 
 
-def test_hostile_names_stay_text():
+def test_markup_in_names_is_escaped():
     from spanledger_clickhouse.report import html, slack, text
     from spanledger_clickhouse.report.sections import Section
 

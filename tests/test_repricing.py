@@ -1,4 +1,4 @@
-"""Pricing calls again: old figures are kept, what had no price heals, a run that dies goes on where it stopped."""
+"""`spanledger reprice`: former costs are kept, unpriced calls get a price, an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_wrong_and_missing_prices_are_corrected_once(ledger):
     assert total == 9 * RIGHT + 1
 
 
-def test_a_row_delivered_again_does_not_undo_its_correction(ledger):
+def test_a_redelivered_row_does_not_undo_its_correction(ledger):
     client, where = ledger
     late = call(start_time=START, trace_id="f" * 32, cost_usd=Decimal(7))
     writer.insert(client, where, [tuple(late.values())])
@@ -90,7 +90,7 @@ def test_a_row_delivered_again_does_not_undo_its_correction(ledger):
     assert costs(ledger)[-2:] == [RIGHT, RIGHT]
 
 
-def test_a_run_that_dies_goes_on_where_it_stopped(ledger, monkeypatch):
+def test_an_interrupted_run_resumes(ledger, monkeypatch):
     client, where = ledger
     insert, left = writer.insert, [1]
 
@@ -110,12 +110,12 @@ def test_a_run_that_dies_goes_on_where_it_stopped(ledger, monkeypatch):
     assert client.query(f"SELECT count() FROM `{where.database}`.corrections FINAL").result_rows[0][0] == 6
 
 
-def test_one_model_alone(ledger):
+def test_one_model_can_be_repriced_alone(ledger):
     client, where = ledger
     assert repricing.reprice(client, where, START, START + timedelta(days=1), model="another") == []
 
 
-def test_the_command_says_what_changes(ledger, monkeypatch):
+def test_the_command_reports_the_changes(ledger, monkeypatch):
     monkeypatch.setenv("SPANLEDGER_DSN", ledger[1].dsn)
     arguments = ["reprice", "--since", "2026-11-01", "--until", "2026-11-02"]
     dry = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])

@@ -1,7 +1,7 @@
-"""Least rights: the statements that `spanledger rights` prints, and what the engine lets each role do with them.
+"""Least privileges: the statements of `spanledger rights`, and what each role can do with them.
 
-The embedded engine has no CREATE USER, but takes its one user's grants and row filters from a config.xml in the
-working directory: so each role is tried in a process of its own, with the grants that our statements name.
+The embedded engine has no CREATE USER, but reads the grants and row filters of its one user from a config.xml in the
+working directory. So each role runs in a separate process, with the grants of the statements.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ def allowed(kept: Path, directory: Path, role: str, questions: list[str]) -> lis
     return json.loads(run([ASK, str(kept), json.dumps(questions)], directory))
 
 
-def test_a_writer_adds_rows_and_sees_nothing(kept, tmp_path):
+def test_a_writer_adds_rows_and_reads_nothing(kept, tmp_path):
     asked = ["insert", "SELECT count() FROM spanledger.llm_calls", "ALTER TABLE spanledger.llm_calls DELETE WHERE 1",
              "DROP TABLE spanledger.llm_calls", "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')"]  # fmt: skip
     assert allowed(kept, tmp_path, "spanledger_writer", asked) == ["done", *[DENIED] * 4]
 
 
-def test_a_gateway_adds_rows_and_asks_only_for_answers_it_has(kept, tmp_path):
+def test_a_gateway_adds_rows_and_reads_only_response_ids(kept, tmp_path):
     asked = ["insert", "SELECT count(response_id) > 0 FROM spanledger.llm_calls", "SELECT user_id FROM spanledger.llm_calls", "SELECT cost_usd FROM spanledger.llm_calls"]  # fmt: skip
     assert allowed(kept, tmp_path, "spanledger_gateway", asked) == ["done", [["1"]], DENIED, DENIED]
 

@@ -1,4 +1,4 @@
-"""Rollups say what the calls say: whatever comes late, twice, corrected or half done."""
+"""Rollups equal the sums of their calls: with late, duplicate and corrected rows, and after interrupted runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def truth(rows: list[dict[str, Any]]) -> tuple[int, Decimal]:
 VIEWS = ("llm_costs", "llm_costs_daily", "llm_costs_users")
 
 
-def test_the_views_are_right_before_between_and_after_runs(ledger):
+def test_views_are_correct_before_between_and_after_rollup_runs(ledger):
     rollups = Rollups(*ledger)
     rows = some(500)
     insert(ledger, rows)
@@ -79,8 +79,8 @@ def test_the_views_are_right_before_between_and_after_runs(ledger):
     assert rollups.differences() == []
 
 
-def test_a_quiet_day_is_not_passed_over(ledger):
-    """A call of an hour that was open when it came, and nothing else that day: the runs of the next day find it."""
+def test_a_day_without_calls_is_not_skipped(ledger):
+    """The only call of a day arrives in an hour that is still open: the runs of the next day include it."""
     client, where = ledger
     rollups = Rollups(client, where)
     first, quiet, next_day = (
@@ -91,7 +91,7 @@ def test_a_quiet_day_is_not_passed_over(ledger):
     rollups.refresh(datetime(2026, 3, 9, 0, 5, tzinfo=UTC))
     insert(ledger, [quiet])
     rollups.refresh(datetime(2026, 3, 9, 9, 59, tzinfo=UTC))  # its hour is open
-    client.insert(  # an hour later its arrival is too long ago to be looked at
+    client.insert(  # an hour later its arrival is too old to be checked
         f"`{where.database}`.rollup_state", [["rollups", datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)]],
         column_names=["name", "seen_until", "at"],
     )  # fmt: skip
@@ -121,7 +121,7 @@ def test_redelivered_late_and_corrected_rows(ledger):
 
 
 @pytest.mark.parametrize("step", [0, 4, 8, 10, 13])
-def test_a_run_that_dies_at_any_step_leaves_whole_days(ledger, step: int):
+def test_a_run_killed_at_any_step_leaves_whole_days(ledger, step: int):
     client, where = ledger
     rows = some(100, days=2)
     insert(ledger, rows)
@@ -147,7 +147,7 @@ def test_a_run_that_dies_at_any_step_leaves_whole_days(ledger, step: int):
     assert {sums(ledger, view) for view in VIEWS} == {truth(rows)}
 
 
-def test_verify_finds_what_differs_and_repairs_it(ledger, monkeypatch):
+def test_verify_finds_and_repairs_differences(ledger, monkeypatch):
     client, where = ledger
     rows = some(100, days=3)
     insert(ledger, rows)
@@ -212,7 +212,7 @@ def test_an_older_schema_is_upgraded_with_its_data(tmp_path: Path, monkeypatch):
     assert "GCD" in codec
 
 
-def test_a_newer_schema_is_left_alone(ledger):
+def test_a_newer_schema_is_not_changed(ledger):
     client, where = ledger
     client.insert(
         f"`{where.database}`.schema_migrations", [["schema/999_future.sql", "x"]], column_names=["name", "checksum"]
@@ -224,7 +224,7 @@ def test_a_newer_schema_is_left_alone(ledger):
 @pytest.mark.parametrize(
     "servers", [migrations.Topology("prod", True), migrations.Topology("", True)], ids=["cluster", "replicated"]
 )
-def test_the_same_files_make_the_statements_of_a_cluster(ledger, servers: migrations.Topology):
+def test_the_same_files_produce_the_statements_for_a_cluster(ledger, servers: migrations.Topology):
     client, _ = ledger
     made = migrations.migrations("llm", servers)
     for migration in made:
@@ -242,7 +242,7 @@ def test_the_same_files_make_the_statements_of_a_cluster(ledger, servers: migrat
         assert "Distributed('prod', 'llm', 'llm_calls_local', cityHash64(trace_id))" in text
 
 
-def test_a_refreshable_view_of_the_same_select_needs_nothing_of_ours(ledger):
+def test_a_refreshable_view_can_run_the_select_of_a_rollup(ledger):
     client, where = ledger
     rows = some(100)
     insert(ledger, rows)
@@ -254,11 +254,11 @@ def test_a_refreshable_view_of_the_same_select_needs_nothing_of_ours(ledger):
     assert {sums(ledger, view) for view in VIEWS} == {truth(rows)}
 
 
-def test_every_rollup_has_its_select():
+def test_every_rollup_has_a_select():
     assert all("{window}" in select(name) for name in ("llm_costs_1h", "llm_costs_1d", "llm_costs_1d_user"))
 
 
-def test_old_calls_are_deleted_only_where_that_is_asked_for(ledger, monkeypatch):
+def test_old_calls_are_deleted_only_on_request(ledger, monkeypatch):
     client, where = ledger
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
 

@@ -1,4 +1,4 @@
-"""Scopes and middleware: whoever sets attribution gets it on every call made inside, and on no other."""
+"""Scopes and middleware: attribution applies to every call inside a scope, and to no other."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def ask(provider: Provider, ledger: Recorded):
         yield lambda text="x": client.embeddings.create(model="text-embedding-3-small", input=text)
 
 
-def told(row, *columns):
+def values(row, *columns):
     return tuple(row[column] for column in columns)
 
 
-def test_a_block_and_all_its_words(ask, ledger: Recorded):
+def test_a_scope_sets_every_dimension(ask, ledger: Recorded):
     with spanledger.attribution(
         user="ada", feature="summarize", request_id="r1", tenant="acme", tier="pro", session="s", labels={"cohort": "b"}
     ):
         ask()
     row = ledger.row
-    assert told(row, *WHO) == ("ada", "summarize", "r1", "acme", "pro", "s")
-    assert told(row, "labels", "attribution_reason", "code_file") == ({"cohort": "b"}, "", "")
+    assert values(row, *WHO) == ("ada", "summarize", "r1", "acme", "pro", "s")
+    assert values(row, "labels", "attribution_reason", "code_file") == ({"cohort": "b"}, "", "")
 
 
 def test_blocks_nest_and_end(ask, ledger: Recorded):
@@ -56,14 +56,14 @@ def test_blocks_nest_and_end(ask, ledger: Recorded):
             ask()
         ask()
     ask()
-    assert [told(row, "user_id", "feature") for row in ledger.rows] == [
+    assert [values(row, "user_id", "feature") for row in ledger.rows] == [
         ("ada", "inner"),
         ("ada", "outer"),
         (None, None),
     ]
 
 
-def test_decorators_serve_functions_of_every_colour(ask, ledger: Recorded):
+def test_decorators_work_on_sync_async_and_generator_functions(ask, ledger: Recorded):
     @spanledger.feature("plain")
     def plain():
         ask()
@@ -109,7 +109,7 @@ def test_decorators_serve_functions_of_every_colour(ask, ledger: Recorded):
     ]  # fmt: skip
 
 
-def test_one_scope_may_be_entered_by_many_at_a_time(ask, ledger: Recorded):
+def test_one_scope_can_be_entered_concurrently(ask, ledger: Recorded):
     scope = spanledger.feature("shared")
 
     @scope
@@ -123,20 +123,20 @@ def test_one_scope_may_be_entered_by_many_at_a_time(ask, ledger: Recorded):
     assert baggage.get_all() == {}
 
 
-def test_a_unit_has_a_cost_of_its_own(ask, ledger: Recorded):
+def test_a_business_unit_has_its_own_cost(ask, ledger: Recorded):
     work = spanledger.unit("pdf", quantity=50, unit="page")
     for _ in range(2):
         with work:
             ask()
             ask()
     rows = ledger.rows
-    assert {told(row, "unit_name", "unit_quantity", "unit_measure") for row in rows} == {("pdf", 50.0, "page")}
+    assert {values(row, "unit_name", "unit_quantity", "unit_measure") for row in rows} == {("pdf", 50.0, "page")}
     assert len({row["unit_id"] for row in rows}) == 2
     with pytest.raises(ValueError, match="greater than 0"):
         spanledger.unit("pdf", quantity=0)
 
 
-def test_attribution_can_be_carried_where_no_context_goes(ask, ledger: Recorded):
+def test_attribution_can_be_carried_by_hand(ask, ledger: Recorded):
     with spanledger.attribution(user="ada", feature="job"):
         luggage = spanledger.carry()
     with spanledger.carried(luggage):
@@ -146,7 +146,7 @@ def test_attribution_can_be_carried_where_no_context_goes(ask, ledger: Recorded)
     assert [row["user_id"] for row in ledger.rows] == ["ada", None]
 
 
-def test_only_labels_that_are_allowed_are_kept(ask, ledger: Recorded, monkeypatch):
+def test_only_allowed_labels_are_kept(ask, ledger: Recorded, monkeypatch):
     monkeypatch.setenv("SPANLEDGER_LABELS", "cohort, plan")
     baggage_attribution._allowed_labels.cache_clear()
     with spanledger.attribution(labels={"cohort": "a", "password": "x"}):
@@ -167,7 +167,7 @@ def test_user_ids_can_be_pseudonyms(ask, ledger: Recorded, monkeypatch):
     assert b"ada@example.com" not in b"".join(ledger.lines)
 
 
-def test_a_loss_is_logged_once_a_call_site_and_counted(ask, ledger: Recorded, caplog, monkeypatch):
+def test_an_unattributed_call_is_logged_once_per_call_site_and_counted(ask, ledger: Recorded, caplog, monkeypatch):
     monkeypatch.setattr("spanledger.capture.processor.unattributed_calls", unattributed.UnattributedCalls())
     for _ in range(3):
         ask()
@@ -205,7 +205,7 @@ def extracted(carrier: dict[str, str], *, trusting: bool = False):
 SPOOFED = {"baggage": "user.id=victim,feature=x,spanledger.label.a=b,theirs=1"}
 
 
-def test_a_strangers_baggage_is_dropped_but_for_what_is_not_ours():
+def test_attribution_baggage_of_an_untrusted_sender_is_dropped():
     assert extracted(SPOOFED) == {"theirs": "1"}
 
 
@@ -213,13 +213,13 @@ def test_a_gateway_can_be_trusted():
     assert extracted(SPOOFED, trusting=True)["user.id"] == "victim"
 
 
-def test_what_we_knew_before_is_not_overwritten_by_a_stranger():
+def test_an_untrusted_sender_does_not_override_existing_attribution():
     guard = FilteringPropagator(propagate.get_global_textmap(), trusting=False)
     known = baggage.set_baggage("user.id", "ada")
     assert baggage.get_all(guard.extract(SPOOFED, known)) == {"user.id": "ada", "theirs": "1"}
 
 
-def test_what_names_nobody_is_not_sent_to_our_own_services_as_text():
+def test_missing_values_are_not_sent_as_text():
     guard = FilteringPropagator(W3CBaggagePropagator(), trusting=False)
     carrier: dict[str, str] = {}
     guard.inject(carrier, baggage.set_baggage("user.id", None, baggage.set_baggage("theirs", None)))
@@ -232,9 +232,7 @@ def test_what_names_nobody_is_not_sent_to_our_own_services_as_text():
 @pytest.mark.parametrize(
     ("sampler", "fewest", "most"), [(ParentBased(TraceIdRatioBased(0.1)), 1, 60), (ALWAYS_OFF, 0, 0)]
 )
-def test_sampling_decides_what_the_back_end_gets_and_not_what_the_ledger_holds(
-    sampler, fewest, most, provider: Provider, ledger: Recorded
-):
+def test_sampling_does_not_affect_the_ledger(sampler, fewest, most, provider: Provider, ledger: Recorded):
     exported = InMemorySpanExporter()
     tracing = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     tracing.add_span_processor(SimpleSpanProcessor(exported))
@@ -252,7 +250,7 @@ def test_sampling_decides_what_the_back_end_gets_and_not_what_the_ledger_holds(
 # --- requests ------------------------------------------------------------------------------------------------------
 
 
-def test_the_server_span_has_the_sum_of_its_calls_children_in_tasks_included(provider: Provider, ledger: Recorded):
+def test_the_server_span_has_the_total_of_its_calls_including_tasks(provider: Provider, ledger: Recorded):
     ended = InMemorySpanExporter()
     ledger.tracing.add_span_processor(SimpleSpanProcessor(ended))
     tracer = ledger.tracing.get_tracer("server")
@@ -278,7 +276,7 @@ def test_the_server_span_has_the_sum_of_its_calls_children_in_tasks_included(pro
     }
 
 
-def test_a_trace_that_came_from_elsewhere_without_baggage_lost_it_at_the_ingress(ask, ledger: Recorded):
+def test_a_remote_trace_without_baggage_lost_its_context_at_the_ingress(ask, ledger: Recorded):
     remote = trace.SpanContext(1 << 100, 1 << 40, is_remote=True, trace_flags=trace.TraceFlags(1))
     parent = trace.set_span_in_context(trace.NonRecordingSpan(remote))
     tracer = ledger.tracing.get_tracer("server")
@@ -286,7 +284,7 @@ def test_a_trace_that_came_from_elsewhere_without_baggage_lost_it_at_the_ingress
         ask()
     with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
         ask()
-    assert [told(row, "attribution_reason", "context_lost_at") for row in ledger.rows] == [
+    assert [values(row, "attribution_reason", "context_lost_at") for row in ledger.rows] == [
         ("no_baggage", "ingress"), ("no_baggage", ""),
     ]  # fmt: skip
 
@@ -294,7 +292,7 @@ def test_a_trace_that_came_from_elsewhere_without_baggage_lost_it_at_the_ingress
 # --- survival --------------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_requests_of_fifty_users_do_not_bleed(provider: Provider, ledger: Recorded):
+def test_a_thousand_concurrent_requests_keep_their_users_apart(provider: Provider, ledger: Recorded):
     threads = ThreadingInstrumentor()
     threads.instrument()
     try:
@@ -334,7 +332,7 @@ def test_a_thousand_requests_of_fifty_users_do_not_bleed(provider: Provider, led
         threads.uninstrument()
     true = sorted(tuple(sold.prompt.split()) for sold in provider.sold)
     assert len(true) == 1000
-    assert sorted(told(row, "user_id", "feature", "request_id") for row in ledger.rows) == true
+    assert sorted(values(row, "user_id", "feature", "request_id") for row in ledger.rows) == true
 
 
 # --- middleware ----------------------------------------------------------------------------------------------------------
@@ -354,7 +352,7 @@ def test_asgi_middleware_reads_headers_and_routes(ask, ledger: Recorded):
         "tenant": "acme",
     }
     asyncio.run(wrapped(scope, None, None))
-    assert told(ledger.row, *WHO[:4]) == ("ada", "summarize", "r1", "acme")
+    assert values(ledger.row, *WHO[:4]) == ("ada", "summarize", "r1", "acme")
 
 
 def test_a_request_without_an_id_gets_one(ask, ledger: Recorded):
@@ -368,7 +366,7 @@ def test_a_request_without_an_id_gets_one(ask, ledger: Recorded):
     assert len(first) == 16
 
 
-def test_a_rule_that_fails_is_left_out_and_the_request_served(ask, ledger: Recorded, caplog):
+def test_a_failing_rule_is_skipped_and_the_request_is_served(ask, ledger: Recorded, caplog):
     from spanledger.runtime import guard
 
     async def app(scope, receive, send):
@@ -396,5 +394,5 @@ def test_wsgi_middleware_covers_a_streamed_body(ask, ledger: Recorded):
     wrapped = WsgiAttribution(app, user="x-user", routes={"/chat": "chat"})
     answer = wrapped({"PATH_INFO": "/chat", "HTTP_X_USER": "ada"}, None)
     assert list(answer) == [b"x"]
-    assert [told(row, "user_id", "feature") for row in ledger.rows] == [("ada", "chat")] * 2
+    assert [values(row, "user_id", "feature") for row in ledger.rows] == [("ada", "chat")] * 2
     assert context.get_current() == {}

@@ -1,4 +1,4 @@
-"""From the spool into ClickHouse: every row once, whatever happens to the shipper or the file."""
+"""Shipping from the spool to ClickHouse: every row once, whatever happens to the shipper or the file."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Down(Got):
         raise DatabaseError("down")
 
 
-def test_draining_takes_every_row_and_removes_finished_segments(ledger: Recorded, provider: Provider):
+def test_draining_ships_every_row_and_removes_finished_segments(ledger: Recorded, provider: Provider):
     expected = record(ledger, provider)
     ledger.spool.close()
     got = Got()
@@ -92,7 +92,7 @@ def test_draining_takes_every_row_and_removes_finished_segments(ledger: Recorded
     assert [file.name for file in ledger.spool.directory.iterdir()] == ["ship.lock"]
 
 
-def test_a_segment_that_is_being_written_stays_and_is_not_shipped_twice(ledger: Recorded, provider: Provider):
+def test_an_open_segment_stays_and_is_not_shipped_twice(ledger: Recorded, provider: Provider):
     record(ledger, provider, 2)
     got = Got()
     shipper.drain(ledger.spool.directory, got)
@@ -103,7 +103,7 @@ def test_a_segment_that_is_being_written_stays_and_is_not_shipped_twice(ledger: 
     assert list(ledger.spool.directory.glob("*.jsonl")) != []
 
 
-def test_what_could_not_be_inserted_stays(ledger: Recorded, provider: Provider):
+def test_rows_that_cannot_be_inserted_stay_in_the_spool(ledger: Recorded, provider: Provider):
     record(ledger, provider)
     ledger.spool.close()
     with pytest.raises(DatabaseError):
@@ -113,7 +113,7 @@ def test_what_could_not_be_inserted_stays(ledger: Recorded, provider: Provider):
     assert len(got.rows) == 3
 
 
-def test_a_last_record_cut_or_broken_at_any_byte_loses_nothing_before_it(ledger: Recorded, provider: Provider):
+def test_a_truncated_or_corrupt_last_record_loses_nothing_before_it(ledger: Recorded, provider: Provider):
     expected = record(ledger, provider)
     ledger.spool.close()
     [file] = ledger.spool.directory.glob("*.jsonl")
@@ -128,7 +128,7 @@ def test_a_last_record_cut_or_broken_at_any_byte_loses_nothing_before_it(ledger:
             assert len(got.rows) + done.torn <= 3 + (at == last)
 
 
-def test_a_refused_row_is_isolated_kept_and_can_be_tried_again(ledger: Recorded, provider: Provider):
+def test_a_rejected_row_is_isolated_kept_and_can_be_retried(ledger: Recorded, provider: Provider):
     expected = record(ledger, provider, 40)
     ledger.spool.close()
     poison = repr(expected[17])
@@ -148,7 +148,7 @@ def test_a_refused_row_is_isolated_kept_and_can_be_tried_again(ledger: Recorded,
 @pytest.mark.parametrize(
     ("code", "poison"), [(None, False), (252, False), (241, False), (60, False), (497, False), (27, True), (407, True)]
 )
-def test_errors_that_pass_are_told_from_rows_that_never_will(code, poison):
+def test_temporary_errors_are_distinguished_from_rejected_rows(code, poison):
     from clickhouse_connect.driver.exceptions import DatabaseError as TheirError
 
     error = TheirError("x")
@@ -170,7 +170,7 @@ def test_dead_letters_are_shown_and_retried_by_the_command(monkeypatch, own_stat
 # --- a Collector ---------------------------------------------------------------------------------------------------
 
 
-def test_a_collector_gets_the_lines_as_they_are(ledger: Recorded, provider: Provider):
+def test_a_collector_receives_the_lines_unchanged(ledger: Recorded, provider: Provider):
     expected = record(ledger, provider)
     ledger.spool.close()
     collector = Canned()
@@ -182,7 +182,7 @@ def test_a_collector_gets_the_lines_as_they_are(ledger: Recorded, provider: Prov
     assert rows(gzip.decompress(body)) == expected
 
 
-def test_a_collector_that_wants_a_token_gets_it(ledger: Recorded, provider: Provider, monkeypatch):
+def test_a_collector_receives_the_configured_headers(ledger: Recorded, provider: Provider, monkeypatch):
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -226,7 +226,7 @@ NO_RECEIVER = b"<html>please log in</html>"
         (400, PoisonError),
     ],
 )
-def test_what_a_collector_answers_decides_whether_lines_wait(status, error, ledger: Recorded, provider: Provider):
+def test_the_response_of_a_collector_decides_whether_lines_stay(status, error, ledger: Recorded, provider: Provider):
     record(ledger, provider, 1)
     collector = Canned()
     collector.answers["/v1/traces"] = status
@@ -236,7 +236,7 @@ def test_what_a_collector_answers_decides_whether_lines_wait(status, error, ledg
     assert type(raised.value) is error
 
 
-def test_a_collector_that_takes_only_a_part_is_not_sent_the_rest_again(ledger: Recorded, provider: Provider, caplog):
+def test_spans_rejected_by_a_collector_are_not_sent_again(ledger: Recorded, provider: Provider, caplog):
     record(ledger, provider, 3)
     ledger.spool.close()
     collector = Canned()
@@ -247,7 +247,7 @@ def test_a_collector_that_takes_only_a_part_is_not_sent_the_rest_again(ledger: R
     assert "permanently rejected 1 of 3 spans: too old" in caplog.text
 
 
-def test_whatever_a_sink_raises_the_shipper_goes_on(ledger: Recorded, provider: Provider, monkeypatch, caplog):
+def test_the_shipper_survives_any_exception_of_a_sink(ledger: Recorded, provider: Provider, monkeypatch, caplog):
     record(ledger, provider)
     monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     background = BackgroundShipper(ledger.spool.directory)
@@ -285,13 +285,13 @@ class Broken(Got):
         raise RuntimeError("secret")
 
 
-def test_a_password_that_is_not_escaped_is_not_shown():
+def test_an_unescaped_password_is_not_shown():
     with pytest.raises(DatabaseError) as raised:
         resolve_target("clickhouse://user:se/cret@host:8123/llm")
     assert "cret" not in str(raised.value)
 
 
-def test_a_collector_that_is_away_is_said_without_its_password():
+def test_an_unreachable_collector_is_logged_without_its_password():
     with pytest.raises(DatabaseError, match=r"cannot reach the Collector at http://me:\*\*\*@127.0.0.1:9/v1/traces"):
         OtlpSink("http://me:s3cret@127.0.0.1:9").send([])
     with pytest.raises(DatabaseError, match=r"is not a valid http\(s\) URL"):
@@ -319,7 +319,7 @@ def test_the_exporter_alone_writes_retries_and_ships_within_its_deadline(own_sta
     assert b"somebody" not in b"".join(bodies)
 
 
-def test_a_flush_that_fails_says_so_and_one_that_ships_too(ledger: Recorded, provider: Provider, monkeypatch):
+def test_flush_returns_whether_it_succeeded(ledger: Recorded, provider: Provider, monkeypatch):
     record(ledger, provider)
     collector = Canned()
     collector.answers["/v1/traces"] = [503, {}]
@@ -334,7 +334,7 @@ def test_a_flush_that_fails_says_so_and_one_that_ships_too(ledger: Recorded, pro
     assert background.shipped.rows == 3
 
 
-def test_the_ledger_counts_itself_through_the_meter(ledger: Recorded, provider: Provider, monkeypatch):
+def test_the_ledger_reports_its_own_metrics(ledger: Recorded, provider: Provider, monkeypatch):
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
@@ -356,7 +356,7 @@ def test_the_ledger_counts_itself_through_the_meter(ledger: Recorded, provider: 
     meters.shutdown()
 
 
-def test_one_shipper_a_directory(tmp_path: Path):
+def test_a_directory_has_one_shipper(tmp_path: Path):
     with (
         shipper.exclusive_shipper(tmp_path),
         pytest.raises(shipper.BusyError),
@@ -374,7 +374,7 @@ def count(client, where: Target) -> int:
     return client.query(f"SELECT count() FROM `{where.database}`.llm_calls FINAL").result_rows[0][0]
 
 
-def test_a_row_comes_back_as_it_went_in(embedded, ledger: Recorded, provider: Provider):
+def test_a_row_survives_the_round_trip(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     [row] = record(ledger, provider, 1)
     insert.insert(client, where, [row])
@@ -386,7 +386,7 @@ def test_a_row_comes_back_as_it_went_in(embedded, ledger: Recorded, provider: Pr
     assert got == expected
 
 
-def test_a_batch_sent_again_is_there_once(embedded, ledger: Recorded, provider: Provider):
+def test_a_redelivered_batch_is_stored_once(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     batch = record(ledger, provider)
     for _ in range(3):
@@ -394,7 +394,7 @@ def test_a_batch_sent_again_is_there_once(embedded, ledger: Recorded, provider: 
     assert client.query(f"SELECT count() FROM `{where.database}`.llm_calls").result_rows[0][0] == 3
 
 
-def test_re_batched_rows_are_there_once(embedded, ledger: Recorded, provider: Provider):
+def test_rows_redelivered_in_other_batches_are_stored_once(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     batch = record(ledger, provider)
     insert.insert(client, where, batch)
@@ -409,7 +409,7 @@ def test_migrating_again_changes_nothing(embedded):
     assert migrations.pending(client, where) == []
 
 
-def test_what_somebody_has_dropped_is_made_again(embedded):
+def test_a_dropped_object_is_created_again(embedded):
     client, where = embedded
     for what in ("TABLE budgets", "VIEW cost_by_user"):
         kind, name = what.split()
@@ -425,7 +425,7 @@ def test_what_somebody_has_dropped_is_made_again(embedded):
     assert client.query(f"SELECT per FROM `{where.database}`.budgets").result_rows == []
 
 
-def test_every_view_can_be_asked(embedded, ledger: Recorded, provider: Provider):
+def test_every_view_can_be_queried(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     insert.insert(client, where, record(ledger, provider))
     for migration in migrations.migrations(where.database):
@@ -442,7 +442,7 @@ def holes(client, where: Target) -> list[tuple]:
     return client.query(f"SELECT {columns} FROM `{where.database}`.ledger_holes ORDER BY from_sequence").result_rows
 
 
-def test_calls_that_have_expired_are_no_holes(embedded, ledger: Recorded, provider: Provider):
+def test_expired_calls_are_not_gaps(embedded, ledger: Recorded, provider: Provider):
     client, where = embedded
     rows = record(ledger, provider)
     ends = list(EVENT_COLUMNS)
@@ -453,10 +453,10 @@ def test_calls_that_have_expired_are_no_holes(embedded, ledger: Recorded, provid
     client.insert(f"`{where.database}`.ledger_events", [old, begun], column_names=ends)
     assert holes(client, where) == []
     client.command(f"TRUNCATE TABLE `{where.database}`.ledger_events")
-    assert holes(client, where) == [(0, 99, 100, False)], "a process that told nothing has no excuse"
+    assert holes(client, where) == [(0, 99, 100, False)], "the process announced no loss"
 
 
-def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_state: Path, provider: Provider):
+def test_a_missing_row_is_a_gap_announced_or_not(embedded, own_state: Path, provider: Provider):
     client, where = embedded
     encoder = Encoder()
     spool = Spool(own_state / "spool", 1 << 30, lambda found: encoder.marker(RESOURCE, found))
@@ -469,7 +469,7 @@ def test_a_missing_row_is_a_hole_and_an_announced_one_says_so(embedded, own_stat
         spool._losses.add(10, 5)
         spool.next_sequence()
     tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
-    spool.next_sequence()  # a row that nobody ever wrote, the last one
+    spool.next_sequence()  # a row that was never written, the last one
     spool.close()
     kept = [line for file in sorted((own_state / "spool").glob("*.jsonl")) for line in file.read_bytes().splitlines()]
     lines = [SpoolLine(line, contents(line)) for line in kept]
@@ -503,7 +503,9 @@ def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Reco
         assert count(client, where) == 3
 
 
-def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Provider, caplog, monkeypatch):
+def test_an_outage_is_one_log_line_and_rows_stay_in_the_spool(
+    ledger: Recorded, provider: Provider, caplog, monkeypatch
+):
     record(ledger, provider)
     monkeypatch.setenv("SPANLEDGER_DSN", "http://app:s3cret@127.0.0.1:9/llm")
     background = BackgroundShipper(ledger.spool.directory)
@@ -520,7 +522,7 @@ def test_an_outage_is_one_line_and_the_rows_wait(ledger: Recorded, provider: Pro
 @pytest.mark.parametrize(
     "dsn", ["mysql://x", "nonsense", "http://", "chdb-typo:///x", "chdb:", "chdb:///", "chdb:/x", "chdb://?x=1"]
 )
-def test_a_wrong_dsn_says_what_a_dsn_is(dsn: str):
+def test_the_error_for_an_invalid_dsn_describes_the_format(dsn: str):
     with pytest.raises(DatabaseError, match=r"use clickhouse\[s\]://"):
         resolve_target(dsn)
 
@@ -535,5 +537,5 @@ def test_the_embedded_ledger_serves_one_process(tmp_path: Path):
     assert "is another spanledger command running?" in done.stderr
 
 
-def test_connecting_needs_no_database_to_exist_yet(front: str):
+def test_connecting_does_not_require_an_existing_database(front: str):
     connect(resolve_target(front)).close()

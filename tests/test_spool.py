@@ -64,7 +64,7 @@ def comparable(line: dict) -> dict:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.text(min_size=1), VALUES, max_size=6), st.text(), st.booleans())
-def test_a_line_is_what_opentelemetry_itself_would_write(attributes, name, failed):
+def test_a_line_equals_the_output_of_the_official_encoder(attributes, name, failed):
     tracer = TRACING.get_tracer("spanledger.test", "1.0")
     parent = tracer.start_span("parent")
     from opentelemetry.trace import set_span_in_context
@@ -103,12 +103,12 @@ def marker(attributes) -> bytes:
     return json.dumps(dict(attributes)).encode() + b"\n"
 
 
-def told(directory: Path) -> list[dict]:
+def records(directory: Path) -> list[dict]:
     files = sorted(directory.glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
 
-def test_a_full_spool_refuses_the_newest_and_tells_what_it_refused_when_there_is_room(tmp_path: Path, caplog):
+def test_a_full_spool_drops_the_newest_rows_and_reports_them_when_there_is_room(tmp_path: Path, caplog):
     (tmp_path / "other.jsonl").write_bytes(b"x" * 900)
     spool = Spool(tmp_path, 1200, marker)
     row = b'{"row": 1}\n'
@@ -120,13 +120,13 @@ def test_a_full_spool_refuses_the_newest_and_tells_what_it_refused_when_there_is
     spool._retry_at = 0
     assert spool.append(b'{"row": 2, "text": "' + b"x" * 400 + b'"}\n', 4, 7)
     spool.close()
-    kinds = [line.get(a.MARKER, "row") for line in told(tmp_path)]
+    kinds = [line.get(a.MARKER, "row") for line in records(tmp_path)]
     assert kinds == ["start", "row", "loss", "row", "end"]
-    loss = told(tmp_path)[2]
+    loss = records(tmp_path)[2]
     assert (loss[a.LOST_ROWS], loss[a.COST_TOTAL], loss[a.LOST_FROM], loss[a.LOST_TO]) == (3, 30, 1, 3)
 
 
-def test_a_directory_that_cannot_be_made_is_one_clear_line_and_memory_serves_until_it_can(tmp_path: Path, caplog):
+def test_rows_stay_in_memory_until_the_directory_can_be_created(tmp_path: Path, caplog):
     (tmp_path / "file").write_text("")
     spool = Spool(tmp_path / "file" / "spool", 1 << 30)
     with caplog.at_level(logging.ERROR, "spanledger"):
@@ -135,10 +135,10 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line_and_memory_serves_unt
     (tmp_path / "file").unlink()
     spool._retry_at = 0
     assert spool.append(b"3\n")
-    assert told(tmp_path / "file" / "spool") == [0, 1, 2, 3]
+    assert records(tmp_path / "file" / "spool") == [0, 1, 2, 3]
 
 
-def test_memory_is_bounded_too(tmp_path: Path, monkeypatch):
+def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("spanledger.spool.writer.MEMORY_ROWS", 2)
     (tmp_path / "file").write_text("")
     spool = Spool(tmp_path / "file" / "spool", 1 << 30)
@@ -146,7 +146,7 @@ def test_memory_is_bounded_too(tmp_path: Path, monkeypatch):
     assert spool.refused == 1
 
 
-def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(tmp_path: Path, caplog):
+def test_a_full_disk_is_one_log_line_and_nothing_is_lost(tmp_path: Path, caplog):
     spool = Spool(tmp_path, 1 << 30)
     spool._fd, spool._opened = os.open("/dev/full", os.O_WRONLY), time.monotonic()
     with caplog.at_level(logging.ERROR, "spanledger"):
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(tmp_path: Path, caplo
     assert spool.append(b"3\n")
     spool.close()
     assert ["No space left on device" in record.message for record in caplog.records] == [True]
-    assert told(tmp_path) == [1, 2, 3]
+    assert records(tmp_path) == [1, 2, 3]
 
 
 def test_a_segment_is_closed_when_it_is_old(tmp_path: Path):
@@ -168,7 +168,7 @@ def test_a_segment_is_closed_when_it_is_old(tmp_path: Path):
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
 
 
-def test_a_spool_that_is_synchronized_forces_rows_onto_the_device(tmp_path: Path, monkeypatch):
+def test_a_synchronized_spool_forces_rows_to_the_device(tmp_path: Path, monkeypatch):
     synced = threading.Event()
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.set())
     spool = Spool(tmp_path, 1 << 30, sync_ms=5)
@@ -177,13 +177,13 @@ def test_a_spool_that_is_synchronized_forces_rows_onto_the_device(tmp_path: Path
     spool.close()
 
 
-def test_a_process_that_ends_in_order_says_where_its_numbers_end(tmp_path: Path):
+def test_a_process_that_exits_cleanly_records_its_last_number(tmp_path: Path):
     spool = Spool(tmp_path, 1 << 30, marker)
     for _ in range(3):
         spool.append(b'{"row": 1}\n', spool.next_sequence())
     spool.close()
-    assert [line.get(a.MARKER, "row") for line in told(tmp_path)] == ["start", "row", "row", "row", "end"]
-    assert told(tmp_path)[-1][a.SEQUENCE] == 3
+    assert [line.get(a.MARKER, "row") for line in records(tmp_path)] == ["start", "row", "row", "row", "end"]
+    assert records(tmp_path)[-1][a.SEQUENCE] == 3
 
 
 FORKING = """
@@ -202,20 +202,20 @@ spool.append(b"parent\\n")
 """
 
 
-def test_a_forked_child_has_a_segment_and_numbers_of_its_own(tmp_path: Path):
+def test_a_forked_child_has_its_own_segment_and_numbers(tmp_path: Path):
     subprocess.run([sys.executable, "-c", FORKING, tmp_path], check=True, timeout=60)
     assert sorted(file.read_bytes() for file in tmp_path.glob("*.jsonl")) == [b"child\n", b"parent\nparent\n"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_json_lacks_are_spelled_as_proto_json_does(value):
+def test_nan_and_infinity_are_encoded_as_in_proto_json(value):
     from spanledger.spool.otlp_json import _value
 
     assert json.loads(f"{{{_value(value)}}}")["doubleValue"] in ("NaN", "Infinity", "-Infinity")
 
 
-def test_what_memory_kept_is_written_at_the_end(tmp_path: Path):
-    """A directory that could not be made when the first rows came, and can be when the process ends."""
+def test_rows_in_memory_are_written_at_exit(tmp_path: Path):
+    """A directory that cannot be created for the first rows, but can when the process exits."""
     (tmp_path / "spool").write_text("in the way")
     spool = Spool(tmp_path / "spool", 1 << 20)
     assert spool.append(b"one\n")
@@ -225,7 +225,7 @@ def test_what_memory_kept_is_written_at_the_end(tmp_path: Path):
     assert file.read_bytes() == b"one\n"
 
 
-def test_losses_of_two_threads_have_their_bounds():
+def test_lost_rows_reported_out_of_order_have_correct_bounds():
     lost = LostRows()
     for sequence in (11, 10, 12):
         lost.add(sequence, 1)

@@ -1,4 +1,4 @@
-"""`spanledger sql`: what only reads is run where the database refuses to write; the rest needs --write."""
+"""`spanledger sql`: statements run in read-only mode; writes require --write."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ def state(dsn: str) -> Any:
         return tables, client.query(f"SELECT user_id FROM `{where.database}`.llm_calls ORDER BY ALL").result_rows
 
 
-def test_every_statement_that_reads_is_run(dsn: str):
+def test_every_read_only_statement_is_executed(dsn: str):
     assert {query: json.loads(sql(query, "--json").stdout) for query in READS} == READS
     assert all(json.loads(sql(query, "--json").stdout) for query in LISTS)
 
 
-def test_no_statement_that_may_write_is_run_without_write(dsn: str, tmp_path: Path):
+def test_no_statement_that_may_write_is_executed_without_write(dsn: str, tmp_path: Path):
     before = state(dsn)
     there, file = tmp_path / "there", tmp_path / "out.tsv"
     there.write_text("x")
@@ -115,7 +115,7 @@ def test_no_statement_that_may_write_is_run_without_write(dsn: str, tmp_path: Pa
     assert state(dsn) == before
 
 
-def test_the_database_itself_refuses_what_looks_like_reading(dsn: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_database_rejects_writes_that_look_like_reads(dsn: str, monkeypatch: pytest.MonkeyPatch):
     import re
 
     monkeypatch.setattr("spanledger_clickhouse.database.ledger.READS", re.compile(""))
@@ -133,7 +133,7 @@ def test_a_statement_that_writes_names_the_option(dsn: str):
     assert (refused.exit_code, "Pass --write" in refused.output) == (2, True)
 
 
-def test_several_statements_are_refused_in_the_parsers_words(dsn: str):
+def test_several_statements_are_rejected_with_the_message_of_the_parser(dsn: str):
     refused = sql("SELECT 1; DROP TABLE llm_calls")
     assert (refused.exit_code, "Multi-statements are not allowed" in refused.output) == (1, True)
 
@@ -144,7 +144,7 @@ def test_with_write_a_statement_changes_the_ledger(dsn: str):
     assert json.loads(sql("SELECT count() AS n FROM llm_calls", "--json").stdout) == [{"n": 1}]
 
 
-def test_values_that_json_or_rich_cannot_take_are_printed_all_the_same(dsn: str):
+def test_values_that_json_or_rich_cannot_represent_are_printed(dsn: str):
     odd = sql("SELECT generateUUIDv4() AS id, nan AS x, 'a' AS b_usd, 'c' AS utilisation", "--json")
     assert json.loads(odd.stdout)[0]["x"] is None
     assert sql("SELECT nan AS x_usd, 'a' AS b_usd, '[/x]' AS c").exit_code == 0

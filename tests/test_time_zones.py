@@ -1,7 +1,7 @@
-"""Hosts whose clock is not on UTC: a server, or a process with the embedded engine, of a zone of its own.
+"""Servers and processes with the embedded engine in time zones other than UTC.
 
-The embedded engine takes its zone from the process, so the tests of what depends on the time run again under other zones
-(`make test-zones`). Here stands what can be said of one process: types, and each statement that names a moment.
+The embedded engine uses the zone of the process, so the tests that depend on the time run again in other zones
+(`make test-zones`). This file checks what one process can: column types, and each statement that uses a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAIVE = re.compile(
     | toDateTime\(\$__\w+\)""",
     re.VERBOSE,
 )
-"""A moment in SQL whose day, hour or text would be that of the server's zone."""
+"""A time in SQL whose day, hour or text would depend on the time zone of the server."""
 
 
 def sources() -> list[Path]:
@@ -40,7 +40,7 @@ def sources() -> list[Path]:
     ]
 
 
-def test_no_statement_leaves_the_zone_to_the_server():
+def test_no_statement_depends_on_the_time_zone_of_the_server():
     found = [(path.name, match[0]) for path in sources() for match in NAIVE.finditer(path.read_text())]
     assert found == []
 
@@ -56,11 +56,11 @@ def test_every_time_in_a_table_or_view_is_in_utc(embedded: Any):
 
 
 MOMENT = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
-"""In Europe: within the hour that comes twice."""
+"""In Europe: within the repeated hour."""
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Kiritimati"])
-def test_a_server_of_any_zone_gives_and_takes_utc(zone: str, front_in: Any):
+def test_a_server_in_any_time_zone_stores_and_returns_utc(zone: str, front_in: Any):
     where = resolve_target(front_in(zone))
     with open_client(where) as client:
         client.command("CREATE TABLE times (a DateTime('UTC'), b DateTime64(6, 'UTC'), c DateTime) ENGINE = Memory")

@@ -1,4 +1,4 @@
-"""What is being spent now."""
+"""`spanledger top`: the current spend."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         insert.insert(client, where, [tuple(row.values()) for row in rows])
 
 
-def test_the_dearest_come_first_and_only_what_is_recent(busy):
+def test_the_most_expensive_recent_features_come_first(busy):
     found = CliRunner().invoke(main, ["top", "--minutes", "10", "--json"])
     assert found.exit_code == 0, found.output
     assert [(row["feature"], row["cost_usd"], row["per_hour_usd"], row["failed"], row["unpriced"]) for row in json.loads(found.stdout)] == [
@@ -48,13 +48,13 @@ def test_the_dearest_come_first_and_only_what_is_recent(busy):
 
 
 @pytest.mark.parametrize("by", ["user", "model", "tenant", "service"])
-def test_by_whatever_is_asked_for(busy, by: str):
+def test_spend_is_grouped_by_the_given_dimension(busy, by: str):
     found = CliRunner().invoke(main, ["top", "--by", by, "--once"])
     assert found.exit_code == 0, found.output
     assert f"by {by}" in found.output
 
 
-def test_on_a_terminal_it_looks_again_until_it_is_interrupted(busy):
+def test_on_a_terminal_the_view_refreshes_until_it_is_interrupted(busy):
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [Path(sys.executable).with_name("spanledger"), "top", "--every", "1"], stdout=slave, stderr=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}

@@ -1,4 +1,4 @@
-"""`spanledger who-forgot`: which code, whose, what it costs a week, and what mends it."""
+"""`spanledger who-forgot`: unattributed call sites with code owner, weekly cost and fix."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def repo(tmp_path: Path) -> Path:
         ("/srv/app/shop/jobs.py", ("@shop/backend", "ada@shop.example")),
     ],
 )
-def test_the_last_pattern_that_fits_wins(repo: Path, file: str, owners: tuple[str, ...]):
+def test_the_last_matching_pattern_wins(repo: Path, file: str, owners: tuple[str, ...]):
     assert CodeOwners(repo).owners_of(file) == owners
 
 
-def test_the_repository_is_found_from_below_and_need_not_have_owners(repo: Path, tmp_path: Path):
+def test_the_repository_is_found_from_a_subdirectory_even_without_owners(repo: Path, tmp_path: Path):
     assert repository_owners(repo / "shop/api").owners_of("shop/jobs.py")[0] == "@shop/backend"
     assert CodeOwners(tmp_path / "none").owners_of("shop/jobs.py") == ()
 
 
-def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: Path, monkeypatch):
+def test_the_most_expensive_call_site_comes_first_with_owner_and_fix(repo: Path, tmp_path: Path, monkeypatch):
     where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     monkeypatch.chdir(repo)
@@ -83,7 +83,7 @@ def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: P
     found = json.loads(CliRunner().invoke(main, ["who-forgot", "--json"]).stdout)
     assert [tuple(row.values()) for row in found] == [
         ("shop/jobs.py:108", "index", "@shop/backend ada@shop.example", "context_lost", "6.000000000000", 1,
-         'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is made'),
+         'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is created'),
         ("shop/api/search.py:7", "Search.run", "@search", "partial", "1.000000000000", 1, "with spanledger.attribution(user=...):"),
         ("shop/api/search.py:9", "Search.run", "@search", "partial", None, 1, '@spanledger.feature("run")  # above Search.run'),
     ]  # fmt: skip
@@ -91,6 +91,6 @@ def test_the_dearest_code_comes_first_with_owner_and_fix(repo: Path, tmp_path: P
     assert (fortnight[0]["calls"], Decimal(fortnight[0]["week_usd"])) == (2, 6)
 
 
-def test_a_context_lost_on_the_way_in_is_mended_in_the_middleware():
+def test_the_fix_for_context_lost_at_the_ingress_is_the_middleware():
     site = CallSite("a.py", 1, "f", "no_baggage", "ingress", None, 1, 1, 1, 1, datetime.now(UTC))
     assert "middleware" in suggested_fix(site)

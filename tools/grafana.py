@@ -1,8 +1,8 @@
-"""Makes Grafana's dashboards and alert rules: `python tools/grafana.py` writes them, `--check` says whether they are up to date.
+"""Generates the Grafana dashboards and alert rules: `python tools/grafana.py` writes them, `--check` reports stale files.
 
-A dashboard is a table of panels; the SQL stands here and nowhere else. Conventions of the ClickHouse data source 4.20:
-macros `$__timeFilter` and `$__timeInterval`, `$__conditionalAll` for variables that may be "all" (not in alert rules:
-it is the browser that expands it), `:singlequote` in IN lists. Costs leave ClickHouse as Decimal or Float64.
+A dashboard is a table of panels; this file is the only place of their SQL. Conventions of the ClickHouse data source
+4.20: macros `$__timeFilter` and `$__timeInterval`, `$__conditionalAll` for variables that may be "all" (not in alert
+rules: the browser expands it), `:singlequote` in IN lists. Costs leave ClickHouse as Decimal or Float64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PLUGIN: Final = "4.20.0"
 
 
 def chosen(*names: str, of: str = "") -> str:
-    """A condition for each variable: the values chosen, or everything; `of` stands before the columns."""
+    """A condition for each variable: the selected values, or everything; `of` is the prefix of the columns."""
     return " AND ".join(f"$__conditionalAll({of}{column} IN (${{{name}:singlequote}}), ${name})" for name, column in (
         (name, {"tenant": "tenant_id"}.get(name, name)) for name in names
     ))  # fmt: skip
@@ -41,27 +41,27 @@ class Panel:
     kind: str
     sql: str
     wide: int = 6
-    """Of 24 columns."""
+    """Width, of 24 columns."""
     tall: int = 4
     unit: str = USD
-    says: str = ""
-    """What to do with it: the panel's description."""
+    description: str = ""
+    """How to read the panel, or what it requires."""
     units: dict[str, str] = field(default_factory=dict[str, str])
     """Column of a table -> unit."""
     red_above: float | None = None
     stacked: bool = False
     links: dict[str, str] = field(default_factory=dict[str, str])
-    """Column of a table -> where a click on it leads."""
+    """Column of a table -> link of its cells."""
 
 
 @dataclass(frozen=True)
 class Dashboard:
     uid: str
     title: str
-    says: str
+    description: str
     range: str
     panels: tuple[Panel | str, ...]
-    """A text begins a row of that title."""
+    """A string starts a row with that title."""
 
 
 TO_WHERE: Final = "/d/spanledger-where?${__url_time_range}&var-feature=${__data.fields.feature}"
@@ -73,93 +73,94 @@ TOP_FEATURES: Final = (
 )
 
 BURN = Dashboard(
-    "spanledger-burn", "Burn", "What is spent, on what, and how long the budgets will do.", "now-30d",
+    "spanledger-burn", "Burn rate", "Spend by feature, tenant and customer tier, and when budgets run out.", "now-30d",
     (
-        Panel("Spent in this time", STAT, f"SELECT sum(cost_usd) AS spent FROM llm_costs WHERE {HOURS}"),
-        Panel("The same time before", STAT,
+        Panel("Spend", STAT, f"SELECT sum(cost_usd) AS spent FROM llm_costs WHERE {HOURS}"),
+        Panel("Previous period", STAT,
               "SELECT sum(cost_usd) AS spent FROM llm_costs WHERE bucket >= $__fromTime - ($__toTime - $__fromTime) AND bucket < $__fromTime "
               f"AND {chosen('environment', 'service', 'feature')}"),
-        Panel("Today", STAT, f"SELECT sum(cost_usd) AS today FROM llm_costs WHERE bucket >= toStartOfDay(now('UTC')) AND {chosen('environment', 'service', 'feature')}"),
-        Panel("This month", STAT, f"SELECT sum(cost_usd) AS month FROM llm_costs WHERE bucket >= toStartOfMonth(now('UTC')) AND {chosen('environment', 'service', 'feature')}"),
-        Panel("This month, projected", STAT, "SELECT min(projected_usd) AS projected FROM budget_status WHERE scope = 'global' AND period = 'month'",
-              says="Spent so far, and the pace of the last seven days for the rest of the month. Needs a global budget: spanledger budget set."),
-        Panel("Month's budget used", STAT, "SELECT max(utilisation) AS used FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=SHARE, red_above=0.9),
-        Panel("Used up on", STAT, "SELECT toUnixTimestamp(min(exhausted_at)) * 1000 AS exhausted FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=DATE,
-              says="When the global budget will be used up at the pace of the last seven days."),
+        Panel("Spend today", STAT, f"SELECT sum(cost_usd) AS today FROM llm_costs WHERE bucket >= toStartOfDay(now('UTC')) AND {chosen('environment', 'service', 'feature')}"),
+        Panel("Month to date", STAT, f"SELECT sum(cost_usd) AS month FROM llm_costs WHERE bucket >= toStartOfMonth(now('UTC')) AND {chosen('environment', 'service', 'feature')}"),
+        Panel("Forecast for this month", STAT, "SELECT min(projected_usd) AS projected FROM budget_status WHERE scope = 'global' AND period = 'month'",
+              description="Month to date, plus the burn rate of the last seven days for the rest of the month. Requires a global monthly budget: spanledger budget set."),
+        Panel("Monthly budget utilization", STAT, "SELECT max(utilisation) AS used FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=SHARE, red_above=0.9),
+        Panel("Budget exhausted on (forecast)", STAT, "SELECT toUnixTimestamp(min(exhausted_at)) * 1000 AS exhausted FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=DATE,
+              description="When the global monthly budget runs out at the burn rate of the last seven days."),
         Panel("Cost per 1,000 calls", STAT, f"SELECT 1000 * sum(cost_usd) / nullIf(sum(calls), 0) AS cost FROM llm_costs WHERE {HOURS}"),
-        "Over time",
+        "Trends",
         Panel("Spend by feature", SERIES,
-              "SELECT $__timeInterval(bucket) AS time, if(feature IN " + TOP_FEATURES + ", feature, if(isNull(feature), 'unclaimed', 'other')) AS name, "
+              "SELECT $__timeInterval(bucket) AS time, if(feature IN " + TOP_FEATURES + ", feature, if(isNull(feature), '(no feature)', 'other')) AS name, "
               f"sum(cost_usd) AS cost FROM llm_costs WHERE {HOURS} GROUP BY time, name ORDER BY time", 16, 9, stacked=True),
         Panel("Spend by provider", SERIES, f"SELECT $__timeInterval(bucket) AS time, provider AS name, sum(cost_usd) AS cost FROM llm_costs WHERE {HOURS} GROUP BY time, name ORDER BY time", 8, 9, stacked=True),
         "Budgets",
-        Panel("Budgets used", GAUGE, "SELECT name, utilisation FROM budget_status ORDER BY utilisation DESC LIMIT 20", 8, 8, SHARE, red_above=1.0),
+        Panel("Budget utilization", GAUGE, "SELECT name, utilisation FROM budget_status ORDER BY utilisation DESC LIMIT 20", 8, 8, SHARE, red_above=1.0),
         Panel("Budgets", TABLE,
-              "SELECT name, concat(scope, if(key = '', '', concat(' ', key))) AS of, period, amount_usd AS amount, spent_usd AS spent, utilisation, projected_usd AS projected, "
+              "SELECT name, concat(scope, if(key = '', '', concat(' ', key))) AS applies_to, period, amount_usd AS amount, spent_usd AS spent, utilisation, projected_usd AS projected, "
               "exhausted_at, exhausted_earliest AS earliest, exhausted_latest AS latest FROM budget_status ORDER BY utilisation DESC", 16, 8,
               units={"amount": USD, "spent": USD, "projected": USD, "utilisation": SHARE},
-              says="earliest and latest: between them four times in five, if days are independent."),
-        "Who",
-        Panel("Features", TABLE,
+              description="earliest and latest: 80 % band of the exhaustion date, if days are independent."),
+        "Cost allocation",
+        Panel("Cost by feature", TABLE,
               f"SELECT feature, sum(cost_usd) AS cost, sum(calls) AS calls, cost / calls AS per_call FROM llm_costs WHERE {HOURS} GROUP BY feature ORDER BY cost DESC LIMIT 50", 8, 9,
               units={"cost": USD, "per_call": USD}, links={"feature": TO_WHERE}),
-        Panel("Tenants and tiers", TABLE,
-              f"SELECT tenant_id AS tenant, customer_tier AS tier, sum(cost_usd) AS cost, sum(calls) AS calls FROM llm_costs_daily WHERE {DAYS} GROUP BY tenant, tier ORDER BY cost DESC LIMIT 50", 8, 9,
+        Panel("Cost by tenant and customer tier", TABLE,
+              f"SELECT tenant_id AS tenant, customer_tier, sum(cost_usd) AS cost, sum(calls) AS calls FROM llm_costs_daily WHERE {DAYS} GROUP BY tenant, customer_tier ORDER BY cost DESC LIMIT 50", 8, 9,
               units={"cost": USD}),
         Panel("Margin this month", TABLE,
-              "SELECT tenant_id AS tenant, customer_tier AS tier, revenue_usd AS revenue, total_cost_usd AS cost, margin_usd AS margin, margin_share AS share FROM cost_by_tenant_tier "
+              "SELECT tenant_id AS tenant, customer_tier, revenue_usd AS revenue, total_cost_usd AS cost, margin_usd AS margin, margin_share AS share FROM cost_by_tenant_tier "
               f"WHERE month = toStartOfMonth(toDate(now('UTC'))) AND {chosen('tenant')} ORDER BY margin LIMIT 50", 8, 9, units={"revenue": USD, "cost": USD, "margin": USD, "share": SHARE},
-              says="Revenue is what the table revenue has. The ones that lose money come first."),
+              description="Revenue comes from the table revenue. The lowest margins come first."),
         Panel("Week over week", TABLE,
               "SELECT feature, last_week_usd AS last_week, this_week_usd AS this_week, week_over_week AS change, slope_usd_per_week AS slope, slope_share, rising FROM cost_trend "
               f"WHERE {chosen('feature')} ORDER BY abs(this_week - last_week) DESC LIMIT 20", 16, 8,
               units={"last_week": USD, "this_week": USD, "change": SHARE, "slope": USD, "slope_share": SHARE}, links={"feature": TO_WHERE},
-              says="slope: robust, over four weeks. A slow drift rings no alarm of the hour; it is seen here."),
-        Panel("Spend by tier", BARS, f"SELECT ifNull(customer_tier, 'no tier') AS tier, sum(cost_usd) AS cost FROM llm_costs_daily WHERE {DAYS} GROUP BY tier ORDER BY cost DESC", 8, 8),
+              description="slope: robust slope over four weeks. Slow growth does not trigger the hourly anomaly alert; it shows here."),
+        Panel("Spend by customer tier", BARS, f"SELECT ifNull(customer_tier, '(no tier)') AS tier, sum(cost_usd) AS cost FROM llm_costs_daily WHERE {DAYS} GROUP BY tier ORDER BY cost DESC", 8, 8),
     ),
 )  # fmt: skip
 
 WHERE = Dashboard(
-    "spanledger-where", "Where it goes", "Feature by user by model, down to the call and its trace.", "now-7d",
+    "spanledger-where", "Cost breakdown", "Cost by feature, user and model, down to the call and its trace.", "now-7d",
     (
-        "Who and what",
-        Panel("Models", TABLE,
+        "Cost by model, feature, user and request",
+        Panel("Cost by model", TABLE,
               "SELECT provider, model, sum(calls) AS calls, sum(unpriced_calls) AS unpriced, if(unpriced = calls, NULL, sum(cost_usd)) AS cost, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cache_read_tokens) / nullIf(input, 0) AS cached "
               f"FROM llm_costs WHERE {HOURS} GROUP BY provider, model ORDER BY cost DESC LIMIT 50", 12, 8, units={"cost": USD, "cached": SHARE}),
-        Panel("Feature by model", TABLE,
+        Panel("Cost by feature and model", TABLE,
               f"SELECT feature, model, sum(cost_usd) AS cost, sum(calls) AS calls, cost / calls AS per_call FROM llm_costs WHERE {HOURS} GROUP BY feature, model ORDER BY cost DESC LIMIT 50", 12, 8,
               units={"cost": USD, "per_call": USD}, links={"feature": TO_WHERE}),
-        Panel("Users", TABLE,
-              f"SELECT user_id AS user, sum(cost_usd) AS cost, sum(calls) AS calls, max(max_cost_usd) AS dearest, topKWeighted(1)(ifNull(feature, '-'), toUInt64(greatest(0, toFloat64(cost_usd)) * 1e6))[1] AS mostly FROM llm_costs_users WHERE {USERS} GROUP BY user_id ORDER BY cost DESC LIMIT 20", 12, 8,
-              units={"cost": USD, "dearest": USD}),
-        Panel("Requests", TABLE,
-              "SELECT request_id AS request, any(c.feature) AS feature, any(c.user_id) AS user, sum(c.cost_usd) AS cost, count() AS calls, min(c.start_time) AS began "
+        Panel("Most expensive users", TABLE,
+              f"SELECT user_id AS user, sum(cost_usd) AS cost, sum(calls) AS calls, max(max_cost_usd) AS max_per_call, topKWeighted(1)(ifNull(feature, '-'), toUInt64(greatest(0, toFloat64(cost_usd)) * 1e6))[1] AS top_feature FROM llm_costs_users WHERE {USERS} GROUP BY user_id ORDER BY cost DESC LIMIT 20", 12, 8,
+              units={"cost": USD, "max_per_call": USD}),
+        Panel("Most expensive requests", TABLE,
+              "SELECT request_id AS request, any(c.feature) AS feature, any(c.user_id) AS user, sum(c.cost_usd) AS cost, count() AS calls, min(c.start_time) AS started "
               f"FROM llm_calls AS c FINAL WHERE {CALLS} AND isNotNull(request_id) GROUP BY request_id ORDER BY cost DESC LIMIT 20", 12, 8, units={"cost": USD}, links={"request": TO_CALLS}),
-        "A call",
-        Panel("Cost of a call, p95", SERIES,
+        "Cost and duration of calls",
+        Panel("Cost per call, p95", SERIES,
               "SELECT $__timeInterval(bucket) AS time, model AS name, quantilesTDigestMerge(0.5, 0.95, 0.99)(cost)[2] AS p95 FROM llm_quantiles_1h "
-              f"WHERE $__timeFilter(bucket) AND {chosen('environment')} GROUP BY time, name ORDER BY time", 8, 8, says="By model: features differ in their models more than in their prompts."),
-        Panel("Duration, p95", SERIES,
+              f"WHERE $__timeFilter(bucket) AND {chosen('environment')} GROUP BY time, name ORDER BY time", 8, 8, description="By model: features differ more in their models than in their prompts."),
+        Panel("Duration of calls, p95", SERIES,
               "SELECT $__timeInterval(bucket) AS time, model AS name, quantilesTDigestMerge(0.5, 0.95, 0.99)(duration)[2] AS p95 FROM llm_quantiles_1h "
               f"WHERE $__timeFilter(bucket) AND {chosen('environment')} GROUP BY time, name ORDER BY time", 8, 8, SECONDS),
-        Panel("Cost of a call, by model", TABLE,
-              "SELECT model, quantilesTDigestMerge(0.5, 0.95, 0.99)(cost) AS q, arrayMap(v -> if(isNaN(v), NULL, v), q) AS k, k[1] AS p50, k[2] AS p95, k[3] AS p99 FROM llm_quantiles_1h "
+        Panel("Cost per call by model", TABLE,
+              "WITH arrayMap(v -> if(isNaN(v), NULL, v), quantilesTDigestMerge(0.5, 0.95, 0.99)(cost)) AS quantiles "
+              "SELECT model, quantiles[1] AS p50, quantiles[2] AS p95, quantiles[3] AS p99 FROM llm_quantiles_1h "
               f"WHERE $__timeFilter(bucket) AND {chosen('environment')} GROUP BY model ORDER BY p95 DESC", 8, 8, units={"p50": USD, "p95": USD, "p99": USD}),
-        "What could be saved",
-        Panel("Cache", TABLE,
-              f"SELECT feature, model, hit_rate, read_savings_usd AS saved, write_surcharge_usd AS surcharge, net_savings_usd AS net FROM cache_savings_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) WHERE {chosen('feature')} ORDER BY net DESC LIMIT 50", 8, 8,
-              units={"hit_rate": SHARE, "saved": USD, "surcharge": USD, "net": USD}, says="Against the same tokens uncached. Needs prices in SQL: spanledger prices sync."),
-        Panel("Retries, aborts, truncation", TABLE,
-              f"SELECT feature, model, calls, retried_calls AS retried, failed_calls AS failed, maybe_billed, aborted_cost_usd AS aborted, truncated_cost_usd AS truncated FROM attempts_waste_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) WHERE {chosen('feature')} ORDER BY aborted + truncated DESC LIMIT 50", 8, 8,
-              units={"aborted": USD, "truncated": USD}, says="maybe_billed: attempts that timed out after the provider may have answered."),
-        Panel("Hints", TABLE,
-              f"SELECT feature, calls, mean_input_tokens AS mean_in, p95_input_tokens AS p95_in, mean_output_tokens AS mean_out, truncation_rate AS truncated, arrayStringConcat(hints, '; ') AS hints FROM efficiency_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) WHERE {chosen('feature')} ORDER BY calls DESC LIMIT 50", 8, 8,
+        "Possible savings",
+        Panel("Cache savings", TABLE,
+              f"SELECT feature, model, hit_rate, read_savings_usd AS saved, write_surcharge_usd AS surcharge, net_savings_usd AS net FROM cache_savings_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) WHERE {chosen('feature')} ORDER BY net DESC LIMIT 50", 12, 8,
+              units={"hit_rate": SHARE, "saved": USD, "surcharge": USD, "net": USD}, description="Compared with the same tokens uncached. Requires prices in SQL: spanledger prices sync."),
+        Panel("Retries, interrupted streams, truncation", TABLE,
+              f"SELECT feature, model, calls, retried_calls AS retried, failed_calls AS failed, maybe_billed, aborted_cost_usd AS aborted, truncated_cost_usd AS truncated FROM attempts_waste_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) WHERE {chosen('feature')} ORDER BY aborted + truncated DESC LIMIT 50", 12, 8,
+              units={"aborted": USD, "truncated": USD}, description="maybe_billed: attempts that timed out after the provider may have responded."),
+        Panel("Efficiency hints", TABLE,
+              f"SELECT feature, calls, mean_input_tokens AS mean_in, p95_input_tokens AS p95_in, mean_output_tokens AS mean_out, truncation_rate AS truncated, arrayStringConcat(hints, '; ') AS hints FROM efficiency_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) WHERE {chosen('feature')} ORDER BY calls DESC LIMIT 50", 24, 8,
               COUNT, units={"truncated": SHARE}),
-        "Out of the ordinary",
-        Panel("Hours that cost more than they should", TABLE,
-              "SELECT hour, method, hourly_cost_usd AS cost, normal_cost_usd AS normal, score, arrayMap(u -> u.1, top_users) AS users, arrayMap(f -> f.1, top_features) AS features FROM cost_anomalies "
-              "WHERE $__timeFilter(hour) ORDER BY hour DESC LIMIT 50", 24, 8, units={"cost": USD, "normal": USD}),
-        "Calls of one request, or the latest",
+        "Cost anomalies",
+        Panel("Anomalous hours", TABLE,
+              "SELECT hour, method, hourly_cost_usd AS cost, normal_cost_usd AS baseline, score, arrayMap(u -> u.1, top_users) AS users, arrayMap(f -> f.1, top_features) AS features FROM cost_anomalies "
+              "WHERE $__timeFilter(hour) ORDER BY hour DESC LIMIT 50", 24, 8, units={"cost": USD, "baseline": USD}),
+        "Calls of a request, or the latest calls",
         Panel("Calls", TABLE,
               "SELECT start_time, c.feature AS feature, user_id AS user, c.model AS model, c.input_tokens AS input, c.output_tokens AS output, cost_usd AS cost, duration_us / 1e6 AS duration, attempts, outcome, trace_id AS trace "
               f"FROM llm_calls AS c FINAL WHERE {CALLS} AND ('$request' = '' OR request_id = '$request') ORDER BY start_time DESC LIMIT 200", 24, 10,
@@ -168,42 +169,42 @@ WHERE = Dashboard(
 )  # fmt: skip
 
 TRUST = Dashboard(
-    "spanledger-trust", "Can I trust it", "What the sum leaves out, counts twice, or does not know whom to charge.", "now-7d",
+    "spanledger-trust", "Data quality", "Unattributed, unpriced, missing and duplicate calls, and the difference to the invoice.", "now-7d",
     (
-        Panel("Spend without an owner", STAT, f"SELECT sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01,
-              says="Calls whose context was lost on the way. The table below names the lines of code."),
-        Panel("Calls without a price", STAT, f"SELECT sum(unpriced_calls) / nullIf(sum(calls), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01),
-        Panel("Rows lost", STAT, "SELECT sum(missing_rows) AS lost FROM ledger_holes WHERE $__timeFilter(last_call)", unit=COUNT, red_above=1,
-              says="Numbers of processes that are missing: spool full, or a disk that broke."),
-        Panel("Rows that count a response twice", STAT, "SELECT sum(total_rows - 1) AS twice FROM duplicate_calls WHERE $__timeFilter(first_call)", unit=COUNT, red_above=1),
-        Panel("Newest row", STAT, "SELECT dateDiff('second', max(inserted_at), now64(3)) AS lag FROM llm_calls WHERE inserted_at > now() - INTERVAL 7 DAY", unit=SECONDS, red_above=3600,
-              says="Since a row last came in. Silence is no proof of thrift."),
+        Panel("Unattributed spend", STAT, f"SELECT sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01,
+              description="Calls without a user, feature or request. The table below lists the call sites."),
+        Panel("Unpriced calls", STAT, f"SELECT sum(unpriced_calls) / nullIf(sum(calls), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01),
+        Panel("Missing rows", STAT, "SELECT sum(missing_rows) AS lost FROM ledger_holes WHERE $__timeFilter(last_call)", unit=COUNT, red_above=1,
+              description="Gaps in the row numbers of processes: the spool was full, or a disk failed."),
+        Panel("Duplicate rows", STAT, "SELECT sum(total_rows - 1) AS duplicates FROM duplicate_calls WHERE $__timeFilter(first_call)", unit=COUNT, red_above=1),
+        Panel("Time since the last row", STAT, "SELECT dateDiff('second', max(inserted_at), now64(3)) AS lag FROM llm_calls WHERE inserted_at > now() - INTERVAL 7 DAY", unit=SECONDS, red_above=3600,
+              description="No recent rows: the applications are idle, or ingestion is broken."),
         Panel("Ingest lag, p95", STAT, f"SELECT quantile(0.95)(dateDiff('second', start_time + toIntervalMicrosecond(duration_us), inserted_at)) AS lag FROM llm_calls AS c FINAL WHERE {CALLS}", unit=SECONDS, red_above=600),
-        Panel("Prices, age", STAT, "SELECT dateDiff('second', max(updated_at), now64(3)) AS age FROM llm_prices", unit=SECONDS, red_above=30 * 86400,
-              says="Since prices were last written: spanledger prices sync."),
-        Panel("Rollups, closed until", STAT, "SELECT toUnixTimestamp(max(closed_until)) * 1000 AS until FROM llm_costs_1h", unit=DATE),
-        "Without an owner",
-        Panel("Where the context was lost", TABLE,
+        Panel("Age of prices", STAT, "SELECT dateDiff('second', max(updated_at), now64(3)) AS age FROM llm_prices", unit=SECONDS, red_above=30 * 86400,
+              description="Time since prices were last written: spanledger prices sync."),
+        Panel("Rollups closed until", STAT, "SELECT toUnixTimestamp(max(closed_until)) * 1000 AS until FROM llm_costs_1h", unit=DATE),
+        "Attribution",
+        Panel("Unattributed call sites", TABLE,
               "SELECT code_file AS file, code_line AS line, code_function AS function, reason, total_cost_usd AS cost, calls, last_call FROM unattributed_spend_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) ORDER BY cost DESC LIMIT 50", 16, 8, units={"cost": USD}),
-        Panel("Share without an owner", SERIES,
+        Panel("Share of unattributed spend", SERIES,
               f"SELECT $__timeInterval(bucket) AS time, sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0) AS share FROM llm_costs WHERE {HOURS} GROUP BY time ORDER BY time", 8, 8, SHARE),
-        "Without a price",
-        Panel("Unpriced calls", TABLE,
-              "SELECT reason, provider, request_model AS model, response_model AS answered, calls, low_usd AS low, high_usd AS high, last_call FROM unpriced_calls_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) ORDER BY calls DESC LIMIT 50", 16, 8, units={"low": USD, "high": USD},
-              says="low and high: what they may have cost, by the provider's cheapest and dearest model. spanledger reprice prices them when a price is there."),
+        "Prices",
+        Panel("Unpriced calls by model", TABLE,
+              "SELECT reason, provider, request_model AS model, response_model, calls, low_usd AS low, high_usd AS high, last_call FROM unpriced_calls_between(since = toDateTime($__fromTime, 'UTC'), until = toDateTime($__toTime, 'UTC')) ORDER BY calls DESC LIMIT 50", 16, 8, units={"low": USD, "high": USD},
+              description="low and high: bounds of their cost, at the prices of the cheapest and the most expensive model of the provider. Once a price exists, spanledger reprice applies it."),
         Panel("Prices in use", TABLE,
               f"SELECT price_source AS source, price_version AS version, count() AS calls, sum(cost_usd) AS cost FROM llm_calls AS c FINAL WHERE {CALLS} GROUP BY source, version ORDER BY calls DESC", 8, 8, units={"cost": USD}),
-        "Lost, late, twice",
-        Panel("Holes", TABLE, "SELECT service, host, process_id AS process, from_sequence AS first, to_sequence AS last, missing_rows AS missing, announced, last_call FROM ledger_holes WHERE $__timeFilter(last_call) ORDER BY last_call DESC LIMIT 50", 8, 8, COUNT),
+        "Missing, late and duplicate rows",
+        Panel("Gaps in row numbers", TABLE, "SELECT service, host, process_id AS process, from_sequence AS first, to_sequence AS last, missing_rows AS missing, announced, last_call FROM ledger_holes WHERE $__timeFilter(last_call) ORDER BY last_call DESC LIMIT 50", 8, 8, COUNT),
         Panel("Late rows", TABLE, "SELECT service, process_id AS process, calls, total_cost_usd AS cost, longest_delay_s AS delay FROM late_rows WHERE $__timeFilter(last_call) ORDER BY delay DESC LIMIT 50", 8, 8, units={"cost": USD, "delay": SECONDS}),
-        Panel("Counted twice", TABLE, "SELECT provider, response_id AS response, total_rows AS rows, counted_twice_usd AS twice, arrayStringConcat(scopes, ', ') AS scopes FROM duplicate_calls WHERE $__timeFilter(first_call) ORDER BY twice DESC LIMIT 50", 8, 8, units={"twice": USD}),
-        "Beside the invoice",
-        Panel("Invoice less ledger", TABLE, "SELECT day, provider, invoiced_usd AS invoiced, ledger_usd AS ledger, residual_usd AS residual, residual_share AS share, unpriced_calls AS unpriced FROM reconciliation WHERE $__dateFilter(day) ORDER BY day DESC, provider LIMIT 50", 12, 8,
-              units={"invoiced": USD, "ledger": USD, "residual": USD, "share": SHARE}, says="Above 0: spend that the ledger has not seen, or could not price. Invoices are in the table invoices, yours to fill."),
-        Panel("Residual of the invoice", SERIES, "SELECT toDateTime(day, 'UTC') AS time, provider AS name, residual_share AS share FROM reconciliation WHERE $__dateFilter(day) ORDER BY time", 12, 8, SHARE),
-        "How rows come in",
-        Panel("Rows by way in", SERIES, f"SELECT $__timeInterval(start_time) AS time, toString(source) AS name, count() AS calls FROM llm_calls AS c FINAL WHERE {CALLS} GROUP BY time, name ORDER BY time", 12, 8, COUNT, stacked=True),
-        Panel("Costs that were corrected", TABLE, "SELECT toStartOfHour(at) AS when, model, count() AS calls, sum(old_cost_usd) AS old, sum(new_cost_usd) AS new FROM corrections FINAL WHERE $__timeFilter(at) GROUP BY when, model ORDER BY when DESC LIMIT 50", 12, 8, units={"old": USD, "new": USD}),
+        Panel("Duplicate calls", TABLE, "SELECT provider, response_id AS response, total_rows AS rows, counted_twice_usd AS counted_twice, arrayStringConcat(scopes, ', ') AS scopes FROM duplicate_calls WHERE $__timeFilter(first_call) ORDER BY counted_twice DESC LIMIT 50", 8, 8, units={"counted_twice": USD}),
+        "Invoice reconciliation",
+        Panel("Invoice less ledger", TABLE, "SELECT day, provider, invoiced_usd AS invoiced, ledger_usd AS ledger, residual_usd AS difference, residual_share AS share, unpriced_calls AS unpriced FROM reconciliation WHERE $__dateFilter(day) ORDER BY day DESC, provider LIMIT 50", 12, 8,
+              units={"invoiced": USD, "ledger": USD, "difference": USD, "share": SHARE}, description="Above 0: spend that the ledger did not record or could not price. spanledger reconcile imports invoices into the table invoices."),
+        Panel("Difference to invoice (share)", SERIES, "SELECT toDateTime(day, 'UTC') AS time, provider AS name, residual_share AS share FROM reconciliation WHERE $__dateFilter(day) ORDER BY time", 12, 8, SHARE),
+        "Ingestion",
+        Panel("Calls by source", SERIES, f"SELECT $__timeInterval(start_time) AS time, toString(source) AS name, count() AS calls FROM llm_calls AS c FINAL WHERE {CALLS} GROUP BY time, name ORDER BY time", 12, 8, COUNT, stacked=True),
+        Panel("Corrected costs", TABLE, "SELECT toStartOfHour(at) AS hour, model, count() AS calls, sum(old_cost_usd) AS old, sum(new_cost_usd) AS new FROM corrections FINAL WHERE $__timeFilter(at) GROUP BY hour, model ORDER BY hour DESC LIMIT 50", 12, 8, units={"old": USD, "new": USD}),
     ),
 )  # fmt: skip
 
@@ -219,53 +220,53 @@ VARIABLES: Final = {
 
 @dataclass(frozen=True)
 class Rule:
-    """Fires for every row of its query, with the row's texts as labels; the one number is the value."""
+    """Fires for each row of its query: the strings of a row are labels, its one number is the value."""
 
     uid: str
     title: str
     sql: str
     above: float
-    says: str
+    description: str
     severity: str = "warn"
     """page | warn."""
     every: str = "5m"
-    silence_is: str = "OK"
-    """No rows at all."""
+    no_data_state: str = "OK"
+    """State of the alert if the query returns no rows."""
 
 
 RULES: Final = (
-    Rule("spanledger-budget", "A budget passed a threshold",
+    Rule("spanledger-budget", "Budget threshold crossed",
          "SELECT name, toString(round(threshold * 100)) AS threshold_percent, utilisation FROM budget_status ARRAY JOIN thresholds_passed AS threshold", 0,
-         "Budget {{ $labels.name }} is past {{ $labels.threshold_percent }} %. Each threshold rings once a period."),
-    Rule("spanledger-user-hour", "A user spends more than 1 % of the daily budget in an hour",
+         "Budget {{ $labels.name }} has crossed its threshold of {{ $labels.threshold_percent }} %. Each threshold alerts once per period."),
+    Rule("spanledger-user-hour", "User spent more than 1 % of the daily budget in an hour",
          "SELECT user_id AS user, feature, model, share FROM user_hour_over_daily_share", 0.01,
-         "{{ $labels.user }}, mostly {{ $labels.feature }} with {{ $labels.model }}: {{ humanizePercentage $values.A.Value }} of a day's budget in the last hour.", "page"),
-    Rule("spanledger-hour", "An hour costs more than it should",
+         "{{ $labels.user }} spent {{ humanizePercentage $values.A.Value }} of the daily budget in the last hour, mostly on {{ $labels.feature }} with {{ $labels.model }}.", "page"),
+    Rule("spanledger-hour", "Anomalous hourly cost",
          "SELECT toString(hour) AS began, top_users[1].1 AS user, top_features[1].1 AS feature, toFloat64(hourly_cost_usd) AS cost FROM cost_anomalies WHERE method = 'same_hour_mad' AND hour >= now('UTC') - INTERVAL 3 HOUR", 0,
-         "The hour from {{ $labels.began }} cost {{ $values.A.Value }} USD; most of it {{ $labels.feature }}, {{ $labels.user }}.", "page"),
-    Rule("spanledger-exhausted", "A budget will not last its period",
+         "The hour from {{ $labels.began }} (UTC) cost {{ $values.A.Value }} USD. Top feature: {{ $labels.feature }}; top user: {{ $labels.user }}.", "page"),
+    Rule("spanledger-exhausted", "Budget forecast to run out before the end of its period",
          "SELECT name, toString(toDate(exhausted_at)) AS day, projected_utilisation FROM budget_status WHERE over_before_end AND utilisation < 1", 0,
-         "Budget {{ $labels.name }} will be used up on {{ $labels.day }} at the pace of the last seven days."),
-    Rule("spanledger-drift", "A feature grows week after week",
-         "SELECT ifNull(feature, 'unclaimed') AS feature, slope_share FROM cost_trend WHERE rising", 0.1,
-         "{{ $labels.feature }} grows by {{ humanizePercentage $values.A.Value }} a week, over four weeks.", every="1h"),
-    Rule("spanledger-unpriced", "Calls of a model without a price",
+         "Budget {{ $labels.name }} is forecast to run out on {{ $labels.day }} at the burn rate of the last seven days."),
+    Rule("spanledger-drift", "Cost of a feature grows week over week",
+         "SELECT ifNull(feature, '(no feature)') AS feature, slope_share FROM cost_trend WHERE rising", 0.1,
+         "The cost of {{ $labels.feature }} has grown by {{ humanizePercentage $values.A.Value }} per week over four weeks.", every="1h"),
+    Rule("spanledger-unpriced", "Unpriced calls",
          "SELECT request_model AS model, reason, toFloat64(calls) AS calls FROM unpriced_calls_between(since = now('UTC') - INTERVAL 1 HOUR, until = now('UTC'))", 0,
-         "{{ $labels.model }} has no price ({{ $labels.reason }}). Upgrade the prices or override one; spanledger reprice does the rest."),
-    Rule("spanledger-unattributed", "Spend without an owner",
+         "{{ $labels.model }} has no price ({{ $labels.reason }}). Upgrade the price table or add an override, then run spanledger reprice."),
+    Rule("spanledger-unattributed", "Unattributed spend",
          "SELECT toFloat64(sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0)) AS share FROM llm_costs WHERE bucket > now('UTC') - INTERVAL 1 DAY", 0.01,
-         "{{ humanizePercentage $values.A.Value }} of the last day's spend lacks an owner. spanledger who-forgot names the lines of code.", every="1h"),
-    Rule("spanledger-hole", "Rows of the ledger are missing",
+         "{{ humanizePercentage $values.A.Value }} of the spend of the last day is unattributed. spanledger who-forgot lists the call sites.", every="1h"),
+    Rule("spanledger-hole", "Ledger rows missing",
          "SELECT service, process_id AS process, toFloat64(missing_rows) AS missing FROM ledger_holes WHERE last_call > now('UTC') - INTERVAL 1 DAY", 0,
-         "{{ $values.A.Value }} rows of {{ $labels.service }} ({{ $labels.process }}) never came.", "page"),
-    Rule("spanledger-silence", "No call has come in",
+         "{{ $values.A.Value }} rows of {{ $labels.service }} ({{ $labels.process }}) are missing.", "page"),
+    Rule("spanledger-silence", "No calls received",
          "SELECT toFloat64(dateDiff('second', max(inserted_at), now64(3))) AS seconds FROM llm_calls WHERE inserted_at > now() - INTERVAL 7 DAY", 3600,
-         "Nothing has come in for {{ humanizeDuration $values.A.Value }}: applications are quiet, or cannot reach the ledger.", silence_is="Alerting"),
+         "No calls have been received for {{ humanizeDuration $values.A.Value }}: the applications are idle, or ingestion is broken.", no_data_state="Alerting"),
 )  # fmt: skip
 
 
 def dashboard(made: Dashboard) -> dict[str, Any]:
-    """A dashboard as Grafana has it."""
+    """The JSON model of a dashboard."""
     panels: list[dict[str, Any]] = []
     x = y = tallest = 0
     for each in made.panels:
@@ -289,13 +290,13 @@ def dashboard(made: Dashboard) -> dict[str, Any]:
         panels.append(panel(each, number, x, y))
         x, tallest = x + each.wide, max(tallest, each.tall)
     return {
-        "uid": made.uid, "title": f"Spanledger: {made.title}", "description": made.says, "tags": ["spanledger", "llm", "cost"],
+        "uid": made.uid, "title": f"Spanledger: {made.title}", "description": made.description, "tags": ["spanledger", "llm", "cost"],
         "editable": True, "graphTooltip": 1, "refresh": "1m", "schemaVersion": 42, "version": 1, "timezone": "utc",
         "time": {"from": made.range, "to": "now"}, "templating": {"list": variables()}, "panels": panels,
         "annotations": {"list": []},
         "links": [
             {"title": other.title, "type": "link", "url": f"/d/{other.uid}", "keepTime": True, "includeVars": True, "asDropdown": False,
-             "icon": "dashboard", "tags": [], "targetBlank": False, "tooltip": other.says}
+             "icon": "dashboard", "tags": [], "targetBlank": False, "tooltip": other.description}
             for other in DASHBOARDS if other is not made
         ],
     }  # fmt: skip
@@ -313,13 +314,9 @@ def panel(made: Panel, number: int, x: int, y: int) -> dict[str, Any]:
     overrides = [
         {"matcher": {"id": "byName", "options": column}, "properties": [{"id": "unit", "value": unit}]} for column, unit in made.units.items()
     ] + [
-        {"matcher": {"id": "byName", "options": column}, "properties": [{"id": "links", "value": [{"title": "Look closer", "url": url}]}]}
+        {"matcher": {"id": "byName", "options": column}, "properties": [{"id": "links", "value": [{"title": "Drill down", "url": url}]}]}
         for column, url in made.links.items()
     ]  # fmt: skip
-    if "quantilesTDigestMerge(0.5, 0.95, 0.99)(cost) AS q" in made.sql:
-        overrides.append(
-            {"matcher": {"id": "byName", "options": "q"}, "properties": [{"id": "custom.hidden", "value": True}]}
-        )
     options: dict[str, Any] = {
         STAT: {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "value" if made.red_above is not None else "none",
                "graphMode": "none", "justifyMode": "auto", "textMode": "value", "orientation": "auto"},
@@ -330,7 +327,7 @@ def panel(made: Panel, number: int, x: int, y: int) -> dict[str, Any]:
                "tooltip": {"mode": "single", "sort": "none"}},
     }[made.kind]  # fmt: skip
     return {
-        "id": number, "type": made.kind, "title": made.title, "description": made.says, "datasource": DATASOURCE, "pluginVersion": "",
+        "id": number, "type": made.kind, "title": made.title, "description": made.description, "datasource": DATASOURCE, "pluginVersion": "",
         "gridPos": {"h": made.tall, "w": made.wide, "x": x, "y": y}, "options": options,
         "fieldConfig": {
             "defaults": {"unit": made.unit if made.kind != TABLE else "short", "custom": custom, **({"min": 0, "max": 1} if made.kind == GAUGE else {}),
@@ -362,13 +359,13 @@ def variables() -> list[dict[str, Any]]:
 
 
 def alerting() -> dict[str, Any]:
-    """Alert rules as Grafana's provisioning has them: no variables, no macros that only a browser expands."""
+    """Provisioning file of the alert rules. Their SQL has no variables or macros, which only the browser expands."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for rule in RULES:
         ledger = {"type": "grafana-clickhouse-datasource", "uid": "spanledger"}
         groups.setdefault(rule.every, []).append({
-            "uid": rule.uid, "title": rule.title, "condition": "B", "for": "0s", "noDataState": rule.silence_is, "execErrState": "Error",
-            "annotations": {"summary": rule.title, "description": rule.says, "__dashboardUid__": "spanledger-burn"},
+            "uid": rule.uid, "title": rule.title, "condition": "B", "for": "0s", "noDataState": rule.no_data_state, "execErrState": "Error",
+            "annotations": {"summary": rule.title, "description": rule.description, "__dashboardUid__": "spanledger-burn"},
             "labels": {"severity": rule.severity, "product": "spanledger"}, "isPaused": False,
             "data": [
                 {"refId": "A", "datasourceUid": "spanledger", "relativeTimeRange": {"from": 3600, "to": 0},
@@ -388,7 +385,7 @@ def alerting() -> dict[str, Any]:
 
 
 def files() -> dict[Path, str]:
-    """Everything that is made: path -> text."""
+    """All generated files: path -> text."""
     found = {HOME / f"dashboards/{made.uid}.json": dashboard(made) for made in DASHBOARDS}
     found[HOME / "provisioning/alerting/rules.json"] = alerting()
     return {path: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for path, content in found.items()}
@@ -396,7 +393,9 @@ def files() -> dict[Path, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a file is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with status 1 if a file is out of date"
+    )
     check = parser.parse_args().check
     stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
     for path in stale:

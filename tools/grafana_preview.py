@@ -1,9 +1,9 @@
-"""Dashboards as pictures, from the JSON that Grafana gets and the SQL in it, without Grafana.
+"""Renders the dashboards as pictures from their JSON and SQL, without Grafana.
 
     python tools/grafana_preview.py [--dsn chdb:///path] [--out docs/images]
 
-Asks a ledger (by default a made-up shop's month) every panel's question with the data source's macros expanded, draws
-the answers as HTML, and has Chromium take the picture. Charts are drawn plainly: this shows what a panel says, not how.
+Runs the query of every panel on a ledger (by default a synthetic month) with the macros of the data source expanded,
+renders the results as HTML, and takes a screenshot with Chromium. Charts are simplified.
 """
 
 from __future__ import annotations
@@ -26,27 +26,31 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parent.parent
 sys.path += [str(ROOT / "tests"), str(ROOT / "tools")]
 COLOURS: Final = ("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#705da0", "#508642", "#cca300", "#447ebc", "#c15c17")  # fmt: skip
+ROW_HEIGHT: Final = 34
+"""Pixels of a row of the grid."""
+TABLE_LINE: Final = 19
+"""Pixels of a line of a table."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a dashboard looks at."""
+    """Time range and variables of a dashboard."""
 
     since: datetime
     until: datetime
     chosen: Mapping[str, Sequence[str]] = field(default_factory=dict[str, "Sequence[str]"])
-    """Variable -> values; a variable that is not there is "all" (or empty)."""
+    """Variable -> selected values; a missing variable is "all" (or empty)."""
     points: int = 60
 
     @property
     def step(self) -> int:
-        """Seconds of a point."""
+        """Seconds per point."""
         whole = (self.until - self.since).total_seconds() / self.points
         return next((step for step in (60, 300, 900, 3600, 10800, 21600, 43200) if step >= whole), 86400)
 
 
 def expand(sql: str, window: Window) -> str:
-    """A panel's SQL with macros and variables as the data source (and, for $__conditionalAll, the browser) has them."""
+    """Expands macros and variables as the data source does (for $__conditionalAll: the browser)."""
     begin, end = int(window.since.timestamp()), int(window.until.timestamp())
     while (at := sql.find("$__conditionalAll(")) >= 0:
         inside, after = _call(sql, at + len("$__conditionalAll("))
@@ -69,12 +73,12 @@ def expand(sql: str, window: Window) -> str:
     sql = sql.replace("$request", next(iter(window.chosen.get("request", ())), ""))
     left = re.search(r"\$\w+|\$\{", sql)
     if left:
-        raise ValueError(f"{left[0]} is left in: {sql}")
+        raise ValueError(f"{left[0]} is not expanded in: {sql}")
     return sql
 
 
 def _call(sql: str, start: int) -> tuple[str, int]:
-    """What stands between a parenthesis that was opened just before `start` and its end; where the end is."""
+    """The text from `start` to the closing parenthesis of the group around it, and the position after that."""
     depth, at = 1, start
     while depth:
         depth += {"(": 1, ")": -1}.get(sql[at], 0)
@@ -83,7 +87,7 @@ def _call(sql: str, start: int) -> tuple[str, int]:
 
 
 def shown(value: Any, unit: str) -> str:
-    """A value as its unit has it."""
+    """Formats a value in its unit."""
     match value:
         case None:
             return "-"
@@ -101,9 +105,11 @@ def shown(value: Any, unit: str) -> str:
 
 def _number(number: float, unit: str) -> str:
     if unit == "currencyUSD":
-        return f"${number:,.2f}" if abs(number) >= 1 or not number else f"${number:.6f}"
+        amount = round(abs(number), 6)
+        sign = "-" if number < 0 < amount else ""
+        return f"{sign}${amount:,.2f}" if amount >= 1 or not amount else f"{sign}${amount:.6f}"
     if unit == "percentunit":
-        return f"{number:.1%}"
+        return f"{round(number, 3) + 0.0:.1%}"
     if unit == "dateTimeAsLocal":
         return f"{datetime.fromtimestamp(number / 1000, UTC):%Y-%m-%d %H:%M}" if number else "-"
     if unit == "s":
@@ -118,7 +124,7 @@ def _number(number: float, unit: str) -> str:
 
 
 def draw(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """The inside of a panel."""
+    """Renders the body of a panel as HTML."""
     defaults = panel["fieldConfig"]["defaults"]
     if not rows:
         return "<div class=none>No data</div>"
@@ -143,17 +149,14 @@ def draw(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequen
 
 def _table(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     units: dict[str, str] = {}
-    hidden: set[str] = set()
     for override in panel["fieldConfig"]["overrides"]:
         for each in override["properties"]:
             if each["id"] == "unit":
                 units[override["matcher"]["options"]] = each["value"]
-            if each["id"] == "custom.hidden":
-                hidden.add(override["matcher"]["options"])
-    keep = [number for number, column in enumerate(columns) if column not in hidden]
-    head = "".join(f"<th>{html.escape(columns[n])}" for n in keep)
+    fitting = max(1, int((panel["gridPos"]["h"] * ROW_HEIGHT - 56) / TABLE_LINE))  # no partial lines
+    head = "".join(f"<th>{html.escape(column)}" for column in columns)
     lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(shown(row[n], units.get(columns[n], 'short')))[:60]}" for n in keep) for row in rows[:30]
+        "<tr>" + "".join(f"<td>{html.escape(shown(row[n], units.get(columns[n], 'short')))[:200]}" for n in range(len(columns))) for row in rows[:fitting]
     )  # fmt: skip
     return f"<table><tr>{head}{lines}</table>"
 
@@ -176,6 +179,7 @@ def _series(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Seq
         )
         or 1
     )
+    low = 0.0 if stacked else min([0.0, *(value for line in lines.values() for value in line.values())])
     width, height = 1000, 300
     step = width / max(1, len(times))
     parts: list[str] = []
@@ -190,18 +194,19 @@ def _series(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Seq
                 below[t] += value
         else:
             points = " ".join(
-                f"{(times.index(t) + 0.5) * step:.1f},{height * (1 - value / top):.1f}"
+                f"{(times.index(t) + 0.5) * step:.1f},{height * (top - value) / (top - low):.1f}"
                 for t, value in sorted(line.items())
             )
             parts.append(
                 f"<polyline points='{points}' fill=none stroke='{colour}' stroke-width=2 vector-effect='non-scaling-stroke'/>"
             )
     unit = panel["fieldConfig"]["defaults"]["unit"]
+    scale = f"{shown(low, unit)} to {shown(top, unit)}" if low < 0 else shown(top, unit)
     legend = "".join(
         f"<em style='color:{c}'>&#9632; {html.escape(name)}</em> " for c, name in zip(COLOURS * 9, lines, strict=False)
     )
     return (
-        f"<div class=axis>{html.escape(shown(top, unit))}</div><svg viewBox='0 0 {width} {height}' preserveAspectRatio=none>{''.join(parts)}</svg>"
+        f"<div class=axis>{html.escape(scale)}</div><svg viewBox='0 0 {width} {height}' preserveAspectRatio=none>{''.join(parts)}</svg>"
         f"<div class=axis>{times[0]:%m-%d %H:%M} &ndash; {times[-1]:%m-%d %H:%M}</div><div class=legend>{legend}</div>"
     )  # fmt: skip
 
@@ -215,8 +220,8 @@ table{border-collapse:collapse;font-size:11px}td,th{text-align:left;padding:2px 
 
 
 def page(made: Mapping[str, Any], ask: Any, window: Window) -> tuple[str, int]:
-    """A dashboard as HTML, and its height in pixels. `ask`: SQL -> (columns, rows)."""
-    unit_x, unit_y = 1580 / 24, 34
+    """Renders a dashboard as HTML and returns it with its height in pixels. `ask`: SQL -> (columns, rows)."""
+    unit_x, unit_y = 1580 / 24, ROW_HEIGHT
     parts: list[str] = []
     bottom = 0
     for panel in made["panels"]:
@@ -256,7 +261,7 @@ def main() -> None:
     from spanledger_clickhouse.database.connection import open_client, resolve_target
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dsn", help="a ledger to look at (default: a made-up one)")
+    parser.add_argument("--dsn", help="DSN of a ledger (default: a synthetic month)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

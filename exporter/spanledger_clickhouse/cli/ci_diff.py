@@ -36,14 +36,16 @@ class Volume(click.ParamType[tuple[str, int]]):
 @click.command("ci-diff")
 @click.argument("base", type=click.Path(exists=True, path_type=Path))
 @click.argument("head", type=click.Path(exists=True, path_type=Path))
-@click.option("--volume", type=Volume(), multiple=True, help="Requests a month of a feature; repeatable.")
+@click.option("--volume", type=Volume(), multiple=True, help="Requests per month of a feature; repeatable.")
 @click.option("--live", is_flag=True, help="Take the volume of the last seven days from the ledger (SPANLEDGER_DSN).")
-@click.option("--fail-over", "limit", type=Usd(), help="Exit with status 1 if the change costs more than this a month.")
+@click.option(
+    "--fail-over", "limit", type=Usd(), help="Exit with status 1 if the change costs more than this per month."
+)
 @click.option(
     "--fail-over-percent",
     "percent",
     type=click.FloatRange(0),
-    help="Exit with status 1 if a request of a feature costs this many per cent more.",
+    help="Exit with status 1 if the cost per request of a feature rises by more than this per cent.",
 )
 @click.option(
     "--format",
@@ -84,7 +86,7 @@ def ci_diff(
     else:
         types = ("String", *["Decimal"] * (len(COLUMNS) - 1))
         console().print(
-            table(Result(COLUMNS, types, [_cells(change) for change in changes]), "Cost of a request, before and after")
+            table(Result(COLUMNS, types, [_cells(change) for change in changes]), "Cost per request, before and after")
         )
         console().print(f"\n{_summary(month)}")
     for violation in violations:
@@ -110,7 +112,7 @@ def _limit_violations(
         if month is None:
             raise click.UsageError("--fail-over needs a volume: give --live, or --volume FEATURE=REQUESTS")
         if month > limit:
-            violations.append(f"{usd(month)} more a month; the limit is {usd(limit)}")
+            violations.append(f"{usd(month)} more per month; the limit is {usd(limit)}")
     if percent is not None:
         violations += [
             f"a request of {change.feature or NO_FEATURE} costs {change.change_share:+.1%}; the limit is {percent:g} %"
@@ -128,7 +130,7 @@ def _cells(change: FeatureDifference) -> tuple[str, ...]:
         f"{before.requests:,} / {after.requests:,}",
         usd(before.request_usd) if before.requests else "-",
         usd(after.request_usd) if after.requests else "-",
-        "gone"
+        "removed"
         if not after.requests
         else "no price"
         if before.unpriced or after.unpriced
@@ -158,7 +160,7 @@ def _json_fields(change: FeatureDifference) -> dict[str, Any]:
 def _summary(month: Decimal | None) -> str:
     if month is None:
         return "The volume of live traffic is unknown: give --live, or --volume FEATURE=REQUESTS."
-    return f"At live volume this change costs {usd(abs(month))} {'less' if month < 0 else 'more'} a month."
+    return f"At live volume this change costs {usd(abs(month))} {'less' if month < 0 else 'more'} per month."
 
 
 def _markdown_comment(changes: list[FeatureDifference], month: Decimal | None, violations: list[str]) -> str:

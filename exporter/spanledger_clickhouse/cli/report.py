@@ -19,7 +19,7 @@ from spanledger_clickhouse.report.queries import Report, end_of_hour, report
 
 def _json(report: Report) -> str:
     figures: Any = dataclasses.asdict(report)
-    derived = {"utilisation": report.utilisation, "over_budget": report.over_budget}
+    derived = {"projected_utilisation": report.projected_utilisation, "over_budget": report.over_budget}
     return json.dumps({**json_value(figures), **json_value(derived)}, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -50,8 +50,8 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     """List call sites that lack a feature, user or request, most expensive first, with a suggested fix.
 
     Run it in the repository: the owner is looked up in its CODEOWNERS. reason is context_lost (no trace and no
-    baggage: often a thread or a background job), no_baggage (a trace, but nobody set baggage) or partial (some of it
-    is missing).
+    baggage: often a thread or a background job), no_baggage (a trace without baggage) or partial (some of the
+    baggage is missing).
 
     \b
     Example:
@@ -82,9 +82,9 @@ def _row(site: CallSite, owners: CodeOwners, days: int) -> tuple[object, ...]:
 def suggested_fix(site: CallSite) -> str:
     """The suggested fix of a call site (docs/attribution.md has more)."""
     if site.lost_at == "ingress":
-        return "set baggage in this service's middleware: what the caller's trace brought was dropped"
+        return "set baggage in the middleware of this service: the baggage of its caller was dropped"
     if site.reason == "context_lost":
-        return 'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is made'
+        return 'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is created'
     if site.without_feature:
         name = site.function.rpartition(".")[2].strip("<>") or "name"
         return f'@spanledger.feature("{name}")  # above {site.function or "the function"}'

@@ -55,7 +55,7 @@ class _Rule:
     def matches(self, path: str) -> bool:
         if not self._spec.match_file(path):
             return False
-        # `docs/*` are the files of docs, not of what is below it: there CODEOWNERS differs from .gitignore
+        # `docs/*` matches the files of docs, not those of its subdirectories: here CODEOWNERS differs from .gitignore
         return (
             not self._pattern.endswith("/*")
             or "**" in self._pattern

@@ -1,4 +1,4 @@
-"""A report as one HTML file: no scripts, nothing loaded from anywhere, charts as inline SVG, fit for print and mail."""
+"""A report as one HTML file: no scripts or external resources, charts as inline SVG, suitable for print and email."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def page(report: Report) -> str:
         f"<style>{STYLE}</style></head><body>",
         f'<h1>{title}</h1><p class="when">{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC</p>',
         f"<p{over}>{escape(headline(report))}</p>",
-        _figure("Cost of a day, last four weeks", _daily_chart(report)),
+        _figure("Daily cost, last four weeks", _daily_chart(report)),
     ]
     for section in sections(report):
         parts.append(f"<h2>{escape(section.title)}</h2>")
         if section.title == "Cost by feature" and report.features:
-            parts.append(_figure("Share of the cost, by feature", _feature_chart(report)))
+            parts.append(_figure("Cost by feature", _feature_chart(report)))
         parts.append(_table(section))
         if section.note:
             parts.append(f'<p class="note">{escape(section.note)}</p>')
@@ -51,7 +51,7 @@ def page(report: Report) -> str:
 
 def _table(section: Section) -> str:
     if not section.rows:
-        return "" if section.note else "<p>nothing</p>"
+        return "" if section.note else "<p>none</p>"
     rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in section.rows)
     if not any(section.head):
         return f'<table class="facts">{rows}</table>'
@@ -72,7 +72,7 @@ def _figure(caption: str, svg: str) -> str:
 
 
 def _daily_chart(report: Report) -> str:
-    """Chart of daily cost, days of the window darker; a day's share of the budget as a line, if it fits the scale."""
+    """Chart of daily cost; days of the reported period are darker. A 30th of the budget is a line, if it fits the scale."""
     width, height, left, bottom = 900, 200, 60, 24
     costs = [float(cost) for _, cost in report.daily]
     budget = float(report.budget_usd) / 30 if report.budget_usd else 0.0
@@ -98,7 +98,7 @@ def _daily_chart(report: Report) -> str:
         parts.append(
             f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#b3261e" stroke-dasharray="5 4"/>'
         )
-        parts.append(f'<text x="{left + 4}" y="{y - 4:.1f}" style="fill:#b3261e">a thirtieth of the budget</text>')
+        parts.append(f'<text x="{left + 4}" y="{y - 4:.1f}" style="fill:#b3261e">1/30 of the monthly budget</text>')
     return _svg(width, height, parts)
 
 

@@ -1,7 +1,7 @@
-"""Queries the figures of a report once, as frozen dataclasses that all formats share.
+"""Queries the figures of a report once, as frozen dataclasses shared by all formats.
 
-Windows are whole hours in UTC. Sums come from the rollups where they are closed (`llm_costs`), so a report over a
-week of a large ledger takes seconds.
+Windows are whole hours in UTC. Sums come from the rollups where they are closed (`llm_costs`), so a report
+over a week of a large ledger takes seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Z80: Final = 1.2816
 TOP_USERS: Final = 5
 MAX_ANOMALIES: Final = 3
 CHART_DAYS: Final = 29
-"""28 full days and the one under way."""
+"""28 full days and the current day."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class FeatureCost:
     """None: none of its calls has a price."""
     calls: int
     mean_usd: Decimal | None
-    """Of a priced call."""
+    """Mean cost of a priced call."""
     before_usd: Decimal
-    """Of the window before, equally long."""
+    """Cost in the previous period of the same length."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Tokens a call, of calls that did not fail."""
+    """Tokens per call, over calls that did not fail."""
 
     mean_input: float
     mean_output: float
     p95_input: float
     truncation_rate: float
-    """Share of the answers that were cut off at max_tokens."""
+    """Share of responses that were truncated at max_tokens."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class Budget:
     amount_usd: Decimal
     spent_usd: float
     utilisation: float | None
+    """spent_usd / amount_usd."""
     exhausted_at: datetime | None
-    """At the pace of the last seven days; None: not within a hundred years."""
+    """At the burn rate of the last seven days; None: not within a hundred years."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ class Forecast:
     month_usd: float
     low_usd: float
     high_usd: float
-    """The 80 % band, days taken as independent."""
+    """The 80 % band, if days are independent."""
     exhausted_at: datetime | None
-    """When the month's budget is used up; None where it lasts to the month's end, or there is none."""
+    """When the monthly budget is exhausted; None if it lasts to the end of the month, or there is no budget."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class DataQuality:
     unattributed_calls: int
     unpriced_calls: int
     lost_rows: int
-    """Rows that processes numbered and that never arrived."""
+    """Rows that processes numbered but that never arrived."""
     unannounced_holes: int
     residual_usd: Decimal | None
-    """Invoices less ledger over the whole days of the window that have an invoice; None where none has."""
+    """Invoice less ledger, over the whole days of the period that have an invoice; None if no day has one."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Waste:
     extra_attempts: int
     failed_calls: int
     maybe_billed: int
-    """Attempts whose answer was lost; the provider may have charged them."""
+    """Attempts whose response was lost; the provider may have billed them."""
     aborted_usd: Decimal
     truncated_usd: Decimal
 
@@ -134,47 +135,47 @@ class Report:
     total_usd: Decimal
     calls: int
     before_usd: Decimal
-    """Of the window before, equally long."""
+    """Cost in the previous period of the same length."""
     projected_month_usd: Decimal
     budget_usd: Decimal | None
-    """A month's."""
+    """The monthly budget."""
     forecast: Forecast
     features: tuple[FeatureCost, ...]
     users: tuple[UserCost, ...]
     models: tuple[ModelCost, ...]
     efficiency: Efficiency | None
     anomalies: tuple[Anomaly, ...]
-    """Of the 14 days before `until`, the newest first."""
+    """Of the 14 days before `until`, latest first."""
     rising: tuple[tuple[str | None, float], ...]
-    """Features that grow week after week, and by which share of their mean week."""
+    """Features that grow week over week, with their growth per week as a share of their mean weekly cost."""
     budgets: tuple[Budget, ...]
     waste: Waste
     trust: DataQuality
     daily: tuple[tuple[date, Decimal], ...]
-    """The last 29 days, the one under way last; days without calls included."""
+    """The last 29 days in order, up to the current day; days without calls are included."""
 
     @property
     def days(self) -> float:
         return (self.until - self.since) / timedelta(days=1)
 
     @property
-    def utilisation(self) -> float | None:
-        """Projected month as a share of the budget."""
+    def projected_utilisation(self) -> float | None:
+        """projected_month_usd / budget_usd; None without a budget. See `Budget.utilisation` for the share that is spent."""
         return float(self.projected_month_usd / self.budget_usd) if self.budget_usd else None
 
     @property
     def over_budget(self) -> bool:
-        return self.utilisation is not None and self.utilisation > 1
+        return self.projected_utilisation is not None and self.projected_utilisation > 1
 
 
 def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal | None = None) -> Report:
     """Queries the report of a period.
 
     Args:
-        ledger: an open one.
-        since: the first moment, taken down to the full hour; with a time zone.
-        until: the first moment after it; its hour counts as a whole. Budgets, anomalies and the forecast are as of then.
-        budget_usd: a month's budget; None: the least of the ledger's global monthly budgets, if it has one.
+        ledger: an open ledger.
+        since: start, inclusive, rounded down to the full hour; with a time zone.
+        until: end, exclusive, rounded up to the full hour. Budgets, anomalies and the forecast are as of `until`.
+        budget_usd: monthly budget; None: the smallest of the global monthly budgets in the ledger, if there is one.
 
     Raises:
         DatabaseError: a query failed.
@@ -203,13 +204,13 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
 def forecast(
     daily: Sequence[tuple[date, Decimal]], spent_usd: float, as_of: datetime, budget_usd: Decimal | None
 ) -> Forecast:
-    """Forecasts the month that `as_of` ends in, by the rule of the view `budget_status`.
+    """Forecasts the month of `as_of`, by the rule of the view `budget_status`.
 
     Args:
         daily: the last 28 days or more, in order; days before the first call have a cost of 0.
-        spent_usd: since the month began.
+        spent_usd: spend since the start of the month.
         as_of: now; with a time zone.
-        budget_usd: the month's.
+        budget_usd: monthly budget, or None.
     """
     last = as_of - timedelta(microseconds=1)
     full = [float(cost) for day, cost in daily if day < as_of.date()][-28:]
@@ -261,7 +262,7 @@ class _Window:
             "before": self.since - (self.until - self.since),
         }
         words = {name: f"toDateTime('{moment:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, moment in times.items()}
-        # A report that ends at midnight is about the day before.
+        # A report that ends at midnight covers the day before.
         times["moment"] = times["as_of"] - timedelta(seconds=1)
         texts = {f"{name}_text": f"'{moment:%Y-%m-%d %H:%M:%S}'" for name, moment in times.items()}
         return self.ledger.query(query.format(**words, **texts)).rows
@@ -289,7 +290,7 @@ class _Window:
             yield Anomaly(hour, cost, normal, score, tuple(users), tuple(features))
 
     def budgets(self) -> Iterator[Budget]:
-        for row in self.query_rows(BUDGETS):  # sums of floats differ in their last digits from run to run
+        for row in self.query_rows(BUDGETS):  # the last digits of float sums differ between runs
             values: list[Any] = [round(cell, 9) if isinstance(cell, float) else cell for cell in row]
             yield Budget(*values)
 

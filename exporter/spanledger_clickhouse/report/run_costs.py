@@ -1,8 +1,7 @@
-"""Costs of a test run, and their differences between two revisions.
+"""Compares the LLM cost of two test runs, read from their spools.
 
-A run is what its calls left in a spool (SPANLEDGER_SPOOL_DIR while it ran), read without any database. Costs are
-compared a request: calls with the same request id, else the same trace, so one more call in a request shows as well as
-a longer prompt.
+A run is a spool directory (SPANLEDGER_SPOOL_DIR during the run); no database is needed. Costs are compared per request:
+calls with the same request id, else the same trace. An extra call in a request therefore shows as well as a longer prompt.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ ZERO: Final = Decimal(0)
 
 
 class RunError(Exception):
-    """The path holds no run; the message says how to record one."""
+    """The path holds no run. The message says how to record one."""
 
 
 @dataclass(frozen=True)
 class FeatureRun:
-    """A feature's calls of a run. Costs in USD."""
+    """Calls of one feature in a run. Costs are in USD."""
 
     cost_usd: Decimal = ZERO
     requests: int = 0
@@ -47,21 +46,21 @@ class FeatureDifference:
     base: FeatureRun
     head: FeatureRun
     monthly_requests: int | None
-    """How many requests live traffic makes of it in thirty days; None where that is not known."""
+    """Requests of the feature in thirty days of live traffic; None if unknown."""
 
     @property
     def change_usd(self) -> Decimal:
-        """Of a request."""
+        """Change of the cost per request."""
         return self.head.request_usd - self.base.request_usd
 
     @property
     def change_share(self) -> float | None:
-        """Of a request's cost before; None where it cost nothing."""
+        """Change as a share of the earlier cost per request; None if that was zero."""
         return float(self.change_usd / self.base.request_usd) if self.base.request_usd else None
 
     @property
     def month_usd(self) -> Decimal | None:
-        """What the change costs in thirty days at live volume; None where that is not known."""
+        """Cost of the change in thirty days at live volume; None if the volume is unknown."""
         return None if self.monthly_requests is None else self.change_usd * self.monthly_requests
 
 
@@ -85,7 +84,7 @@ def read_run(path: Path) -> dict[str | None, FeatureRun]:
             try:
                 calls += [dict(zip(COLUMNS, row, strict=True)) for row in rows(line)]
             except ValueError:
-                continue  # a line that a crash cut short
+                continue  # a line that a crash truncated
     if not calls:
         raise RunError(
             f"{path} has no calls: run the tests under opentelemetry-instrument with SPANLEDGER_SPOOL_DIR={path} and "

@@ -25,7 +25,7 @@ class Section:
 
 
 def sections(report: Report) -> list[Section]:
-    """The report in the order in which it is read."""
+    """The sections in the order of the report."""
     cost_sections = [_summary(report), _features(report), _users(report), _models(report), _efficiency(report)]
     return [*cost_sections, _anomalies(report), *_budgets(report), _waste(report), _data_quality(report)]
 
@@ -34,13 +34,13 @@ def headline(report: Report) -> str:
     """The report in one line."""
     return (
         f"{usd(report.total_usd)} in {report.days:g} days ({percent_change(report.total_usd, report.before_usd)}), "
-        f"{usd(report.projected_month_usd)} projected for a month"
-        + (f", {_utilisation(report)}" if report.budget_usd is not None else "")
+        f"{usd(report.projected_month_usd)} projected per month"
+        + (f", {_projected_utilisation(report)}" if report.budget_usd is not None else "")
     )
 
 
 def usd(amount: Any) -> str:
-    """Dollars and cents; below a dollar to the hundredth of a cent; - for unknown."""
+    """An amount in dollars: two decimals, four below one dollar; "-" if it is unknown."""
     if amount is None:
         return "-"
     value = Decimal(str(amount))
@@ -55,10 +55,11 @@ def percent_change(now: Decimal | None, before: Decimal) -> str:
     return "-" if now is None else f"{float(now / before) - 1:+.1%}" if before else "new"
 
 
-def _utilisation(report: Report) -> str:
-    if report.utilisation is None:
+def _projected_utilisation(report: Report) -> str:
+    """The projected month as a share of the monthly budget."""
+    if report.projected_utilisation is None:
         return "no budget"
-    return f"{report.utilisation:.1%} of the budget" + (" - OVER BUDGET" if report.over_budget else "")
+    return f"{report.projected_utilisation:.1%} of budget" + (" - OVER BUDGET" if report.over_budget else "")
 
 
 def _summary(report: Report) -> Section:
@@ -66,17 +67,20 @@ def _summary(report: Report) -> Section:
     rows = [
         (f"{report.days:g}-day total", usd(report.total_usd)),
         ("calls", f"{report.calls:,}"),
-        ("the time before", f"{usd(report.before_usd)} ({percent_change(report.total_usd, report.before_usd)})"),
+        ("previous period", f"{usd(report.before_usd)} ({percent_change(report.total_usd, report.before_usd)})"),
         ("projected month", usd(report.projected_month_usd)),
-        ("budget", usd(report.budget_usd)),
-        ("utilisation", _utilisation(report)),
-        ("spent this month", usd(ahead.spent_usd)),
-        ("forecast of this month", f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80 %)"),
+        ("monthly budget", usd(report.budget_usd)),
+        ("projected utilization", _projected_utilisation(report)),
+        ("month to date", usd(ahead.spent_usd)),
+        (
+            "forecast for this month",
+            f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80% band)",
+        ),
     ]
     if report.budget_usd is not None:
         exhausted_at = ahead.exhausted_at
         rows.append(
-            ("budget used up", "not this month" if exhausted_at is None else f"{exhausted_at:%Y-%m-%d %H:%M} UTC")
+            ("budget exhausted on", "not this month" if exhausted_at is None else f"{exhausted_at:%Y-%m-%d %H:%M} UTC")
         )
     return Section("Summary", ("", ""), rows)
 
@@ -93,8 +97,8 @@ def _features(report: Report) -> Section:
         )
         for f in report.features
     ]
-    rising = ", ".join(f"{feature or NO_FEATURE} (+{growth:.0%} a week)" for feature, growth in report.rising)
-    note = f"Rising for four weeks: {rising}" if rising else ""
+    rising = ", ".join(f"{feature or NO_FEATURE} (+{growth:.0%} per week)" for feature, growth in report.rising)
+    note = f"Growing week over week for four weeks: {rising}" if rising else ""
     return Section("Cost by feature", ("feature", "cost", "share", "calls", "$/call", "change"), rows, note)
 
 
@@ -104,7 +108,7 @@ def _users(report: Report) -> Section:
          usd(u.max_usd))
         for u in report.users
     ]  # fmt: skip
-    return Section("Top cost users", ("user", "cost", "share", "calls", "dearest call"), rows)
+    return Section("Top cost users", ("user", "cost", "share", "calls", "max $/call"), rows)
 
 
 def _models(report: Report) -> Section:
@@ -118,10 +122,10 @@ def _models(report: Report) -> Section:
 def _efficiency(report: Report) -> Section:
     efficiency = report.efficiency
     rows = [] if efficiency is None else [
-        ("mean input", f"{efficiency.mean_input:,.0f} tokens"),
-        ("mean output", f"{efficiency.mean_output:,.0f} tokens"),
-        ("P95 input", f"{efficiency.p95_input:,.0f} tokens"),
-        ("truncated", f"{efficiency.truncation_rate:.1%}"),
+        ("mean input", f"{efficiency.mean_input:,.0f} tokens per call"),
+        ("mean output", f"{efficiency.mean_output:,.0f} tokens per call"),
+        ("P95 input", f"{efficiency.p95_input:,.0f} tokens per call"),
+        ("truncated", f"{efficiency.truncation_rate:.1%} of calls"),
     ]  # fmt: skip
     return Section("Efficiency", ("", ""), rows)
 
@@ -133,8 +137,10 @@ def _anomalies(report: Report) -> Section:
         for a in report.anomalies[:MAX_ANOMALIES]
     ]  # fmt: skip
     count = len(report.anomalies)
-    note = f"{count} in the last 14 days" + (f"; the newest {len(rows)} are shown" if count > len(rows) else "")
-    return Section("Anomalies", ("hour (UTC)", "cost", "normal", "deviation", "top users", "features"), rows, note)
+    note = f"{count} in the last 14 days" + (f"; showing the latest {len(rows)}" if count > len(rows) else "")
+    return Section(
+        "Anomalies", ("hour (UTC)", "cost", "baseline", "deviation", "top users", "top features"), rows, note
+    )
 
 
 def _budgets(report: Report) -> Iterator[Section]:
@@ -145,7 +151,7 @@ def _budgets(report: Report) -> Iterator[Section]:
         for b in report.budgets
     ]  # fmt: skip
     if rows:
-        yield Section("Budgets", ("budget", "spent", "of", "used", "used up"), rows)
+        yield Section("Budgets", ("budget", "spent", "amount", "utilization", "exhausted on"), rows)
 
 
 def _waste(report: Report) -> Section:
@@ -153,18 +159,18 @@ def _waste(report: Report) -> Section:
     return Section("Retries and waste", ("", ""), [
         ("retried calls", f"{w.retried_calls:,} ({w.extra_attempts:,} extra attempts)"),
         ("failed calls", f"{w.failed_calls:,}"),
-        ("attempts that may have been charged", f"{w.maybe_billed:,}"),
-        ("answers broken off", usd(w.aborted_usd)),
-        ("answers cut off at max_tokens", usd(w.truncated_usd)),
+        ("attempts possibly billed", f"{w.maybe_billed:,}"),
+        ("interrupted streams", usd(w.aborted_usd)),
+        ("responses truncated at max_tokens", usd(w.truncated_usd)),
     ])  # fmt: skip
 
 
 def _data_quality(report: Report) -> Section:
     t = report.trust
-    residual = "no invoice" if t.residual_usd is None else f"{usd(t.residual_usd)} (invoices less ledger)"
-    return Section("Can it be trusted", ("", ""), [
-        ("without an owner", f"{share(t.unattributed_usd, report.total_usd)} of the cost, {t.unattributed_calls:,} calls"),
-        ("without a price", f"{share(t.unpriced_calls, report.calls)} of the calls, {t.unpriced_calls:,}"),
-        ("rows lost", f"{t.lost_rows:,}" + (f" ({t.unannounced_holes:,} holes unannounced)" if t.unannounced_holes else "")),
-        ("residual", residual),
+    difference = "no invoice" if t.residual_usd is None else f"{usd(t.residual_usd)} (invoice less ledger)"
+    return Section("Data quality", ("", ""), [
+        ("unattributed", f"{share(t.unattributed_usd, report.total_usd)} of cost, {t.unattributed_calls:,} calls"),
+        ("unpriced", f"{share(t.unpriced_calls, report.calls)} of calls, {t.unpriced_calls:,} calls"),
+        ("missing rows", f"{t.lost_rows:,}" + (f" (unexplained gaps: {t.unannounced_holes:,})" if t.unannounced_holes else "")),
+        ("difference to invoice", difference),
     ])  # fmt: skip

@@ -1,6 +1,6 @@
 """A report as Slack blocks, for an incoming webhook: `spanledger report --format slack | curl -d @- $WEBHOOK`.
 
-Limits of Block Kit: 50 blocks a message, 3,000 characters a section, 150 a header (https://api.slack.com/reference/block-kit).
+Limits of Block Kit: 50 blocks per message, 3,000 characters per section, 150 per header (https://api.slack.com/reference/block-kit).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from spanledger_clickhouse.report.sections import Section, headline, sections
 SECTION_CHARACTERS: Final = 2900
 ROWS: Final = 10
 MARKUP: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "*": "\u2217", "`": "\u02cb"})
-"""Slack's own escapes, and look-alikes for what it has none for (an asterisk operator, a modifier letter)."""
-TITLES: Final = ("Summary", "Cost by feature", "Top cost users", "Anomalies", "Budgets", "Can it be trusted")
+"""Slack's escapes; characters without one become similar ones (an asterisk operator, a modifier letter)."""
+TITLES: Final = ("Summary", "Cost by feature", "Top cost users", "Anomalies", "Budgets", "Data quality")
 
 
 def message(report: Report) -> dict[str, Any]:
@@ -32,13 +32,13 @@ def _block(section: Section) -> dict[str, Any]:
         shown.append(f"and {len(section.rows) - ROWS} more")
     if section.note:
         shown.append(escape_mrkdwn(section.note))
-    text = "\n".join([f"*{escape_mrkdwn(section.title)}*", *(shown or ["nothing"])])
+    text = "\n".join([f"*{escape_mrkdwn(section.title)}*", *(shown or ["none"])])
     return {"type": "section", "text": {"type": "mrkdwn", "text": text[:SECTION_CHARACTERS]}}
 
 
 def _row_text(section: Section, row: tuple[str, ...]) -> str:
-    """The rest of a row; a figure that needs it is followed by the name of its column."""
-    unit_columns = {"calls", "normal"}
+    """The cells after the first; a figure that is unclear by itself is followed by the name of its column."""
+    unit_columns = {"calls", "baseline"}
     return ", ".join(
         f"{cell} {name}" if name in unit_columns else cell
         for name, cell in zip(section.head[1:], row[1:], strict=True)
@@ -47,5 +47,5 @@ def _row_text(section: Section, row: tuple[str, ...]) -> str:
 
 
 def escape_mrkdwn(text: str) -> str:
-    """Text in which Slack sees no markup of its own."""
+    """Text without characters that Slack reads as markup."""
     return text.translate(MARKUP)

@@ -1,4 +1,4 @@
-"""A report as plain text, for a terminal or a mail, and as Markdown."""
+"""A report as plain text, for a terminal or an email, and as Markdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plain(report: Report) -> str:
 
 def _table(section: Section) -> list[str]:
     if not section.rows:
-        return [] if section.note else ["nothing"]
+        return [] if section.note else ["none"]
     titled = any(section.head)
     rows = [section.head, *section.rows] if titled else list(section.rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(section.head))]
@@ -48,19 +48,19 @@ def markdown(report: Report) -> str:
         if section.rows:
             lines += markdown_table(section.head, section.rows)
         elif not section.note:
-            lines.append("nothing")
+            lines.append("none")
         if section.note:
             lines += [*([""] if section.rows else []), escape_markdown(section.note)]
     return "\n".join(lines) + "\n"
 
 
 def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A table, its first column to the left, the others to the right."""
+    """A table with the first column aligned left and the others right."""
     cells = [" | ".join(escape_markdown(cell) for cell in row) for row in (head, *rows)]
     marks = " | ".join([":--", *["--:"] * (len(head) - 1)])
     return [f"| {line} |" for line in (cells[0], marks, *cells[1:])]
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is: names of features and users are anybody's."""
+    """Text that Markdown shows literally: the application chooses the names of features and users."""
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text).replace("\n", " ")

@@ -18,7 +18,7 @@ MAX_SITES: Final = 1000
 
 REASON_TEXTS: Final = {
     "context_lost": "no trace and no baggage reached it: a thread, a job or a timer that lost its context",
-    "no_baggage": "it has a trace, but nobody set baggage",
+    "no_baggage": "it has a trace, but no baggage",
     "partial": "baggage has only a part",
 }
 
