@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import open_client, resolve_target
-from spanledger_clickhouse.report.queries import forecast
 from synthetic import call, open_shop
 
 pytestmark = [pytest.mark.clock, pytest.mark.services]
@@ -130,10 +129,14 @@ def test_an_output_file_is_written_atomically(shop, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["march.html"]
 
 
-def test_the_forecast_of_a_past_month_is_its_spend():
-    days = [(date(2026, 3, 4) + timedelta(days=n), Decimal(10)) for n in range(28)]
-    result = forecast(days, 310.0, datetime(2026, 4, 1, tzinfo=UTC), Decimal(400))
-    assert (result.month_usd, result.low_usd, result.high_usd, result.exhausted_at) == (310.0, 310.0, 310.0, None)
+def test_the_forecast_of_a_past_month_is_its_spend(shop):
+    [(spent,)] = ask(shop, "SELECT sum(cost_usd) FROM llm_calls FINAL WHERE toStartOfMonth(start_time) = '2026-02-01'")
+    arguments = ("--since", "2026-02-01", "--until", "2026-03-01", "--budget", "1000000", "--json")
+    forecast = json.loads(run(shop, *arguments).stdout)["forecast"]
+    assert spent > 0
+    amounts = [forecast[name] for name in ("spent_usd", "month_usd", "low_usd", "high_usd")]
+    assert amounts == pytest.approx([float(spent)] * 4, rel=1e-9)
+    assert forecast["exhausted_at"] is None
 
 
 def test_markup_in_names_is_escaped():

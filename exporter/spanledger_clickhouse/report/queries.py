@@ -6,20 +6,17 @@ over a week of a large ledger takes seconds.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 
 MONTH_DAYS: Final = 30
 """A projected month is this many days of the window's mean."""
-Z80: Final = 1.2816
-"""Half an 80 % band of a normal distribution, in standard deviations; as in the view `budget_status`."""
-TOP_USERS: Final = 5
 MAX_ANOMALIES: Final = 3
 CHART_DAYS: Final = 29
 """28 full days and the current day."""
@@ -187,53 +184,18 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
     if budget_usd is None:
         monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
         budget_usd = min(monthly, default=None)
-    total, calls, unattributed, unattributed_calls, unpriced, before = window.query_row(TOTAL)
-    lost, holes = window.query_row(MISSING_ROWS)
+    total, calls, unattributed, unattributed_calls, unpriced, before = window.query_row("total")
+    lost, holes = window.query_row("missing_rows")
     daily = tuple(window.daily())
     return Report(
         since, until, total, calls, before, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
-        budget_usd, forecast(daily, window.month_usd(), as_of, budget_usd),
-        tuple(FeatureCost(*row[:5]) for row in window.query_rows(FEATURES)),
-        tuple(UserCost(*row) for row in window.query_rows(USERS)),
-        tuple(ModelCost(*row) for row in window.query_rows(MODELS)),
-        window.efficiency(), tuple(window.anomalies()), tuple(window.query_rows(RISING)), budgets, Waste(*window.query_row(WASTE)),
-        DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, window.query_row(RESIDUAL)[0]), daily,
+        budget_usd, window.forecast(budget_usd),
+        tuple(FeatureCost(*row[:5]) for row in window.query_rows("features")),
+        tuple(UserCost(*row) for row in window.query_rows("users")),
+        tuple(ModelCost(*row) for row in window.query_rows("models")),
+        window.efficiency(), tuple(window.anomalies()), tuple(window.query_rows("rising")), budgets, Waste(*window.query_row("waste")),
+        DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, window.query_row("residual")[0]), daily,
     )  # fmt: skip
-
-
-def forecast(
-    daily: Sequence[tuple[date, Decimal]], spent_usd: float, as_of: datetime, budget_usd: Decimal | None
-) -> Forecast:
-    """Forecasts the month of `as_of`, by the rule of the view `budget_status`.
-
-    Args:
-        daily: the last 28 days or more, in order; days before the first call have a cost of 0.
-        spent_usd: spend since the start of the month.
-        as_of: now; with a time zone.
-        budget_usd: monthly budget, or None.
-    """
-    last = as_of - timedelta(microseconds=1)
-    full = [float(cost) for day, cost in daily if day < as_of.date()][-28:]
-    week = full[-7:]
-    first = next((i for i, cost in enumerate(full) if cost > 0), len(full))
-    pace = sum(week) / min(7, max(1, len(full) - first)) if week else 0.0
-    spread = Z80 * statistics.pstdev(full or [0.0]) / 7**0.5
-    end = (last.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(day=1)
-    left = (end - as_of) / timedelta(days=1)
-    exhausted = None
-    if budget_usd is not None:
-        room = float(budget_usd) - spent_usd
-        if room <= 0:
-            exhausted = as_of
-        elif pace > 0 and room / pace < left:
-            exhausted = as_of + timedelta(days=room / pace)
-    return Forecast(
-        spent_usd,
-        spent_usd + pace * left,
-        spent_usd + max(0.0, pace - spread) * left,
-        spent_usd + (pace + spread) * left,
-        exhausted,
-    )
 
 
 def end_of_hour(moment: datetime) -> datetime:
@@ -254,7 +216,7 @@ class _Window:
     until: datetime
     as_of: datetime
 
-    def query_rows(self, query: str) -> list[tuple[Any, ...]]:
+    def query_rows(self, name: str, **fragments: str) -> list[tuple[Any, ...]]:
         times = {
             "since": self.since,
             "until": self.until,
@@ -265,89 +227,33 @@ class _Window:
         # A report that ends at midnight covers the day before.
         times["moment"] = times["as_of"] - timedelta(seconds=1)
         texts = {f"{name}_text": f"'{moment:%Y-%m-%d %H:%M:%S}'" for name, moment in times.items()}
-        return self.ledger.query(query.format(**words, **texts)).rows
+        return self.ledger.query(statement(f"report/{name}", **fragments, **words, **texts)).rows
 
-    def query_row(self, query: str) -> tuple[Any, ...]:
-        [row] = self.query_rows(query)
+    def query_row(self, name: str, **fragments: str) -> tuple[Any, ...]:
+        [row] = self.query_rows(name, **fragments)
         return row
 
-    def month_usd(self) -> float:
-        return float(self.query_row(MONTH)[0])
+    def forecast(self, budget_usd: Decimal | None) -> Forecast:
+        rules = {name: statement(f"budgets/{name}") for name in ("burn_rate", "forecast")}
+        spent, month, low, high, exhausted_at = self.query_row("forecast", budget=str(budget_usd or 0), **rules)
+        return Forecast(spent, month, low, high, exhausted_at if budget_usd is not None else None)
 
     def daily(self) -> Iterator[tuple[date, Decimal]]:
         last = (self.until - timedelta(microseconds=1)).date()
-        costs: dict[date, Decimal] = dict(self.query_rows(DAILY))
+        costs: dict[date, Decimal] = dict(self.query_rows("daily"))
         for back in range(CHART_DAYS - 1, -1, -1):
             day = last - timedelta(days=back)
             yield day, costs.get(day, Decimal(0))
 
     def efficiency(self) -> Efficiency | None:
-        calls, mean_input, mean_output, p95_input, truncated = self.query_row(EFFICIENCY)
+        calls, mean_input, mean_output, p95_input, truncated = self.query_row("efficiency")
         return Efficiency(mean_input, mean_output, float(p95_input), truncated) if calls else None
 
     def anomalies(self) -> Iterator[Anomaly]:
-        for hour, cost, normal, score, users, features in self.query_rows(ANOMALIES):
+        for hour, cost, normal, score, users, features in self.query_rows("anomalies"):
             yield Anomaly(hour, cost, normal, score, tuple(users), tuple(features))
 
     def budgets(self) -> Iterator[Budget]:
-        for row in self.query_rows(BUDGETS):  # the last digits of float sums differ between runs
+        for row in self.query_rows("budgets"):  # the last digits of float sums differ between runs
             values: list[Any] = [round(cell, 9) if isinstance(cell, float) else cell for cell in row]
             yield Budget(*values)
-
-
-WINDOW: Final = "bucket >= {since} AND bucket < {until}"
-
-TOTAL: Final = f"""
-SELECT
-    sumIf(cost_usd, {WINDOW}), toUInt64(sumIf(calls, {WINDOW})), sumIf(unattributed_cost_usd, {WINDOW}),
-    toUInt64(sumIf(unattributed_calls, {WINDOW})), toUInt64(sumIf(unpriced_calls, {WINDOW})),
-    sumIf(cost_usd, bucket < {{since}})
-FROM llm_costs WHERE bucket >= {{before}} AND bucket < {{until}}
-"""
-MONTH: Final = "SELECT sum(cost_usd) FROM llm_costs WHERE bucket >= toStartOfMonth({as_of} - 1) AND bucket < {until}"
-DAILY: Final = f"""
-SELECT toDate(bucket) AS day, sum(cost_usd) FROM llm_costs
-WHERE bucket >= toStartOfDay({{until}} - 1) - INTERVAL {CHART_DAYS} DAY AND bucket < {{until}} GROUP BY day
-"""
-FEATURES: Final = f"""
-SELECT feature, if(priced = 0, NULL, sumIf(cost_usd, {WINDOW})) AS cost, toUInt64(sumIf(calls, {WINDOW})) AS n,
-       cost / nullIf(priced, 0), sumIf(cost_usd, bucket < {{since}}), n - sumIf(unpriced_calls, {WINDOW}) AS priced
-FROM llm_costs WHERE bucket >= {{before}} AND bucket < {{until}}
-GROUP BY feature HAVING n > 0 ORDER BY cost DESC NULLS LAST, n DESC
-"""
-MODELS: Final = f"""
-SELECT provider, model, if(n = sum(unpriced_calls), NULL, sum(cost_usd)) AS cost, toUInt64(sum(calls)) AS n FROM llm_costs
-WHERE {WINDOW} GROUP BY provider, model ORDER BY cost DESC NULLS LAST, n DESC LIMIT 10
-"""
-USERS: Final = f"""
-SELECT user_id, total_cost_usd, calls, max_cost_usd
-FROM cost_by_user_between(since = {{since_text}}, until = {{until_text}}) WHERE isNotNull(user_id) LIMIT {TOP_USERS}
-"""
-EFFICIENCY: Final = """
-SELECT count(), avg(c.input_tokens), avg(c.output_tokens), quantileExact(0.95)(c.input_tokens),
-       countIf(lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'incomplete')) / count()
-FROM llm_calls AS c FINAL WHERE c.outcome != 'error' AND c.start_time >= {since} AND c.start_time < {until}
-"""
-ANOMALIES: Final = """
-SELECT hour, hourly_cost_usd, normal_cost_usd, score, arrayFilter(x -> x != '', top_users.1), arrayFilter(x -> x != '', top_features.1)
-FROM cost_anomalies_at(as_of = {moment_text}) WHERE method = 'same_hour_mad' ORDER BY hour DESC
-"""
-RISING: Final = (
-    "SELECT feature, slope_share FROM cost_trend_at(as_of = {as_of_text}) WHERE rising ORDER BY slope_share DESC"
-)
-BUDGETS: Final = """
-SELECT name, scope, key, period, amount_usd, spent_usd, utilisation, exhausted_at
-FROM budget_status_at(as_of = {moment_text}) ORDER BY utilisation DESC
-"""
-WASTE: Final = """
-SELECT toUInt64(sum(retried_calls)), toUInt64(sum(extra_attempts)), toUInt64(sum(failed_calls)), toUInt64(sum(maybe_billed)),
-       ifNull(sum(aborted_cost_usd), 0), ifNull(sum(truncated_cost_usd), 0)
-FROM attempts_waste_between(since = {since_text}, until = {until_text})
-"""
-MISSING_ROWS: Final = """
-SELECT toUInt64(sum(missing_rows)), toUInt64(countIf(NOT announced)) FROM ledger_holes
-WHERE last_call >= {since} AND last_call < {until}
-"""
-RESIDUAL: Final = """
-SELECT if(count() = 0, NULL, sum(residual_usd)) FROM reconciliation WHERE day >= toDate({since} + INTERVAL 1 DAY - INTERVAL 1 SECOND) AND day < toDate({until})
-"""
