@@ -106,11 +106,11 @@ def test_budget_test_simulates_past_periods(tmp_path: Path):
     )
     [day] = json.loads(run("test", "chat", "--days", "5", "--json").stdout)
     assert day == {
-        "day": f"{noon:%Y-%m-%d}", "spent_usd": "12.000000000000", "used_share": 1.2,
-        "passed 50%": f"{noon:%Y-%m-%d} 13:00", "passed 100%": f"{noon:%Y-%m-%d} 15:00",
+        "day": f"{noon:%Y-%m-%d}", "spent_usd": "12.000000000000", "utilisation": 1.2,
+        "crossed 50%": f"{noon:%Y-%m-%d} 13:00", "crossed 100%": f"{noon:%Y-%m-%d} 15:00",
     }  # fmt: skip
     [day] = json.loads(run("test", "chat", "--amount", "20", "--json").stdout)
-    assert (day["passed 50%"], day["passed 100%"]) == (f"{noon:%Y-%m-%d} 15:00", None)
+    assert (day["crossed 50%"], day["crossed 100%"]) == (f"{noon:%Y-%m-%d} 15:00", None)
     run("set", "all", "1000")
     assert sum(Decimal(row["spent_usd"]) for row in json.loads(run("test", "all", "--json").stdout)) == 102
     assert "there is no budget 'nobody'" in run("test", "nobody").output
@@ -382,7 +382,7 @@ def test_a_budget_per_user_has_a_simulation_and_a_history(tmp_path: Path):
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     run("set", "u", "1", "--per", "user", "--period", "day", "--zone", "Asia/Kolkata")
     [day] = json.loads(run("test", "u", "--days", "3", "--json").stdout)
-    assert (day["user"], day["spent_usd"], day["passed 80%"], day["passed 100%"]) == (
+    assert (day["user"], day["spent_usd"], day["crossed 80%"], day["crossed 100%"]) == (
         "ada", "1.100000000000", f"{noon:%Y-%m-%d} 17:30", f"{noon:%Y-%m-%d} 17:45",
     )  # fmt: skip
     days = json.loads(run("history", "u", "--periods", "3", "--json").stdout)
@@ -418,10 +418,10 @@ def test_past_periods_are_exact_within_days_and_in_any_local_time_zone(monkeypat
             f"{midnight:%Y-%m-%d} 00:00": "0.100000000000", f"{midnight:%Y-%m-%d} 09:00": "11.000000000000",
         }  # fmt: skip
         [row] = json.loads(run("test", "day", "--days", "2", "--json").stdout)
-        assert (row["day"], row["passed 100%"]) == (f"{midnight:%Y-%m-%d}", None)
+        assert (row["day"], row["crossed 100%"]) == (f"{midnight:%Y-%m-%d}", None)
         CliRunner().invoke(main, ["guard", "--once"])
         periods = json.loads(run("history", "u", "--periods", "60", "--json").stdout)
-        assert not [period for period in periods if period["told"]], "that hour is long over"
+        assert not [period for period in periods if period["alerts"]], "that hour is long over"
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -573,7 +573,7 @@ def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
     assert json.loads(run("guard", "--dead", "--json")) == []
     [month] = json.loads(run("budget", "history", "all", "--periods", "1", "--json"))
     assert month["spent_usd"] == "9.500000000000"
-    assert [text.partition("%")[0] for text in month["told"]] == ["95"]
+    assert [text.partition("%")[0] for text in month["alerts"]] == ["95"]
     assert "10 USD a month, global" in run("budget", "history", "all")
 
 

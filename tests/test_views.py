@@ -288,7 +288,7 @@ def test_efficiency(asked: Asked):
             sum(r["finish_reasons"][0] in ("length", "max_tokens") for r in rows) / len(rows)
         )
         assert limit == exact([r["max_tokens"] for r in rows if r["max_tokens"] is not None], 0.5)
-        assert any("cut off" in hint for hint in hints)
+        assert any("truncated" in hint for hint in hints)
     assert not found
 
 
@@ -383,7 +383,7 @@ def test_focus_sums_to_the_ledger(asked: Asked):
 
 def test_budgets(asked: Asked):
     found = {row[0]: row[1:] for row in asked(
-        "budget_status_at", "name, spent_usd, utilisation, projected_usd, exhausted_at, exhausted_earliest, exhausted_latest, thresholds_passed", as_of=AS_OF
+        "budget_status_at", "name, spent_usd, utilisation, projected_usd, exhausted_at, exhausted_earliest, exhausted_latest, thresholds_crossed", as_of=AS_OF
     )}  # fmt: skip
 
     def daily(rows: list[Row]) -> dict[date, float]:

@@ -236,7 +236,7 @@ class Rule:
 
 RULES: Final = (
     Rule("spanledger-budget", "Budget threshold crossed",
-         "SELECT name, toString(round(threshold * 100)) AS threshold_percent, utilisation FROM budget_status ARRAY JOIN thresholds_passed AS threshold", 0,
+         "SELECT name, toString(round(threshold * 100)) AS threshold_percent, utilisation FROM budget_status ARRAY JOIN thresholds_crossed AS threshold", 0,
          "Budget {{ $labels.name }} has crossed its threshold of {{ $labels.threshold_percent }} %. Each threshold alerts once per period."),
     Rule("spanledger-user-hour", "User spent more than 1 % of the daily budget in an hour",
          "SELECT user_id AS user, feature, model, share FROM user_hour_over_daily_share", 0.01,

@@ -15,7 +15,7 @@ GRANT SELECT ON {db}.* TO spanledger_reader;
 CREATE SETTINGS PROFILE IF NOT EXISTS spanledger_reader SETTINGS readonly = 1, max_execution_time = 30 CHANGEABLE_IN_READONLY, max_memory_usage = 8000000000, max_rows_to_read = 2000000000, max_result_rows = 1000000 TO spanledger_reader;
 CREATE QUOTA IF NOT EXISTS spanledger_reader KEYED BY user_name FOR INTERVAL 1 minute MAX queries = 600, execution_time = 300 TO spanledger_reader;
 
--- `spanledger guard` reads what was spent and writes down what it has told; whoever sets budgets and stops is a guard too.
+-- `spanledger guard` reads spend and records its alerts; whoever sets budgets and stops needs this role as well.
 CREATE ROLE IF NOT EXISTS spanledger_guard;
 GRANT SELECT ON {db}.* TO spanledger_guard;
 GRANT INSERT ON {db}.budget_alerts TO spanledger_guard;

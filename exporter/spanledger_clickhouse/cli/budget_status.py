@@ -132,8 +132,8 @@ def tried(name: str, amount: Decimal | None, days: int, as_json: bool) -> None:
             budget = budget_table.with_amount(budget, amount)
         since = window(budget.window, datetime.now(UTC) - timedelta(days=days), budget.zone).start
         rows = list(_threshold_crossings(budget, _quarter_hour_costs(database, budget, since)))
-    words = [f"passed {threshold * 100:g}%" for threshold in budget.thresholds]
-    columns = (budget.window, *([budget.per] if budget.per else []), "spent_usd", "used_share", *words)
+    words = [f"crossed {threshold * 100:g}%" for threshold in budget.thresholds]
+    columns = (budget.window, *([budget.per] if budget.per else []), "spent_usd", "utilisation", *words)
     types = ("String", *(["String"] if budget.per else []), "Decimal", "Float64", *["String"] * len(words))
     title = f"Budget {name} of {format_amount(budget)}"
     show(Result(columns, types, rows), title, json_output=as_json)
@@ -200,7 +200,7 @@ def history(name: str, periods: int | None, as_json: bool) -> None:
         budget = _get_budget(database, name)
         alerts = _alerts_by_window(database, name)
         rows = list(_history_rows(database, budget, periods or PERIODS[budget.window], alerts))
-    columns = (budget.window, *([budget.per] if budget.per else []), "spent_usd", "utilisation", "told")
+    columns = (budget.window, *([budget.per] if budget.per else []), "spent_usd", "utilisation", "alerts")
     types = ("String", *(["String"] if budget.per else []), "Decimal", "Float64", "Array")
     title = f"Budget {name} of {format_amount(budget)}"
     show(Result(columns, types, rows), title, json_output=as_json)

@@ -1,4 +1,4 @@
--- What processes tell of themselves, as rows of ledger_events.
+-- Markers that processes report about themselves, as rows of ledger_events.
 CREATE MATERIALIZED VIEW IF NOT EXISTS {db}.ledger_events_of_otel_traces{on_cluster} TO {db}.ledger_events AS
 SELECT
     SpanAttributes['spanledger.process.id'] AS process_id,

@@ -1,5 +1,5 @@
--- What failed, was retried or was broken off, by feature and model. maybe_billed: attempts without an answer, which the
--- provider may have served and charged all the same.
+-- Failed, retried and aborted calls by feature and model. maybe_billed: attempts without a response, which the provider
+-- may have served and billed.
 CREATE OR REPLACE VIEW {db}.attempts_waste AS
 SELECT
     c.feature                                         AS feature,

@@ -1,6 +1,6 @@
--- Each budget in the period that is under way: spent, projected, and when it will be used up at its burn rate.
--- Counts whole days, the present one as far as it has come. Budgets of hours, of other time zones, of several dimensions at
--- once and of each user or tenant are not here: `spanledger budget list` has them all.
+-- Each budget in its current period: spent, projected, and when it is exhausted at its burn rate. Whole days are counted,
+-- the current day so far. Hourly budgets, budgets in other time zones, of several dimensions or per user or tenant are
+-- left out: `spanledger budget list` has them all.
 CREATE OR REPLACE VIEW {db}.budget_status AS
 WITH
     toDateTime({now}, 'UTC') AS as_of,
@@ -65,10 +65,10 @@ SELECT
     amount_usd,
     spent                                             AS spent_usd,
     spent / nullIf(amount, 0)                         AS utilisation,
-    arrayFilter(t -> utilisation >= t, thresholds)    AS thresholds_passed,
+    arrayFilter(t -> utilisation >= t, thresholds)    AS thresholds_crossed,
     projected_usd,
     projected_usd / nullIf(amount, 0)                 AS projected_utilisation,
-    daily_burn_rate                                   AS daily_pace_usd,
+    daily_burn_rate                                   AS daily_burn_rate_usd,
     exhausted_at, exhausted_earliest, exhausted_latest,
     ifNull(exhausted_at < period_end, 0)              AS over_before_end
 FROM projected

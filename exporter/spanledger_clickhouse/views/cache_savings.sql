@@ -1,5 +1,5 @@
--- What the providers' prompt caches saved: tokens read from them at the full rate, less what was paid, less what writing
--- them cost above the full rate. Needs `spanledger prices sync`; without a rate a call counts as unknown.
+-- Savings of the providers' prompt caches: the tokens read from them at the full rate, less what was paid, less what
+-- writing them cost above the full rate. Needs `spanledger prices sync`; a call without a rate counts as unknown.
 CREATE OR REPLACE VIEW {db}.cache_savings AS
 SELECT
     c.feature                                         AS feature,

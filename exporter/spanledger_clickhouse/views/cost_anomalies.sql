@@ -1,8 +1,8 @@
--- Hours of the last 14 days that cost more than they should, by two methods.
--- same_hour_mad (the default): against the same hour of the days before, median and 1.4826 x MAD, more than 4 of them;
--- the deviation is taken for at least a tenth of the median and a twentieth of the mean hour, so that quiet nights do
--- not ring; three days are needed. source_z: against all hours with calls, mean and standard deviation, more than 3;
--- 24 hours are needed. A slow drift escapes both: see cost_trend.
+-- Anomalous hours of the last 14 days, by two methods.
+-- same_hour_mad (default): compared with the same hour of the days before, by median and 1.4826 x MAD; more than 4 of them
+-- is an anomaly. The deviation is at least a tenth of the median and a twentieth of the mean hour, so that quiet nights do
+-- not alert; three days are needed. source_z: compared with all hours with calls, by mean and standard deviation; more than
+-- 3; 24 hours are needed. Neither detects a slow drift: see cost_trend.
 CREATE OR REPLACE VIEW {db}.cost_anomalies AS
 WITH
     toStartOfHour(toDateTime({now}, 'UTC')) AS this_hour,

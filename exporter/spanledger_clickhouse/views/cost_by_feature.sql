@@ -1,4 +1,4 @@
--- What each feature costs. A row with feature NULL is spend that nobody claimed.
+-- Cost of each feature. A row whose feature is NULL is unattributed spend.
 CREATE OR REPLACE VIEW {db}.cost_by_feature AS
 SELECT
     feature,

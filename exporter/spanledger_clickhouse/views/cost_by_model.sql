@@ -1,4 +1,4 @@
--- What each model costs, with its tokens and the share of its input that came from the cache.
+-- Cost of each model, with its tokens and the share of its input that was read from the cache.
 CREATE OR REPLACE VIEW {db}.cost_by_model AS
 SELECT
     provider,

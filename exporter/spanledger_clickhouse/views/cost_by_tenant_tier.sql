@@ -1,4 +1,4 @@
--- Cost, revenue and margin of each tenant by month. Revenue is what the table `revenue` says; NULL where it says nothing.
+-- Cost, revenue and margin of each tenant by month. Revenue comes from the table `revenue`; NULL where it has none.
 CREATE OR REPLACE VIEW {db}.cost_by_tenant_tier AS
 WITH
     spent AS

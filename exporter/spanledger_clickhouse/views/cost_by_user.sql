@@ -1,4 +1,4 @@
--- What each user costs, and their dearest call.
+-- Cost of each user, and their most expensive call.
 CREATE OR REPLACE VIEW {db}.cost_by_user AS
 SELECT
     user_id,

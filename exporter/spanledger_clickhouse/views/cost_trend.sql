@@ -1,5 +1,5 @@
--- Where spend is going, by feature, over the last 28 full days: week over week, and the slope over four weeks as the
--- median of the differences between same weekdays (Theil-Sen), which a single spike does not move.
+-- Trend of spend by feature over the last 28 full days: week over week, and the slope over four weeks as the median of the
+-- differences between the same weekdays (Theil-Sen), which a single spike does not affect.
 CREATE OR REPLACE VIEW {db}.cost_trend AS
 WITH
     toDate({now}) - 28 AS first_day,

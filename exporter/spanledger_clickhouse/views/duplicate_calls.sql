@@ -1,4 +1,4 @@
--- The same answer of a provider in more than one row: seen by two instrumentors, or recorded by hand as well.
+-- Responses of a provider that have more than one row: recorded by two instrumentors, or by hand as well.
 CREATE OR REPLACE VIEW {db}.duplicate_calls AS
 SELECT
     c.provider                                        AS provider,

@@ -1,4 +1,4 @@
--- How tokens are spent, by feature, with hints where a rule of thumb says that money may be saved.
+-- Token efficiency by feature, with hints where a rule of thumb suggests savings.
 CREATE OR REPLACE VIEW {db}.efficiency AS
 SELECT
     c.feature                                         AS feature,
@@ -12,10 +12,10 @@ SELECT
     countIf(lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'incomplete')) / count() AS truncation_rate,
     quantileExactIf(0.5)(ifNull(c.max_tokens, 0), isNotNull(c.max_tokens)) AS median_max_tokens,
     arrayFilter(hint -> hint != '', [
-        if(p95_input_tokens >= 10 * mean_input_tokens, 'a few inputs are ten times the mean: is something unbounded put into them?', ''),
-        if(truncation_rate > 0.05, 'more than 5 % of the answers are cut off at max_tokens: they are paid for and of little use', ''),
-        if(mean_output_per_input > 1, 'more output than input: output is the dearer part, ask for less', ''),
-        if(median_max_tokens > 2 * p95_output_tokens, 'max_tokens is more than twice what is used', '')
+        if(p95_input_tokens >= 10 * mean_input_tokens, 'some inputs are ten times the mean: is their size unbounded?', ''),
+        if(truncation_rate > 0.05, 'more than 5 % of the responses are truncated at max_tokens: they are billed, and rarely useful', ''),
+        if(mean_output_per_input > 1, 'more output than input: output is the more expensive part; ask for shorter responses', ''),
+        if(median_max_tokens > 2 * p95_output_tokens, 'max_tokens is more than twice the 95th percentile of the output', '')
     ])                                                AS hints
 FROM {db}.llm_calls AS c FINAL
 WHERE c.outcome != 'error' AND {window}

@@ -1,5 +1,5 @@
--- Usage for FinOps tools in the columns of FOCUS (focus.finops.org): a row for each hour, who, model and meter. What FOCUS
--- has no column for stands under x_. Unpriced usage is there with a cost of NULL and x_PriceStatus.
+-- Usage in the columns of FOCUS (focus.finops.org) for FinOps tools: one row per hour, consumer, model and meter. Columns
+-- that FOCUS does not have begin with x_. Unpriced usage has a cost of NULL and its x_PriceStatus.
 CREATE OR REPLACE VIEW {db}.focus_cost_and_usage AS
 SELECT
     sum(meter.3)                                      AS BilledCost,

@@ -1,4 +1,4 @@
--- Spend by hour; an hour without calls is there with 0.
+-- Spend by hour; an hour without calls has 0.
 CREATE OR REPLACE VIEW {db}.hourly_cost AS
 SELECT
     c.bucket                                          AS hour,

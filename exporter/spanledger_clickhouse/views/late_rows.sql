@@ -1,4 +1,4 @@
--- Rows that came more than an hour after their call ended: an outage, a laptop that slept, an old spool.
+-- Rows that arrived more than an hour after their call ended: an outage, a laptop that was asleep, an old spool.
 CREATE OR REPLACE VIEW {db}.late_rows AS
 SELECT
     c.process_id                                                        AS process_id,

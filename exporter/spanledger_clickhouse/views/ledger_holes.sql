@@ -1,5 +1,5 @@
--- Rows that a process numbered and that are not here. Each process numbers its rows 0, 1, 2, ...; its end marker
--- tells the number after the last. announced: the process itself said that it lost them (a full spool).
+-- Rows that a process numbered and that are missing. Each process numbers its rows 0, 1, 2, ...; its end marker holds the
+-- next number. announced: the process itself reported the loss (a full spool).
 CREATE OR REPLACE VIEW {db}.ledger_holes AS
 WITH
     numbered AS
@@ -13,11 +13,11 @@ WITH
         WHERE process_id != '' AND isNotNull(sequence)
         GROUP BY process_id
     ),
-    told AS
+    reported AS
     (
         SELECT
             process_id,
-            any(service)                                                AS told_service,
+            any(service)                                                AS reported_service,
             any(host)                                                   AS host,
             min(at)                                                     AS began,
             maxIf(sequence, kind = 'end')                               AS ended_at,
@@ -29,14 +29,14 @@ WITH
     (
         SELECT
             if(n.process_id != '', n.process_id, t.process_id)          AS process_id,
-            if(n.service != '', n.service, t.told_service)              AS service,
+            if(n.service != '', n.service, t.reported_service)              AS service,
             t.host                                                      AS host,
             n.last_call                                                 AS last_call,
             t.losses                                                    AS losses,
             arraySort(arrayConcat([toInt64(-1)], arrayMap(s -> toInt64(s), n.have),
                       if(isNull(t.ended_at), [], [toInt64(assumeNotNull(t.ended_at))]))) AS marks
         FROM numbered AS n
-        FULL OUTER JOIN told AS t ON n.process_id = t.process_id
+        FULL OUTER JOIN reported AS t ON n.process_id = t.process_id
         WHERE t.process_id = '' OR t.began >= (SELECT toStartOfDay(min(start_time)) FROM {db}.llm_calls) -- else calls of it may have expired
     )
 SELECT

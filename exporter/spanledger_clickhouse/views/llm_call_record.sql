@@ -1,5 +1,5 @@
--- One line a call under plain names, for people and notebooks. input_cost_usd has the cache's part, as input_tokens
--- has; cost of tools is in the total only. cache_hit: an answer of the application's own cache, told by the span
+-- One line per call with plain column names, for people and notebooks. input_cost_usd includes the cache, as input_tokens
+-- does; the cost of tools is in the total only. cache_hit: an answer from the application's own cache, marked by the span
 -- attribute spanledger.cache.hit.
 CREATE OR REPLACE VIEW {db}.llm_call_record AS
 SELECT

@@ -1,4 +1,4 @@
--- Spend by hour: closed hours from the rollup, the rest from the calls themselves. NULL stands for what is not known.
+-- Spend by hour: closed hours from the rollup, the rest from the calls. NULL: unknown.
 CREATE OR REPLACE VIEW {db}.llm_costs AS
 WITH (SELECT max(closed_until) FROM {db}.llm_costs_1h WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1h)) AS closed
 SELECT

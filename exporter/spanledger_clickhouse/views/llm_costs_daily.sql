@@ -1,4 +1,4 @@
--- Spend by day, tenant and tier: closed hours from the rollup, the rest from the calls. A day may come in two parts.
+-- Spend by day, tenant and tier: closed hours from the rollup, the rest from the calls. A day may have two rows.
 CREATE OR REPLACE VIEW {db}.llm_costs_daily AS
 WITH (SELECT max(closed_until) FROM {db}.llm_costs_1d WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1d)) AS closed
 SELECT

@@ -1,4 +1,4 @@
--- Spend by day and user: closed hours from the rollup, the rest from the calls. A day may come in two parts.
+-- Spend by day and user: closed hours from the rollup, the rest from the calls. A day may have two rows.
 -- user_key is user_id with '' for NULL: a filter on it finds a user without reading the others.
 CREATE OR REPLACE VIEW {db}.llm_costs_users AS
 WITH (SELECT max(closed_until) FROM {db}.llm_costs_1d_user WHERE bucket = (SELECT max(bucket) FROM {db}.llm_costs_1d_user)) AS closed

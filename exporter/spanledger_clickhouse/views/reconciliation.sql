@@ -1,5 +1,5 @@
--- The ledger beside what providers invoiced (table invoices), by day and provider. A residual above 0 is spend that the
--- ledger has not seen, or could not price: unpriced_calls says how many calls of that day have no price.
+-- The ledger compared with the providers' invoices (table invoices), by day and provider. A positive residual is spend that
+-- the ledger did not see or could not price: unpriced_calls is the number of calls of that day without a price.
 CREATE OR REPLACE VIEW {db}.reconciliation AS
 SELECT
     i.day                                             AS day,

@@ -1,4 +1,4 @@
--- What each request of the application cost, all its calls together (late ones included).
+-- Cost of each request of the application: all its calls, late ones included.
 CREATE OR REPLACE VIEW {db}.request_cost AS
 SELECT
     c.request_id                                      AS request_id,

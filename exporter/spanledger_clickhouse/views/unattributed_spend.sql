@@ -1,4 +1,4 @@
--- Spend whose feature, user or request is not known, by the code that made the call.
+-- Spend without a known feature, user or request, by the code that made the call.
 CREATE OR REPLACE VIEW {db}.unattributed_spend AS
 SELECT
     c.code_file                                       AS code_file,

@@ -1,4 +1,4 @@
--- What a unit of the application's own work costs (`spanledger.unit("pdf", quantity=50, unit="page")`): a document, and
+-- Cost of a unit of the application's own work (`spanledger.unit("pdf", quantity=50, unit="page")`): of a document, and of
 -- each of its pages.
 CREATE OR REPLACE VIEW {db}.unit_cost AS
 SELECT

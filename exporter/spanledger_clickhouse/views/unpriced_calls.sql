@@ -1,5 +1,5 @@
--- Calls without a price, by the reason and the model: what `spanledger prices` or a mapping would heal. low and high
--- are what their tokens would cost at the provider's cheapest and dearest model (`spanledger prices sync`).
+-- Calls without a price, by reason and model: `spanledger prices` or a mapping can fix them. low and high are the cost of
+-- their tokens with the provider's cheapest and most expensive model (`spanledger prices sync`).
 CREATE OR REPLACE VIEW {db}.unpriced_calls AS
 WITH rates AS
 (

@@ -1,5 +1,5 @@
--- Users who in the last hour spent more than 1 % of a day's budget: the month's global budget by the days of the month,
--- or the day's.
+-- Users who spent more than 1 % of a day's budget in the last hour: of the global monthly budget divided by the days of the
+-- month, or of the daily budget.
 CREATE OR REPLACE VIEW {db}.user_hour_over_daily_share AS
 WITH
     toDateTime({now}, 'UTC') AS as_of,
