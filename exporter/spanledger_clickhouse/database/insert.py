@@ -1,12 +1,13 @@
 """Inserts rows into ClickHouse: one insert per batch and table, idempotent by a deduplication token.
 
-Errors are of two kinds. `DatabaseError`: the server is away, busy, or not set up; the same rows will be taken
-later. `PoisonError`: the rows themselves are refused, and would be refused again.
+Errors are of three kinds. `DatabaseError`: the server is away, busy, or not set up; the same rows will be taken
+later. `PoisonError`: the rows themselves are refused, and would be refused again. `SuspectError`: unknown which.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -23,12 +24,17 @@ TRACE_ID: Final = COLUMN_NAMES.index("trace_id")
 CORRECTION_COLUMNS: Final = {**COLUMNS, "row_version": "UInt64"}
 
 TRANSIENT_ERRORS: Final = frozenset({
-    74, 75, 76, 159, 160, 164, 173, 198, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 265, 279, 285, 286, 289, 290, 319, 394, 425,
+    74, 75, 76, 159, 160, 164, 173, 198, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 265, 279, 285, 286, 289, 290, 319, 394, 425,
     439, 473, 499, 571, 692, 722, 745, 999, 1000, 1001, 1002,
 })  # fmt: skip
-"""Transient ClickHouse error codes: timeouts, quotas, memory, too many parts, read-only, lost replicas."""
-SETUP_ERRORS: Final = frozenset({16, 36, 47, 60, 62, 81, 115, 193, 497, 516})
-"""Codes of a wrong setup: an unknown column, table or database, missing privileges."""
+"""Transient ClickHouse error codes: timeouts, quotas, memory, read-only, lost replicas."""
+SETUP_ERRORS: Final = frozenset({16, 36, 47, 60, 62, 81, 115, 192, 193, 218, 497, 516})
+"""Codes of a wrong setup: an unknown or dropped column, table or database, an unknown user, missing privileges."""
+DATA_ERRORS: Final = frozenset({6, 26, 27, 38, 41, 53, 69, 70, 72, 117, 128, 131, 321, 349, 407, 469})
+"""Codes that only the rows can cause: a value that cannot be parsed or converted, is out of range, or violates a
+constraint (ErrorCodes.cpp of ClickHouse 26.9)."""
+MAX_PROBES: Final = 24
+"""Failed attempts after which the server, not a row, is taken for the cause: two for each halving of a batch."""
 
 
 SMALL_BATCH_ROWS: Final = 1000
@@ -38,7 +44,11 @@ ASYNC_INSERT: Final = {"async_insert": 1, "wait_for_async_insert": 1}
 
 
 class PoisonError(DatabaseError):
-    """ClickHouse refuses the rows themselves."""
+    """The rows themselves are refused."""
+
+
+class SuspectError(DatabaseError):
+    """The insert failed for a reason that may lie in the rows or in the server: whether other rows pass decides."""
 
 
 def insert(client: Any, target: Target, rows: Sequence[Row], row_version: int = 0) -> None:
@@ -54,6 +64,7 @@ def insert(client: Any, target: Target, rows: Sequence[Row], row_version: int = 
 
     Raises:
         PoisonError: the rows are refused.
+        SuspectError: the rows or the server are at fault (see `isolate`).
         DatabaseError: the rows are not in the table, and may be sent again.
     """
     unique = {(row[TENANT_ID], row[TRACE_ID], row[SPAN_ID]): row for row in rows}
@@ -92,29 +103,57 @@ def _insert(
             },
         )
     except (Error, OSError) as error:
-        kind = PoisonError if is_poison(error) else DatabaseError
-        raise kind(f"inserting {len(rows)} rows into {table} of {target.masked_dsn} failed: {reason(error)}") from error
+        raise kind_of(error)(
+            f"inserting {len(rows)} rows into {table} of {target.masked_dsn} failed: {reason(error)}"
+        ) from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PoisonError(f"{len(rows)} rows do not fit the columns of {table}: {reason(error)}") from error
 
 
 def isolate(send: Callable[[list[T]], None], batch: list[T], on_refused: Callable[[T, str], None]) -> None:
-    """Send a batch; bisect a refused batch until each poison row is isolated and reported to `on_refused`.
+    """Send a batch; bisect it where it is refused, and report each row that is refused by itself to `on_refused`.
+
+    After a `SuspectError` a row is refused only if other rows pass, and still pass when the last row has failed. Parts
+    are tried in random order until one passes, so that a later attempt probes other rows.
 
     Raises:
-        DatabaseError: of `send`, other than `PoisonError`: nothing more is sent.
+        DatabaseError: the server is at fault; the whole batch may be sent again.
     """
-    if not batch:
-        return
+    waiting = [batch] if batch else []
+    suspects: list[tuple[T, SuspectError]] = []
+    witness: list[T] = []
+    failed_probes = 0
+    while waiting:
+        part = waiting.pop(-1 if witness else random.randrange(len(waiting)))  # noqa: S311 - no secret
+        error = _refusal(send, part)
+        if error is None:
+            witness = part[:1]
+        elif len(part) > 1:
+            middle = len(part) // 2
+            waiting += [part[middle:], part[:middle]]
+        elif isinstance(error, SuspectError):
+            suspects.append((part[0], error))
+        else:
+            on_refused(part[0], str(error))
+        if isinstance(error, SuspectError) and not witness:
+            failed_probes += 1
+            if failed_probes >= MAX_PROBES:
+                raise error
+    if suspects and not witness:
+        raise suspects[0][1]
+    if suspects:
+        send(witness)  # idempotent
+    for item, error in suspects:
+        on_refused(item, str(error))
+
+
+def _refusal(send: Callable[[list[T]], None], part: list[T]) -> PoisonError | SuspectError | None:
+    """The refusal of a part; other errors are raised."""
     try:
-        send(batch)
-    except PoisonError as error:
-        if len(batch) == 1:
-            on_refused(batch[0], str(error))
-            return
-        middle = len(batch) // 2
-        isolate(send, batch[:middle], on_refused)
-        isolate(send, batch[middle:], on_refused)
+        send(part)
+    except (PoisonError, SuspectError) as error:
+        return error
+    return None
 
 
 def _drop_defaults(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[str], list[str], list[Sequence[object]]]:
@@ -131,14 +170,15 @@ def _drop_defaults(columns: Mapping[str, str], rows: list[Row]) -> tuple[list[st
     return names, types, values
 
 
-def is_poison(error: BaseException) -> bool:
-    """Whether a driver error is about the rows: its code is neither transient nor one of a wrong setup.
+def kind_of(error: BaseException) -> type[DatabaseError]:
+    """Whose fault a driver error is.
 
     OperationalError without a code is a connection that failed, 503 or 429 (clickhouse-connect 1.12).
     """
     from clickhouse_connect.driver.exceptions import DataError
 
-    if isinstance(error, DataError):
-        return True
     code = getattr(error, "code", None)
-    return isinstance(code, int) and code > 0 and code not in TRANSIENT_ERRORS and code not in SETUP_ERRORS
+    if isinstance(error, DataError) or code in DATA_ERRORS:
+        return PoisonError
+    is_known = not isinstance(code, int) or code <= 0 or code in TRANSIENT_ERRORS or code in SETUP_ERRORS
+    return DatabaseError if is_known else SuspectError

@@ -1,7 +1,7 @@
 """Destinations of spool lines: ClickHouse directly, or an OpenTelemetry Collector over OTLP/HTTP.
 
-A sink returns after the lines are committed, raises `PoisonError` for lines that are refused permanently, and any other
-`DatabaseError` for lines that may be sent again.
+A sink returns after the lines are committed, raises `PoisonError` for lines that are refused permanently, `SuspectError`
+where either side may be at fault, and any other `DatabaseError` for lines that may be sent again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spanledger.runtime.guard import log
 from spanledger.runtime.untrusted_json import get_path, items, parse_json
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import DatabaseError, Target, resolve_target
-from spanledger_clickhouse.database.insert import PoisonError
+from spanledger_clickhouse.database.insert import PoisonError, SuspectError
 from spanledger_clickhouse.rows.rows import Contents
 
 
@@ -66,7 +66,7 @@ class ClickHouseSink:
             insert.insert_events(
                 self._client, self._target, [event for line in lines for event in line.contents.events]
             )
-        except PoisonError:
+        except (PoisonError, SuspectError):
             raise
         except DatabaseError:
             if not self._has_external_client:
@@ -90,6 +90,13 @@ SETUP_STATUSES: Final = (401, 403, 404, 405)
 """HTTP statuses of a misconfigured receiver, not of bad rows."""
 RETRYABLE_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 """HTTP statuses that OTLP/HTTP retries (opentelemetry.io/docs/specs/otlp, and 408)."""
+
+
+def _kind_of(status: int) -> type[DatabaseError]:
+    """Whose fault an HTTP status is: 400 is about the lines (OTLP), and of any other only a comparison can tell."""
+    if status in RETRYABLE_STATUSES or status in SETUP_STATUSES or status < 400:
+        return DatabaseError
+    return PoisonError if status == 400 else SuspectError
 
 
 class OtlpSink:
@@ -128,11 +135,7 @@ class OtlpSink:
         except http_client.NoResponseError as error:
             raise DatabaseError(f"cannot reach the Collector at {self.shown}: {error}") from error
         if not 200 <= response.status < 300:
-            may_succeed = (
-                response.status in RETRYABLE_STATUSES or response.status in SETUP_STATUSES or response.status < 400
-            )
-            kind = DatabaseError if may_succeed else PoisonError
-            raise kind(f"{self.shown} answered {response.status} {response.reason}")
+            raise _kind_of(response.status)(f"{self.shown} answered {response.status} {response.reason}")
         self._check_response(response.body, len(lines))
 
     def _check_response(self, answer: bytes, sent: int) -> None:
