@@ -15,11 +15,18 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
+from canned import Canned
+from redis_server import RedisServer
 from spanledger.capture.processor import LedgerProcessor
 from spanledger.hooks.google import STREAMS, GooglePatches
 from spanledger.hooks.google_interactions import GoogleInteractionsPatches
 from spanledger.hooks.stainless import StainlessPatches
 from spanledger.hooks.websockets import GOOGLE_MODULE, OPENAI_MODULES, WebSocketPatches
+from spanledger.limits import api
+from spanledger.limits.estimate import tokenizer
+from spanledger.limits.store.memory import MemoryStore
+from spanledger.limits.store.protocol import Store
+from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import calculator
 from spanledger.providers import anthropic, google, openai
 from spanledger.runtime import finalizers, guard
@@ -32,6 +39,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 from loopback_provider import Provider, Sold  # noqa: E402
+
+from programs import Programs, environment  # noqa: E402
 
 RESOURCE = Resource({"service.name": "tests", "deployment.environment.name": "ci"})
 
@@ -132,6 +141,72 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
     for door in doors:
         door.remove()
     recorded.spool.close()
+
+
+@pytest.fixture
+def canned() -> Iterator[Canned]:
+    server = Canned()
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def no_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables of real tokenizers come over the network."""
+    monkeypatch.setattr(tokenizer, "installed", lambda: False)
+
+
+@pytest.fixture
+def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Enforces a monthly budget per user: `limited(amount_usd, toml)`, the TOML being its action and what follows it."""
+
+    def enforce(amount: str, toml: str = 'action = "block"\n') -> None:
+        file = tmp_path / "limits.toml"
+        budget = f'[[budget]]\nname = "u"\nwindow = "month"\nper = "user"\namount_usd = {amount}\n'
+        file.write_text(f"enforce = true\n{budget}{toml}")
+        monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+        api.reset()
+
+    yield enforce
+    api.reset()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> RedisServer:
+    """A Redis without data, shared by the tests of a worker: they neither stop nor pause it."""
+    RedisStore(redis_server.url, deadline=2.0)._client.flushall()
+    return redis_server
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Both stores of reservations, empty."""
+    return (
+        MemoryStore() if request.param == "memory" else RedisStore(request.getfixturevalue("redis").url, deadline=2.0)
+    )
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that its test may stop and pause."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def programs(provider: Provider, tmp_path: Path) -> Iterator[Programs]:
+    programs = Programs(tmp_path, environment(provider, tmp_path))
+    yield programs
+    for program in programs.started:
+        program.kill()
 
 
 @pytest.fixture

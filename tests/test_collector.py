@@ -22,17 +22,13 @@ import pytest
 from loopback_provider import Provider
 
 from conftest import ROOT
+from foreign_spans import body, foreign
+from programs import APPLICATION, BIN, Program, Programs, until
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.ship import shipper
-from test_examples import BIN
-from test_faults import APPLICATION, Program, Programs, programs
-from test_gateway import body, foreign
-from test_process_ends import until
 
 pytestmark = pytest.mark.services
-
-__all__ = ["programs"]
 
 CONFIGURATIONS = ROOT / "collector-config"
 TOKEN = "0123456789abcdef"

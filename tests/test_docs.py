@@ -128,13 +128,6 @@ def shop(tmp_path_factory) -> str:
     return where.dsn
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def desk(shop: str, redis: RedisServer, tmp_path: Path, monkeypatch, ledger: Recorded, provider: Provider) -> Path:
     """A working directory with the files that the pages name."""

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,17 +16,12 @@ import httpx
 import pytest
 from loopback_provider import Provider
 
+from programs import BIN, environment
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 pytestmark = pytest.mark.services
 
 EXAMPLES = demo.HERE
-BIN = Path(sys.executable).parent
-
-
-def environment(provider: Provider, state: Path, **more: str) -> dict[str, str]:
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**demo.environment(provider, state), "PATH": path, "HOME": str(state), **more}
 
 
 def ledger(state: Path) -> list[dict[str, Any]]:

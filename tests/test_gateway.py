@@ -14,7 +14,6 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from conftest import Recorded
-from spanledger.pricing import quote
+from foreign_spans import CONVENTIONS, NOW, body, cost, foreign
 from spanledger.semconv import attributes as a
-from spanledger.semconv.usage import from_totals
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client, resolve_target
@@ -47,31 +45,6 @@ from spanledger_clickhouse.ship import dead_letters
 
 DEFAULTS = Limits()
 URL = "http://gateway/v1/traces"
-NOW = time.time_ns()
-
-
-def foreign(
-    scope: str = "opentelemetry.util.genai.handler",
-    span_id: str = "1" * 16,
-    parent: str = "",
-    start: int = NOW,
-    **at: Any,
-) -> Span:
-    """A call that another instrumentor recorded: 1,000 input tokens, 100 of output, unless it says otherwise."""
-    made = {
-        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4.1-mini",
-        "gen_ai.usage.input_tokens": 1000, "gen_ai.usage.output_tokens": 100, "gen_ai.response.id": f"resp-{span_id}",
-        **{name.replace("__", "."): value for name, value in at.items()},
-    }  # fmt: skip
-    return Span(scope, {"service.name": "shop"}, {k: v for k, v in made.items() if v is not None},
-                "a" * 32, span_id, parent, "chat", start, start + 10**9, False)  # fmt: skip
-
-
-def body(*spans: Span) -> bytes:
-    """An OTLP JSON request."""
-    return json.dumps(
-        {"resourceSpans": [part for s in spans for part in json.loads(otlp.to_json_line(s))["resourceSpans"]]}
-    ).encode()
 
 
 def protobuf(*spans: Span) -> bytes:
@@ -116,12 +89,6 @@ async def served(where: Target, own_state: Path) -> AsyncIterator[Served]:
     yield found
     await found.client.aclose()
     await asyncio.to_thread(found.intake.stop)
-
-
-def cost(model: str = "gpt-4.1-mini", provider: str = "openai", **usage: int) -> Decimal:
-    total = quote(provider, model, from_totals(**usage)).total_picousd
-    assert total is not None
-    return Decimal(total).scaleb(-12)
 
 
 # --- what it takes ------------------------------------------------------------------------------------------------------
@@ -285,71 +252,6 @@ async def test_metrics_count_spans_requests_and_commits(served: Served):
 
 
 # --- what is priced --------------------------------------------------------------------------------------------------------
-
-CACHED = {"input": 1000, "cache_read": 400, "cache_write": 200, "output": 100}
-CONVENTIONS: dict[str, tuple[Span, Decimal]] = {
-    "official": (
-        foreign("opentelemetry.util.genai.handler", gen_ai__provider__name="anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_write.input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openllmetry": (
-        foreign("opentelemetry.instrumentation.anthropic", gen_ai__provider__name=None, gen_ai__system="Anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_creation.input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openllmetry of 2024": (
-        foreign("opentelemetry.instrumentation.openai.v1", gen_ai__operation__name=None, gen_ai__provider__name=None, gen_ai__system="OpenAI", llm__request__type="chat",
-                **{"gen_ai.usage.input_tokens": None, "gen_ai.usage.output_tokens": None, "gen_ai.usage.prompt_tokens": 1000, "gen_ai.usage.completion_tokens": 100}),
-        cost(input=1000, output=100),
-    ),
-    "openllmetry, Gemini": (
-        foreign("opentelemetry.instrumentation.google_generativeai", gen_ai__provider__name="gcp.gen_ai", gen_ai__request__model="gemini-2.5-flash",
-                **{"gen_ai.usage.total_tokens": 1300}),
-        cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
-    ),
-    "openinference": (
-        Span("openinference.instrumentation.anthropic", {}, {
-            "openinference.span.kind": "LLM", "llm.provider": "anthropic", "llm.system": "anthropic", "llm.model_name": "claude-sonnet-4-5",
-            "llm.token_count.prompt": 1000, "llm.token_count.completion": 100, "llm.token_count.prompt_details.cache_read": 400,
-            "llm.token_count.prompt_details.cache_write": 200, "input.value": "SECRET", "llm.input_messages.0.message.content": "SECRET",
-        }, "a" * 32, "1" * 16, "", "x", NOW, NOW, False),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openlit": (  # its input leaves the cache out
-        foreign("openlit.otel.tracing", gen_ai__provider__name="anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.input_tokens": 400, "gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_creation.input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openlit, Gemini": (
-        foreign("openlit.otel.tracing", gen_ai__provider__name="gemini", gen_ai__request__model="gemini-2.5-flash", **{"gen_ai.usage.reasoning_tokens": 200}),
-        cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
-    ),
-    "openllmetry, Bedrock": (  # so does this one's
-        foreign("opentelemetry.instrumentation.bedrock", gen_ai__provider__name="aws.bedrock", gen_ai__request__model="anthropic.claude-3-5-sonnet-20241022-v2:0",
-                **{"gen_ai.usage.input_tokens": 600, "gen_ai.usage.cache_read.input_tokens": 400}),
-        cost("anthropic.claude-3-5-sonnet-20241022-v2:0", "aws.bedrock", input=1000, cache_read=400, output=100),
-    ),
-    "Azure, by its host": (
-        foreign(gen_ai__request__model="gpt-4o", server__address="shop.openai.azure.com"),
-        cost("gpt-4o", "azure.ai.openai", input=1000, output=100),
-    ),
-    "official, interactions": (
-        foreign("opentelemetry.instrumentation.google_genai", gen_ai__operation__name="interactions.create", gen_ai__provider__name="gemini",
-                gen_ai__request__model="gemini-2.5-flash", **{"gen_ai.usage.reasoning.output_tokens": 200}),
-        cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
-    ),
-    "pydantic-ai": (
-        foreign("pydantic-ai", **{"gen_ai.usage.details.cache_read_tokens": 400, "operation.cost": 0.5}),
-        cost(input=1000, cache_read=400, output=100),
-    ),
-    "logfire": (foreign("logfire.openai", request_data='{"messages": "SECRET"}'), cost(input=1000, output=100)),
-    "the SDK's own": (
-        foreign("com.anthropic.sdk.python", gen_ai__provider__name="anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_write.input_tokens": 200, "anthropic.usage.cache_creation.ephemeral_1h_input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", input=1000, cache_read=400, cache_write_1h=200, output=100),
-    ),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)

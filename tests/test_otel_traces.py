@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from loopback_provider import Provider
 
 from conftest import Recorded
+from foreign_spans import CONVENTIONS, foreign
+from price_oracle import oracle
 from spanledger.pricing import quote
 from spanledger.pricing.model_names import canonical
 from spanledger.pricing.price_table import prices
@@ -23,8 +25,6 @@ from spanledger_clickhouse.prices import price_table_sync
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.rows.rows import COLUMNS
-from test_gateway import CONVENTIONS, foreign
-from test_pricing_oracle import oracle
 
 AT = datetime(2026, 11, 23, 8, tzinfo=UTC)
 NS = int(AT.timestamp()) * 10**9

@@ -17,7 +17,7 @@ from spanledger.limits.store.memory import MemoryStore
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from synthetic import call
-from test_views import START, Asked
+from view_queries import START, ViewQueries
 
 pytestmark = pytest.mark.clock
 
@@ -45,7 +45,7 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
             insert.insert(client, where, [tuple(row.values()) for row in rows[start : start + 10_000]])
         client.insert(f"`{where.database}`.budgets", [["all", "global", "", "month", Decimal(10_000)]],
                       column_names=["name", "scope", "key", "period", "amount_usd"])  # fmt: skip
-        asked = Asked(client, where, rows)
+        asked = ViewQueries(client, where, rows)
         [row] = asked(
             "user_hour_over_daily_share_at", "user_id, feature, calls, share", as_of=begin + timedelta(minutes=20)
         )
