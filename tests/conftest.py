@@ -16,6 +16,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from canned import Canned
+from empty_ledger import empty_ledger
 from redis_server import RedisServer
 from spanledger.capture.processor import LedgerProcessor
 from spanledger.hooks.google import STREAMS, GooglePatches
@@ -31,8 +32,7 @@ from spanledger.pricing import calculator
 from spanledger.providers import anthropic, google, openai
 from spanledger.runtime import finalizers, guard
 from spanledger.spool.writer import SUFFIX, Spool
-from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import Target, open_client, resolve_target
+from spanledger_clickhouse.database.connection import Target, open_client
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent
@@ -47,9 +47,11 @@ RESOURCE = Resource({"service.name": "tests", "deployment.environment.name": "ci
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state directory of the test's own, and no settings of the machine's."""
+    """A state directory of the test's own, no settings of the machine's, and no coverage of child processes."""
     for name in list(os.environ):
-        if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")):
+        if name.startswith(
+            ("SPANLEDGER_", "COVERAGE_PROCESS_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state" / "spanledger"
@@ -212,9 +214,8 @@ def programs(provider: Provider, tmp_path: Path) -> Iterator[Programs]:
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
     """A ledger in the embedded engine, its schema in place."""
-    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    where = empty_ledger(tmp_path / "chdb")
     with open_client(where) as client:
-        migrations.migrate(client, where)
         yield client, where
 
 
@@ -236,6 +237,13 @@ def front_in(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def migrated_front(front_in: Callable[[str], str], tmp_path: Path) -> str:
+    """A ClickHouse server with an empty ledger."""
+    empty_ledger(tmp_path / "server0", "llm")
+    return front_in(os.environ.get("TZ", "UTC"))
 
 
 @pytest.fixture

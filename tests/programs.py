@@ -39,6 +39,11 @@ for thread in range({THREADS}):
 """Calls a provider in `THREADS` threads; appends the id of each response that it received to the file `done`."""
 
 
+COVERAGE = {name: value for name, value in os.environ.items() if name == "COVERAGE_PROCESS_CONFIG"}
+"""Environment with which coverage measures a child. A measured child takes up to twice the CPU time, so only those have
+it that run code which no test runs in its own process: conftest.py takes it from the environment of the others."""
+
+
 def environment(provider: Provider, state: Path, **more: str) -> dict[str, str]:
     """Environment of an application: keys and addresses of the SDKs, the state directory, the tools of this Python."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"

@@ -22,6 +22,7 @@ import pytest
 from loopback_provider import Provider
 
 from conftest import ROOT
+from empty_ledger import empty_ledger
 from foreign_spans import body, foreign
 from programs import APPLICATION, BIN, Program, Programs, until
 from spanledger_clickhouse.database.connection import open_client, resolve_target
@@ -101,6 +102,7 @@ class Stack:
             "TRACES_ENDPOINT": f"http://127.0.0.1:{self.ports['traces']}",
         }  # fmt: skip
         self.binary = collector
+        empty_ledger(directory / "server", "llm")
         front = [sys.executable, Path(__file__).parent / "clickhouse_front.py", directory / "server"]
         self.clickhouse = programs(*front, "--port", self.ports["clickhouse"])
         self.gateway = programs(

@@ -28,11 +28,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from conftest import Recorded
+from empty_ledger import empty_ledger
 from foreign_spans import CONVENTIONS, NOW, body, cost, foreign
 from spanledger.semconv import attributes as a
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
-from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client, resolve_target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client
 from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.gateway import dedup, request_body
 from spanledger_clickhouse.gateway.dedup import Batch, SpanDeduplicator
@@ -60,7 +61,7 @@ def protobuf(*spans: Span) -> bytes:
 
 @pytest.fixture
 def where(tmp_path: Path) -> Target:
-    return resolve_target(f"chdb://{tmp_path / 'ledger'}")
+    return empty_ledger(tmp_path / "ledger")
 
 
 class Served:

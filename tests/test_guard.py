@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 from clickhouse_front import Front
+from empty_ledger import empty_ledger
 from redis_server import RedisServer
 from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.alerts import delivery_log, destinations, evaluate
@@ -29,7 +30,7 @@ from spanledger_clickhouse.alerts.destinations import Destination
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 from synthetic import call
@@ -86,9 +87,8 @@ def receiver(monkeypatch) -> Iterator[Receiver]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    where = empty_ledger(tmp_path / "chdb")
     with open_client(where) as client:
-        migrations.migrate(client, where)
         client.command(f"USE `{where.database}`")
         yield Ledger(client, where)
 
@@ -487,13 +487,13 @@ with open_ledger(dsn=sys.argv[1], take_in=False) as ledger:
 
 
 def test_of_several_guards_one_tells(tmp_path: Path, receiver: Receiver):
+    empty_ledger(tmp_path / "chdb")
     front = Front(str(tmp_path / "chdb"))
     threading.Thread(target=front.serve_forever, daemon=True).start()
     dsn = f"http://127.0.0.1:{front.server_port}/spanledger"
     where = resolve_target(dsn)
     try:
         with open_client(where) as client:
-            migrations.migrate(client, where)
             client.database = where.database
             ledger = Ledger(client, where)
             for number in range(5):
@@ -538,7 +538,7 @@ def test_a_look_that_tells_nobody_keeps_nobody_from_being_told(ledger: Ledger, r
 
 @pytest.fixture
 def settings(tmp_path: Path, receiver: Receiver, monkeypatch) -> None:
-    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    monkeypatch.setenv("SPANLEDGER_DSN", empty_ledger(tmp_path / "chdb").dsn)
     monkeypatch.setenv("SPANLEDGER_SLACK_WEBHOOK", receiver.url("slack"))
     monkeypatch.setenv("SPANLEDGER_ALERT_WEBHOOK", f"{receiver.url('one')} {receiver.url('two')}")
 
@@ -553,7 +553,7 @@ def test_the_guard_as_a_command(settings, receiver: Receiver, tmp_path: Path):
     assert run("guard", "--test").count("delivered") == 3
     assert {each["type"] for each in receiver.bodies("one")} == {"test"}
     run("budget", "set", "all", "10")
-    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    where = resolve_target()
     now = datetime.now(UTC)
     with open_client(where) as client:
         spend(Ledger(client, where), now.replace(day=1, hour=0, minute=0, second=0), "9.5")
@@ -603,7 +603,7 @@ def test_redis_learns_what_only_the_ledger_knows(settings, tmp_path: Path, monke
     try:
         said = run("budget", "set", "a user's day", "10", "--per", "user", "--period", "day", "--action", "block")
         assert "published 1 budgets to Redis" in said
-        where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+        where = resolve_target()
         now = datetime.now(UTC)
         with open_client(where) as client:
             spend(Ledger(client, where), now.replace(hour=0, minute=0, second=0, microsecond=1), 6, user_id="ada")

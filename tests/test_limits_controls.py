@@ -11,6 +11,7 @@ from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
+from empty_ledger import empty_ledger
 from limited_calls import call_openai
 from limiters import eventually
 from redis_server import RedisServer
@@ -18,7 +19,7 @@ from spanledger import BudgetExceeded
 from spanledger.limits import api
 from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database.connection import open_client
 
 pytestmark = pytest.mark.services
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.services
 def test_a_stop_is_enforced_within_seconds_and_each_change_is_a_row(
     limited, ledger: Recorded, provider: Provider, own_redis: RedisServer, tmp_path: Path, monkeypatch
 ):
-    target = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    target = empty_ledger(tmp_path / "chdb")
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", own_redis.url)
     monkeypatch.setenv("SPANLEDGER_DSN", target.dsn)
     limited("5")
@@ -77,7 +78,7 @@ def test_a_budget_from_the_command_line_is_enforced_within_seconds(
     ledger: Recorded, provider: Provider, redis: RedisServer, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", redis.url)
-    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    monkeypatch.setenv("SPANLEDGER_DSN", empty_ledger(tmp_path / "chdb").dsn)
     api.reset()
 
     def outcome() -> str:

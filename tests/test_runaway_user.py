@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from empty_ledger import empty_ledger
 from questions import Question
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Dimensions, Policy, Rule
 from spanledger.limits.store.memory import MemoryStore
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from synthetic import call
 from view_queries import START, ViewQueries
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.clock
 def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
     """A base of $1,700 a day, then one user at $22.9 an hour on a $10,000 month."""
     chance = random.Random(40)
-    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    where = empty_ledger(tmp_path / "chdb")
     rows = [
         call(
             start_time=START + timedelta(hours=hour, minutes=number % 60), trace_id=f"{hour * 100 + number:032x}", span_id=f"{number:016x}",
@@ -40,7 +41,6 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
         for minute in range(60)
     ]  # fmt: skip
     with open_client(where) as client:
-        migrations.migrate(client, where)
         for start in range(0, len(rows), 10_000):
             insert.insert(client, where, [tuple(row.values()) for row in rows[start : start + 10_000]])
         client.insert(f"`{where.database}`.budgets", [["all", "global", "", "month", Decimal(10_000)]],

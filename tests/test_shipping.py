@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from canned import Canned
 from conftest import RESOURCE, Recorded
+from empty_ledger import empty_ledger
 from spanledger import bootstrap
 from spanledger import metrics as selfmetrics
 from spanledger.capture.processor import LedgerProcessor
@@ -155,7 +156,7 @@ def test_errors_that_pass_are_told_from_rows_that_never_will(code, poison):
 
 
 def test_dead_letters_are_shown_and_retried_by_the_command(monkeypatch, own_state: Path, tmp_path: Path):
-    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    monkeypatch.setenv("SPANLEDGER_DSN", empty_ledger(tmp_path / "chdb").dsn)
     (own_state / "spool").mkdir(parents=True)
     dead_letters.add(own_state / "spool", b'{"resourceSpans": []}\n', "it would not")
     shown = CliRunner().invoke(main, ["ship", "--dead"]).output
@@ -507,7 +508,11 @@ def test_a_wrong_dsn_says_what_a_dsn_is(dsn: str):
 
 def test_the_embedded_ledger_serves_one_process(tmp_path: Path):
     where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
-    code = f"from spanledger_clickhouse.database.connection import connect, resolve_target; connect(resolve_target({where.dsn!r}))"
+    code = f"""
+from spanledger_clickhouse.database import connection
+connection.WAIT_SECONDS = 1.0
+connection.connect(connection.resolve_target({where.dsn!r}))
+"""
     with open_client(where):
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from empty_ledger import empty_ledger
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.database.rollups import Rollups
 from synthetic import call
 from view_queries import START, Row, ViewQueries
@@ -81,11 +82,10 @@ def month() -> list[Row]:
 
 @pytest.fixture(scope="module", params=["calls alone", "rollups"])
 def asked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ViewQueries]:
-    where = resolve_target(f"chdb://{tmp_path_factory.mktemp('views') / 'chdb'}")
+    where = empty_ledger(tmp_path_factory.mktemp("views") / "chdb")
     rows = month()
     chance = random.Random(7)
     with open_client(where) as client:
-        migrations.migrate(client, where)
         shuffled = [*rows, *chance.sample(rows, 500)]  # some come twice, none in order
         chance.shuffle(shuffled)
         for begin in range(0, len(shuffled), 1000):
