@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
+from alert_receiver import Receiver
 from canned import Canned
 from empty_ledger import empty_ledger
 from redis_server import RedisServer
@@ -32,6 +33,7 @@ from spanledger.pricing import calculator
 from spanledger.providers import anthropic, google, openai
 from spanledger.runtime import finalizers, guard
 from spanledger.spool.writer import SUFFIX, Spool
+from spanledger_clickhouse.alerts import destinations
 from spanledger_clickhouse.database.connection import Target, open_client
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
@@ -54,6 +56,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    api.reset()  # the limiter of the process, which an earlier test may have made
     return tmp_path / "state" / "spanledger"
 
 
@@ -150,6 +153,16 @@ def canned() -> Iterator[Canned]:
     server = Canned()
     yield server
     server.close()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server for alerts; a failed delivery is retried without delay."""
+    monkeypatch.setattr(destinations, "BACKOFF_SECONDS", 0.01)
+    server = Receiver()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from decimal import Decimal
 from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from spanledger.pricing import quote
 from spanledger.semconv.usage import from_totals
@@ -37,6 +41,16 @@ def body(*spans: Span) -> bytes:
     return json.dumps(
         {"resourceSpans": [part for s in spans for part in json.loads(otlp.to_json_line(s))["resourceSpans"]]}
     ).encode()
+
+
+def protobuf(*spans: Span) -> bytes:
+    """An OTLP protobuf request."""
+    document = json.loads(body(*spans))
+    for part in document["resourceSpans"]:
+        for span in part["scopeSpans"][0]["spans"]:  # protobuf's own JSON has ids in base64
+            for name in ("traceId", "spanId", "parentSpanId"):
+                span[name] = base64.b64encode(bytes.fromhex(span[name])).decode()
+    return ParseDict(document, ExportTraceServiceRequest()).SerializeToString()
 
 
 def cost(model: str = "gpt-4.1-mini", provider: str = "openai", **usage: int) -> Decimal:

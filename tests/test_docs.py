@@ -124,7 +124,7 @@ def test_the_page_of_commands_is_made_from_their_help():
 def shop(tmp_path_factory) -> str:
     where = resolve_target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
     with open_client(where) as client:
-        open_shop(client, where, datetime.now(UTC), 2000)
+        open_shop(client, where, datetime.now(UTC), 400)  # `reprice` takes an hour with calls at a time
     return where.dsn
 
 

@@ -458,7 +458,7 @@ def test_the_ledger_beside_the_invoice(asked: ViewQueries):
     days = asked.grouped(lambda row: (row["start_time"].date(), row["provider"]))
     chosen = [(date(2026, 3, 3), "openai"), (date(2026, 3, 4), "anthropic"), (date(2025, 1, 1), "openai")]
     asked.client.insert(
-        f"`{asked.where.database}`.invoices",
+        f"`{asked.target.database}`.invoices",
         [[*key, project, Decimal("1.25")] for key in chosen for project in ("a", "b")],
         column_names=["day", "provider", "project", "amount_usd"],
     )

@@ -16,12 +16,12 @@ Row = dict[str, Any]
 class ViewQueries:
     """Queries of the ledger's views, beside the rows that the ledger holds."""
 
-    def __init__(self, client: Any, where: Target, rows: list[Row]) -> None:
-        self.client, self.where, self.rows = client, where, rows
+    def __init__(self, client: Any, target: Target, rows: list[Row]) -> None:
+        self.client, self.target, self.rows = client, target, rows
 
     def __call__(self, view: str, columns: str = "*", **parameters: datetime) -> list[tuple[Any, ...]]:
         arguments = ", ".join(f"{name} = '{moment:%Y-%m-%d %H:%M:%S}'" for name, moment in parameters.items())
-        name = f"`{self.where.database}`.{view}" + (f"({arguments})" if arguments else "")
+        name = f"`{self.target.database}`.{view}" + (f"({arguments})" if arguments else "")
         return [tuple(row) for row in self.client.query(f"SELECT {columns} FROM {name}").result_rows]
 
     def grouped(self, key: Callable[[Row], Any], rows: list[Row] | None = None) -> dict[Any, list[Row]]:
