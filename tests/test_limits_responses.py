@@ -61,12 +61,14 @@ def test_web_applications_answer_429_with_retry_after():
 
 
 def figures(reader: InMemoryMetricReader) -> dict[tuple[str, str], Any]:
+    """Metrics of limits; those of calls are registered by the first call of a process."""
     data = reader.get_metrics_data()
     return {
         (metric.name, " ".join(str(value) for value in (point.attributes or {}).values())): point.value
         for resource in (data.resource_metrics if data else [])
         for scope in resource.scope_metrics
         for metric in scope.metrics
+        if metric.name.startswith(("spanledger.limits.", "spanledger.budget."))
         for point in metric.data.data_points
     }
 
