@@ -42,13 +42,13 @@ collector: .collector/otelcol-spanledger ## Build the OpenTelemetry Collector th
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
 
 test: setup collector ## All tests, with branch coverage
-	$(RUN)pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
+	$(RUN)pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered
 
 test-fast: setup ## Tests that start no services and no programs: minutes
-	$(RUN)pytest -n $(WORKERS) --dist loadfile -m "not services"
+	$(RUN)pytest -n $(WORKERS) --dist worksteal -m "not services"
 
 test-zones: setup ## What depends on the time, on hosts whose clock is not on UTC
-	for zone in Europe/Berlin America/New_York Asia/Kolkata Pacific/Kiritimati; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -n $(WORKERS) --dist loadfile -m clock || exit 1; done
+	for zone in Europe/Berlin America/New_York Asia/Kolkata Pacific/Kiritimati; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -n $(WORKERS) --dist worksteal -m clock || exit 1; done
 
 test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
 	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix
@@ -77,4 +77,4 @@ prices: setup ## Renew the bundled prices from a litellm wheel: make prices VERS
 	$(RUN)python tools/build_prices.py --download $(VERSION)
 
 clean: ## Remove what the targets made
-	rm -rf .collector .venv .tools .demo .bench .matrix dist .coverage .pytest_cache .ruff_cache .hypothesis
+	rm -rf .collector .venv .tools .demo .bench .matrix dist .coverage* .pytest_cache .ruff_cache .hypothesis

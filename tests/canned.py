@@ -85,3 +85,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
+
+
+INTERACTION: dict[str, Any] = {
+    "id": "int_1", "model": "gemini-3.5-flash", "object": "interaction", "status": "completed", "outputs": [],
+    "created": "2026-11-01T10:00:00Z", "updated": "2026-11-01T10:00:00Z", "role": "model",
+    "usage": {
+        "total_input_tokens": 100, "total_cached_tokens": 40, "total_output_tokens": 10, "total_thought_tokens": 5,
+        "total_tool_use_tokens": 3, "total_tokens": 118, "grounding_tool_count": [{"type": "google_search", "count": 2}],
+    },
+}  # fmt: skip
+"""A response of Google's Interactions API."""

@@ -15,17 +15,26 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
+from alert_receiver import Receiver
+from canned import Canned
+from empty_ledger import empty_ledger
+from redis_server import RedisServer
 from spanledger.capture.processor import LedgerProcessor
 from spanledger.hooks.google import STREAMS, GooglePatches
 from spanledger.hooks.google_interactions import GoogleInteractionsPatches
 from spanledger.hooks.stainless import StainlessPatches
 from spanledger.hooks.websockets import GOOGLE_MODULE, OPENAI_MODULES, WebSocketPatches
+from spanledger.limits import api
+from spanledger.limits.estimate import tokenizer
+from spanledger.limits.store.memory import MemoryStore
+from spanledger.limits.store.protocol import Store
+from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import calculator
 from spanledger.providers import anthropic, google, openai
 from spanledger.runtime import finalizers, guard
 from spanledger.spool.writer import SUFFIX, Spool
-from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import Target, open_client, resolve_target
+from spanledger_clickhouse import http_client
+from spanledger_clickhouse.database.connection import Target, open_client
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent
@@ -33,16 +42,21 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from loopback_provider import Provider, Sold  # noqa: E402
 
+from programs import Programs, environment  # noqa: E402
+
 RESOURCE = Resource({"service.name": "tests", "deployment.environment.name": "ci"})
 
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state directory of the test's own, and no settings of the machine's."""
+    """A state directory of the test's own, no settings of the machine's, and no coverage of child processes."""
     for name in list(os.environ):
-        if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")):
+        if name.startswith(
+            ("SPANLEDGER_", "COVERAGE_PROCESS_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    api.reset()  # the limiter of the process, which an earlier test may have made
     return tmp_path / "state" / "spanledger"
 
 
@@ -135,11 +149,86 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
 
 
 @pytest.fixture
+def canned() -> Iterator[Canned]:
+    server = Canned()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server for alerts; a failed delivery is retried without delay."""
+    monkeypatch.setattr(http_client, "BACKOFF_SECONDS", 0.01)
+    server = Receiver()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables of real tokenizers come over the network."""
+    monkeypatch.setattr(tokenizer, "installed", lambda: False)
+
+
+@pytest.fixture
+def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Enforces a monthly budget per user: `limited(amount_usd, toml)`, the TOML being its action and what follows it."""
+
+    def enforce(amount: str, toml: str = 'action = "block"\n') -> None:
+        file = tmp_path / "limits.toml"
+        budget = f'[[budget]]\nname = "u"\nwindow = "month"\nper = "user"\namount_usd = {amount}\n'
+        file.write_text(f"enforce = true\n{budget}{toml}")
+        monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
+        api.reset()
+
+    yield enforce
+    api.reset()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> RedisServer:
+    """A Redis without data, shared by the tests of a worker: they neither stop nor pause it."""
+    RedisStore(redis_server.url, deadline=2.0)._client.flushall()
+    return redis_server
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Both stores of reservations, empty."""
+    return (
+        MemoryStore() if request.param == "memory" else RedisStore(request.getfixturevalue("redis").url, deadline=2.0)
+    )
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that its test may stop and pause."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def programs(provider: Provider, tmp_path: Path) -> Iterator[Programs]:
+    programs = Programs(tmp_path, environment(provider, tmp_path))
+    yield programs
+    for program in programs.started:
+        program.kill()
+
+
+@pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[tuple[Any, Target]]:
     """A ledger in the embedded engine, its schema in place."""
-    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    where = empty_ledger(tmp_path / "chdb")
     with open_client(where) as client:
-        migrations.migrate(client, where)
         yield client, where
 
 
@@ -161,6 +250,13 @@ def front_in(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def migrated_front(front_in: Callable[[str], str], tmp_path: Path) -> str:
+    """A ClickHouse server with an empty ledger."""
+    empty_ledger(tmp_path / "server0", "llm")
+    return front_in(os.environ.get("TZ", "UTC"))
 
 
 @pytest.fixture

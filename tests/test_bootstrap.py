@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from loopback_provider import Provider
 
+from programs import BIN, COVERAGE
 from spanledger_clickhouse.rows.rows import rows
 
 pytestmark = pytest.mark.services
 
-BIN = Path(sys.executable).parent
 CALL = """
 import openai
 client = openai.OpenAI(api_key="k", max_retries=0)
@@ -24,9 +23,9 @@ print(client.embeddings.create(model="text-embedding-3-small", input="hello").mo
 
 
 def run(
-    code: str, provider: Provider, state: Path, *, instrument: bool = True, **env: str
+    code: str, provider: Provider, state: Path, *, instrument: bool = True, measured: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """A program under opentelemetry-instrument, its OpenAI client pointed at the provider."""
+    """A program under opentelemetry-instrument, its OpenAI client pointed at the provider; `measured` by coverage."""
     settings = {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(state),
@@ -35,6 +34,7 @@ def run(
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
+        **(COVERAGE if measured else {}),
         **env,
     }
     command = [*(["opentelemetry-instrument"] if instrument else []), "python", "-c", code]
@@ -246,4 +246,4 @@ for instrumentor in (AnthropicInstrumentor, GoogleGenAIInstrumentor, OpenAIInstr
     instrumentor().instrument(skip_dep_check=True)
 print([name for name in {heavy!r} if name in sys.modules])
 """
-    assert run(code, provider, tmp_path, instrument=False).stdout == "[]\n"
+    assert run(code, provider, tmp_path, instrument=False, measured=False).stdout == "[]\n"

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner, Result
 
+from empty_ledger import empty_ledger
 from redis_server import RedisServer
 from spanledger.context import baggage as baggage_attribution
 from spanledger.limits.policy import Budget, Rule
@@ -25,7 +26,7 @@ from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 from synthetic import call
@@ -39,7 +40,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture(autouse=True)
 def _ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'chdb'}")
+    monkeypatch.setenv("SPANLEDGER_DSN", empty_ledger(tmp_path / "chdb").dsn)
 
 
 def test_a_budget_is_set_changed_and_removed():
@@ -87,7 +88,6 @@ def test_budget_test_simulates_past_periods(tmp_path: Path):
     ] + [call(span_id="f" * 16, start_time=noon, feature="other", user_id="bob", cost_usd=Decimal(90))]
     where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     run(
         "set",
@@ -378,7 +378,6 @@ def test_a_budget_per_user_has_a_simulation_and_a_history(tmp_path: Path):
     ]
     where = resolve_target()
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     run("set", "u", "1", "--per", "user", "--period", "day", "--zone", "Asia/Kolkata")
     [day] = json.loads(run("test", "u", "--days", "3", "--json").stdout)
@@ -397,7 +396,6 @@ def spent(where, *rows: tuple[datetime, str, str]) -> None:
         for n, (at, user, cost) in enumerate(rows)
     ]
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in made])
 
 

@@ -14,9 +14,10 @@ from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
+from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from synthetic import call
 
 pytestmark = pytest.mark.services
@@ -86,14 +87,13 @@ def test_a_comment_for_the_pull_request(run_of):
 
 
 def test_live_volume_comes_from_the_ledger(run_of, tmp_path: Path, monkeypatch):
-    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    where = empty_ledger(tmp_path / "chdb")
     now = datetime.now(UTC)
     rows = [
         call(span_id=f"{n:016x}", start_time=now, feature="chat", request_id=f"r{n % 7}", cost_usd=Decimal(1))
         for n in range(70)
     ]
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     base, head = run_of("base", ("chat", "r1", [9])), run_of("head", ("chat", "r1", [9, 9]))
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)

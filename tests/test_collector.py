@@ -22,17 +22,14 @@ import pytest
 from loopback_provider import Provider
 
 from conftest import ROOT
+from empty_ledger import empty_ledger
+from foreign_spans import body, foreign
+from programs import APPLICATION, BIN, Program, Programs, until
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.ship import shipper
-from test_examples import BIN
-from test_faults import APPLICATION, Program, Programs, programs
-from test_gateway import body, foreign
-from test_process_ends import until
 
 pytestmark = pytest.mark.services
-
-__all__ = ["programs"]
 
 CONFIGURATIONS = ROOT / "collector-config"
 TOKEN = "0123456789abcdef"
@@ -105,6 +102,7 @@ class Stack:
             "TRACES_ENDPOINT": f"http://127.0.0.1:{self.ports['traces']}",
         }  # fmt: skip
         self.binary = collector
+        empty_ledger(directory / "server", "llm")
         front = [sys.executable, Path(__file__).parent / "clickhouse_front.py", directory / "server"]
         self.clickhouse = programs(*front, "--port", self.ports["clickhouse"])
         self.gateway = programs(

@@ -124,15 +124,8 @@ def test_the_page_of_commands_matches_the_help():
 def shop(tmp_path_factory) -> str:
     where = resolve_target(f"chdb://{tmp_path_factory.mktemp('shop') / 'ledger'}")
     with open_client(where) as client:
-        open_shop(client, where, datetime.now(UTC), 2000)
+        open_shop(client, where, datetime.now(UTC), 400)  # `reprice` takes an hour with calls at a time
     return where.dsn
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ import demo
 import pytest
 from loopback_provider import Provider, Sold
 
+from programs import COVERAGE
+
 pytestmark = pytest.mark.services
 
 REQUESTS = 40
@@ -44,7 +46,8 @@ def recorded(tmp_path_factory):
     state = tmp_path_factory.mktemp("state")
     provider = Provider().start()
     env = {**demo.environment(provider, state), "PATH": f"{demo.BIN}{os.pathsep}{os.environ['PATH']}"}
-    app, url = demo.start(env)
+    env.pop("COVERAGE_PROCESS_CONFIG", None)  # for the commands; this fixture precedes the one that removes it
+    app, url = demo.start({**env, **COVERAGE})
     try:
         traces = demo.load(url, REQUESTS)
         time.sleep(1)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,17 +16,12 @@ import httpx
 import pytest
 from loopback_provider import Provider
 
+from programs import BIN, COVERAGE, environment
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 pytestmark = pytest.mark.services
 
 EXAMPLES = demo.HERE
-BIN = Path(sys.executable).parent
-
-
-def environment(provider: Provider, state: Path, **more: str) -> dict[str, str]:
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**demo.environment(provider, state), "PATH": path, "HOME": str(state), **more}
 
 
 def ledger(state: Path) -> list[dict[str, Any]]:
@@ -82,7 +76,7 @@ def test_a_web_application_says_who_asked(folder, command, provider: Provider, t
     port = demo.free_port()
     url = f"http://127.0.0.1:{port}"
     words = [word.format(port=port) for word in command]
-    with Running(*words, cwd=EXAMPLES / folder, env=environment(provider, tmp_path)):
+    with Running(*words, cwd=EXAMPLES / folder, env=environment(provider, tmp_path, **COVERAGE)):
         until_it_answers(url)
         for number in range(12):
             kind, user = ("summarize", "chat")[number % 2], f"user-{number % 3}"
@@ -96,7 +90,7 @@ def test_a_web_application_says_who_asked(folder, command, provider: Provider, t
 
 
 def test_celery_tasks_know_who_sent_them(provider: Provider, tmp_path: Path):
-    env = environment(provider, tmp_path, CELERY_FOLDER=str(tmp_path / "celery"))
+    env = environment(provider, tmp_path, CELERY_FOLDER=str(tmp_path / "celery"), **COVERAGE)
     app = EXAMPLES / "celery_app"
     with Running("celery", "-A", "tasks", "worker", "--concurrency", "2", cwd=app, env=env):
         done = subprocess.run(

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -22,14 +23,13 @@ pytestmark = pytest.mark.clock
 
 @pytest.fixture
 def march(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
+    where = empty_ledger(tmp_path / "ledger")
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     rows = [
         call(span_id=f"{n:016x}", start_time=datetime(2026, 3, n + 1, tzinfo=UTC), feature='sum, "quoted"', cost_usd=Decimal("0.000000000007"))
         for n in range(3)
     ]  # fmt: skip
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -22,80 +20,16 @@ import demo
 import pytest
 from loopback_provider import Provider
 
+from programs import APPLICATION, BIN, THREADS, Programs, until
 from spanledger_clickhouse.database import connection
 from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
 from spanledger_clickhouse.database.rollups import Rollups
 from spanledger_clickhouse.ship import shipper
-from test_examples import BIN, environment
-from test_process_ends import until
 
 pytestmark = pytest.mark.services
 
 SECONDS = float(os.environ.get("SPANLEDGER_FAULT_SECONDS", "12"))
 SEEDS = [int(seed) for seed in os.environ.get("SPANLEDGER_FAULT_SEEDS", "1,2").split(",")]
-THREADS = 4
-
-APPLICATION = f"""
-import os, threading, time
-from openai import OpenAI
-
-
-client = OpenAI(max_retries=0, timeout=5)
-done = os.open("done", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-def work(thread):
-    number = 0
-    while True:
-        number += 1
-        prompt = f"{{os.getpid()}} {{thread}} {{number}}"
-        answer = client.chat.completions.create(model="gpt-4.1-mini", messages=[{{"role": "user", "content": prompt}}])
-        os.write(done, f"{{answer.id}}\\n".encode())
-        time.sleep(0.01)
-
-for thread in range({THREADS}):
-    threading.Thread(target=work, args=(thread,)).start()
-"""
-
-
-class Program:
-    """A program that is killed and started again."""
-
-    def __init__(self, *command: object, state: Path, env: dict[str, str]) -> None:
-        self.command, self.state, self.env = [str(part) for part in command], state, env
-        self.kills = 0
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.command, cwd=self.state, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.kills += 1
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
-class Programs:
-    """What a test started; all of it is gone afterwards."""
-
-    def __init__(self, state: Path, env: dict[str, str]) -> None:
-        self.state, self.env = state, env
-        self.started: list[Program] = []
-
-    def __call__(self, *command: object, **more: str) -> Program:
-        program = Program(*command, state=self.state, env={**self.env, **more})
-        self.started.append(program)
-        return program
-
-
-@pytest.fixture
-def programs(provider: Provider, tmp_path: Path) -> Iterator[Programs]:
-    found = Programs(tmp_path, environment(provider, tmp_path))
-    yield found
-    for program in found.started:
-        program.kill()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

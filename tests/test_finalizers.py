@@ -80,3 +80,17 @@ def test_items_queued_before_the_reader_starts_are_read():
     while not numbers and time.monotonic() < end:
         time.sleep(0.01)
     assert numbers == [1]
+
+
+def test_a_worker_that_failed_to_start_is_started_again(monkeypatch):
+    monkeypatch.setattr(finalizers, "_queue", ReentrantQueue())  # its worker serves this queue alone
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            finalizers.start_worker()
+    finalizers.start_worker()
+    assert finalizers.wait(10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import os
 import signal
 import ssl
@@ -14,7 +13,6 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,80 +22,39 @@ from backports import zstd
 from click.testing import CliRunner
 from loopback_provider import Provider
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 
 from conftest import Recorded
-from spanledger.pricing import quote
-from spanledger.semconv import attributes as a
-from spanledger.semconv.usage import from_totals
+from empty_ledger import empty_ledger
+from foreign_spans import body, cost, foreign, protobuf
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
-from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client, resolve_target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client
 from spanledger_clickhouse.database.insert import PoisonError
-from spanledger_clickhouse.gateway import dedup, request_body
-from spanledger_clickhouse.gateway.dedup import Batch, SpanDeduplicator
+from spanledger_clickhouse.gateway import request_body
 from spanledger_clickhouse.gateway.group_commit import GroupCommitWriter
 from spanledger_clickhouse.gateway.server import Gateway, Limits, parse_tokens
-from spanledger_clickhouse.rows import otlp
-from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.rows.rows import rows
 from spanledger_clickhouse.ship import dead_letters
 
 DEFAULTS = Limits()
 URL = "http://gateway/v1/traces"
-NOW = time.time_ns()
-
-
-def foreign(
-    scope: str = "opentelemetry.util.genai.handler",
-    span_id: str = "1" * 16,
-    parent: str = "",
-    start: int = NOW,
-    **at: Any,
-) -> Span:
-    """A call that another instrumentor recorded: 1,000 input tokens, 100 of output, unless it says otherwise."""
-    made = {
-        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4.1-mini",
-        "gen_ai.usage.input_tokens": 1000, "gen_ai.usage.output_tokens": 100, "gen_ai.response.id": f"resp-{span_id}",
-        **{name.replace("__", "."): value for name, value in at.items()},
-    }  # fmt: skip
-    return Span(scope, {"service.name": "shop"}, {k: v for k, v in made.items() if v is not None},
-                "a" * 32, span_id, parent, "chat", start, start + 10**9, False)  # fmt: skip
-
-
-def body(*spans: Span) -> bytes:
-    """An OTLP JSON request."""
-    return json.dumps(
-        {"resourceSpans": [part for s in spans for part in json.loads(otlp.to_json_line(s))["resourceSpans"]]}
-    ).encode()
-
-
-def protobuf(*spans: Span) -> bytes:
-    from google.protobuf.json_format import ParseDict
-
-    document = json.loads(body(*spans))
-    for part in document["resourceSpans"]:
-        for span in part["scopeSpans"][0]["spans"]:  # protobuf's own JSON has ids in base64
-            for name in ("traceId", "spanId", "parentSpanId"):
-                span[name] = __import__("base64").b64encode(bytes.fromhex(span[name])).decode()
-    return ParseDict(document, ExportTraceServiceRequest()).SerializeToString()
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> Target:
-    return resolve_target(f"chdb://{tmp_path / 'ledger'}")
+def target(tmp_path: Path) -> Target:
+    return empty_ledger(tmp_path / "ledger")
 
 
 class Served:
     """A gateway over embedded ClickHouse, spoken to in process."""
 
     def __init__(
-        self, where: Target, spool: Path, known: dict[str, str] | None = None, limits: Limits = DEFAULTS
+        self, target: Target, spool: Path, known: dict[str, str] | None = None, limits: Limits = DEFAULTS
     ) -> None:
-        self.where = where
-        self.intake = GroupCommitWriter(where, spool, limits.waiting_bytes, refresh_rollups=False)
+        self.target = target
+        self.intake = GroupCommitWriter(target, spool, limits.waiting_bytes, refresh_rollups=False)
         self.gateway = Gateway(self.intake, known or {}, limits)
         self.intake.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.gateway.app()))
@@ -106,22 +63,16 @@ class Served:
         return await self.client.post(URL, content=content, headers={"Content-Type": kind, **headers})
 
     def rows(self, columns: str = "span_id, cost_usd") -> list[tuple[Any, ...]]:
-        with open_client(self.where) as client:
+        with open_client(self.target) as client:
             return client.query(f"SELECT {columns} FROM spanledger.llm_calls FINAL ORDER BY span_id").result_rows
 
 
 @pytest.fixture
-async def served(where: Target, own_state: Path) -> AsyncIterator[Served]:
-    found = Served(where, own_state / "spool")
-    yield found
-    await found.client.aclose()
-    await asyncio.to_thread(found.intake.stop)
-
-
-def cost(model: str = "gpt-4.1-mini", provider: str = "openai", **usage: int) -> Decimal:
-    total = quote(provider, model, from_totals(**usage)).total_picousd
-    assert total is not None
-    return Decimal(total).scaleb(-12)
+async def served(target: Target, own_state: Path) -> AsyncIterator[Served]:
+    served = Served(target, own_state / "spool")
+    yield served
+    await served.client.aclose()
+    await asyncio.to_thread(served.intake.stop)
 
 
 # --- what it takes ------------------------------------------------------------------------------------------------------
@@ -129,7 +80,7 @@ def cost(model: str = "gpt-4.1-mini", provider: str = "openai", **usage: int) ->
 
 @pytest.mark.parametrize("encoding", ["", "gzip", "zstd", "deflate"])
 @pytest.mark.parametrize("kind", ["application/json", "application/x-protobuf"])
-async def test_spans_in_either_form_are_rows_when_it_answers(served: Served, kind: str, encoding: str):
+async def test_spans_are_rows_before_the_response(served: Served, kind: str, encoding: str):
     content = body(foreign()) if kind.endswith("json") else protobuf(foreign())
     pack = {"": bytes, "gzip": gzip.compress, "zstd": zstd.compress, "deflate": zlib.compress}[encoding]
     answer = await served.post(pack(content), kind, **({"Content-Encoding": encoding} if encoding else {}))
@@ -137,7 +88,7 @@ async def test_spans_in_either_form_are_rows_when_it_answers(served: Served, kin
     assert served.rows() == [("1" * 16, cost(input=1000, output=100))]
 
 
-async def test_what_a_process_of_ours_spooled_is_the_same_row(served: Served, ledger: Recorded, provider: Provider):
+async def test_a_spooled_span_is_the_same_row_through_the_gateway(served: Served, ledger: Recorded, provider: Provider):
     import openai
 
     with openai.OpenAI(base_url=provider.url + "/v1", api_key="k") as client:
@@ -156,7 +107,7 @@ async def test_redelivery_changes_nothing(served: Served):
     assert [row[0] for row in served.rows()] == ["1" * 16, "2" * 16]
 
 
-async def test_text_that_is_no_utf_8_does_not_cost_the_batch(served: Served):
+async def test_invalid_utf_8_does_not_drop_the_batch(served: Served):
     content = protobuf(foreign(user__id="gon\x7fe"), foreign(span_id="2" * 16)).replace(b"gon\x7fe", b"gon\xffe")
     assert (await served.post(content, "application/x-protobuf")).status_code == 200
     assert served.rows("user_id") == [("gon\ufffde",), (None,)]
@@ -178,16 +129,18 @@ async def test_text_that_is_no_utf_8_does_not_cost_the_batch(served: Served):
         (b'{"resourceSpans": []}', "application/json", "", 200),
     ],
 )  # fmt: skip
-async def test_what_is_no_request_is_refused_for_good(where: Target, own_state: Path, content, kind, encoding, status):
-    served = Served(where, own_state, limits=Limits(request_bytes=4 << 20))
+async def test_an_invalid_request_is_refused_permanently(
+    target: Target, own_state: Path, content, kind, encoding, status
+):
+    served = Served(target, own_state, limits=Limits(request_bytes=4 << 20))
     answer = await served.post(content, kind, **({"Content-Encoding": encoding} if encoding else {}))
     assert answer.status_code == status
     assert served.intake.waiting_bytes == 0
     await asyncio.to_thread(served.intake.stop)
 
 
-async def test_a_bearer_token_names_the_tenant_whatever_the_span_says(where: Target, own_state: Path):
-    served = Served(where, own_state, parse_tokens("acme=0123456789abcdef, *=fedcba9876543210"))
+async def test_a_bearer_token_names_the_tenant_whatever_the_span_says(target: Target, own_state: Path):
+    served = Served(target, own_state, parse_tokens("acme=0123456789abcdef, *=fedcba9876543210"))
     mine = body(foreign(spanledger__tenant__id="globex"))
     refused = await served.post(mine)
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -198,7 +151,7 @@ async def test_a_bearer_token_names_the_tenant_whatever_the_span_says(where: Tar
     await asyncio.to_thread(served.intake.stop)
 
 
-def test_tokens_that_are_none_are_said_without_showing_them():
+def test_invalid_tokens_are_rejected_without_showing_them():
     with pytest.raises(ValueError, match="token 2 is not") as error:
         parse_tokens("acme=0123456789abcdef\nshort=secret")
     assert "secret" not in str(error.value)
@@ -230,10 +183,10 @@ async def test_while_clickhouse_is_away_senders_keep_their_rows(served: Served, 
 async def test_a_refused_row_is_a_partial_success_and_a_dead_letter(served: Served, monkeypatch, own_state: Path):
     insert = writer.insert
 
-    def picky(client: Any, where: Target, rows: Any, edition: int = 0) -> None:
+    def picky(client: Any, target: Target, rows: Any, edition: int = 0) -> None:
         if any(row[3] == "2" * 16 for row in rows):
             raise PoisonError("no such thing")
-        insert(client, where, rows, edition)
+        insert(client, target, rows, edition)
 
     monkeypatch.setattr(writer, "insert", picky)
     spans = [foreign(span_id=f"{n:016x}") for n in range(5)] + [foreign(span_id="2" * 16)]
@@ -249,8 +202,8 @@ async def test_a_refused_row_is_a_partial_success_and_a_dead_letter(served: Serv
     assert binary.partial_success.rejected_spans == 1
 
 
-async def test_beyond_its_memory_requests_are_sent_away(where: Target, own_state: Path, monkeypatch):
-    served = Served(where, own_state, limits=Limits(request_bytes=4 << 20, waiting_bytes=4500))
+async def test_beyond_its_memory_requests_are_sent_away(target: Target, own_state: Path, monkeypatch):
+    served = Served(target, own_state, limits=Limits(request_bytes=4 << 20, waiting_bytes=4500))
     insert, ready = writer.insert, asyncio.Event()
     loop = asyncio.get_running_loop()
     held = __import__("threading").Event()
@@ -275,201 +228,13 @@ async def test_beyond_its_memory_requests_are_sent_away(where: Target, own_state
 async def test_metrics_count_spans_requests_and_commits(served: Served):
     await served.post(body(foreign(), foreign(span_id="2" * 16, gen_ai__operation__name="invoke_agent")))
     await served.post(b"{")
-    told = (await served.client.get("http://gateway/metrics")).text
+    metrics = (await served.client.get("http://gateway/metrics")).text
     for line in (
         'spanledger_gateway_spans_total{state="committed"} 1.0', 'spanledger_gateway_spans_total{state="not_a_call"} 1.0',
         'spanledger_gateway_requests_total{status="200"} 1.0', 'spanledger_gateway_requests_total{status="400"} 1.0',
         "spanledger_gateway_commits_total 1.0", "spanledger_gateway_waiting_bytes 0.0",
     ):  # fmt: skip
-        assert line in told.splitlines()
-
-
-# --- what is priced --------------------------------------------------------------------------------------------------------
-
-CACHED = {"input": 1000, "cache_read": 400, "cache_write": 200, "output": 100}
-CONVENTIONS: dict[str, tuple[Span, Decimal]] = {
-    "official": (
-        foreign("opentelemetry.util.genai.handler", gen_ai__provider__name="anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_write.input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openllmetry": (
-        foreign("opentelemetry.instrumentation.anthropic", gen_ai__provider__name=None, gen_ai__system="Anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_creation.input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openllmetry of 2024": (
-        foreign("opentelemetry.instrumentation.openai.v1", gen_ai__operation__name=None, gen_ai__provider__name=None, gen_ai__system="OpenAI", llm__request__type="chat",
-                **{"gen_ai.usage.input_tokens": None, "gen_ai.usage.output_tokens": None, "gen_ai.usage.prompt_tokens": 1000, "gen_ai.usage.completion_tokens": 100}),
-        cost(input=1000, output=100),
-    ),
-    "openllmetry, Gemini": (
-        foreign("opentelemetry.instrumentation.google_generativeai", gen_ai__provider__name="gcp.gen_ai", gen_ai__request__model="gemini-2.5-flash",
-                **{"gen_ai.usage.total_tokens": 1300}),
-        cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
-    ),
-    "openinference": (
-        Span("openinference.instrumentation.anthropic", {}, {
-            "openinference.span.kind": "LLM", "llm.provider": "anthropic", "llm.system": "anthropic", "llm.model_name": "claude-sonnet-4-5",
-            "llm.token_count.prompt": 1000, "llm.token_count.completion": 100, "llm.token_count.prompt_details.cache_read": 400,
-            "llm.token_count.prompt_details.cache_write": 200, "input.value": "SECRET", "llm.input_messages.0.message.content": "SECRET",
-        }, "a" * 32, "1" * 16, "", "x", NOW, NOW, False),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openlit": (  # its input leaves the cache out
-        foreign("openlit.otel.tracing", gen_ai__provider__name="anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.input_tokens": 400, "gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_creation.input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", **CACHED),
-    ),
-    "openlit, Gemini": (
-        foreign("openlit.otel.tracing", gen_ai__provider__name="gemini", gen_ai__request__model="gemini-2.5-flash", **{"gen_ai.usage.reasoning_tokens": 200}),
-        cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
-    ),
-    "openllmetry, Bedrock": (  # so does this one's
-        foreign("opentelemetry.instrumentation.bedrock", gen_ai__provider__name="aws.bedrock", gen_ai__request__model="anthropic.claude-3-5-sonnet-20241022-v2:0",
-                **{"gen_ai.usage.input_tokens": 600, "gen_ai.usage.cache_read.input_tokens": 400}),
-        cost("anthropic.claude-3-5-sonnet-20241022-v2:0", "aws.bedrock", input=1000, cache_read=400, output=100),
-    ),
-    "Azure, by its host": (
-        foreign(gen_ai__request__model="gpt-4o", server__address="shop.openai.azure.com"),
-        cost("gpt-4o", "azure.ai.openai", input=1000, output=100),
-    ),
-    "official, interactions": (
-        foreign("opentelemetry.instrumentation.google_genai", gen_ai__operation__name="interactions.create", gen_ai__provider__name="gemini",
-                gen_ai__request__model="gemini-2.5-flash", **{"gen_ai.usage.reasoning.output_tokens": 200}),
-        cost("gemini-2.5-flash", "gcp.gemini", input=1000, output=300),
-    ),
-    "pydantic-ai": (
-        foreign("pydantic-ai", **{"gen_ai.usage.details.cache_read_tokens": 400, "operation.cost": 0.5}),
-        cost(input=1000, cache_read=400, output=100),
-    ),
-    "logfire": (foreign("logfire.openai", request_data='{"messages": "SECRET"}'), cost(input=1000, output=100)),
-    "the SDK's own": (
-        foreign("com.anthropic.sdk.python", gen_ai__provider__name="anthropic", gen_ai__request__model="claude-sonnet-4-5",
-                **{"gen_ai.usage.cache_read.input_tokens": 400, "gen_ai.usage.cache_write.input_tokens": 200, "anthropic.usage.cache_creation.ephemeral_1h_input_tokens": 200}),
-        cost("claude-sonnet-4-5", "anthropic", input=1000, cache_read=400, cache_write_1h=200, output=100),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CONVENTIONS)
-def test_calls_of_other_instrumentors_are_priced_each_as_it_counts(name: str):
-    span, expected = CONVENTIONS[name]
-    (entry,) = SpanDeduplicator().classify([Batch("", [span])]).entries
-    made = dict(zip(writer.COLUMN_NAMES, entry.contents.rows[0], strict=True))
-    assert (made["cost_usd"], made["price_status"], made["source"]) == (expected, "priced", "otlp")
-    assert "SECRET" not in repr(entry)
-
-
-def ids(*spans: Span, sorter: SpanDeduplicator | None = None) -> tuple[list[str], dict[str, int]]:
-    sorter = sorter or SpanDeduplicator()
-    found = sorter.classify([Batch("", spans)])
-    sorter.remember_committed(found.entries)
-    return sorted(entry.span.span_id for entry in found.entries), dict(found.dropped)
-
-
-def test_of_calls_that_wrap_each_other_the_one_nearest_the_wire_counts():
-    outer = foreign("pydantic-ai", "1" * 16, **{"gen_ai.response.id": None})
-    between = Span("app", {}, {}, "a" * 32, "2" * 16, "1" * 16, "retry", NOW, NOW, False)
-    inner = foreign("opentelemetry.instrumentation.openai.v1", "3" * 16, parent="2" * 16)
-    assert ids(outer, between, inner) == (["3" * 16], {"not_a_call": 1, "wrapper": 1})
-    sorter = SpanDeduplicator()  # the inner ones end first, and may come in a batch before
-    assert ids(between, inner, sorter=sorter)[0] == ["3" * 16]
-    assert ids(outer, sorter=sorter) == ([], {"wrapper": 1})
-
-
-def test_a_response_is_one_row_whoever_tells_of_it():
-    ours = foreign(
-        "spanledger.openai",
-        "1" * 16,
-        **{"gen_ai.response.id": "chatcmpl-0123456789", a.PRICE_STATUS: "priced", a.COST_TOTAL: 5},
-    )
-    theirs = foreign("logfire.openai", "2" * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
-    again = foreign("openlit.otel.tracing", "3" * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
-    assert ids(theirs, again, ours) == (["1" * 16], {"same_response": 2})
-    sorter = SpanDeduplicator(
-        lambda _: {("", "openai", "chatcmpl-0123456789"): ("b" * 32, "9" * 16)}
-    )  # the ledger has it
-    assert ids(theirs, sorter=sorter) == ([], {"same_response": 1})
-
-
-def test_a_tenant_cannot_hide_another_tenants_calls():
-    known = {("mallory", "openai", "chatcmpl-0123456789"): ("b" * 32, "9" * 16)}
-    sorter = SpanDeduplicator(lambda _: known)
-    for tenant, span in (("mallory", "1"), ("acme", "2")):
-        call = foreign(span_id=span * 16, **{"gen_ai.response.id": "chatcmpl-0123456789"})
-        found = sorter.classify([Batch(tenant, [call._replace(trace_id=span * 32)])])
-        sorter.remember_committed(found.entries)
-        assert len(found.entries) == (tenant == "acme")
-
-
-def test_servers_of_ones_own_that_number_their_answers_are_not_taken_for_each_other():
-    spans = [foreign(span_id=f"{n:016x}", **{"gen_ai.response.id": "chatcmpl-7"}) for n in range(3)]
-    assert len(ids(*spans)[0]) == 3
-
-
-def test_what_was_not_committed_hides_nothing():
-    sorter = SpanDeduplicator()
-    inner = foreign("openlit.otel.tracing", "3" * 16, parent="1" * 16)
-    outer = foreign("pydantic-ai", "1" * 16)
-    assert len(sorter.classify([Batch("", [inner])]).entries) == 1  # and then the insert failed
-    assert len(sorter.classify([Batch("", [outer])]).entries) == 1
-    assert ids(inner, sorter=sorter)[0] == ["3" * 16]
-    assert ids(outer, sorter=sorter) == ([], {"wrapper": 1})
-
-
-def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(dedup, "REMEMBERED", 100)
-    sorter = SpanDeduplicator()
-    for turn in range(30):
-        spans = [foreign(span_id=f"{n:016x}")._replace(trace_id=f"{turn * 50 + n:032x}") for n in range(50)]
-        found = sorter.classify([Batch("", [*spans, foreign(span_id="x" * 100_000)])])
-        sorter.remember_committed(found.entries)
-    assert sorter._spans <= 100
-    assert len(sorter._wrappers) <= len(sorter._parents) <= 100
-
-
-HOSTILE = [2**62, 10**400, -1, "9" * 500, float("inf"), "\ud800", [], {}, True, None]
-
-
-@pytest.mark.parametrize("scope", ["spanledger.openai", "openlit.otel.tracing"])
-def test_no_value_of_an_attribute_stands_in_the_way_of_others(scope: str):
-    names = [value for key, value in vars(a).items() if key.isupper() and isinstance(value, str)]
-    bad = [
-        foreign(scope, f"{n:016x}", **{**dict.fromkeys(names, value), a.OPERATION: "chat", f"{a.LABEL_PREFIX}\ud800": "x"})._replace(end=2**63 - 1)
-        for n, value in enumerate(HOSTILE)
-    ]  # fmt: skip
-    found = SpanDeduplicator().classify([Batch("", [*bad, foreign(scope, "f" * 16)])])
-    assert not found.unreadable
-    assert len(found.entries) == len(HOSTILE) + 1
-    for value in (str(10**400), "1e999", 10**400):
-        document = {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [
-            {"key": "x", "value": {"intValue": value}}, {"key": "y", "value": {"doubleValue": value}},
-        ]}]}]}]}  # fmt: skip
-        assert len(list(otlp.spans_from_json(document))) == 1
-
-
-def test_agents_tools_and_streams_told_twice_are_no_calls():
-    agent = foreign("pydantic-ai", gen_ai__operation__name="invoke_agent")
-    chain = Span("openinference.instrumentation.langchain", {}, {"openinference.span.kind": "CHAIN", "llm.token_count.prompt": 5},
-                 "a" * 32, "2" * 16, "", "x", NOW, NOW, False)  # fmt: skip
-    polled = foreign(gen_ai__operation__name="fetch_response")
-    opened = foreign("logfire.openai", **{"gen_ai.usage.input_tokens": None, "gen_ai.usage.output_tokens": None})
-    assert ids(agent, chain, polled, opened) == ([], {"not_a_call": 4})
-
-
-def test_a_call_without_usage_or_price_says_so():
-    nothing = foreign(**{"gen_ai.usage.input_tokens": None, "gen_ai.usage.output_tokens": None})
-    unknown = foreign(span_id="2" * 16, gen_ai__request__model="no-such-model")
-    entries = SpanDeduplicator().classify([Batch("", [nothing, unknown])]).entries
-    made = [dict(zip(writer.COLUMN_NAMES, entry.contents.rows[0], strict=True)) for entry in entries]
-    assert [(row["cost_usd"], row["price_status"].partition(":")[0]) for row in made] == [(None, "unpriced")] * 2
-
-
-def test_a_span_comes_back_from_its_line_as_it_was():
-    span = foreign(a=True, b=1.5, c=["x", 2], d=-3)
-    assert next(otlp.spans_from_json(json.loads(otlp.to_json_line(span)))) == span
-    assert next(otlp.spans_from_protobuf(protobuf(span))) == span
+        assert line in metrics.splitlines()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
@@ -478,18 +243,18 @@ def test_a_span_comes_back_from_its_line_as_it_was():
 def free_port() -> int:
     import socket
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextmanager
 def started(
-    where: Target, *options: object, trusting: Path | None = None
+    target: Target, *options: object, trusting: Path | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, ready; its process and address."""
     port = free_port()
-    environment = {**os.environ, "SPANLEDGER_DSN": where.dsn, "SPANLEDGER_GATEWAY_TOKENS": "*=0123456789abcdef"}
+    environment = {**os.environ, "SPANLEDGER_DSN": target.dsn, "SPANLEDGER_GATEWAY_TOKENS": "*=0123456789abcdef"}
     process = subprocess.Popen(
         [Path(sys.executable).with_name("spanledger"), "gateway", "--port", str(port), *map(str, options)],
         env=environment, stderr=subprocess.PIPE, text=True,
@@ -514,16 +279,16 @@ def trust(certificate: Path | None) -> Any:
 
 
 @pytest.fixture
-def running(where: Target) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    with started(where) as found:
-        yield found
+def running(target: Target) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with started(target) as gateway:
+        yield gateway
 
 
-def test_over_tls_too(where: Target, tmp_path: Path):
+def test_the_gateway_serves_tls(target: Target, tmp_path: Path):
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=gateway",
                     "-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key], check=True, capture_output=True)  # fmt: skip
-    with started(where, "--tls-certificate", certificate, "--tls-key", key, trusting=certificate) as (_, url):
+    with started(target, "--tls-certificate", certificate, "--tls-key", key, trusting=certificate) as (_, url):
         headers = {"Content-Type": "application/json", "Authorization": "Bearer 0123456789abcdef"}
         answer = httpx.post(f"{url}/v1/traces", content=body(foreign()), headers=headers, verify=trust(certificate))
         assert answer.status_code == 200
@@ -531,17 +296,17 @@ def test_over_tls_too(where: Target, tmp_path: Path):
             httpx.post(f"{url.replace('https', 'http')}/v1/traces", content=body(foreign()), headers=headers)
 
 
-def test_on_sigterm_it_commits_what_it_has_and_ends(running, where: Target):
+def test_sigterm_commits_pending_spans(running, target: Target):
     process, url = running
     answer = httpx.post(f"{url}/v1/traces", content=body(foreign()), headers={
         "Content-Type": "application/json", "Authorization": "Bearer 0123456789abcdef",
     })  # fmt: skip
     assert answer.status_code == 200, answer.text
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode in (0, -signal.SIGTERM)
-    assert "0123456789abcdef" not in said
-    with open_client(where) as client:
+    assert "0123456789abcdef" not in errors
+    with open_client(target) as client:
         assert client.query("SELECT count() FROM spanledger.llm_calls").result_rows == [(1,)]
 
 
@@ -553,10 +318,10 @@ def test_on_sigterm_it_commits_what_it_has_and_ends(running, where: Target):
         (["--tokens-file", __file__], "tokens cannot be read"),
     ],
 )
-def test_a_set_up_that_would_not_be_safe_is_refused(arguments: list[str], message: str):
-    found = CliRunner().invoke(main, ["gateway", *arguments])
-    assert found.exit_code != 0
-    assert message in found.output
+def test_an_unsafe_configuration_is_refused(arguments: list[str], message: str):
+    result = CliRunner().invoke(main, ["gateway", *arguments])
+    assert result.exit_code != 0
+    assert message in result.output
 
 
 def test_an_unpacked_body_is_never_longer_than_the_limit():

@@ -1,4 +1,4 @@
-"""A local variable is the noun of what it holds (docs/style.md)."""
+"""Names and structure: a local variable is the noun of what it holds (docs/style.md); test files are short and independent."""
 
 from __future__ import annotations
 
@@ -59,3 +59,26 @@ def test_variables_are_nouns_of_what_they_hold():
 def test_every_package_has_a_one_line_docstring():
     inits = [path for name in ("instrumentation", "exporter") for path in (ROOT / name).rglob("__init__.py")]
     assert [str(path) for path in inits if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+TESTS = sorted((ROOT / "tests").glob("test_*.py"))
+MAX_LINES = 600
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_file_imports_a_test_file():
+    """What test files share is in conftest.py or in a module named for what it holds."""
+    files = {path.stem for path in TESTS}
+    importers = [(path.name, name) for path in (ROOT / "tests").rglob("*.py") for name in imported_modules(path)]
+    assert [pair for pair in importers if pair[1] in files] == []
+
+
+def test_no_test_file_is_long():
+    assert [path.name for path in TESTS if len(path.read_text().splitlines()) > MAX_LINES] == []

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
-import httpx2
 import openai
 import pytest
 from loopback_provider import WORDS, Provider
@@ -399,77 +396,3 @@ def test_the_billed_project_is_recorded(ledger: Recorded):
     with openai.OpenAI(api_key="k", http_client=httpx.Client(transport=answer)) as client:
         client.chat.completions.create(**CHAT)
     assert ledger.row["attributes"] == {"spanledger.provider.project": "proj_a"}
-
-
-# --- Azure ---------------------------------------------------------------------------------------------------------
-
-
-def azure_body(
-    client: type[openai.OpenAI] = openai.AzureOpenAI, body: dict[str, Any] | None = None, **options: Any
-) -> dict[str, Any]:
-    """The body that an Azure server receives for a chat stream without `stream_options`."""
-    sent: list[dict[str, Any]] = []
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        sent.append(json.loads(request.content))
-        return httpx2.Response(200, content=b"data: [DONE]\n\n", headers={"content-type": "text/event-stream"})
-
-    with client(api_key="k", http_client=httpx2.Client(transport=httpx2.MockTransport(answer)), **options) as made:
-        list(made.chat.completions.create(**CHAT, stream=True, extra_body=body))
-    return sent[0]
-
-
-AZURE = {"azure_endpoint": "https://shop.openai.azure.com"}
-ASKED = {"include_usage": True}
-
-
-@pytest.mark.parametrize(
-    ("version", "asked"),
-    [
-        ("2023-05-15", None),
-        ("2024-02-01", None),
-        ("2024-06-01", None),
-        ("2024-08-01-preview", None),
-        ("2024-09-01-preview", ASKED),
-        ("2024-10-21", ASKED),
-        ("2025-04-01-preview", ASKED),
-        ("of-tomorrow", None),
-    ],
-)
-def test_usage_is_requested_from_azure_from_the_first_api_version_that_supports_it(
-    version: str, asked: Any, ledger: Recorded
-):
-    assert azure_body(**AZURE, api_version=version).get("stream_options") == asked
-
-
-def test_usage_is_not_requested_from_azure_with_data_sources(ledger: Recorded):
-    body = {"data_sources": [{"type": "azure_search", "parameters": {}}]}
-    assert "stream_options" not in azure_body(**AZURE, api_version="2025-04-01-preview", body=body)
-
-
-@pytest.mark.parametrize("query", [{}, {"api-version": "preview"}])
-def test_usage_is_requested_from_azures_v1_api(query: dict[str, str], ledger: Recorded):
-    base_url = "https://shop.openai.azure.com/openai/v1/"
-    assert azure_body(openai.OpenAI, base_url=base_url, default_query=query)["stream_options"] == ASKED
-
-
-def test_usage_is_requested_from_foundrys_v1_api_but_not_from_its_inference_api(ledger: Recorded):
-    host = "https://shop.services.ai.azure.com"
-    assert azure_body(openai.OpenAI, base_url=f"{host}/openai/v1/")["stream_options"] == ASKED
-    assert "stream_options" not in azure_body(openai.OpenAI, base_url=f"{host}/models?api-version=2025-04-01")
-
-
-def test_stream_options_of_extra_body_are_kept(ledger: Recorded):
-    body = {"stream_options": {"include_obfuscation": False}}
-    sent = azure_body(**AZURE, api_version="2025-04-01-preview", body=body)
-    assert sent["stream_options"] == {"include_obfuscation": False, "include_usage": True}
-
-
-def test_an_api_version_is_found_wherever_it_is_set(ledger: Recorded):
-    base_url = "https://shop.openai.azure.com/openai/deployments/gpt?api-version=2024-02-01"
-    assert "stream_options" not in azure_body(openai.OpenAI, base_url=base_url)
-    base_url = "https://shop.openai.azure.com/openai/deployments/gpt"
-    assert "stream_options" not in azure_body(
-        openai.OpenAI, base_url=base_url, default_query={"api-version": "2024-02-01"}
-    )
-    assert "stream_options" not in azure_body(openai.OpenAI, base_url=base_url)

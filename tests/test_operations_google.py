@@ -12,7 +12,7 @@ import pytest
 from google import genai
 from google.genai import types
 
-from canned import Canned, sse
+from canned import INTERACTION, Canned, sse
 from conftest import Recorded
 from spanledger.capture import dedup
 
@@ -137,16 +137,6 @@ def test_a_batch_is_rows_at_the_batch_price_once(client, server, ledger: Recorde
         (f"r{n}", True, 40) for n in range(3)
     ]
     assert {row["start_time"].isoformat() for row in ledger.rows} == {"2026-11-01T10:00:00+00:00"}
-
-
-INTERACTION = {
-    "id": "int_1", "model": "gemini-3.5-flash", "object": "interaction", "status": "completed", "outputs": [],
-    "created": "2026-11-01T10:00:00Z", "updated": "2026-11-01T10:00:00Z", "role": "model",
-    "usage": {
-        "total_input_tokens": 100, "total_cached_tokens": 40, "total_output_tokens": 10, "total_thought_tokens": 5,
-        "total_tool_use_tokens": 3, "total_tokens": 118, "grounding_tool_count": [{"type": "google_search", "count": 2}],
-    },
-}  # fmt: skip
 
 
 def test_an_interaction_is_a_row(client, server, ledger: Recorded):

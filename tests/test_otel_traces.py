@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +14,17 @@ from click.testing import CliRunner
 from loopback_provider import Provider
 
 from conftest import Recorded
+from empty_ledger import empty_ledger
+from foreign_spans import CONVENTIONS, foreign
+from price_oracle import oracle
 from spanledger.pricing import quote
 from spanledger.pricing.model_names import canonical
-from spanledger.pricing.price_table import prices
 from spanledger.semconv import attributes as a
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.prices import price_table_sync
+from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.rows.rows import COLUMNS
-from test_gateway import CONVENTIONS, foreign
-from test_pricing_oracle import oracle
 
 AT = datetime(2026, 11, 23, 8, tzinfo=UTC)
 NS = int(AT.timestamp()) * 10**9
@@ -53,14 +53,13 @@ USAGE = {
 
 
 @pytest.fixture
-def traces(embedded) -> Iterator[Any]:
+def traces(tmp_path: Path) -> Iterator[Any]:
     """A client whose ledger has otel_traces and the prices in force."""
-    client, where = embedded
-    price_table_sync.sync(client, where, prices())
-    migrations.apply(client, where, migrations.otel_traces(where.database))
-    client.command(f"USE `{where.database}`")
-    yield client
-    client.command("DROP DICTIONARY llm_rates_dictionary")  # it outlives its database in the engine
+    where = empty_ledger(tmp_path / "chdb", otel_traces=True)
+    with open_client(where) as client:
+        client.command(f"USE `{where.database}`")
+        yield client
+        client.command("DROP DICTIONARY llm_rates_dictionary")  # it outlives its database in the engine
 
 
 def said(value: Any) -> str:
@@ -207,7 +206,7 @@ def test_markers_become_events(traces: Any, ledger: Recorded):
 
 
 def test_the_command_makes_them(monkeypatch, tmp_path):
-    monkeypatch.setenv("SPANLEDGER_DSN", f"chdb://{tmp_path / 'made'}")
+    monkeypatch.setenv("SPANLEDGER_DSN", empty_ledger(tmp_path / "made").dsn)
     found = CliRunner().invoke(main, ["migrate", "--otel-traces"])
     assert found.exit_code == 0, found.output
     assert "otel_traces/30_llm_calls_of_otel_traces.sql" in found.output

@@ -9,15 +9,12 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from price_oracle import ORACLE, oracle
 from spanledger.pricing import Price, quote
 from spanledger.pricing.price_table import bundled
-
-ORACLE = Path(__file__).parent / "data/price-oracle.jsonl.gz"
 
 QUIRKS = {
     "Q1": "invents a batch price of half for models without one; so do we, and flag it batch_estimated",
@@ -39,14 +36,6 @@ QUIRKS = {
     "Q20": "Fireworks: drops the tier",
     "Q21": "tiered prices with no input",
 }
-
-
-def oracle() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    lines = gzip.decompress(ORACLE.read_bytes()).splitlines()
-    vectors = json.loads(lines[0])["_meta"]["vectors"]
-    for line in lines[1:]:
-        row = json.loads(line)
-        yield row, vectors[row["v"]]
 
 
 def quoted(row: dict[str, Any], vector: dict[str, Any]) -> Price:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 from loopback_provider import Provider
 
 from canned import Canned
+from programs import BIN, environment, until
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
-from test_examples import BIN, environment
 
 pytestmark = pytest.mark.services
 
@@ -226,13 +225,6 @@ def answers(url: str) -> None:
             return False
 
     until(asked)
-
-
-def until(condition: Any, seconds: float = 40.0) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.05)
 
 
 # --- a host that freezes processes between requests --------------------------------------------------------------

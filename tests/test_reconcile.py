@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.invoices import provider_exports
 from spanledger_clickhouse.invoices.provider_exports import InvoiceError, InvoiceLine, model_key, read
 from spanledger_clickhouse.invoices.reconcile import LedgerSlice, explain_variance
@@ -196,7 +197,7 @@ def test_the_parts_always_add_up(amounts, found):
 
 @pytest.fixture
 def where(tmp_path: Path, monkeypatch):
-    found = resolve_target(f"chdb://{tmp_path / 'ledger'}")
+    found = empty_ledger(tmp_path / "ledger")
     monkeypatch.setenv("SPANLEDGER_DSN", found.dsn)
     at = datetime(2026, 3, 2, 12, tzinfo=UTC)
     mini = {
@@ -212,7 +213,6 @@ def where(tmp_path: Path, monkeypatch):
         call(span_id="5" * 16, cost_usd=Decimal(9), start_time=at, provider="anthropic"),
     ]  # fmt: skip
     with open_client(found) as client:
-        migrations.migrate(client, found)
         insert.insert(client, found, [tuple(row.values()) for row in rows])
     return found
 

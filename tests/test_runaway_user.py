@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from empty_ledger import empty_ledger
 from questions import Question
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import BLOCK, DOWNGRADE, Budget, Dimensions, Policy, Rule
 from spanledger.limits.store.memory import MemoryStore
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from synthetic import call
-from test_views import START, Asked
+from view_queries import START, ViewQueries
 
 pytestmark = pytest.mark.clock
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.clock
 def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
     """A base of $1,700 a day, then one user at $22.9 an hour on a $10,000 month."""
     chance = random.Random(40)
-    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    where = empty_ledger(tmp_path / "chdb")
     rows = [
         call(
             start_time=START + timedelta(hours=hour, minutes=number % 60), trace_id=f"{hour * 100 + number:032x}", span_id=f"{number:016x}",
@@ -40,12 +41,11 @@ def test_the_first_hour_of_a_runaway_user_is_seen(tmp_path: Path):
         for minute in range(60)
     ]  # fmt: skip
     with open_client(where) as client:
-        migrations.migrate(client, where)
         for start in range(0, len(rows), 10_000):
             insert.insert(client, where, [tuple(row.values()) for row in rows[start : start + 10_000]])
         client.insert(f"`{where.database}`.budgets", [["all", "global", "", "month", Decimal(10_000)]],
                       column_names=["name", "scope", "key", "period", "amount_usd"])  # fmt: skip
-        asked = Asked(client, where, rows)
+        asked = ViewQueries(client, where, rows)
         [row] = asked(
             "user_hour_over_daily_share_at", "user_id, feature, calls, share", as_of=begin + timedelta(minutes=20)
         )
@@ -100,9 +100,9 @@ def test_with_a_limit_the_runaway_user_is_stopped_in_the_first_hour():
     assert max(spent.values()) <= 5 * 10**12, "instead of $550 a day"
 
 
-def test_a_month_of_ten_thousand_dollars_is_told_of_and_downgraded_at_its_stated_amounts(caplog):
-    """$8,000, $9,000, $9,500 and $10,000 are told once each; from $9,500 the cheaper model, at $10,000 the end, but not for
-    who is critical; who is pinned keeps its model."""
+def test_a_monthly_budget_alerts_and_downgrades_at_its_stated_amounts(caplog):
+    """$8,000, $9,000, $9,500 and $10,000 alert once each. From $9,500 calls get the cheaper model, and at $10,000 they are
+    refused, except those of a critical feature; a pinned feature keeps its model."""
     at = START
     prices = {"big": 10**12, "small": 10**11}
     rules = {
@@ -115,7 +115,7 @@ def test_a_month_of_ten_thousand_dollars_is_told_of_and_downgraded_at_its_stated
     limits = Limiter(Policy((month, last), features=rules), MemoryStore(), lambda: at.timestamp())  # noqa: PLW0108
     total = 0
     models: dict[str, list[tuple[int, str]]] = {"summarize": [], "eval": [], "checkout": []}
-    told: list[tuple[int, str]] = []
+    alerts: list[tuple[int, str]] = []
     for number in range(30 * 24 * 20):
         at = START + timedelta(minutes=3 * number)
         feature = ("summarize", "summarize", "eval", "checkout")[number % 4]
@@ -125,13 +125,13 @@ def test_a_month_of_ten_thousand_dollars_is_told_of_and_downgraded_at_its_stated
         if found.allowed:
             total += prices[model]
             limits.settle(found.reservation, prices[model])
-        told += [(total, record.message) for record in caplog.records]
+        alerts += [(total, record.message) for record in caplog.records]
         caplog.clear()
     stated = [8_000, 9_000, 9_500, 10_000]
-    assert [line for _, line in told] == [
+    assert [line for _, line in alerts] == [
         f"budget 'the month': {share}% of $10000 for the month is spent" for share in (80, 90, 95, 100)
     ]
-    for (spent, _), amount in zip(told, stated, strict=True):
+    for (spent, _), amount in zip(alerts, stated, strict=True):
         assert amount <= spent / 10**12 < amount + 1
     for spent, model in models["summarize"]:
         assert model == ("big" if spent < 9_500 * 10**12 else "small" if spent <= 9_999_900 * 10**9 else "refused"), (

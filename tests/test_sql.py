@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.database.ledger import READONLY_ERROR, Ledger, NotReadOnlyError
 from synthetic import call
@@ -79,13 +80,12 @@ def sql(*words: str) -> Result:
 @pytest.fixture(params=["embedded", "server"])
 def dsn(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A ledger with two calls, in the embedded engine and behind ClickHouse's HTTP interface."""
-    found = f"chdb://{tmp_path / 'ledger'}" if request.param == "embedded" else request.getfixturevalue("front")
-    where = resolve_target(found)
+    embedded = request.param == "embedded"
+    where = empty_ledger(tmp_path / "ledger") if embedded else resolve_target(request.getfixturevalue("migrated_front"))
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(call(span_id=f"{n:016x}", user_id=f"u{n}").values()) for n in range(2)])
-    monkeypatch.setenv("SPANLEDGER_DSN", found)
-    return found
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+    return where.dsn
 
 
 def state(dsn: str) -> Any:

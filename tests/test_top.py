@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from synthetic import call
 
 pytestmark = [pytest.mark.clock, pytest.mark.services]
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.clock, pytest.mark.services]
 
 @pytest.fixture
 def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
+    where = empty_ledger(tmp_path / "ledger")
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     now = datetime.now(UTC)
     rows = [
@@ -35,7 +36,6 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         call(span_id="4" * 16, start_time=now - timedelta(minutes=1), feature=None, user_id=None, cost_usd=None),
     ]  # fmt: skip
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
 
 

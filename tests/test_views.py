@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import Target, open_client, resolve_target
+from empty_ledger import empty_ledger
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.database.rollups import Rollups
 from synthetic import call
+from view_queries import START, Row, ViewQueries
 
 pytestmark = pytest.mark.clock
 
-START = datetime(2026, 3, 1, tzinfo=UTC)
 AS_OF = datetime(2026, 3, 29, 12, 0, tzinfo=UTC)
 ZERO = Decimal(0)
 CREDIT = Decimal("0.002")
-Row = dict[str, Any]
 
 
 def pico(amount: int) -> Decimal:
@@ -81,31 +80,12 @@ def month() -> list[Row]:
     return rows
 
 
-class Asked:
-    """The ledger and the rows it should hold."""
-
-    def __init__(self, client: Any, where: Target, rows: list[Row]) -> None:
-        self.client, self.where, self.rows = client, where, rows
-
-    def __call__(self, view: str, columns: str = "*", **parameters: datetime) -> list[tuple[Any, ...]]:
-        given = ", ".join(f"{name} = '{at:%Y-%m-%d %H:%M:%S}'" for name, at in parameters.items())
-        name = f"`{self.where.database}`.{view}" + (f"({given})" if given else "")
-        return [tuple(row) for row in self.client.query(f"SELECT {columns} FROM {name}").result_rows]
-
-    def grouped(self, key: Callable[[Row], Any], rows: list[Row] | None = None) -> dict[Any, list[Row]]:
-        found: dict[Any, list[Row]] = defaultdict(list)
-        for row in self.rows if rows is None else rows:
-            found[key(row)].append(row)
-        return found
-
-
 @pytest.fixture(scope="module", params=["calls alone", "rollups"])
-def asked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Asked]:
-    where = resolve_target(f"chdb://{tmp_path_factory.mktemp('views') / 'chdb'}")
+def asked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ViewQueries]:
+    where = empty_ledger(tmp_path_factory.mktemp("views") / "chdb")
     rows = month()
     chance = random.Random(7)
     with open_client(where) as client:
-        migrations.migrate(client, where)
         shuffled = [*rows, *chance.sample(rows, 500)]  # some come twice, none in order
         chance.shuffle(shuffled)
         for begin in range(0, len(shuffled), 1000):
@@ -132,7 +112,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         ], column_names=["price_key", "provider", "valid_from", "input_usd", "output_usd", "price_version"])  # fmt: skip
         if request.param == "rollups":
             Rollups(client, where).refresh(datetime(2026, 3, 20, 5, tzinfo=UTC))
-        yield Asked(client, where, rows)
+        yield ViewQueries(client, where, rows)
 
 
 def cost(rows: list[Row], column: str = "cost_usd") -> Decimal:
@@ -157,7 +137,7 @@ def exact(values: list[Any], level: float) -> Any:
     return values[min(len(values) - 1, math.floor(level * len(values)))]
 
 
-def test_cost_by_feature(asked: Asked):
+def test_cost_by_feature(asked: ViewQueries):
     found = {row[0]: row[1:] for row in asked("cost_by_feature")}
     for feature, rows in asked.grouped(lambda row: row["feature"]).items():
         costs = [row["cost_usd"] for row in rows if row["cost_usd"] is not None]
@@ -170,7 +150,7 @@ def test_cost_by_feature(asked: Asked):
     assert not found
 
 
-def test_cost_by_user_and_model(asked: Asked):
+def test_cost_by_user_and_model(asked: ViewQueries):
     found = {row[0]: row[1:] for row in asked("cost_by_user")}
     for user, rows in asked.grouped(lambda row: row["user_id"]).items():
         total, calls, _, dearest, tokens, without = found.pop(user)
@@ -187,7 +167,7 @@ def test_cost_by_user_and_model(asked: Asked):
     assert not models
 
 
-def test_windows(asked: Asked):
+def test_windows(asked: ViewQueries):
     since, until = START + timedelta(days=3), START + timedelta(days=9, hours=5)
     rows = [row for row in asked.rows if since <= row["start_time"] < until]
     for view in ("cost_by_feature", "cost_by_user", "cost_by_model"):
@@ -197,7 +177,7 @@ def test_windows(asked: Asked):
     assert (total, calls) == (cost(rows), len(rows))
 
 
-def test_request_cost(asked: Asked):
+def test_request_cost(asked: ViewQueries):
     found = {row[0]: row[1:] for row in asked("request_cost", "request_id, total_cost_usd, calls, tokens, first_call")}
     for request, rows in asked.grouped(lambda row: row["request_id"]).items():
         if request is None:
@@ -209,7 +189,7 @@ def test_request_cost(asked: Asked):
     assert not found
 
 
-def test_hourly_cost_has_every_hour(asked: Asked):
+def test_hourly_cost_has_every_hour(asked: ViewQueries):
     found = {row[0].replace(tzinfo=UTC): row[1:] for row in asked("hourly_cost")}
     groups = asked.grouped(lambda row: row["start_time"].replace(minute=0, second=0, microsecond=0))
     hours = int((max(groups) - min(groups)).total_seconds() // 3600) + 1
@@ -218,7 +198,7 @@ def test_hourly_cost_has_every_hour(asked: Asked):
         assert (total, calls) == (cost(groups.get(hour, [])), len(groups.get(hour, [])))
 
 
-def test_tenants_and_margins(asked: Asked):
+def test_tenants_and_margins(asked: ViewQueries):
     found = {row[1:3]: row[3:] for row in asked("cost_by_tenant_tier")}
     for key, rows in asked.grouped(lambda row: (row["tenant_id"], row["customer_tier"] or "")).items():
         total, calls, revenue, margin, share = found.pop(key)
@@ -231,7 +211,7 @@ def test_tenants_and_margins(asked: Asked):
     assert not found
 
 
-def test_the_record_of_a_call(asked: Asked):
+def test_the_record_of_a_call(asked: ViewQueries):
     columns = (
         "call_id, timestamp, model, feature_name, user_id, session_id, input_tokens, output_tokens, total_tokens, input_cost_usd, "
         "output_cost_usd, total_cost_usd, latency_ms, tokens_per_second, temperature, max_tokens, prompt_hash, finish_reason, cache_hit, error"
@@ -265,7 +245,7 @@ def test_the_record_of_a_call(asked: Asked):
         assert got[18:] == (bool(row["attributes"]), row["error_type"])
 
 
-def test_efficiency(asked: Asked):
+def test_efficiency(asked: ViewQueries):
     found = {row[0]: row[1:] for row in asked("efficiency")}
     for feature, rows in asked.grouped(
         lambda row: row["feature"], [r for r in asked.rows if r["outcome"] != "error"]
@@ -292,7 +272,7 @@ def test_efficiency(asked: Asked):
     assert not found
 
 
-def test_what_is_unattributed_unpriced_wasted_and_double(asked: Asked):
+def test_what_is_unattributed_unpriced_wasted_and_double(asked: ViewQueries):
     lost = {
         row[:4]: row[4:]
         for row in asked("unattributed_spend", "code_file, code_line, code_function, reason, total_cost_usd, calls")
@@ -337,7 +317,7 @@ def test_what_is_unattributed_unpriced_wasted_and_double(asked: Asked):
     assert not double
 
 
-def test_cache_savings(asked: Asked):
+def test_cache_savings(asked: ViewQueries):
     found = {row[:2]: row[2:] for row in asked("cache_savings")}
     rate = pico(400_000)
     for key, rows in asked.grouped(lambda row: (row["feature"], model(row))).items():
@@ -355,7 +335,7 @@ def test_cache_savings(asked: Asked):
     assert not found
 
 
-def test_unit_cost(asked: Asked):
+def test_unit_cost(asked: ViewQueries):
     [row] = asked("unit_cost")
     units = asked.grouped(lambda r: r["unit_id"], [r for r in asked.rows if r["unit_name"]])
     costs = [cost(rows) for rows in units.values()]
@@ -365,7 +345,7 @@ def test_unit_cost(asked: Asked):
     assert row[6:] == (exact(costs, 0.5), exact(costs, 0.95), sum(map(len, units.values())))
 
 
-def test_focus_sums_to_the_ledger(asked: Asked):
+def test_focus_sums_to_the_ledger(asked: ViewQueries):
     [(billed, quantity)] = asked(
         "focus_cost_and_usage", "sum(BilledCost), sumIf(ConsumedQuantity, ConsumedUnit = 'Tokens')"
     )
@@ -381,7 +361,7 @@ def test_focus_sums_to_the_ledger(asked: Asked):
     }
 
 
-def test_budgets(asked: Asked):
+def test_budgets(asked: ViewQueries):
     found = {row[0]: row[1:] for row in asked(
         "budget_status_at", "name, spent_usd, utilisation, projected_usd, exhausted_at, exhausted_earliest, exhausted_latest, thresholds_crossed", as_of=AS_OF
     )}  # fmt: skip
@@ -409,7 +389,7 @@ def test_budgets(asked: Asked):
     assert found["ada"][0] == pytest.approx(float(cost(today)))
 
 
-def test_trends(asked: Asked):
+def test_trends(asked: ViewQueries):
     found = {row[0]: row[1:] for row in asked("cost_trend_at", as_of=AS_OF)}
     first = AS_OF.date() - timedelta(days=28)
     for feature, rows in asked.grouped(lambda r: r["feature"]).items():
@@ -432,7 +412,7 @@ def test_trends(asked: Asked):
     assert not found
 
 
-def test_anomalies_by_both_methods(asked: Asked):
+def test_anomalies_by_both_methods(asked: ViewQueries):
     """The present hour twenty times as dear as ever: both methods name it, and who it was."""
     assert asked("cost_anomalies_at", as_of=START - timedelta(days=1)) == []
     got = asked("cost_anomalies_at", as_of=AS_OF)
@@ -474,11 +454,11 @@ def test_anomalies_by_both_methods(asked: Asked):
         assert len(features) <= 3
 
 
-def test_the_ledger_beside_the_invoice(asked: Asked):
+def test_the_ledger_beside_the_invoice(asked: ViewQueries):
     days = asked.grouped(lambda row: (row["start_time"].date(), row["provider"]))
     chosen = [(date(2026, 3, 3), "openai"), (date(2026, 3, 4), "anthropic"), (date(2025, 1, 1), "openai")]
     asked.client.insert(
-        f"`{asked.where.database}`.invoices",
+        f"`{asked.target.database}`.invoices",
         [[*key, project, Decimal("1.25")] for key in chosen for project in ("a", "b")],
         column_names=["day", "provider", "project", "amount_usd"],
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.cli.who_forgot import CallSite, suggested_fix
-from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.report.codeowners import CodeOwners, repository_owners
 from synthetic import call
 
@@ -54,7 +55,7 @@ def test_the_repository_is_found_from_a_subdirectory_even_without_owners(repo: P
 
 
 def test_the_most_expensive_call_site_comes_first_with_owner_and_fix(repo: Path, tmp_path: Path, monkeypatch):
-    where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
+    where = empty_ledger(tmp_path / "ledger")
     monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
     monkeypatch.chdir(repo)
     now = datetime.now(UTC)
@@ -78,7 +79,6 @@ def test_the_most_expensive_call_site_comes_first_with_owner_and_fix(repo: Path,
         call(span_id="4" * 16, start_time=now, cost_usd=None, feature=None, user_id="u", request_id="r", **{**partial, "code_line": 9}),
     ]  # fmt: skip
     with open_client(where) as client:
-        migrations.migrate(client, where)
         insert.insert(client, where, [tuple(row.values()) for row in rows])
     found = json.loads(CliRunner().invoke(main, ["who-forgot", "--json"]).stdout)
     assert [tuple(row.values()) for row in found] == [

@@ -93,7 +93,7 @@ RETRYABLE_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 
 
 def _kind_of(status: int) -> type[DatabaseError]:
-    """Whose fault an HTTP status is: 400 is about the lines (OTLP), and of any other only a comparison can tell."""
+    """Whose fault an HTTP status is: 400 is about the lines (OTLP), and any other can be about either."""
     if status in RETRYABLE_STATUSES or status in SETUP_STATUSES or status < 400:
         return DatabaseError
     return PoisonError if status == 400 else SuspectError
