@@ -233,7 +233,7 @@ def test_a_pricing_failure_loses_no_other_column(client: openai.OpenAI, ledger: 
     def broken(*_: object, **__: object) -> None:
         raise ArithmeticError
 
-    monkeypatch.setattr("spanledger.pricing.span_costs.quote", broken)
+    monkeypatch.setattr("spanledger.pricing.calculator.quote", broken)
     with attribution(user="ada", feature="chat", request_id="r-1"):
         client.chat.completions.create(**CHAT)
         client.chat.completions.create(**CHAT)
