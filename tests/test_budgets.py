@@ -441,6 +441,29 @@ def test_the_first_hour_of_a_day_is_not_the_whole_day(monkeypatch: pytest.Monkey
     assert budget_status._source({"user"}, midnight, earlier, live=True)[0] == "llm_costs_users"
 
 
+def test_a_budget_without_spend_in_its_period_is_forecast_at_its_burn_rate(monkeypatch):
+    month = datetime(2026, 3, 1, 0, 30, tzinfo=UTC)
+    spent(resolve_target(), *[(month - timedelta(days=n), "ada", "10") for n in range(1, 11)])
+    with open_client(resolve_target()) as client:
+        client.command("USE spanledger")
+        budget = budget_table.parse_budget("all", amount_usd=1000, window="month")
+        [status] = budget_status.statuses(Ledger(client, resolve_target()), month, [budget])
+    assert status.spent_usd == 0
+    assert status.forecast is not None
+    assert status.forecast.projected_usd == pytest.approx(10 * (31 - 0.5 / 24), rel=1e-9)
+
+
+def test_an_hour_is_forecast_at_its_own_rate_without_a_band():
+    at = datetime(2026, 3, 10, 10, 30, tzinfo=UTC)
+    spent(resolve_target(), (at - timedelta(minutes=20), "ada", "1"), *[(at - timedelta(days=n), "ada", f"{n}") for n in range(1, 9)])  # fmt: skip
+    with open_client(resolve_target()) as client:
+        client.command("USE spanledger")
+        budget = budget_table.parse_budget("all", amount_usd=10, window="hour")
+        [status] = budget_status.statuses(Ledger(client, resolve_target()), at, [budget])
+    assert status.forecast is not None
+    assert status.forecast[:3] == pytest.approx((2, 2, 2), rel=1e-9)
+
+
 def test_a_young_ledger_is_forecast_from_the_days_it_has():
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     spent(resolve_target(), *[(today - timedelta(days=n, hours=-3), "ada", "100") for n in (1, 2, 3)])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from spanledger.pricing import rates
 from spanledger.spool.writer import SUFFIX
 
 ROOT = Path(__file__).parent.parent
@@ -87,6 +88,12 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.mark.parametrize("prices", [(), ("input_cost_per_tokens",), ("input_cost_per_token_above_200k_tokens",)])
+def test_a_meter_of_tokens_without_a_rate_per_token_is_an_error_of_its_row(prices: tuple[str, ...]):
+    with pytest.raises(ValueError, match="fields that price one token"):
+        rates._chain(prices)
+
+
 @pytest.mark.services
 def test_a_new_dimension_and_new_meters_are_known_everywhere(extended: Path, tmp_path: Path):
     """On the span, in the row and its price, in `spend --by`, in budgets and in the middleware."""
@@ -138,3 +145,8 @@ def test_a_new_dimension_and_new_meters_are_known_everywhere(extended: Path, tmp
     command("budget", "set", "search", "4", "--scope", "team=search")
     [budget] = answer("budget", "list")
     assert (budget["scope"], budget["key"], budget["spent_usd"]) == ("team", "search", "1.000200")
+    assert answer("sql", "SELECT round(spent_usd, 6) AS usd FROM budget_status") == [{"usd": 1.0002}]
+    usage = answer(
+        "sql", "SELECT SkuMeter, sum(ConsumedQuantity) AS quantity FROM focus_cost_and_usage GROUP BY SkuMeter"
+    )
+    assert {line["SkuMeter"]: line["quantity"] for line in usage} == {"input": 200, "output": 20, "tools": 4}

@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ from alert_receiver import MARCH, Receiver, aged, open_ledger_of_alerts, put, sp
 from clickhouse_front import Front
 from empty_ledger import empty_ledger
 from spanledger_clickhouse.alerts import delivery_log, destinations, evaluate
-from spanledger_clickhouse.alerts.destinations import Destination
+from spanledger_clickhouse.alerts.destinations import Delivery, Destination
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 
@@ -279,3 +281,24 @@ def test_an_evaluation_without_destinations_leaves_the_alert_to_others(ledger: L
         len(evaluate.evaluate(ledger, MARCH + timedelta(hours=1), [Destination("webhook", receiver.url("hook"))])) == 1
     )
     assert evaluate.evaluate(ledger, MARCH + timedelta(hours=1), []) == [], "it has been sent"
+
+
+def test_an_accepted_alert_is_delivered_even_if_the_body_of_the_response_stalls():
+    released = threading.Event()
+
+    class Stalling(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "100")
+            self.end_headers()
+            released.wait(10)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        hook = Destination("webhook", f"http://127.0.0.1:{server.server_port}/hook")
+        assert hook.deliver({"id": "1"}) == Delivery(1, "")
+        released.set()

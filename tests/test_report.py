@@ -71,6 +71,11 @@ def test_an_insufficient_budget_has_an_exhaustion_date(shop):
     assert "OVER BUDGET" not in run(shop, "--budget", "100000").stdout
 
 
+def test_an_overspent_month_is_exhausted_even_if_the_report_ends_with_it(shop):
+    arguments = ("--since", "2026-02-01", "--until", "2026-03-01", "--budget", "0.01", "--json")
+    assert json.loads(run(shop, *arguments).stdout)["forecast"]["exhausted_at"] == "2026-03-01T00:00:00+00:00"
+
+
 def test_an_empty_ledger_has_a_report(tmp_path: Path):
     where = resolve_target(f"chdb://{tmp_path / 'ledger'}")
     with open_client(where) as client:

@@ -381,6 +381,24 @@ def test_a_failing_rule_is_skipped_and_the_request_is_served(ask, ledger: Record
     assert guard.failures.pop(("reading the user of a request", "KeyError")) == 1
 
 
+def test_a_rule_that_answers_nobody_clears_the_callers_value(ask, ledger: Recorded):
+    async def app(scope, receive, send):
+        ask()
+
+    with spanledger.attribution(feature="outer", user="ada"):
+        wrapped = AsgiAttribution(app, feature=lambda scope: False, routes={"/known": "known"})
+        for path in ("/", "/known"):
+            asyncio.run(wrapped({"type": "http", "path": path, "headers": []}, None, None))
+    assert [values(row, "user_id", "feature") for row in ledger.rows] == [("ada", None), ("ada", "known")]
+
+
+def test_an_unknown_dimension_is_an_error():
+    with pytest.raises(TypeError, match=r"usr: not a dimension; use user, feature"):
+        spanledger.attribution(usr="ada")
+    with pytest.raises(TypeError, match=r"usr: not a dimension; use user, feature"):
+        AsgiAttribution(None, usr="x-user")
+
+
 def test_wsgi_middleware_covers_a_streamed_body(ask, ledger: Recorded):
     def app(environ, start_response):
         ask()

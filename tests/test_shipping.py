@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import openai
@@ -174,7 +175,6 @@ def test_a_collector_receives_the_lines_unchanged(ledger: Recorded, provider: Pr
 
 def test_a_collector_receives_the_configured_headers(ledger: Recorded, provider: Provider, monkeypatch):
     import threading
-    from http.server import BaseHTTPRequestHandler, HTTPServer
 
     got: list[str | None] = []
 
@@ -201,6 +201,37 @@ def test_a_collector_receives_the_configured_headers(ledger: Recorded, provider:
     monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", "x=1,s3cret")
     with pytest.raises(DatabaseError, match=r"^part 2 of SPANLEDGER_OTLP_HEADERS is not of the form name=value$"):
         OtlpSink("http://127.0.0.1:1")
+
+
+def test_a_response_in_chunks_is_read_whole_and_a_netrc_adds_nothing(
+    ledger: Recorded, provider: Provider, monkeypatch, tmp_path: Path
+):
+    headers: list[str | None] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            headers.append(self.headers["authorization"])
+            self.send_response(200)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for part in (b'{"partial', b'Success": {}}', b""):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+
+        def log_message(self, *_):
+            pass
+
+    record(ledger, provider, 1)
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", "authorization=Bearer%20s3cret")
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        sink = OtlpSink(f"http://127.0.0.1:{server.server_port}")
+        sink.send([SpoolLine(line, contents(line)) for line in ledger.lines])
+    assert headers == ["Bearer s3cret"]
 
 
 NO_RECEIVER = b"<html>please log in</html>"

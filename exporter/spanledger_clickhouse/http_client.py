@@ -5,23 +5,19 @@ A redirected POST would become a GET without its body, and any page's 200 would 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
-
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # they log whole addresses
-logging.getLogger("urllib3.util.retry").setLevel(logging.ERROR)
 
 BACKOFF_SECONDS: Final = 1.0
 """Attempts come after 0, 2, 4 and 8 of these."""
 MAX_RETRY_AFTER_SECONDS: Final = 20.0
-RETRYABLE_STATUSES: Final = (408, 429, 500, 502, 503, 504)
-MAX_BODY_BYTES: Final = 1 << 20
+RETRIED_STATUSES: Final = (408, 429, 500, 502, 503, 504)
 
 
 class NoResponseError(Exception):
@@ -32,7 +28,7 @@ class Response(NamedTuple):
     status: int
     reason: str
     body: bytes
-    """At most MAX_BODY_BYTES, decoded."""
+    """As much of it as was asked for."""
     attempts: int
     """Requests made."""
 
@@ -44,7 +40,9 @@ class _BoundedRetry(Retry):
         return min(super().parse_retry_after(retry_after), MAX_RETRY_AFTER_SECONDS)
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float, *, attempts: int = 1) -> Response:
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], timeout: float, *, attempts: int = 1, max_body: int = 0
+) -> Response:
     """POST a body; proxies and certificates come from the environment, as `requests` reads it.
 
     Args:
@@ -52,19 +50,26 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float, *, a
         body: the payload.
         headers: of the request.
         timeout: seconds to connect, and between bytes of the response.
-        attempts: at most; further ones follow connection errors and RETRYABLE_STATUSES, with backoff.
+        attempts: at most; further ones follow connection errors and RETRIED_STATUSES, with backoff.
+        max_body: how many bytes of the response's body are read, decoded.
 
     Raises:
-        NoResponseError: no attempt got a response.
+        NoResponseError: no attempt got a response, or the body broke off.
     """
     retry = _BoundedRetry(
         attempts - 1,
         backoff_factor=BACKOFF_SECONDS,
-        status_forcelist=RETRYABLE_STATUSES,
+        status_forcelist=RETRIED_STATUSES,
         allowed_methods=None,
         raise_on_status=False,
     )
-    options: dict[str, Any] = {"headers": headers, "timeout": timeout, "allow_redirects": False, "stream": True}
+    options: dict[str, Any] = {
+        "headers": headers,
+        "timeout": timeout,
+        "allow_redirects": False,
+        "stream": True,
+        "auth": _no_auth,
+    }
     try:
         with requests.Session() as session:
             session.mount(f"{urlsplit(url).scheme}://", HTTPAdapter(max_retries=retry))
@@ -73,11 +78,18 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float, *, a
                 return Response(
                     answer.status_code,
                     answer.reason,
-                    next(answer.iter_content(MAX_BODY_BYTES), b""),
+                    answer.raw.read(max_body, decode_content=True) if max_body else b"",
                     1 + len(tried.history) if tried is not None else 1,
                 )
-    except (requests.RequestException, UnicodeError) as error:  # requests lets an invalid host name escape
+    except requests.Timeout as error:
+        raise NoResponseError("timed out") from error
+    except (requests.RequestException, HTTPError, UnicodeError) as error:  # UnicodeError: an invalid host name
         raise NoResponseError(_failure_reason(error)) from error
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps a ~/.netrc from replacing the headers."""
+    return request
 
 
 def _failure_reason(error: Exception) -> str:

@@ -3,9 +3,9 @@
     app.add_middleware(spanledger.middleware.AsgiAttribution, user="x-user", routes={"/summarize": "summarize"})
 
 Each is a few lines around a `Scope`: whoever sets the same baggage keys in middleware of their own gets the
-same rows. A rule is named for its dimension (`user`, `tenant`, `tier`, ...) and is the name of a header, or a function of the
-request; a header is believed, so let a header name only what your own gateway sets. `feature` also comes from
-`routes` (the longest prefix of the path that stands there).
+same rows. A rule is named for its dimension (`user`, `tenant`, `tier`, ...). It is the name of a header, or a function
+of the request. A header is trusted: name only headers that your own gateway sets. `feature` also comes from `routes`,
+by the longest matching prefix of the path.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class AttributionRules:
     def __init__(
         self, *, routes: Mapping[str, str] | None = None, request_id: Source = REQUEST_ID, **sources: Source
     ) -> None:
-        """
+        """Rules, each named for its dimension.
+
         Args:
-            routes: prefix of the path -> feature, for requests to which the rule `feature` gives none.
+            routes: prefix of the path -> feature, for requests to which the rule `feature` gives none; the longest
+                prefix counts.
             request_id: the rule of the request id; without a value it is a random one, so that the calls of a request
                 can always be summed.
             sources: the rule of each other dimension (user, feature, tenant, ... as in `spanledger.attribution`).
@@ -58,8 +60,8 @@ class AttributionRules:
         for name, source in self._sources.items():
             with quietly(f"reading the {name} of a request"):
                 values[name] = header(source) if isinstance(source, str) else source(request) if source else None
-        if is_missing(values.get("feature")):
-            values["feature"] = self._route(path)
+        if is_missing(values.get("feature")) and (route := self._route(path)) is not None:
+            values["feature"] = route
         if is_missing(values.get("request_id")):
             values["request_id"] = secrets.token_hex(8)
         return attribution(**cast("Attribution", values))

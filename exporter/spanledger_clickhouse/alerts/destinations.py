@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +19,9 @@ from spanledger.runtime.version import VERSION
 from spanledger_clickhouse import http_client
 from spanledger_clickhouse.alerts import messages
 from spanledger_clickhouse.database.connection import DatabaseError
+
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # they log whole addresses
+logging.getLogger("urllib3.util.retry").setLevel(logging.ERROR)
 
 ATTEMPTS: Final = 5
 TIMEOUT_SECONDS: Final = 5.0

@@ -25,8 +25,10 @@ ROLLUPS: Final = (
 """(view, bucket seconds, its dimensions): the first that can answer a query is used."""
 
 
+CALLS: Final = ("llm_calls AS c FINAL", "c.start_time", "c.cost_usd")
+"""(table, time column, cost column) of the calls themselves."""
 HISTORY_DAYS: Final = 32
-"""Days before today from which the burn rate and its deviation are computed."""
+"""Days before today that are read for a burn rate: its rule takes 28 (`burn_rate.sql`), the view one month."""
 MAX_VALUES: Final = 1000
 """Values (users, tenants, ...) evaluated per budget, highest spend first."""
 
@@ -43,7 +45,7 @@ class Forecast(NamedTuple):
     high_usd: float
     """The band that holds 80 %, if days are independent."""
     exhausted_at: datetime | None
-    """When the amount is used up; None: not within a century."""
+    """When the amount is exhausted; None: not within a century."""
     exhausted_earliest: datetime | None
     exhausted_latest: datetime | None
 
@@ -93,18 +95,14 @@ def statuses(ledger: Ledger, as_of: datetime, budgets: Iterable[Budget] | None =
 
 def statuses_in(ledger: Ledger, budget: Budget, running: Window, until: datetime) -> Iterator[BudgetStatus]:
     """Status of a budget in a period up to a point in time; see `statuses`."""
-    rows = ledger.query(*_status_query(budget, running, until)).rows
-    for value, spent, *forecast in rows or ([] if budget.per else [("", Decimal(0))]):
-        yield BudgetStatus(budget, value, running, Decimal(spent), Forecast(*forecast) if forecast else None)
+    for value, spent, *forecast in ledger.query(*_status_query(budget, running, until)).rows:
+        yield BudgetStatus(budget, value, running, Decimal(spent), Forecast(*forecast))
 
 
 def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str, dict[str, Any]]:
-    needed = {*budget.scope, budget.per} - {""}
-    live = is_current(running, until)
+    source, time, cost = _source(_dimensions(budget), running.start, until, live=is_current(running, until))
     today = until.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    history = today - timedelta(days=HISTORY_DAYS)
-    source, time, cost = _source(needed, running.start, until, live=live)
-    days_source, days_time, days_cost = _source(needed, history, until, live=live)
+    is_by_day = budget.window != "hour" and until < running.end
     elapsed_days = max(1.0, (until - running.start).total_seconds()) / 86_400
     query = statement(
         "budgets/status",
@@ -112,12 +110,10 @@ def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str
         cost=cost,
         source=source,
         time=time,
-        days_source=days_source,
-        days_time=days_time,
-        days_cost=days_cost,
         scope=scope_sql(budget),
-        rate=f"toFloat64(s.spent_usd) / {elapsed_days!r}" if budget.window == "hour" else "d.daily_burn_rate",
-        burn_rate=statement("budgets/burn_rate"),
+        by_value="GROUP BY value HAVING spent_usd > 0" if budget.per else "",
+        rate="d.daily_burn_rate" if is_by_day else f"toFloat64(s.spent_usd) / {elapsed_days!r}",
+        burn_rates=_burn_rates(budget, running, until) if is_by_day else "SELECT '' AS value, 0. AS daily_deviation",
         forecast=statement("budgets/forecast"),
     )
     return query, {
@@ -125,10 +121,26 @@ def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str
         "since": running.start,
         "until": until,
         "period_end": running.end,
-        "days_since": history,
+        "today": today,
+        "history": today - timedelta(days=HISTORY_DAYS),
         "amount": budget.amount_picousd / 1e12,
         **budget.scope,
     }
+
+
+def _burn_rates(budget: Budget, running: Window, until: datetime) -> str:
+    """The SELECT of each value's burn rate. Full days come from the rollup, and so does today if it is the present."""
+    today, history = "{today:DateTime('UTC')}", "{history:DateTime('UTC')}"
+    parts = [(True, history, "{until:DateTime64(6, 'UTC')}")]
+    if not is_current(running, until):
+        parts = [(True, history, today), (False, today, "{until:DateTime64(6, 'UTC')}")]
+    midnight = until.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    days: list[str] = []
+    for from_rollup, begin, end in parts:
+        source, time, cost = _source(_dimensions(budget), midnight, midnight) if from_rollup else CALLS
+        fragments = {"value": value_sql(budget), "scope": scope_sql(budget), "begin": begin, "end": end}
+        days.append(statement("budgets/daily_spend", source=source, time=time, cost=cost, **fragments))
+    return statement("budgets/burn_rates", days=" UNION ALL ".join(days), burn_rate=statement("budgets/burn_rate"))
 
 
 def noteworthy(statuses: Iterable[BudgetStatus]) -> Iterator[BudgetStatus]:
@@ -173,7 +185,7 @@ def spending(
         include_unattributed: include "" for calls without a value.
         live: whether `until` is the present: then all rows of the current hour or day may be counted.
     """
-    source, time, cost = _source({*budget.scope, budget.per} - {""}, since, until, live=live)
+    source, time, cost = _source(_dimensions(budget), since, until, live=live)
     query = statement(
         "budgets/spending",
         value=value_sql(budget),
@@ -199,6 +211,10 @@ def scope_sql(budget: Budget, *, include_unattributed: bool = False) -> str:
     return " AND ".join(conditions)
 
 
+def _dimensions(budget: Budget) -> set[str]:
+    return {*budget.scope, budget.per} - {""}
+
+
 def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = False) -> tuple[str, str, str]:
     """(table, time column, cost column) with the dimensions, in buckets that start at `since` and end at `until`,
     or have no rows after it."""
@@ -206,4 +222,4 @@ def _source(needed: set[str], since: datetime, until: datetime, *, live: bool = 
         whole = until.timestamp() % seconds == 0 or live or until >= datetime.now(UTC)
         if needed <= dimensions and since.timestamp() % seconds == 0 and whole:
             return view, "toDateTime(bucket, 'UTC')", "cost_usd"
-    return "llm_calls AS c FINAL", "c.start_time", "c.cost_usd"
+    return CALLS

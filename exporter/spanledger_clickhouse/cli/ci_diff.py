@@ -97,7 +97,7 @@ def ci_diff(
 
 def _live_requests() -> dict[str | None, int]:
     with open_ledger(take_in=False) as database:  # the spool holds the test run
-        return dict(database.query(statement("cli/live_requests", days=str(LIVE_DAYS))).rows)
+        return dict(database.query(statement("cli/live_requests"), {"days": LIVE_DAYS}).rows)
 
 
 def _limit_violations(

@@ -12,7 +12,7 @@ from spanledger_clickhouse.database.ledger import NotReadOnlyError
 from spanledger_clickhouse.database.statements import statement
 
 VIEWS: Final = ("feature", "user", "request", "model")
-"""Groups that a view of the ledger knows more about than the sum."""
+"""Groups with a view of their own, which has more columns than the generic query."""
 GROUPS: Final = (*VIEWS, *(label for label in BY_LABEL if label not in VIEWS))
 
 

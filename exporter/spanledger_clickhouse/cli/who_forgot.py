@@ -57,15 +57,14 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     Example:
       spanledger who-forgot --days 30
     """
-    until = datetime.now(UTC)
+    until = datetime.now(UTC) + timedelta(seconds=1)  # the query has whole seconds
     times = {"since": until - timedelta(days=days), "until": until}
     query = statement(
         "cli/unattributed_call_sites",
-        top=str(top),
         **{name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in times.items()},
     )
     with ledger() as database, spinner("querying the ledger"):
-        sites = [CallSite(*row) for row in database.query(query).rows]
+        sites = [CallSite(*row) for row in database.query(query, {"top": top}).rows]
     owners = repository_owners(Path.cwd())
     rows = [_row(site, owners, days) for site in sites]
     title = f"Calls of the last {days} days that are not fully attributed"

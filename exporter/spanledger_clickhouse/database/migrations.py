@@ -7,6 +7,8 @@ a view whose text changed is replaced. The same files make the single-node, the 
   every node has in full.
 - `{rollup:NAME:WINDOW}` in a view: the SELECT of a rollup over the calls of WINDOW.
 - `{fragment:NAME}` in a view: expressions of `queries/NAME.sql`, which other statements use too.
+- `{sum:GROUP}` in a view or a rollup: the sum of the columns of a cost group's meters.
+- `{budget_scopes}` in a view: (dimension, value) of each dimension that budgets can select by.
 - `{window}` in a view: all calls; the same file also makes `<view>_between(since=..., until=...)`.
 - `{now}` in a view: the present; the same file also makes `<view>_at(as_of=...)`.
 """
@@ -16,17 +18,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
 from spanledger.runtime import settings
-from spanledger.semconv.dimensions import DIMENSIONS
-from spanledger.semconv.usage import METERS, TOOLS
+from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, DIMENSIONS
+from spanledger.semconv.usage import METERS, TOOLS, TOTALS, Meter
 from spanledger_clickhouse.database import rollups
 from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, is_access_denied, reason
-from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.database.statements import statement, with_meter_sums
 from spanledger_clickhouse.rows import rows
 
 UNSHARDED_REPLICA: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
@@ -34,6 +36,8 @@ UNSHARDED_REPLICA: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
 
 SHARDING_KEYS: Final = {"llm_calls": "cityHash64(trace_id)", "ledger_events": "cityHash64(process_id)"}
 """Sharded table -> its sharding key. A function of the sorting key, so that FINAL per shard is FINAL of all."""
+
+MATERIALIZED_VIEW: Final = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (\S+) TO \S+ AS\n")
 
 PARAMETERIZED_VIEWS: Final = {
     "between": ("{window}", "c.start_time >= {since:DateTime('UTC')} AND c.start_time < {until:DateTime('UTC')}"),
@@ -139,6 +143,9 @@ def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migr
 def _views(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
     text = re.sub(r"\{rollup:(\w+):([^}]*)\}", lambda m: rollups.select(m[1]).replace("{window}", m[2]), text)
     text = re.sub(r"\{fragment:([\w/]+)\}", lambda m: statement(m[1]), text)
+    text = with_meter_sums(text)
+    scopes = [f"('{name}', ifNull(toString(c.{d.column}), ''))" for name, d in BUDGET_DIMENSIONS.items()]
+    text = text.replace("{budget_scopes}", ", ".join(scopes))
     text = re.sub(r"^(CREATE OR REPLACE VIEW \{db\}\.\w+) AS$", r"\1{on_cluster} AS", text, count=1, flags=re.MULTILINE)
     plain = text
     for place, expression in VIEW_DEFAULTS.items():
@@ -179,33 +186,49 @@ def refreshable(database: str, servers: Topology | None = None) -> list[Migratio
 def otel_traces(database: str, servers: Topology | None = None) -> list[Migration]:
     """The table of the Collector's ClickHouse exporter, and the views that turn it into ledger rows.
 
-    In the views `{dimensions}` stands for the columns of all dimensions, `{meters}` for those of all meters but
-    tokens, and `{meters_not_in_sql}` for the attributes of fees and of tokens that the SQL does not know: a call that
-    has some is not priced in SQL.
+    In the views `{dimensions}` stands for the columns of all dimensions, `{meters}` for those of the meters that the
+    SQL does not know, `{unknown:GROUP}` for the sum of such tokens in a group, and `{meters_not_in_sql}` for the
+    attributes of fees and such tokens: a call that has some is not priced in SQL.
     """
-    files = sorted((resources.files("spanledger_clickhouse") / "otel_traces").iterdir(), key=lambda file: file.name)
-    return [
-        Migration(
-            f"otel_traces/{file.name}", _render(_with_tables(file.read_text("utf-8")), database, servers or Topology())
-        )
-        for file in files
-        if file.name.endswith(".sql")
-    ]
+    migrations: list[Migration] = []
+    for file in sorted(
+        (resources.files("spanledger_clickhouse") / "otel_traces").iterdir(), key=lambda file: file.name
+    ):
+        if file.name.endswith(".sql"):
+            text = _with_tables(file.read_text("utf-8"))
+            migrations.append(Migration(f"otel_traces/{file.name}", _render(text, database, servers or Topology())))
+            view = MATERIALIZED_VIEW.search(text)
+            if view:  # of an earlier release, or from before a dimension
+                change = f"ALTER TABLE {view[1]} MODIFY QUERY {text[view.end() :]}"
+                name = f"otel_traces/{file.name}#query"
+                migrations.append(Migration(name, _render(change, database, servers or Topology())))
+    return migrations
 
 
 def _with_tables(text: str) -> str:
     """Replaces the placeholders of dimensions and meters."""
-    dimensions = [f"maybe([{_names(row.attribute, *row.aliases)}]) AS {row.column}" for row in rows.NULLABLE_DIMENSIONS]
-    tenant = DIMENSIONS["tenant"]
-    dimensions.append(f"ifNull(maybe([{_names(tenant.attribute, *tenant.aliases)}]), '') AS {tenant.column}")
-    units = [row for row in METERS.values() if not row.counts_tokens]
-    fees = [row.attribute for row in units if row.group == TOOLS]
-    fees += [row.attribute for row in METERS.values() if row.counts_tokens and row.attribute not in text]
-    return (
-        text.replace("{dimensions}", ",\n    ".join(dimensions))
-        .replace("{meters}", ",\n    ".join(f"counted({_names(row.attribute)}) AS {row.column}" for row in units))
-        .replace("{meters_not_in_sql}", _names(*fees))
-    )
+    dimensions = [f"maybe([{_names(d.attribute, *d.aliases)}]) AS {d.column}" for d in rows.NULLABLE_DIMENSIONS]
+    dimensions += [
+        f"ifNull(maybe([{_names(d.attribute, *d.aliases)}]), '') AS {d.column}" for d in DIMENSIONS.values() if d.is_key
+    ]
+    others = [meter for meter in METERS.values() if not meter.counts_tokens]
+    unknown = [meter for meter in METERS.values() if meter.counts_tokens and meter.attribute not in text]
+    not_in_sql = [*unknown, *(meter for meter in others if meter.group == TOOLS)]
+    placeholders = {
+        "dimensions": ",\n    ".join(dimensions),
+        "meters": ",\n    ".join(
+            f"counted({_names(meter.attribute)}) AS {meter.column}" for meter in (*others, *unknown)
+        ),
+        "meters_not_in_sql": _names(*(meter.attribute for meter in not_in_sql)),
+        **{f"unknown:{group}": _sum_of(meter for meter in unknown if meter.group == group) for group in TOTALS},
+    }
+    for place, sql in placeholders.items():
+        text = text.replace(f"{{{place}}}", sql)
+    return text
+
+
+def _sum_of(meters: Iterable[Meter]) -> str:
+    return " + ".join(f"counted({_names(meter.attribute)})" for meter in meters) or "0"
 
 
 def _names(*names: str) -> str:

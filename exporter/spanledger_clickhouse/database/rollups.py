@@ -17,7 +17,7 @@ from importlib import resources
 from typing import Any, Final
 
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
-from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.database.statements import statement, with_meter_sums
 
 ROLLUP_NAMES: Final = ("llm_costs_1h", "llm_costs_1d", "llm_costs_1d_user", "llm_quantiles_1h")
 OVERLAP: Final = timedelta(minutes=10)
@@ -48,7 +48,8 @@ class RollupDifference:
 @cache
 def select(name: str) -> str:
     """The SELECT of a rollup, with placeholders {db} and {window}."""
-    return (resources.files("spanledger_clickhouse") / "rollups" / f"{name}.sql").read_text(encoding="utf-8").strip()
+    text = (resources.files("spanledger_clickhouse") / "rollups" / f"{name}.sql").read_text(encoding="utf-8")
+    return with_meter_sums(text).strip()
 
 
 class Rollups:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
+
+from spanledger.semconv.usage import METERS
 
 
 def statement(name: str, /, **fragments: str) -> str:
@@ -17,6 +20,16 @@ def statement(name: str, /, **fragments: str) -> str:
     for fragment, sql in fragments.items():
         text = text.replace(f"{{{fragment}}}", sql)
     return text
+
+
+def with_meter_sums(text: str) -> str:
+    """Replaces each `{sum:GROUP}` by the sum of the columns of a cost group's meters, of the calls `c`."""
+    return re.sub(r"\{sum:(\w+)\}", lambda match: _sum(match[1]), text)
+
+
+def _sum(group: str) -> str:
+    columns = [meter.column for meter in METERS.values() if meter.group == group and not meter.subset_of]
+    return " + ".join(f"c.{column}" if number else f"toUInt64(c.{column})" for number, column in enumerate(columns))
 
 
 @cache

@@ -11,14 +11,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from spanledger.semconv import attributes as a
 from spanledger_clickhouse.gateway import foreign_spans
 from spanledger_clickhouse.prices import repricing
 from spanledger_clickhouse.rows import otlp
-from spanledger_clickhouse.rows.otlp import Span, text
-from spanledger_clickhouse.rows.rows import COLUMNS, COSTS, Contents, Row, event, row
+from spanledger_clickhouse.rows.otlp import Span, Value, text
+from spanledger_clickhouse.rows.rows import COLUMNS, COSTS, PRICE_LABELS, Contents, Row, event, row
 
 SpanKey = tuple[str, str]
 """(trace id, span id)."""
@@ -206,12 +206,7 @@ def spool_line(entry: Entry) -> bytes:
         cost = columns[column]
         if isinstance(cost, Decimal):
             attributes[name] = int(cost.scaleb(12))
-    attributes |= {
-        a.PRICE_STATUS: text(columns["price_status"]),
-        a.PRICE_KEY: text(columns["price_key"]),
-        a.PRICE_SOURCE: text(columns["price_source"]),
-        a.PRICE_VERSION: text(columns["price_version"]),
-    }
+    attributes |= {name: cast("Value", columns[column]) for column, name in PRICE_LABELS}
     ours = entry.span.scope.startswith(a.SCOPE_PREFIX)
     scope = entry.span.scope if ours else f"{a.SCOPE_PREFIX}foreign.{entry.span.scope}"
     return otlp.to_json_line(entry.span._replace(scope=scope, attributes=attributes))

@@ -11,17 +11,18 @@ from spanledger.pricing.model_names import Match, canonical, namespace, resolve
 from spanledger.pricing.price import ATTO_PER_PICO
 from spanledger.pricing.price_table import Prices
 from spanledger.pricing.rates import TIERS, Entry, rates_for
+from spanledger.semconv.usage import INPUT_RATE, OUTPUT_RATE, READ_RATE, WRITE_RATE
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
 
 BEGINNING: Final = datetime(2020, 1, 1, tzinfo=UTC)
 END: Final = datetime(2106, 1, 1, tzinfo=UTC)
 
 RATE_FIELDS: Final = {
-    "input_usd": ("input_cost_per_token", 0),
-    "cache_read_usd": ("cache_read_input_token_cost", 0),
-    "cache_write_usd": ("cache_creation_input_token_cost", 0),
-    "cache_write_1h_usd": ("cache_creation_input_token_cost", 1),
-    "output_usd": ("output_cost_per_token", 0),
+    "input_usd": (INPUT_RATE, 0),
+    "cache_read_usd": (READ_RATE, 0),
+    "cache_write_usd": (WRITE_RATE, 0),
+    "cache_write_1h_usd": (WRITE_RATE, 1),
+    "output_usd": (OUTPUT_RATE, 0),
 }
 """Column -> (field of LiteLLM's table, hours that a cache entry lives)."""
 
@@ -60,7 +61,7 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-METERS: Final = {
+SQL_METERS: Final = {
     "input": "input", "audio_input": "input_audio", "cache_read": "cache_read", "cache_write": "cache_write",
     "cache_write_1h": "cache_write_1h", "output": "output", "audio_output": "output_audio", "reasoning": "reasoning",
 }  # fmt: skip
@@ -74,7 +75,7 @@ RATE_COLUMNS: Final = {
     "price_key": "String",
     "price_version": "String",
     "long_above": "UInt32",
-    **{f"{prefix}{name}_usd": "Nullable(Decimal(18, 12))" for prefix in ("", "long_") for name in METERS},
+    **{f"{prefix}{name}_usd": "Nullable(Decimal(18, 12))" for prefix in ("", "long_") for name in SQL_METERS},
 }
 TIER_NAMES: Final = ("", *dict.fromkeys(TIERS.values()))
 
@@ -106,7 +107,7 @@ def _rate_rows(provider: str, name: str, entry: Entry, version: str) -> Iterator
         end = _midnight(until) if until else END
         standard = _rates(former, "")
         for tier in TIER_NAMES:
-            row = (standard if not tier else _rates(former, tier)) or (0, *(None for _ in range(2 * len(METERS))))
+            row = (standard if not tier else _rates(former, tier)) or (0, *(None for _ in range(2 * len(SQL_METERS))))
             if row != standard or not tier:  # without rates: no other tier's rates apply to it
                 yield provider, name, tier, begin, end, entry.key, version, *row
         begin = end
@@ -120,7 +121,7 @@ def _rates(entry: Entry, tier: str) -> tuple[Any, ...] | None:
     rates_usd: list[Decimal | None] = []
     for crossed in (0, above):
         plan = rates_for(entry, tier, crossed)
-        for meter in METERS.values():
+        for meter in SQL_METERS.values():
             rate = plan[meter]
             if rate is not None and rate.atto % ATTO_PER_PICO:
                 return None

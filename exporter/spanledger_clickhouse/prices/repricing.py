@@ -119,7 +119,7 @@ def _hours(client: Any, target: Target, since: datetime, until: datetime) -> lis
 def _corrections(client: Any, target: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
     response = client.query(
         statement("prices/calls", db=f"`{target.database}`", columns=", ".join(COLUMNS)),
-        parameters={"since": since, "until": until, "model": model or "", "final": [NOT_BILLED, PROVIDER_REPORTED]},
+        parameters={"since": since, "until": until, "model": model or "", "excluded": [NOT_BILLED, PROVIDER_REPORTED]},
     )
     corrections: list[Correction] = []
     for values in response.result_rows:

@@ -31,13 +31,21 @@ MAX_PICO: Final = 10**18 - 1
 """Decimal(18, 12) holds less than a million dollars a row."""
 
 TOKENS: Final = tuple((meter.column, name) for name, meter in METERS.items())
-"""Column -> field of `Usage`."""
+"""(column, field of `Usage`) of every meter."""
 
 COSTS: Final = (
     ("cost_usd", a.COST_TOTAL),
     *((f"{group}_cost_usd", attribute) for group, attribute in COST_ATTRIBUTES.items()),
 )
-"""Column -> attribute."""
+"""(column, attribute) of every sum."""
+PRICE_LABELS: Final = (
+    ("price_status", a.PRICE_STATUS),
+    ("price_key", a.PRICE_KEY),
+    ("price_source", a.PRICE_SOURCE),
+    ("price_version", a.PRICE_VERSION),
+    ("price_flags", a.PRICE_FLAGS),
+)
+"""(column, attribute) of what describes a price."""
 
 TEXT: Final = "String"
 LOW: Final = "LowCardinality(String)"
@@ -47,7 +55,7 @@ LOW_NULLABLE: Final = "LowCardinality(Nullable(String))"
 MONEY: Final = "Nullable(Decimal(18, 12))"
 MAP: Final = "Map(LowCardinality(String), String)"
 
-NULLABLE_DIMENSIONS: Final = tuple(row for row in DIMENSIONS.values() if row.attribute != a.TENANT_ID)
+NULLABLE_DIMENSIONS: Final = tuple(dimension for dimension in DIMENSIONS.values() if not dimension.is_key)
 """All but the tenant, which is a part of the sorting key: '' where it is missing."""
 
 COLUMNS: Final[dict[str, str]] = {
@@ -61,7 +69,7 @@ COLUMNS: Final[dict[str, str]] = {
     "sequence": "Nullable(UInt64)",
     "service": LOW,
     "environment": LOW_NULLABLE,
-    **{row.column: NULLABLE if row.is_identifier else LOW_NULLABLE for row in NULLABLE_DIMENSIONS},
+    **{d.column: NULLABLE if d.is_identifier else LOW_NULLABLE for d in NULLABLE_DIMENSIONS},
     "labels": MAP,
     "unit_name": LOW_NULLABLE,
     "unit_id": TEXT,
@@ -116,7 +124,7 @@ COLUMNS: Final[dict[str, str]] = {
 
 MAPPED_ATTRIBUTES: Final = (
     {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
-    | {row.attribute for row in (*DIMENSIONS.values(), *METERS.values())}
+    | {entry.attribute for entry in (*DIMENSIONS.values(), *METERS.values())}
 ) - {a.PROVIDER_PROJECT, a.BUDGET_WARNINGS, a.REQUESTED_MODEL, a.DOWNGRADE_REASON, a.REFUSAL}
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 
@@ -210,7 +218,7 @@ def row(span: Span, source: str) -> Row:
         natural(attributes.get(a.SEQUENCE)),
         text(resource.get(a.SERVICE_NAME)),
         text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_DEPRECATED)) or None,
-        *(text(attributes.get(row.attribute)) or None for row in NULLABLE_DIMENSIONS),
+        *(text(attributes.get(dimension.attribute)) or None for dimension in NULLABLE_DIMENSIONS),
         {
             text(key.removeprefix(a.LABEL_PREFIX)): text(attributes[key])
             for key in attributes

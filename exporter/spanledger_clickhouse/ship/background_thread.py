@@ -98,7 +98,7 @@ class BackgroundShipper:
                 delay = pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter against simultaneous retries
                 self._condition.wait_for(lambda: self._flush_requested > self._flush_done, delay)
                 serving, last = self._flush_requested, self._stopped
-            with suppress_instrumentation():  # our own requests are no spans of the application
+            with suppress_instrumentation():  # our own requests are not spans of the application
                 clean = self._run_once()
             pause = self.PAUSE_SECONDS if clean else min(pause * 2, self.MAX_PAUSE_SECONDS)
             with self._condition:

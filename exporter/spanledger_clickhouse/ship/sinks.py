@@ -131,7 +131,7 @@ class OtlpSink:
         from spanledger_clickhouse import http_client
 
         try:
-            response = http_client.post(self._url, body, headers, self.TIMEOUT)
+            response = http_client.post(self._url, body, headers, self.TIMEOUT, max_body=1 << 20)
         except http_client.NoResponseError as error:
             raise DatabaseError(f"cannot reach the Collector at {self.shown}: {error}") from error
         if not 200 <= response.status < 300:

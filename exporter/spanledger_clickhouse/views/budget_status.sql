@@ -35,14 +35,14 @@ WITH
         WHERE bucket >= first_day AND bucket <= toDate(as_of) AND user_id IN (SELECT key FROM {db}.budgets FINAL WHERE scope = 'user' AND period IN ('day', 'month') AND per = '' AND zone = 'UTC' AND scope != 'several')
         GROUP BY key, day
         UNION ALL
-        -- what is in no rollup yet, for all of them at once
+        -- what is in no rollup yet, for all of them at once; a dimension without a rollup is in none at all
         SELECT part.1 AS scope, part.2 AS key, toDate(c.start_time) AS day, toFloat64(ifNull(sum(c.cost_usd), 0)) AS cost
         FROM {db}.llm_calls AS c FINAL
-        ARRAY JOIN [('global', ''), ('feature', ifNull(toString(c.feature), '')), ('tenant', toString(c.tenant_id)),
-            ('tier', ifNull(toString(c.customer_tier), '')), ('user', ifNull(c.user_id, ''))] AS part
-        WHERE c.start_time >= least(closed_hours, closed_days, closed_users) AND c.start_time >= toDateTime(first_day, 'UTC')
+        ARRAY JOIN [('global', ''), {budget_scopes}] AS part
+        WHERE c.start_time >= if(arrayExists(w -> w.1 NOT IN ('global', 'feature', 'tenant', 'tier', 'user'), wanted), toDateTime(0, 'UTC'), least(closed_hours, closed_days, closed_users))
+            AND c.start_time >= toDateTime(first_day, 'UTC')
             AND c.start_time < toDateTime(toDate(as_of) + 1, 'UTC') AND has(wanted, part)
-            AND c.start_time >= multiIf(part.1 IN ('global', 'feature'), closed_hours, part.1 = 'user', closed_users, closed_days)
+            AND c.start_time >= multiIf(part.1 IN ('global', 'feature'), closed_hours, part.1 = 'user', closed_users, part.1 IN ('tenant', 'tier'), closed_days, toDateTime(0, 'UTC'))
         GROUP BY scope, key, day
         ) GROUP BY scope, key, day
     ),

@@ -15,8 +15,8 @@ FROM
 (
     SELECT
         c.feature AS feature, c.model AS model, c.price_key AS price_key, toDateTime(c.start_time) AS at,
-        toUInt64(c.cache_read_tokens) + c.cache_read_audio_tokens + c.cache_read_image_tokens + c.cache_read_video_tokens AS cached,
-        toUInt64(c.cache_write_tokens) + c.cache_write_1h_tokens + c.cache_write_12h_tokens AS written,
+        {sum:cache_read} AS cached,
+        {sum:cache_write} AS written,
         c.input_tokens AS all_input, c.cache_read_cost_usd AS cache_read_cost_usd, c.cache_write_cost_usd AS cache_write_cost_usd
     FROM {db}.llm_calls AS c FINAL
     WHERE {window}

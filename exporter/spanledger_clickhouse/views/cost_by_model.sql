@@ -7,7 +7,7 @@ SELECT
     count()                                           AS calls,
     sum(c.input_tokens)                               AS input_tokens_total,
     sum(c.output_tokens)                              AS output_tokens_total,
-    sum(toUInt64(c.cache_read_tokens) + c.cache_read_audio_tokens + c.cache_read_image_tokens + c.cache_read_video_tokens)
+    sum({sum:cache_read})
         / nullIf(input_tokens_total, 0)               AS cache_read_share,
     countIf(c.unpriced_reason != '')                  AS unpriced_calls
 FROM {db}.llm_calls AS c FINAL

@@ -46,11 +46,11 @@ SELECT
     count()                                           AS x_Calls
 FROM {db}.llm_calls AS c FINAL
 ARRAY JOIN [
-    ('input', toUInt64(c.input_uncached_tokens) + c.input_audio_tokens + c.input_image_tokens + c.input_video_tokens, c.input_cost_usd),
-    ('cache_read', toUInt64(c.cache_read_tokens) + c.cache_read_audio_tokens + c.cache_read_image_tokens + c.cache_read_video_tokens, c.cache_read_cost_usd),
-    ('cache_write', toUInt64(c.cache_write_tokens) + c.cache_write_1h_tokens + c.cache_write_12h_tokens, c.cache_write_cost_usd),
+    ('input', {sum:input}, c.input_cost_usd),
+    ('cache_read', {sum:cache_read}, c.cache_read_cost_usd),
+    ('cache_write', {sum:cache_write}, c.cache_write_cost_usd),
     ('output', c.output_tokens, c.output_cost_usd),
-    ('tools', toUInt64(c.web_searches) + c.file_searches + c.code_sessions + c.maps_queries, c.tools_cost_usd),
+    ('tools', {sum:tools}, c.tools_cost_usd),
     ('other', toUInt64(0), c.other_cost_usd)
 ] AS meter
 WHERE (meter.2 > 0 OR meter.3 != 0) AND {window}

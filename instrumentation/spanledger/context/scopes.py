@@ -162,10 +162,9 @@ def attribution(*, labels: Mapping[str, str | None] | None = None, **dimensions:
         raise TypeError(
             f"{', '.join(sorted(unknown))}: not a dimension; use {', '.join(DIMENSIONS)}, or labels={{...}}"
         )
+    # False or blank text is nobody, whoever is set outside.
     entries = {
-        DIMENSIONS[name].attribute: ""
-        if is_missing(value)
-        else str(value)  # False or blank: nobody, whoever is outside
+        DIMENSIONS[name].attribute: "" if is_missing(value) else str(value)
         for name, value in dimensions.items()
         if value is not None
     }

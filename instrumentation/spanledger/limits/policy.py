@@ -28,6 +28,13 @@ class Dimensions(tuple[str | None, ...]):
         """The dimensions of a call, from its span attributes."""
         return super().__new__(cls, map(attributes.get, _ATTRIBUTES))
 
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, str | None]]:
+        return (), dict(zip(BUDGET_DIMENSIONS, self, strict=True))
+
+    def __repr__(self) -> str:
+        values = zip(BUDGET_DIMENSIONS, self, strict=True)
+        return f"Dimensions({', '.join(f'{name}={value!r}' for name, value in values if value is not None)})"
+
     def value(self, dimension: str) -> str | None:
         return self[_INDEX[dimension]]
 

@@ -1,6 +1,6 @@
 """Calculates call costs from LiteLLM's price table, in integer picodollars.
 
-`quote` prices one usage, `BilledCall` holds what it needs to know of a call; `price_table` loads prices and their provenance; `model_names` finds the
+`quote` prices one usage; `BilledCall` holds its arguments for a call; `price_table` loads prices and their provenance; `model_names` finds the
 entry for a provider's model name; `rates` turns an entry and a usage into components.
 """
 

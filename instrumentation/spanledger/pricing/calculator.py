@@ -17,7 +17,7 @@ from spanledger.pricing.rates import CHARGED_METERS, TIERS, components, multipli
 from spanledger.runtime.untrusted_json import MAX_COUNT
 from spanledger.semconv import provider_hosts
 from spanledger.semconv import usage as usages
-from spanledger.semconv.usage import CACHE_READ, CACHE_WRITE, INPUT, METERS, Usage, counts_of, non_token_counts
+from spanledger.semconv.usage import CACHE_WRITE, METERS, Usage, counts_of, non_token_counts
 
 COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai"})
 """Providers whose reported cost is the price (R12)."""
@@ -88,13 +88,13 @@ def quote(
         priced = rates.price(usage)
         if priced is not None:
             return priced
-    by_unit = usage.total == 0 and non_token_meters.uses_non_token_meters(usage)
-    media = (size, quality) if by_unit else ("", "")
+    by_other_meters = usage.total == 0 and non_token_meters.uses_non_token_meters(usage)
+    media = (size, quality) if by_other_meters else ("", "")
     resolution = _resolve(table, provider, model or "", request_model or "", geo, host, *media)
     if isinstance(resolution, Price):
         return resolution
     return _price(
-        resolution, usage, tier, geo or _host_geo(host) if host else geo, speed, at, size if by_unit else None
+        resolution, usage, tier, geo or _host_geo(host) if host else geo, speed, at, size if by_other_meters else None
     )
 
 
@@ -206,8 +206,8 @@ def _price(
         match_flags = match_flags if entry is match.entry else (*match_flags, "former")
     priced = components(entry, usage, tier, geo=geo, speed=speed, completed_at=completed_at)
     if size is not None and priced is not None:
-        by_unit = non_token_meters.components(entry, usage, TIERS.get(tier.lower(), ""), size)
-        priced = None if by_unit is None else (by_unit, set[str]())
+        by_other_meters = non_token_meters.components(entry, usage, TIERS.get(tier.lower(), ""), size)
+        priced = None if by_other_meters is None else (by_other_meters, set[str]())
     extra = tool_fees.components(entry, usage) if tool_fees.uses_tools(usage) else NO_COMPONENTS
     if priced is None or extra is None:
         return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=match_flags)
@@ -297,9 +297,8 @@ def usage_from_totals(totals: Mapping[str, int]) -> Usage:
         name = SHORT_NAMES.get(key, key)
         if name in METERS and type(value) is int and value > 0:
             counts[name] = value
-    for name in usages.INPUT_PARTS:
-        cached = counts.get(f"{CACHE_READ}{name.removeprefix(INPUT)}", 0)
-        if cached and name in counts:
-            counts[name] = max(0, counts[name] - cached)
+    for name, parts in usages.CACHED_PARTS.items():
+        if name in counts:
+            counts[name] = max(0, counts[name] - sum(counts.get(part, 0) for part in parts))
     written = sum(counts.get(name, 0) for name in (CACHE_WRITE, *usages.WRITE_PARTS))
     return usages.from_totals(**{**counts, CACHE_WRITE: written})

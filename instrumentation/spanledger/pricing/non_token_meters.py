@@ -1,8 +1,8 @@
 """Prices non-token meters: images, seconds of audio and video, characters, pages, queries.
 
-A unit is charged only if the response has no tokens: models that count both (gpt-image-1, gpt-4o-transcribe)
+They are charged only if the response has no tokens: models that count both (gpt-image-1, gpt-4o-transcribe)
 have a rate for either, and the tokens are what is billed. Sizes and qualities of images are keys of their
-own in LiteLLM's table (`hd/1024-x-1024/dall-e-3`, see `sized_names`), resolutions are suffixes of a field
+own in LiteLLM's table (`hd/1024-x-1024/dall-e-3`, see `size_specific_names`), resolutions are suffixes of a field
 (`output_cost_per_second_1080p`).
 """
 
@@ -15,14 +15,14 @@ from spanledger.pricing.price import Component, round_half_even
 from spanledger.pricing.rates import Entry, attousd
 from spanledger.semconv.usage import METERS, OTHER, Usage
 
-UNIT_METERS: Final = {name: meter for name, meter in METERS.items() if meter.group == OTHER}
+OTHER_METERS: Final = {name: meter for name, meter in METERS.items() if meter.group == OTHER}
 
 PIXELS: Final = ("input_cost_per_pixel", "output_cost_per_pixel")
 
 
 def uses_non_token_meters(usage: Usage) -> bool:
     """Whether the call is billed by non-token meters: it has some, and no tokens."""
-    return usage.total == 0 and any(getattr(usage, meter) for meter in UNIT_METERS)
+    return usage.total == 0 and any(getattr(usage, meter) for meter in OTHER_METERS)
 
 
 def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Component] | None:
@@ -31,7 +31,7 @@ def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Compo
     `suffix` is the tier as the table spells it, `size` that of an image or a video ("1024x1024", "1080p").
     """
     parts: list[Component] = []
-    for meter, row in UNIT_METERS.items():
+    for meter, row in OTHER_METERS.items():
         quantity = getattr(usage, meter)
         if not quantity:
             continue
@@ -41,17 +41,8 @@ def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Compo
         if rate is None:
             return None
         atto, field = rate
-        parts.append(
-            Component(
-                meter, quantity, atto // row.per, field, round_half_even(_divide_half_even(quantity * atto, row.per))
-            )
-        )
+        parts.append(Component(meter, quantity, atto // row.per, field, round_half_even(quantity * atto, row.per)))
     return parts
-
-
-def _divide_half_even(atto: int, unit: int) -> int:
-    quotient, rest = divmod(atto, unit)
-    return quotient + (rest * 2 > unit or (rest * 2 == unit and quotient & 1 == 1))
 
 
 def _rate(entry: Entry, fields: tuple[str, ...], suffix: str, size: str) -> tuple[int, str] | None:

@@ -74,9 +74,8 @@ class Price(NamedTuple):
         return costs
 
 
-def round_half_even(attousd: int) -> int:
-    """Attodollars to picodollars, ties to even."""
-    quotient, rest = divmod(attousd, ATTO_PER_PICO)
-    if rest * 2 > ATTO_PER_PICO or (rest * 2 == ATTO_PER_PICO and quotient & 1):
-        return quotient + 1
-    return quotient
+def round_half_even(attousd: int, denominator: int = 1) -> int:
+    """Attodollars, divided by the denominator, as picodollars: rounded once, ties to even."""
+    unit = ATTO_PER_PICO * denominator
+    quotient, rest = divmod(attousd, unit)
+    return quotient + (rest * 2 > unit or (rest * 2 == unit and quotient & 1 == 1))

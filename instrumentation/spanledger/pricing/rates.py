@@ -17,8 +17,6 @@ from typing import Final, NamedTuple, cast
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.runtime.untrusted_json import Json, items, label, mapping
 from spanledger.semconv.usage import (
-    CACHE_READ,
-    INPUT,
     INPUT_RATE,
     METERS,
     OUTPUT,
@@ -41,8 +39,16 @@ GRAMMAR: Final = re.compile(
 
 
 def _chain(prices: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Fields of the table as (rate, hours to live)."""
-    return tuple((match["base"], int(match["hours"] or 0)) for name in prices if (match := GRAMMAR.fullmatch(name)))
+    """Fields of the table as (rate, hours to live).
+
+    Raises:
+        ValueError: there is none, or one is not the plain rate of a kind of token.
+    """
+    matches = [GRAMMAR.fullmatch(name) for name in prices]
+    chain = tuple((m["base"], int(m["hours"] or 0)) for m in matches if m and not m["kilo"] and not m["tier"])
+    if not chain or len(chain) < len(prices):
+        raise ValueError(f"{prices}: a meter of tokens needs fields that price one token")
+    return chain
 
 
 RATE_CHAINS: Final = {name: _chain(meter.prices) for name, meter in METERS.items() if meter.counts_tokens}
@@ -192,34 +198,19 @@ def components(
         if rate is None:
             return None
         atto = rate.atto * numerator
-        amount = (
-            round_half_even(quantity * atto)
-            if denominator == 1
-            else _round_half_even_fraction(quantity * atto, denominator)
-        )
+        amount = round_half_even(quantity * atto, denominator)
         parts.append(Component(meter, quantity, atto // denominator, rate.field, amount))
         if rate.estimated:
             flags.add(rate.estimated)
     return parts, flags
 
 
-def _round_half_even_fraction(atto: int, denominator: int) -> int:
-    """Half-even in one step, the multiplier's denominator included."""
-    unit = denominator * 10**6
-    quotient, rest = divmod(atto, unit)
-    return quotient + (rest * 2 > unit or (rest * 2 == unit and quotient & 1 == 1))
-
-
 def _charged_quantities(usage: Usage) -> list[tuple[str, int]]:
     """(meter, quantity) pairs that are charged; reasoning is subtracted from the output that includes it."""
-    counts = _charged_counts(usage)
-    reasoning = usage.reasoning
-    if usage.input + usage.cache_read + usage.output == sum(counts):  # nothing but text: nearly every call
-        quantities = [(INPUT, usage.input), (CACHE_READ, usage.cache_read), (OUTPUT, usage.output - reasoning)]
-    else:
-        quantities = list(zip(CHARGED_METERS, (*counts[:-1], counts[-1] - reasoning), strict=True))
-    quantities.append(("reasoning", reasoning))
-    return [pair for pair in quantities if pair[1]]
+    *counts, output = _charged_counts(usage)
+    reasoning = min(usage.reasoning, output)
+    quantities = zip((*CHARGED_METERS, "reasoning"), (*counts, output - reasoning, reasoning), strict=True)
+    return [(meter, quantity) for meter, quantity in quantities if quantity]
 
 
 def rates_for(

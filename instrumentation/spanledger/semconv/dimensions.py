@@ -22,6 +22,8 @@ class Dimension(NamedTuple):
     """The name on screens and in options, where it differs from the field."""
     expected: bool = False
     """Whether a call without it is incompletely attributed."""
+    is_key: bool = False
+    """Whether it is a part of the table's sorting key: then it is '' where it is missing, not NULL."""
     is_identifier: bool = False
     """Whether its values are too many for a dictionary encoding (LowCardinality)."""
 
@@ -34,7 +36,7 @@ class BudgetDimensions(TypedDict, total=False):
         Dimension(a.USER_ID, "user_id", ("enduser.id", "user_id", "gen_ai.user"), expected=True, is_identifier=True),
     ]
     feature: Annotated[str | None, Dimension(a.FEATURE, "feature", ("feature", "feature_id"), expected=True)]
-    tenant: Annotated[str | None, Dimension(a.TENANT_ID, "tenant_id", ("tenant.id", "tenant_id"))]
+    tenant: Annotated[str | None, Dimension(a.TENANT_ID, "tenant_id", ("tenant.id", "tenant_id"), is_key=True)]
     tier: Annotated[str | None, Dimension(a.CUSTOMER_TIER, "customer_tier", ("tier",))]
 
 
@@ -59,9 +61,11 @@ def _rows(table: type) -> dict[str, Dimension]:
 DIMENSIONS: Final = _rows(Attribution)
 """Field -> its row."""
 BUDGET_DIMENSIONS: Final = {name: DIMENSIONS[name] for name in BudgetDimensions.__annotations__}
+"""Those that budgets and stops can select by."""
 BAGGAGE_KEYS: Final = {
     **{row.attribute: row.attribute for row in DIMENSIONS.values()},
     **{alias: row.attribute for row in DIMENSIONS.values() for alias in row.aliases},
 }
 """Baggage key -> attribute."""
 BY_LABEL: Final = {row.label: row for row in DIMENSIONS.values()}
+"""Name in options and on screens -> its row."""

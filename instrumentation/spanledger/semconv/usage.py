@@ -19,6 +19,7 @@ CACHE_WRITE: Final = "cache_write"
 OUTPUT: Final = "output"
 TOOLS: Final = "tools"
 OTHER: Final = "other"
+"""Cost groups. In each group of tokens the plain meter bears the group's name."""
 
 COST_ATTRIBUTES: Final = {
     INPUT: a.COST_INPUT,
@@ -60,7 +61,8 @@ class Meter(NamedTuple):
     within: tuple[str, ...] = ()
     """Further attributes whose totals include it, beside those of its group."""
     subset_of: str = ""
-    """The meter that includes it: then it is informational, and not a part of any sum."""
+    """The meter that includes it (`reasoning`, of the output): it is not a part of any sum of tokens, and is charged in
+    place of that part of the other."""
 
     @property
     def counts_tokens(self) -> bool:
@@ -190,14 +192,6 @@ class Usage(NamedTuple):
     """The provider's own total of tokens, where it gives one."""
 
     @property
-    def total_cache_read(self) -> int:
-        return sum(_cache_read_counts(self))
-
-    @property
-    def total_cache_write(self) -> int:
-        return sum(_cache_write_counts(self))
-
-    @property
     def total_input(self) -> int:
         """Input tokens, cache reads and writes and all modalities included (the convention's input_tokens)."""
         return sum(_prompt_counts(self))
@@ -236,11 +230,14 @@ INPUT_PARTS: Final = _parts(INPUT)
 READ_PARTS: Final = _parts(CACHE_READ)
 WRITE_PARTS: Final = tuple(reversed(_parts(CACHE_WRITE)))
 OUTPUT_PARTS: Final = _parts(OUTPUT)
+CACHED_PARTS: Final = {
+    name: tuple(other for other in TOKEN_METERS if METERS[name].attribute in METERS[other].within)
+    for name in INPUT_PARTS
+}
+"""Part of the input -> the meters that its inclusive total counts as well (audio read from the cache)."""
 
 _prompt_counts: Final = counts_of(*PROMPT_METERS)
 _output_counts: Final = counts_of(OUTPUT, *OUTPUT_PARTS)
-_cache_read_counts: Final = counts_of(CACHE_READ, *READ_PARTS)
-_cache_write_counts: Final = counts_of(CACHE_WRITE, *WRITE_PARTS)
 non_token_counts: Final = counts_of(*NON_TOKEN_METERS)
 
 
@@ -315,11 +312,6 @@ def to_attributes(usage: Usage) -> dict[str, int]:
 
 USAGE_ATTRIBUTES: Final = (*(meter.attribute for meter in METERS.values()), a.REPORTED_TOTAL)
 """Every usage attribute."""
-_INCLUDED: Final = {
-    name: tuple(other.attribute for other in METERS.values() if METERS[name].attribute in other.within)
-    for name in INPUT_PARTS
-}
-"""Part of the input -> the attributes that its own total includes (audio read from the cache)."""
 
 
 def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
@@ -332,7 +324,7 @@ def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
     if not counts:
         return None
     fields = {name: counts[meter.attribute] for name, meter in METERS.items() if meter.attribute in counts}
-    for name, included in _INCLUDED.items():
+    for name, parts in CACHED_PARTS.items():
         if name in fields:
-            fields[name] = max(0, fields[name] - sum(counts.get(attribute, 0) for attribute in included))
+            fields[name] = max(0, fields[name] - sum(fields.get(part, 0) for part in parts))
     return from_totals(**fields, reported_total=counts.get(a.REPORTED_TOTAL))

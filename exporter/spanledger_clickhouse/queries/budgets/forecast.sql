@@ -1,5 +1,5 @@
 -- Of spent, daily_burn_rate, daily_deviation, amount (Float64, USD), as_of and period_end: the spend at the end of the
--- period, and when the amount is used up. The bands hold 80 % if days are independent: 1.2816 standard deviations of
+-- period, and when the amount is exhausted. The bands hold 80 % if days are independent: 1.2816 standard deviations of
 -- the mean of seven days.
 dateDiff('second', as_of, period_end) / 86400 AS days_left,
 1.2816 * daily_deviation / sqrt(7) AS half_band,

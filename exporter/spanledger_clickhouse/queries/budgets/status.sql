@@ -10,28 +10,15 @@ FROM
     FROM
     (
         SELECT s.value AS value, s.spent_usd AS spent_usd, toFloat64(s.spent_usd) AS spent,
-            {rate} AS daily_burn_rate, ifNull(d.daily_deviation, 0.) AS daily_deviation
+            {rate} AS daily_burn_rate, d.daily_deviation AS daily_deviation
         FROM
         (
-            SELECT {value} AS value, sum({cost}) AS spent_usd
+            SELECT {value} AS value, ifNull(sum({cost}), 0) AS spent_usd
             FROM {source}
             WHERE {time} >= {since:DateTime('UTC')} AND {time} < {until:DateTime64(6, 'UTC')} AND {scope}
-            GROUP BY value
-            HAVING isNotNull(spent_usd)
+            {by_value}
         ) AS s
-        LEFT JOIN
-        (
-            SELECT value, {burn_rate}
-            FROM
-            (
-                SELECT {value} AS value, toDate({days_time}) AS day, toFloat64(sum({days_cost})) AS cost
-                FROM {days_source}
-                WHERE {days_time} >= {days_since:DateTime('UTC')} AND {days_time} < {until:DateTime64(6, 'UTC')}
-                    AND isNotNull({days_cost}) AND {scope}
-                GROUP BY value, day
-            )
-            GROUP BY value
-        ) AS d ON d.value = s.value
+        LEFT JOIN ({burn_rates}) AS d ON d.value = s.value
     )
 )
 ORDER BY spent_usd DESC, value

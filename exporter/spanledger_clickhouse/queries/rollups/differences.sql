@@ -1,4 +1,4 @@
--- Days on which a rollup differs from the calls, as far as it goes.
+-- Days on which a rollup differs from the calls, up to the hour that it has closed.
 WITH
     kept AS (
         SELECT toDate(r.bucket) AS day, sum(r.calls) AS calls, {priced} AS cost, max(r.closed_until) AS until

@@ -9,13 +9,13 @@ from typing import Final, NamedTuple
 
 from spanledger.pricing import quote
 from spanledger.runtime.untrusted_json import Json, count, items, label, mapping
-from spanledger.semconv.usage import Usage
+from spanledger.semconv.usage import CACHE_WRITE, INPUT, INPUT_PARTS, WRITE_PARTS, Usage
 
 IMAGE_OUTPUT_TOKENS: Final = 8192
 """Of a generated image: above OpenAI's most expensive (gpt-image-1, high, 1024 x 1536: 6,208) and Google's of 4K (2,520)."""
-INPUT_METERS: Final = ("input", "cache_write", "cache_write_1h")
+INPUT_METERS: Final = (INPUT, CACHE_WRITE, *WRITE_PARTS)
 """Meters that may charge a text token; a cache read is never more expensive."""
-MEDIA_METERS: Final = ("audio_in", "image_in")
+MEDIA_METERS: Final = INPUT_PARTS
 
 
 class PriceModifiers(NamedTuple):

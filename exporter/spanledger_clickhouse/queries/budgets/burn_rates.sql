@@ -1,0 +1,3 @@
+SELECT value, {burn_rate}
+FROM ({days})
+GROUP BY value
