@@ -199,6 +199,7 @@ def test_a_batch_costs_all_of_its_requests():
         {"input": 1000, "output": 50, "cache_read": 900},
         {"input": 1000, "output": 50, "cache_write": 1000},
         {"input": 1000, "output": 50, "cache_write": 1000, "cache_write_1h": 1000},
+        {"input": 1000, "output": 50, "cache_write_12h": 1000},
         {"input": 1000, "output": 50, "reasoning": 50},
     ],
 )

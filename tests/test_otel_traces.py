@@ -20,8 +20,10 @@ from price_oracle import oracle
 from spanledger.pricing import quote
 from spanledger.pricing.model_names import canonical
 from spanledger.semconv import attributes as a
+from spanledger.semconv.usage import from_attributes
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.database.connection import open_client
+from spanledger_clickhouse.database import migrations
+from spanledger_clickhouse.database.connection import Target, open_client
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.rows.rows import COLUMNS
@@ -165,6 +167,35 @@ def test_calls_of_other_instrumentors_cost_the_same_in_sql(traces: Any, name: st
     span, expected = CONVENTIONS[name]
     insert(traces, span)
     assert traces.query("SELECT cost_usd, price_status FROM llm_calls").result_rows == [(expected, "priced")]
+
+
+def test_a_view_of_an_earlier_release_is_brought_up_to_date(traces: Any):
+    old = "SELECT TraceId AS trace_id, SpanId AS span_id, toDateTime64(Timestamp, 6, 'UTC') AS start_time FROM otel_traces"
+    traces.command(f"ALTER TABLE llm_calls_of_otel_traces MODIFY QUERY {old}")
+    span, expected = next(iter(CONVENTIONS.values()))
+    target = Target("chdb://", "spanledger")
+    migrations.apply(traces, target, migrations.otel_traces("spanledger"))
+    insert(traces, span)
+    assert traces.query("SELECT cost_usd, price_status FROM llm_calls").result_rows == [(expected, "priced")]
+
+
+@pytest.mark.parametrize("kind", ["audio", "image", "video"])
+def test_media_tokens_read_from_the_cache_have_their_own_columns(traces: Any, kind: str):
+    attributes = {
+        a.OPERATION: "chat", a.PROVIDER: "gcp.gemini", a.REQUEST_MODEL: "gemini-3.5-flash", a.INPUT_TOKENS: 100, a.OUTPUT_TOKENS: 1,
+        a.CACHE_READ_TOKENS: 60, f"gen_ai.usage.{kind}.input_tokens": 50, f"gen_ai.usage.{kind}.cache_read.input_tokens": 20,
+    }  # fmt: skip
+    insert(traces, Span("spanledger.test", {}, attributes, "1" * 32, "2" * 16, "", "chat", 10**18, 10**18 + 1, False))
+    columns = ("input_uncached_tokens", f"input_{kind}_tokens", "cache_read_tokens", f"cache_read_{kind}_tokens")
+    [counts] = traces.query(f"SELECT {', '.join(columns)} FROM llm_calls").result_rows
+    usage = from_attributes(attributes)
+    assert usage is not None
+    assert counts == (
+        usage.input,
+        getattr(usage, f"input_{kind}"),
+        usage.cache_read,
+        getattr(usage, f"cache_read_{kind}"),
+    )
 
 
 def test_nothing_that_a_span_says_fails_the_insert(traces: Any):

@@ -112,7 +112,7 @@ def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str
         time=time,
         scope=scope_sql(budget),
         by_value="GROUP BY value HAVING spent_usd > 0" if budget.per else "",
-        rate="d.daily_burn_rate" if is_by_day else f"toFloat64(s.spent_usd) / {elapsed_days!r}",
+        rate="ifNull(d.daily_burn_rate, 0.)" if is_by_day else f"toFloat64(s.spent_usd) / {elapsed_days!r}",
         burn_rates=_burn_rates(budget, running, until) if is_by_day else "SELECT '' AS value, 0. AS daily_deviation",
         forecast=statement("budgets/forecast"),
     )

@@ -10,7 +10,7 @@ FROM
     FROM
     (
         SELECT s.value AS value, s.spent_usd AS spent_usd, toFloat64(s.spent_usd) AS spent,
-            {rate} AS daily_burn_rate, d.daily_deviation AS daily_deviation
+            {rate} AS daily_burn_rate, ifNull(d.daily_deviation, 0.) AS daily_deviation
         FROM
         (
             SELECT {value} AS value, ifNull(sum({cost}), 0) AS spent_usd
