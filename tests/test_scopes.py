@@ -381,7 +381,7 @@ def test_a_failing_rule_is_skipped_and_the_request_is_served(ask, ledger: Record
     assert guard.failures.pop(("reading the user of a request", "KeyError")) == 1
 
 
-def test_a_rule_that_answers_nobody_clears_the_callers_value(ask, ledger: Recorded):
+def test_a_rule_that_returns_false_clears_the_callers_value(ask, ledger: Recorded):
     async def app(scope, receive, send):
         ask()
 
@@ -392,7 +392,7 @@ def test_a_rule_that_answers_nobody_clears_the_callers_value(ask, ledger: Record
     assert [values(row, "user_id", "feature") for row in ledger.rows] == [("ada", None), ("ada", "known")]
 
 
-def test_an_unknown_dimension_is_an_error():
+def test_an_unknown_dimension_is_a_type_error():
     with pytest.raises(TypeError, match=r"usr: not a dimension; use user, feature"):
         spanledger.attribution(usr="ada")
     with pytest.raises(TypeError, match=r"usr: not a dimension; use user, feature"):
