@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import openai
 import pytest
 from click.testing import CliRunner
 from loopback_provider import Provider
@@ -29,6 +28,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from canned import Canned
 from conftest import RESOURCE, Recorded
 from empty_ledger import empty_ledger
+from memory_sink import Got, record
 from spanledger import bootstrap
 from spanledger import metrics as selfmetrics
 from spanledger.capture.processor import LedgerProcessor
@@ -40,44 +40,13 @@ from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, open_client, resolve_target
 from spanledger_clickhouse.database.insert import PoisonError, SuspectError
 from spanledger_clickhouse.exporter import LedgerSpanExporter
-from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, Row, contents, rows
+from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, contents, rows
 from spanledger_clickhouse.ship import dead_letters, shipper
 from spanledger_clickhouse.ship.background_thread import BackgroundShipper
 from spanledger_clickhouse.ship.shipper import DrainStats
 from spanledger_clickhouse.ship.sinks import ClickHouseSink, OtlpSink, SpoolLine
 
 pytestmark = pytest.mark.services
-
-
-def record(ledger: Recorded, provider: Provider, calls: int = 3) -> list[Row]:
-    with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
-        for number in range(calls):
-            client.embeddings.create(model="text-embedding-3-small", input=f"text {number}")
-    return [row for line in ledger.lines for row in rows(line)]
-
-
-class Got:
-    """A sink in memory; `refuses` and `down` are what it does not take."""
-
-    shown = "memory"
-
-    def __init__(self, refuses: Callable[[Row], bool] = lambda row: False) -> None:
-        self.rows: list[Row] = []
-        self.sends = 0
-        self.refuses = refuses
-
-    def send(self, lines: Sequence[SpoolLine]) -> None:
-        self.sends += 1
-        rows = [row for line in lines for row in line.contents.rows]
-        if any(map(self.refuses, rows)):
-            raise PoisonError("it will not")
-        self.rows += rows
-
-    def on_idle(self) -> None:
-        pass
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class Down(Got):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from spanledger.semconv import attributes as a
+from spanledger.spool import writer
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import SEGMENT_BYTES, LostRows, Spool
 
@@ -136,6 +138,43 @@ def test_rows_stay_in_memory_until_the_directory_can_be_created(tmp_path: Path, 
     spool._retry_at = 0
     assert spool.append(b"3\n")
     assert records(tmp_path / "file" / "spool") == [0, 1, 2, 3]
+
+
+def test_a_segment_deleted_while_in_use_is_written_again(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setattr(writer, "CHECK_SECONDS", 0)
+    directory = tmp_path / "spool"
+    spool = Spool(directory, 1 << 20)
+    for number in range(3):
+        assert spool.append(b"%d\n" % number)
+    shutil.rmtree(directory)
+    assert spool.append(b"3\n")
+    shutil.rmtree(directory)
+    spool.close()
+    assert "".join(path.read_text() for path in directory.iterdir()) == "0\n1\n2\n3\n"
+    assert "was deleted while in use" in caplog.text
+
+
+def test_a_deleted_directory_that_cannot_be_made_again_leaves_the_rows_in_memory(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(writer, "CHECK_SECONDS", 0)
+    directory = tmp_path / "spool"
+    spool = Spool(directory, 1 << 20)
+    spool.append(b"0\n")
+    shutil.rmtree(directory)
+    directory.write_text("a file in the way")
+    assert spool.append(b"1\n")
+    directory.unlink()
+    spool.close()
+    assert "".join(path.read_text() for path in directory.iterdir()) == "0\n1\n"
+
+
+def test_the_number_and_cost_of_unrecorded_calls_are_logged_at_exit(tmp_path: Path, caplog):
+    spool = Spool(tmp_path / "spool", 10)
+    spool.append(b"12345678\n", 0, 1)
+    for number in (1, 2):
+        assert not spool.append(b"12345678\n", number, 3 * 10**12)
+    spool.close()
+    assert "2 calls of this process are not in the spool" in caplog.text
+    assert "2 of them cost $6.000000" in caplog.text
 
 
 def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from spanledger.runtime import settings
+from spanledger.runtime.guard import log
 from spanledger_clickhouse.database import migrations
 from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
@@ -31,11 +33,26 @@ def open_ledger(
         if take_in and settings.setting("otlp_endpoint") is None:  # else the spool goes to a Collector
             # Another process may be shipping the spool: its rows arrive within seconds. A read-only user ships nothing.
             with suppress(shipper.BusyError), suppress_denied():
-                shipper.drain(settings.spool_dir(), ClickHouseSink(database_target, client), progress)
+                _take_in(settings.spool_dir(), ClickHouseSink(database_target, client), progress)
         client.command(f"USE `{database_target.database}`") if database_target.embedded else _set_database(
             client, database_target.database
         )
         yield ledger
+
+
+def _take_in(directory: Path, sink: ClickHouseSink, progress: Callable[[int], None]) -> None:
+    """Ship the spool. What cannot be shipped is logged: a question about the rest is answered all the same."""
+    problems: dict[str, str] = {}
+    try:
+        problems = shipper.drain(directory, sink, progress).problems
+    except OSError as error:
+        problems = {str(directory): error.strerror or type(error).__name__}
+    except DatabaseError as error:
+        if is_access_denied(error):
+            raise
+        problems = {str(directory): str(error)}
+    for name, problem in problems.items():
+        log.warning("not all rows are in the ledger yet: %s: %s (spanledger ship)", name, problem)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import click
 
 from spanledger_clickhouse.cli.output import ledger, report_user_errors, spinner, write
 from spanledger_clickhouse.database.connection import DatabaseError, reason
+from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 
 FORMATS: Final = {"csv": "CSVWithNames", "parquet": "Parquet", "jsonl": "JSONEachRow"}
 VIEWS: Final = {"focus": "focus_cost_and_usage_between", "calls": "llm_call_record_between"}
@@ -42,13 +44,23 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
     if out is None and form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("Parquet is binary and is not written to a terminal: give --out FILE")
     times = {name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in window.items()}
-    query = f"SELECT * FROM {view}(since = '{times['since']}', until = '{times['until']}')"
+    source = f"{view}(since = '{times['since']}', until = '{times['until']}')"
     with ledger() as database, spinner("exporting"):
+        query = f"SELECT {_csv_columns(database, source) if form in ('focus', 'csv') else '*'} FROM {source}"
         try:
             data: bytes = database.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
         except Error as error:
             raise DatabaseError(f"exporting failed: {reason(error)}") from error
     write(data, out)
+
+
+def _csv_columns(database: Ledger, source: str) -> str:
+    """The columns, with a quote before text that a spreadsheet would run as a formula (OWASP, CSV injection)."""
+    columns = database.query(f"DESCRIBE (SELECT * FROM {source} LIMIT 0)").rows
+    return ", ".join(
+        statement("cli/csv_text", column=name) if "String" in kind and "Map" not in kind else f"`{name}`"
+        for name, kind, *_ in columns
+    )
 
 
 COMMANDS: Final = (export,)

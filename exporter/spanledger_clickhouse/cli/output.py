@@ -23,6 +23,7 @@ from rich.text import Text
 from spanledger.runtime import settings
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.report.sections import visible
 from spanledger_clickhouse.session import open_ledger
 from spanledger_clickhouse.ship import shipper
 
@@ -116,10 +117,14 @@ def console() -> Console:
 
 
 def show(result: Result, title: str, *, json_output: bool) -> None:
-    """Print a result."""
+    """Print a result; a single value (SHOW CREATE TABLE) keeps its line breaks."""
     if json_output:
         rows = [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
+        document = json.dumps(rows, indent=2, ensure_ascii=False, default=str)
+        click.echo("".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in document))
+        return
+    if len(result.rows) == 1 and len(result.columns) == 1 and isinstance(result.rows[0][0], str):
+        console().print(Text("\n".join([result.columns[0], *map(visible, result.rows[0][0].split("\n"))])))
         return
     console().print(table(result, title) if result.rows else Text(f"{title}\nno rows"))
 
@@ -161,7 +166,7 @@ def format_cell(column: str, value: Any) -> str:
         value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
     if isinstance(value, list | tuple):
         return ", ".join(str(part) if part is None else format_cell("", part) for part in cast("list[Any]", value))
-    return str(value)
+    return visible(str(value))
 
 
 def usd(value: Any) -> str:

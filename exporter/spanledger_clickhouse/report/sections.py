@@ -6,7 +6,7 @@ Formats decide the layout of a table; its contents are decided here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -27,7 +27,18 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """The sections in the order of the report."""
     cost_sections = [_summary(report), _features(report), _users(report), _models(report), _efficiency(report)]
-    return [*cost_sections, _anomalies(report), *_budgets(report), _waste(report), _data_quality(report)]
+    others = [_anomalies(report), *_budgets(report), _waste(report), _data_quality(report)]
+    return [
+        replace(section, rows=[tuple(map(visible, row)) for row in section.rows], note=visible(section.note))
+        for section in (*cost_sections, *others)
+    ]
+
+
+def visible(text: str) -> str:
+    """Text without control characters: a terminal runs them, and a line break forges a line. They are shown as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def headline(report: Report) -> str:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
-from spanledger.runtime.untrusted_json import Json, items, mapping
+from spanledger.runtime.untrusted_json import MAX_LABEL, Json, items, mapping
+
+MAX_TEXT: Final = 1024
+"""Characters of a further attribute, or a path of a file."""
+MAX_JSON: Final = 16_384
+"""Characters of the provider's own usage object."""
 
 Value = str | int | float | bool | list["Value"] | None
 Attributes = Mapping[str, Value]
@@ -253,11 +258,16 @@ def real(value: object) -> float | None:
     return float(value) if type(value) is int and abs(value) < 2**63 else None
 
 
-def text(value: object) -> str:
-    """A string that ClickHouse accepts: valid UTF-8, '' for other types."""
+def text(value: object, most: int = MAX_LABEL) -> str:
+    """A string as every way in cleans it: printable, at most `most` characters; '' for other types.
+
+    No control character reaches a terminal, a file or a report through the ledger, and no line break forges a line.
+    """
     if not isinstance(value, str):
         return ""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if len(value) <= most and value.isprintable():
+        return value
+    return "".join(c for c in value[: 4 * most] if c.isprintable())[:most]
 
 
 def as_list(value: object) -> list[object]:
@@ -269,4 +279,4 @@ def texts(value: object) -> list[str]:
 
 
 def display_text(value: object) -> str:
-    return text(value) if isinstance(value, str) else text(json.dumps(value))
+    return text(value if isinstance(value, str) else json.dumps(value), MAX_TEXT)

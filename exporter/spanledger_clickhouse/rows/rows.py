@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Final, NamedTuple, cast
 
 from spanledger.pricing import BilledCall, Price
@@ -18,7 +19,18 @@ from spanledger.runtime.untrusted_json import Json
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import DIMENSIONS
 from spanledger.semconv.usage import COST_ATTRIBUTES, METERS, Usage, from_attributes
-from spanledger_clickhouse.rows.otlp import Span, as_list, display_text, natural, real, spans_from_json, text, texts
+from spanledger_clickhouse.rows.otlp import (
+    MAX_JSON,
+    MAX_TEXT,
+    Span,
+    as_list,
+    display_text,
+    natural,
+    real,
+    spans_from_json,
+    text,
+    texts,
+)
 
 Row = tuple[object, ...]
 
@@ -27,6 +39,8 @@ MAX_TIMESTAMP_SECONDS: Final = 4_102_444_800
 """The year 2100: a later time is not valid."""
 MAX_DURATION_NS: Final = 366 * 86_400 * 10**9
 """Maximum duration of a call in nanoseconds."""
+MAX_ATTRIBUTES: Final = 128
+"""Labels, and further attributes, of a row."""
 MAX_PICO: Final = 10**18 - 1
 """Decimal(18, 12) holds less than a million dollars a row."""
 
@@ -192,6 +206,10 @@ def event(span: Span) -> Row:
     )
 
 
+def _is_unmapped(key: str) -> bool:
+    return key not in MAPPED_ATTRIBUTES and not key.startswith(a.LABEL_PREFIX)
+
+
 def row(span: Span, source: str) -> Row:
     """One span as a row, in the order of `COLUMNS`."""
     attributes, resource = span.attributes, span.resource
@@ -221,8 +239,7 @@ def row(span: Span, source: str) -> Row:
         *(text(attributes.get(dimension.attribute)) or None for dimension in NULLABLE_DIMENSIONS),
         {
             text(key.removeprefix(a.LABEL_PREFIX)): text(attributes[key])
-            for key in attributes
-            if key.startswith(a.LABEL_PREFIX)
+            for key in islice((key for key in attributes if key.startswith(a.LABEL_PREFIX)), MAX_ATTRIBUTES)
         },
         text(attributes.get(a.UNIT_NAME)) or None,
         text(attributes.get(a.UNIT_ID)),
@@ -230,7 +247,7 @@ def row(span: Span, source: str) -> Row:
         text(attributes.get(a.UNIT_MEASURE)),
         text(attributes.get(a.ATTRIBUTION_REASON)),
         text(attributes.get(a.CONTEXT_LOST_AT)),
-        text(attributes.get(a.CODE_FILE)),
+        text(attributes.get(a.CODE_FILE), MAX_TEXT),
         natural(attributes.get(a.CODE_LINE), 32) or 0,
         text(attributes.get(a.CODE_FUNCTION)),
         text(attributes.get(a.PROVIDER)),
@@ -268,12 +285,8 @@ def row(span: Span, source: str) -> Row:
         texts(attributes.get(a.ATTEMPT_STATUS)),
         [natural(value) or 0 for value in as_list(attributes.get(a.ATTEMPT_DURATION_US))],
         texts(attributes.get(a.ATTEMPT_BILLED)),
-        text(attributes.get(a.USAGE_RAW)),
-        {
-            text(key): display_text(attributes[key])
-            for key in attributes
-            if key not in MAPPED_ATTRIBUTES and not key.startswith(a.LABEL_PREFIX)
-        },
+        text(attributes.get(a.USAGE_RAW), MAX_JSON),
+        {text(key): display_text(attributes[key]) for key in islice(filter(_is_unmapped, attributes), MAX_ATTRIBUTES)},
         text(span.scope),
         source,
     )

@@ -18,6 +18,9 @@ from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.ship.shipper import BusyError, DrainStats, drain, oldest_age_seconds, waiting_bytes
 from spanledger_clickhouse.ship.sinks import Sink, sink_from_settings
 
+MAX_PROBLEMS: Final = 1000
+"""Files that are reported; further ones are not, so that memory stays bounded."""
+
 
 class BackgroundShipper:
     """Background shipper: drains the spool into the configured sink.
@@ -125,6 +128,10 @@ class BackgroundShipper:
                 stats = drain(self.directory, self._sink)
                 self.shipped.rows += stats.rows
                 self.shipped.dead += stats.dead + stats.torn
+                for name, problem in stats.problems.items():
+                    if name not in self.shipped.problems and len(self.shipped.problems) < MAX_PROBLEMS:
+                        self.shipped.problems[name] = problem
+                        log.error("%s cannot be shipped: %s", self.directory / name, problem)
         except BusyError:
             self._other_shipper_active = True  # a sidecar, or another worker of the same host, ships this directory
         except DatabaseError as error:

@@ -35,9 +35,12 @@ def path(directory: Path) -> Path:
 def _exclusive_lock(directory: Path) -> Generator[None]:
     """Hold the exclusive lock of the file: a gateway and a command may share a directory."""
     path(directory).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (path(directory).parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    fd = os.open(path(directory).parent / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(fd)
 
 
 def add(directory: Path, line: bytes, reason: str) -> None:
@@ -50,7 +53,7 @@ def add(directory: Path, line: bytes, reason: str) -> None:
     letter = {"at": time.time(), "reason": reason, "line": line.decode("utf-8", "surrogateescape")}
     data = json.dumps(letter).encode() + b"\n"
     with _exclusive_lock(directory):
-        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             size = os.fstat(fd).st_size
             if os.write(fd, data) != len(data):
@@ -85,7 +88,7 @@ def requeue(directory: Path, segment: Path) -> int:
         entries = list(list_entries(directory))
         if entries:
             new = segment.with_suffix(".new")
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
                 file.write(b"".join(letter.line.rstrip(b"\n") + b"\n" for letter in entries))
             os.replace(new, segment)
             path(directory).unlink()

@@ -1,8 +1,9 @@
 """Drains a spool into a sink: segment by segment, acknowledged by offset, deleted when complete.
 
-What is shipped of a segment stands beside it in `<segment>.ack` (a byte offset, written after the
-insert was committed): a crash between the two ships those rows again, which the table absorbs. A
-segment whose lock is free has no writer any more; it is deleted at its end. One shipper a directory.
+What is shipped of a segment stands beside it in `<segment>.ack` (a byte offset, written after the insert was
+committed): a crash between the two ships those rows again, which the table absorbs. A segment whose lock is free has no
+writer any more; it is deleted at its end. One shipper a directory. A file that cannot be read, acknowledged or deleted
+is skipped and named; the others are shipped. Nothing here follows a link.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ from spanledger_clickhouse.ship.sinks import Sink, SpoolLine
 
 BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 8 << 20
+MAX_ACK_BYTES: Final = 64
 EMPTY_SEGMENT_SECONDS: Final = 60.0
 """A segment of this age may be empty because its writer has only just created it."""
 
@@ -38,6 +41,8 @@ class DrainStats:
     """Lines that are not valid JSON: writes truncated by a crash or a full disk."""
     dead: int = 0
     """Lines that were refused permanently; both kinds are kept as dead letters."""
+    problems: dict[str, str] = field(default_factory=dict[str, str])
+    """Name of a file that could not be shipped, or not completely -> why."""
 
 
 class BusyError(Exception):
@@ -51,35 +56,53 @@ def exclusive_shipper(directory: Path) -> Generator[None]:
     Raises:
         BusyError: another process holds it.
     """
-    with (directory / "ship.lock").open("w") as lock:
+    fd = _open_lock(directory)
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BusyError(f"another process is shipping {directory}") from error
         yield
+    finally:
+        os.close(fd)
+
+
+def _open_lock(directory: Path) -> int:
+    """The lock file; where it cannot be made (a full disk), the directory itself."""
+    try:
+        return os.open(directory / "ship.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _segments(directory: Path, problems: dict[str, str]) -> list[tuple[Path, os.stat_result]]:
+    """The segments, least recently written first; anything else of that name is a problem."""
+    segments: list[tuple[Path, os.stat_result]] = []
+    for name in os.listdir(directory) if directory.is_dir() else ():
+        if name.endswith(SUFFIX):
+            try:
+                status = os.lstat(directory / name)
+            except FileNotFoundError:  # shipped, and deleted, meanwhile
+                continue
+            if stat.S_ISREG(status.st_mode):
+                segments.append((directory / name, status))
+            else:
+                problems[name] = "not a regular file"
+    return sorted(segments, key=lambda segment: (segment[1].st_mtime, segment[0].name))
 
 
 def waiting_bytes(directory: Path) -> int:
     """Bytes in the spool that are not shipped yet."""
-    if not directory.is_dir():
-        return 0
-    return sum(max(0, _size(path) - _acknowledged(path)) for path in directory.glob(f"*{SUFFIX}"))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # shipped, and deleted, meanwhile
-        return 0
+    return sum(status.st_size - _acknowledged(path, status.st_size) for path, status in _segments(directory, {}))
 
 
 def oldest_age_seconds(directory: Path) -> float:
     """Seconds since the last write to the oldest segment that is not fully shipped; 0.0 if all are shipped."""
-    times: list[float] = []
-    for path in directory.glob(f"*{SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size > _acknowledged(path):
-                times.append(path.stat().st_mtime)
+    times = [
+        status.st_mtime
+        for path, status in _segments(directory, {})
+        if status.st_size > _acknowledged(path, status.st_size)
+    ]
     return max(0.0, time.time() - min(times)) if times else 0.0
 
 
@@ -89,7 +112,8 @@ def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda 
     Args:
         directory: the spool.
         sink: receives the lines; its `DatabaseError` ends the pass, and the batch stays in the spool. Lines that
-            it refuses permanently are isolated as dead letters.
+            it refuses permanently are isolated as dead letters. A file that cannot be shipped is a problem of the
+            result, and does not stop the others.
         progress: called with the bytes shipped per batch.
 
     Raises:
@@ -100,28 +124,35 @@ def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda 
     if not directory.is_dir():
         return stats
     with exclusive_shipper(directory):
-        for path in sorted(directory.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime, p.name)):
-            _drain_segment(path, sink, progress, stats)
+        for path, _ in _segments(directory, stats.problems):
+            try:
+                _drain_segment(path, sink, progress, stats)
+            except OSError as error:
+                stats.problems[path.name] = error.strerror or type(error).__name__
     return stats
 
 
 def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stats: DrainStats) -> None:
-    with path.open("rb") as segment:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as segment:
         finished = _has_no_writer(segment.fileno())  # checked before reading: nothing can be appended after it
-        start = _acknowledged(path)
+        status = os.fstat(segment.fileno())
+        start = _acknowledged(path, status.st_size)
         segment.seek(start)
         for batch, torn, size in _batches(segment, finished):
             _send(sink, batch, path.parent, stats)
             for line in torn:
                 dead_letters.add(path.parent, line, "not valid JSON: a write truncated by a crash or a full disk")
             start += size
-            _acknowledge(path, start)
             stats.torn += len(torn)
             progress(size)
-        empty = start == 0 and time.time() - path.stat().st_mtime < EMPTY_SEGMENT_SECONDS
+            if problem := _acknowledge(path, start):
+                stats.problems[_ack_file(path).name] = problem
+        empty = start == 0 and time.time() - status.st_mtime < EMPTY_SEGMENT_SECONDS
         if finished and not empty:
             path.unlink()
-            _ack_file(path).unlink(missing_ok=True)
+            stats.problems.pop(_ack_file(path).name, None)
+            with contextlib.suppress(FileNotFoundError):
+                _ack_file(path).unlink()
             stats.segments += 1
 
 
@@ -171,14 +202,27 @@ def _ack_file(path: Path) -> Path:
     return path.with_suffix(".ack")
 
 
-def _acknowledged(path: Path) -> int:
+def _acknowledged(path: Path, size: int) -> int:
+    """How much of a segment of `size` bytes is shipped; 0 if its file does not say so credibly."""
     try:
-        return int(_ack_file(path).read_text())
+        with open(os.open(_ack_file(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            offset = int(file.read(MAX_ACK_BYTES))
     except (OSError, ValueError):
         return 0
+    return offset if 0 <= offset <= size else 0
 
 
-def _acknowledge(path: Path, offset: int) -> None:
-    temporary = path.with_suffix(".ack.new")
-    temporary.write_text(str(offset))
-    os.replace(temporary, _ack_file(path))
+def _acknowledge(path: Path, offset: int) -> str:
+    """Note how much is shipped, in place: a file of that length needs no more room on a full disk.
+
+    Returns "", or why it cannot be noted. Then the rows are shipped again, unless the segment is complete and deleted.
+    """
+    try:
+        fd = os.open(_ack_file(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, f"{offset:020d}\n".encode(), 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""

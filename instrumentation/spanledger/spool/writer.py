@@ -31,6 +31,8 @@ SEGMENT_BYTES: Final = 16 << 20
 SEGMENT_SECONDS: Final = 300.0
 """... or this long after it was opened."""
 RETRY_SECONDS: Final = 5.0
+CHECK_SECONDS: Final = 1.0
+"""How often the writer checks that its segment still has a name."""
 MEMORY_ROWS: Final = 10_000
 """Rows kept in memory while no directory can be written."""
 
@@ -42,7 +44,7 @@ class Spool:
 
     A full spool refuses the newest rows: they are counted, with their cost, and a loss marker says so as soon
     as there is room again. A directory that cannot be written is made up for by memory, as far as
-    `MEMORY_ROWS` goes. Markers record where a process's numbers begin and end.
+    `MEMORY_ROWS` goes. A segment that was deleted under its writer is written again, within a second. Markers record where a process's numbers begin and end.
     """
 
     def __init__(self, directory: Path, max_bytes: int, mark: MarkerEncoder | None = None, sync_ms: int = 0) -> None:
@@ -57,6 +59,7 @@ class Spool:
         self.max_bytes = max_bytes
         self.refused = 0
         """Rows that were rejected, because the spool was full or the directory was not writable."""
+        self.refused_picousd = 0
         self.recorded = 0
         """Rows that were handed in."""
         self.written = 0
@@ -74,6 +77,7 @@ class Spool:
         self._segment_numbers = itertools.count()
         self._size = 0
         self._opened = 0.0
+        self._checked = 0.0
         self._other_bytes = 0
         self._retry_at = 0.0
         self._started = False
@@ -105,12 +109,17 @@ class Spool:
                 self._buffered_lines.append(line)
                 return True
             self.refused += 1
+            self.refused_picousd += picousd
             self._losses.add(sequence, picousd)
             return False
 
     def _place(self, size: int) -> Place:
         """Where a line of `size` bytes can go now."""
         now = time.monotonic()
+        if self._fd is not None and now - self._checked > CHECK_SECONDS:
+            self._checked = now
+            if self._is_deleted(self._fd):
+                self._recover()
         if self._fd is not None and now - self._opened > SEGMENT_SECONDS:
             self._close()
         if self._fd is None:
@@ -197,7 +206,7 @@ class Spool:
                 self._log_full()
                 return Place.NOWHERE
             path = self.directory / f"{self.process_id}-{next(self._segment_numbers):06d}{SUFFIX}"
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._log_once(
@@ -206,8 +215,34 @@ class Spool:
                 "this process may write"
             )
             return Place.MEMORY
-        self._fd, self._size, self._opened = fd, 0, time.monotonic()
+        self._fd, self._size = fd, 0
+        self._opened = self._checked = time.monotonic()
         return Place.FILE
+
+    @staticmethod
+    def _is_deleted(fd: int) -> bool:
+        """Whether the segment has no name any more. A shipper deletes only segments that no writer holds."""
+        try:
+            return os.fstat(fd).st_nlink == 0
+        except OSError:
+            return True
+
+    def _recover(self) -> None:
+        """Write the lines of a deleted segment again, into a new one; what is shipped already is absorbed by the table."""
+        deleted, self._fd = self._fd, None
+        if deleted is None:
+            return
+        with suppress(OSError):
+            lines = os.pread(deleted, self._size, 0)
+            os.close(deleted)
+            if self._open() is Place.FILE and self._put(lines):
+                log.error(
+                    "the spool %s was deleted while in use: its current segment is written again, others are lost",
+                    self.directory,
+                )
+                return
+            self._buffered_lines.extendleft(reversed(lines.splitlines(keepends=True)[-MEMORY_ROWS:]))
+            self._fallback_place, self._retry_at = Place.MEMORY, time.monotonic() + RETRY_SECONDS
 
     def _log_full(self) -> None:
         self._log_once(
@@ -239,7 +274,7 @@ class Spool:
         with self._lock:
             last = next(self._sequence)
             self._sequence = itertools.count(last)
-            self._retry_at = 0.0  # the last chance: do not wait for a better moment
+            self._retry_at = self._checked = 0.0  # the last chance: do not wait for a better moment
             if (self._started or self._buffered_lines) and last != self._end_sequence and self._place(0) is Place.FILE:
                 self._end_sequence = last
                 if not self._started:
@@ -249,12 +284,18 @@ class Spool:
                 self._write_loss_marker()
                 self._put_marker("end", {a.SEQUENCE: last})
             self._close()
+            unwritten = len(self._buffered_lines)
+            if self.refused or unwritten:
+                self._log_once(
+                    f"{self.refused + unwritten:,} calls of this process are not in the spool {self.directory}; "
+                    f"{self.refused:,} of them cost ${self.refused_picousd / 1e12:.6f}"
+                )
 
     def after_fork(self) -> None:
         """In a forked child: a process of its own, with a segment and a numbering of its own."""
         self._lock = threading.Lock()
         self._close()
-        self.recorded = self.written = self.refused = 0
+        self.recorded = self.written = self.refused = self.refused_picousd = 0
         self._reset()
 
     # --- power loss ------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+if(match(ifNull(toString(`{column}`), ''), '^[=+@\\t\\r-]'), concat('\'', toString(`{column}`)), toString(`{column}`)) AS `{column}`
