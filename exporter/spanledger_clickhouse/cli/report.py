@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +11,16 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, json_value, ledger, report_user_errors, spinner, write
+from spanledger_clickhouse.cli.output import (
+    Usd,
+    as_json,
+    json_value,
+    ledger,
+    readable_json,
+    report_user_errors,
+    spinner,
+    write,
+)
 from spanledger_clickhouse.report import html, slack, text
 from spanledger_clickhouse.report.queries import Report, end_of_hour, report
 
@@ -20,7 +28,7 @@ from spanledger_clickhouse.report.queries import Report, end_of_hour, report
 def _json(report: Report) -> str:
     figures: Any = dataclasses.asdict(report)
     derived = {"projected_utilisation": report.projected_utilisation, "over_budget": report.over_budget}
-    return json.dumps({**json_value(figures), **json_value(derived)}, indent=2, ensure_ascii=False) + "\n"
+    return readable_json({**json_value(figures), **json_value(derived)}) + "\n"
 
 
 FORMATS: Final[dict[str, Callable[[Report], str]]] = {
@@ -28,7 +36,7 @@ FORMATS: Final[dict[str, Callable[[Report], str]]] = {
     "md": text.markdown,
     "html": html.page,
     "json": _json,
-    "slack": lambda report: json.dumps(slack.message(report), indent=2, ensure_ascii=False) + "\n",
+    "slack": lambda report: readable_json(slack.message(report)) + "\n",
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from spanledger_clickhouse.report.queries import Report
-from spanledger_clickhouse.report.sections import NO_FEATURE, Section, headline, sections, usd
+from spanledger_clickhouse.report.sections import NO_FEATURE, Section, headline, sections, usd, visible
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --quiet: #5d6875; --line: #dfe4ea; --bar: #2f6fb2; --over: #b3261e; }
@@ -111,7 +111,7 @@ def _feature_chart(report: Report) -> str:
     for number, feature in enumerate(shown):
         y, wide = number * row, float(feature.cost_usd or 0) / top * (width - left - 110)
         name = feature.feature or NO_FEATURE
-        parts.append(f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{escape(_truncate(name))}</text>')
+        parts.append(f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{escape(visible(_truncate(name)))}</text>')
         parts.append(_rect(left, y + 5, wide, row - 10, "#2f6fb2" if feature.feature else "#9aa4af", ""))
         parts.append(f'<text x="{left + wide + 8:.1f}" y="{y + 17}">{usd(feature.cost_usd)}</text>')
     return _svg(width, row * len(shown), parts)
