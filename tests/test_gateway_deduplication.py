@@ -24,6 +24,25 @@ def test_a_call_of_another_instrumentor_is_priced_by_its_conventions(name: str):
     assert "SECRET" not in repr(entry)
 
 
+def priced(**attributes: object) -> tuple[object, ...]:
+    span = foreign("opentelemetry.instrumentation.openai.v1", "1" * 16, **attributes)
+    (entry,) = SpanDeduplicator().classify([Batch("", [span])]).entries
+    row = dict(zip(writer.COLUMN_NAMES, entry.contents.rows[0], strict=True))
+    return row["input_uncached_tokens"], row["cost_usd"], row["price_status"], row["usage_source"]
+
+
+@pytest.mark.parametrize("count", ["1000", 1000.0])
+def test_a_count_sent_as_text_or_double_is_exact(count: object):
+    assert priced(**{a.INPUT_TOKENS: count}) == priced(**{a.INPUT_TOKENS: 1000})
+    assert priced(**{a.INPUT_TOKENS: count})[2:] == ("priced", "exact")
+
+
+@pytest.mark.parametrize("count", [-5, 2**32, 10.5, "many", "-5", "9" * 30, True, float("nan"), float("inf"), [1]])
+def test_a_count_that_is_not_one_makes_the_call_unpriced_and_not_free(count: object):
+    assert priced(**{a.INPUT_TOKENS: count}) == (0, None, "unpriced:no_usage", "missing")
+    assert priced(**{a.CACHE_READ_TOKENS: count}) == (0, None, "unpriced:no_usage", "missing")
+
+
 def ids(*spans: Span, sorter: SpanDeduplicator | None = None) -> tuple[list[str], dict[str, int]]:
     sorter = sorter or SpanDeduplicator()
     result = sorter.classify([Batch("", spans)])

@@ -13,6 +13,7 @@ from typing import Final
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import BAGGAGE_KEYS
 from spanledger.semconv.provider_hosts import provider_for_host
+from spanledger.semconv.usage import USAGE_ATTRIBUTES, exact_count
 from spanledger_clickhouse.rows.otlp import Attributes, Span, Value, natural, text, texts
 from spanledger_clickhouse.rows.rows import MAPPED_ATTRIBUTES
 
@@ -139,6 +140,7 @@ def normalized(span: Span) -> Span | None:
             value = attributes.pop(other, None)
             if name not in original and value not in (None, ""):
                 attributes.setdefault(name, value)
+    _read_counts(attributes)
     attributes[a.OPERATION] = operation
     provider = text(attributes.get(a.PROVIDER))
     attributes[a.PROVIDER] = PROVIDERS.get(provider.lower(), provider)
@@ -163,6 +165,14 @@ def normalized(span: Span) -> Span | None:
     if not (attributes.get(a.FEATURE) or attributes.get(a.USER_ID)):
         attributes[a.ATTRIBUTION_REASON] = "no_baggage"
     return span._replace(attributes={key: value for key, value in attributes.items() if _is_retained(key, value)})
+
+
+def _read_counts(attributes: dict[str, Value]) -> None:
+    """Make whole numbers of counts that were sent as 12.0 or "12"; what is not a count stays as it is."""
+    for name in USAGE_ATTRIBUTES:
+        exact = exact_count(attributes.get(name))
+        if exact is not None:
+            attributes[name] = exact
 
 
 def _operation(attributes: Attributes) -> str | None:

@@ -18,7 +18,7 @@ from spanledger.pricing import BilledCall, Price
 from spanledger.runtime.untrusted_json import Json
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import DIMENSIONS
-from spanledger.semconv.usage import COST_ATTRIBUTES, METERS, Usage, from_attributes
+from spanledger.semconv.usage import COST_ATTRIBUTES, METERS, USAGE_ATTRIBUTES, Usage, from_attributes
 from spanledger_clickhouse.rows.otlp import (
     MAX_JSON,
     MAX_TEXT,
@@ -268,7 +268,9 @@ def row(span: Span, source: str) -> Row:
         text(attributes.get(a.PROMPT_HASH)),
         *tokens,
         natural(attributes.get(a.REPORTED_TOTAL)),
-        text(attributes.get(a.USAGE_SOURCE)),
+        "missing"
+        if usage is None and not attributes.keys().isdisjoint(USAGE_ATTRIBUTES)
+        else text(attributes.get(a.USAGE_SOURCE)),
         *(money(attributes.get(name), priced) for _, name in COSTS),
         money(attributes.get(a.COST_COMPUTED), False),
         text(attributes.get(a.PRICE_STATUS)),

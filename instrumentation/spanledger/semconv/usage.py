@@ -13,6 +13,9 @@ from typing import Annotated, Final, NamedTuple
 from spanledger.runtime.untrusted_json import MAX_COUNT
 from spanledger.semconv import attributes as a
 
+MAX_DIGITS: Final = 10
+"""Of the largest count."""
+
 INPUT: Final = "input"
 CACHE_READ: Final = "cache_read"
 CACHE_WRITE: Final = "cache_write"
@@ -314,13 +317,29 @@ USAGE_ATTRIBUTES: Final = (*(meter.attribute for meter in METERS.values()), a.RE
 """Every usage attribute."""
 
 
+def exact_count(value: object) -> int | None:
+    """A count as other senders write it: 12, 12.0 or "12"; None for anything that is not one, or above the column's type."""
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS else None
+    elif isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else None
+
+
 def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
-    """The usage that a span carries, or None where it carries none: the inverse of `to_attributes`."""
+    """The usage that a span carries: the inverse of `to_attributes`.
+
+    None where it carries none, or one count that is not a count: the others alone would be a wrong price.
+    """
     counts: dict[str, int] = {}
     for name in USAGE_ATTRIBUTES:
         value = attributes.get(name)
-        if type(value) is int and 0 <= value <= MAX_COUNT:
-            counts[name] = value
+        if value is not None:
+            exact = exact_count(value)
+            if exact is not None:
+                counts[name] = exact
+            elif name != a.REPORTED_TOTAL:
+                return None
     if not counts:
         return None
     fields = {name: counts[meter.attribute] for name, meter in METERS.items() if meter.attribute in counts}
