@@ -43,7 +43,9 @@ class Refusing:
         self.taken.update(rows)
 
 
-@pytest.mark.parametrize("bad", [{0}, {0, 1}, {999}, {3, 500, 501, 998}, set(range(0, 1000, 20))])
+@pytest.mark.parametrize(
+    "bad", [{0}, {0, 1}, {999}, {3, 500, 501, 998}, set(range(0, 1000, 20)), set(range(0, 1000, 2))]
+)
 def test_a_suspect_row_is_refused_only_while_other_rows_pass(bad: set[int]):
     server, refused = Refusing(lambda rows: bool(bad & set(rows))), []
     while server.taken | set(refused) != set(range(1000)):
@@ -86,3 +88,34 @@ def test_a_batch_over_too_many_partitions_is_sent_in_parts():
     server, refused = Refusing(lambda rows: len({row % 150 for row in rows}) > 100), []
     insert.isolate(server.send, list(range(1000)), lambda row, _: refused.append(row))
     assert (len(server.taken), refused) == (1000, [])
+
+
+def test_a_marker_that_passes_says_nothing_about_rows():
+    """Markers go to another table: their success is no evidence against a row."""
+    refused: list[str] = []
+
+    def send(lines: list[str]) -> None:
+        if any(line != "marker" for line in lines):
+            raise SuspectError("something is wrong")
+
+    with pytest.raises(SuspectError):
+        insert.isolate(send, ["marker", "a", "b"], lambda line, _: refused.append(line), lambda line: line != "marker")
+    assert refused == []
+
+
+def test_a_refusal_is_reported_once_even_if_the_server_breaks_afterwards():
+    refused: list[int] = []
+    broken = [True]
+
+    def send(rows: list[int]) -> None:
+        if 3 in rows:
+            raise PoisonError("a bad value")
+        if broken[0] and 7 in rows:
+            raise DatabaseError("down")
+
+    with pytest.raises(DatabaseError):
+        insert.isolate(send, list(range(8)), lambda row, _: refused.append(row))
+    assert refused == []
+    broken[0] = False
+    insert.isolate(send, list(range(8)), lambda row, _: refused.append(row))
+    assert refused == [3]

@@ -38,7 +38,7 @@ from spanledger.spool.writer import Spool
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, open_client, resolve_target
-from spanledger_clickhouse.database.insert import PoisonError, SuspectError
+from spanledger_clickhouse.database.insert import SuspectError
 from spanledger_clickhouse.exporter import LedgerSpanExporter
 from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, contents, rows
 from spanledger_clickhouse.ship import dead_letters, shipper
@@ -213,7 +213,7 @@ NO_RECEIVER = b"<html>please log in</html>"
         (429, DatabaseError),
         (302, DatabaseError),
         (NO_RECEIVER, DatabaseError),
-        (400, PoisonError),
+        (400, SuspectError),
         (500, SuspectError),
     ],
 )

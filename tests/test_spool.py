@@ -167,6 +167,43 @@ def test_a_deleted_directory_that_cannot_be_made_again_leaves_the_rows_in_memory
     assert "".join(path.read_text() for path in directory.iterdir()) == "0\n1\n"
 
 
+def test_a_segment_deleted_before_it_is_full_is_written_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 100)
+    directory = tmp_path / "spool"
+    spool = Spool(directory, 1 << 20)
+    for number in range(40):
+        spool.append(b"%08d\n" % number)
+        if number == 14:
+            shutil.rmtree(directory)
+    spool.close()
+    lines = sorted("".join(path.read_text() for path in directory.iterdir()).split())
+    assert lines == [f"{number:08d}" for number in range(12, 40)], "the first segment was closed already"
+
+
+def test_a_link_in_the_directory_does_not_stop_the_writer(tmp_path: Path):
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    big = tmp_path.parent / f"{tmp_path.name}-big"
+    big.write_bytes(b"x" * 1000)
+    (tmp_path / "big.jsonl").symlink_to(big)
+    spool = Spool(tmp_path, 100)
+    assert spool.append(b"row\n")
+    assert spool.written == 1
+
+
+def test_a_file_system_without_locks_leaks_no_descriptor(tmp_path: Path, monkeypatch):
+    def unsupported(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(writer.fcntl, "flock", unsupported)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
+    spool = Spool(tmp_path, 1 << 20)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        spool.append(b"row\n")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_number_and_cost_of_unrecorded_calls_are_logged_at_exit(tmp_path: Path, caplog):
     spool = Spool(tmp_path / "spool", 10)
     spool.append(b"12345678\n", 0, 1)

@@ -59,7 +59,8 @@ class AttributionRules:
         values: dict[str, str | None] = {}
         for name, source in self._sources.items():
             with quietly(f"reading the {name} of a request"):
-                values[name] = header(source) if isinstance(source, str) else source(request) if source else None
+                value = header(source) if isinstance(source, str) else source(request) if source else None
+                values[name] = None if value is None else "" if is_missing(value) else str(value)
         if is_missing(values.get("feature")) and (route := self._route(path)) is not None:
             values["feature"] = route
         if is_missing(values.get("request_id")):

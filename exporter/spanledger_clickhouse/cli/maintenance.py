@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,8 @@ from spanledger_clickhouse.database.connection import DatabaseError, open_client
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.rollups import RebuildReport, Rollups
 from spanledger_clickhouse.prices import repricing
+from spanledger_clickhouse.report.sections import visible
+from spanledger_clickhouse.rows.rows import EPOCH, MAX_TIMESTAMP_SECONDS
 from spanledger_clickhouse.ship import dead_letters, shipper, sinks
 
 ROLLUP_SECONDS: Final = 60.0
@@ -72,7 +74,7 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
                 )
                 console().print(f"shipped {shipment.rows:,} rows from {directory} to {sink.shown}{refused}")
             for name, problem in shipment.problems.items():
-                click.echo(f"{directory / name}: {problem}; skipped", err=True)
+                click.echo(visible(f"{directory / name}: {problem}; skipped"), err=True)
             if follow and settings.setting("otlp_endpoint") is None and time.monotonic() - rolled > ROLLUP_SECONDS:
                 rolled = time.monotonic()
                 _refresh_rollups()
@@ -208,8 +210,10 @@ def _show_or_requeue(directory: Path, *, retry: bool) -> bool:
         console().print(f"{count} rows go back into the spool")
         return count > 0
     for letter in letters:
-        when = datetime.fromtimestamp(letter.refused_at, UTC).isoformat(timespec="seconds")
-        console().print(f"{when}  {letter.reason}  ({len(letter.line):,} bytes)")
+        when = (EPOCH + timedelta(seconds=min(max(letter.refused_at, 0), MAX_TIMESTAMP_SECONDS))).isoformat(
+            timespec="seconds"
+        )
+        console().print(f"{when}  {visible(letter.reason)}  ({len(letter.line):,} bytes)", markup=False)
     console().print(f"{len(letters)} rows were refused; they are kept in {dead_letters.path(directory)}")
     return False
 

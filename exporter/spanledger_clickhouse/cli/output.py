@@ -59,7 +59,7 @@ def report_user_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except (DatabaseError, shipper.BusyError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException("\n".join(map(visible, str(error).split("\n")))) from error
         except PermissionError as error:
             raise click.ClickException(
                 f"{error.filename}: {error.strerror}; run the command as the user of the application, or set "
@@ -123,7 +123,7 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
         click.echo(readable_json(rows))
         return
     if len(result.rows) == 1 and len(result.columns) == 1 and isinstance(result.rows[0][0], str):
-        console().print(Text("\n".join([result.columns[0], *map(visible, result.rows[0][0].split("\n"))])))
+        console().print(Text("\n".join([visible(result.columns[0]), *map(visible, result.rows[0][0].split("\n"))])))
         return
     console().print(table(result, title) if result.rows else Text(f"{title}\nno rows"))
 
@@ -134,7 +134,7 @@ def table(result: Result, title: str) -> Table:
         title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
     )
     for column, kind in zip(result.columns, result.types, strict=True):
-        rich_table.add_column(Text(column), justify="right" if _is_numeric(kind) else "left", overflow="fold")
+        rich_table.add_column(Text(visible(column)), justify="right" if _is_numeric(kind) else "left", overflow="fold")
     for row in result.rows:
         rich_table.add_row(
             *(Text(format_cell(column, value)) for column, value in zip(result.columns, row, strict=True))

@@ -220,7 +220,7 @@ class GroupCommitWriter:
             dead_letters.add(self._directory, spool_line(entry), why)
             refusals.setdefault(entry.batch, []).append(why)
 
-        insert.isolate(send, classification.entries, refused)
+        insert.isolate(send, classification.entries, refused, lambda entry: bool(entry.contents.rows))
         for number, span, why in classification.unreadable:
             dead_letters.add(self._directory, otlp.to_json_line(span), why)
             refusals.setdefault(number, []).append(why)

@@ -173,8 +173,8 @@ def contents(line: bytes | str, source: str = "spool") -> Contents:
         ValueError: the line is not a JSON object.
     """
     document: object = json.loads(line)
-    if not isinstance(document, dict):
-        raise ValueError("an OTLP JSON line must be an object")  # noqa: TRY004 - as json.loads says it
+    if not isinstance(document, dict) or "resourceSpans" not in document:
+        raise ValueError("an OTLP JSON line must be an object with resourceSpans")
     line_contents = Contents([], [])
     for span in spans_from_json(cast("Json", document)):
         if span.scope == a.MARKER_SCOPE:

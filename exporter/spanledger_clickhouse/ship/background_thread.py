@@ -15,7 +15,14 @@ from spanledger.runtime.guard import log
 from spanledger.runtime.meters import observation_callback, register_row_counters
 from spanledger.runtime.version import VERSION
 from spanledger_clickhouse.database.connection import DatabaseError
-from spanledger_clickhouse.ship.shipper import BusyError, DrainStats, drain, oldest_age_seconds, waiting_bytes
+from spanledger_clickhouse.ship.shipper import (
+    NOT_A_SEGMENT,
+    BusyError,
+    DrainStats,
+    drain,
+    oldest_age_seconds,
+    waiting_bytes,
+)
 from spanledger_clickhouse.ship.sinks import Sink, sink_from_settings
 
 MAX_PROBLEMS: Final = 1000
@@ -44,6 +51,7 @@ class BackgroundShipper:
         self._sink: Sink | None = None
         self._thread: threading.Thread | None = None
         self._is_unavailable = False
+        self._is_incomplete = False
 
     def start(self) -> None:
         """Start if a destination is configured; an invalid one is logged."""
@@ -112,13 +120,14 @@ class BackgroundShipper:
 
     def _run_once(self) -> bool:
         """Drain the spool once; returns whether it succeeded."""
+        self._is_incomplete = False
         failure = self._drain_once()
         if failure and not self._is_unavailable:
             log.error("%s", failure)
         elif not failure and self._is_unavailable and self._sink is not None:
             log.warning("%s is reachable again", self._sink.shown)
         self._is_unavailable = bool(failure)
-        return not failure
+        return not failure and not self._is_incomplete
 
     def _drain_once(self) -> str:
         """Ship the current spool; returns '' or an error message."""
@@ -128,6 +137,7 @@ class BackgroundShipper:
                 stats = drain(self.directory, self._sink)
                 self.shipped.rows += stats.rows
                 self.shipped.dead += stats.dead + stats.torn
+                self._is_incomplete = any(problem != NOT_A_SEGMENT for problem in stats.problems.values())
                 for name, problem in stats.problems.items():
                     if name not in self.shipped.problems and len(self.shipped.problems) < MAX_PROBLEMS:
                         self.shipped.problems[name] = problem

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -32,15 +34,29 @@ def path(directory: Path) -> Path:
 
 
 @contextmanager
-def _exclusive_lock(directory: Path) -> Generator[None]:
-    """Hold the exclusive lock of the file: a gateway and a command may share a directory."""
-    path(directory).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(path(directory).parent / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _exclusive_lock(directory: Path) -> Generator[int]:
+    """Hold the exclusive lock of the file: a gateway and a command may share a directory. Yields the folder's descriptor."""
+    folder = path(directory).parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        lock = _open("lock", os.O_RDWR | os.O_CREAT, folder_fd)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder_fd
+        finally:
+            os.close(lock)
     finally:
+        os.close(folder_fd)
+
+
+def _open(name: str, flags: int, folder_fd: int) -> int:
+    """Open a regular file of the folder; a link or a pipe is an OSError, and never waited for."""
+    fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
+        raise OSError(errno.EINVAL, f"{name} is not a regular file")
+    return fd
 
 
 def add(directory: Path, line: bytes, reason: str) -> None:
@@ -52,8 +68,8 @@ def add(directory: Path, line: bytes, reason: str) -> None:
     file = path(directory)
     letter = {"at": time.time(), "reason": reason, "line": line.decode("utf-8", "surrogateescape")}
     data = json.dumps(letter).encode() + b"\n"
-    with _exclusive_lock(directory):
-        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with _exclusive_lock(directory) as folder:
+        fd = _open(file.name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, folder)
         try:
             size = os.fstat(fd).st_size
             if os.write(fd, data) != len(data):
@@ -66,8 +82,14 @@ def add(directory: Path, line: bytes, reason: str) -> None:
 
 def list_entries(directory: Path) -> Iterator[DeadLetter]:
     """The dead letters, oldest first."""
+    file = path(directory)
     try:
-        data = path(directory).read_bytes()
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with open(_open(file.name, os.O_RDONLY, folder), "rb") as letters:
+                data = letters.read()
+        finally:
+            os.close(folder)
     except FileNotFoundError:
         return
     for entry in data.splitlines():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spanledger.spool.writer import SUFFIX
-from spanledger_clickhouse.database.insert import isolate
+from spanledger_clickhouse.database.insert import SuspectError, isolate
 from spanledger_clickhouse.rows.rows import contents
 from spanledger_clickhouse.ship import dead_letters
 from spanledger_clickhouse.ship.sinks import Sink, SpoolLine
@@ -27,6 +27,10 @@ from spanledger_clickhouse.ship.sinks import Sink, SpoolLine
 BATCH_ROWS: Final = 2000
 BATCH_BYTES: Final = 8 << 20
 MAX_ACK_BYTES: Final = 64
+NOT_A_SEGMENT: Final = "not a regular file"
+MAX_LINE_BYTES: Final = 64 << 20
+MAX_SUSPECT_SEGMENTS: Final = 3
+"""Segments in which no row passes, after which a pass ends: the destination is at fault."""
 EMPTY_SEGMENT_SECONDS: Final = 60.0
 """A segment of this age may be empty because its writer has only just created it."""
 
@@ -87,7 +91,7 @@ def _segments(directory: Path, problems: dict[str, str]) -> list[tuple[Path, os.
             if stat.S_ISREG(status.st_mode):
                 segments.append((directory / name, status))
             else:
-                problems[name] = "not a regular file"
+                problems[name] = NOT_A_SEGMENT
     return sorted(segments, key=lambda segment: (segment[1].st_mtime, segment[0].name))
 
 
@@ -118,17 +122,25 @@ def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda 
 
     Raises:
         BusyError: another process ships this spool.
-        DatabaseError: the sink cannot take rows now.
+        DatabaseError: the sink cannot take rows now. After a `SuspectError` the other segments are tried first.
     """
     stats = DrainStats()
     if not directory.is_dir():
         return stats
     with exclusive_shipper(directory):
+        suspects: list[SuspectError] = []
         for path, _ in _segments(directory, stats.problems):
             try:
                 _drain_segment(path, sink, progress, stats)
             except OSError as error:
-                stats.problems[path.name] = error.strerror or type(error).__name__
+                stats.problems[path.name] = error.strerror or str(error)
+            except SuspectError as error:
+                suspects.append(error)
+                stats.problems[path.name] = str(error)
+                if not stats.rows and len(suspects) >= MAX_SUSPECT_SEGMENTS:
+                    break
+        if suspects and not stats.rows:
+            raise suspects[0]
     return stats
 
 
@@ -137,6 +149,8 @@ def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stat
         finished = _has_no_writer(segment.fileno())  # checked before reading: nothing can be appended after it
         status = os.fstat(segment.fileno())
         start = _acknowledged(path, status.st_size)
+        if start and os.pread(segment.fileno(), 1, start - 1) != b"\n":
+            start = 0  # not the end of a line
         segment.seek(start)
         for batch, torn, size in _batches(segment, finished):
             _send(sink, batch, path.parent, stats)
@@ -150,6 +164,7 @@ def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stat
         empty = start == 0 and time.time() - status.st_mtime < EMPTY_SEGMENT_SECONDS
         if finished and not empty:
             path.unlink()
+            _unnoted.pop(path, None)
             stats.problems.pop(_ack_file(path).name, None)
             with contextlib.suppress(FileNotFoundError):
                 _ack_file(path).unlink()
@@ -167,7 +182,7 @@ def _send(sink: Sink, batch: list[SpoolLine], directory: Path, stats: DrainStats
         dead_letters.add(directory, line.raw, why)
         stats.dead += 1
 
-    isolate(send, batch, refused)
+    isolate(send, batch, refused, lambda line: bool(line.contents.rows))
 
 
 def _batches(segment: Any, finished: bool) -> Generator[tuple[list[SpoolLine], list[bytes], int]]:
@@ -175,7 +190,9 @@ def _batches(segment: Any, finished: bool) -> Generator[tuple[list[SpoolLine], l
     batch: list[SpoolLine] = []
     torn: list[bytes] = []
     size = 0
-    for line in segment:
+    for line in iter(lambda: segment.readline(MAX_LINE_BYTES), b""):
+        if len(line) == MAX_LINE_BYTES:
+            raise OSError(f"a line of more than {MAX_LINE_BYTES:,} bytes")
         if not line.endswith(b"\n") and not finished:
             break
         size += len(line)
@@ -208,8 +225,12 @@ def _acknowledged(path: Path, size: int) -> int:
         with open(os.open(_ack_file(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             offset = int(file.read(MAX_ACK_BYTES))
     except (OSError, ValueError):
-        return 0
-    return offset if 0 <= offset <= size else 0
+        offset = 0
+    return max(offset if 0 <= offset <= size else 0, _unnoted.get(path, 0))
+
+
+_unnoted: Final = dict[Path, int]()
+"""Offsets that could not be written, for as long as this process lives."""
 
 
 def _acknowledge(path: Path, offset: int) -> str:
@@ -221,8 +242,11 @@ def _acknowledge(path: Path, offset: int) -> str:
         fd = os.open(_ack_file(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(fd, f"{offset:020d}\n".encode(), 0)
+            os.ftruncate(fd, 21)
         finally:
             os.close(fd)
     except OSError as error:
+        _unnoted[path] = offset
         return error.strerror or type(error).__name__
+    _unnoted.pop(path, None)
     return ""

@@ -93,10 +93,8 @@ RETRYABLE_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 
 
 def _kind_of(status: int) -> type[DatabaseError]:
-    """Whose fault an HTTP status is: 400 is about the lines (OTLP), and any other can be about either."""
-    if status in RETRYABLE_STATUSES or status in SETUP_STATUSES or status < 400:
-        return DatabaseError
-    return PoisonError if status == 400 else SuspectError
+    """Whose fault an HTTP status is; 400 means bad lines in OTLP, but any proxy answers it, too."""
+    return DatabaseError if status in RETRYABLE_STATUSES or status in SETUP_STATUSES or status < 400 else SuspectError
 
 
 class OtlpSink:

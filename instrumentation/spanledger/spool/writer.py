@@ -121,7 +121,7 @@ class Spool:
             if self._is_deleted(self._fd):
                 self._recover()
         if self._fd is not None and now - self._opened > SEGMENT_SECONDS:
-            self._close()
+            self._rotate()
         if self._fd is None:
             if now < self._retry_at:
                 return self._fallback_place
@@ -151,7 +151,7 @@ class Spool:
             return False
         self.written += 1
         if self._size >= SEGMENT_BYTES:
-            self._close()
+            self._rotate()
         return True
 
     def _put_marker(self, kind: str, attributes: Mapping[str, Any]) -> bool:
@@ -205,9 +205,7 @@ class Spool:
             if self._other_bytes >= self.max_bytes:
                 self._log_full()
                 return Place.NOWHERE
-            path = self.directory / f"{self.process_id}-{next(self._segment_numbers):06d}{SUFFIX}"
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = self._create_segment()
         except OSError as error:
             self._log_once(
                 f"the spool directory {self.directory} cannot be written ({error.strerror}): the last {MEMORY_ROWS:,} "
@@ -218,6 +216,30 @@ class Spool:
         self._fd, self._size = fd, 0
         self._opened = self._checked = time.monotonic()
         return Place.FILE
+
+    def _create_segment(self) -> int:
+        """A new, locked segment. A shipper may hold its lock for a moment: then the next number is taken."""
+        for attempt in (1, 2, 3):
+            path = self.directory / f"{self.process_id}-{next(self._segment_numbers):06d}{SUFFIX}"
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(fd)
+                with suppress(OSError):
+                    path.unlink()
+                if not isinstance(error, BlockingIOError) or attempt == 3:
+                    raise
+            else:
+                return fd
+        raise AssertionError
+
+    def _rotate(self) -> None:
+        """Close the segment; if it was deleted, its lines go into the next one first."""
+        if self._fd is not None and self._is_deleted(self._fd):
+            self._recover()
+        else:
+            self._close()
 
     @staticmethod
     def _is_deleted(fd: int) -> bool:
@@ -241,7 +263,13 @@ class Spool:
                     self.directory,
                 )
                 return
-            self._buffered_lines.extendleft(reversed(lines.splitlines(keepends=True)[-MEMORY_ROWS:]))
+            rows = lines.splitlines(keepends=True)
+            kept = rows[-max(1, MEMORY_ROWS - len(self._buffered_lines)) :]
+            self._buffered_lines.extendleft(reversed(kept))
+            self.written -= min(self.written, len(kept))  # they are written again
+            for _ in range(len(rows) - len(kept)):
+                self.refused += 1
+                self._losses.add(None, 0)
             self._fallback_place, self._retry_at = Place.MEMORY, time.monotonic() + RETRY_SECONDS
 
     def _log_full(self) -> None:
@@ -254,8 +282,9 @@ class Spool:
         used = 0
         for entry in os.scandir(self.directory):
             if entry.name.endswith(SUFFIX):
-                with suppress(FileNotFoundError):  # shipped, and deleted, meanwhile
-                    used += entry.stat().st_size
+                with suppress(OSError):  # shipped, and deleted, meanwhile
+                    if entry.is_file(follow_symlinks=False):
+                        used += entry.stat(follow_symlinks=False).st_size
         return used
 
     def _log_once(self, message: str) -> None:
@@ -303,8 +332,9 @@ class Spool:
     def _request_sync(self) -> None:
         self._dirty.set()
         if not self._syncing:
-            self._syncing = True
-            threading.Thread(target=self._sync_loop, name="spanledger-sync", daemon=True).start()
+            with suppress(RuntimeError):  # no thread can be started now: the system decides when to write
+                threading.Thread(target=self._sync_loop, name="spanledger-sync", daemon=True).start()
+                self._syncing = True
 
     def _sync_loop(self) -> None:
         while True:

@@ -1,1 +1,2 @@
-if(match(ifNull(toString(`{column}`), ''), '^[=+@\\t\\r-]'), concat('\'', toString(`{column}`)), toString(`{column}`)) AS `{column}`
+if(match(ifNull(toString(`{column}`), ''), '^[\\pC\\pZ]*[=+@＝＋－＠\\t\\r\\n-]'),
+    concat('\'', replaceRegexpAll(toString(`{column}`), '\\pC', '')), replaceRegexpAll(toString(`{column}`), '\\pC', '')) AS `{column}`
