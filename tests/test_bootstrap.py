@@ -120,12 +120,15 @@ def test_a_disabled_sdk_of_opentelemetry_is_honoured(provider: Provider, tmp_pat
     assert calls(tmp_path) == 0
 
 
-def test_an_unwritable_spool_is_one_log_line_and_the_call_succeeds(provider: Provider, tmp_path: Path):
+def test_an_unwritable_spool_is_a_log_line_and_a_count_at_exit_and_the_call_succeeds(
+    provider: Provider, tmp_path: Path
+):
     (tmp_path / "file").write_text("")
     done = run(CALL + CALL, provider, tmp_path, SPANLEDGER_SPOOL_DIR=str(tmp_path / "file" / "spool"))
     assert done.stdout == "text-embedding-3-small\n" * 2
-    [line] = said(done)
-    assert "Set SPANLEDGER_SPOOL_DIR to a directory that this process may write" in line
+    advice, count = said(done)
+    assert "Set SPANLEDGER_SPOOL_DIR to a directory that this process may write" in advice
+    assert "2 calls of this process are not in the spool" in count
 
 
 @pytest.mark.parametrize(

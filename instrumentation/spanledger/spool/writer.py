@@ -315,9 +315,9 @@ class Spool:
             self._close()
             unwritten = len(self._buffered_lines)
             if self.refused or unwritten:
+                cost = f"; {self.refused:,} of them cost ${self.refused_picousd / 1e12:.6f}" if self.refused else ""
                 self._log_once(
-                    f"{self.refused + unwritten:,} calls of this process are not in the spool {self.directory}; "
-                    f"{self.refused:,} of them cost ${self.refused_picousd / 1e12:.6f}"
+                    f"{self.refused + unwritten:,} calls of this process are not in the spool {self.directory}{cost}"
                 )
 
     def after_fork(self) -> None:
