@@ -2,7 +2,7 @@
 
 python benchmarks/bench_limits.py [--calls 5000]
 
-Three budgets count each call: an hour and a day of its user, a month of everybody. "the door" is all that a call of an SDK
+Three budgets count each call: an hour and a day of its user, a month of everybody. "the hook" is all that a call of an SDK
 does because of them in the thread that makes it: reading who asks, the estimate from its body (2 KB), the hold, and the
 count of its cost. With Redis a thread waits 2 ms between calls, as it would for an answer: the cost is told meanwhile. A PING
 with the same pause is what the machine takes to wake up two processes.
@@ -85,7 +85,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--calls", type=int, default=5000)
     calls = arguments.parse_args().calls
-    measured("no budget enforced: the door", calls, asked, begun)
+    measured("no budget enforced: the hook", calls, asked, begun)
     measured("the estimate alone", calls, lambda _: max_cost_picousd("openai", "gpt-5.4-mini", body_tokens(BODY), 500))
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -107,10 +107,10 @@ def main() -> None:
                 measured(f"hold and count, at once, {name}", calls, held(limiter))
                 limiter = Limiter(Policy(BUDGETS, enforce=True), store())
                 with mock.patch.object(admission, "limiter_from_settings", lambda limiter=limiter: limiter):
-                    took = measured(f"the door, {name}", calls, asked, begun, PAUSE_SECONDS if "Redis" in name else 0)
+                    took = measured(f"the hook, {name}", calls, asked, begun, PAUSE_SECONDS if "Redis" in name else 0)
                     limiter.flush(10)
             print(
-                f"the door in Redis / a PING                   median {took[0] / ping[0]:9.1f} x    p99 {took[1] / ping[1]:9.1f} x"
+                f"the hook in Redis / a PING                   median {took[0] / ping[0]:9.1f} x    p99 {took[1] / ping[1]:9.1f} x"
             )
         finally:
             server.stop()

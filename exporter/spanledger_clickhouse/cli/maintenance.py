@@ -74,7 +74,7 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
                 )
                 console().print(f"shipped {shipment.rows:,} rows from {directory} to {sink.shown}{refused}")
             for name, problem in shipment.problems.items():
-                click.echo(visible(f"{directory / name}: {problem}; skipped"), err=True)
+                click.echo(visible(f"{directory / name}: {problem}; skipped. Remove it, or make it readable"), err=True)
             if follow and settings.setting("otlp_endpoint") is None and time.monotonic() - rolled > ROLLUP_SECONDS:
                 rolled = time.monotonic()
                 _refresh_rollups()

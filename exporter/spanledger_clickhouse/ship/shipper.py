@@ -42,7 +42,7 @@ class DrainStats:
     rows: int = 0
     segments: int = 0
     torn: int = 0
-    """Lines that are not valid JSON: writes truncated by a crash or a full disk."""
+    """Lines that are not OTLP JSON: writes truncated by a crash or a full disk, or lines of another program."""
     dead: int = 0
     """Lines that were refused permanently; both kinds are kept as dead letters."""
     problems: dict[str, str] = field(default_factory=dict[str, str])
@@ -155,7 +155,7 @@ def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stat
         for batch, torn, size in _batches(segment, finished):
             _send(sink, batch, path.parent, stats)
             for line in torn:
-                dead_letters.add(path.parent, line, "not valid JSON: a write truncated by a crash or a full disk")
+                dead_letters.add(path.parent, line, f"{path.name}: not a line of OTLP JSON (a truncated write, or a file of another program)")
             start += size
             stats.torn += len(torn)
             progress(size)
