@@ -113,7 +113,9 @@ def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str
         scope=scope_sql(budget),
         by_value="GROUP BY value HAVING spent_usd > 0" if budget.per else "",
         rate="ifNull(d.daily_burn_rate, 0.)" if is_by_day else f"toFloat64(s.spent_usd) / {elapsed_days!r}",
-        burn_rates=_burn_rates(budget, running, until) if is_by_day else "SELECT '' AS value, 0. AS daily_deviation",
+        burn_rates=_burn_rates(budget, today, live=is_current(running, until))
+        if is_by_day
+        else "SELECT '' AS value, 0. AS daily_deviation",
         forecast=statement("budgets/forecast"),
     )
     return query, {
@@ -128,16 +130,13 @@ def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str
     }
 
 
-def _burn_rates(budget: Budget, running: Window, until: datetime) -> str:
+def _burn_rates(budget: Budget, midnight: datetime, *, live: bool) -> str:
     """The SELECT of each value's burn rate. Full days come from the rollup, and so does today if it is the present."""
-    today, history = "{today:DateTime('UTC')}", "{history:DateTime('UTC')}"
-    parts = [(True, history, "{until:DateTime64(6, 'UTC')}")]
-    if not is_current(running, until):
-        parts = [(True, history, today), (False, today, "{until:DateTime64(6, 'UTC')}")]
-    midnight = until.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    rollup = _source(_dimensions(budget), midnight, midnight)
+    history, today, until = "{history:DateTime('UTC')}", "{today:DateTime('UTC')}", "{until:DateTime64(6, 'UTC')}"
+    parts = [(rollup, history, until)] if live else [(rollup, history, today), (CALLS, today, until)]
     days: list[str] = []
-    for from_rollup, begin, end in parts:
-        source, time, cost = _source(_dimensions(budget), midnight, midnight) if from_rollup else CALLS
+    for (source, time, cost), begin, end in parts:
         fragments = {"value": value_sql(budget), "scope": scope_sql(budget), "begin": begin, "end": end}
         days.append(statement("budgets/daily_spend", source=source, time=time, cost=cost, **fragments))
     return statement("budgets/burn_rates", days=" UNION ALL ".join(days), burn_rate=statement("budgets/burn_rate"))

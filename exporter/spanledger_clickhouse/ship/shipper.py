@@ -155,7 +155,11 @@ def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stat
         for batch, torn, size in _batches(segment, finished):
             _send(sink, batch, path.parent, stats)
             for line in torn:
-                dead_letters.add(path.parent, line, f"{path.name}: not a line of OTLP JSON (a truncated write, or a file of another program)")
+                dead_letters.add(
+                    path.parent,
+                    line,
+                    f"{path.name}: not a line of OTLP JSON (a truncated write, or a file of another program)",
+                )
             start += size
             stats.torn += len(torn)
             progress(size)

@@ -219,7 +219,7 @@ class Spool:
 
     def _create_segment(self) -> int:
         """A new, locked segment. A shipper may hold its lock for a moment: then the next number is taken."""
-        for attempt in (1, 2, 3):
+        for retries_left in (2, 1, 0):
             path = self.directory / f"{self.process_id}-{next(self._segment_numbers):06d}{SUFFIX}"
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -228,11 +228,11 @@ class Spool:
                 os.close(fd)
                 with suppress(OSError):
                     path.unlink()
-                if not isinstance(error, BlockingIOError) or attempt == 3:
+                if not isinstance(error, BlockingIOError) or not retries_left:
                     raise
             else:
-                return fd
-        raise AssertionError
+                break
+        return fd
 
     def _rotate(self) -> None:
         """Close the segment; if it was deleted, its lines go into the next one first."""
@@ -254,9 +254,12 @@ class Spool:
         deleted, self._fd = self._fd, None
         if deleted is None:
             return
+        lines = b""
         with suppress(OSError):
             lines = os.pread(deleted, self._size, 0)
+        with suppress(OSError):
             os.close(deleted)
+        if lines:
             if self._open() is Place.FILE and self._put(lines):
                 log.error(
                     "the spool %s was deleted while in use: its current segment is written again, others are lost",
