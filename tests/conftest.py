@@ -194,8 +194,9 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture
-def redis(redis_server: RedisServer) -> RedisServer:
+def redis(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
     """A Redis without data, shared by the tests of a worker: they neither stop nor pause it."""
+    monkeypatch.setenv("SPANLEDGER_REDIS_TIMEOUT_MS", "5000")  # a loaded machine does not keep 20 ms
     RedisStore(redis_server.url, deadline=2.0)._client.flushall()
     return redis_server
 
@@ -209,8 +210,9 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+def own_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
     """A Redis that its test may stop and pause."""
+    monkeypatch.setenv("SPANLEDGER_REDIS_TIMEOUT_MS", "5000")
     server = RedisServer(tmp_path)
     yield server
     server.stop()

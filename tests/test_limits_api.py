@@ -107,3 +107,12 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     monkeypatch.setenv("SPANLEDGER_LIMITS", str(file))
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("configured", "deadline"), [(None, 0.02), ("150", 0.15), ("0", 0.02), ("soon", 0.02)])
+def test_the_time_for_redis_can_be_set(configured: str | None, deadline: float, tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", "redis://127.0.0.1:9/0")
+    if configured is not None:
+        monkeypatch.setenv("SPANLEDGER_REDIS_TIMEOUT_MS", configured)
+    assert api._redis_deadline() == deadline
+    assert ("20 are used" in caplog.text) == (configured in {"0", "soon"})

@@ -18,7 +18,7 @@ from spanledger.limits.policy import Dimensions, Policy
 from spanledger.limits.policy_documents import PolicyError, load
 from spanledger.limits.store.memory import MemoryStore
 from spanledger.limits.store.protocol import MAX_PICOUSD, StoreError
-from spanledger.limits.store.redis import SETTLEMENT_DEADLINE_SECONDS, RedisStore
+from spanledger.limits.store.redis import DEADLINE_SECONDS, SETTLEMENT_DEADLINE_SECONDS, RedisStore
 from spanledger.runtime import settings
 from spanledger.runtime.guard import log, quietly
 from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, BudgetDimensions
@@ -68,7 +68,11 @@ def _build_limiter() -> Limiter | None:
             limiter = (
                 Limiter(policy, MemoryStore())
                 if url is None
-                else Limiter(policy, RedisStore(url), settlement_store=RedisStore(url, SETTLEMENT_DEADLINE_SECONDS))
+                else Limiter(
+                    policy,
+                    RedisStore(url, _redis_deadline()),
+                    settlement_store=RedisStore(url, max(_redis_deadline(), SETTLEMENT_DEADLINE_SECONDS)),
+                )
             )
         except (PolicyError, StoreError) as error:
             log.error("no limits are enforced: %s", error)
@@ -76,6 +80,21 @@ def _build_limiter() -> Limiter | None:
         _register_exit_hook(limiter.close)
         return limiter
     return None
+
+
+def _redis_deadline() -> float:
+    """`SPANLEDGER_REDIS_TIMEOUT_MS` in seconds, at most 10: how long a call may wait for Redis."""
+    configured = settings.setting("redis_timeout_ms")
+    if configured is None:
+        return DEADLINE_SECONDS
+    try:
+        milliseconds = int(configured)
+    except ValueError:
+        milliseconds = 0
+    if not 1 <= milliseconds <= 10_000:
+        log.error("SPANLEDGER_REDIS_TIMEOUT_MS is %r, not 1 to 10000 milliseconds: 20 are used", configured)
+        return DEADLINE_SECONDS
+    return milliseconds / 1000
 
 
 def _register_exit_hook(callback: Callable[[], object]) -> None:
