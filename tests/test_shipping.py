@@ -241,7 +241,7 @@ def test_spans_rejected_by_a_collector_are_not_sent_again(ledger: Recorded, prov
 def test_the_shipper_survives_any_exception_of_a_sink(ledger: Recorded, provider: Provider, monkeypatch, caplog):
     record(ledger, provider)
     monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    background = BackgroundShipper(ledger.spool.directory)
+    background = BackgroundShipper(ledger.spool)
     background.start()
     got, sinks = Got(), [Broken()]
     background._sink = sinks[0]
@@ -254,7 +254,7 @@ def test_the_shipper_survives_any_exception_of_a_sink(ledger: Recorded, provider
 
 
 def test_the_shippers_own_requests_are_not_spans_of_the_application(ledger: Recorded, provider: Provider):
-    background = BackgroundShipper(ledger.spool.directory)
+    background = BackgroundShipper(ledger.spool)
     enabled: list[bool] = []
 
     class Observing(Got):
@@ -315,7 +315,7 @@ def test_flush_returns_whether_it_succeeded(ledger: Recorded, provider: Provider
     collector = Canned()
     collector.answers["/v1/traces"] = [503, {}]
     monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", collector.url)
-    background = BackgroundShipper(ledger.spool.directory)
+    background = BackgroundShipper(ledger.spool)
     background.start()
     assert background.flush(5) is False
     assert background.flush(5) is True
@@ -329,7 +329,7 @@ def test_the_ledger_reports_its_own_metrics(ledger: Recorded, provider: Provider
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
-    background = BackgroundShipper(ledger.spool.directory)
+    background = BackgroundShipper(ledger.spool)
     selfmetrics.register_spool_metrics(ledger.spool)
     BackgroundShipper.register_metrics(lambda: background)
     record(ledger, provider)
@@ -437,8 +437,8 @@ def test_expired_calls_are_not_gaps(embedded, ledger: Recorded, provider: Provid
     client, where = embedded
     rows = record(ledger, provider)
     ends = list(EVENT_COLUMNS)
-    old = ("expired", "end", datetime(2025, 1, 1, tzinfo=UTC), "app", "", 500, 0, None, None, Decimal(0))
-    begun = ("cut", "start", datetime(2025, 1, 31, tzinfo=UTC), "app", "", None, 0, None, None, Decimal(0))
+    old = ("expired", "end", datetime(2025, 1, 1, tzinfo=UTC), "app", "", 500, 0, None, None, Decimal(0), None)
+    begun = ("cut", "start", datetime(2025, 1, 31, tzinfo=UTC), "app", "", None, 0, None, None, Decimal(0), None)
     cut = {**dict(zip(COLUMNS, rows[0], strict=True)), "process_id": "cut", "sequence": 100, "span_id": "c" * 16}
     insert.insert(client, where, [*rows, tuple(cut.values())])
     client.insert(f"`{where.database}`.ledger_events", [old, begun], column_names=ends)
@@ -456,8 +456,8 @@ def test_a_missing_row_is_a_gap_announced_or_not(embedded, own_state: Path, prov
     tracer = tracing.get_tracer("spanledger.openai")
     for _ in range(10):
         tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
-    with spool._lock:
-        spool._losses.add(10, 5)
+    with spool._process.lock:
+        spool._process.losses.add(10, 5)
         spool.next_sequence()
     tracer.start_span("chat", attributes={a.OPERATION: "chat"}).end()
     spool.next_sequence()  # a row that was never written, the last one
@@ -484,7 +484,7 @@ def test_a_server_is_migrated_and_written_over_http(front: str, ledger: Recorded
 def test_the_applications_own_shipper_sends_to_a_server(front: str, ledger: Recorded, provider: Provider, monkeypatch):
     record(ledger, provider)
     monkeypatch.setenv("SPANLEDGER_DSN", front)
-    background = BackgroundShipper(ledger.spool.directory)
+    background = BackgroundShipper(ledger.spool)
     background.start()
     assert background.flush(30)
     background.stop()
@@ -499,7 +499,7 @@ def test_an_outage_is_one_log_line_and_rows_stay_in_the_spool(
 ):
     record(ledger, provider)
     monkeypatch.setenv("SPANLEDGER_DSN", "http://app:s3cret@127.0.0.1:9/llm")
-    background = BackgroundShipper(ledger.spool.directory)
+    background = BackgroundShipper(ledger.spool)
     with caplog.at_level(logging.ERROR, "spanledger"):
         background.start()
         assert not background.flush(10)

@@ -21,9 +21,10 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from spanledger.semconv import attributes as a
-from spanledger.spool import writer
+from spanledger.spool import segments
 from spanledger.spool.otlp_json import Encoder
-from spanledger.spool.writer import SEGMENT_BYTES, LostRows, Spool
+from spanledger.spool.segments import SEGMENT_BYTES
+from spanledger.spool.writer import LostRows, Spool
 
 pytestmark = pytest.mark.services
 
@@ -119,7 +120,7 @@ def test_a_full_spool_drops_the_newest_rows_and_reports_them_when_there_is_room(
         assert [spool.append(b"x" * 400 + b"\n", n, 10) for n in (1, 2, 3)] == [False] * 3
     assert [record.message.count("SPANLEDGER_SPOOL_MAX_BYTES") for record in caplog.records] == [1]
     (tmp_path / "other.jsonl").unlink()
-    spool._retry_at = 0
+    spool._process.segments.try_now()
     assert spool.append(b'{"row": 2, "text": "' + b"x" * 400 + b'"}\n', 4, 7)
     spool.close()
     kinds = [line.get(a.MARKER, "row") for line in records(tmp_path)]
@@ -135,13 +136,13 @@ def test_rows_stay_in_memory_until_the_directory_can_be_created(tmp_path: Path, 
         assert [spool.append(b"%d\n" % n) for n in range(3)] == [True] * 3
     assert ["SPANLEDGER_SPOOL_DIR" in record.message for record in caplog.records] == [True]
     (tmp_path / "file").unlink()
-    spool._retry_at = 0
+    spool._process.segments.try_now()
     assert spool.append(b"3\n")
     assert records(tmp_path / "file" / "spool") == [0, 1, 2, 3]
 
 
 def test_a_segment_deleted_while_in_use_is_written_again(tmp_path: Path, monkeypatch, caplog):
-    monkeypatch.setattr(writer, "CHECK_SECONDS", 0)
+    monkeypatch.setattr(segments, "CHECK_SECONDS", 0)
     directory = tmp_path / "spool"
     spool = Spool(directory, 1 << 20)
     for number in range(3):
@@ -155,7 +156,7 @@ def test_a_segment_deleted_while_in_use_is_written_again(tmp_path: Path, monkeyp
 
 
 def test_a_deleted_directory_that_cannot_be_made_again_leaves_the_rows_in_memory(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(writer, "CHECK_SECONDS", 0)
+    monkeypatch.setattr(segments, "CHECK_SECONDS", 0)
     directory = tmp_path / "spool"
     spool = Spool(directory, 1 << 20)
     spool.append(b"0\n")
@@ -168,7 +169,7 @@ def test_a_deleted_directory_that_cannot_be_made_again_leaves_the_rows_in_memory
 
 
 def test_a_segment_deleted_before_it_is_full_is_written_again(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(writer, "SEGMENT_BYTES", 100)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100)
     directory = tmp_path / "spool"
     spool = Spool(directory, 1 << 20)
     for number in range(40):
@@ -194,8 +195,8 @@ def test_a_file_system_without_locks_leaks_no_descriptor(tmp_path: Path, monkeyp
     def unsupported(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(writer.fcntl, "flock", unsupported)
-    monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(segments.fcntl, "flock", unsupported)
+    monkeypatch.setattr(segments, "RETRY_SECONDS", 0)
     spool = Spool(tmp_path, 1 << 20)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -224,11 +225,12 @@ def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch):
 
 def test_a_full_disk_is_one_log_line_and_nothing_is_lost(tmp_path: Path, caplog):
     spool = Spool(tmp_path, 1 << 30)
-    spool._fd, spool._opened = os.open("/dev/full", os.O_WRONLY), time.monotonic()
+    segments_of = spool._process.segments
+    segments_of.fd, segments_of.opened = os.open("/dev/full", os.O_WRONLY), time.monotonic()
     with caplog.at_level(logging.ERROR, "spanledger"):
         assert spool.append(b"1\n")
         assert spool.append(b"2\n")
-    spool._retry_at = 0
+    spool._process.segments.try_now()
     assert spool.append(b"3\n")
     spool.close()
     assert ["No space left on device" in record.message for record in caplog.records] == [True]
@@ -238,7 +240,7 @@ def test_a_full_disk_is_one_log_line_and_nothing_is_lost(tmp_path: Path, caplog)
 def test_a_segment_is_closed_when_it_is_old(tmp_path: Path):
     spool = Spool(tmp_path, 1 << 30)
     spool.append(b"1\n")
-    spool._opened -= 1000
+    spool._process.segments.opened -= 1000
     spool.append(b"2\n")
     spool.close()
     assert len(list(tmp_path.glob("*.jsonl"))) == 2

@@ -54,7 +54,7 @@ class LedgerSpanExporter(SpanExporter):
 
     def _start_shipper(self) -> None:
         if self._spool is not None:
-            self._shipper = BackgroundShipper(self._spool.directory)
+            self._shipper = BackgroundShipper(self._spool)
             self._shipper.start()
 
     def _after_fork(self) -> None:

@@ -34,6 +34,7 @@ from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
 
 DEFAULT_MAX_BYTES = 1 << 30
+DEFAULT_DEADLINE_MS = 5
 
 _lock = threading.RLock()
 _processor: LedgerProcessor | None = None
@@ -182,6 +183,7 @@ def new_spool(resource: Callable[[], Resource]) -> Spool:
         _int_setting("spool_max_bytes", DEFAULT_MAX_BYTES, at_least=1 << 20),
         lambda attributes: encoder.marker(resource(), attributes),
         _int_setting("spool_sync_ms", 0),
+        _int_setting("spool_deadline_ms", DEFAULT_DEADLINE_MS),
     )
 
 
@@ -240,7 +242,7 @@ def _start_shipper() -> None:
     from spanledger_clickhouse.ship.background_thread import BackgroundShipper  # the one arrow to the other package
 
     first = _shipper is None
-    _shipper = BackgroundShipper(_spool.directory)
+    _shipper = BackgroundShipper(_spool)
     _shipper.start()
     if first:
         BackgroundShipper.register_metrics(lambda: _shipper)

@@ -24,7 +24,7 @@ from spanledger.runtime import settings
 from spanledger_clickhouse.alerts import delivery_log
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.publish import REDIS_TIMEOUT_SECONDS, shared_store
-from spanledger_clickhouse.cli.output import as_json, console
+from spanledger_clickhouse.cli.output import as_json, console, usd
 from spanledger_clickhouse.cli.price_tables import STALE_DAYS
 from spanledger_clickhouse.database import migrations
 from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
@@ -39,7 +39,7 @@ MAX_BUDGET_NAMES: Final = 5
 STALE_SPOOL_SECONDS: Final = 300
 """Rows that wait longer than this are not being shipped."""
 
-HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0) FROM ledger_holes"
+HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0), sum(missing_cost_usd) FROM ledger_holes"
 
 
 @click.command()
@@ -206,10 +206,11 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     if dead:
         text = f"{dead:,} budget alerts could not be delivered"
         yield Finding(WARNING, "alerts", text, "see `spanledger guard --dead`")
-    missing, unannounced = ledger.query(HOLES).rows[0]
+    missing, unannounced, cost = ledger.query(HOLES).rows[0]
     if missing:
         advice = 'see `spanledger sql "SELECT * FROM ledger_holes"`; rows still in a spool close their gap when shipped'
-        text = f"{missing:,} rows are missing; {unannounced:,} gaps are unexplained (the process reported no loss)"
+        amount = f", which cost ${usd(cost)}" if cost else ""
+        text = f"{missing:,} rows are missing{amount}; {unannounced:,} gaps are unexplained (the process reported no loss)"
         yield Finding(FAILURE if unannounced else WARNING, "holes", text, advice)
     else:
         yield Finding(OK, "holes", "the row numbers of every process are complete")

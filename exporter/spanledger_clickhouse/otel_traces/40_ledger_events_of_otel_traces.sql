@@ -10,6 +10,7 @@ SELECT
     toUInt64OrZero(SpanAttributes['spanledger.lost.rows']) AS lost_rows,
     toUInt64OrNull(SpanAttributes['spanledger.lost.from_sequence']) AS lost_from,
     toUInt64OrNull(SpanAttributes['spanledger.lost.to_sequence']) AS lost_to,
-    toInt64OrZero(SpanAttributes['spanledger.cost.total_picousd']) * toDecimal64('0.000000000001', 12) AS lost_cost_usd
+    toInt64OrZero(SpanAttributes['spanledger.cost.total_picousd']) * toDecimal64('0.000000000001', 12) AS lost_cost_usd,
+    toInt64OrNull(SpanAttributes['spanledger.recorded.cost_picousd']) * toDecimal128('0.000000000001', 12) AS recorded_cost_usd
 FROM {db}.otel_traces
 WHERE ScopeName = 'spanledger.ledger'

@@ -110,6 +110,8 @@ class DataQuality:
     lost_rows: int
     """Rows that processes numbered but that never arrived."""
     unannounced_holes: int
+    lost_cost_usd: Decimal
+    """What they cost, as far as their processes reported it."""
     residual_usd: Decimal | None
     """Invoice less ledger, over the whole days of the period that have an invoice; None if no day has one."""
 
@@ -185,7 +187,7 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
         monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
         budget_usd = min(monthly, default=None)
     total, calls, unattributed, unattributed_calls, unpriced, before = window.query_row("total")
-    lost, holes = window.query_row("missing_rows")
+    lost, holes, lost_cost = window.query_row("missing_rows")
     daily = tuple(window.daily())
     return Report(
         since, until, total, calls, before, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
@@ -194,7 +196,7 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
         tuple(UserCost(*row) for row in window.query_rows("users")),
         tuple(ModelCost(*row) for row in window.query_rows("models")),
         window.efficiency(), tuple(window.anomalies()), tuple(window.query_rows("rising")), budgets, Waste(*window.query_row("waste")),
-        DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, window.query_row("residual")[0]), daily,
+        DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, lost_cost or Decimal(0), window.query_row("residual")[0]), daily,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from spanledger_clickhouse.report.queries import MAX_ANOMALIES, Report
+from spanledger_clickhouse.report.queries import MAX_ANOMALIES, DataQuality, Report
 
 NO_FEATURE: Final = "(no feature)"
 
@@ -176,12 +176,18 @@ def _waste(report: Report) -> Section:
     ])  # fmt: skip
 
 
+def _missing_rows(t: DataQuality) -> str:
+    cost = f", {usd(t.lost_cost_usd)}" if t.lost_cost_usd else ""
+    gaps = f" (unexplained gaps: {t.unannounced_holes:,})" if t.unannounced_holes else ""
+    return f"{t.lost_rows:,}{cost}{gaps}"
+
+
 def _data_quality(report: Report) -> Section:
     t = report.trust
     difference = "no invoice" if t.residual_usd is None else f"{usd(t.residual_usd)} (invoice less ledger)"
     return Section("Data quality", ("", ""), [
         ("unattributed", f"{share(t.unattributed_usd, report.total_usd)} of cost, {t.unattributed_calls:,} calls"),
         ("unpriced", f"{share(t.unpriced_calls, report.calls)} of calls, {t.unpriced_calls:,} calls"),
-        ("missing rows", f"{t.lost_rows:,}" + (f" (unexplained gaps: {t.unannounced_holes:,})" if t.unannounced_holes else "")),
+        ("missing rows", _missing_rows(t)),
         ("difference to invoice", difference),
     ])  # fmt: skip

@@ -154,6 +154,7 @@ EVENT_COLUMNS: Final[dict[str, str]] = {
     "lost_from": "Nullable(UInt64)",
     "lost_to": "Nullable(UInt64)",
     "lost_cost_usd": "Decimal(18, 12)",
+    "recorded_cost_usd": "Nullable(Decimal(38, 12))",
 }
 """Column of `ledger_events` -> its type, in the order of an event."""
 
@@ -203,6 +204,7 @@ def event(span: Span) -> Row:
         natural(attributes.get(a.LOST_FROM)),
         natural(attributes.get(a.LOST_TO)),
         money(attributes.get(a.COST_TOTAL), True),
+        money(attributes.get(a.RECORDED_COST), True) if a.RECORDED_COST in attributes else None,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from opentelemetry import metrics
@@ -14,13 +13,16 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from spanledger.runtime.guard import log
 from spanledger.runtime.meters import observation_callback, register_row_counters
 from spanledger.runtime.version import VERSION
+from spanledger.spool.writer import Spool
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.ship.shipper import (
     NOT_A_SEGMENT,
     BusyError,
     DrainStats,
     drain,
+    due_reports,
     oldest_age_seconds,
+    send_from_memory,
     waiting_bytes,
 )
 from spanledger_clickhouse.ship.sinks import Sink, sink_from_settings
@@ -29,17 +31,26 @@ MAX_PROBLEMS: Final = 1000
 """Files that are reported; further ones are not, so that memory stays bounded."""
 
 
+MEMORY_BATCH: Final = 2000
+"""Rows that are shipped from memory at a time."""
+
+
 class BackgroundShipper:
     """Background shipper: drains the spool into the configured sink.
 
-    An outage is logged once and retried with exponential backoff up to a minute; the rows wait in the spool.
+    An outage is logged once and retried with exponential backoff up to a minute; the rows wait in the spool. Rows of
+    this process for which the spool has no place go from its memory to the destination.
     """
 
     PAUSE_SECONDS: Final = 1.0
     MAX_PAUSE_SECONDS: Final = 60.0
+    STRANDED_SECONDS: Final = 0.5
+    """How long a row is in memory before it is shipped from there."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, spool: Spool) -> None:
+        """`spool`: of this process."""
+        self._spool = spool
+        self.directory = spool.directory
         self.shipped = DrainStats()
         """Totals of this process so far."""
         self._condition = threading.Condition()
@@ -52,6 +63,7 @@ class BackgroundShipper:
         self._thread: threading.Thread | None = None
         self._is_unavailable = False
         self._is_incomplete = False
+        self._heartbeat_sent: list[bytes] = []
 
     def start(self) -> None:
         """Start if a destination is configured; an invalid one is logged."""
@@ -91,7 +103,8 @@ class BackgroundShipper:
             turn = self._flush_requested
             self._condition.notify_all()
             shipped = self._condition.wait_for(lambda: self._flush_done >= turn, timeout) and self._last_run_succeeded
-            return shipped and not (self._other_shipper_active and waiting_bytes(self.directory))
+            elsewhere = self._other_shipper_active and waiting_bytes(self.directory)
+            return shipped and not elsewhere and not self._spool.waiting
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ship once more and stop, within `timeout` seconds; remaining rows stay in the spool."""
@@ -133,7 +146,9 @@ class BackgroundShipper:
         """Ship the current spool; returns '' or an error message."""
         self._other_shipper_active = False
         try:
-            if self._sink is not None and waiting_bytes(self.directory):
+            if self._sink is not None:
+                self._ship_memory(self._sink)
+            if self._sink is not None and (waiting_bytes(self.directory) or due_reports(self.directory)):
                 stats = drain(self.directory, self._sink)
                 self.shipped.rows += stats.rows
                 self.shipped.dead += stats.dead + stats.torn
@@ -151,3 +166,17 @@ class BackgroundShipper:
         except Exception as error:  # noqa: BLE001 - the thread continues after any error of a driver or server
             return f"shipping failed with {type(error).__name__}. Rows wait in {self.directory}."
         return ""
+
+    def _ship_memory(self, sink: Sink) -> None:
+        """Ship the rows that found no place in the spool, and the totals that no journal holds."""
+        rows = self._spool.stranded_rows(0.0 if self._stopped else self.STRANDED_SECONDS)[:MEMORY_BATCH]
+        heartbeat = self._spool.heartbeat() if rows or self._heartbeat_sent else []
+        if not rows and heartbeat == self._heartbeat_sent:
+            return
+        stats = send_from_memory([*(row.line for row in rows), *heartbeat], sink, self.directory)
+        for row in rows:
+            row.is_shipped = True
+        self._spool.forget_shipped()
+        self._heartbeat_sent = heartbeat
+        self.shipped.rows += stats.rows
+        self.shipped.dead += stats.dead

@@ -4,6 +4,9 @@ What is shipped of a segment stands beside it in `<segment>.ack` (a byte offset,
 committed): a crash between the two ships those rows again, which the table absorbs. A segment whose lock is free has no
 writer any more; it is deleted at its end. One shipper a directory. A file that cannot be read, acknowledged or deleted
 is skipped and named; the others are shipped. Nothing here follows a link.
+
+The journals of processes are read before the segments and reported after them: what a journal counts was written before.
+A journal whose lock is free is that of a process that has ended; it is reported, and removed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from spanledger.spool.writer import SUFFIX
+from spanledger.spool import journal
+from spanledger.spool.journal import JOURNAL_SUFFIX, Totals
+from spanledger.spool.segments import SUFFIX
 from spanledger_clickhouse.database.insert import SuspectError, isolate
 from spanledger_clickhouse.rows.rows import contents
 from spanledger_clickhouse.ship import dead_letters
@@ -31,6 +36,8 @@ NOT_A_SEGMENT: Final = "not a regular file"
 MAX_LINE_BYTES: Final = 64 << 20
 MAX_SUSPECT_SEGMENTS: Final = 3
 """Segments in which no row passes, after which a pass ends: the destination is at fault."""
+HEARTBEAT_SECONDS: Final = 60.0
+"""How often a running process is reported, if it has recorded calls since."""
 EMPTY_SEGMENT_SECONDS: Final = 60.0
 """A segment of this age may be empty because its writer has only just created it."""
 
@@ -128,6 +135,7 @@ def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda 
     if not directory.is_dir():
         return stats
     with exclusive_shipper(directory):
+        reports = due_reports(directory)
         suspects: list[SuspectError] = []
         for path, _ in _segments(directory, stats.problems):
             try:
@@ -141,6 +149,53 @@ def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda 
                     break
         if suspects and not stats.rows:
             raise suspects[0]
+        for report in reports:
+            _send_report(report, sink, directory, stats)
+    return stats
+
+
+_reported: Final = dict[str, tuple[Totals, float]]()
+"""Name of a journal -> what was reported of it last, and when (monotonic)."""
+
+
+def due_reports(directory: Path) -> list[journal.Report]:
+    """Journals to report now: of processes that have ended, that have lost rows, or that were not reported for a minute."""
+    reports: list[journal.Report] = []
+    names = [name for name in os.listdir(directory) if name.endswith(JOURNAL_SUFFIX)] if directory.is_dir() else []
+    for name in sorted(names):
+        with contextlib.suppress(OSError):  # removed meanwhile, or of somebody else
+            report = journal.read(directory / name)
+            if report is None:
+                continue
+            now = time.monotonic()
+            totals, reported_at = _reported.setdefault(name, (Totals(), now))
+            changed = report.totals[1:] != totals[1:]
+            in_danger = report.totals.lost_rows > totals.lost_rows or report.totals.waiting > totals.waiting
+            if report.ended or (changed and (in_danger or now - reported_at >= HEARTBEAT_SECONDS)):
+                reports.append(report)
+    return reports
+
+
+def _send_report(report: journal.Report, sink: Sink, directory: Path, stats: DrainStats) -> None:
+    lines = [SpoolLine(line, contents(line)) for line in report.lines()]
+    _send(sink, lines, directory, stats)
+    if report.ended:
+        _reported.pop(report.path.name, None)
+        with contextlib.suppress(OSError):
+            report.path.unlink()
+    else:
+        _reported[report.path.name] = (report.totals, time.monotonic())
+
+
+def send_from_memory(lines: list[bytes], sink: Sink, directory: Path) -> DrainStats:
+    """Ship lines that no segment holds; those that are refused permanently are dead letters of `directory`.
+
+    Raises:
+        DatabaseError: the sink cannot take rows now.
+        OSError: a refused line can be kept nowhere.
+    """
+    stats = DrainStats()
+    _send(sink, [SpoolLine(line, contents(line)) for line in lines], directory, stats)
     return stats
 
 

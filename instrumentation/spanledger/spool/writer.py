@@ -1,361 +1,60 @@
 """The spool: rows on disk before `span.end()` returns, in a format that a stock Collector reads too.
 
-A segment is a file of OTLP JSON lines (OpenTelemetry's file-exporter format, see `otlp_json.py`), one span a line,
-written by one process: `<process id>-<number>.jsonl`. A row is one `os.write` to a file opened for appending:
-it survives the death of the process, though not of the machine. The writer holds a lock on the segment
-it writes; a reader that gets the lock knows that the segment is finished. `shipper.py` reads.
+A row is one `os.write` to a segment (`segments.py`): it survives the death of the process, though not of the machine.
+The write is made by a thread of the spool while the caller waits for it, at most a few milliseconds beyond what an
+ordinary disk takes: a disk that hangs holds up that thread, and no caller. `journal.py` keeps count beside the segments;
+`shipper.py` reads both.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import itertools
+import json
 import os
 import secrets
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from spanledger.runtime.guard import log
+from spanledger.runtime.reentrant_queue import ReentrantQueue
 from spanledger.semconv import attributes as a
+from spanledger.spool.journal import Journal, Report, Totals
+from spanledger.spool.segments import CHECK_SECONDS, MEMORY_ROWS, RETRY_SECONDS, SUFFIX, Place, Segments
 
-SUFFIX: Final = ".jsonl"
-SEGMENT_BYTES: Final = 16 << 20
-"""A segment is closed beyond this size, so that it can be deleted once it is shipped."""
-SEGMENT_SECONDS: Final = 300.0
-"""... or this long after it was opened."""
-RETRY_SECONDS: Final = 5.0
-CHECK_SECONDS: Final = 1.0
-"""How often the writer checks that its segment still has a name."""
-MEMORY_ROWS: Final = 10_000
-"""Rows kept in memory while no directory can be written."""
+__all__ = ["SUFFIX", "LostRows", "Spool"]
+
+MAX_WAIT_SECONDS: Final = 0.25
+"""How long a caller waits for the spool's thread to be scheduled, in a process that is busy."""
+CLOSE_SECONDS: Final = 2.0
+"""How long the end of the process waits for a disk that does not answer."""
+NATIVE_THREADS_ONLY: Final = ("gevent.monkey", "eventlet.patcher")
+"""Modules that make greenlets of threads: there the caller writes by itself."""
 
 MarkerEncoder = Callable[[Mapping[str, Any]], bytes]
 
 
-class Spool:
-    """The writer of one process. `append` never raises.
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A line on its way to the disk."""
 
-    A full spool refuses the newest rows: they are counted, with their cost, and a loss marker says so as soon
-    as there is room again. A directory that cannot be written is made up for by memory, as far as
-    `MEMORY_ROWS` goes. A segment that was deleted under its writer is written again, within a second. Markers record where a process's numbers begin and end.
-    """
-
-    def __init__(self, directory: Path, max_bytes: int, mark: MarkerEncoder | None = None, sync_ms: int = 0) -> None:
-        """
-        Args:
-            directory: where segments are; made if it is not there.
-            max_bytes: how much all processes together may keep there.
-            mark: makes a marker's line of its attributes; without one no markers are written.
-            sync_ms: every so many milliseconds what was written is forced onto the device; 0: the system decides.
-        """
-        self.directory = directory
-        self.max_bytes = max_bytes
-        self.refused = 0
-        """Rows that were rejected, because the spool was full or the directory was not writable."""
-        self.refused_picousd = 0
-        self.recorded = 0
-        """Rows that were handed in."""
-        self.written = 0
-        self._encode_marker = mark
-        self._sync_ms = sync_ms
-        self._lock = threading.Lock()
-        self._fd: int | None = None
-        self._logged_messages: set[str] = set()
-        self._reset()
-
-    def _reset(self) -> None:
-        self.process_id = secrets.token_hex(8)
-        """Random for every process, so that its sequence numbers are its own."""
-        self._sequence = itertools.count()
-        self._segment_numbers = itertools.count()
-        self._size = 0
-        self._opened = 0.0
-        self._checked = 0.0
-        self._other_bytes = 0
-        self._retry_at = 0.0
-        self._started = False
-        self._end_sequence = -1
-        self._losses = LostRows()
-        self._buffered_lines: deque[bytes] = deque()
-        self._dirty = threading.Event()
-        self._syncing = False
-        self._fallback_place = Place.NOWHERE
-        """Where rows go while no segment can be opened."""
-
-    def next_sequence(self) -> int:
-        """The number of the next row of this process: 0, 1, 2, ... A missing number is a lost row."""
-        return next(self._sequence)
-
-    def append(self, line: bytes, sequence: int | None = None, picousd: int = 0) -> bool:
-        """Write one line (ending in a newline). True when it is in the file, or kept until it can be.
-
-        `sequence` and `picousd` say what is lost where it is neither.
-        """
-        with self._lock:
-            self.recorded += 1
-            place = self._place(len(line))
-            if place is Place.FILE:
-                if self._write(line):
-                    return True
-                place = self._fallback_place
-            if place is Place.MEMORY and len(self._buffered_lines) < MEMORY_ROWS:
-                self._buffered_lines.append(line)
-                return True
-            self.refused += 1
-            self.refused_picousd += picousd
-            self._losses.add(sequence, picousd)
-            return False
-
-    def _place(self, size: int) -> Place:
-        """Where a line of `size` bytes can go now."""
-        now = time.monotonic()
-        if self._fd is not None and now - self._checked > CHECK_SECONDS:
-            self._checked = now
-            if self._is_deleted(self._fd):
-                self._recover()
-        if self._fd is not None and now - self._opened > SEGMENT_SECONDS:
-            self._rotate()
-        if self._fd is None:
-            if now < self._retry_at:
-                return self._fallback_place
-            self._fallback_place = self._open()
-            if self._fallback_place is not Place.FILE:
-                self._retry_at = now + RETRY_SECONDS
-                return self._fallback_place
-        if self._other_bytes + self._size + size <= self.max_bytes:
-            return Place.FILE
-        if now >= self._retry_at:
-            self._retry_at = now + RETRY_SECONDS
-            with suppress(OSError):
-                self._other_bytes = self._used_bytes() - self._size
-            if self._other_bytes + self._size + size <= self.max_bytes:
-                return Place.FILE
-            self._log_full()
-        return Place.NOWHERE
-
-    def _write(self, line: bytes) -> bool:
-        if not self._started:
-            self._started = True
-            self._put_marker("start", {})
-        if not self._put_buffered():
-            return False
-        self._write_loss_marker()
-        if not self._put(line):
-            return False
-        self.written += 1
-        if self._size >= SEGMENT_BYTES:
-            self._rotate()
-        return True
-
-    def _put_marker(self, kind: str, attributes: Mapping[str, Any]) -> bool:
-        if self._encode_marker is None:
-            return True
-        return self._put(self._encode_marker({a.MARKER: kind, a.PROCESS_ID: self.process_id, **attributes}))
-
-    def _write_loss_marker(self) -> None:
-        """Write a loss marker for the refused rows; if that fails, it is retried later."""
-        if self._losses and self._put_marker("loss", self._losses.attributes()):
-            self._losses = LostRows()
-
-    def _put_buffered(self) -> bool:
-        """Write the rows buffered in memory."""
-        while self._buffered_lines:
-            if not self._put(self._buffered_lines[0]):
-                return False
-            self._buffered_lines.popleft()
-            self.written += 1
-        return True
-
-    def _put(self, line: bytes) -> bool:
-        """One write, all of it or a new segment next time."""
-        fd = self._fd
-        if fd is None:
-            return False
-        try:
-            written = os.write(fd, line)
-            if written < len(line):
-                written += os.write(fd, line[written:])
-        except OSError as error:
-            self._log_once(
-                f"cannot write to the spool {self.directory}: {error.strerror}; the last {MEMORY_ROWS:,} rows are kept "
-                "in memory until it can"
-            )
-            written = 0
-        if written != len(line):
-            self._close()  # a torn line is the reader's to skip
-            self._fallback_place = Place.MEMORY
-            self._retry_at = time.monotonic() + RETRY_SECONDS
-            return False
-        self._size += len(line)
-        if self._sync_ms:
-            self._request_sync()
-        return True
-
-    def _open(self) -> Place:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._other_bytes = self._used_bytes()
-            if self._other_bytes >= self.max_bytes:
-                self._log_full()
-                return Place.NOWHERE
-            fd = self._create_segment()
-        except OSError as error:
-            self._log_once(
-                f"the spool directory {self.directory} cannot be written ({error.strerror}): the last {MEMORY_ROWS:,} "
-                "rows are kept in memory, and lost with the process. Set SPANLEDGER_SPOOL_DIR to a directory that "
-                "this process may write"
-            )
-            return Place.MEMORY
-        self._fd, self._size = fd, 0
-        self._opened = self._checked = time.monotonic()
-        return Place.FILE
-
-    def _create_segment(self) -> int:
-        """A new, locked segment. A shipper may hold its lock for a moment: then the next number is taken."""
-        for retries_left in (2, 1, 0):
-            path = self.directory / f"{self.process_id}-{next(self._segment_numbers):06d}{SUFFIX}"
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(fd)
-                with suppress(OSError):
-                    path.unlink()
-                if not isinstance(error, BlockingIOError) or not retries_left:
-                    raise
-            else:
-                break
-        return fd
-
-    def _rotate(self) -> None:
-        """Close the segment; if it was deleted, its lines go into the next one first."""
-        if self._fd is not None and self._is_deleted(self._fd):
-            self._recover()
-        else:
-            self._close()
-
-    @staticmethod
-    def _is_deleted(fd: int) -> bool:
-        """Whether the segment has no name any more. A shipper deletes only segments that no writer holds."""
-        try:
-            return os.fstat(fd).st_nlink == 0
-        except OSError:
-            return True
-
-    def _recover(self) -> None:
-        """Write the lines of a deleted segment again, into a new one; what is shipped already is absorbed by the table."""
-        deleted, self._fd = self._fd, None
-        if deleted is None:
-            return
-        lines = b""
-        with suppress(OSError):
-            lines = os.pread(deleted, self._size, 0)
-        with suppress(OSError):
-            os.close(deleted)
-        if lines:
-            if self._open() is Place.FILE and self._put(lines):
-                log.error(
-                    "the spool %s was deleted while in use: its current segment is written again, others are lost",
-                    self.directory,
-                )
-                return
-            rows = lines.splitlines(keepends=True)
-            kept = rows[-max(1, MEMORY_ROWS - len(self._buffered_lines)) :]
-            self._buffered_lines.extendleft(reversed(kept))
-            self.written -= min(self.written, len(kept))  # they are written again
-            for _ in range(len(rows) - len(kept)):
-                self.refused += 1
-                self._losses.add(None, 0)
-            self._fallback_place, self._retry_at = Place.MEMORY, time.monotonic() + RETRY_SECONDS
-
-    def _log_full(self) -> None:
-        self._log_once(
-            f"the spool {self.directory} holds its {self.max_bytes:,} bytes: new rows are lost. Ship it with "
-            "`spanledger ship`, or raise SPANLEDGER_SPOOL_MAX_BYTES"
-        )
-
-    def _used_bytes(self) -> int:
-        used = 0
-        for entry in os.scandir(self.directory):
-            if entry.name.endswith(SUFFIX):
-                with suppress(OSError):  # shipped, and deleted, meanwhile
-                    if entry.is_file(follow_symlinks=False):
-                        used += entry.stat(follow_symlinks=False).st_size
-        return used
-
-    def _log_once(self, message: str) -> None:
-        if message not in self._logged_messages:
-            self._logged_messages.add(message)
-            log.error("%s", message)
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, None  # first: the number is free even where closing says that something failed
-        if fd is not None:
-            with suppress(OSError):
-                os.close(fd)
-
-    def close(self) -> None:
-        """Write the end marker of the process, and close the segment."""
-        with self._lock:
-            last = next(self._sequence)
-            self._sequence = itertools.count(last)
-            self._retry_at = self._checked = 0.0  # the last chance: do not wait for a better moment
-            if (self._started or self._buffered_lines) and last != self._end_sequence and self._place(0) is Place.FILE:
-                self._end_sequence = last
-                if not self._started:
-                    self._started = True
-                    self._put_marker("start", {})
-                self._put_buffered()
-                self._write_loss_marker()
-                self._put_marker("end", {a.SEQUENCE: last})
-            self._close()
-            unwritten = len(self._buffered_lines)
-            if self.refused or unwritten:
-                cost = f"; {self.refused:,} of them cost ${self.refused_picousd / 1e12:.6f}" if self.refused else ""
-                self._log_once(
-                    f"{self.refused + unwritten:,} calls of this process are not in the spool {self.directory}{cost}"
-                )
-
-    def after_fork(self) -> None:
-        """In a forked child: a process of its own, with a segment and a numbering of its own."""
-        self._lock = threading.Lock()
-        self._close()
-        self.recorded = self.written = self.refused = self.refused_picousd = 0
-        self._reset()
-
-    # --- power loss ------------------------------------------------------------------------------------------
-
-    def _request_sync(self) -> None:
-        self._dirty.set()
-        if not self._syncing:
-            with suppress(RuntimeError):  # no thread can be started now: the system decides when to write
-                threading.Thread(target=self._sync_loop, name="spanledger-sync", daemon=True).start()
-                self._syncing = True
-
-    def _sync_loop(self) -> None:
-        while True:
-            self._dirty.wait()
-            self._dirty.clear()
-            fd = self._fd
-            if fd is not None:
-                with suppress(OSError):  # closed meanwhile, or a device that cannot
-                    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync
-            time.sleep(self._sync_ms / 1000)
-
-
-class Place(Enum):
-    """Where a line can go."""
-
-    FILE = 1
-    MEMORY = 2
-    NOWHERE = 3
+    line: bytes
+    sequence: int | None = None
+    picousd: int = 0
+    written: threading.Lock | None = None
+    """Released when the row is in a segment, or is known to have no place there now."""
+    born: float = 0.0
+    """Monotonic time at which it was kept in memory; 0.0: it was not."""
+    is_counted: bool = False
+    is_lost: bool = False
+    is_shipped: bool = False
+    """It went to the destination without a segment."""
 
 
 @dataclass
@@ -377,8 +76,422 @@ class LostRows:
             self.first = sequence if self.first is None else min(self.first, sequence)
             self.last = sequence if self.last is None else max(self.last, sequence)
 
-    def attributes(self) -> dict[str, Any]:
-        attributes: dict[str, Any] = {a.LOST_ROWS: self.count, a.COST_TOTAL: self.picousd}
-        if self.first is not None and self.last is not None:
-            attributes |= {a.LOST_FROM: self.first, a.LOST_TO: self.last}
-        return attributes
+
+@dataclass
+class _Process:
+    """What belongs to one process, and not to a child that it forks."""
+
+    segments: Segments
+    identity: str
+    """Random for every process, so that its sequence numbers are its own."""
+    process_number: int = field(default_factory=os.getpid)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by whoever writes; the application's threads wait for it only where the spool has no thread."""
+    rows: deque[_Row] = field(default_factory=deque[_Row])
+    """Rows that are not in a segment yet, in order."""
+    overflow: deque[_Row] = field(default_factory=deque[_Row])
+    """Rows that found `rows` full, without their lines."""
+    requests: ReentrantQueue[_Row] = field(default_factory=ReentrantQueue[_Row])
+    """Rows that the thread is to write; their callers wait."""
+    losses: LostRows = field(default_factory=LostRows)
+    sequence: itertools.count[int] = field(default_factory=itertools.count)
+    journal: Journal | None = None
+    journal_retry_at: float = 0.0
+    journal_checked: float = 0.0
+    heartbeat: bytes = b""
+    """The marker that carries the totals, without them: of one moment, so that the newer replaces the older."""
+    next_sequence: int = 0
+    picousd: int = 0
+    noted: Totals = field(default_factory=Totals)
+    started: bool = False
+    end_sequence: int = -1
+
+
+class Spool:
+    """The writer of one process. `append` never raises.
+
+    A full spool refuses the newest rows: they are counted, with their cost, and a loss marker says so as soon
+    as there is room again. A directory that cannot be written, and a disk that does not answer, are made up for by
+    memory, as far as `MEMORY_ROWS` goes. A segment that was deleted under its writer is written again, within a second.
+    Markers record where a process's numbers begin and end.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        max_bytes: int,
+        mark: MarkerEncoder | None = None,
+        sync_ms: int = 0,
+        deadline_ms: int = 0,
+    ) -> None:
+        """
+        Args:
+            directory: where segments are; made if it is not there.
+            max_bytes: how much all processes together may keep there.
+            mark: makes a marker's line of its attributes; without one neither markers nor a journal are written.
+            sync_ms: every so many milliseconds what was written is forced onto the device; 0: the system decides.
+            deadline_ms: how long a caller waits for the disk; 0: the caller writes by itself, however long that takes.
+        """
+        self.directory = directory
+        self.max_bytes = max_bytes
+        self.refused = 0
+        """Rows that were rejected, because the spool was full or the directory was not writable."""
+        self.refused_picousd = 0
+        self.written = 0
+        """Rows that are in a segment, or went to the destination from memory."""
+        self._encode_marker = mark
+        self._deadline = deadline_ms / 1000
+        self._logged_messages: set[str] = set()
+        self._sync = _DeviceSync(sync_ms, lambda: self._process.segments.fd)
+        self._process = self._new_process()
+
+    def _new_process(self) -> _Process:
+        identity = secrets.token_hex(8)
+        return _Process(Segments(self.directory, self.max_bytes, identity, self._log_once), identity)
+
+    @property
+    def process_id(self) -> str:
+        """Random for every process; a child that was forked without fork hooks (uWSGI) gets its own here."""
+        if self._process.process_number != os.getpid():
+            self.after_fork()
+        return self._process.identity
+
+    @property
+    def waiting(self) -> int:
+        """Rows in memory."""
+        return len(self._process.rows)
+
+    @property
+    def recorded(self) -> int:
+        """Rows that were handed in."""
+        return self.written + self.refused + len(self._process.rows) + len(self._process.overflow)
+
+    def next_sequence(self) -> int:
+        """The number of the next row of this process: 0, 1, 2, ... A missing number is a lost row."""
+        if self._process.process_number != os.getpid():
+            self.after_fork()
+        return next(self._process.sequence)
+
+    def append(self, line: bytes, sequence: int | None = None, picousd: int = 0) -> bool:
+        """Write one line (ending in a newline). True when it is in the file, or kept until it can be.
+
+        `sequence` and `picousd` say what is lost where it is neither.
+        """
+        process = self._process
+        if process.process_number != os.getpid():
+            self.after_fork()
+            process = self._process
+        row = _Row(line, sequence, picousd)
+        threaded = self._deadline > 0 and self._start_thread(process)
+        if threaded:
+            row.written = threading.Lock()
+            row.written.acquire()
+        if len(process.rows) >= MEMORY_ROWS:
+            row.line, row.is_lost = b"", True
+            process.overflow.append(row)
+        else:
+            process.rows.append(row)
+        if threaded:
+            self._wait_for_thread(process, row)
+        else:
+            with process.lock:
+                self._write_rows(process)
+        return not row.is_lost
+
+    # --- the thread ----------------------------------------------------------------------------------------------
+
+    def _start_thread(self, process: _Process) -> bool:
+        """Whether there is a thread that writes; started with the first row."""
+        if sys.is_finalizing() or any(name in sys.modules for name in NATIVE_THREADS_ONLY):
+            return False
+        try:
+            process.requests.start(lambda: self._run(process), "spanledger-spool")
+        except RuntimeError:  # there can be no further thread
+            return False
+        return True
+
+    def _wait_for_thread(self, process: _Process, row: _Row) -> None:
+        """Wait until the row is in a segment, or until the disk has not answered for as long as the deadline says."""
+        written = row.written
+        process.requests.put(row)
+        end = time.monotonic() + MAX_WAIT_SECONDS
+        while written is not None and process.segments.seconds_in_system_call() < self._deadline:
+            if written.acquire(timeout=self._deadline) or time.monotonic() > end:
+                break
+
+    def _run(self, process: _Process) -> None:
+        while self._process is process:
+            row = process.requests.get()
+            with process.lock:
+                self._write_rows(process)
+            _settle(row)
+
+    # --- writing: with the lock ----------------------------------------------------------------------------------
+
+    def _write_rows(self, process: _Process) -> None:
+        """Write the rows that wait, as far as there is a place for them. Does not raise."""
+        try:
+            while process.rows:
+                if not self._write_first(process):
+                    break
+            while process.overflow:
+                self._lose(process, process.overflow.popleft())
+            self._note(process)
+        except Exception as error:  # noqa: BLE001 - the thread goes on; the rows stay where they are
+            self._log_once(f"writing to the spool failed with {type(error).__name__}: {error}")
+
+    def _write_first(self, process: _Process) -> bool:
+        """Write the first row; False if it, and all behind it, have to wait."""
+        row = process.rows[0]
+        if row.is_shipped:
+            process.rows.popleft()
+            self._count(process, row)
+            self.written += 1
+            return True
+        place = process.segments.place(len(row.line))
+        self._take_recovered(process)
+        if process.rows[0] is not row:
+            return True  # lines of a deleted segment come first
+        if place is Place.FILE and not self._write(process, row):
+            place = Place.MEMORY
+        if place is Place.FILE:
+            process.rows.popleft()
+            self._count(process, row)
+            self.written += 1
+            process.segments.rotate_if_full()
+            _settle(row)
+            return True
+        if place is Place.NOWHERE:
+            while process.rows and not process.rows[-1].born:  # those in memory may stay there
+                self._lose(process, process.rows.pop())
+            return False
+        now = time.monotonic()
+        for index in range(len(process.rows) - 1, -1, -1):  # others append meanwhile
+            if process.rows[index].born:
+                break
+            process.rows[index].born = now
+            self._count(process, process.rows[index])
+        return False
+
+    def _write(self, process: _Process, row: _Row) -> bool:
+        if not process.started:
+            process.started = True
+            self._put_marker(process, "start", {})
+        if process.losses and self._put_marker(process, "loss", self._totals(process).loss_attributes()):
+            process.losses = LostRows()
+        if not process.segments.put(row.line):
+            return False
+        self._sync.request()
+        return True
+
+    def _put_marker(self, process: _Process, kind: str, attributes: Mapping[str, Any]) -> bool:
+        return self._encode_marker is None or process.segments.put(self._marker(process, kind, attributes))
+
+    def _marker(self, process: _Process, kind: str, attributes: Mapping[str, Any]) -> bytes:
+        if self._encode_marker is None:
+            return b""
+        return self._encode_marker({a.MARKER: kind, a.PROCESS_ID: process.identity, **attributes})
+
+    def _count(self, process: _Process, row: _Row) -> None:
+        """Add a row to the totals, once: when it leaves the queue, or when it is known to wait in it."""
+        if row.sequence is not None and not row.is_counted:
+            row.is_counted = True
+            process.next_sequence = max(process.next_sequence, row.sequence + 1)
+            process.picousd += row.picousd
+
+    def _lose(self, process: _Process, row: _Row) -> None:
+        row.is_lost = True
+        self.refused += 1
+        self.refused_picousd += row.picousd
+        process.losses.add(row.sequence, row.picousd)
+        self._count(process, row)
+        _settle(row)
+
+    def _take_recovered(self, process: _Process) -> None:
+        """Lines of a deleted segment that found no new one wait before all others."""
+        lines, process.segments.recovered = process.segments.recovered, []
+        if not lines:
+            return
+        kept = lines[-max(1, MEMORY_ROWS - len(process.rows)) :]
+        now = time.monotonic()
+        process.rows.extendleft(_Row(line, born=now) for line in reversed(kept))
+        self.written -= min(self.written, len(lines))  # they are written again
+        for _ in range(len(lines) - len(kept)):
+            self.refused += 1
+            process.losses.add(None, 0)
+
+    # --- the journal ---------------------------------------------------------------------------------------------
+
+    def _totals(self, process: _Process) -> Totals:
+        losses = process.losses
+        first, last = (1, 0) if losses.first is None or losses.last is None else (losses.first, losses.last)
+        return Totals(
+            next_sequence=process.next_sequence,
+            picousd=process.picousd,
+            lost_rows=losses.count,
+            lost_picousd=losses.picousd,
+            lost_from=first,
+            lost_to=last,
+            waiting=len(process.rows),
+        )
+
+    def _note(self, process: _Process) -> None:
+        """Bring the journal up to date, where there can be one."""
+        totals = self._totals(process)
+        if self._encode_marker is None or totals == process.noted:
+            return
+        now = time.monotonic()
+        try:
+            if process.journal is not None and now - process.journal_checked > CHECK_SECONDS:
+                process.journal_checked = now
+                if process.journal.is_deleted():
+                    process.journal.close()
+                    process.journal, process.journal_retry_at = None, 0.0
+            journal = process.journal or self._open_journal(process)
+            if journal is not None:
+                with process.segments.system_call():
+                    journal.note(totals)
+                process.noted = totals
+        except OSError:
+            process.journal = None
+
+    def _open_journal(self, process: _Process) -> Journal | None:
+        now = time.monotonic()
+        if now < process.journal_retry_at:
+            return None
+        process.journal_retry_at = now + RETRY_SECONDS
+        with process.segments.system_call():
+            process.journal = Journal(self.directory, process.identity, self._heartbeat(process))
+        return process.journal
+
+    def _heartbeat(self, process: _Process) -> bytes:
+        process.heartbeat = process.heartbeat or self._marker(process, "heartbeat", {})
+        return process.heartbeat
+
+    # --- for the shipper -----------------------------------------------------------------------------------------
+
+    def stranded_rows(self, seconds: float) -> list[_Row]:
+        """Rows that have been in memory for that long."""
+        before = time.monotonic() - seconds
+        with contextlib.suppress(RuntimeError):  # another thread changed it meanwhile: next time
+            return [row for row in self._process.rows if row.line and 0 < row.born <= before and not row.is_shipped]
+        return []
+
+    def forget_shipped(self) -> None:
+        """Give up the memory of rows that were marked as shipped; later, if the disk does not answer now."""
+        process = self._process
+        if process.lock.acquire(timeout=1.0):
+            try:
+                while process.rows and process.rows[0].is_shipped:
+                    self._write_first(process)
+                self._note(process)
+            finally:
+                process.lock.release()
+
+    def heartbeat(self) -> list[bytes]:
+        """The OTLP JSON line of totals that no journal holds; empty if the journal does."""
+        process = self._process
+        totals = self._totals(process)
+        if self._encode_marker is None or process.journal is not None or totals == Totals():
+            return []
+        return Report(self.directory, totals, False, json.loads(self._heartbeat(process))).lines()
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Write the end marker of the process, and close the segment; a disk that hangs gets two seconds."""
+        process = self._process
+        if process.process_number != os.getpid():
+            return  # a forked child that has recorded nothing
+        if not process.lock.acquire(timeout=CLOSE_SECONDS):
+            self._log_unwritten(process, "the disk does not answer")
+            return
+        try:
+            last = next(process.sequence)
+            process.sequence = itertools.count(last)
+            process.segments.try_now()
+            self._write_rows(process)
+            if (process.started or process.rows) and last != process.end_sequence:
+                self._write_end(process, last)
+            process.segments.close()
+            if process.journal is not None and (process.rows or process.losses):
+                process.journal.close()
+            elif process.journal is not None:
+                process.journal.remove()
+            process.journal, process.noted = None, Totals()
+            self._log_unwritten(process, "")
+        finally:
+            process.lock.release()
+
+    def _write_end(self, process: _Process, last: int) -> None:
+        if process.rows or process.segments.place(0) is not Place.FILE:
+            return
+        process.end_sequence = last
+        if process.losses and self._put_marker(process, "loss", self._totals(process).loss_attributes()):
+            process.losses = LostRows()
+        self._put_marker(process, "end", {a.SEQUENCE: last, a.RECORDED_COST: process.picousd})
+
+    def _log_unwritten(self, process: _Process, reason: str) -> None:
+        unwritten = len(process.rows) + len(process.overflow)
+        if self.refused or unwritten:
+            cost = f"; {self.refused:,} of them cost ${self.refused_picousd / 1e12:.6f}" if self.refused else ""
+            self._log_once(
+                f"{self.refused + unwritten:,} calls of this process are not in the spool {self.directory}{cost}"
+                + (f" ({reason})" if reason else "")
+            )
+
+    def after_fork(self) -> None:
+        """In a forked child: a process of its own, with a segment and a numbering of its own."""
+        parent = self._process
+        parent.segments.close()
+        if parent.journal is not None:
+            parent.journal.close()
+        self.written = self.refused = self.refused_picousd = 0
+        self._sync.after_fork()
+        self._process = self._new_process()
+
+    def _log_once(self, message: str) -> None:
+        if message not in self._logged_messages:
+            self._logged_messages.add(message)
+            log.error("%s", message)
+
+
+def _settle(row: _Row) -> None:
+    """Let the caller go on."""
+    lock, row.written = row.written, None
+    if lock is not None:
+        with contextlib.suppress(RuntimeError):
+            lock.release()
+
+
+class _DeviceSync:
+    """Forces what was written onto the device every few milliseconds, from a thread (SPANLEDGER_SPOOL_SYNC_MS)."""
+
+    def __init__(self, milliseconds: int, descriptor: Callable[[], int | None]) -> None:
+        """`descriptor`: of the current segment."""
+        self._milliseconds, self._descriptor = milliseconds, descriptor
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        self._dirty = threading.Event()
+        self._running = False
+
+    def request(self) -> None:
+        """The current segment has changed."""
+        if not self._milliseconds:
+            return
+        self._dirty.set()
+        if not self._running:
+            with contextlib.suppress(RuntimeError):  # no thread can be started now: the system decides when to write
+                threading.Thread(target=self._run, name="spanledger-sync", daemon=True).start()
+                self._running = True
+
+    def _run(self) -> None:
+        while True:
+            self._dirty.wait()
+            self._dirty.clear()
+            fd = self._descriptor()
+            if fd is not None:
+                with contextlib.suppress(OSError):  # closed meanwhile, or a device that cannot
+                    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync
+            time.sleep(self._milliseconds / 1000)
