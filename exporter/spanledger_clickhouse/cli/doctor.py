@@ -210,7 +210,9 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     if missing:
         advice = 'see `spanledger sql "SELECT * FROM ledger_holes"`; rows still in a spool close their gap when shipped'
         amount = f", which cost ${usd(cost)}" if cost else ""
-        text = f"{missing:,} rows are missing{amount}; {unannounced:,} gaps are unexplained (the process reported no loss)"
+        text = (
+            f"{missing:,} rows are missing{amount}; {unannounced:,} gaps are unexplained (the process reported no loss)"
+        )
         yield Finding(FAILURE if unannounced else WARNING, "holes", text, advice)
     else:
         yield Finding(OK, "holes", "the row numbers of every process are complete")

@@ -103,6 +103,7 @@ class _Process:
     next_sequence: int = 0
     picousd: int = 0
     noted: Totals = field(default_factory=Totals)
+    noted_at: float = 0.0
     started: bool = False
     end_sequence: int = -1
 
@@ -305,7 +306,6 @@ class Spool:
         self.refused_picousd += row.picousd
         process.losses.add(row.sequence, row.picousd)
         self._count(process, row)
-        _settle(row)
 
     def _take_recovered(self, process: _Process) -> None:
         """Lines of a deleted segment that found no new one wait before all others."""
@@ -336,11 +336,16 @@ class Spool:
         )
 
     def _note(self, process: _Process) -> None:
-        """Bring the journal up to date, where there can be one."""
-        totals = self._totals(process)
-        if self._encode_marker is None or totals == process.noted:
-            return
+        """Bring the journal up to date, where there can be one: at once if rows are in danger, else once a second."""
         now = time.monotonic()
+        noted = process.noted
+        urgent = process.losses.count != noted.lost_rows or len(process.rows) > noted.waiting
+        if self._encode_marker is None or not (urgent or now - process.noted_at > CHECK_SECONDS):
+            return
+        totals = self._totals(process)
+        process.noted_at = now
+        if totals == noted:
+            return
         try:
             if process.journal is not None and now - process.journal_checked > CHECK_SECONDS:
                 process.journal_checked = now
