@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import pytest
 
-from limiters import USD, blocking, limiter_of
+from limiters import USD, blocking, eventually, limiter_of
 from redis_server import RedisServer
 from spanledger.limits import policy_feed
+from spanledger.limits.circuit_breaker import CircuitBreaker
 from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import Dimensions, Policy
+from spanledger.limits.policy_feed import PolicyFeed
+from spanledger.limits.store.memory import MemoryStore
+from spanledger.limits.store.protocol import Controls
 from spanledger.limits.store.redis import RedisStore
 
 pytestmark = pytest.mark.services
@@ -74,3 +79,23 @@ def test_a_redis_that_lost_its_data_keeps_the_published_policy_in_force(redis: R
     store.publish(json.dumps({"budget": []}))
     assert limiter.check(Dimensions(user="ada"), 2 * USD).allowed
     assert limiter.check(Dimensions(user="eve"), 1).allowed
+
+
+def test_sixty_thousand_published_budgets_hold_up_no_call():
+    budgets = [
+        {"name": f"user {n}", "window": "month", "amount_usd": "10", "scope": {"user": f"u{n}"}, "action": "block"}
+        for n in range(60_000)
+    ]
+    store = MemoryStore()
+    published = json.dumps({"budget": budgets})
+    store.controls = lambda: Controls(frozenset(), published)  # pyright: ignore
+    feed = PolicyFeed(Policy(enforce=True), store, CircuitBreaker(lambda: None), time.time)
+    began = time.perf_counter()
+    feed.refresh()
+    assert time.perf_counter() - began < 0.5, "they are read in a thread (58 s in the call, before)"
+    assert eventually(lambda: len(feed.policy.budgets) == 60_000, 60)
+    began = time.perf_counter()
+    [budget] = feed.matched_budgets(Dimensions(user="u59999")).budgets
+    assert budget.name == "user 59999"
+    assert time.perf_counter() - began < 0.1
+    assert feed.matched_budgets(Dimensions(user="nobody")).budgets == ()

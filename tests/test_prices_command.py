@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -279,3 +281,52 @@ def test_check_accepts_the_snapshot_and_reports_errors_of_a_custom_table(tmp_pat
     assert done.exit_code == 1
     assert "your alias names 'no-such-model', which no table has" in done.output
     assert "your rates lack litellm_provider" in done.output
+
+
+def encrypted(path: Path) -> None:
+    """A wheel whose table says that it is encrypted (the flag in both headers)."""
+    wheel(path)
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1
+    path.write_bytes(content)
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(price_table.TABLE_IN_WHEEL, b" " * (price_table.MAX_TABLE_BYTES + 1))
+
+
+def table_with(number: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text('{"m": {"input_cost_per_token": ' + number + "}}")
+
+
+def large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, price_table.MAX_TABLE_BYTES + 1)
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "deep.json": (lambda path: path.write_text("[" * 200_000), "nested too deeply"),
+    "large.json": (large, "is larger than 64 MB"),
+    "exponent.json": (table_with("1e308"), "a number that is no price: 1e308"),
+    "digits.json": (table_with("9" * 5_000_000), "a number that is no price: 99999999999999999999"),
+    "nan.json": (table_with("NaN"), "a number that is no price: NaN"),
+    "pipe.json": (os.mkfifo, "is not a regular file"),
+    "folder.json": (Path.mkdir, "is not a regular file"),
+    "missing.json": (lambda path: None, "does not exist"),
+    "litellm-2.0.0-py3-none-any.whl": (encrypted, "cannot be unpacked"),
+    "litellm-2.0.1-py3-none-any.whl": (bomb, "is larger than 64 MB"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_price_file_is_refused_in_one_line(name: str, tmp_path: Path, monkeypatch, caplog):
+    make, reason = HOSTILE[name]
+    make(tmp_path / name)
+    monkeypatch.setenv("SPANLEDGER_PRICES_FILE", str(tmp_path / name))
+    assert quote("openai", "gpt-4.1-mini", {"input": 1}).source == "bundled"
+    [record] = caplog.records
+    assert reason in record.getMessage()
+    assert len(record.getMessage()) < 400
+    assert "\n" not in record.getMessage()

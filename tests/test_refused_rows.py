@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from spanledger_clickhouse.database import insert
-from spanledger_clickhouse.database.connection import DatabaseError
+from empty_ledger import empty_ledger
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.database.connection import DatabaseError, open_client
 from spanledger_clickhouse.database.insert import PoisonError, SuspectError
+from synthetic import call
 
 
 @pytest.mark.parametrize(
@@ -119,3 +123,20 @@ def test_a_refusal_is_reported_once_even_if_the_server_breaks_afterwards():
     broken[0] = False
     insert.isolate(send, list(range(8)), lambda row, _: refused.append(row))
     assert refused == [3]
+
+
+def test_a_row_older_than_the_ledger_keeps_calls_is_refused_with_the_reason(tmp_path: Path):
+    """ClickHouse would take it, and delete it with the next merge."""
+    target = empty_ledger(tmp_path / "chdb")
+    old, new = call(start_time=datetime.now(UTC) - timedelta(days=40)), call(start_time=datetime.now(UTC))
+    with open_client(target) as client:
+        insert.insert(client, target, [tuple(old.values())])
+        migrations.set_retention(client, target, 30)
+    refused: list[str] = []
+    with open_client(target) as client:
+        rows = [tuple(old.values()), tuple({**new, "span_id": "b" * 16}.values())]
+        insert.isolate(
+            lambda part: insert.insert(client, target, part), rows, lambda row, why: refused.append(f"{row[2]}: {why}")
+        )
+    assert len(refused) == 1
+    assert "is older than the 30 days for which" in refused[0]

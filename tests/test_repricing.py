@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from spanledger.pricing.price_table import prices
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
-from spanledger_clickhouse.database.connection import Target
+from spanledger_clickhouse.database.connection import DatabaseError, Target
 from spanledger_clickhouse.database.rollups import Rollups
 from spanledger_clickhouse.prices import price_table_sync, repricing
 from synthetic import call
@@ -88,6 +88,24 @@ def test_a_redelivered_row_does_not_undo_its_correction(ledger):
     other = call(start_time=START, trace_id="e" * 32, cost_usd=RIGHT)
     writer.insert(client, where, [tuple(late.values()), tuple(other.values())])
     assert costs(ledger)[-2:] == [RIGHT, RIGHT]
+
+
+def test_a_row_of_a_host_whose_clock_is_ahead_is_corrected(ledger):
+    """Its version, the end of its call by that clock, is later than now."""
+    client, where = ledger
+    ahead = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=40)
+    row = call(start_time=ahead, trace_id="d" * 32, cost_usd=Decimal(7))
+    writer.insert(client, where, [tuple(row.values())])
+    window = (client, where, ahead, ahead + timedelta(hours=1))
+    assert [(change.calls, change.new_usd) for change in repricing.reprice(*window)] == [(1, RIGHT)]
+    assert repricing.reprice(*window) == [], "what was corrected is right"
+
+
+def test_a_correction_that_does_not_show_is_an_error(ledger, monkeypatch):
+    client, where = ledger
+    monkeypatch.setattr(writer, "insert", lambda *_, **__: None)
+    with pytest.raises(DatabaseError, match=r"1 calls of 2026-11-01 .* but only 0 show it"):
+        repricing.reprice(client, where, START, START + timedelta(days=1))
 
 
 def test_an_interrupted_run_resumes(ledger, monkeypatch):

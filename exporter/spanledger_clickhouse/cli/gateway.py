@@ -70,6 +70,7 @@ def gateway(
     try:
         import uvicorn
 
+        from spanledger_clickhouse.gateway.connections import raise_descriptor_limit, request_protocol
         from spanledger_clickhouse.gateway.server import Gateway, Limits, load_tokens
     except ImportError as error:
         raise click.ClickException(f"{error}: pip install 'spanledger[gateway]'") from error
@@ -98,8 +99,10 @@ def gateway(
     click.echo(
         f"spans from http{'s' if tls_key else ''}://{host}:{port}/v1/traces go to {ledger_target.masked_dsn}", err=True
     )
+    raise_descriptor_limit()
     uvicorn.run(
         Gateway(intake, tokens, limits).app(),
+        http=request_protocol(),
         host=host,
         port=port,
         ssl_certfile=tls_certificate,

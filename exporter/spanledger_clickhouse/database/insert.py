@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, Row
 
 T = TypeVar("T")
@@ -20,6 +24,9 @@ COLUMN_NAMES: Final = list(COLUMNS)
 TENANT_ID: Final = COLUMN_NAMES.index("tenant_id")
 SPAN_ID: Final = COLUMN_NAMES.index("span_id")
 TRACE_ID: Final = COLUMN_NAMES.index("trace_id")
+START_TIME: Final = COLUMN_NAMES.index("start_time")
+RETENTION_SECONDS: Final = 600.0
+"""How often a connection asks for how long calls are kept."""
 
 CORRECTION_COLUMNS: Final = {**COLUMNS, "row_version": "UInt64"}
 
@@ -69,10 +76,45 @@ def insert(client: Any, target: Target, rows: Sequence[Row], row_version: int = 
     """
     unique = {(row[TENANT_ID], row[TRACE_ID], row[SPAN_ID]): row for row in rows}
     rows, columns, identity = list(unique.values()), COLUMNS, repr(sorted(unique))
+    if not row_version:
+        _refuse_expired(client, target, rows)
     if row_version:  # a separate token: with the first delivery's, ClickHouse would silently drop the correction
         rows, columns = [(*row, row_version) for row in rows], CORRECTION_COLUMNS
         identity = f"{row_version}:{identity}"
     _insert(client, target, "llm_calls", columns, rows, identity)
+
+
+def _refuse_expired(client: Any, target: Target, rows: Sequence[Row]) -> None:
+    """Refuse rows that ClickHouse would take and delete at once, because they are older than it keeps calls.
+
+    Raises:
+        PoisonError: some are.
+    """
+    days = _retention_days(client, target)
+    if not days:
+        return
+    limit = datetime.now(UTC) - timedelta(days=days)
+    if any(cast("datetime", row[START_TIME]) < limit for row in rows):
+        raise PoisonError(f"the call is older than the {days} days for which {target.masked_dsn} keeps calls")
+
+
+_known_retention: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
+"""Connection -> (days that calls are kept, 0: for ever; when that was asked, monotonic)."""
+
+
+def _retention_days(client: Any, target: Target) -> int:
+    """For how many days the ledger keeps calls; 0: for ever, or it is not known (a user who may only insert)."""
+    from clickhouse_connect.driver.exceptions import Error
+
+    days, asked_at = _known_retention.get(client, (0, 0.0))
+    if not asked_at or time.monotonic() - asked_at > RETENTION_SECONDS:
+        try:
+            found = client.query(statement("migrations/retention_days"), parameters={"db": target.database}).result_rows
+            days = int(found[0][0]) if found else 0
+        except (Error, OSError):
+            days = 0
+        _known_retention[client] = days, time.monotonic()
+    return days
 
 
 def insert_events(client: Any, target: Target, events: Sequence[Row]) -> None:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple, cast
 
 from spanledger.semconv import attributes as a
-from spanledger_clickhouse.gateway import foreign_spans
+from spanledger_clickhouse.gateway import foreign_spans, plausibility
 from spanledger_clickhouse.prices import repricing
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span, Value, text
@@ -26,6 +26,9 @@ TraceKey = tuple[str, str]
 """(authenticated tenant of the sender, trace id)."""
 ResponseKey = tuple[str, str, str]
 """(tenant, provider, response id)."""
+
+ResponseLookup = Callable[[Collection[str]], dict[ResponseKey, SpanKey]]
+"""Response ids -> those that have a row, with its span."""
 
 REMEMBERED: Final = 500_000
 """Spans whose parents are cached: a call may arrive in another batch than its wrapper span."""
@@ -69,16 +72,18 @@ class SpanDeduplicator:
     """Separates LLM calls from wrapper spans, with memory bounded in spans and responses. Tenants are isolated
     from each other."""
 
-    def __init__(self, lookup: Callable[[Collection[str]], dict[ResponseKey, SpanKey]] = lambda _: {}) -> None:
-        """`lookup`: queries the ledger for the response ids that have a row."""
-        self._lookup = lookup
+    def __init__(self) -> None:
+        self.share = 1.0
+        """Share of REMEMBERED and MAX_RESPONSES that it may use, where there are several."""
         self._parents: OrderedDict[TraceKey, dict[str, str]] = OrderedDict()
         self._spans = 0
         self._wrappers: dict[TraceKey, set[str]] = {}
         self._responses: OrderedDict[ResponseKey, SpanKey] = OrderedDict()
 
-    def classify(self, batches: Sequence[Batch]) -> Classification:
+    def classify(self, batches: Sequence[Batch], lookup: ResponseLookup = lambda _: {}) -> Classification:
         """Classify the spans of some batches, in any order. Pass committed entries to `remember_committed`.
+
+        `lookup` queries the ledger for the response ids that have a row.
 
         Raises:
             DatabaseError: the ledger could not be queried for response ids.
@@ -89,14 +94,10 @@ class SpanDeduplicator:
         for number, (tenant, spans) in enumerate(batches):
             for span in spans:
                 self._remember_parent(tenant, span)
-                if span.scope == a.MARKER_SCOPE:
-                    classification.entries.append(Entry(number, span, Contents([], [event(span)])))
-                elif span.scope.startswith(a.SCOPE_PREFIX):
-                    own.append((number, tenant, _with_tenant(tenant, span)))
-                elif (call := foreign_spans.normalized(span)) is not None:
-                    foreign.append((number, tenant, _with_tenant(tenant, call)))
-                else:
-                    classification.dropped["not_a_call"] += 1
+                call = _plausible_call(number, span, classification)
+                if call is not None:
+                    kind = own if span.scope.startswith(a.SCOPE_PREFIX) else foreign
+                    kind.append((number, tenant, _with_tenant(tenant, call)))
         wrappers: dict[TraceKey, set[str]] = {}
         for _, tenant, span in (*own, *foreign):
             self._mark_ancestors(wrappers, tenant, span)
@@ -106,7 +107,7 @@ class SpanDeduplicator:
                 batch_responses[key] = (span.trace_id, span.span_id)
             _add_entry(classification, number, tenant, span)
         if foreign:
-            self._classify_foreign(foreign, wrappers, batch_responses, classification)
+            self._classify_foreign(foreign, wrappers, batch_responses, classification, lookup)
         self._evict()
         return classification
 
@@ -116,13 +117,14 @@ class SpanDeduplicator:
         wrappers: dict[TraceKey, set[str]],
         batch_responses: dict[ResponseKey, SpanKey],
         classification: Classification,
+        lookup: ResponseLookup,
     ) -> None:
         response_ids = {
             key[2]
             for _, _, span in foreign
             if (key := response_key(span)) and key not in batch_responses and key not in self._responses
         }
-        committed = self._lookup(response_ids) if response_ids else {}
+        committed = lookup(response_ids) if response_ids else {}
         for number, tenant, span in sorted(foreign, key=lambda entry: -entry[2].start):  # the inner span started later
             key, place = response_key(span), (span.trace_id, span.span_id)
             trace = (tenant, span.trace_id)
@@ -142,7 +144,7 @@ class SpanDeduplicator:
             key = response_key(entry.span)
             if key is not None:
                 self._responses[key] = (entry.span.trace_id, entry.span.span_id)
-                if len(self._responses) > MAX_RESPONSES:
+                while len(self._responses) > MAX_RESPONSES * self.share:
                     self._responses.popitem(last=False)
 
     def _remember_parent(self, tenant: str, span: Span) -> None:
@@ -154,7 +156,7 @@ class SpanDeduplicator:
 
     def _evict(self) -> None:
         """Evict the oldest traces beyond the memory limit."""
-        while self._spans > REMEMBERED:
+        while self._spans > REMEMBERED * self.share:
             trace, parents = self._parents.popitem(last=False)
             self._spans -= len(parents)
             self._wrappers.pop(trace, None)
@@ -172,6 +174,21 @@ class SpanDeduplicator:
         while 0 < len(current) <= 16 and current not in ancestors and current != call.span_id:
             ancestors.add(current)
             current = parents.get(current, "")
+
+
+def _plausible_call(number: int, span: Span, classification: Classification) -> Span | None:
+    """The call that a span of batch `number` is; None if it is none, or a marker, or refused, which is classified."""
+    ours = span.scope.startswith(a.SCOPE_PREFIX)
+    call = span if ours else foreign_spans.normalized(span)
+    if call is None:
+        classification.dropped["not_a_call"] += 1
+    elif problem := plausibility.problem(span):
+        classification.unreadable.append((number, span, problem))
+    elif span.scope == a.MARKER_SCOPE:
+        classification.entries.append(Entry(number, span, Contents([], [event(span)])))
+    else:
+        return plausibility.without_impossible(call) if ours else call
+    return None
 
 
 def _with_tenant(tenant: str, span: Span) -> Span:

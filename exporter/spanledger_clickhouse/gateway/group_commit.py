@@ -6,10 +6,9 @@ limit a request is rejected, and its sender keeps the rows and retries.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import ACCESS_DENIED, DatabaseError, Target, open_client
+from spanledger_clickhouse.database.insert import SuspectError
 from spanledger_clickhouse.database.rollups import Rollups
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.gateway.dedup import Batch, Entry, ResponseKey, SpanDeduplicator, SpanKey, spool_line
@@ -35,8 +35,18 @@ LOOK_BACK_DAYS: Final = 2
 """How far back rows are searched for a response id."""
 
 
+WORKERS: Final = 2
+"""Inserting threads: one sender's slow commit leaves the others one."""
+MAX_CELLS: Final = 1000
+"""Senders whose memory of spans is kept; the one that was idle for longest is forgotten."""
+MIN_MEMORY_SHARE: Final = 0.01
+"""Share of the memory of spans that a sender has at least."""
+REST_SECONDS: Final = (1.0, 30.0)
+"""How long a sender whose spans could not be committed is turned away, at first and at most."""
+
+
 class QueueFullError(Exception):
-    """The queue of waiting bytes is full."""
+    """The sender's share of waiting bytes is full."""
 
 
 class CommitResult(NamedTuple):
@@ -57,6 +67,20 @@ class CommitRequest(NamedTuple):
     future: Future[CommitResult]
 
 
+class Cell:
+    """What a sender has in the gateway: its queue, its bytes, its memory of spans, its failures. Nobody else's."""
+
+    def __init__(self, deduplicator: SpanDeduplicator) -> None:
+        self.deduplicator = deduplicator
+        self.requests: deque[CommitRequest] = deque()
+        self.waiting_bytes = 0
+        self.is_committing = False
+        self.failures = 0
+        """Failed commits in a row."""
+        self.rests_until = 0.0
+        """Monotonic time until which its requests are turned away."""
+
+
 @dataclass
 class GatewayCounts:
     """Counters of a gateway since it started."""
@@ -72,107 +96,215 @@ class GatewayCounts:
 
 
 class GroupCommitWriter:
-    """Group commit writer: one inserting thread for any number of requests."""
+    """Group commit writer: a few inserting threads for any number of senders, each with a cell of its own.
+
+    Spans of different senders never share an insert: one sender's rows that ClickHouse refuses, its slow queries and its
+    full queue are its own. Senders take turns, and one sender's spans are committed by one thread at a time.
+    """
 
     def __init__(self, target: Target, directory: Path, max_bytes: int, *, refresh_rollups: bool = True) -> None:
         """
         Args:
             target: the ledger.
             directory: the spool directory, for dead letters.
-            max_bytes: of requests that wait, decompressed.
+            max_bytes: of requests that wait, decompressed. Half of it is anybody's, the other half is shared evenly by
+                the senders that have requests waiting.
             refresh_rollups: also refresh the rollups once a minute.
         """
         self.counts = GatewayCounts()
-        self.waiting_bytes = 0
-        """Reserved bytes of requests that are not answered yet."""
         self._target, self._directory, self._max_bytes, self._refresh_rollups = (
             target,
             directory,
             max_bytes,
             refresh_rollups,
         )
-        self._queue: queue.SimpleQueue[CommitRequest | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._deduplicator = SpanDeduplicator(self._committed_responses)
-        self._client: Any = None
+        self._cells: OrderedDict[str, Cell] = OrderedDict()
+        """Sender -> its cell, the one that committed last at the end."""
+        self._changed = threading.Condition()
+        """Guards the cells and counts; notified when there is work, or room to work."""
+        self._migrating = threading.Lock()
+        self._is_connected = False
         self._is_unavailable = False
+        self._is_stopped = False
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="spanledger-intake", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"spanledger-intake-{number}", daemon=True)
+            for number in range(WORKERS)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         if self._refresh_rollups:
             threading.Thread(target=self._keep_rollups, name="spanledger-rollups", daemon=True).start()
 
     def stop(self, timeout: float = 30.0) -> None:
         """Commit the waiting requests, then stop."""
         self._stopping.set()
-        self._queue.put(None)
-        self._thread.join(timeout)
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+        until = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, until - time.monotonic()))
 
     @property
     def is_connected(self) -> bool:
-        """Whether the last operation on ClickHouse succeeded."""
-        return self._client is not None
+        """Whether ClickHouse answered last time."""
+        return self._is_connected
 
-    def reserve(self, size: int) -> None:
+    @property
+    def waiting_bytes(self) -> int:
+        """Reserved bytes of requests that are not answered yet."""
+        with self._changed:
+            return sum(cell.waiting_bytes for cell in self._cells.values())
+
+    def _cell(self, sender: str) -> Cell:
+        cell = self._cells.get(sender)
+        if cell is None:
+            cell = self._cells[sender] = Cell(SpanDeduplicator())
+            if len(self._cells) > MAX_CELLS:
+                idle = (name for name, other in self._cells.items() if not other.waiting_bytes and other is not cell)
+                if (oldest := next(idle, None)) is not None:
+                    del self._cells[oldest]
+        return cell
+
+    def reserve(self, size: int, sender: str = "") -> None:
         """Reserve bytes for a request that is about to be read.
 
         Raises:
-            QueueFullError: the limit is reached.
+            QueueFullError: the sender's share and what is anybody's are full.
+            DatabaseError: the sender's last spans could not be committed; it should wait.
         """
-        with self._lock:
-            if self.waiting_bytes + size > self._max_bytes:
+        with self._changed:
+            cell = self._cell(sender)
+            if cell.failures and time.monotonic() < cell.rests_until:
+                raise DatabaseError("the last spans of this sender could not be committed")
+            others = [other.waiting_bytes for other in self._cells.values() if other is not cell]
+            share = self._max_bytes // 2 // (1 + sum(1 for waiting in others if waiting))
+            shared = sum(max(0, waiting - share) for waiting in others)
+            if cell.waiting_bytes + size > share + max(0, self._max_bytes - self._max_bytes // 2 - shared):
                 raise QueueFullError
-            self.waiting_bytes += size
+            cell.waiting_bytes += size
 
-    def release(self, size: int) -> None:
+    def release(self, size: int, sender: str = "") -> None:
         """Release reserved bytes."""
-        with self._lock:
-            self.waiting_bytes -= size
+        with self._changed:
+            self._cell(sender).waiting_bytes -= size
 
-    def submit(self, spans: list[Span], tenant: str, size: int) -> Future[CommitResult]:
+    def submit(self, spans: list[Span], tenant: str, size: int, sender: str = "") -> Future[CommitResult]:
         """Queue spans for commit; the future raises DatabaseError if they were not committed and may be resent.
 
-        `size`: bytes reserved for them; released when they are committed, refused or cancelled.
+        Args:
+            spans: of one request.
+            tenant: the tenant of the sender's token; '' if the spans decide.
+            size: bytes reserved for them; released when they are committed, refused or cancelled.
+            sender: whose cell they belong to.
         """
         answer: Future[CommitResult] = Future()
-        answer.add_done_callback(lambda _: self.release(size))
-        self._queue.put(CommitRequest(spans, tenant, answer))
+        answer.add_done_callback(lambda _: self.release(size, sender))
+        with self._changed:
+            self._cell(sender).requests.append(CommitRequest(spans, tenant, answer))
+            self._changed.notify()
         return answer
 
     def _run(self) -> None:
-        last = False
-        while not last:
-            group: list[CommitRequest] = []
-            try:
-                first = self._queue.get(timeout=1.0)
-                last = first is None
-                if first is not None:
-                    group.append(first)
-                while not last and sum(len(request.spans) for request in group) < GROUP_SPANS:
-                    more = self._queue.get_nowait()
-                    last = more is None
-                    if more is not None:
-                        group.append(more)
-            except queue.Empty:
-                pass
-            self._answer_group(group)
-        if self._client is not None:
-            self._client.close()
+        client: Any = None
+        while True:
+            if client is None:
+                client = self._connect()
+            cell, group = self._next_group(client is not None)
+            if cell is None:
+                if self._is_stopped:
+                    break
+                continue
+            error = self._answer_group(client, cell, group)
+            if error is not None:
+                client = self._after_failure(client, error)
+            with self._changed:
+                cell.is_committing = False
+                cell.failures = cell.failures + 1 if isinstance(error, SuspectError) else 0
+                if isinstance(error, SuspectError):
+                    cell.rests_until = time.monotonic() + min(
+                        REST_SECONDS[1], REST_SECONDS[0] * 2 ** min(cell.failures - 1, 10)
+                    )
+                self._changed.notify_all()
+        if client is not None:
+            client.close()
 
-    def _answer_group(self, requests: list[CommitRequest]) -> None:
-        group = [request for request in requests if request.future.set_running_or_notify_cancel()]
+    def _next_group(self, is_connected: bool) -> tuple[Cell | None, list[CommitRequest]]:
+        """The requests to commit next, of the sender whose turn it is; (None, []) if there is nothing to do for now."""
+        with self._changed:
+            if (
+                not any(cell.requests and not cell.is_committing for cell in self._cells.values())
+                and not self._is_stopped
+            ):
+                self._changed.wait(1.0)
+            for sender, cell in self._cells.items():
+                if cell.requests and not cell.is_committing:
+                    self._cells.move_to_end(sender)
+                    group: list[CommitRequest] = []
+                    spans = 0
+                    while cell.requests and spans < GROUP_SPANS:
+                        group.append(cell.requests.popleft())
+                        spans += len(group[-1].spans)
+                    cell.is_committing = True
+                    cell.deduplicator.share = max(MIN_MEMORY_SHARE, 1 / len(self._cells))
+                    return cell, group
+        if not is_connected:
+            self._stopping.wait(0.2)
+        return None, []
+
+    def _connect(self) -> Any:
+        """A connection whose schema is in place; None if ClickHouse is away, which is logged."""
         try:
-            if self._client is None:
-                self._client = migrations.connect_and_migrate(self._target)
+            with self._migrating:  # one thread at a time
+                client = migrations.connect_and_migrate(self._target)
+        except Exception as error:  # noqa: BLE001 - on any error senders keep their rows, and the thread continues
+            self._note_unavailable(error)
+            return None
+        self._is_connected = True
+        return client
+
+    def _answer_group(self, client: Any, cell: Cell, requests: list[CommitRequest]) -> Exception | None:
+        """Commit requests of one sender and answer them; returns why that failed."""
+        group = [request for request in requests if request.future.set_running_or_notify_cancel()]
+        error: Exception | None = None
+        try:
+            if client is None:
+                raise DatabaseError("ClickHouse cannot be reached")  # noqa: TRY301 - senders are answered in one place
             if group:
-                self._commit(group)
+                self._commit(client, cell, group)
                 if self._is_unavailable:
                     log.warning("%s accepts rows again", self._target.masked_dsn)
-                self._is_unavailable = False
-        except Exception as error:  # noqa: BLE001 - on any error senders keep their rows, and the thread continues
-            self._fail_group(group, error)
+                self._is_unavailable, self._is_connected = False, True
+        except Exception as failure:  # noqa: BLE001 - on any error senders keep their rows, and the thread continues
+            error = failure
+            self.counts.failed_commits += bool(group)
+            for request in group:
+                if not request.future.done():
+                    request.future.set_exception(_as_database_error(failure))
+        return error
+
+    def _after_failure(self, client: Any, error: Exception) -> Any:
+        """The connection, if the spans may be at fault; else None, and it is closed."""
+        if isinstance(error, SuspectError):
+            log.error("%s. Its sender keeps its rows and retries; others are not affected.", error)
+            return client
+        if client is not None:
+            self._note_unavailable(error)
+            try:
+                client.close()
+            except Exception:  # noqa: BLE001 - the connection is discarded anyway
+                log.debug("closing a broken connection failed")
+        return None
+
+    def _note_unavailable(self, error: Exception) -> None:
+        self._is_connected = False
+        if not self._is_unavailable:
+            log.error("%s. Senders keep their rows and retry.", _as_database_error(error))
+        self._is_unavailable = True
 
     def _keep_rollups(self) -> None:
         """Refresh the rollups once a minute, in parallel with the inserts: a day with many calls takes long."""
@@ -183,36 +315,20 @@ class GroupCommitWriter:
             except Exception as error:  # noqa: BLE001 - retried in a minute; `verify` reports differences
                 log.warning("refreshing the rollups failed: %s", error)
 
-    def _fail_group(self, group: list[CommitRequest], error: Exception) -> None:
-        failure = (
-            error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")
-        )
-        if not self._is_unavailable:
-            log.error("%s. Senders keep their rows and retry.", failure)
-        self._is_unavailable = True
-        client, self._client = self._client, None
-        if client is not None:
-            try:
-                client.close()
-            except Exception:  # noqa: BLE001 - the connection is discarded anyway
-                log.debug("closing a broken connection failed")
-        self.counts.failed_commits += bool(group)
-        for request in group:
-            if not request.future.done():
-                request.future.set_exception(failure)
-
-    def _commit(self, group: list[CommitRequest]) -> None:
+    def _commit(self, client: Any, cell: Cell, group: list[CommitRequest]) -> None:
         began = time.monotonic()
-        classification = self._deduplicator.classify([Batch(request.tenant, request.spans) for request in group])
+        deduplicator = cell.deduplicator
+        classification = deduplicator.classify(
+            [Batch(request.tenant, request.spans) for request in group],
+            lambda response_ids: self._committed_responses(client, response_ids),
+        )
         rows: Counter[int] = Counter()
         refusals: dict[int, list[str]] = {}
 
         def send(entries: list[Entry]) -> None:
-            insert.insert(self._client, self._target, [row for entry in entries for row in entry.contents.rows])
-            insert.insert_events(
-                self._client, self._target, [event for entry in entries for event in entry.contents.events]
-            )
-            self._deduplicator.remember_committed(entries)
+            insert.insert(client, self._target, [row for entry in entries for row in entry.contents.rows])
+            insert.insert_events(client, self._target, [event for entry in entries for event in entry.contents.events])
+            deduplicator.remember_committed(entries)
             for entry in entries:
                 rows[entry.batch] += len(entry.contents.rows)
 
@@ -224,17 +340,18 @@ class GroupCommitWriter:
         for number, span, why in classification.unreadable:
             dead_letters.add(self._directory, otlp.to_json_line(span), why)
             refusals.setdefault(number, []).append(why)
-        self.counts.rows += sum(rows.values())
-        self.counts.refused += sum(map(len, refusals.values()))
-        self.counts.dropped += classification.dropped
-        self.counts.commits += 1
-        self.counts.commit_seconds += time.monotonic() - began
-        self.counts.last_commit = time.time()
+        with self._changed:
+            self.counts.rows += sum(rows.values())
+            self.counts.refused += sum(map(len, refusals.values()))
+            self.counts.dropped += classification.dropped
+            self.counts.commits += 1
+            self.counts.commit_seconds += time.monotonic() - began
+            self.counts.last_commit = time.time()
         for number, request in enumerate(group):
             reasons = refusals.get(number, [])
             request.future.set_result(CommitResult(rows[number], len(reasons), "; ".join(sorted(set(reasons)))[:500]))
 
-    def _committed_responses(self, responses: Collection[str]) -> dict[ResponseKey, SpanKey]:
+    def _committed_responses(self, client: Any, responses: Collection[str]) -> dict[ResponseKey, SpanKey]:
         """Response keys, among the ids, that already have a row."""
         from clickhouse_connect.driver.exceptions import Error
 
@@ -242,7 +359,7 @@ class GroupCommitWriter:
         response_ids = list(responses)
         try:
             for begin in range(0, len(response_ids), IDS_PER_QUERY):
-                rows = self._client.query(
+                rows = client.query(
                     statement("gateway/calls_of_responses", db=f"`{self._target.database}`"),
                     parameters={"ids": response_ids[begin : begin + IDS_PER_QUERY], "days": LOOK_BACK_DAYS},
                 ).result_rows
@@ -252,3 +369,7 @@ class GroupCommitWriter:
                 return {}  # the user has INSERT rights only: fall back to the memory of this gateway
             raise
         return committed
+
+
+def _as_database_error(error: Exception) -> DatabaseError:
+    return error if isinstance(error, DatabaseError) else DatabaseError(f"{type(error).__name__} while committing")

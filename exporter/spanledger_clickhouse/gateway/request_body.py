@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any, Final, cast
 
 from spanledger.runtime.untrusted_json import Json
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
+from spanledger_clickhouse.rows.protobuf import TooManyFieldsError
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
@@ -20,6 +20,10 @@ MAX_COMPRESSION_RATIO: Final = 500
 """OTLP compresses 10 to 50 times: a body beyond this ratio and one megabyte is a decompression bomb."""
 MAX_SPANS: Final = 50_000
 """Spans per request: a span takes at least a hundred times the memory of an empty span on the wire."""
+MAX_ATTRIBUTES: Final = 1_000_000
+"""Attributes of all spans of a request: about 200 MB."""
+MAX_JSON_VALUES: Final = 3_000_000
+"""Values in a JSON body, by its brackets and commas: about 300 MB."""
 
 
 class RefusedError(Exception):
@@ -51,9 +55,15 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def _bounded(decoded_spans: Iterator[Span]) -> list[Span]:
-    counted = list(islice(decoded_spans, MAX_SPANS + 1))
-    if len(counted) > MAX_SPANS:
-        raise RefusedError(413, f"the request has more than {MAX_SPANS:,} spans: send smaller batches")
+    counted: list[Span] = []
+    attributes = 0
+    for span in decoded_spans:
+        counted.append(span)
+        attributes += len(span.attributes)
+        if len(counted) > MAX_SPANS:
+            raise RefusedError(413, f"the request has more than {MAX_SPANS:,} spans: send smaller batches")
+        if attributes > MAX_ATTRIBUTES:
+            raise RefusedError(413, f"the request has more than {MAX_ATTRIBUTES:,} attributes: send smaller batches")
     return counted
 
 
@@ -102,10 +112,14 @@ def spans(body: bytes, content_type: str) -> list[Span]:
         if kind == PROTOBUF:
             return _bounded(otlp.spans_from_protobuf(body))
         if kind == JSON:
+            if sum(map(body.count, (b"{", b"[", b","))) > MAX_JSON_VALUES:
+                raise RefusedError(413, f"the request has more than {MAX_JSON_VALUES:,} values: send smaller batches")
             document: object = json.loads(body)
             if not isinstance(document, dict):
                 raise RefusedError(400, "the body is not a valid ExportTraceServiceRequest: it is not a JSON object")
             return _bounded(otlp.spans_from_json(cast("Json", document)))
+    except TooManyFieldsError as error:
+        raise RefusedError(413, f"{error}: send smaller batches") from error
     except (ValueError, RecursionError, OverflowError) as error:
         raise RefusedError(400, f"the body is not a valid ExportTraceServiceRequest: {error}") from error
     raise RefusedError(415, f"Content-Type {kind[:60]!r} is not supported: use {PROTOBUF} or {JSON}")

@@ -16,13 +16,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -43,6 +44,8 @@ class Limits:
     """Maximum size of a decompressed request; a quarter of it on the wire."""
     waiting_bytes: int = 256 << 20
     """Maximum size of all requests that are not answered yet; beyond it, 429."""
+    body_seconds: float = 30.0
+    """How long a sender may take for a request's body; then 408."""
     answer_seconds: float = 60.0
     """How long a request may wait for its commit; then 503 (a later commit is deduplicated)."""
 
@@ -72,6 +75,7 @@ class Gateway:
         """`tokens`: token -> tenant; if empty, no authentication is required."""
         self._writer, self._tokens, self._limits = intake, tokens, limits
         self._draining = False
+        self._lanes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._response_counts: dict[int, int] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self._Metrics(self))
@@ -95,16 +99,19 @@ class Gateway:
     async def traces(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            tenant = self._tenant(request)
+            tenant, sender = self._sender(request)
             if request.headers.get("content-length", "0").isdecimal():
                 self._check_size(int(request.headers.get("content-length", "0")))
-            answer = await self._commit(request, tenant)
+            answer = await self._commit(request, tenant, sender)
         except RefusedError as error:
             return self._error_response(kind, error.status, str(error))
         except QueueFullError:
-            return self._error_response(kind, 429, "too many bytes are waiting for ClickHouse", retry=RETRY_SECONDS)
-        except DatabaseError as error:
-            return self._error_response(kind, 503, str(error), retry=RETRY_SECONDS)
+            message = "too many bytes of this sender are waiting for ClickHouse"
+            return self._error_response(kind, 429, message, retry=RETRY_SECONDS)
+        except DatabaseError:  # what it says names hosts, and is in the log
+            return self._error_response(kind, 503, "ClickHouse does not take these spans now", retry=RETRY_SECONDS)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
         except TimeoutError:
             return self._error_response(kind, 503, "ClickHouse did not commit in time", retry=RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - 500 would have a Collector drop the batch; 503 keeps it
@@ -112,17 +119,18 @@ class Gateway:
             return self._error_response(kind, 503, "internal error of the gateway; see its log", retry=RETRY_SECONDS)
         return self._success_response(kind, answer)
 
-    def _tenant(self, request: Request) -> str:
+    def _sender(self, request: Request) -> tuple[str, str]:
+        """The tenant of the request's token, '' if the spans decide; and whose queue it goes into."""
         if not self._tokens:
-            return ""
+            return "", request.client.host if request.client else ""
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-        matched_tenant: str | None = None
-        for token, tenant in self._tokens.items():  # all of them: constant time, so that timing reveals nothing
+        matched: tuple[str, str] | None = None
+        for number, (token, tenant) in enumerate(self._tokens.items()):  # all: timing reveals nothing
             if hmac.compare_digest(token.encode(), credentials.strip().encode()):
-                matched_tenant = tenant
-        if scheme.lower() != "bearer" or matched_tenant is None:
+                matched = tenant, tenant or f"{ANY_TENANT}{number}"
+        if scheme.lower() != "bearer" or matched is None:
             raise RefusedError(401, "a bearer token is required: Authorization: Bearer <token>")
-        return matched_tenant
+        return matched
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.request_bytes // 4:
@@ -130,33 +138,46 @@ class Gateway:
                 413, f"the request is longer than {self._limits.request_bytes // 4:,} bytes: send smaller batches"
             )
 
-    async def _commit(self, request: Request, tenant: str) -> CommitResult:
+    async def _commit(self, request: Request, tenant: str, sender: str) -> CommitResult:
         reserved = 0
 
         def reserve(size: int) -> None:
             nonlocal reserved
-            self._writer.reserve(size)
+            self._writer.reserve(size, sender)
             reserved += size
 
         try:
             body = bytearray()
-            async for chunk in request.stream():
-                self._check_size(len(body) + len(chunk))
-                reserve(len(chunk))
-                body += chunk
+            try:
+                async with asyncio.timeout(self._limits.body_seconds):
+                    async for chunk in request.stream():
+                        self._check_size(len(body) + len(chunk))
+                        reserve(len(chunk))
+                        body += chunk
+            except TimeoutError:
+                seconds = f"{self._limits.body_seconds:g} seconds"
+                raise RefusedError(408, f"the body of the request did not arrive within {seconds}") from None
             encoding = request.headers.get("content-encoding", "")
-            data = await run_in_threadpool(decompressed, bytes(body), encoding, self._limits.request_bytes)
-            reserve(max(0, len(data) - len(body)))
-            del body
-            request_spans = await run_in_threadpool(spans, data, request.headers.get("content-type", ""))
+            async with self._lane(sender):
+                data = await run_in_threadpool(decompressed, bytes(body), encoding, self._limits.request_bytes)
+                reserve(max(0, len(data) - len(body)))
+                del body
+                request_spans = await run_in_threadpool(spans, data, request.headers.get("content-type", ""))
             del data
             if not request_spans:
                 return CommitResult(0, 0, "")
-            committed = self._writer.submit(request_spans, tenant, reserved)
+            committed = self._writer.submit(request_spans, tenant, reserved, sender)
             reserved = 0  # the writer releases it: spans not committed in time still wait there
             return await asyncio.wait_for(asyncio.wrap_future(committed), self._limits.answer_seconds)
         finally:
-            self._writer.release(reserved)
+            self._writer.release(reserved, sender)
+
+    def _lane(self, sender: str) -> asyncio.Lock:
+        """One request of a sender is decoded at a time: the others' are decoded meanwhile."""
+        lane = self._lanes.get(sender)
+        if lane is None:
+            lane = self._lanes[sender] = asyncio.Lock()
+        return lane
 
     def _success_response(self, kind: str, answer: CommitResult) -> Response:
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -181,6 +202,8 @@ class Gateway:
         headers = {"Retry-After": str(retry)} if retry else {}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if status == 408:
+            headers["Connection"] = "close"
         if kind == PROTOBUF:
             rpc_status: Any = Status(message=message)
             return Response(rpc_status.SerializeToString(), status, headers, PROTOBUF)

@@ -59,6 +59,8 @@ class Correction(NamedTuple):
 
     row: Row
     audit: Row
+    old_version: int = 0
+    """`row_version` of the row that it corrects: the clock of the host that made it, or of an earlier correction."""
 
 
 def reprice(
@@ -101,7 +103,7 @@ def reprice(
                 _add_to_changes(changes, correction)
             if not dry_run:
                 for begin in range(0, len(corrections), CORRECTIONS_PER_INSERT):
-                    _write(client, target, corrections[begin : begin + CORRECTIONS_PER_INSERT])
+                    _write(client, target, hour, corrections[begin : begin + CORRECTIONS_PER_INSERT])
             progress(number + 1, len(hours))
     except Error as error:
         raise DatabaseError(f"pricing {target.masked_dsn} again failed: {reason(error)}") from error
@@ -118,14 +120,14 @@ def _hours(client: Any, target: Target, since: datetime, until: datetime) -> lis
 
 def _corrections(client: Any, target: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
     response = client.query(
-        statement("prices/calls", db=f"`{target.database}`", columns=", ".join(COLUMNS)),
+        statement("prices/calls", db=f"`{target.database}`", columns=", ".join([*COLUMNS, "row_version"])),
         parameters={"since": since, "until": until, "model": model or "", "excluded": [NOT_BILLED, PROVIDER_REPORTED]},
     )
     corrections: list[Correction] = []
     for values in response.result_rows:
-        correction = correction_for(dict(zip(COLUMNS, values, strict=True)))
+        correction = correction_for(dict(zip(COLUMNS, values[:-1], strict=True)))
         if correction is not None:
-            corrections.append(correction)
+            corrections.append(correction._replace(old_version=values[-1]))
     return corrections
 
 
@@ -167,14 +169,27 @@ def _amount(value: object) -> Decimal:
     return value if isinstance(value, Decimal) else Decimal(0)
 
 
-def _write(client: Any, target: Target, corrections: Sequence[Correction]) -> None:
-    """Write the audit rows first: after a crash the same rows are written again and deduplicated."""
+def _write(client: Any, target: Target, hour: datetime, corrections: Sequence[Correction]) -> None:
+    """Write the audit rows first: after a crash the same rows are written again and deduplicated.
+
+    The rows get a version above those that they correct, which are in the future where the clock of a host was ahead.
+
+    Raises:
+        DatabaseError: what was written does not show when it is read again.
+    """
     client.insert(
         f"`{target.database}`.corrections",
         [correction.audit for correction in corrections],
         column_names=list(AUDIT_COLUMNS),
         column_type_names=list(AUDIT_COLUMNS.values()),
     )
-    insert.insert(
-        client, target, [correction.row for correction in corrections], row_version=time.time_ns() // 1_000_000
-    )
+    version = max(time.time_ns() // 1_000_000, 1 + max(correction.old_version for correction in corrections))
+    insert.insert(client, target, [correction.row for correction in corrections], row_version=version)
+    found = client.query(
+        statement("prices/corrected", db=f"`{target.database}`"), parameters={"hour": hour, "version": version}
+    ).result_rows[0][0]
+    if found < len(corrections):
+        raise DatabaseError(
+            f"{len(corrections):,} calls of {hour:%Y-%m-%d %H:00} were corrected, but only {found:,} show it when they are "
+            "read again: run reprice again, and `spanledger doctor` if that does not help"
+        )

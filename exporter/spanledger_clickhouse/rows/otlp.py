@@ -7,11 +7,12 @@ valid UTF-8. Their meaning is left to `rows.py` and `foreign_spans.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple, cast
 
 from spanledger.runtime.untrusted_json import MAX_LABEL, Json, items, mapping
+from spanledger_clickhouse.rows.protobuf import Splitter
 
 MAX_TEXT: Final = 1024
 """Characters of a further attribute, or a path of a file."""
@@ -63,17 +64,19 @@ def spans_from_json(document: Json) -> Iterator[Span]:
 
 
 def spans_from_protobuf(body: bytes) -> Iterator[Span]:
-    """The spans of an ExportTraceServiceRequest in protobuf.
+    """The spans of an ExportTraceServiceRequest in protobuf, decoded one by one: memory is that of a span.
 
     Raises:
         ValueError: the body is not valid.
+        TooManyFieldsError: a message has more fields than any instrumentation writes.
     """
-    request = _parse_request(body)
-    for resource_spans in request.resource_spans:
-        resource = _attributes(resource_spans.resource.attributes)
-        for scope_spans in resource_spans.scope_spans:
-            scope = _str(scope_spans.scope.name)
-            for span in scope_spans.spans:
+    split = Splitter()
+    for resource_spans in split.messages(body, 1):
+        resource = _attributes(_decoded(split, "resource.v1.Resource", split.merged(resource_spans, 1)).attributes)
+        for scope_spans in split.messages(resource_spans, 2):
+            scope = _str(_decoded(split, "common.v1.InstrumentationScope", split.merged(scope_spans, 1)).name)
+            for encoded in split.messages(scope_spans, 2):
+                span = _decoded(split, "trace.v1.Span", encoded)
                 yield Span(
                     scope,
                     resource,
@@ -88,32 +91,43 @@ def spans_from_protobuf(body: bytes) -> Iterator[Span]:
                 )
 
 
-def _parse_request(body: bytes) -> Any:
+def _decoded(split: Splitter, name: str, encoded: memoryview | bytes) -> Any:
+    """A message of OpenTelemetry's protobuf package, e.g. "trace.v1.Span"."""
     from google.protobuf.message import DecodeError
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    for kind in (lambda: ExportTraceServiceRequest, _bytes_request_class):
-        request: Any = kind()()
+    split.check(encoded, name)
+    data = bytes(encoded)
+    for decode in _decoders(name):
         try:
-            request.ParseFromString(body)
+            return decode(data)
         except DecodeError:
             continue
-        return request
-    raise ValueError("the body is not a valid ExportTraceServiceRequest in protobuf")
+    raise ValueError(f"a {name} in it is not valid protobuf")
 
 
 @cache
-def _bytes_request_class() -> Any:
-    """ExportTraceServiceRequest with bytes for strings: a Collector forwards text that is not UTF-8, which Python's
-    protobuf refuses together with everything else in the request."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+def _decoders(name: str) -> tuple[Callable[[bytes], Any], Callable[[bytes], Any]]:
+    """Decoders of a message: with text, and with bytes for text. A Collector forwards text that is not UTF-8, which
+    Python's protobuf refuses."""
+    from google.protobuf import message_factory
+    from opentelemetry.proto.trace.v1 import trace_pb2
+
+    full_name = f"opentelemetry.proto.{name}"
+    pools: tuple[Any, Any] = (cast("Any", trace_pb2).DESCRIPTOR.pool, _pool_of_bytes())
+    decoders = [message_factory.GetMessageClass(pool.FindMessageTypeByName(full_name)).FromString for pool in pools]
+    return decoders[0], decoders[1]
+
+
+@cache
+def _pool_of_bytes() -> Any:
+    """OpenTelemetry's messages with bytes for strings."""
+    from google.protobuf import descriptor_pb2, descriptor_pool
     from opentelemetry.proto.common.v1 import common_pb2
     from opentelemetry.proto.resource.v1 import resource_pb2
     from opentelemetry.proto.trace.v1 import trace_pb2
 
     pool: Any = descriptor_pool.DescriptorPool()
-    modules: tuple[Any, ...] = (common_pb2, resource_pb2, trace_pb2, trace_service_pb2)
+    modules: tuple[Any, ...] = (common_pb2, resource_pb2, trace_pb2)
     for module in modules:
         file: Any = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
@@ -125,8 +139,7 @@ def _bytes_request_class() -> Any:
                 if field.type == field.TYPE_STRING:
                     field.type = field.TYPE_BYTES
         pool.Add(file)
-    name = "opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest"
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+    return pool
 
 
 def _attributes(pairs: Any) -> dict[str, Value]:

@@ -98,7 +98,7 @@ def _cap_message(direction: str, tokens: int, cap: int) -> str:
 def match_budgets(policy: Policy, dimensions: Dimensions, now: float) -> MatchedBudgets:
     """The budgets that match a request at `now` (Unix seconds)."""
     rule = policy.rule(dimensions.value("feature"))
-    budgets = sorted((b for b in policy.budgets if b.matches(dimensions)), key=lambda b: b.action != DOWNGRADE)
+    budgets = sorted(policy.matching(dimensions), key=lambda b: b.action != DOWNGRADE)
     now_utc = datetime.fromtimestamp(now, UTC)
     windows = [window(budget.window, now_utc, budget.zone) for budget in budgets]
     starts, ends = [w.start.timestamp() for w in windows], [w.end.timestamp() for w in windows]

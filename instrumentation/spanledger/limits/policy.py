@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from decimal import Decimal
+from functools import cached_property
 from typing import Final, Self, Unpack
 
 from spanledger.limits.periods import WINDOWS
@@ -129,6 +130,26 @@ class Policy:
     enforce: bool = False
     """Whether the SDK hooks authorize every call; otherwise only the application's own code does."""
     features: Mapping[str, Rule] = field(default_factory=dict[str, Rule])
+
+    def matching(self, dimensions: Dimensions) -> list[Budget]:
+        """The budgets that match a request, in order; found by their first required value, however many there are."""
+        everybody, by_value = self._index
+        places = list(everybody)
+        for dimension, value in zip(BUDGET_DIMENSIONS, dimensions, strict=True):
+            if value is not None:
+                places += by_value.get((dimension, value), ())
+        candidates = (self.budgets[place] for place in sorted(places))
+        return [budget for budget in candidates if budget.matches(dimensions)]
+
+    @cached_property
+    def _index(self) -> tuple[list[int], dict[tuple[str, str], list[int]]]:
+        """Places of the budgets without a scope, and of the others by one (dimension, value) of it."""
+        everybody: list[int] = []
+        by_value: dict[tuple[str, str], list[int]] = {}
+        for place, budget in enumerate(self.budgets):
+            required = next(iter(budget.scope.items()), None)
+            (everybody if required is None else by_value.setdefault(required, [])).append(place)
+        return everybody, by_value
 
     def rule(self, feature: str | None) -> Rule:
         """The rule for a feature; None: for calls without a feature."""

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from datetime import UTC, tzinfo
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
@@ -91,8 +92,8 @@ def policy_from_document(document: Json, path: str = "limits") -> Policy:
         budget_from_table(cast("Json", budget_table), f"{path}, budget {n}")
         for n, budget_table in enumerate(items(document, "budget"), 1)
     ]
-    names = [parsed_budget.name for parsed_budget in budgets]
-    duplicate = next((name for name in names if names.count(name) > 1), None)
+    names = Counter(parsed_budget.name for parsed_budget in budgets)
+    duplicate = next((name for name, count in names.items() if count > 1), None)
     if duplicate is not None:
         raise PolicyError(f"{path}: duplicate budget name {duplicate!r}")
     caps = _table(document, "request", path)

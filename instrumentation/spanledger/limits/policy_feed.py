@@ -18,6 +18,8 @@ from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 POLL_INTERVAL_SECONDS: Final = 2.0
 """Maximum age of the kill switches and the published budgets."""
 MAX_CACHED_MATCHES: Final = 10_000
+MAX_INLINE_CHARACTERS: Final = 100_000
+"""Published budgets up to this length, about 500, are read by the call that finds them: a few milliseconds."""
 
 
 class PolicyFeed:
@@ -37,6 +39,8 @@ class PolicyFeed:
         self._now = now
         self._controls: Controls | None = None
         """None: not loaded yet."""
+        self._latest = ""
+        """The published budgets that were found last."""
         self._published_lost = False
         """Whether Redis has lost the published budgets."""
         self._next_poll = 0.0
@@ -79,13 +83,31 @@ class PolicyFeed:
             controls = Controls(controls.stopped | previous_controls.stopped, previous_controls.published)
         self._published_lost = published_lost
         if controls.published != previous_controls.published:
-            try:
-                self.policy = self._process_policy.with_published(policy_from_json(controls.published))
-                self._matches = self.policy, {}
-            except PolicyError as error:
-                log.error("%s; the previous budgets stay in force", error)
+            self._adopt(controls.published)
         self._controls = controls
         self.has_stops = bool(controls.stopped)
+
+    def _adopt(self, published: str) -> None:
+        """Put published budgets in force; many of them in a thread, so that no call waits while they are read."""
+        self._latest = published
+        if len(published) <= MAX_INLINE_CHARACTERS:
+            self._read(published)
+            return
+        try:
+            threading.Thread(target=self._read, args=(published,), name="spanledger-budgets", daemon=True).start()
+        except RuntimeError:  # there can be no further thread
+            self._read(published)
+
+    def _read(self, published: str) -> None:
+        try:
+            policy = self._process_policy.with_published(policy_from_json(published))
+        except PolicyError as error:
+            log.error("%s; the previous budgets stay in force", error)
+            return
+        policy.matching(Dimensions())  # makes the index here, not in the next call
+        if self._latest == published:  # else a newer one came meanwhile
+            self.policy = policy
+            self._matches = policy, {}
 
     def stop_reason(self, dimensions: Dimensions) -> str:
         """The kill switch that applies to a call, as text; "": none."""

@@ -15,11 +15,13 @@ import json
 import re
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
 from importlib import metadata, resources
+from io import BytesIO
 from pathlib import Path
 from typing import Final, cast
 
@@ -31,7 +33,10 @@ from spanledger.runtime.untrusted_json import Json, label, mapping
 TABLE_IN_WHEEL: Final = "litellm/model_prices_and_context_window_backup.json"
 COMPROMISED_RELEASES: Final = ("1.82.7", "1.82.8", "1.107.")
 """Releases of litellm that carried a payload (2026-03-24 and 1.107); their files are not even read."""
-
+MAX_TABLE_BYTES: Final = 64 << 20
+"""A table has 2 MB (litellm 1.110), a wheel 20 MB."""
+MAX_NUMBER_CHARACTERS: Final = 40
+MAX_EXPONENT: Final = 30
 
 SELF_HOSTED_PROVIDERS: Final = frozenset({"ollama", "ollama_chat", "lemonade", "hosted_vllm", "vllm", "lm_studio"})
 """`litellm_provider` of self-hosted model servers: their model names are not vendor names."""
@@ -105,8 +110,32 @@ class Table:
 
 
 def _numbers_as_text(data: bytes) -> Json:
-    """Parse a table; numbers stay text, so that no price passes through a float."""
-    return mapping(json.loads(data, parse_float=str, parse_int=str))
+    """Parse a table; numbers stay text, so that no price passes through a float.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has a number that is no price and no limit of a model.
+    """
+    try:
+        return mapping(json.loads(data, parse_float=_number, parse_int=_number, parse_constant=_number))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _number(text: str) -> str:
+    """A number of a table, as it is written."""
+    _, _, exponent = text.lower().partition("e")
+    if len(text) > MAX_NUMBER_CHARACTERS or text[-1] in "yN" or (exponent and abs(int(exponent)) > MAX_EXPONENT):
+        raise ValueError(f"it has a number that is no price: {text[:20]}")
+    return text
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The content of a regular file of plausible size; raises OSError or ValueError."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file" if path.exists() else f"{path} does not exist")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_TABLE_BYTES >> 20} MB")
+    return path.read_bytes()
 
 
 def _models(raw_table: Json) -> dict[str, Json]:
@@ -152,12 +181,16 @@ def from_file(path: Path) -> Table:
         if version.startswith(COMPROMISED_RELEASES):
             raise ValueError(f"litellm {version} is a compromised release; its files are not read")
         try:
-            with zipfile.ZipFile(path) as wheel:
+            with zipfile.ZipFile(BytesIO(_read_bytes(path))) as wheel:
+                if wheel.getinfo(TABLE_IN_WHEEL).file_size > MAX_TABLE_BYTES:
+                    raise ValueError(f"the table in {path} is larger than {MAX_TABLE_BYTES >> 20} MB")
                 data = wheel.read(TABLE_IN_WHEEL)
         except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{path} does not contain {TABLE_IN_WHEEL}") from error
+        except (RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be unpacked: {error}") from error
         return _read("file", f"litellm {version}", path, data)
-    return _read("file", path.name, path, path.read_bytes())
+    return _read("file", path.name, path, _read_bytes(path))
 
 
 def _read(source: str, version: str, path: Path, data: bytes) -> Table:
@@ -183,7 +216,7 @@ def installed(newer_than: str) -> Table | None:
     if _version_key(version) <= _version_key(newer_than):
         return None
     path = Path(str(distribution.locate_file(TABLE_IN_WHEEL)))
-    return _read("litellm", version, path, path.read_bytes())
+    return _read("litellm", version, path, _read_bytes(path))
 
 
 def _version_key(version: str) -> tuple[int, ...]:
@@ -209,9 +242,9 @@ def read_overrides() -> Overrides:
         return NO_OVERRIDES
     path = Path(configured).expanduser()
     try:
-        data = path.read_bytes()
-        document = mapping(tomllib.loads(data.decode(), parse_float=str))
-    except (OSError, ValueError) as error:
+        data = _read_bytes(path)
+        document = mapping(tomllib.loads(data.decode(), parse_float=_number))
+    except (OSError, ValueError, RecursionError) as error:
         log.error("cannot use SPANLEDGER_PRICE_OVERRIDES=%s: %s. It is ignored.", path, error)
         return NO_OVERRIDES
     digest = hashlib.sha256(data).hexdigest()

@@ -47,8 +47,9 @@ def spool_dir() -> Path:
 
 
 def mask_credentials(dsn: str) -> str:
-    """`dsn` with its password, and secrets in its query, replaced by ***."""
+    """`dsn` with its password, and secrets in its query, replaced by ***. A name without a password may be a token."""
     dsn = re.sub(r"(?<=://)([^:/@]*):(.*)@", r"\1:***@", dsn)
+    dsn = re.sub(r"(?<=://)[^:/@]+@", "***@", dsn)
     return re.sub(r"((?:password|token|secret|key)[^=&]*=)[^&]*", r"\1***", dsn, flags=re.IGNORECASE)
 
 
