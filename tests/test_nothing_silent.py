@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import subprocess
@@ -23,7 +25,7 @@ from spanledger.spool import journal, segments
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
 from spanledger_clickhouse.database.connection import open_client, resolve_target
-from spanledger_clickhouse.database.insert import COLUMN_NAMES
+from spanledger_clickhouse.database.insert import COLUMN_NAMES, SuspectError
 from spanledger_clickhouse.rows.rows import Row, contents
 from spanledger_clickhouse.ship import shipper
 from spanledger_clickhouse.ship.background_thread import BackgroundShipper
@@ -311,9 +313,251 @@ def test_a_child_without_fork_hooks_gets_numbers_and_a_segment_of_its_own(tmp_pa
     parent = spool.process_id
     process = spool._process
     process.process_number -= 1  # what a forked child finds
+    spool._by_number.clear()
     Calls(spool).make(2)
     assert spool.process_id != parent
     files = {file.name.partition("-")[0]: file for file in tmp_path.glob("*.jsonl")}
     assert set(files) == {parent, spool.process_id}
     assert [len(contents(line).rows) for line in files[parent].read_bytes().splitlines()] == [0, 1, 1]
     spool.close()
+
+
+def test_threads_that_make_the_first_calls_of_such_a_child_share_its_numbers(tmp_path: Path):
+    spool = new_spool(tmp_path)
+    calls = Calls(spool)
+    calls.make(1)
+    for _ in range(10):
+        spool._process.process_number -= 1
+        spool._by_number.clear()
+        barrier = threading.Barrier(8)
+
+        def work(barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            calls.make(3)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    spool.close()
+    rows = [
+        row
+        for file in tmp_path.glob("*.jsonl")
+        for line in file.read_bytes().splitlines()
+        for row in contents(line).rows
+    ]
+    keys = {(row[COLUMN_NAMES.index("process_id")], row[COLUMN_NAMES.index("sequence")]) for row in rows}
+    assert (len(rows), len(keys), len({process for process, _ in keys})) == (241, 241, 11)
+
+
+# --- the journal ---------------------------------------------------------------------------------------------------
+
+
+def totals(directory: Path) -> journal.Totals:
+    [file] = directory.glob("*.journal")
+    report = journal.read(file)
+    assert report is not None
+    return report.totals
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("deadline", [0, 5])
+def test_rows_that_follow_others_in_memory_are_in_the_journal(deadline: int, tmp_path: Path, monkeypatch):
+    """As many as were there before: the number that waits does not tell them apart."""
+    spool = new_spool(tmp_path, deadline)
+    calls = Calls(spool)
+    calls.make(2)
+    background = BackgroundShipper(spool)
+    background._sink = Events()
+    monkeypatch.setattr(background, "STRANDED_SECONDS", 0.0)
+    monkeypatch.setattr(segments.os, "write", full)
+    calls.make(10)
+    background._run_once()
+    calls.make(10)
+    assert (totals(tmp_path).next_sequence, totals(tmp_path).waiting) == (22, 10)
+
+
+def test_a_journal_that_could_not_be_written_once_is_written_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("spanledger.spool.writer.CHECK_SECONDS", 0)
+    monkeypatch.setattr("spanledger.spool.writer.RETRY_SECONDS", 0)
+    spool = new_spool(tmp_path, 0)
+    calls = Calls(spool)
+    calls.make(3)
+    with monkeypatch.context() as broken:
+        broken.setattr(journal.os, "pwrite", full)
+        calls.make(1)
+    calls.make(5)
+    assert totals(tmp_path).next_sequence == 9
+    spool.close()
+
+
+def test_a_segment_that_is_deleted_before_the_end_on_a_full_disk_is_a_gap(tmp_path: Path, monkeypatch, caplog):
+    spool = new_spool(tmp_path)
+    Calls(spool).make(5)
+    for file in tmp_path.glob("*.jsonl"):
+        file.unlink()
+    monkeypatch.setattr(segments.os, "write", full)
+    spool.close()
+    assert totals(tmp_path).next_sequence == 5
+    assert "calls of this process are not in the spool" in caplog.text
+
+
+def test_a_spool_that_is_used_after_its_end_keeps_its_journal(tmp_path: Path, monkeypatch):
+    spool = new_spool(tmp_path, 0)
+    calls = Calls(spool)
+    calls.make(3)
+    monkeypatch.setattr(segments.os, "write", full)
+    calls.make(2)
+    spool.close()
+    calls.make(4)
+    assert totals(tmp_path).next_sequence == 9
+
+
+def test_a_process_that_spent_more_than_a_call_can_is_recorded():
+    line = Encoder().marker(RESOURCE, {a.MARKER: "end", a.RECORDED_COST: 10**18 + 5})
+    [event] = contents(line).events
+    assert event[-1] == Decimal("1000000.000000000005")
+
+
+@pytest.mark.parametrize("attributes", [[{"key": "a"}, 5], [{"v": 1}], [], "x", None])
+def test_a_journal_with_odd_attributes_stops_nothing(attributes: object, tmp_path: Path):
+    book = journal.Journal(tmp_path, "a", Encoder().marker(RESOURCE, {a.MARKER: "heartbeat"}))
+    book.note(journal.Totals(next_sequence=1))
+    book.close()
+    lines = book.path.read_bytes().splitlines(keepends=True)
+    document = json.loads(lines[2])
+    document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["attributes"] = attributes
+    book.path.write_bytes(b"".join(lines[:2]) + json.dumps(document).encode())
+    spool = new_spool(tmp_path)
+    Calls(spool).make(1)
+    sink = Events()
+    shipper.drain(tmp_path, sink)
+    assert len(sink.rows) == 1
+    spool.close()
+
+
+# --- what the application does meanwhile -----------------------------------------------------------------------------
+
+
+BUSY = """
+import os, sys, threading
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+import test_nothing_silent as program
+def spin():
+    x = 0
+    while True: x += 1
+for _ in range(4): threading.Thread(target=spin, daemon=True).start()
+spool = program.new_spool(Path({directory!r}))
+spool.append(b"row\\n", 0, 1)
+os._exit(9)
+"""
+
+
+def test_a_busy_process_waits_for_its_row_to_be_on_disk(tmp_path: Path):
+    """Its threads keep the interpreter from the spool's: that is not a disk that hangs."""
+    missing = 0
+    for attempt in range(6):
+        directory = tmp_path / str(attempt)
+        program = BUSY.format(tests=str(Path(__file__).parent), directory=str(directory))
+        subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+        found = [file.read_bytes() for file in directory.glob("*.jsonl")]
+        missing += not any(b"row" in content for content in found)
+    assert missing <= 1, "at most a row whose call waited a quarter of a second"
+
+
+FINALIZED = """
+import os, sys, time
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+import test_nothing_silent as program
+from spanledger.spool import segments, writer
+writer.CLOSE_SECONDS = 0.2
+write = os.write
+segments.os.write = lambda fd, data: time.sleep(3) or write(fd, data)
+class Late:
+    def __init__(self, spool): self.spool = spool
+    def __del__(self): self.spool.append(b"late\\n")
+spool = program.new_spool(Path({directory!r}))
+spool.append(b"row\\n", 0, 1)
+spool.close()
+program.late = Late(spool)
+"""
+
+
+def test_a_row_that_ends_with_the_interpreter_does_not_keep_it(tmp_path: Path):
+    program = FINALIZED.format(tests=str(Path(__file__).parent), directory=str(tmp_path / "spool"))
+    subprocess.run([sys.executable, "-c", program], check=False, timeout=30)
+
+
+def test_a_logger_that_raises_stops_neither_the_thread_nor_the_caller(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("spanledger.spool.writer.RETRY_SECONDS", 0)
+    monkeypatch.setattr(segments, "RETRY_SECONDS", 0)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a filter of the application")
+
+    for deadline in (0, 5):
+        spool = new_spool(tmp_path / str(deadline), deadline)
+        with monkeypatch.context() as patched:
+            patched.setattr("spanledger.spool.writer.log.error", broken)
+            patched.setattr(segments.os, "write", full)
+            assert spool.append(b"one\n")
+        assert spool.append(b"two\n")
+        assert spool.waiting == 0
+        spool.close()
+
+
+def test_a_signal_that_appends_while_its_thread_writes_does_not_wait_for_itself(tmp_path: Path, monkeypatch):
+    spool = new_spool(tmp_path, 0)
+    write, depth = os.write, [0]
+
+    def interrupted(fd: int, data: bytes) -> int:
+        if not depth[0]:
+            depth[0] += 1
+            assert spool.append(b"from the handler\n")
+        return write(fd, data)
+
+    monkeypatch.setattr(segments.os, "write", interrupted)
+    assert spool.append(b"row\n")
+    monkeypatch.undo()
+    spool.close()
+    [file] = tmp_path.glob("*.jsonl")
+    assert b"row\n" in file.read_bytes()
+    assert b"from the handler\n" in file.read_bytes()
+
+
+def test_a_row_in_memory_that_is_refused_does_not_stop_the_spool(tmp_path: Path, monkeypatch):
+    spool = new_spool(tmp_path)
+    calls = Calls(spool)
+    calls.make(5)
+    with monkeypatch.context() as broken:
+        broken.setattr(segments.os, "write", full)
+        calls.make(1)
+
+    class Picky(Events):
+        def send(self, lines: Sequence[SpoolLine]) -> None:
+            if any(row[COLUMN_NAMES.index("sequence")] == 5 for line in lines for row in line.contents.rows):
+                raise SuspectError("nobody knows")
+            super().send(lines)
+
+    background = BackgroundShipper(spool)
+    background._sink = sink = Picky()
+    monkeypatch.setattr(background, "STRANDED_SECONDS", 0.0)
+    background._run_once()
+    assert len(sink.rows) == 5
+
+
+def test_the_end_waits_two_seconds_even_if_the_disk_hangs_only_then(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("spanledger.spool.writer.CLOSE_SECONDS", 0.2)
+    spool = new_spool(tmp_path)
+    Calls(spool).make(1)
+    hangs = threading.Event()
+    write = os.write
+    monkeypatch.setattr(segments.os, "write", lambda fd, data: hangs.wait(20) and write(fd, data))
+    began = time.monotonic()
+    spool.close()
+    assert time.monotonic() - began < 5
+    hangs.set()

@@ -204,8 +204,13 @@ def event(span: Span) -> Row:
         natural(attributes.get(a.LOST_FROM)),
         natural(attributes.get(a.LOST_TO)),
         money(attributes.get(a.COST_TOTAL), True),
-        money(attributes.get(a.RECORDED_COST), True) if a.RECORDED_COST in attributes else None,
+        _recorded(attributes.get(a.RECORDED_COST)),
     )
+
+
+def _recorded(value: object) -> Decimal | None:
+    """What a process has recorded so far, in USD; more than a call may cost."""
+    return Decimal(value).scaleb(-12) if type(value) is int and 0 <= value < 2**63 else None
 
 
 def _is_unmapped(key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -44,6 +45,7 @@ class BackgroundShipper:
 
     PAUSE_SECONDS: Final = 1.0
     MAX_PAUSE_SECONDS: Final = 60.0
+    REPORT_SECONDS: Final = 5.0
     STRANDED_SECONDS: Final = 0.5
     """How long a row is in memory before it is shipped from there."""
 
@@ -64,6 +66,7 @@ class BackgroundShipper:
         self._is_unavailable = False
         self._is_incomplete = False
         self._heartbeat_sent: list[bytes] = []
+        self._next_reports = 0.0
 
     def start(self) -> None:
         """Start if a destination is configured; an invalid one is logged."""
@@ -145,10 +148,9 @@ class BackgroundShipper:
     def _drain_once(self) -> str:
         """Ship the current spool; returns '' or an error message."""
         self._other_shipper_active = False
+        failure = self._try_to_ship_memory()
         try:
-            if self._sink is not None:
-                self._ship_memory(self._sink)
-            if self._sink is not None and (waiting_bytes(self.directory) or due_reports(self.directory)):
+            if self._sink is not None and (waiting_bytes(self.directory) or self._has_reports()):
                 stats = drain(self.directory, self._sink)
                 self.shipped.rows += stats.rows
                 self.shipped.dead += stats.dead + stats.torn
@@ -165,6 +167,23 @@ class BackgroundShipper:
             return f"the spool {self.directory} cannot be read: {error}"
         except Exception as error:  # noqa: BLE001 - the thread continues after any error of a driver or server
             return f"shipping failed with {type(error).__name__}. Rows wait in {self.directory}."
+        return failure
+
+    def _has_reports(self) -> bool:
+        """Whether journals are to be reported; looked up now and then, as every worker of a host does it."""
+        now = time.monotonic()
+        if now < self._next_reports and not self._stopped:
+            return False
+        self._next_reports = now + self.REPORT_SECONDS
+        return bool(due_reports(self.directory))
+
+    def _try_to_ship_memory(self) -> str:
+        """Ship the rows for which the spool had no place; returns '' or why they wait. The spool is shipped all the same."""
+        try:
+            if self._sink is not None:
+                self._ship_memory(self._sink)
+        except Exception as error:  # noqa: BLE001 - the thread continues after any error of a driver or server
+            return f"rows of this process wait in its memory: {error}"
         return ""
 
     def _ship_memory(self, sink: Sink) -> None:

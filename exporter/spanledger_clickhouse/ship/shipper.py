@@ -162,6 +162,8 @@ def due_reports(directory: Path) -> list[journal.Report]:
     """Journals to report now: of processes that have ended, that have lost rows, or that were not reported for a minute."""
     reports: list[journal.Report] = []
     names = [name for name in os.listdir(directory) if name.endswith(JOURNAL_SUFFIX)] if directory.is_dir() else []
+    for gone in _reported.keys() - set(names):
+        del _reported[gone]
     for name in sorted(names):
         with contextlib.suppress(OSError):  # removed meanwhile, or of somebody else
             report = journal.read(directory / name)
@@ -170,8 +172,9 @@ def due_reports(directory: Path) -> list[journal.Report]:
             now = time.monotonic()
             totals, reported_at = _reported.setdefault(name, (Totals(), now))
             changed = report.totals[1:] != totals[1:]
-            in_danger = report.totals.lost_rows > totals.lost_rows or report.totals.waiting > totals.waiting
-            if report.ended or (changed and (in_danger or now - reported_at >= HEARTBEAT_SECONDS)):
+            loses = report.totals.lost_rows > totals.lost_rows
+            is_due = now - reported_at >= HEARTBEAT_SECONDS and not report.totals.waiting  # they may still be written
+            if report.ended or (changed and (loses or is_due)):
                 reports.append(report)
     return reports
 

@@ -12,7 +12,7 @@ WITH
             any(host)                                                   AS host,
             min(at)                                                     AS began,
             maxIf(sequence, kind IN ('end', 'heartbeat'))               AS reached,
-            argMaxIf(recorded_cost_usd, sequence, isNotNull(recorded_cost_usd)) AS recorded,
+            argMaxIf(recorded_cost_usd, (sequence, recorded_cost_usd), isNotNull(recorded_cost_usd)) AS recorded,
             maxIf(sequence, isNotNull(recorded_cost_usd))               AS recorded_up_to,
             groupArrayIf((assumeNotNull(lost_from), assumeNotNull(lost_to)), kind = 'loss' AND isNotNull(lost_from)) AS losses
         FROM {db}.ledger_events FINAL

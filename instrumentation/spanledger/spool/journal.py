@@ -10,9 +10,11 @@ whole (each ends with its CRC-32), and an OTLP JSON line of the marker that carr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ from spanledger.semconv import attributes as a
 JOURNAL_SUFFIX: Final = ".journal"
 MAX_JOURNAL_BYTES: Final = 64 << 10
 FORMAT: Final = "%020d %020d %024d %020d %024d %020d %020d %020d"
+LOCK_ATTEMPTS: Final = 20
 LINE_BYTES: Final = len(FORMAT % ((0,) * 8)) + len(" 00000000\n")
 
 
@@ -68,24 +71,36 @@ class Journal:
         """
         self.path = directory / f"{process_id}{JOURNAL_SUFFIX}"
         self._revision = 0
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            with suppress(
-                OSError
-            ):  # a file system without locks: a reader takes the process for dead, and it begins anew
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
             empty = _line(Totals())
-            content = empty + empty + heartbeat
-            if os.pwrite(self._fd, content, 0) != len(content):
-                raise OSError(28, "No space left on device")  # noqa: TRY301 - as the system says it a moment later
+            self._write(empty + empty + heartbeat, 0)
         except OSError:
-            self.remove()
+            self.close()
             raise
+
+    def _lock(self) -> None:
+        """A reader may have the lock for a moment. On a file system without locks the process seems to have ended to a
+        reader, which removes the file: it is made again."""
+        for _ in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:
+                return
+            else:
+                return
+
+    def _write(self, content: bytes, offset: int) -> None:
+        if os.pwrite(self._fd, content, offset) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def note(self, totals: Totals) -> None:
         """Write the totals over the older of the two."""
         self._revision += 1
-        os.pwrite(self._fd, _line(totals._replace(revision=self._revision)), self._revision % 2 * LINE_BYTES)
+        self._write(_line(totals._replace(revision=self._revision)), self._revision % 2 * LINE_BYTES)
 
     def is_deleted(self) -> bool:
         return os.fstat(self._fd).st_nlink == 0
@@ -140,7 +155,7 @@ def read(path: Path) -> Report | None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             ended = True
         except OSError:
             ended = False
@@ -154,10 +169,11 @@ def read(path: Path) -> Report | None:
     ]
     try:
         heartbeat: Any = json.loads(content[2 * LINE_BYTES :])
-        heartbeat["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["attributes"][0]["key"]
-        return Report(path, max(found), ended, heartbeat)
-    except (ValueError, LookupError, TypeError, RecursionError):
+        report = Report(path, max(found), ended, heartbeat)
+        report.lines()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+    return report
 
 
 def _line(totals: Totals) -> bytes:

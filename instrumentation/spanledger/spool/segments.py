@@ -126,7 +126,8 @@ class Segments:
                 "in memory until it can"
             )
             written = 0
-        self._system_call_began = 0.0
+        finally:
+            self._system_call_began = 0.0
         if written != len(line):
             self.close()  # a torn line is the reader's to skip
             self._fallback_place = Place.MEMORY
@@ -205,7 +206,7 @@ class Segments:
         lines = b""
         with suppress(OSError), self.system_call():
             lines = os.pread(deleted, self._size, 0)
-        with suppress(OSError):
+        with suppress(OSError), self.system_call():
             os.close(deleted)
         if not lines:
             return

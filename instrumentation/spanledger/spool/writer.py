@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,8 @@ __all__ = ["SUFFIX", "LostRows", "Spool"]
 
 MAX_WAIT_SECONDS: Final = 0.25
 """How long a caller waits for the spool's thread to be scheduled, in a process that is busy."""
+GIL_WAIT_SECONDS: Final = 0.002
+"""A caller that wakes up this much too late competes for the interpreter: so does the spool's thread, not for the disk."""
 CLOSE_SECONDS: Final = 2.0
 """How long the end of the process waits for a disk that does not answer."""
 NATIVE_THREADS_ONLY: Final = ("gevent.monkey", "eventlet.patcher")
@@ -55,6 +58,8 @@ class _Row:
     is_lost: bool = False
     is_shipped: bool = False
     """It went to the destination without a segment."""
+    is_end: bool = False
+    """Not a row: the process ends."""
 
 
 @dataclass
@@ -63,6 +68,8 @@ class LostRows:
 
     count: int = 0
     picousd: int = 0
+    numbered_picousd: int = 0
+    """Of it, the rows with a number."""
     first: int | None = None
     last: int | None = None
 
@@ -73,8 +80,19 @@ class LostRows:
         self.count += 1
         self.picousd += picousd
         if sequence is not None:
-            self.first = sequence if self.first is None else min(self.first, sequence)
-            self.last = sequence if self.last is None else max(self.last, sequence)
+            self.numbered_picousd += picousd
+            self._widen(sequence, sequence)
+
+    def include(self, other: LostRows) -> None:
+        self.count += other.count
+        self.picousd += other.picousd
+        self.numbered_picousd += other.numbered_picousd
+        if other.first is not None and other.last is not None:
+            self._widen(other.first, other.last)
+
+    def _widen(self, first: int, last: int) -> None:
+        self.first = first if self.first is None else min(self.first, first)
+        self.last = last if self.last is None else max(self.last, last)
 
 
 @dataclass
@@ -87,10 +105,13 @@ class _Process:
     process_number: int = field(default_factory=os.getpid)
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by whoever writes; the application's threads wait for it only where the spool has no thread."""
+    owner: int = 0
+    """Identifier of the thread that holds it: a signal handler or a finalizer in that thread must not wait for it."""
     rows: deque[_Row] = field(default_factory=deque[_Row])
     """Rows that are not in a segment yet, in order."""
-    overflow: deque[_Row] = field(default_factory=deque[_Row])
-    """Rows that found `rows` full, without their lines."""
+    overflow: LostRows = field(default_factory=LostRows)
+    """Rows that found `rows` full."""
+    overflow_lock: threading.Lock = field(default_factory=threading.Lock)
     requests: ReentrantQueue[_Row] = field(default_factory=ReentrantQueue[_Row])
     """Rows that the thread is to write; their callers wait."""
     losses: LostRows = field(default_factory=LostRows)
@@ -145,6 +166,7 @@ class Spool:
         self._logged_messages: set[str] = set()
         self._sync = _DeviceSync(sync_ms, lambda: self._process.segments.fd)
         self._process = self._new_process()
+        self._by_number: dict[int, _Process] = {os.getpid(): self._process}
 
     def _new_process(self) -> _Process:
         identity = secrets.token_hex(8)
@@ -152,10 +174,8 @@ class Spool:
 
     @property
     def process_id(self) -> str:
-        """Random for every process; a child that was forked without fork hooks (uWSGI) gets its own here."""
-        if self._process.process_number != os.getpid():
-            self.after_fork()
-        return self._process.identity
+        """Random for every process."""
+        return self._current().identity
 
     @property
     def waiting(self) -> int:
@@ -165,39 +185,52 @@ class Spool:
     @property
     def recorded(self) -> int:
         """Rows that were handed in."""
-        return self.written + self.refused + len(self._process.rows) + len(self._process.overflow)
+        return self.written + self.refused + len(self._process.rows) + self._process.overflow.count
 
     def next_sequence(self) -> int:
         """The number of the next row of this process: 0, 1, 2, ... A missing number is a lost row."""
+        return next(self._current().sequence)
+
+    def _current(self) -> _Process:
+        """What belongs to this process; a child that was forked without fork hooks (uWSGI) gets it here."""
         if self._process.process_number != os.getpid():
             self.after_fork()
-        return next(self._process.sequence)
+        return self._process
 
     def append(self, line: bytes, sequence: int | None = None, picousd: int = 0) -> bool:
         """Write one line (ending in a newline). True when it is in the file, or kept until it can be.
 
         `sequence` and `picousd` say what is lost where it is neither.
         """
-        process = self._process
-        if process.process_number != os.getpid():
-            self.after_fork()
-            process = self._process
+        process = self._current()
         row = _Row(line, sequence, picousd)
-        threaded = self._deadline > 0 and self._start_thread(process)
-        if threaded:
+        if len(process.rows) >= MEMORY_ROWS:
+            with process.overflow_lock:
+                process.overflow.add(sequence, picousd)
+            row.is_lost = True
+        threaded = self._deadline > 0 and process.owner != threading.get_ident() and self._start_thread(process)
+        if threaded and not row.is_lost:
             row.written = threading.Lock()
             row.written.acquire()
-        if len(process.rows) >= MEMORY_ROWS:
-            row.line, row.is_lost = b"", True
-            process.overflow.append(row)
-        else:
+        if not row.is_lost:
             process.rows.append(row)
-        if threaded:
+        if not threaded:
+            self._write_here(process)
+        elif not row.is_lost or len(process.requests) < MEMORY_ROWS:
             self._wait_for_thread(process, row)
-        else:
-            with process.lock:
-                self._write_rows(process)
         return not row.is_lost
+
+    def _write_here(self, process: _Process) -> None:
+        """Write in this thread what waits, unless it is writing: then it does so when it goes on."""
+        if process.owner == threading.get_ident():
+            return
+        if process.lock.acquire(timeout=MAX_WAIT_SECONDS if self._deadline else -1):
+            process.owner = threading.get_ident()
+            try:
+                self._write_rows(process)
+            finally:
+                process.owner = 0
+                process.lock.release()
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
@@ -215,16 +248,35 @@ class Spool:
         """Wait until the row is in a segment, or until the disk has not answered for as long as the deadline says."""
         written = row.written
         process.requests.put(row)
-        end = time.monotonic() + MAX_WAIT_SECONDS
-        while written is not None and process.segments.seconds_in_system_call() < self._deadline:
-            if written.acquire(timeout=self._deadline) or time.monotonic() > end:
+        began = time.monotonic()
+        while written is not None and not self._hangs(process, began):
+            waits_since = time.monotonic()
+            if written.acquire(timeout=self._deadline):
                 break
+            late = time.monotonic() - waits_since - self._deadline
+            if process.segments.seconds_in_system_call() >= self._deadline and late < GIL_WAIT_SECONDS:
+                break
+
+    def _hangs(self, process: _Process, began: float) -> bool:
+        """Whether there is no use in waiting: the disk has not answered, or nobody has, for long."""
+        return (
+            process.segments.seconds_in_system_call() > MAX_WAIT_SECONDS or time.monotonic() - began > MAX_WAIT_SECONDS
+        )
 
     def _run(self, process: _Process) -> None:
         while self._process is process:
             row = process.requests.get()
             with process.lock:
-                self._write_rows(process)
+                process.owner = threading.get_ident()
+                try:
+                    if row.is_end:
+                        self._end(process)
+                    else:
+                        self._write_rows(process)
+                except Exception as error:  # noqa: BLE001 - the thread goes on whatever a logger or a disk does
+                    self._log_once(f"the spool's thread met {type(error).__name__}: {error}")
+                finally:
+                    process.owner = 0
             _settle(row)
 
     # --- writing: with the lock ----------------------------------------------------------------------------------
@@ -235,8 +287,8 @@ class Spool:
             while process.rows:
                 if not self._write_first(process):
                     break
-            while process.overflow:
-                self._lose(process, process.overflow.popleft())
+            if process.overflow:
+                self._lose_overflow(process)
             self._note(process)
         except Exception as error:  # noqa: BLE001 - the thread goes on; the rows stay where they are
             self._log_once(f"writing to the spool failed with {type(error).__name__}: {error}")
@@ -307,6 +359,16 @@ class Spool:
         process.losses.add(row.sequence, row.picousd)
         self._count(process, row)
 
+    def _lose_overflow(self, process: _Process) -> None:
+        with process.overflow_lock:
+            lost, process.overflow = process.overflow, LostRows()
+        self.refused += lost.count
+        self.refused_picousd += lost.picousd
+        process.losses.include(lost)
+        process.picousd += lost.numbered_picousd
+        if lost.last is not None:
+            process.next_sequence = max(process.next_sequence, lost.last + 1)
+
     def _take_recovered(self, process: _Process) -> None:
         """Lines of a deleted segment that found no new one wait before all others."""
         lines, process.segments.recovered = process.segments.recovered, []
@@ -335,39 +397,38 @@ class Spool:
             waiting=len(process.rows),
         )
 
-    def _note(self, process: _Process) -> None:
-        """Bring the journal up to date, where there can be one: at once if rows are in danger, else once a second."""
+    def _note(self, process: _Process, *, now_or_never: bool = False) -> None:
+        """Bring the journal up to date: at once if rows are lost or wait, else once a second."""
         now = time.monotonic()
-        noted = process.noted
-        urgent = process.losses.count != noted.lost_rows or len(process.rows) > noted.waiting
-        if self._encode_marker is None or not (urgent or now - process.noted_at > CHECK_SECONDS):
+        is_due = now_or_never or process.losses or process.rows or now - process.noted_at > CHECK_SECONDS
+        if self._encode_marker is None or not is_due:
             return
         totals = self._totals(process)
         process.noted_at = now
-        if totals == noted:
-            return
         try:
-            if process.journal is not None and now - process.journal_checked > CHECK_SECONDS:
-                process.journal_checked = now
-                if process.journal.is_deleted():
-                    process.journal.close()
-                    process.journal, process.journal_retry_at = None, 0.0
-            journal = process.journal or self._open_journal(process)
-            if journal is not None:
-                with process.segments.system_call():
-                    journal.note(totals)
-                process.noted = totals
+            with process.segments.system_call():
+                if process.journal is not None and now - process.journal_checked > CHECK_SECONDS:
+                    process.journal_checked = now
+                    if process.journal.is_deleted():
+                        self._drop_journal(process)
+                if totals == process.noted:
+                    return
+                if process.journal is None and (now_or_never or now >= process.journal_retry_at):
+                    process.journal_retry_at = now + RETRY_SECONDS
+                    process.journal = Journal(self.directory, process.identity, self._heartbeat(process))
+                if process.journal is not None:
+                    process.journal.note(totals)
+                    process.noted = totals
         except OSError:
-            process.journal = None
+            self._drop_journal(process)
+            process.journal_retry_at = now + RETRY_SECONDS
 
-    def _open_journal(self, process: _Process) -> Journal | None:
-        now = time.monotonic()
-        if now < process.journal_retry_at:
-            return None
-        process.journal_retry_at = now + RETRY_SECONDS
-        with process.segments.system_call():
-            process.journal = Journal(self.directory, process.identity, self._heartbeat(process))
-        return process.journal
+    def _drop_journal(self, process: _Process) -> None:
+        """Give up the descriptor; the next note opens the file again, or makes it."""
+        journal, process.journal, process.noted = process.journal, None, Totals()
+        process.journal_retry_at = 0.0
+        if journal is not None:
+            journal.close()
 
     def _heartbeat(self, process: _Process) -> bytes:
         process.heartbeat = process.heartbeat or self._marker(process, "heartbeat", {})
@@ -386,11 +447,13 @@ class Spool:
         """Give up the memory of rows that were marked as shipped; later, if the disk does not answer now."""
         process = self._process
         if process.lock.acquire(timeout=1.0):
+            process.owner = threading.get_ident()
             try:
                 while process.rows and process.rows[0].is_shipped:
                     self._write_first(process)
                 self._note(process)
             finally:
+                process.owner = 0
                 process.lock.release()
 
     def heartbeat(self) -> list[bytes]:
@@ -408,36 +471,52 @@ class Spool:
         process = self._process
         if process.process_number != os.getpid():
             return  # a forked child that has recorded nothing
-        if not process.lock.acquire(timeout=CLOSE_SECONDS):
-            self._log_unwritten(process, "the disk does not answer")
-            return
-        try:
-            last = next(process.sequence)
-            process.sequence = itertools.count(last)
-            process.segments.try_now()
-            self._write_rows(process)
-            if (process.started or process.rows) and last != process.end_sequence:
-                self._write_end(process, last)
-            process.segments.close()
-            if process.journal is not None and (process.rows or process.losses):
-                process.journal.close()
-            elif process.journal is not None:
+        end = _Row(b"", is_end=True, written=threading.Lock())
+        if self._deadline > 0 and self._start_thread(process) and end.written is not None:
+            end.written.acquire()
+            is_done = end.written
+            process.requests.put(end)
+            ended = is_done.acquire(timeout=CLOSE_SECONDS)
+        else:
+            ended = process.lock.acquire(timeout=CLOSE_SECONDS)
+            if ended:
+                try:
+                    self._end(process)
+                finally:
+                    process.lock.release()
+        self._log_unwritten(process, "" if ended else "the disk does not answer")
+
+    def _end(self, process: _Process) -> None:
+        """With the lock: write what can be written, the end marker last."""
+        last = next(copy(process.sequence))
+        process.segments.try_now()
+        self._write_rows(process)
+        has_end = last == process.end_sequence
+        if (process.started or process.rows) and not has_end:
+            has_end = self._write_end(process, last)
+        process.segments.close()
+        if has_end and not process.rows and not process.losses:
+            if process.journal is not None:
                 process.journal.remove()
             process.journal, process.noted = None, Totals()
-            self._log_unwritten(process, "")
-        finally:
-            process.lock.release()
+        else:
+            self._note(process, now_or_never=True)
+            self._drop_journal(process)  # the shipper reports it
 
-    def _write_end(self, process: _Process, last: int) -> None:
-        if process.rows or process.segments.place(0) is not Place.FILE:
-            return
-        process.end_sequence = last
+    def _write_end(self, process: _Process, last: int) -> bool:
+        place = process.segments.place(0)
+        self._take_recovered(process)
+        if process.rows or place is not Place.FILE:
+            return False
         if process.losses and self._put_marker(process, "loss", self._totals(process).loss_attributes()):
             process.losses = LostRows()
-        self._put_marker(process, "end", {a.SEQUENCE: last, a.RECORDED_COST: process.picousd})
+        if not self._put_marker(process, "end", {a.SEQUENCE: last, a.RECORDED_COST: process.picousd}):
+            return False
+        process.end_sequence = last
+        return True
 
     def _log_unwritten(self, process: _Process, reason: str) -> None:
-        unwritten = len(process.rows) + len(process.overflow)
+        unwritten = len(process.rows) + process.overflow.count
         if self.refused or unwritten:
             cost = f"; {self.refused:,} of them cost ${self.refused_picousd / 1e12:.6f}" if self.refused else ""
             self._log_once(
@@ -446,19 +525,25 @@ class Spool:
             )
 
     def after_fork(self) -> None:
-        """In a forked child: a process of its own, with a segment and a numbering of its own."""
-        parent = self._process
-        parent.segments.close()
-        if parent.journal is not None:
-            parent.journal.close()
-        self.written = self.refused = self.refused_picousd = 0
-        self._sync.after_fork()
-        self._process = self._new_process()
+        """In a forked child: a process of its own, with a segment and a numbering of its own. Several threads may find
+        at the same time that there is none yet: the first one's is that of all."""
+        parent, number = self._process, os.getpid()
+        if parent.process_number == number:
+            return
+        mine = self._new_process()
+        self._process = self._by_number.setdefault(number, mine)
+        if self._process is mine:
+            self.written = self.refused = self.refused_picousd = 0
+            self._sync.after_fork()
+            parent.segments.close()
+            if parent.journal is not None:
+                parent.journal.close()
 
     def _log_once(self, message: str) -> None:
         if message not in self._logged_messages:
             self._logged_messages.add(message)
-            log.error("%s", message)
+            with contextlib.suppress(Exception):  # a filter or handler of the application
+                log.error("%s", message)
 
 
 def _settle(row: _Row) -> None:
