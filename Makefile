@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo collector test test-fast test-zones test-matrix check format bench lock prices clean
+.PHONY: help setup demo collector test test-fast test-zones test-matrix chaos audit check format bench lock prices clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ test-zones: setup ## What depends on the time, on hosts whose clock is not on UT
 
 test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
 	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix
+
+chaos: setup collector ## Ten minutes of kills, full disks, jumping clocks, broken networks and hostile tenants: sold = rows?
+	$(RUN)python tests/chaos.py $(CHAOS)
+
+audit: .tools/bin/uv ## Known vulnerabilities of the locked versions (asks api.osv.dev, the advisory database)
+	$(UV) tool run pip-audit --disable-pip --require-hashes --vulnerability-service osv --requirement requirements/dev.lock
 
 check: setup ## Lint, format, types, import contracts
 	$(RUN)ruff check .

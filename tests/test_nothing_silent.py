@@ -365,7 +365,7 @@ def full(*_: object) -> int:
 
 @pytest.mark.parametrize("deadline", [0, 5])
 def test_rows_that_follow_others_in_memory_are_in_the_journal(deadline: int, tmp_path: Path, monkeypatch):
-    """As many as were there before: the number that waits does not tell them apart."""
+    """As many as were there before, so that their number alone does not show them."""
     spool = new_spool(tmp_path, deadline)
     calls = Calls(spool)
     calls.make(2)
@@ -457,7 +457,7 @@ os._exit(9)
 
 
 def test_a_busy_process_waits_for_its_row_to_be_on_disk(tmp_path: Path):
-    """Its threads keep the interpreter from the spool's: that is not a disk that hangs."""
+    """Its threads keep the interpreter from the spool's: this is not a disk that hangs."""
     missing = 0
     for attempt in range(6):
         directory = tmp_path / str(attempt)

@@ -128,6 +128,50 @@ def test_a_tenant_sees_its_own_rows_in_tables_views_and_rollups(kept, tmp_path):
     assert allowed(kept, tmp_path, role, asked) == [[["acme"]]] * 3 + [[["0"]], [["0"]], DENIED]
 
 
+ATTACKS = (
+    "SELECT * FROM spanledger.llm_calls WHERE tenant_id = 'globex'",
+    "SELECT * FROM spanledger.llm_calls FINAL WHERE 1 OR tenant_id != ''",
+    "SELECT * FROM spanledger.llm_calls PREWHERE user_id = 'u3'",
+    "SELECT count() FROM spanledger.llm_calls WHERE user_id IN (SELECT user_id FROM spanledger.llm_calls WHERE tenant_id = 'globex')",
+    "WITH x AS (SELECT * FROM spanledger.llm_calls) SELECT * FROM x WHERE tenant_id != 'acme'",
+    "SELECT * FROM merge('spanledger', '.*')", "SELECT * FROM merge('spanledger', 'llm_calls')",
+    "SELECT * FROM remote('127.0.0.1', spanledger.llm_calls)", "SELECT * FROM cluster('default', spanledger.llm_calls)",
+    "SELECT * FROM loop(spanledger, llm_calls) LIMIT 100", "SELECT * FROM mergeTreeIndex(spanledger, llm_calls)",
+    "SELECT * FROM file('*', 'LineAsString', 'line String')", "SELECT * FROM executable('id', 'LineAsString', 'line String', (SELECT 1))",
+    "SELECT * FROM clusterAllReplicas('default', system.query_log)", "SELECT * FROM system.query_log", "SELECT * FROM system.processes",
+    "SELECT * FROM system.tables WHERE database = 'spanledger' AND create_table_query LIKE '%globex%'",
+    "SELECT * FROM system.row_policies", "SELECT * FROM system.users", "SHOW CREATE TABLE spanledger.llm_calls",
+    "CREATE VIEW spanledger.mine AS SELECT * FROM spanledger.llm_calls", "CREATE TEMPORARY TABLE mine AS SELECT * FROM spanledger.llm_calls",
+    "CREATE OR REPLACE VIEW spanledger.cost_by_user DEFINER = default SQL SECURITY DEFINER AS SELECT * FROM spanledger.llm_calls",
+    "ALTER TABLE spanledger.llm_calls UPDATE tenant_id = 'acme' WHERE 1", "DROP ROW POLICY acme ON spanledger.llm_calls",
+    "CREATE ROW POLICY mine ON spanledger.llm_calls USING 1 TO ALL", "GRANT SELECT ON *.* TO CURRENT_USER", "SET ROLE ALL",
+    "INSERT INTO FUNCTION file('x.csv') SELECT * FROM spanledger.llm_calls", "SYSTEM FLUSH LOGS", "KILL QUERY WHERE 1",
+    "SELECT * FROM spanledger.ledger_events", "SELECT * FROM spanledger.corrections", "SELECT * FROM spanledger.llm_costs_1d_user",
+    "SELECT dictGet('spanledger.llm_rates_dictionary', 'input', 1)", "EXPLAIN ESTIMATE SELECT * FROM spanledger.llm_calls",
+    "SELECT * FROM spanledger.llm_costs_users_between(since = '2020-01-01 00:00:00', until = '2030-01-01 00:00:00')",
+)  # fmt: skip
+"""What a customer with a password of the server might try."""
+
+
+def test_a_tenant_that_attacks_learns_nothing_of_another(kept, tmp_path):
+    answers = allowed(kept, tmp_path, "`spanledger_tenant_acme`", list(ATTACKS))
+    for attack, answer in zip(ATTACKS, answers, strict=True):
+        shown = json.dumps(answer)
+        assert not any(text in shown for text in ("globex", "u3", "u4")) or "row_policies" in attack, (
+            attack,
+            shown[:300],
+        )
+    assert answers[3] in ([["0"]], DENIED)
+
+
+def test_a_writer_and_a_gateway_that_are_stolen_read_no_costs_and_change_nothing(kept, tmp_path):
+    for role in ("spanledger_writer", "spanledger_gateway"):
+        (tmp_path / role).mkdir()
+        answers = allowed(kept, tmp_path / role, role, list(ATTACKS))
+        for attack, answer in zip(ATTACKS, answers, strict=True):
+            assert not any(text in json.dumps(answer) for text in ("u3", "u4")), (role, attack)
+
+
 def test_every_statement_parses_and_grants_the_least(embedded):
     client, _ = embedded
     made = rights.statements("llm", ("acme",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -210,6 +211,26 @@ def test_an_older_schema_is_upgraded_with_its_data(tmp_path: Path, monkeypatch):
             "SELECT compression_codec FROM system.columns WHERE table = 'llm_calls' AND name = 'cost_usd'"
         ).result_rows[0][0]
     assert "GCD" in codec
+
+
+def test_every_earlier_schema_is_upgraded_with_its_data(tmp_path: Path, monkeypatch):
+    """As after each release that added a file: the ledger holds rows, and only the schema up to that file."""
+    where = resolve_target(f"chdb://{tmp_path / 'chdb'}")
+    tables = [each.name for each in migrations.migrations("x") if each.name.startswith("schema/")]
+    rows = some(20)
+    with open_client(where) as client:
+        for number in range(2, len(tables) + 1, 3):
+            old = replace(where, database=f"release_{number}")
+            whole = migrations.migrations(old.database)
+            known = [each for each in whole if each.name in tables[:number]]
+            with monkeypatch.context() as older:
+                older.setattr(migrations, "migrations", lambda database, servers, known=known: known)
+                migrations.migrate(client, old)
+            insert((client, old), rows)
+            assert len(migrations.migrate(client, old)) == len(whole) - len(known), tables[number - 1]
+            assert sums((client, old), "llm_costs") == truth(rows), tables[number - 1]
+            assert migrations.pending(client, old, whole=True) == []
+            client.command(f"DROP DATABASE `{old.database}` SYNC")
 
 
 def test_a_newer_schema_is_not_changed(ledger):

@@ -18,7 +18,7 @@ PAST_SECONDS: Final = 400 * 86400
 """A spool that was forgotten for a year is shipped; a clock that was never set is not."""
 FUTURE_SECONDS: Final = 86400
 MAX_COST_PICOUSD: Final = 10**16
-"""$10,000 for one call: more than the largest context window of the dearest model costs by two orders of magnitude."""
+"""$10,000 for one call: more than the largest context window of the most expensive model costs by two orders of magnitude."""
 MAX_RECORDED_PICOUSD: Final = 10**19
 """$10 million for one process."""
 MAX_SEQUENCE: Final = 2**40

@@ -36,6 +36,10 @@ ANY_TENANT: Final = "*"
 RETRY_SECONDS: Final = 5
 
 
+class SlowBodyError(Exception):
+    """A body that did not arrive in time."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Limits of a gateway."""
@@ -45,7 +49,7 @@ class Limits:
     waiting_bytes: int = 256 << 20
     """Maximum size of all requests that are not answered yet; beyond it, 429."""
     body_seconds: float = 30.0
-    """How long a sender may take for a request's body; then 408."""
+    """How long a sender may take for a request's body; then 503, and the connection is closed."""
     answer_seconds: float = 60.0
     """How long a request may wait for its commit; then 503 (a later commit is deduplicated)."""
 
@@ -105,6 +109,8 @@ class Gateway:
             answer = await self._commit(request, tenant, sender)
         except RefusedError as error:
             return self._error_response(kind, error.status, str(error))
+        except SlowBodyError as error:  # not 408, upon which a Collector drops the spans
+            return self._error_response(kind, 503, str(error), retry=RETRY_SECONDS, closes=True)
         except QueueFullError:
             message = "too many bytes of this sender are waiting for ClickHouse"
             return self._error_response(kind, 429, message, retry=RETRY_SECONDS)
@@ -156,7 +162,7 @@ class Gateway:
                         body += chunk
             except TimeoutError:
                 seconds = f"{self._limits.body_seconds:g} seconds"
-                raise RefusedError(408, f"the body of the request did not arrive within {seconds}") from None
+                raise SlowBodyError(f"the body of the request did not arrive within {seconds}") from None
             encoding = request.headers.get("content-encoding", "")
             async with self._lane(sender):
                 data = await run_in_threadpool(decompressed, bytes(body), encoding, self._limits.request_bytes)
@@ -194,7 +200,9 @@ class Gateway:
             response.partial_success.error_message = answer.reason
         return Response(response.SerializeToString(), media_type=PROTOBUF)
 
-    def _error_response(self, kind: str, status: int, message: str, retry: int | None = None) -> Response:
+    def _error_response(
+        self, kind: str, status: int, message: str, retry: int | None = None, *, closes: bool = False
+    ) -> Response:
         """Error response as OTLP requires: a google.rpc.Status in the encoding of the request."""
         from google.rpc.status_pb2 import Status  # pyright: ignore[reportMissingTypeStubs]
 
@@ -202,7 +210,7 @@ class Gateway:
         headers = {"Retry-After": str(retry)} if retry else {}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if status == 408:
+        if closes:
             headers["Connection"] = "close"
         if kind == PROTOBUF:
             rpc_status: Any = Status(message=message)

@@ -2,7 +2,7 @@
 
 The rows themselves may be lost: the disk is full, the directory was deleted, the process was killed while rows waited in
 memory. The journal takes no room that it does not have already (it is written over in place), so that the shipper can
-still tell the ledger how many rows there were, and what they cost: what is missing is then a gap with an amount.
+still report to the ledger how many rows there were, and what they cost: what is missing is then a gap with an amount.
 
 A journal is `<process id>.journal`, three lines of text: the totals twice, written in turn so that one of them is always
 whole (each ends with its CRC-32), and an OTLP JSON line of the marker that carries them. Its writer holds a lock on it.
@@ -128,7 +128,7 @@ class Report(NamedTuple):
     """The marker without its totals, as OTLP JSON."""
 
     def lines(self) -> list[bytes]:
-        """OTLP JSON lines that tell the ledger: the heartbeat and, of a process that has ended, its losses."""
+        """OTLP JSON lines for the ledger: the heartbeat and, of a process that has ended, its losses."""
         found = [self._marker("heartbeat", self.totals.attributes())]
         if self.ended and (lost := self.totals.loss_attributes()):
             found.append(self._marker("loss", lost))

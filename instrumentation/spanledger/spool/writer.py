@@ -221,7 +221,7 @@ class Spool:
         return not row.is_lost
 
     def _write_here(self, process: _Process) -> None:
-        """Write in this thread what waits, unless it is writing: then it does so when it goes on."""
+        """Write in this thread what waits, unless it is writing: then it does so when it continues."""
         if process.owner == threading.get_ident():
             return
         if process.lock.acquire(timeout=MAX_WAIT_SECONDS if self._deadline else -1):
@@ -273,7 +273,7 @@ class Spool:
                         self._end(process)
                     else:
                         self._write_rows(process)
-                except Exception as error:  # noqa: BLE001 - the thread goes on whatever a logger or a disk does
+                except Exception as error:  # noqa: BLE001 - the thread continues whatever a logger or a disk does
                     self._log_once(f"the spool's thread met {type(error).__name__}: {error}")
                 finally:
                     process.owner = 0
@@ -290,7 +290,7 @@ class Spool:
             if process.overflow:
                 self._lose_overflow(process)
             self._note(process)
-        except Exception as error:  # noqa: BLE001 - the thread goes on; the rows stay where they are
+        except Exception as error:  # noqa: BLE001 - the thread continues; the rows stay where they are
             self._log_once(f"writing to the spool failed with {type(error).__name__}: {error}")
 
     def _write_first(self, process: _Process) -> bool:
