@@ -54,7 +54,7 @@ test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumento
 	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix
 
 chaos: setup collector ## Ten minutes of kills, full disks, jumping clocks, broken networks and hostile tenants: sold = rows?
-	$(RUN)python tests/chaos.py $(CHAOS)
+	PYTHONPATH=examples $(RUN)python tests/chaos.py $(CHAOS)
 
 audit: .tools/bin/uv ## Known vulnerabilities of the locked versions (asks api.osv.dev, the advisory database)
 	$(UV) tool run pip-audit --disable-pip --require-hashes --vulnerability-service osv --requirement requirements/dev.lock

@@ -1,6 +1,6 @@
 """Faults over all topologies: what the provider sold is in the ledger, once, to the picodollar, or is a gap with an amount.
 
-    python tests/chaos.py [--minutes 10] [--seed 1] [--topology NAME] [--fault NAME]    (make chaos)
+    PYTHONPATH=examples python tests/chaos.py [--minutes 10] [--seed 1] [--topology NAME] [--fault NAME]    (make chaos)
 
 An application under `opentelemetry-instrument` calls a provider that keeps account of what it sells. In between, at
 random moments: programs are killed with SIGKILL and started again, the disk is full or hangs, the clock jumps, the

@@ -198,6 +198,16 @@ def test_media_tokens_read_from_the_cache_have_their_own_columns(traces: Any, ki
     )
 
 
+@pytest.mark.parametrize("text", ["-5", "abc", "10.5", "4294967296", "99999999999999999999", "1e3", "NaN"])
+def test_a_count_that_is_none_makes_the_call_unpriced_in_sql_too(traces: Any, text: str):
+    insert(traces, foreign(start=NS, gen_ai__usage__cache_read__input_tokens=text))
+    insert(traces, foreign(start=NS, span_id="2" * 16, gen_ai__usage__cache_read__input_tokens="100.0"))
+    query = (
+        "SELECT price_status, isNull(cost_usd), usage_source, cache_read_tokens FROM llm_calls FINAL ORDER BY span_id"
+    )
+    assert traces.query(query).result_rows == [("unpriced:no_usage", 1, "missing", 0), ("priced", 0, "exact", 100)]
+
+
 def test_nothing_that_a_span_says_fails_the_insert(traces: Any):
     hostile = [
         "",

@@ -37,6 +37,8 @@ UNSHARDED_REPLICA: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
 SHARDING_KEYS: Final = {"llm_calls": "cityHash64(trace_id)", "ledger_events": "cityHash64(process_id)"}
 """Sharded table -> its sharding key. A function of the sorting key, so that FINAL per shard is FINAL of all."""
 
+COUNTS_IN_SQL: Final = re.compile(r"tokens\(\[([^]]*)\]\)|\[([^]]*)\] AS names_(?:in|out)")
+"""Where the view of the Collector's table names attributes that are counts of tokens."""
 MATERIALIZED_VIEW: Final = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (\S+) TO \S+ AS\n")
 
 PARAMETERIZED_VIEWS: Final = {
@@ -187,7 +189,7 @@ def otel_traces(database: str, servers: Topology | None = None) -> list[Migratio
     """The table of the Collector's ClickHouse exporter, and the views that turn it into ledger rows.
 
     In the views `{dimensions}` stands for the columns of all dimensions, `{meters}` for those of the meters that the
-    SQL does not know, `{unknown:GROUP}` for the sum of such tokens in a group, and `{meters_not_in_sql}` for the
+    SQL does not know, `{names_of_counts}` for the attributes that it reads as counts, `{unknown:GROUP}` for the sum of such tokens in a group, and `{meters_not_in_sql}` for the
     attributes of fees and such tokens: a call that has some is not priced in SQL.
     """
     migrations: list[Migration] = []
@@ -218,6 +220,9 @@ def _with_tables(text: str) -> str:
         "dimensions": ",\n    ".join(dimensions),
         "meters": ",\n    ".join(
             f"counted({_names(meter.attribute)}) AS {meter.column}" for meter in (*others, *unknown)
+        ),
+        "names_of_counts": _names(
+            *sorted(set(re.findall(r"'([\w.]+)'", " ".join(map("".join, COUNTS_IN_SQL.findall(text))))))
         ),
         "meters_not_in_sql": _names(*(meter.attribute for meter in not_in_sql)),
         **{f"unknown:{group}": _sum_of(meter for meter in unknown if meter.group == group) for group in TOTALS},

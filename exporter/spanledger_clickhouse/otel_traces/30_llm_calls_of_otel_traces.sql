@@ -5,7 +5,7 @@
 CREATE MATERIALIZED VIEW IF NOT EXISTS {db}.llm_calls_of_otel_traces{on_cluster} TO {db}.llm_calls AS
 WITH
     (names -> nullIf(a[arrayFirst(name -> a[name] != '', names)], '')) AS maybe,
-    (name -> toUInt32(least(toUInt64OrZero(a[name]), 1000000000))) AS counted,
+    (name -> if(match(a[name], '^[0-9]{1,10}([.]0{1,3})?$'), toUInt32(least(toUInt64OrZero(splitByChar('.', a[name])[1]), 1000000000)), toUInt32(0))) AS counted,
     (text -> arrayMap(each -> toString(each), JSONExtract(text, 'Array(String)'))) AS listed,
     (name -> toInt64OrNull(a[concat('spanledger.cost.', name, '_picousd')]) * toDecimal64('0.000000000001', 12)) AS brought,
     (name -> if(isNotNull(total), ifNull(brought(name), toDecimal64(0, 12)), NULL)) AS part
@@ -185,7 +185,8 @@ FROM
                                         WITH
                                             SpanAttributes AS a,
                                             (names -> a[arrayFirst(name -> a[name] != '', names)]) AS first,
-                                            (names -> toUInt32(least(toUInt64OrZero(first(names)), 1000000000))) AS tokens
+                                            (text -> match(text, '^[0-9]{1,10}([.]0{1,3})?$') AND toUInt64OrZero(splitByChar('.', text)[1]) <= 4294967295) AS is_count, -- 12 or 12.0
+                                            (names -> if(is_count(first(names)), toUInt32(least(toUInt64OrZero(splitByChar('.', first(names))[1]), 1000000000)), toUInt32(0))) AS tokens
                                         SELECT
                                             a, ResourceAttributes AS r, Timestamp, if(Duration > 31622400000000000, 0, Duration) AS Lasted, TraceId, SpanId, ParentSpanId, ServiceName, ScopeName, StatusCode,
                                             startsWith(ScopeName, 'spanledger.') AS ours,
@@ -203,7 +204,8 @@ FROM
                                             toDateTime(addNanoseconds(Timestamp, Lasted), 'UTC') AS ended,
                                             ['gen_ai.usage.input_tokens', 'gen_ai.usage.prompt_tokens', 'llm.usage.prompt_tokens', 'llm.token_count.prompt'] AS names_in,
                                             ['gen_ai.usage.output_tokens', 'gen_ai.usage.completion_tokens', 'llm.usage.completion_tokens', 'llm.token_count.completion'] AS names_out,
-                                            first(names_in) != '' OR first(names_out) != '' AS used,
+                                            (first(names_in) != '' OR first(names_out) != '')
+                                                AND NOT arrayExists(name -> a[name] != '' AND NOT is_count(a[name]), [{names_of_counts}]) AS used, -- the others alone would be a wrong price
                                             tokens(names_in) + tokens(['anthropic.usage.compaction.input_tokens']) AS n_in, -- billed beside the totals
                                             tokens(names_out) + tokens(['anthropic.usage.compaction.output_tokens']) AS n_out,
                                             tokens(['gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_read_input_tokens', 'gen_ai.usage.prompt_tokens_details.cached_tokens',
