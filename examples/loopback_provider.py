@@ -141,7 +141,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"object": "list", "data": []})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        size = int(self.headers.get("Content-Length", 0))
+        content = self.rfile.read(size)
+        if len(content) < size:
+            return  # the client is gone
+        body = json.loads(content or b"{}")
         route = self.path.partition("?")[0]
         google = re.search(r"/models/([^/:]+):(\w+)$", route)
         prompt = text_of(body)

@@ -1,6 +1,6 @@
 """Calls every method of an SDK's resources once, with arguments made from its signature, and keeps what was sent.
 
-The methods are found in the SDK that is installed: those of a newer release are walked without a word here.
+The methods are found in the SDK that is installed: those of a newer release are found as well.
 """
 
 from __future__ import annotations
