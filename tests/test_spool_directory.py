@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,29 @@ def test_lines_of_another_program_are_kept_as_dead_letters(ledger: Recorded, pro
         b'{"id": 1}\n',
         b'{"id": 2}\n',
     ]
+
+
+def test_a_child_that_is_forked_while_the_spool_is_shipped_does_not_keep_the_lock(tmp_path: Path):
+    """As under gunicorn --preload with a call at import: the workers were forked while the arbiter shipped."""
+    program = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from spanledger_clickhouse.ship.shipper import BusyError, exclusive_shipper\n"
+        "directory = Path(sys.argv[1])\n"
+        "with exclusive_shipper(directory):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        time.sleep(60)\n"
+        "        os._exit(0)\n"
+        "for _ in range(100):\n"
+        "    try:\n"
+        "        with exclusive_shipper(directory): print('shipped')\n"
+        "        break\n"
+        "    except BusyError:\n"
+        "        time.sleep(0.1)\n"  # until the child has run what a fork runs
+        "os.kill(child, 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "shipped\n"

@@ -68,6 +68,7 @@ def exclusive_shipper(directory: Path) -> Generator[None]:
         BusyError: another process holds it.
     """
     fd = _open_lock(directory)
+    _held_locks.add(fd)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,7 +76,22 @@ def exclusive_shipper(directory: Path) -> Generator[None]:
             raise BusyError(f"another process is shipping {directory}") from error
         yield
     finally:
+        _held_locks.discard(fd)
         os.close(fd)
+
+
+_held_locks: Final = set[int]()
+
+
+def _after_fork() -> None:
+    """In a child that was forked while a thread was shipping: a lock is held until every process has closed it."""
+    for fd in _held_locks:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _held_locks.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _open_lock(directory: Path) -> int:

@@ -37,7 +37,7 @@ GIL_WAIT_SECONDS: Final = 0.002
 """A caller that wakes up this much too late competes for the interpreter: so does the spool's thread, not for the disk."""
 CLOSE_SECONDS: Final = 2.0
 """How long the end of the process waits for a disk that does not answer."""
-NATIVE_THREADS_ONLY: Final = ("gevent.monkey", "eventlet.patcher")
+GREENLET_MODULES: Final = ("gevent.monkey", "eventlet.patcher")
 """Modules that make greenlets of threads: there the caller writes by itself."""
 
 MarkerEncoder = Callable[[Mapping[str, Any]], bytes]
@@ -236,7 +236,7 @@ class Spool:
 
     def _start_thread(self, process: _Process) -> bool:
         """Whether there is a thread that writes; started with the first row."""
-        if sys.is_finalizing() or any(name in sys.modules for name in NATIVE_THREADS_ONLY):
+        if sys.is_finalizing() or any(name in sys.modules for name in GREENLET_MODULES):
             return False
         try:
             process.requests.start(lambda: self._run(process), "spanledger-spool")
