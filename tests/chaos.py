@@ -79,7 +79,7 @@ class Outcome:
     """Rows before equal ones are merged: deliveries that were repeated."""
     double: int = 0
     lost: int = 0
-    """Calls that came back to the application and have no row."""
+    """Calls that came back to the application and have no row: in its memory when it ended on a full disk."""
     cut_off: int = 0
     """Calls that were under way when their application was killed."""
     gap_rows: int = 0
@@ -217,7 +217,7 @@ class Run:
         rows = self._settled(returned)
         with open_client(resolve_target(self.dsn)) as client:
             found.stored = client.query("SELECT count() FROM llm.llm_calls").result_rows[0][0]
-            gaps = client.query("SELECT sum(missing_rows), countIf(NOT announced) FROM llm.ledger_holes").result_rows[0]
+            gaps = client.query("SELECT sum(missing_rows), sum(missing_cost_usd) FROM llm.ledger_holes").result_rows[0]
         have = dict(rows)
         found.sold, found.rows, found.gap_rows = len(sold), len(rows), gaps[0]
         found.double = len(rows) - len(have)
@@ -226,13 +226,16 @@ class Run:
         found.difference_usd = sum(have.values(), Decimal(0)) - Decimal(sum(sold.get(each, 0) for each in have)).scaleb(
             -12
         )
+        lost_picousd = sum(sold.get(each, 0) for each in returned - have.keys())
         checks = {
             "a row is double": not found.double,
-            "a call that came back to the application has no row": not found.lost,
+            "a call that came back to the application has neither row nor gap": found.lost <= found.gap_rows,
+            "rows were lost though the disk was well": not found.lost or self.fault == "disk",
+            "the amount of the gaps is wrong": not found.lost or gaps[1] == Decimal(lost_picousd).scaleb(-12),
             "the sums differ": not found.difference_usd,
             "a row was never sold": have.keys() <= sold.keys(),
             "more calls were cut off than were under way at the kills": found.cut_off <= THREADS * app.kills,
-            "the ledger reports gaps that are none": found.gap_rows <= found.cut_off,
+            "the ledger reports gaps that are none": found.gap_rows <= found.cut_off + found.lost,
             "nothing was killed": self.fault != "kill and network" or found.kills > 0,
         }
         found.problems = [problem for problem, is_right in checks.items() if not is_right]
