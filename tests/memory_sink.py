@@ -37,6 +37,9 @@ class Got:
             raise PoisonError("it will not")
         self.rows += rows
 
+    def expired(self) -> None:
+        pass
+
     def on_idle(self) -> None:
         pass
 

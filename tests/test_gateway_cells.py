@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import random
 import socket
 import subprocess
@@ -26,7 +27,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from empty_ledger import empty_ledger
 from foreign_spans import NOW, body, cost, foreign, protobuf
 from spanledger.semconv import attributes as a
-from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import Target, open_client
 from spanledger_clickhouse.database.insert import SuspectError
 from spanledger_clickhouse.gateway import group_commit, request_body
@@ -221,7 +222,7 @@ def test_a_bomb_of_empty_messages_is_refused_before_it_is_memory(name: str):
     tracemalloc.stop()
     assert refusal.value.status == 413
     assert peak < 2.5 * len(content) + 100 * MEGABYTE
-    assert time.process_time() - began < 20, "tracemalloc makes it ten times slower"
+    assert time.process_time() - began < 40, "tracemalloc makes it ten times slower"
 
 
 @pytest.mark.parametrize("content", [b"[" * (4 * MEGABYTE), b'{"resourceSpans":[' + b"{}," * (2 * MEGABYTE) + b"{}]}"])
@@ -314,11 +315,10 @@ async def test_a_time_that_cannot_be_right_is_refused_and_kept(served: Served, d
     assert "1" * 16 in dead
 
 
+@pytest.mark.parametrize("scope", ["spanledger.openai", "opentelemetry.util.genai.handler"])
 @pytest.mark.parametrize("picousd", [-999 * 10**12, 2**62, True, "5"])
-def test_a_cost_that_no_call_has_is_computed_again(picousd: Any):
-    span = foreign(
-        "spanledger.openai", **{a.COST_TOTAL: picousd, a.PRICE_STATUS: "priced", a.SEQUENCE: 2**62, a.PROCESS_ID: "p"}
-    )
+def test_a_cost_that_no_call_has_is_computed_again(picousd: Any, scope: str):
+    span = foreign(scope, **{a.COST_TOTAL: picousd, a.PRICE_STATUS: "priced", a.SEQUENCE: 2**62, a.PROCESS_ID: "p"})
     [entry] = SpanDeduplicator().classify([Batch("", [span])]).entries
     row = dict(zip(COLUMNS, entry.contents.rows[0], strict=True))
     assert (row["cost_usd"], row["price_status"]) == (cost(input=1000, output=100), "priced")
@@ -389,3 +389,102 @@ def test_a_compressed_bomb_costs_no_more_than_its_limit():
     data = request_body.decompressed(packed, "deflate", 64 * MEGABYTE)
     with pytest.raises(RefusedError, match="more than 50,000 fields"):
         request_body.spans(data, PROTOBUF)
+
+
+def test_a_body_of_many_compressed_members_is_refused():
+    """Each member copies what follows it: a few megabytes of them took minutes."""
+    member = gzip.compress(b"")
+    assert request_body.decompressed(member * 50, "gzip", MEGABYTE) == b""
+    with pytest.raises(RefusedError, match="more than 100 members"):
+        request_body.decompressed(member * 100_000, "gzip", MEGABYTE)
+
+
+def test_a_list_of_nothing_in_many_small_spans_is_refused():
+    part = field(1, b"")
+    attribute = field(9, field(1, b"k") + field(2, field(5, part * 3900)))
+    content = field(1, field(2, field(2, attribute) * 2000))
+    with pytest.raises(RefusedError) as refusal:
+        request_body.spans(content, PROTOBUF)
+    assert refusal.value.status == 413
+
+
+@pytest.mark.parametrize("content", [bytes.fromhex("0a071205150375726c"), bytes.fromhex("0a0512030d01020304")])
+def test_a_field_of_another_wire_type_is_no_message(content: bytes):
+    with contextlib.suppress(RefusedError):
+        assert request_body.spans(content, PROTOBUF) == []
+
+
+def test_field_number_zero_is_refused():
+    with pytest.raises(RefusedError, match="number 0"):
+        request_body.spans(bytes.fromhex("0200"), PROTOBUF)
+
+
+async def test_a_request_that_nobody_waits_for_is_given_up_with_its_bytes(target: Target, own_state: Path, monkeypatch):
+    """ClickHouse hangs, and a sender tries again and again."""
+    limits = Limits(request_bytes=4 * MEGABYTE, waiting_bytes=8 * MEGABYTE, answer_seconds=0.1)
+    served = Served(target, own_state / "spool", limits)
+    held = threading.Event()
+    monkeypatch.setattr(insert, "insert", lambda *_: held.wait(20) and None)
+    for _ in range(5):
+        assert (await served.post(GOOD, body(foreign()))).status_code == 503
+    assert sum(len(cell.requests) for cell in served.writer._cells.values()) == 0
+    held.set()
+    await asyncio.to_thread(served.writer.stop)
+    assert served.writer.waiting_bytes == 0
+
+
+async def test_refused_spans_of_a_large_resource_do_not_fill_the_disk(served: Served, own_state: Path):
+    """4 MB of resource and 200 spans were 800 MB of dead letters."""
+    spans = [foreign("spanledger.x", f"{n:016x}", start=0)._replace(resource={"x": "x" * 20_000}) for n in range(30)]
+    answer = await served.post(GOOD, protobuf(*spans), PROTOBUF)
+    assert answer.status_code == 200
+    dead = sum(file.stat().st_size for file in (own_state / "spool").rglob("*") if file.is_file())
+    assert 30 * 1000 < dead < 30 * 4000
+
+
+async def test_expired_calls_among_others_need_no_bisection(served: Served, monkeypatch):
+    with open_client(served.target) as client:
+        migrations.set_retention(client, served.target, 30)
+    inserts: list[int] = []
+    real = insert.insert
+
+    def counting(client: Any, target: Target, rows: Any, *rest: Any) -> None:
+        inserts.append(len(rows))
+        real(client, target, rows, *rest)
+
+    monkeypatch.setattr(insert, "insert", counting)
+    spans = [foreign(span_id=f"{n:016x}", start=NOW - (40 * DAY if n % 2 else 0)) for n in range(1, 61)]
+    answer = await served.post(GOOD, body(*spans))
+    assert answer.json()["partialSuccess"]["rejectedSpans"] == "30"
+    assert "is older than the 30 days" in answer.json()["partialSuccess"]["errorMessage"]
+    assert inserts == [30]
+
+
+async def test_dead_letters_that_cannot_be_written_are_the_trouble_of_their_sender(served: Served, own_state: Path):
+    (own_state / "spool").mkdir(parents=True, exist_ok=True)
+    (own_state / "spool/dead").write_text("in the way")
+    assert (await served.post(BAD, body(foreign(start=0)))).status_code == 503
+    assert (await served.client.get("/readyz")).status_code == 200
+    assert (await served.post(GOOD, body(foreign()))).status_code == 200
+
+
+def test_response_ids_are_asked_for_in_parts_that_fit_into_a_parameter():
+    ids = ["\N{SNOWMAN}'" * 128 for _ in range(400)]
+    chunks = list(group_commit._in_chunks(ids))
+    assert [each for chunk in chunks for each in chunk] == ids
+    assert max(sum(len(each.encode()) for each in chunk) for chunk in chunks) < 64_000
+
+
+def test_an_answer_that_nobody_reads_is_given_up():
+    with server(0.5) as port:
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", port))
+            deaf.settimeout(20)
+            with contextlib.suppress(OSError):
+                for _ in range(100_000):  # answers fill the buffers, until the server no longer reads
+                    deaf.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+            with contextlib.suppress(ConnectionError):
+                while deaf.recv(100_000):
+                    pass
+        assert httpx.get(f"http://127.0.0.1:{port}/").text == "ok"

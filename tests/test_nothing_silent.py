@@ -77,6 +77,9 @@ class Events:
         self.rows += [row for line in lines for row in line.contents.rows]
         self.events += [event for line in lines for event in line.contents.events]
 
+    def expired(self) -> None:
+        pass
+
     def on_idle(self) -> None:
         pass
 

@@ -136,7 +136,10 @@ def test_a_row_older_than_the_ledger_keeps_calls_is_refused_with_the_reason(tmp_
     with open_client(target) as client:
         rows = [tuple(old.values()), tuple({**new, "span_id": "b" * 16}.values())]
         insert.isolate(
-            lambda part: insert.insert(client, target, part), rows, lambda row, why: refused.append(f"{row[2]}: {why}")
+            lambda part: insert.insert(client, target, part),
+            rows,
+            lambda row, why: refused.append(f"{row[2]}: {why}"),
+            refusal=lambda row: insert.ExpiredRows(client, target).reason([row]),
         )
     assert len(refused) == 1
     assert "is older than the 30 days for which" in refused[0]

@@ -110,6 +110,7 @@ def gateway(
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # whoever sends X-Forwarded-For would choose whose queue it is
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
 

@@ -76,26 +76,25 @@ def insert(client: Any, target: Target, rows: Sequence[Row], row_version: int = 
     """
     unique = {(row[TENANT_ID], row[TRACE_ID], row[SPAN_ID]): row for row in rows}
     rows, columns, identity = list(unique.values()), COLUMNS, repr(sorted(unique))
-    if not row_version:
-        _refuse_expired(client, target, rows)
     if row_version:  # a separate token: with the first delivery's, ClickHouse would silently drop the correction
         rows, columns = [(*row, row_version) for row in rows], CORRECTION_COLUMNS
         identity = f"{row_version}:{identity}"
     _insert(client, target, "llm_calls", columns, rows, identity)
 
 
-def _refuse_expired(client: Any, target: Target, rows: Sequence[Row]) -> None:
-    """Refuse rows that ClickHouse would take and delete at once, because they are older than it keeps calls.
+class ExpiredRows:
+    """Rows that ClickHouse would take and delete at once, because they are older than it keeps calls."""
 
-    Raises:
-        PoisonError: some are.
-    """
-    days = _retention_days(client, target)
-    if not days:
-        return
-    limit = datetime.now(UTC) - timedelta(days=days)
-    if any(cast("datetime", row[START_TIME]) < limit for row in rows):
-        raise PoisonError(f"the call is older than the {days} days for which {target.masked_dsn} keeps calls")
+    def __init__(self, client: Any, target: Target) -> None:
+        self._days = _retention_days(client, target)
+        self._limit = datetime.now(UTC) - timedelta(days=self._days)
+        self._shown = target.masked_dsn
+
+    def reason(self, rows: Sequence[Row]) -> str:
+        """Why rows are refused; "" if none of them is."""
+        if not self._days or all(cast("datetime", row[START_TIME]) >= self._limit for row in rows):
+            return ""
+        return f"the call is older than the {self._days} days for which {self._shown} keeps calls"
 
 
 _known_retention: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
@@ -157,6 +156,7 @@ def isolate(
     batch: list[T],
     on_refused: Callable[[T, str], None],
     is_evidence: Callable[[T], bool] = lambda _: True,
+    refusal: Callable[[T], str] = lambda _: "",
 ) -> None:
     """Send a batch; bisect it where it is refused, and report each item that is refused by itself to `on_refused`.
 
@@ -169,12 +169,20 @@ def isolate(
         batch: the items.
         on_refused: is given an item and the reason.
         is_evidence: whether an item that passes says something about the others (a marker goes to another table).
+        refusal: why an item is refused without an attempt; "" if it is not.
 
     Raises:
         DatabaseError: the server is at fault; the whole batch may be sent again.
     """
-    waiting = [batch] if batch else []
     refused: list[tuple[T, PoisonError | SuspectError]] = []
+    sendable: list[T] = []
+    for item in batch:
+        why = refusal(item)
+        if why:
+            refused.append((item, PoisonError(why)))
+        else:
+            sendable.append(item)
+    waiting = [sendable] if sendable else []
     witness: list[T] = []
     failed_probes = 0
     while waiting:

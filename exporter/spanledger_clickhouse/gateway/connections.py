@@ -20,8 +20,8 @@ def raise_descriptor_limit() -> None:
 
 
 def request_protocol(header_seconds: float = HEADER_SECONDS) -> type[Any]:
-    """uvicorn's HTTP protocol; a connection on which no request begins for `header_seconds` is closed, at the latest after
-    twice that time."""
+    """uvicorn's HTTP protocol; a connection on which no request begins, or no answer is read, for `header_seconds` is
+    closed, at the latest after twice that time."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     base = cast("type[Any]", AutoHTTPProtocol)
@@ -32,7 +32,7 @@ def request_protocol(header_seconds: float = HEADER_SECONDS) -> type[Any]:
         def connection_made(self, transport: asyncio.Transport) -> None:
             protocol: Any = super()
             protocol.connection_made(transport)
-            self._watch(None)
+            self._watch((None, 0))
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._timer is not None:
@@ -41,15 +41,19 @@ def request_protocol(header_seconds: float = HEADER_SECONDS) -> type[Any]:
             protocol.connection_lost(exc)
 
         def _watch(self, seen: object) -> None:
-            """`seen`: the request that was answered, or None, when the time began."""
+            """`seen`: the request and the bytes of its answer that were not read, when the time began."""
             self._timer = asyncio.get_running_loop().call_later(header_seconds, self._check, seen)
 
         def _check(self, seen: object) -> None:
             cycle: Any = getattr(self, "cycle", None)
+            unread = self.transport.get_write_buffer_size()
             is_idle = cycle is None or cycle.response_complete
-            if is_idle and cycle is seen:
+            state = (cycle, unread)
+            if state == seen and unread:
+                self.transport.abort()  # nobody reads the answer
+            elif state == seen and is_idle:
                 self.transport.close()
             else:
-                self._watch(cycle if is_idle else object())
+                self._watch(state if is_idle or unread else None)
 
     return PunctualProtocol

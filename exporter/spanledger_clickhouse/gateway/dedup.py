@@ -187,7 +187,7 @@ def _plausible_call(number: int, span: Span, classification: Classification) -> 
     elif span.scope == a.MARKER_SCOPE:
         classification.entries.append(Entry(number, span, Contents([], [event(span)])))
     else:
-        return plausibility.without_impossible(call) if ours else call
+        return plausibility.without_impossible(call)
     return None
 
 
@@ -216,7 +216,7 @@ def response_key(span: Span) -> ResponseKey | None:
 def spool_line(entry: Entry) -> bytes:
     """A call as a spool line, price included: reading it again gives the same row."""
     if not entry.contents.rows:
-        return otlp.to_json_line(entry.span)
+        return otlp.to_json_line(otlp.compact(entry.span))
     columns = dict(zip(COLUMNS, entry.contents.rows[0], strict=True))
     attributes = dict(entry.span.attributes)
     for column, name in COSTS:
@@ -226,7 +226,7 @@ def spool_line(entry: Entry) -> bytes:
     attributes |= {name: cast("Value", columns[column]) for column, name in PRICE_LABELS}
     ours = entry.span.scope.startswith(a.SCOPE_PREFIX)
     scope = entry.span.scope if ours else f"{a.SCOPE_PREFIX}foreign.{entry.span.scope}"
-    return otlp.to_json_line(entry.span._replace(scope=scope, attributes=attributes))
+    return otlp.to_json_line(otlp.compact(entry.span._replace(scope=scope, attributes=attributes)))
 
 
 def with_price(call_row: Row) -> Row:

@@ -6,10 +6,11 @@ limit a request is rejected, and its sender keeps the rows and retries.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.database import insert, migrations
-from spanledger_clickhouse.database.connection import ACCESS_DENIED, DatabaseError, Target, open_client
+from spanledger_clickhouse.database.connection import ACCESS_DENIED, DatabaseError, Target, open_client, reason
 from spanledger_clickhouse.database.insert import SuspectError
 from spanledger_clickhouse.database.rollups import Rollups
 from spanledger_clickhouse.database.statements import statement
@@ -29,8 +30,8 @@ from spanledger_clickhouse.ship import dead_letters
 GROUP_SPANS: Final = 20_000
 """Approximate number of spans per insert."""
 ROLLUP_SECONDS: Final = 60.0
-IDS_PER_QUERY: Final = 400
-"""Response ids per query: ClickHouse takes 128 KiB of a parameter, and an id has 256 characters at most."""
+PARAMETER_BYTES: Final = 100_000
+"""Response ids in a query: ClickHouse takes 128 KiB of a parameter."""
 LOOK_BACK_DAYS: Final = 2
 """How far back rows are searched for a response id."""
 
@@ -39,6 +40,10 @@ WORKERS: Final = 2
 """Inserting threads: one sender's slow commit leaves the others one."""
 MAX_CELLS: Final = 1000
 """Senders whose memory of spans is kept; the one that was idle for longest is forgotten."""
+MOST_OVER_LIMIT: Final = 2
+"""How many times the limit all senders together may have waiting: a late one has its share while earlier ones hold more."""
+MAX_DEAD_BYTES: Final = 64 << 20
+"""Dead letters of one group of requests; further ones are only counted."""
 MIN_MEMORY_SHARE: Final = 0.01
 """Share of the memory of spans that a sender has at least."""
 REST_SECONDS: Final = (1.0, 30.0)
@@ -58,7 +63,8 @@ class CommitResult(NamedTuple):
     reason: str
 
 
-class CommitRequest(NamedTuple):
+@dataclass(eq=False)
+class CommitRequest:
     """Spans of one request that wait for their commit."""
 
     spans: list[Span]
@@ -122,6 +128,7 @@ class GroupCommitWriter:
         """Sender -> its cell, the one that committed last at the end."""
         self._changed = threading.Condition()
         """Guards the cells and counts; notified when there is work, or room to work."""
+        self._waiting_bytes = 0
         self._migrating = threading.Lock()
         self._is_connected = False
         self._is_unavailable = False
@@ -157,8 +164,7 @@ class GroupCommitWriter:
     @property
     def waiting_bytes(self) -> int:
         """Reserved bytes of requests that are not answered yet."""
-        with self._changed:
-            return sum(cell.waiting_bytes for cell in self._cells.values())
+        return self._waiting_bytes
 
     def _cell(self, sender: str) -> Cell:
         cell = self._cells.get(sender)
@@ -181,17 +187,24 @@ class GroupCommitWriter:
             cell = self._cell(sender)
             if cell.failures and time.monotonic() < cell.rests_until:
                 raise DatabaseError("the last spans of this sender could not be committed")
-            others = [other.waiting_bytes for other in self._cells.values() if other is not cell]
-            share = self._max_bytes // 2 // (1 + sum(1 for waiting in others if waiting))
-            shared = sum(max(0, waiting - share) for waiting in others)
-            if cell.waiting_bytes + size > share + max(0, self._max_bytes - self._max_bytes // 2 - shared):
+            if self._waiting_bytes + size > MOST_OVER_LIMIT * self._max_bytes:
                 raise QueueFullError
+            others = [
+                other.waiting_bytes for other in self._cells.values() if other.waiting_bytes and other is not cell
+            ]
+            share = self._max_bytes // 2 // (1 + len(others))
+            if cell.waiting_bytes + size > share:
+                shared = sum(max(0, waiting - share) for waiting in others)
+                if cell.waiting_bytes + size > share + max(0, self._max_bytes - self._max_bytes // 2 - shared):
+                    raise QueueFullError
             cell.waiting_bytes += size
+            self._waiting_bytes += size
 
     def release(self, size: int, sender: str = "") -> None:
         """Release reserved bytes."""
         with self._changed:
             self._cell(sender).waiting_bytes -= size
+            self._waiting_bytes -= size
 
     def submit(self, spans: list[Span], tenant: str, size: int, sender: str = "") -> Future[CommitResult]:
         """Queue spans for commit; the future raises DatabaseError if they were not committed and may be resent.
@@ -203,11 +216,19 @@ class GroupCommitWriter:
             sender: whose cell they belong to.
         """
         answer: Future[CommitResult] = Future()
-        answer.add_done_callback(lambda _: self.release(size, sender))
+        request = CommitRequest(spans, tenant, answer)
         with self._changed:
-            self._cell(sender).requests.append(CommitRequest(spans, tenant, answer))
+            cell = self._cell(sender)
+            cell.requests.append(request)
             self._changed.notify()
+        answer.add_done_callback(lambda _: self._forget(cell, request, size, sender))
         return answer
+
+    def _forget(self, cell: Cell, request: CommitRequest, size: int, sender: str) -> None:
+        """A request is answered, or its sender no longer waits: its spans and its bytes are given up together."""
+        with self._changed, contextlib.suppress(ValueError):
+            cell.requests.remove(request)
+        self.release(size, sender)
 
     def _run(self) -> None:
         client: Any = None
@@ -224,8 +245,8 @@ class GroupCommitWriter:
                 client = self._after_failure(client, error)
             with self._changed:
                 cell.is_committing = False
-                cell.failures = cell.failures + 1 if isinstance(error, SuspectError) else 0
-                if isinstance(error, SuspectError):
+                cell.failures = cell.failures + 1 if error is not None and _is_of_sender(error) else 0
+                if cell.failures:
                     cell.rests_until = time.monotonic() + min(
                         REST_SECONDS[1], REST_SECONDS[0] * 2 ** min(cell.failures - 1, 10)
                     )
@@ -289,8 +310,8 @@ class GroupCommitWriter:
 
     def _after_failure(self, client: Any, error: Exception) -> Any:
         """The connection, if the spans may be at fault; else None, and it is closed."""
-        if isinstance(error, SuspectError):
-            log.error("%s. Its sender keeps its rows and retries; others are not affected.", error)
+        if _is_of_sender(error):
+            log.error("%s. Its sender keeps its rows and retries; others are not affected.", _as_database_error(error))
             return client
         if client is not None:
             self._note_unavailable(error)
@@ -324,6 +345,14 @@ class GroupCommitWriter:
         )
         rows: Counter[int] = Counter()
         refusals: dict[int, list[str]] = {}
+        dead_bytes = 0
+
+        def keep(number: int, line: bytes, why: str) -> None:
+            nonlocal dead_bytes
+            dead_bytes += len(line)
+            if dead_bytes <= MAX_DEAD_BYTES:
+                dead_letters.add(self._directory, line, why)
+            refusals.setdefault(number, []).append(why)
 
         def send(entries: list[Entry]) -> None:
             insert.insert(client, self._target, [row for entry in entries for row in entry.contents.rows])
@@ -333,13 +362,18 @@ class GroupCommitWriter:
                 rows[entry.batch] += len(entry.contents.rows)
 
         def refused(entry: Entry, why: str) -> None:
-            dead_letters.add(self._directory, spool_line(entry), why)
-            refusals.setdefault(entry.batch, []).append(why)
+            keep(entry.batch, spool_line(entry), why)
 
-        insert.isolate(send, classification.entries, refused, lambda entry: bool(entry.contents.rows))
+        expired = insert.ExpiredRows(client, self._target)
+        insert.isolate(
+            send,
+            classification.entries,
+            refused,
+            lambda entry: bool(entry.contents.rows),
+            lambda entry: expired.reason(entry.contents.rows),
+        )
         for number, span, why in classification.unreadable:
-            dead_letters.add(self._directory, otlp.to_json_line(span), why)
-            refusals.setdefault(number, []).append(why)
+            keep(number, otlp.to_json_line(otlp.compact(span)), why)
         with self._changed:
             self.counts.rows += sum(rows.values())
             self.counts.refused += sum(map(len, refusals.values()))
@@ -356,19 +390,40 @@ class GroupCommitWriter:
         from clickhouse_connect.driver.exceptions import Error
 
         committed: dict[ResponseKey, SpanKey] = {}
-        response_ids = list(responses)
         try:
-            for begin in range(0, len(response_ids), IDS_PER_QUERY):
+            for ids in _in_chunks(responses):
                 rows = client.query(
                     statement("gateway/calls_of_responses", db=f"`{self._target.database}`"),
-                    parameters={"ids": response_ids[begin : begin + IDS_PER_QUERY], "days": LOOK_BACK_DAYS},
+                    parameters={"ids": ids, "days": LOOK_BACK_DAYS},
                 ).result_rows
                 committed |= {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
         except Error as error:
             if getattr(error, "code", None) == ACCESS_DENIED:
                 return {}  # the user has INSERT rights only: fall back to the memory of this gateway
-            raise
+            raise insert.kind_of(error)(
+                f"looking up responses in {self._target.masked_dsn} failed: {reason(error)}"
+            ) from error
         return committed
+
+
+def _in_chunks(responses: Collection[str]) -> Iterator[list[str]]:
+    """Response ids, in lists that fit into a parameter of a query."""
+    chunk: list[str] = []
+    size = 0
+    for response in responses:
+        length = 4 * len(response.encode("utf-8", "replace")) + 8  # quoted, and escaped in an address
+        if chunk and size + length > PARAMETER_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(response)
+        size += length
+    if chunk:
+        yield chunk
+
+
+def _is_of_sender(error: Exception) -> bool:
+    """Whether an error may lie in the sender's spans: ClickHouse, as far as one can tell, is well."""
+    return isinstance(error, SuspectError) or not isinstance(error, DatabaseError)
 
 
 def _as_database_error(error: Exception) -> DatabaseError:

@@ -20,6 +20,10 @@ MAX_COMPRESSION_RATIO: Final = 500
 """OTLP compresses 10 to 50 times: a body beyond this ratio and one megabyte is a decompression bomb."""
 MAX_SPANS: Final = 50_000
 """Spans per request: a span takes at least a hundred times the memory of an empty span on the wire."""
+MAX_MEMBERS: Final = 100
+"""Members of a compressed body (RFC 1952), each of which copies what follows it."""
+MAX_JSON_BYTES: Final = 16 << 20
+"""A JSON body: reading it holds up everything else in the process, about half a second for this much."""
 MAX_ATTRIBUTES: Final = 1_000_000
 """Attributes of all spans of a request: about 200 MB."""
 MAX_JSON_VALUES: Final = 3_000_000
@@ -44,7 +48,7 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     if unpack is None:
         raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} is not supported: use gzip or zstd")
     try:
-        data = unpack(body, limit)
+        data = unpack(body, min(limit, max(BOMB_CHECK_BYTES, MAX_COMPRESSION_RATIO * len(body))))
     except Exception as error:
         raise RefusedError(400, f"the body is not valid {encoding}: {error}") from error
     if len(data) > BOMB_CHECK_BYTES and len(data) > MAX_COMPRESSION_RATIO * len(body):
@@ -79,7 +83,7 @@ def _zstd(data: bytes, limit: int) -> bytes:
 def _members(data: bytes, limit: int, unpacker_of: Callable[[], Any]) -> bytes:
     """Decompress all members of a stream, up to slightly more than `limit` bytes."""
     output = bytearray()
-    while True:
+    for _ in range(MAX_MEMBERS):
         unpacker = unpacker_of()
         output += unpacker.decompress(data, limit + 1 - len(output))
         if len(output) > limit:
@@ -89,6 +93,7 @@ def _members(data: bytes, limit: int, unpacker_of: Callable[[], Any]) -> bytes:
         data = unpacker.unused_data
         if not data:
             return bytes(output)
+    raise ValueError(f"it has more than {MAX_MEMBERS} members")
 
 
 DECOMPRESSORS: Final[dict[str, Callable[[bytes, int], bytes]]] = {
@@ -112,6 +117,10 @@ def spans(body: bytes, content_type: str) -> list[Span]:
         if kind == PROTOBUF:
             return _bounded(otlp.spans_from_protobuf(body))
         if kind == JSON:
+            if len(body) > MAX_JSON_BYTES:
+                raise RefusedError(
+                    413, f"a JSON body may have {MAX_JSON_BYTES:,} bytes: send smaller batches, or protobuf"
+                )
             if sum(map(body.count, (b"{", b"[", b","))) > MAX_JSON_VALUES:
                 raise RefusedError(413, f"the request has more than {MAX_JSON_VALUES:,} values: send smaller batches")
             document: object = json.loads(body)

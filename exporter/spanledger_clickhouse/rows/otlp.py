@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any, Final, NamedTuple, cast
 
 from spanledger.runtime.untrusted_json import MAX_LABEL, Json, items, mapping
+from spanledger.semconv.attributes import USAGE_RAW
 from spanledger_clickhouse.rows.protobuf import Splitter
 
 MAX_TEXT: Final = 1024
 """Characters of a further attribute, or a path of a file."""
 MAX_JSON: Final = 16_384
 """Characters of the provider's own usage object."""
+
+MAX_KEPT_ATTRIBUTES: Final = 256
+"""Attributes of a span that is kept as a dead letter, and elements of a list."""
 
 Value = str | int | float | bool | list["Value"] | None
 Attributes = Mapping[str, Value]
@@ -72,7 +77,9 @@ def spans_from_protobuf(body: bytes) -> Iterator[Span]:
     """
     split = Splitter()
     for resource_spans in split.messages(body, 1):
-        resource = _attributes(_decoded(split, "resource.v1.Resource", split.merged(resource_spans, 1)).attributes)
+        resource = _attributes(
+            split, _decoded(split, "resource.v1.Resource", split.merged(resource_spans, 1)).attributes
+        )
         for scope_spans in split.messages(resource_spans, 2):
             scope = _str(_decoded(split, "common.v1.InstrumentationScope", split.merged(scope_spans, 1)).name)
             for encoded in split.messages(scope_spans, 2):
@@ -80,7 +87,7 @@ def spans_from_protobuf(body: bytes) -> Iterator[Span]:
                 yield Span(
                     scope,
                     resource,
-                    _attributes(span.attributes),
+                    _attributes(split, span.attributes),
                     span.trace_id.hex(),
                     span.span_id.hex(),
                     span.parent_span_id.hex(),
@@ -142,15 +149,16 @@ def _pool_of_bytes() -> Any:
     return pool
 
 
-def _attributes(pairs: Any) -> dict[str, Value]:
-    return {_str(pair.key): _value(pair.value) for pair in pairs}
+def _attributes(split: Splitter, pairs: Any) -> dict[str, Value]:
+    split.spend(len(pairs))
+    return {_str(pair.key): _value(split, pair.value) for pair in pairs}
 
 
 def _str(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
-def _value(value: Any) -> Value:
+def _value(split: Splitter, value: Any) -> Value:
     """An AnyValue of protobuf."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
@@ -158,10 +166,26 @@ def _value(value: Any) -> Value:
     if kind in ("int_value", "bool_value", "double_value"):
         return cast("Value", getattr(value, kind))
     if kind == "array_value":
-        return [_value(part) for part in value.array_value.values]
+        split.spend(len(value.array_value.values))
+        return [_value(split, part) for part in value.array_value.values]
     if kind == "kvlist_value":
-        return json.dumps(_attributes(value.kvlist_value.values))
+        return json.dumps(_attributes(split, value.kvlist_value.values))
     return None  # bytes, or nothing
+
+
+def compact(span: Span) -> Span:
+    """The span as far as a row can have it: a resource that thousands of spans share is not written thousands of times in
+    full."""
+
+    def shortened(attributes: Attributes) -> dict[str, Value]:
+        return {
+            text(key): text(value, MAX_JSON if key == USAGE_RAW else MAX_TEXT) if isinstance(value, str) else value
+            for key, value in islice(attributes.items(), MAX_KEPT_ATTRIBUTES)
+            if not isinstance(value, list) or len(value) <= MAX_KEPT_ATTRIBUTES
+        }
+
+    resource, attributes = shortened(span.resource), shortened(span.attributes)
+    return span._replace(resource=resource, attributes=attributes, name=text(span.name), scope=text(span.scope))
 
 
 def to_json_line(span: Span) -> bytes:

@@ -18,8 +18,9 @@ SMALL_MESSAGE_BYTES: Final = 16 << 10
 """Messages up to this size are decoded without counting."""
 MAX_FIELDS: Final = 50_000
 """Fields of a span and of all messages in it."""
-MAX_REQUEST_FIELDS: Final = 500_000
-"""Fields that are looked at in a request: about half a second."""
+MAX_REQUEST_FIELDS: Final = 1_000_000
+"""Fields and values that are looked at in a request: about a second."""
+MAX_FIELD_NUMBER: Final = 2**29 - 1
 
 SUBMESSAGES: Final[dict[str, dict[int, str]]] = {
     "trace.v1.Span": {9: "KeyValue", 11: "Event", 13: "Link", 15: "Status"},
@@ -45,8 +46,14 @@ class Splitter:
     def __init__(self) -> None:
         self._left = MAX_REQUEST_FIELDS
 
+    def spend(self, fields: int) -> None:
+        """Count fields, or values in them; raises TooManyFieldsError beyond MAX_REQUEST_FIELDS."""
+        self._left -= fields
+        if self._left < 0:
+            raise TooManyFieldsError(f"the request has more than {MAX_REQUEST_FIELDS:,} fields")
+
     def fields(self, message: memoryview | bytes) -> Iterator[tuple[int, memoryview]]:
-        """(number, content) of the fields of a message; the content of a field that is not length-delimited is empty.
+        """(number, content) of the fields of a message; (0, empty) for one that is not length-delimited.
 
         Raises:
             TooManyFieldsError: the request has more than MAX_REQUEST_FIELDS fields.
@@ -55,9 +62,7 @@ class Splitter:
         view = memoryview(message)
         position, end = 0, len(view)
         while position < end:
-            self._left -= 1
-            if self._left < 0:
-                raise TooManyFieldsError(f"the request has more than {MAX_REQUEST_FIELDS:,} fields")
+            self.spend(1)
             key, position = _varint(view, position)
             wire_type, size = key & 7, 0
             if wire_type == LENGTH_DELIMITED:
@@ -70,7 +75,9 @@ class Splitter:
                 raise ValueError(f"it has a field of wire type {wire_type}")
             if position + size > end:
                 raise ValueError("it is truncated")
-            yield key >> 3, view[position : position + size]
+            if not 0 < key >> 3 <= MAX_FIELD_NUMBER:
+                raise ValueError(f"it has a field of number {key >> 3}")
+            yield key >> 3 if wire_type == LENGTH_DELIMITED else 0, view[position : position + size]
             position += size
 
     def messages(self, message: memoryview | bytes, number: int) -> Iterator[memoryview]:

@@ -260,7 +260,14 @@ def _send(sink: Sink, batch: list[SpoolLine], directory: Path, stats: DrainStats
         dead_letters.add(directory, line.raw, why)
         stats.dead += 1
 
-    isolate(send, batch, refused, lambda line: bool(line.contents.rows))
+    expired = sink.expired()
+    isolate(
+        send,
+        batch,
+        refused,
+        lambda line: bool(line.contents.rows),
+        lambda line: expired.reason(line.contents.rows) if expired is not None else "",
+    )
 
 
 def _batches(segment: Any, finished: bool) -> Generator[tuple[list[SpoolLine], list[bytes], int]]:

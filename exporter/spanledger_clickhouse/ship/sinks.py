@@ -18,7 +18,7 @@ from spanledger.runtime.guard import log
 from spanledger.runtime.untrusted_json import get_path, items, parse_json
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import DatabaseError, Target, resolve_target
-from spanledger_clickhouse.database.insert import PoisonError, SuspectError
+from spanledger_clickhouse.database.insert import ExpiredRows, PoisonError, SuspectError
 from spanledger_clickhouse.rows.rows import Contents
 
 
@@ -38,6 +38,10 @@ class Sink(Protocol):
         ...
 
     def send(self, lines: Sequence[SpoolLine]) -> None: ...
+    def expired(self) -> ExpiredRows | None:
+        """Which rows the destination would not keep; None if it keeps all, or cannot say."""
+        ...
+
     def on_idle(self) -> None:
         """Idle hook: release resources that other processes may need."""
         ...
@@ -57,6 +61,11 @@ class ClickHouseSink:
     @property
     def shown(self) -> str:
         return self._target.masked_dsn
+
+    def expired(self) -> ExpiredRows | None:
+        if self._client is None:
+            self._client = migrations.connect_and_migrate(self._target)
+        return ExpiredRows(self._client, self._target)
 
     def send(self, lines: Sequence[SpoolLine]) -> None:
         try:
@@ -121,6 +130,9 @@ class OtlpSink:
     @property
     def shown(self) -> str:
         return settings.mask_credentials(self._url)
+
+    def expired(self) -> None:
+        """A Collector does not say how long its destination keeps calls."""
 
     def send(self, lines: Sequence[SpoolLine]) -> None:
         spans = [part for line in lines for part in items(parse_json(line.raw), "resourceSpans")]
