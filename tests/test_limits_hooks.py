@@ -197,16 +197,23 @@ def test_a_garbage_collected_stream_is_settled_outside_all_locks(limited, ledger
         def __init__(self, lock: Any) -> None:
             self.lock = lock
 
-        def __enter__(self) -> None:
-            self.lock.acquire()
+        def acquire(self, timeout: float = -1) -> bool:
+            acquired = self.lock.acquire(timeout=timeout)
             gc.collect(1)  # young objects only: a full collection is slow
+            return acquired
 
-        def __exit__(self, *_: object) -> None:
+        def release(self) -> None:
             self.lock.release()
 
+        def __enter__(self) -> None:
+            self.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.release()
+
     def leave_streams() -> None:
-        for owner in (limiter._store, ledger.spool):
-            owner._lock = Collecting(owner._lock)  # type: ignore[attr-defined]
+        limiter._store._lock = Collecting(limiter._store._lock)  # type: ignore[attr-defined]
+        ledger.spool._process.lock = Collecting(ledger.spool._process.lock)  # type: ignore[assignment]
         with spanledger.attribution(user="ada"), openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client:
             for _ in range(3):
                 stream = client.chat.completions.create(

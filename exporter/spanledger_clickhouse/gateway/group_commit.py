@@ -422,7 +422,7 @@ def _in_chunks(responses: Collection[str]) -> Iterator[list[str]]:
 
 
 def _is_of_sender(error: Exception) -> bool:
-    """Whether an error may lie in the sender's spans: ClickHouse, as far as one can tell, is well."""
+    """Whether an error may lie in the sender's spans: ClickHouse itself seems to be well."""
     return isinstance(error, SuspectError) or not isinstance(error, DatabaseError)
 
 
