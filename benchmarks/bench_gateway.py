@@ -10,6 +10,7 @@ its blackhole, where they can be had. Those say how fast OTLP can be taken at al
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,107 @@ def measured(name: str, command: list[Any], env: dict[str, str], url: str, reque
         process.wait()
 
 
+ATTACK_SECONDS = 8.0
+TOKENS = {"a sender": "good-token-0123456789", "another": "evil-token-0123456789"}
+
+
+def attacks() -> dict[str, Callable[[threading.Event], Any]]:
+    """What another tenant sends: a body, or parts of one that has no end."""
+    from foreign_spans import body, foreign
+
+    month, now = 30 * 86400 * 10**9, time.time_ns()
+
+    def slowly(stopped: threading.Event) -> Iterator[bytes]:
+        while not stopped.wait(0.05):
+            yield b" " * 10_000
+
+    empty = b"\x4a\x00" * 500_000
+    span = b"\x12" + _varint(len(empty)) + empty
+    scope = b"\x12" + _varint(len(span)) + span
+    bomb = b"\x0a" + _varint(len(scope)) + scope
+    old = body(*(foreign(span_id=f"{n:016x}", start=max(0, now - n * month)) for n in range(1, 151)))
+    values = b'{"resourceSpans":[' + b"{}," * 500_000 + b"{}]}"
+    return {
+        "150 months of spans": lambda _: old,
+        "half a million empty attributes": lambda _: bomb,
+        "half a million JSON values": lambda _: values,
+        "bodies without end": slowly,
+    }
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def beside_others(directory: str, requests: list[bytes]) -> None:
+    """Time to answer of one sender's requests of 50 spans, ten a second, alone and while another tenant attacks."""
+    from demo import free_port
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/v1/traces"
+    tokens = f"good={TOKENS['a sender']},evil={TOKENS['another']}"
+    env = {
+        "SPANLEDGER_DSN": f"chdb://{directory}/{port}",
+        "XDG_STATE_HOME": directory,
+        "SPANLEDGER_GATEWAY_TOKENS": tokens,
+    }
+    command = [str(Path(sys.executable).with_name("spanledger")), "gateway", "--port", str(port), "--no-rollups"]
+    process = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    headers = {"Content-Type": "application/x-protobuf", "Authorization": f"Bearer {TOKENS['a sender']}"}
+    try:
+        for _ in range(300):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.post(url, content=b"", headers=headers).status_code == 200:
+                    break
+            time.sleep(0.1)
+        left = iter(requests)
+        print(f"\n{'a sender of 50 spans, ten times a second, beside':<56}{'median ms':>12}{'p99 ms':>12}{'MB':>10}")
+        for name, attack in {"nobody": None, **attacks()}.items():
+            stopped = threading.Event()
+            threads = [threading.Thread(target=_attack, args=(url, attack, stopped)) for _ in range(4 if attack else 0)]
+            for thread in threads:
+                thread.start()
+            times: list[float] = []
+            end = time.monotonic() + ATTACK_SECONDS
+            with httpx.Client(timeout=60) as client:
+                while time.monotonic() < end:
+                    start = time.perf_counter()
+                    assert client.post(url, content=next(left), headers=headers).status_code == 200
+                    times.append(time.perf_counter() - start)
+                    time.sleep(0.1)
+            stopped.set()
+            for thread in threads:
+                thread.join()
+            times.sort()
+            print(
+                f"{name:<56}{times[len(times) // 2] * 1000:>12,.0f}{times[int(len(times) * 0.99)] * 1000:>12,.0f}"
+                f"{resident(process.pid):>10,.0f}"
+            )
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _attack(url: str, content: Callable[[threading.Event], Any], stopped: threading.Event) -> None:
+    import gzip
+
+    authorization = {"Authorization": f"Bearer {TOKENS['another']}"}
+    while not stopped.is_set():
+        body = content(stopped)
+        headers = {"Content-Type": "application/json", **authorization}
+        if isinstance(body, bytes):
+            headers["Content-Encoding"] = "gzip"
+            headers["Content-Type"] = "application/json" if body.startswith(b"{") else "application/x-protobuf"
+            body = gzip.compress(body, 1)
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.post(url, content=body, headers=headers, timeout=30)
+        stopped.wait(0.05)
+
+
 def rotel() -> Path | None:
     """The agent of the rotel package, in an environment of its own (.bench)."""
     home = ROOT / ".bench/rotel"
@@ -163,6 +266,8 @@ def main() -> None:
             env = {"SPANLEDGER_DSN": f"chdb://{directory}/{port}", "XDG_STATE_HOME": directory}
             command = [Path(sys.executable).with_name("spanledger"), "gateway", "--port", port, "--no-rollups"]
             measured(name, command, env, f"http://127.0.0.1:{port}/v1/traces", requests, asked.batch)
+        beside_others(directory, batches(50_000, 50, priced=True))
+        print()
         binary = ROOT / ".collector/otelcol-spanledger"
         if binary.exists():
             port = free_port()
