@@ -185,8 +185,8 @@ class GroupCommitWriter:
         """
         with self._changed:
             cell = self._cell(sender)
-            if cell.failures and time.monotonic() < cell.rests_until:
-                raise DatabaseError("the last spans of this sender could not be committed")
+            if time.monotonic() < cell.rests_until:
+                raise DatabaseError("the last request of this sender was refused, or could not be committed")
             if self._waiting_bytes + size > MOST_OVER_LIMIT * self._max_bytes:
                 raise QueueFullError
             others = [
@@ -199,6 +199,11 @@ class GroupCommitWriter:
                     raise QueueFullError
             cell.waiting_bytes += size
             self._waiting_bytes += size
+
+    def rest(self, seconds: float, sender: str) -> None:
+        """Turn a sender away for a while."""
+        with self._changed:
+            self._cell(sender).rests_until = time.monotonic() + min(seconds, REST_SECONDS[1])
 
     def release(self, size: int, sender: str = "") -> None:
         """Release reserved bytes."""

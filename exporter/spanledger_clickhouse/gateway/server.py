@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import json
 import math
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from spanledger_clickhouse.gateway.request_body import JSON, PROTOBUF, RefusedEr
 
 ANY_TENANT: Final = "*"
 RETRY_SECONDS: Final = 5
+REFUSAL_FACTOR: Final = 10
+"""So a sender of nothing but refused requests takes at most a tenth of the gateway's time."""
 
 
 class SlowBodyError(Exception):
@@ -164,7 +167,7 @@ class Gateway:
                 seconds = f"{self._limits.body_seconds:g} seconds"
                 raise SlowBodyError(f"the body of the request did not arrive within {seconds}") from None
             encoding = request.headers.get("content-encoding", "")
-            async with self._lane(sender):
+            async with self._lane(sender), self._charged(sender):
                 data = await run_in_threadpool(decompressed, bytes(body), encoding, self._limits.request_bytes)
                 reserve(max(0, len(data) - len(body)))
                 del body
@@ -177,6 +180,16 @@ class Gateway:
             return await asyncio.wait_for(asyncio.wrap_future(committed), self._limits.answer_seconds)
         finally:
             self._writer.release(reserved, sender)
+
+    @asynccontextmanager
+    async def _charged(self, sender: str) -> AsyncGenerator[None]:
+        """A request that is refused costs its sender ten times the time that it took to see that."""
+        began = time.monotonic()
+        try:
+            yield
+        except RefusedError:
+            self._writer.rest(REFUSAL_FACTOR * (time.monotonic() - began), sender)
+            raise
 
     def _lane(self, sender: str) -> asyncio.Lock:
         """One request of a sender is decoded at a time: the others' are decoded meanwhile."""
