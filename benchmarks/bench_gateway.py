@@ -144,7 +144,7 @@ TOKENS = {"a sender": "good-token-0123456789", "another": "evil-token-0123456789
 
 def attacks() -> dict[str, Callable[[threading.Event], Any]]:
     """What another tenant sends: a body, or parts of one that has no end."""
-    from foreign_spans import body, foreign
+    from foreign_spans import body, field, foreign, in_a_span
 
     month, now = 30 * 86400 * 10**9, time.time_ns()
 
@@ -152,10 +152,7 @@ def attacks() -> dict[str, Callable[[threading.Event], Any]]:
         while not stopped.wait(0.05):
             yield b" " * 10_000
 
-    empty = b"\x4a\x00" * 500_000
-    span = b"\x12" + _varint(len(empty)) + empty
-    scope = b"\x12" + _varint(len(span)) + span
-    bomb = b"\x0a" + _varint(len(scope)) + scope
+    bomb = in_a_span(field(9, b"") * 500_000)
     old = body(*(foreign(span_id=f"{n:016x}", start=max(0, now - n * month)) for n in range(1, 151)))
     values = b'{"resourceSpans":[' + b"{}," * 500_000 + b"{}]}"
     return {
@@ -164,14 +161,6 @@ def attacks() -> dict[str, Callable[[threading.Event], Any]]:
         "half a million JSON values": lambda _: values,
         "bodies without end": slowly,
     }
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])
 
 
 def beside_others(directory: str, requests: list[bytes]) -> None:

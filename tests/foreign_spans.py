@@ -123,3 +123,22 @@ CONVENTIONS: dict[str, tuple[Span, Decimal]] = {
         cost("claude-sonnet-4-5", "anthropic", input=1000, cache_read=400, cache_write_1h=200, output=100),
     ),
 }  # fmt: skip
+
+
+def varint(value: int) -> bytes:
+    """A number in protobuf's wire format."""
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited field in protobuf's wire format."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def in_a_span(attributes: bytes) -> bytes:
+    """A request of one span with these encoded fields."""
+    return field(1, field(2, field(2, attributes)))

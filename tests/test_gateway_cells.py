@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from empty_ledger import empty_ledger
-from foreign_spans import NOW, body, cost, foreign, protobuf
+from foreign_spans import NOW, body, cost, field, foreign, in_a_span, protobuf
 from spanledger.semconv import attributes as a
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import Target, open_client
@@ -197,22 +197,6 @@ def test_the_number_of_cells_and_their_memory_are_bounded(target: Target, tmp_pa
 
 
 # --- decoding ------------------------------------------------------------------------------------------------------------
-
-
-def varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def in_a_span(attributes: bytes) -> bytes:
-    return field(1, field(2, field(2, attributes)))
 
 
 NOTHING = field(9, b"")

@@ -34,8 +34,6 @@ PARAMETER_BYTES: Final = 100_000
 """Response ids in a query: ClickHouse takes 128 KiB of a parameter."""
 LOOK_BACK_DAYS: Final = 2
 """How far back rows are searched for a response id."""
-
-
 WORKERS: Final = 2
 """Inserting threads: one sender's slow commit leaves the others one."""
 MAX_CELLS: Final = 1000
@@ -132,7 +130,6 @@ class GroupCommitWriter:
         self._migrating = threading.Lock()
         self._is_connected = False
         self._is_unavailable = False
-        self._is_stopped = False
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"spanledger-intake-{number}", daemon=True)
@@ -149,7 +146,6 @@ class GroupCommitWriter:
         """Commit the waiting requests, then stop."""
         self._stopping.set()
         with self._changed:
-            self._is_stopped = True
             self._changed.notify_all()
         until = time.monotonic() + timeout
         for thread in self._threads:
@@ -242,7 +238,7 @@ class GroupCommitWriter:
                 client = self._connect()
             cell, group = self._next_group(client is not None)
             if cell is None:
-                if self._is_stopped:
+                if self._stopping.is_set():
                     break
                 continue
             error = self._answer_group(client, cell, group)
@@ -262,11 +258,12 @@ class GroupCommitWriter:
     def _next_group(self, is_connected: bool) -> tuple[Cell | None, list[CommitRequest]]:
         """The requests to commit next, of the sender whose turn it is; (None, []) if there is nothing to do for now."""
         with self._changed:
-            if (
-                not any(cell.requests and not cell.is_committing for cell in self._cells.values())
-                and not self._is_stopped
-            ):
-                self._changed.wait(1.0)
+            self._changed.wait_for(
+                lambda: (
+                    self._stopping.is_set() or any(c.requests and not c.is_committing for c in self._cells.values())
+                ),
+                1.0,
+            )
             for sender, cell in self._cells.items():
                 if cell.requests and not cell.is_committing:
                     self._cells.move_to_end(sender)

@@ -176,7 +176,7 @@ class Gateway:
             if not request_spans:
                 return CommitResult(0, 0, "")
             committed = self._writer.submit(request_spans, tenant, reserved, sender)
-            reserved = 0  # the writer releases it: spans not committed in time still wait there
+            reserved = 0  # the writer releases it, with the spans
             return await asyncio.wait_for(asyncio.wrap_future(committed), self._limits.answer_seconds)
         finally:
             self._writer.release(reserved, sender)

@@ -63,18 +63,18 @@ class ClickHouseSink:
         return self._target.masked_dsn
 
     def expired(self) -> ExpiredRows | None:
+        return ExpiredRows(self._connected(), self._target)
+
+    def _connected(self) -> Any:
         if self._client is None:
             self._client = migrations.connect_and_migrate(self._target)
-        return ExpiredRows(self._client, self._target)
+        return self._client
 
     def send(self, lines: Sequence[SpoolLine]) -> None:
         try:
-            if self._client is None:
-                self._client = migrations.connect_and_migrate(self._target)
-            insert.insert(self._client, self._target, [row for line in lines for row in line.contents.rows])
-            insert.insert_events(
-                self._client, self._target, [event for line in lines for event in line.contents.events]
-            )
+            client = self._connected()
+            insert.insert(client, self._target, [row for line in lines for row in line.contents.rows])
+            insert.insert_events(client, self._target, [event for line in lines for event in line.contents.events])
         except (PoisonError, SuspectError):
             raise
         except DatabaseError:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, Final
 from spanledger.runtime.guard import log
 from spanledger.runtime.reentrant_queue import ReentrantQueue
 from spanledger.semconv import attributes as a
+from spanledger.spool.device_sync import DeviceSync
 from spanledger.spool.journal import Journal, Report, Totals
 from spanledger.spool.segments import CHECK_SECONDS, MEMORY_ROWS, RETRY_SECONDS, SUFFIX, Place, Segments
 
@@ -164,7 +165,7 @@ class Spool:
         self._encode_marker = mark
         self._deadline = deadline_ms / 1000
         self._logged_messages: set[str] = set()
-        self._sync = _DeviceSync(sync_ms, lambda: self._process.segments.fd)
+        self._sync = DeviceSync(sync_ms, lambda: self._process.segments.fd)
         self._process = self._new_process()
         self._by_number: dict[int, _Process] = {os.getpid(): self._process}
 
@@ -222,15 +223,9 @@ class Spool:
 
     def _write_here(self, process: _Process) -> None:
         """Write in this thread what waits, unless it is writing: then it does so when it continues."""
-        if process.owner == threading.get_ident():
-            return
-        if process.lock.acquire(timeout=MAX_WAIT_SECONDS if self._deadline else -1):
-            process.owner = threading.get_ident()
-            try:
+        with _writing(process, MAX_WAIT_SECONDS if self._deadline else None) as is_ours:
+            if is_ours:
                 self._write_rows(process)
-            finally:
-                process.owner = 0
-                process.lock.release()
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
@@ -266,17 +261,14 @@ class Spool:
     def _run(self, process: _Process) -> None:
         while self._process is process:
             row = process.requests.get()
-            with process.lock:
-                process.owner = threading.get_ident()
-                try:
+            try:
+                with _writing(process):
                     if row.is_end:
                         self._end(process)
                     else:
                         self._write_rows(process)
-                except Exception as error:  # noqa: BLE001 - the thread continues whatever a logger or a disk does
-                    self._log_once(f"the spool's thread met {type(error).__name__}: {error}")
-                finally:
-                    process.owner = 0
+            except Exception as error:  # noqa: BLE001 - the thread continues whatever a logger or a disk does
+                self._log_once(f"the spool's thread met {type(error).__name__}: {error}")
             _settle(row)
 
     # --- writing: with the lock ----------------------------------------------------------------------------------
@@ -330,8 +322,7 @@ class Spool:
         if not process.started:
             process.started = True
             self._put_marker(process, "start", {})
-        if process.losses and self._put_marker(process, "loss", self._totals(process).loss_attributes()):
-            process.losses = LostRows()
+        self._put_loss_marker(process)
         if not process.segments.put(row.line):
             return False
         self._sync.request()
@@ -339,6 +330,11 @@ class Spool:
 
     def _put_marker(self, process: _Process, kind: str, attributes: Mapping[str, Any]) -> bool:
         return self._encode_marker is None or process.segments.put(self._marker(process, kind, attributes))
+
+    def _put_loss_marker(self, process: _Process) -> None:
+        """Report the refused rows; if that fails, it is tried again later."""
+        if process.losses and self._put_marker(process, "loss", self._totals(process).loss_attributes()):
+            process.losses = LostRows()
 
     def _marker(self, process: _Process, kind: str, attributes: Mapping[str, Any]) -> bytes:
         if self._encode_marker is None:
@@ -446,15 +442,11 @@ class Spool:
     def forget_shipped(self) -> None:
         """Give up the memory of rows that were marked as shipped; later, if the disk does not answer now."""
         process = self._process
-        if process.lock.acquire(timeout=1.0):
-            process.owner = threading.get_ident()
-            try:
+        with _writing(process, 1.0) as is_ours:
+            if is_ours:
                 while process.rows and process.rows[0].is_shipped:
                     self._write_first(process)
                 self._note(process)
-            finally:
-                process.owner = 0
-                process.lock.release()
 
     def heartbeat(self) -> list[bytes]:
         """The OTLP JSON line of totals that no journal holds; empty if the journal does."""
@@ -471,19 +463,15 @@ class Spool:
         process = self._process
         if process.process_number != os.getpid():
             return  # a forked child that has recorded nothing
-        end = _Row(b"", is_end=True, written=threading.Lock())
-        if self._deadline > 0 and self._start_thread(process) and end.written is not None:
-            end.written.acquire()
-            is_done = end.written
-            process.requests.put(end)
+        if self._deadline > 0 and self._start_thread(process):
+            is_done = threading.Lock()
+            is_done.acquire()
+            process.requests.put(_Row(b"", is_end=True, written=is_done))
             ended = is_done.acquire(timeout=CLOSE_SECONDS)
         else:
-            ended = process.lock.acquire(timeout=CLOSE_SECONDS)
-            if ended:
-                try:
+            with _writing(process, CLOSE_SECONDS) as ended:
+                if ended:
                     self._end(process)
-                finally:
-                    process.lock.release()
         self._log_unwritten(process, "" if ended else "the disk does not answer")
 
     def _end(self, process: _Process) -> None:
@@ -508,8 +496,7 @@ class Spool:
         self._take_recovered(process)
         if process.rows or place is not Place.FILE:
             return False
-        if process.losses and self._put_marker(process, "loss", self._totals(process).loss_attributes()):
-            process.losses = LostRows()
+        self._put_loss_marker(process)
         if not self._put_marker(process, "end", {a.SEQUENCE: last, a.RECORDED_COST: process.picousd}):
             return False
         process.end_sequence = last
@@ -546,42 +533,25 @@ class Spool:
                 log.error("%s", message)
 
 
+@contextlib.contextmanager
+def _writing(process: _Process, timeout: float | None = None) -> Generator[bool]:
+    """Hold the lock; False if it cannot be had within `timeout` seconds, or if this thread holds it: a signal handler or a
+    finalizer then leaves its row to whom it has interrupted."""
+    me = threading.get_ident()
+    if process.owner == me or not process.lock.acquire(timeout=-1 if timeout is None else timeout):
+        yield False
+        return
+    process.owner = me
+    try:
+        yield True
+    finally:
+        process.owner = 0
+        process.lock.release()
+
+
 def _settle(row: _Row) -> None:
-    """Let the caller go on."""
+    """Let the caller continue."""
     lock, row.written = row.written, None
     if lock is not None:
         with contextlib.suppress(RuntimeError):
             lock.release()
-
-
-class _DeviceSync:
-    """Forces what was written onto the device every few milliseconds, from a thread (SPANLEDGER_SPOOL_SYNC_MS)."""
-
-    def __init__(self, milliseconds: int, descriptor: Callable[[], int | None]) -> None:
-        """`descriptor`: of the current segment."""
-        self._milliseconds, self._descriptor = milliseconds, descriptor
-        self.after_fork()
-
-    def after_fork(self) -> None:
-        self._dirty = threading.Event()
-        self._running = False
-
-    def request(self) -> None:
-        """The current segment has changed."""
-        if not self._milliseconds:
-            return
-        self._dirty.set()
-        if not self._running:
-            with contextlib.suppress(RuntimeError):  # no thread can be started now: the system decides when to write
-                threading.Thread(target=self._run, name="spanledger-sync", daemon=True).start()
-                self._running = True
-
-    def _run(self) -> None:
-        while True:
-            self._dirty.wait()
-            self._dirty.clear()
-            fd = self._descriptor()
-            if fd is not None:
-                with contextlib.suppress(OSError):  # closed meanwhile, or a device that cannot
-                    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync
-            time.sleep(self._milliseconds / 1000)
