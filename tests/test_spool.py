@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -191,18 +192,26 @@ def test_a_link_in_the_directory_does_not_stop_the_writer(tmp_path: Path):
     assert spool.written == 1
 
 
-def test_a_file_system_without_locks_leaks_no_descriptor(tmp_path: Path, monkeypatch):
-    def unsupported(*_: object) -> None:
-        raise OSError(37, "No locks available")
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system without a lock manager."""
 
-    monkeypatch.setattr(segments.fcntl, "flock", unsupported)
-    monkeypatch.setattr(segments, "RETRY_SECONDS", 0)
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("spanledger.runtime.file_locks.fcntl.flock", unsupported)
+
+
+def test_a_file_system_without_locks_keeps_rows_and_leaks_no_descriptor(tmp_path: Path, monkeypatch, caplog):
+    without_locks(monkeypatch)
     spool = Spool(tmp_path, 1 << 20)
+    spool.append(b"row\n")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         spool.append(b"row\n")
     assert len(os.listdir("/proc/self/fd")) == before
-    assert list(tmp_path.iterdir()) == []
+    [segment] = tmp_path.glob("*.jsonl")
+    assert segment.read_bytes() == b"row\n" * 21
+    assert caplog.text.count("has no locks") == 1
 
 
 def test_the_number_and_cost_of_unrecorded_calls_are_logged_at_exit(tmp_path: Path, caplog):

@@ -8,7 +8,6 @@ outlives both them and the process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spanledger import bootstrap
+from spanledger.runtime import forks
 from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
 from spanledger.spool.otlp_json import Encoder
@@ -48,26 +48,23 @@ class LedgerSpanExporter(SpanExporter):
     def _open_spool(self) -> Spool:
         if self._spool is None:
             self._spool = bootstrap.new_spool(lambda: self._resource)
-            self._start_shipper()
-            os.register_at_fork(after_in_child=self._after_fork)
-        return self._spool
-
-    def _start_shipper(self) -> None:
-        if self._spool is not None:
+            forks.in_child(self._after_fork)
+        forks.check()
+        if self._shipper is None:
             self._shipper = BackgroundShipper(self._spool)
             self._shipper.start()
+        return self._spool
 
     def _after_fork(self) -> None:
-        """Give a forked child its own spool and shipper."""
-        with quietly("reopening after a fork"):
-            if self._spool is not None:
-                self._spool.after_fork()
-            self._start_shipper()
+        """Give a forked child its own spool, and with its first span a shipper."""
+        self._shipper = None
+        if self._spool is not None:
+            self._spool.after_fork()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Ship the exported spans within the deadline; rows that are not shipped by then stay on disk."""
         with quietly("flushing"):
-            return self._shipper is None or self._shipper.flush(timeout_millis / 1000)
+            return self._shipper is None or self._shipper.flush(min(timeout_millis / 1000, bootstrap.flush_timeout()))
         return False
 
     def shutdown(self) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 from spanledger.runtime import settings
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
+from spanledger_clickhouse.database.connection import (
+    DatabaseError,
+    Target,
+    is_access_denied,
+    open_client,
+    resolve_target,
+)
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.ship import shipper
 from spanledger_clickhouse.ship.sinks import ClickHouseSink
@@ -33,11 +39,19 @@ def open_ledger(
         if take_in and settings.setting("otlp_endpoint") is None:  # else the spool goes to a Collector
             # Another process may be shipping the spool: its rows arrive within seconds. A read-only user ships nothing.
             with suppress(shipper.BusyError), suppress_denied():
-                _take_in(settings.spool_dir(), ClickHouseSink(database_target, client), progress)
+                sink = ClickHouseSink(database_target, client)
+                for directory in spools_of(database_target):
+                    _take_in(directory, sink, progress)
         client.command(f"USE `{database_target.database}`") if database_target.embedded else _set_database(
             client, database_target.database
         )
         yield ledger
+
+
+def spools_of(target: Target) -> list[Path]:
+    """The spools that a question to `target` takes in. What applications without a destination wrote goes to an embedded
+    ledger; to a server only if somebody says so (`spanledger ship`)."""
+    return shipper.spool_directories(undecided=target.embedded)
 
 
 def _take_in(directory: Path, sink: ClickHouseSink, progress: Callable[[int], None]) -> None:

@@ -5,6 +5,8 @@ for applications that build their own TracerProvider (`install`), ship rows imme
 without middleware (`attribution`, `feature`, `unit`, `carry`, `carried`), call a model through a client that
 Spanledger does not instrument (`record`), or enforce limits in their own code (`check_request_allowed`,
 `record_actual_cost`).
+
+PYTEST_DONT_REWRITE: pytest rewrites the assertions of plugins, and warns of those that were imported before it began.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -18,6 +19,7 @@ from typing import Any
 from weakref import WeakSet
 
 from opentelemetry import trace
+from opentelemetry.instrumentation import auto_instrumentation
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
@@ -25,9 +27,10 @@ from opentelemetry.trace import Tracer
 from spanledger import metrics
 from spanledger.capture import call, sampler
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.context import propagation, unattributed
+from spanledger.context import propagation, threads, unattributed
 from spanledger.limits import api
-from spanledger.runtime import finalizers, settings
+from spanledger.runtime import finalizers, forks, notices, settings
+from spanledger.runtime.file_locks import IS_POSIX
 from spanledger.runtime.guard import log, quietly
 from spanledger.runtime.version import VERSION
 from spanledger.spool.otlp_json import Encoder
@@ -35,6 +38,13 @@ from spanledger.spool.writer import Spool
 
 DEFAULT_MAX_BYTES = 1 << 30
 DEFAULT_DEADLINE_MS = 5
+DEFAULT_FLUSH_TIMEOUT_MS = 2000
+UNNAMED_SERVICE = "unknown_service"
+START_LINE_SHOWN = "SPANLEDGER_START_LINE_SHOWN"
+"""Environment variable that the first process of a program leaves to those that it starts."""
+NOT_POSIX = (
+    "Spanledger records nothing on this system, which has no fcntl: it needs Linux, macOS or another POSIX system"
+)
 
 _lock = threading.RLock()
 _processor: LedgerProcessor | None = None
@@ -49,16 +59,51 @@ _startup_thread: threading.Thread | None = None
 def pre_instrument() -> None:
     """Entry point `opentelemetry_pre_instrument`: runs once OpenTelemetry is configured, before instrumentors."""
     with quietly("starting Spanledger"):
+        if not IS_POSIX:
+            notices.add(NOT_POSIX)
         if disabled():
             return
         propagation.wrap_propagator()  # before the first request: the first call may come much later
+        threads.carry_context()
         provider = _sdk_provider(trace.get_tracer_provider())
         if provider is not None:
             _attach(provider)
+        _show_start_line(provider)
+
+
+def post_instrument() -> None:
+    """Entry point `opentelemetry_post_instrument`: keeps the processes that this one starts instrumented.
+
+    Before 0.63b0 OpenTelemetry takes its directory out of PYTHONPATH for good, so that the workers of uvicorn, a
+    reloading server and spawned processes would record nothing; later releases put it back by themselves.
+    """
+    with quietly("keeping child processes instrumented"):
+        site = getattr(sys.modules.get("sitecustomize"), "__file__", None)
+        directory = os.path.dirname(os.path.abspath(auto_instrumentation.__file__))
+        if not disabled() and site and os.path.dirname(os.path.abspath(site)) == directory:
+            paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+            if directory not in paths:
+                os.environ["PYTHONPATH"] = os.pathsep.join([directory, *paths])
 
 
 def disabled() -> bool:
-    return settings.enabled("disabled")
+    """Whether nothing is recorded: SPANLEDGER_DISABLED is set, or the system is none that Spanledger runs on."""
+    return settings.enabled("disabled") or not IS_POSIX
+
+
+def _show_start_line(provider: TracerProvider | None) -> None:
+    """Say on stderr that calls are recorded, unless SPANLEDGER_START_LINE is off; of a program's processes only the first."""
+    if settings.disabled("start_line") or os.environ.get(START_LINE_SHOWN):
+        return
+    os.environ[START_LINE_SHOWN] = "1"
+    service = _service_name((provider or _fallback_provider()).resource)
+    destination = settings.destination()
+    place = settings.mask_credentials(destination) if destination else f"{settings.spool_dir()} (see: spanledger spend)"
+    sys.stderr.write(f"spanledger: recording LLM calls of {service} to {place}\n")
+
+
+def _service_name(resource: Resource) -> str:
+    return str(resource.attributes.get("service.name") or UNNAMED_SERVICE)
 
 
 def install(tracer_provider: Any = None) -> bool:
@@ -71,6 +116,8 @@ def install(tracer_provider: Any = None) -> bool:
         Whether Spanledger is attached. It is not attached if SPANLEDGER_DISABLED is set, or if there is
         no SDK TracerProvider yet: in that case call `install` again once there is one.
     """
+    if not IS_POSIX:
+        notices.add(NOT_POSIX)
     if disabled():
         return False
     with quietly("installing Spanledger"), _lock:
@@ -79,7 +126,7 @@ def install(tracer_provider: Any = None) -> bool:
             log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")
             return False
         _attach(provider)
-        _propagate_context_to_threads()
+        threads.carry_context()
         return True
     return False
 
@@ -91,6 +138,8 @@ def _attach(provider: TracerProvider) -> None:
             provider.add_span_processor(_ledger_processor())
             sampler.wrap_sampler(provider)
             _attached_providers.add(provider)
+            if _service_name(provider.resource).startswith(UNNAMED_SERVICE):
+                notices.add("the service has no name: its rows are those of unknown_service. Set OTEL_SERVICE_NAME")
 
 
 def is_attached() -> bool:
@@ -125,23 +174,50 @@ def strict_attribution(strictness: unattributed.Strictness) -> Generator[None]:
         processor.strictness = before
 
 
-def flush(timeout: float = 5.0) -> bool:
+def flush(timeout: float | None = None) -> bool:
     """Ship the spooled rows now, if a destination is configured; e.g. before a host freezes the process.
 
     Args:
-        timeout: maximum duration in seconds.
+        timeout: maximum duration in seconds; by default SPANLEDGER_FLUSH_TIMEOUT_MS, two seconds. While the destination
+            is known not to answer, nothing is waited for.
 
     Returns:
         Whether every row has reached its destination, or is on disk if no destination is configured. Rows that were
-        not shipped stay on disk.
+        not shipped stay on disk, or in memory if there is none.
     """
     with quietly("flushing"):
-        until = time.monotonic() + timeout
-        finalizers.wait(timeout)
+        until = time.monotonic() + (flush_timeout() if timeout is None else timeout)
+        if _processor is not None:
+            _processor.enter_process()
+        done = finalizers.wait(_left(until))
         if _startup_thread is not None:
-            _startup_thread.join(timeout)
-        return _shipper is None or bool(_shipper.flush(max(0.0, until - time.monotonic())))
+            _startup_thread.join(_left(until))
+        if _spool is None:
+            return done
+        if _ships():
+            return _shipper is not None and bool(_shipper.flush(_left(until))) and done
+        return done and _spool.is_written(_left(until))
     return False
+
+
+def flush_timeout() -> float:
+    """Seconds that a caller waits for the destination at most, where it does not say so itself."""
+    return _int_setting("flush_timeout_ms", DEFAULT_FLUSH_TIMEOUT_MS) / 1000
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())
+
+
+def _ships() -> bool:
+    """Whether this process ships its rows; else they wait for a command: the application never opens the embedded engine."""
+    address = settings.destination()
+    return address is not None and not address.startswith("chdb:")
+
+
+def _force_flush(timeout: float) -> bool:
+    """What OpenTelemetry calls, with half a minute to spare: a host that is frozen between requests must not pay that."""
+    return flush(min(timeout, flush_timeout()))
 
 
 def _fallback_provider() -> TracerProvider:
@@ -164,13 +240,12 @@ def _ledger_processor() -> LedgerProcessor:
     global _processor, _spool
     if _processor is None:
         _spool = new_spool(_resource)
-        _processor = LedgerProcessor(_spool, unattributed.strictness_from_settings(), flush)
+        _processor = LedgerProcessor(_spool, unattributed.strictness_from_settings(), _force_flush, _start_in_process)
         metrics.register_spool_metrics(_spool)
         metrics.register_limit_metrics()
-        os.register_at_fork(after_in_child=_after_fork)
+        forks.in_child(_after_fork)
         atexit.register(_at_exit)
-        finalizers.start_worker()  # here, where the program starts: a greenlet of some pool's thread might never run
-        _start_background()
+        _start_in_process()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
 
@@ -178,24 +253,17 @@ def _ledger_processor() -> LedgerProcessor:
 def new_spool(resource: Callable[[], Resource]) -> Spool:
     """The spool configured by the settings; its markers carry the current `resource`."""
     encoder = Encoder()
+    directory = settings.spool_dir()
     return Spool(
-        settings.spool_dir(),
+        directory,
         _int_setting("spool_max_bytes", DEFAULT_MAX_BYTES, at_least=1 << 20),
         lambda attributes: encoder.marker(resource(), attributes),
         _int_setting("spool_sync_ms", 0),
         _int_setting("spool_deadline_ms", DEFAULT_DEADLINE_MS),
+        settings.fallback_spool_dir(directory),
+        settings.destination_name(settings.destination() or ""),
+        lambda: _service_name(resource()),
     )
-
-
-def _propagate_context_to_threads() -> None:
-    """Threads, timers and executors inherit the context, as under opentelemetry-instrument, which finds the
-    instrumentor for that by itself."""
-    from opentelemetry.instrumentation.threading import ThreadingInstrumentor
-
-    if "threading" not in os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""):
-        instrumentor: Any = ThreadingInstrumentor()
-        if not instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.instrument(skip_dep_check=True)
 
 
 def _resource() -> Resource:
@@ -214,9 +282,10 @@ def _int_setting(name: str, default: int, *, at_least: int = 0) -> int:
         return default
 
 
-def _start_background() -> None:
-    """Load the prices off the call's path; start the shipper where a server is configured."""
+def _start_in_process() -> None:
+    """Start the threads of this process: at the start of the program, and with the first call of a forked child."""
     global _startup_thread
+    finalizers.start_worker()  # not with the first stream: a greenlet of some pool's thread might never run
     _startup_thread = threading.Thread(target=_load_in_background, name="spanledger-prepare", daemon=True)
     _startup_thread.start()
 
@@ -236,9 +305,8 @@ def _load_in_background() -> None:
 
 def _start_shipper() -> None:
     global _shipper
-    configured = settings.setting("otlp_endpoint") or settings.setting("dsn")
-    if configured is None or configured.startswith("chdb:") or _spool is None:
-        return  # the rows wait in the spool: the application never opens the embedded engine
+    if not _ships() or _spool is None:
+        return
     from spanledger_clickhouse.ship.background_thread import BackgroundShipper  # the one arrow to the other package
 
     first = _shipper is None
@@ -255,15 +323,12 @@ def _at_exit() -> None:
         if _spool is not None:
             _spool.close()
         if _shipper is not None:
-            _shipper.stop()
+            _shipper.stop(flush_timeout())
 
 
 def _after_fork() -> None:
-    global _lock
-    _lock = threading.RLock()
-    with quietly("reopening after a fork"):
-        call.after_fork()
-        if _processor is not None:
-            _processor.after_fork()
-            finalizers.start_worker()
-            _start_background()
+    global _lock, _startup_thread, _shipper
+    _lock, _startup_thread, _shipper = threading.RLock(), None, None
+    call.after_fork()
+    if _processor is not None:
+        _processor.after_fork()

@@ -8,6 +8,7 @@ import os
 from importlib import metadata
 from typing import Final, NamedTuple
 
+from spanledger import launcher
 from spanledger.hooks import google, google_interactions, stainless
 from spanledger.hooks.patching import Hooks, missing
 from spanledger.runtime import settings
@@ -94,10 +95,6 @@ def entry_points() -> list[Finding]:
     return [Finding(OK, "entry points", "opentelemetry-instrument finds Spanledger")]
 
 
-OTLP_EXPORTERS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
-"""Protocol -> the exporter's entry point; the SDK knows no other (opentelemetry-sdk 1.45, _configuration)."""
-
-
 def environment() -> list[Finding]:
     """Check the OpenTelemetry settings of this environment: exporters, sampler and propagators."""
     findings: list[Finding] = []
@@ -111,7 +108,31 @@ def environment() -> list[Finding]:
     else:
         advice = "add baggage to OTEL_PROPAGATORS, else attribution reaches no other process, job or service"
         findings.append(Finding(WARNING, "propagators", f"{propagators}: baggage is not among them", advice))
-    return [*_exporters(), *findings]
+    return [*_exporters(), *findings, _service(), _versions()]
+
+
+def _service() -> Finding:
+    resource = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    named = os.environ.get("OTEL_SERVICE_NAME") or any(
+        part.partition("=")[0].strip() == "service.name" for part in resource.split(",")
+    )
+    if named:
+        return Finding(OK, "service", "it has a name")
+    advice = "set OTEL_SERVICE_NAME, unless the application names its service itself"
+    return Finding(WARNING, "service", "no name is set: rows are those of unknown_service", advice)
+
+
+def _versions() -> Finding:
+    """Which OpenTelemetry is here. Any that is installed works; the oldest that the tests run with is 1.38 (0.59b0)."""
+    text = f"API {_version('opentelemetry-api')}, SDK {_version('opentelemetry-sdk')}, {_version('opentelemetry-instrumentation')}"
+    return Finding(OK, "opentelemetry", text)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "of an unknown version"
 
 
 def _exporters() -> list[Finding]:
@@ -122,20 +143,9 @@ def _exporters() -> list[Finding]:
                 FAILURE, "opentelemetry", "it is switched off here", "unset SPANLEDGER_DISABLED and OTEL_SDK_DISABLED"
             )
         ]
-    distro = bool(metadata.entry_points(group="opentelemetry_distro"))
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "grpc"
-    lacking: list[str] = []
-    for signal in ("traces", "metrics", "logs"):
-        variable = f"OTEL_{signal.upper()}_EXPORTER"
-        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "").strip() or protocol
-        for name in os.environ.get(variable, "otlp" if distro else "").split(","):
-            exporter_name = OTLP_EXPORTERS.get(own, f"OTLP over {own}") if name.strip() == "otlp" else name.strip()
-            if exporter_name not in ("", "none") and not metadata.entry_points(
-                group=f"opentelemetry_{signal}_exporter", name=exporter_name
-            ):
-                lacking.append(f"{exporter_name} for {signal}")
-    if not lacking:
-        return [Finding(OK, "opentelemetry", "every exporter that is asked for is installed")]
-    advice = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or OTEL_TRACES_EXPORTER=none OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none"  # fmt: skip
-    text = f"no exporter {', no '.join(lacking)} is installed: opentelemetry-instrument starts nothing, and NO call is recorded"
-    return [Finding(FAILURE, "opentelemetry", text, advice)]
+    findings: list[Finding] = []
+    if defaults := launcher.missing_exporters(by_default=True):
+        findings.append(Finding(WARNING, "opentelemetry", launcher.default_text(defaults), launcher.DEFAULT_ADVICE))
+    if asked := launcher.missing_exporters(by_default=False):
+        findings.append(Finding(FAILURE, "opentelemetry", launcher.asked_text(asked), launcher.asked_advice(asked)))
+    return findings or [Finding(OK, "opentelemetry", "every exporter that is asked for is installed")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Collection
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +33,11 @@ class _Instrumentor(BaseInstrumentor):
     minimum = ""
 
     def instrumentation_dependencies(self) -> Collection[str]:
+        """The releases that are supported; nothing where the SDK's metadata is missing, as in a frozen application."""
+        try:
+            metadata.version(self.library)
+        except metadata.PackageNotFoundError:
+            return ()
         return (f"{self.library} >= {self.minimum}",)
 
     def _on_import(self, module: str, patch: Any) -> None:
@@ -159,3 +165,11 @@ class GoogleGenAIInstrumentor(_Instrumentor):
     def _uninstrument(self, **_: Any) -> None:
         for patches in self._patches:
             patches.remove()
+
+
+def instrumented_sdks() -> list[str]:
+    """The SDKs whose calls are recorded in this process once they are imported."""
+    if bootstrap.disabled():
+        return []
+    instrumentors = (OpenAIInstrumentor(), AnthropicInstrumentor(), GoogleGenAIInstrumentor())
+    return [instrumentor.library for instrumentor in instrumentors if instrumentor.is_instrumented_by_opentelemetry]

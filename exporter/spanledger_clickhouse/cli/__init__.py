@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from spanledger.runtime.file_locks import IS_POSIX
 from spanledger.runtime.version import VERSION
 from spanledger_clickhouse.cli import (
     budget,
@@ -32,6 +33,8 @@ def main() -> None:
     Query commands first load the rows that wait in the spool. They query the database of SPANLEDGER_DSN, or the
     embedded database in ~/.local/state/spanledger if that is not set.
     """
+    if not IS_POSIX:
+        raise click.ClickException("this system has no fcntl: Spanledger needs Linux, macOS or another POSIX system")
 
 
 for command in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ from spanledger.limits.policy_documents import PolicyError, load, policy_from_js
 from spanledger.limits.store.protocol import StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing.price_table import prices
-from spanledger.runtime import settings
+from spanledger.runtime import notices, settings
+from spanledger.runtime.file_locks import Lock, try_lock
 from spanledger_clickhouse.alerts import delivery_log
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.publish import REDIS_TIMEOUT_SECONDS, shared_store
@@ -30,6 +32,7 @@ from spanledger_clickhouse.database import migrations
 from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.report.sections import visible
 from spanledger_clickhouse.ship import dead_letters, shipper
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
@@ -39,7 +42,13 @@ MAX_BUDGET_NAMES: Final = 5
 STALE_SPOOL_SECONDS: Final = 300
 """Rows that wait longer than this are not being shipped."""
 
+NOTICE_SECONDS: Final = 86_400
+"""For how long doctor repeats what an application has said."""
+
 HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0), sum(missing_cost_usd) FROM ledger_holes"
+
+
+PROCESSES: Final = "SELECT uniqExact(process_id) FROM llm_calls WHERE process_id != ''"
 
 
 @click.command()
@@ -102,30 +111,68 @@ def _limits() -> Iterator[Finding]:
 
 
 def _spool() -> Iterator[Finding]:
-    directory = settings.spool_dir()
+    own = settings.spool_dir()
+    fallback = settings.fallback_spool_dir(own)
+    problem, has_locks = _write_problem(own)
+    if not has_locks:
+        text = f"the file system of {own} has no locks (flock): files are removed ten minutes after their last write"
+        yield Finding(WARNING, "spool", text, "set SPANLEDGER_SPOOL_DIR to a local disk")
+    if problem:
+        advice = (
+            "set SPANLEDGER_SPOOL_DIR to a directory that the application can write to, and that survives a restart"
+        )
+        worse, _ = _write_problem(fallback)
+        where = f"{fallback} neither ({worse}): rows stay in memory" if worse else f"rows go to {fallback}"
+        yield Finding(FAILURE if worse else WARNING, "spool", f"{own} cannot be written ({problem}), {where}", advice)
+    directories = [path for path in shipper.spool_directories(undecided=True) if path.is_dir()]
+    for directory in directories:
+        yield from _contents(directory)
+    for directory, name in shipper.other_spools(directories):
+        text = f"{directory} holds rows for {name or 'a destination that is not the one of these settings'}"
+        yield Finding(
+            WARNING, "spool", text, "run doctor, and `spanledger ship`, with the settings of that application"
+        )
+    if settings.destination() and own.is_dir():
+        yield _shipper(own, shipper.waiting_bytes(own))
+    yield from _notices(directories)
+
+
+def _write_problem(directory: Path) -> tuple[str, bool]:
+    """Why no file can be made in a directory, which is made if it is not there (empty: one can); whether it has locks."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        with tempfile.TemporaryFile(dir=directory) as file:
+            return "", try_lock(file.fileno()) is not Lock.UNSUPPORTED
     except OSError as error:
-        advice = "set SPANLEDGER_SPOOL_DIR to a directory that the application can write to"
-        yield Finding(FAILURE, "spool", f"{directory} cannot be written: {error.strerror}", advice)
-        return
+        return error.strerror or type(error).__name__, True
+
+
+def _contents(directory: Path) -> Iterator[Finding]:
     waiting = shipper.waiting_bytes(directory)
     used = sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
     age = shipper.oldest_age_seconds(directory)
     text = f"{directory} holds {used:,} bytes, {waiting:,} of them not shipped yet"
-    destination = settings.setting("otlp_endpoint") or settings.setting("dsn")
-    if destination and age > STALE_SPOOL_SECONDS:
+    if settings.destination() and age > STALE_SPOOL_SECONDS:
         advice = "is the application's shipper, or `spanledger ship --follow`, running, and its destination reachable?"
         yield Finding(FAILURE, "spool", f"{text}, the oldest for {age:,.0f} s", advice)
     else:
         yield Finding(OK, "spool", text)
-    if destination:
-        yield _shipper(directory, waiting)
+    in_memory = shipper.rows_in_memory(directory)
+    if in_memory:
+        advice = "they are lost if that process ends before the disk or the destination takes them"
+        yield Finding(WARNING, "memory", f"{in_memory:,} rows wait in the memory of processes that write here", advice)
     dead = sum(1 for _ in dead_letters.list_entries(directory))
     if dead:
         yield Finding(WARNING, "dead letters", f"{dead} rows were refused", "see `spanledger ship --dead`")
+
+
+def _notices(directories: list[Path]) -> Iterator[Finding]:
+    """What applications that write here have said about their surroundings in the last day."""
+    since = time.time() - NOTICE_SECONDS
+    for notice in sorted(notice for directory in directories for notice in notices.read(directory)):
+        if notice.at >= since:
+            when = datetime.fromtimestamp(notice.at, UTC).isoformat(timespec="minutes")
+            yield Finding(WARNING, f"{visible(notice.service)}, {when}", visible(notice.text))
 
 
 def _shipper(directory: Path, waiting: int) -> Finding:
@@ -215,7 +262,9 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         )
         yield Finding(FAILURE if unannounced else WARNING, "holes", text, advice)
     else:
-        yield Finding(OK, "holes", "the row numbers of every process are complete")
+        told = ledger.query(PROCESSES).rows[0][0]
+        text = f"no row number is missing of the {told:,} processes that this ledger knows of"
+        yield Finding(OK, "holes", text)
 
 
 def _redis_drift(ledger: Ledger) -> Iterator[Finding]:

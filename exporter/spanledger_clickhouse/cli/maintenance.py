@@ -54,27 +54,18 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
       spanledger ship --follow
       spanledger ship --dead --retry
     """
-    directory = settings.spool_dir()
-    if dead and not _show_or_requeue(directory, retry=retry):
+    own, *others = shipper.spool_directories(undecided=True)
+    directories = [own, *(directory for directory in others if directory.is_dir())]
+    if dead and not sum(_show_or_requeue(directory, retry=retry) for directory in directories):
         return
     sink = sinks.sink_from_settings() or sinks.ClickHouseSink(resolve_target())
     pause = every
     rolled = 0.0
     while True:
         try:
-            with byte_progress("shipping", shipper.waiting_bytes(directory)) as advance:
-                shipment = shipper.drain(directory, sink, advance)
+            _ship_all(directories, sink, is_quiet=follow)
             pause = every
             sink.on_idle()
-            if shipment.rows or shipment.torn or shipment.dead or not follow:
-                refused = (
-                    f", {shipment.torn + shipment.dead} refused (spanledger ship --dead)"
-                    if shipment.torn + shipment.dead
-                    else ""
-                )
-                console().print(f"shipped {shipment.rows:,} rows from {directory} to {sink.shown}{refused}")
-            for name, problem in shipment.problems.items():
-                click.echo(visible(f"{directory / name}: {problem}; skipped. Remove it, or make it readable"), err=True)
             if follow and settings.setting("otlp_endpoint") is None and time.monotonic() - rolled > ROLLUP_SECONDS:
                 rolled = time.monotonic()
                 _refresh_rollups()
@@ -87,6 +78,30 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
             sink.close()
             return
         time.sleep(pause)
+
+
+def _ship_all(directories: list[Path], sink: sinks.Sink, *, is_quiet: bool) -> None:
+    """Ship spools. One that another process is shipping does not keep the others from being shipped."""
+    busy: shipper.BusyError | None = None
+    for directory in directories:
+        try:
+            _ship_once(directory, sink, is_quiet=is_quiet or directory != directories[0])
+        except shipper.BusyError as error:
+            busy = error
+    if busy is not None:
+        raise busy
+
+
+def _ship_once(directory: Path, sink: sinks.Sink, *, is_quiet: bool) -> None:
+    """Ship a spool, and say what was shipped; `is_quiet`: only if it was something."""
+    with byte_progress("shipping", shipper.waiting_bytes(directory)) as advance:
+        shipment = shipper.drain(directory, sink, advance)
+    refused = shipment.torn + shipment.dead
+    if shipment.rows or refused or not is_quiet:
+        more = f", {refused} refused (spanledger ship --dead)" if refused else ""
+        console().print(f"shipped {shipment.rows:,} rows from {directory} to {sink.shown}{more}")
+    for name, problem in shipment.problems.items():
+        click.echo(visible(f"{directory / name}: {problem}; skipped. Remove it, or make it readable"), err=True)
 
 
 def _refresh_rollups(progress: Callable[[int, int], None] = lambda _, __: None) -> RebuildReport:

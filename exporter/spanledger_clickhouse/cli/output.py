@@ -20,11 +20,10 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 from rich.text import Text
 
-from spanledger.runtime import settings
-from spanledger_clickhouse.database.connection import DatabaseError
+from spanledger_clickhouse.database.connection import DatabaseError, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.report.sections import visible
-from spanledger_clickhouse.session import open_ledger
+from spanledger_clickhouse.session import open_ledger, spools_of
 from spanledger_clickhouse.ship import shipper
 
 P = ParamSpec("P")
@@ -72,8 +71,12 @@ def report_user_errors(command: Callable[P, R]) -> Callable[P, R]:
 @contextmanager
 def ledger() -> Generator[Ledger]:
     """Opens the ledger; shows a progress bar while a large spool is loaded."""
+    directories = spools_of(resolve_target())
+    for directory, destination in shipper.other_spools(directories):
+        place = f"for {destination}" if destination else f"in {directory} (SPANLEDGER_SPOOL_DIR)"
+        click.echo(visible(f"note: rows wait {place}, and are not in this ledger"), err=True)
     with (
-        byte_progress("loading rows from the spool", shipper.waiting_bytes(settings.spool_dir())) as advance,
+        byte_progress("loading rows from the spool", sum(map(shipper.waiting_bytes, directories))) as advance,
         open_ledger(advance) as database,
     ):
         yield database

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import importlib
 import logging
@@ -19,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from spanledger.runtime import settings
+from spanledger.runtime.file_locks import Lock, try_lock
 
 DEFAULT_DATABASE: Final = "spanledger"
 TLS_SCHEMES: Final = frozenset({"https", "clickhouses"})
@@ -176,12 +176,9 @@ def _is_locked(status: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return not _is_own_lock(os.fstat(file))
+        return try_lock(file, shared=True) is Lock.BUSY and not _is_own_lock(os.fstat(file))
     finally:
         os.close(file)
-    return False
 
 
 def _is_own_lock(status: os.stat_result) -> bool:

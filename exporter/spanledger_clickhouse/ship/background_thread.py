@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from opentelemetry import metrics
@@ -46,13 +47,15 @@ class BackgroundShipper:
     PAUSE_SECONDS: Final = 1.0
     MAX_PAUSE_SECONDS: Final = 60.0
     REPORT_SECONDS: Final = 5.0
+    HANG_SECONDS: Final = 2.0
+    """A destination that has not answered for that long is not waited for."""
     STRANDED_SECONDS: Final = 0.5
     """How long a row is in memory before it is shipped from there."""
 
     def __init__(self, spool: Spool) -> None:
         """`spool`: of this process."""
         self._spool = spool
-        self.directory = spool.directory
+        self.directories = spool.directories
         self.shipped = DrainStats()
         """Totals of this process so far."""
         self._condition = threading.Condition()
@@ -60,6 +63,10 @@ class BackgroundShipper:
         self._flush_done = 0
         self._last_run_succeeded = True
         self._stopped = False
+        self._hangs = False
+        """Whether the last run failed because nobody answered for long."""
+        self._run_began = 0.0
+        """Monotonic time at which the run in progress began; 0.0: none is."""
         self._other_shipper_active = False
         self._sink: Sink | None = None
         self._thread: threading.Thread | None = None
@@ -73,7 +80,7 @@ class BackgroundShipper:
         try:
             self._sink = sink_from_settings()
         except DatabaseError as error:
-            log.error("%s. Rows wait in %s.", error, self.directory)
+            log.error("%s. Rows wait in %s.", error, self._spool.directory)
         if self._sink is not None:
             self._thread = threading.Thread(target=self._run, name="spanledger-shipper", daemon=True)
             self._thread.start()
@@ -92,22 +99,36 @@ class BackgroundShipper:
         )
         metrics.get_meter("spanledger", VERSION).create_observable_gauge(
             "spanledger.spool.oldest_unshipped",
-            [observation_callback(lambda: oldest_age_seconds(current().directory))],
+            [observation_callback(lambda: max(map(oldest_age_seconds, current().directories)))],
             "s",
             "Age of the oldest row that is not shipped",
         )
 
     def flush(self, timeout: float) -> bool:
-        """Ship the current spool within `timeout` seconds; returns whether all of it was shipped."""
+        """Ship the current spool within `timeout` seconds; returns whether all of it was shipped.
+
+        A destination that has not answered for long is tried again, and not waited for until it has.
+        """
         with self._condition:
             if self._thread is None:
-                return self._sink is None
+                return False  # the destination is not a valid one
             self._flush_requested += 1
             turn = self._flush_requested
             self._condition.notify_all()
-            shipped = self._condition.wait_for(lambda: self._flush_done >= turn, timeout) and self._last_run_succeeded
-            elsewhere = self._other_shipper_active and waiting_bytes(self.directory)
-            return shipped and not elsewhere and not self._spool.waiting
+            if self._is_down():
+                return False
+            shipped = self._condition.wait_for(lambda: self._flush_done >= turn or self._is_down(), timeout)
+            done = shipped and self._flush_done >= turn and self._last_run_succeeded
+            elsewhere = self._other_shipper_active and self._waiting_bytes()
+            return done and not elsewhere and not self._spool.waiting
+
+    def _is_down(self) -> bool:
+        """Whether waiting for the destination is of no use: the circuit is open."""
+        began = self._run_began
+        return self._hangs or bool(began and time.monotonic() - began > self.HANG_SECONDS)
+
+    def _waiting_bytes(self) -> int:
+        return sum(map(waiting_bytes, self.directories))
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ship once more and stop, within `timeout` seconds; remaining rows stay in the spool."""
@@ -115,7 +136,8 @@ class BackgroundShipper:
             self._stopped = True
             self._flush_requested += 1
             self._condition.notify_all()
-        if self._thread is not None:
+            is_down = self._is_down()
+        if self._thread is not None and not is_down:
             self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -125,11 +147,13 @@ class BackgroundShipper:
                 delay = pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter against simultaneous retries
                 self._condition.wait_for(lambda: self._flush_requested > self._flush_done, delay)
                 serving, last = self._flush_requested, self._stopped
+                self._run_began = time.monotonic()
             with suppress_instrumentation():  # our own requests are not spans of the application
                 clean = self._run_once()
             pause = self.PAUSE_SECONDS if clean else min(pause * 2, self.MAX_PAUSE_SECONDS)
             with self._condition:
-                self._flush_done, self._last_run_succeeded = serving, clean
+                self._hangs = self._is_unavailable and time.monotonic() - self._run_began > self.HANG_SECONDS
+                self._flush_done, self._last_run_succeeded, self._run_began = serving, clean, 0.0
                 self._condition.notify_all()
             if last:
                 return
@@ -149,33 +173,39 @@ class BackgroundShipper:
         """Ship the current spool; returns '' or an error message."""
         self._other_shipper_active = False
         failure = self._try_to_ship_memory()
+        reports_due = self._reports_are_due()
+        for directory in self.directories:
+            failure = self._drain_directory(directory, reports_due=reports_due) or failure
+        return failure
+
+    def _drain_directory(self, directory: Path, *, reports_due: bool) -> str:
         try:
-            if self._sink is not None and (waiting_bytes(self.directory) or self._has_reports()):
-                stats = drain(self.directory, self._sink)
+            if self._sink is not None and (waiting_bytes(directory) or (reports_due and due_reports(directory))):
+                stats = drain(directory, self._sink)
                 self.shipped.rows += stats.rows
                 self.shipped.dead += stats.dead + stats.torn
-                self._is_incomplete = any(problem != NOT_A_SEGMENT for problem in stats.problems.values())
+                self._is_incomplete |= any(problem != NOT_A_SEGMENT for problem in stats.problems.values())
                 for name, problem in stats.problems.items():
                     if name not in self.shipped.problems and len(self.shipped.problems) < MAX_PROBLEMS:
                         self.shipped.problems[name] = problem
-                        log.error("%s cannot be shipped: %s", self.directory / name, problem)
+                        log.error("%s cannot be shipped: %s", directory / name, problem)
         except BusyError:
             self._other_shipper_active = True  # a sidecar, or another worker of the same host, ships this directory
         except DatabaseError as error:
-            return f"{error}. Rows wait in {self.directory} and are sent when the destination is reachable again."
+            return f"{error}. Rows wait in {directory} and are sent when the destination is reachable again."
         except OSError as error:
-            return f"the spool {self.directory} cannot be read: {error}"
+            return f"the spool {directory} cannot be read: {error}"
         except Exception as error:  # noqa: BLE001 - the thread continues after any error of a driver or server
-            return f"shipping failed with {type(error).__name__}. Rows wait in {self.directory}."
-        return failure
+            return f"shipping failed with {type(error).__name__}. Rows wait in {directory}."
+        return ""
 
-    def _has_reports(self) -> bool:
-        """Whether journals are to be reported; looked up now and then, as every worker of a host does it."""
+    def _reports_are_due(self) -> bool:
+        """Whether to look for journals to report: now and then, as every worker of a host does it."""
         now = time.monotonic()
         if now < self._next_reports and not self._stopped:
             return False
         self._next_reports = now + self.REPORT_SECONDS
-        return bool(due_reports(self.directory))
+        return True
 
     def _try_to_ship_memory(self) -> str:
         """Ship the rows for which the spool had no place; returns '' or why they wait. The spool is shipped all the same."""
@@ -192,7 +222,7 @@ class BackgroundShipper:
         heartbeat = self._spool.heartbeat() if rows or self._heartbeat_sent else []
         if not rows and heartbeat == self._heartbeat_sent:
             return
-        stats = send_from_memory([*(row.line for row in rows), *heartbeat], sink, self.directory)
+        stats = send_from_memory([*(row.line for row in rows), *heartbeat], sink, self._spool.directory)
         for row in rows:
             row.is_shipped = True
         self._spool.forget_shipped()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from spanledger.runtime.file_locks import wait_for_lock
 from spanledger.runtime.guard import log
 from spanledger.runtime.untrusted_json import label, mapping, number, parse_json
 
@@ -42,7 +42,7 @@ def _exclusive_lock(directory: Path) -> Generator[int]:
     try:
         lock = _open("lock", os.O_RDWR | os.O_CREAT, folder_fd)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock)
             yield folder_fd
         finally:
             os.close(lock)

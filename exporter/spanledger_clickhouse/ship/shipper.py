@@ -12,18 +12,19 @@ A journal whose lock is free is that of a process that has ended; it is reported
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from spanledger.runtime import forks, settings
+from spanledger.runtime.file_locks import Lock, is_abandoned, try_lock
 from spanledger.spool import journal
 from spanledger.spool.journal import JOURNAL_SUFFIX, Totals
-from spanledger.spool.segments import SUFFIX
+from spanledger.spool.segments import DESTINATION_FILE, SUFFIX
 from spanledger_clickhouse.database.insert import SuspectError, isolate
 from spanledger_clickhouse.rows.rows import contents
 from spanledger_clickhouse.ship import dead_letters
@@ -70,10 +71,8 @@ def exclusive_shipper(directory: Path) -> Generator[None]:
     fd = _open_lock(directory)
     _held_locks.add(fd)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(f"another process is shipping {directory}") from error
+        if try_lock(fd) is Lock.BUSY:  # without locks two may ship: the table absorbs what is shipped twice
+            raise BusyError(f"another process is shipping {directory}")
         yield
     finally:
         _held_locks.discard(fd)
@@ -91,7 +90,7 @@ def _after_fork() -> None:
     _held_locks.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)
 
 
 def _open_lock(directory: Path) -> int:
@@ -116,6 +115,38 @@ def _segments(directory: Path, problems: dict[str, str]) -> list[tuple[Path, os.
             else:
                 problems[name] = NOT_A_SEGMENT
     return sorted(segments, key=lambda segment: (segment[1].st_mtime, segment[0].name))
+
+
+def spool_directories(*, undecided: bool) -> list[Path]:
+    """The spools whose rows go to the destination of the settings, those in the temporary directory included.
+
+    Args:
+        undecided: also the spool of applications that have no destination: whoever asks first takes its rows.
+    """
+    directories = [settings.spool_dir(), *([settings.undecided_spool_dir()] if undecided else [])]
+    found = [place for directory in directories for place in (directory, settings.fallback_spool_dir(directory))]
+    return list(dict.fromkeys(found))
+
+
+def other_spools(directories: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Spools of this user that hold rows and are none of `directories`: (directory, destination)."""
+    found: list[tuple[Path, str]] = []
+    for parent in dict.fromkeys((settings.state_dir(), settings.temporary_dir())):
+        with contextlib.suppress(OSError):
+            found += [
+                (path, _destination(path))
+                for path in sorted(parent.glob(f"{settings.UNDECIDED_SPOOL}*"))
+                if path.is_dir() and path not in directories and waiting_bytes(path)
+            ]
+    return found
+
+
+def _destination(directory: Path) -> str:
+    try:
+        with open(os.open(directory / DESTINATION_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            return file.read(500).strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def waiting_bytes(directory: Path) -> int:
@@ -170,23 +201,24 @@ def drain(directory: Path, sink: Sink, progress: Callable[[int], None] = lambda 
     return stats
 
 
-_reported: Final = dict[str, tuple[Totals, float]]()
-"""Name of a journal -> what was reported of it last, and when (monotonic)."""
+_reported: Final = dict[Path, tuple[Totals, float]]()
+"""Path of a journal -> what was reported of it last, and when (monotonic)."""
 
 
 def due_reports(directory: Path) -> list[journal.Report]:
     """Journals to report now: of processes that have ended, that have lost rows, or that were not reported for a minute."""
     reports: list[journal.Report] = []
     names = [name for name in os.listdir(directory) if name.endswith(JOURNAL_SUFFIX)] if directory.is_dir() else []
-    for gone in _reported.keys() - set(names):
-        del _reported[gone]
+    for path in list(_reported):
+        if path.parent == directory and path.name not in names:
+            del _reported[path]
     for name in sorted(names):
         with contextlib.suppress(OSError):  # removed meanwhile, or of somebody else
             report = journal.read(directory / name)
             if report is None:
                 continue
             now = time.monotonic()
-            totals, reported_at = _reported.setdefault(name, (Totals(), now))
+            totals, reported_at = _reported.setdefault(directory / name, (Totals(), now))
             changed = report.totals[1:] != totals[1:]
             loses = report.totals.lost_rows > totals.lost_rows
             is_due = now - reported_at >= HEARTBEAT_SECONDS and not report.totals.waiting  # they may still be written
@@ -195,15 +227,25 @@ def due_reports(directory: Path) -> list[journal.Report]:
     return reports
 
 
+def rows_in_memory(directory: Path) -> int:
+    """Rows that running processes have not written yet, as far as their journals say so."""
+    waiting = 0
+    for path in directory.glob(f"*{JOURNAL_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            report = journal.read(path)
+            waiting += report.totals.waiting if report is not None and not report.ended else 0
+    return waiting
+
+
 def _send_report(report: journal.Report, sink: Sink, directory: Path, stats: DrainStats) -> None:
     lines = [SpoolLine(line, contents(line)) for line in report.lines()]
     _send(sink, lines, directory, stats)
     if report.ended:
-        _reported.pop(report.path.name, None)
+        _reported.pop(report.path, None)
         with contextlib.suppress(OSError):
             report.path.unlink()
     else:
-        _reported[report.path.name] = (report.totals, time.monotonic())
+        _reported[report.path] = (report.totals, time.monotonic())
 
 
 def send_from_memory(lines: list[bytes], sink: Sink, directory: Path) -> DrainStats:
@@ -220,7 +262,7 @@ def send_from_memory(lines: list[bytes], sink: Sink, directory: Path) -> DrainSt
 
 def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stats: DrainStats) -> None:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as segment:
-        finished = _has_no_writer(segment.fileno())  # checked before reading: nothing can be appended after it
+        finished = is_abandoned(segment.fileno())  # checked before reading: nothing can be appended after it
         status = os.fstat(segment.fileno())
         start = _acknowledged(path, status.st_size)
         if start and os.pread(segment.fileno(), 1, start - 1) != b"\n":
@@ -290,14 +332,6 @@ def _batches(segment: Any, finished: bool) -> Generator[tuple[list[SpoolLine], l
             batch, torn, size = [], [], 0
     if size:
         yield batch, torn, size
-
-
-def _has_no_writer(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _ack_file(path: Path) -> Path:

@@ -20,6 +20,8 @@ from spanledger.context.baggage import attribution_attributes
 from spanledger.context.unattributed import NOT_STRICT, Strictness, unattributed_calls
 from spanledger.pricing.price import ERROR
 from spanledger.pricing.span_costs import cost_attributes
+from spanledger.runtime import forks
+from spanledger.runtime.finalizers import is_main_hub
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.span_attributes import before_end, copy_attributes, set_attributes_fast, stashed_usage
 from spanledger.semconv import attributes as a
@@ -31,11 +33,23 @@ class LedgerProcessor(SpanProcessor):
     """Attribution on start, price before the end, the spool after it. Raises nothing into the host."""
 
     def __init__(
-        self, spool: Spool, strict: Strictness = NOT_STRICT, flush: Callable[[float], bool] = lambda _: True
+        self,
+        spool: Spool,
+        strict: Strictness = NOT_STRICT,
+        flush: Callable[[float], bool] = lambda _: True,
+        on_first_call: Callable[[], object] = lambda: None,
     ) -> None:
-        """`flush` ships what is spooled, within a number of seconds."""
+        """
+        Args:
+            spool: receives the rows.
+            strict: what a call must be attributed to.
+            flush: ships what is spooled, within a number of seconds.
+            on_first_call: called before the first call of a forked child.
+        """
         self._spool = spool
         self._flush = flush
+        self._on_first_call = on_first_call
+        self._is_child = False
         self._encoder = Encoder()
         self._requests = OpenRequests()
         self.strictness = strict
@@ -50,7 +64,15 @@ class LedgerProcessor(SpanProcessor):
                 if total is not None:
                     before_end(span, lambda: set_attributes_fast(span, total.attributes()) if total.calls else None)
 
+    def enter_process(self) -> None:
+        """Before the first call of a forked child: give it what belongs to a process."""
+        forks.check()
+        if self._is_child and is_main_hub():
+            self._is_child = False
+            self._on_first_call()
+
     def _begin(self, span: Span, parent_context: Context | None) -> None:
+        self.enter_process()
         facts = attribution_attributes(parent_context)
         total = self._requests.total_for(span)
         if a.ATTRIBUTION_REASON in facts:
@@ -96,6 +118,7 @@ class LedgerProcessor(SpanProcessor):
         """In a forked child: a process of its own."""
         self._spool.after_fork()
         self._requests.after_fork()
+        self._is_child = True
 
     def shutdown(self) -> None:
         self._spool.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from spanledger.limits.policy_documents import PolicyError, load
 from spanledger.limits.store.memory import MemoryStore
 from spanledger.limits.store.protocol import MAX_PICOUSD, StoreError
 from spanledger.limits.store.redis import DEADLINE_SECONDS, SETTLEMENT_DEADLINE_SECONDS, RedisStore
-from spanledger.runtime import settings
+from spanledger.runtime import forks, settings
 from spanledger.runtime.guard import log, quietly
 from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, BudgetDimensions
 
@@ -55,7 +54,7 @@ def reset() -> None:
     _lock, _cached_limiter = threading.Lock(), None
 
 
-os.register_at_fork(after_in_child=reset)
+forks.in_child(reset)
 
 
 def _build_limiter() -> Limiter | None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from spanledger.pricing.rates import Entry, compile_entry
-from spanledger.runtime import settings
+from spanledger.runtime import notices, settings
 from spanledger.runtime.guard import log
 from spanledger.runtime.untrusted_json import Json, label, mapping
 
@@ -156,7 +156,15 @@ def retired() -> Table:
 
 def _read_packaged(source: str, name: str) -> Table:
     file = resources.files("spanledger.pricing") / "data" / name
-    document = mapping(json.loads(gzip.decompress(file.read_bytes())))
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        notices.add(
+            f"{file} is not part of this build: calls are recorded without a price, and `spanledger reprice` prices them "
+            "later. A tool that freezes applications must collect the data files of spanledger"
+        )
+        raise
+    document = mapping(json.loads(gzip.decompress(content)))
     meta = mapping(document.pop("_meta", None))
     day = label(meta, "date")
     return Table(

@@ -9,10 +9,11 @@ the collector, and ends on the spot.
 from __future__ import annotations
 
 import gc
-import os
+import sys
 import threading
 from collections.abc import Callable
 
+from spanledger.runtime import forks
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.reentrant_queue import ReentrantQueue
 
@@ -27,6 +28,15 @@ def start_worker() -> None:
         gc.callbacks.append(_on_gc)
     queue = _queue
     queue.start(lambda: _run_queue(queue), "spanledger-finalizing")
+
+
+def is_main_hub() -> bool:
+    """Whether a thread that is started here will run: where gevent makes greenlets of threads, one that a thread of its
+    pool starts belongs to that thread, which never lets it run."""
+    gevent = sys.modules.get("gevent")
+    if gevent is None or "gevent.monkey" not in sys.modules:
+        return True
+    return bool(gevent.get_hub().main_hub)
 
 
 def run_outside_gc(act: Callable[[], object]) -> None:
@@ -62,4 +72,4 @@ def _after_fork() -> None:
     _queue, _gc_thread = ReentrantQueue[Callable[[], object]](), 0
 
 
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from functools import lru_cache
@@ -15,14 +16,16 @@ from typing import Final
 from spanledger.runtime.guard import log
 from spanledger.runtime.untrusted_json import Json, mapping
 
+UNDECIDED_SPOOL: Final = "spool"
 TRUE: Final = frozenset({"1", "true", "yes", "on"})
+FALSE: Final = frozenset({"0", "false", "no", "off"})
 
 
 def setting(name: str) -> str | None:
     """The value of `SPANLEDGER_<NAME>`, e.g. setting("dsn"); None where it is not set."""
     value = os.environ.get(f"SPANLEDGER_{name.upper()}")
     if value is None:
-        file_value = _file_settings(os.getcwd()).get(name)
+        file_value = _file_settings(_working_directory()).get(name)
         value = (
             None if file_value is None else str(file_value).lower() if isinstance(file_value, bool) else str(file_value)
         )
@@ -34,16 +37,71 @@ def enabled(name: str) -> bool:
     return (setting(name) or "").strip().lower() in TRUE
 
 
+def disabled(name: str) -> bool:
+    """Whether `SPANLEDGER_<NAME>` is one of 0, false, no, off."""
+    return (setting(name) or "").strip().lower() in FALSE
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted, or is closed to this user
+        return ""
+
+
 def state_dir() -> Path:
-    """`$XDG_STATE_HOME/spanledger`, by default `~/.local/state/spanledger`."""
+    """`$XDG_STATE_HOME/spanledger`, by default `~/.local/state/spanledger`; a temporary directory for a user without a home."""
     base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "spanledger"
+    if base:
+        return Path(base) / "spanledger"
+    try:
+        return Path.home() / ".local" / "state" / "spanledger"
+    except RuntimeError:  # a container that runs as a number of which the system knows nothing
+        return temporary_dir()
+
+
+def temporary_dir() -> Path:
+    """`spanledger-<user number>` in the directory for temporary files."""
+    return Path(os.environ.get("TMPDIR") or "/tmp", f"spanledger-{os.getuid()}")  # noqa: S108 - checked where it is made
+
+
+def destination() -> str | None:
+    """Where the rows of this process go: the Collector, else the database; None where they wait for a command."""
+    return setting("otlp_endpoint") or setting("dsn")
 
 
 def spool_dir() -> Path:
-    """The directory in which rows are buffered before they are shipped to ClickHouse."""
+    """The directory in which rows are buffered before they are shipped.
+
+    SPANLEDGER_SPOOL_DIR, else one for each destination in the state directory: the rows of a service must not reach the
+    ledger of another one.
+    """
     configured = setting("spool_dir")
-    return Path(configured).expanduser() if configured else state_dir() / "spool"
+    if configured:
+        return Path(os.path.expanduser(configured))
+    address = destination()
+    return state_dir() / (UNDECIDED_SPOOL if address is None else f"spool-{_key(destination_name(address))}")
+
+
+def undecided_spool_dir() -> Path:
+    """The spool of applications that have no destination: the first command that is asked takes its rows."""
+    configured = setting("spool_dir")
+    return Path(os.path.expanduser(configured)) if configured else state_dir() / UNDECIDED_SPOOL
+
+
+def fallback_spool_dir(directory: Path) -> Path:
+    """Where rows go if the spool `directory` cannot be written: the same one for every process of this user."""
+    return temporary_dir() / f"{directory.name}-{_key(str(directory))}"
+
+
+def destination_name(address: str) -> str:
+    """`address` without credentials and options: what a spool is named for. A changed password is no other destination."""
+    scheme, separator, rest = address.partition("://")
+    return f"{scheme.lower()}{separator}{rest.partition('?')[0].rpartition('@')[2].rstrip('/')}"
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 def mask_credentials(dsn: str) -> str:

@@ -11,7 +11,6 @@ whole (each ends with its CRC-32), and an OTLP JSON line of the marker that carr
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from spanledger.runtime.file_locks import Lock, is_abandoned, try_lock
 from spanledger.semconv import attributes as a
 
 JOURNAL_SUFFIX: Final = ".journal"
@@ -81,17 +81,12 @@ class Journal:
             raise
 
     def _lock(self) -> None:
-        """A reader may have the lock for a moment. On a file system without locks the process seems to have ended to a
-        reader, which removes the file: it is made again."""
+        """A reader may have the lock for a moment. On a file system without locks a process that records nothing for long
+        seems to have ended to a reader, which removes the file: it is made again."""
         for _ in range(LOCK_ATTEMPTS):
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.001)
-            except OSError:
+            if try_lock(self._fd) is not Lock.BUSY:
                 return
-            else:
-                return
+            time.sleep(0.001)
 
     def _write(self, content: bytes, offset: int) -> None:
         if os.pwrite(self._fd, content, offset) != len(content):
@@ -154,11 +149,7 @@ def read(path: Path) -> Report | None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            ended = True
-        except OSError:
-            ended = False
+        ended = is_abandoned(fd, shared=True)
         content = os.pread(fd, MAX_JOURNAL_BYTES, 0)
     finally:
         os.close(fd)

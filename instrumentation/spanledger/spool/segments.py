@@ -6,9 +6,10 @@ The writer holds a lock on the segment it writes; a reader that gets the lock kn
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import itertools
 import os
+import stat
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from spanledger.runtime.file_locks import Lock, try_lock
 from spanledger.runtime.guard import log
 
 SUFFIX: Final = ".jsonl"
@@ -30,6 +32,10 @@ MEMORY_ROWS: Final = 10_000
 """Rows kept in memory while no directory can be written, or the disk does not answer."""
 
 
+DESTINATION_FILE: Final = "destination"
+"""Names where the rows of a directory go, without credentials."""
+
+
 class Place(Enum):
     """Where a line can go."""
 
@@ -41,15 +47,27 @@ class Place(Enum):
 class Segments:
     """The segments of one process. One caller at a time, except for `seconds_in_system_call`."""
 
-    def __init__(self, directory: Path, max_bytes: int, process_id: str, log_once: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_bytes: int,
+        process_id: str,
+        log_once: Callable[[str], None],
+        fallback: Path | None = None,
+        destination: str = "",
+    ) -> None:
         """
         Args:
             directory: where segments are; made if it is not there.
             max_bytes: how much all processes together may keep there.
             process_id: names the files.
             log_once: takes an error message, and logs it if it is a new one.
+            fallback: where they are while `directory` cannot be written; a directory of this user alone.
+            destination: of the rows, for people: it is written into a file beside them.
         """
         self.directory, self.max_bytes = directory, max_bytes
+        """Where the last segment was opened."""
+        self._directory, self._fallback, self._destination = directory, fallback, destination
         self.recovered: list[bytes] = []
         """Lines of a deleted segment that could not be written again; the caller takes them out."""
         self.retry_at = 0.0
@@ -147,40 +165,67 @@ class Segments:
                 os.close(fd)
 
     def _open(self) -> Place:
+        """Open a segment in the directory, else in the fallback."""
         try:
-            with self.system_call():
-                self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._other_bytes = self._used_bytes()
-                if self._other_bytes >= self.max_bytes:
-                    self._log_full()
-                    return Place.NOWHERE
-                fd = self._create()
+            return self._open_in(self._directory)
         except OSError as error:
-            self._log_once(
-                f"the spool directory {self.directory} cannot be written ({error.strerror}): the last {MEMORY_ROWS:,} "
-                "rows are kept in memory, and lost with the process. Set SPANLEDGER_SPOOL_DIR to a directory that "
-                "this process may write"
-            )
-            return Place.MEMORY
-        self.fd, self._size = fd, 0
+            problem = f"the spool directory {self._directory} cannot be written ({error.strerror})"
+        advice = "Set SPANLEDGER_SPOOL_DIR to a directory that this process may write"
+        try:
+            if self._fallback is not None:
+                place = self._open_in(self._fallback)
+                self._log_once(f"{problem}: rows go to {self._fallback}. {advice}, and that survives a restart")
+                return place
+        except OSError:
+            self.directory = self._directory
+        self._log_once(
+            f"{problem}: the last {MEMORY_ROWS:,} rows are kept in memory, and lost with the process unless a "
+            f"destination takes them. {advice}"
+        )
+        return Place.MEMORY
+
+    def _open_in(self, directory: Path) -> Place:
+        self.directory = directory
+        with self.system_call():
+            if directory == self._fallback:
+                _make_private(directory.parent)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._other_bytes = self._used_bytes()
+            if self._other_bytes >= self.max_bytes:
+                self._log_full()
+                return Place.NOWHERE
+            self.fd, self._size = self._create(), 0
+            self._name_destination()
         self.opened = self._checked = time.monotonic()
         return Place.FILE
+
+    def _name_destination(self) -> None:
+        """Note beside the segments where their rows go."""
+        with suppress(OSError):
+            if self._destination:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(self.directory / DESTINATION_FILE, flags, 0o600)
+                try:
+                    os.write(fd, self._destination.encode(errors="replace") + b"\n")
+                finally:
+                    os.close(fd)
 
     def _create(self) -> int:
         """A new, locked segment. A shipper may hold its lock for a moment: then the next number is taken."""
         for retries_left in (2, 1, 0):
             path = self.directory / f"{self._process_id}-{next(self._numbers):06d}{SUFFIX}"
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(fd)
-                with suppress(OSError):
-                    path.unlink()
-                if not isinstance(error, BlockingIOError) or not retries_left:
-                    raise
-            else:
+            lock = try_lock(fd)
+            if lock is Lock.UNSUPPORTED:
+                self._log_once(
+                    f"the file system of the spool {self.directory} has no locks (flock): rows are kept and shipped, "
+                    "and files are removed ten minutes after their last write. Set SPANLEDGER_SPOOL_DIR to a local disk"
+                )
+            if lock is not Lock.BUSY or not retries_left:
                 break
+            os.close(fd)
+            with suppress(OSError):
+                path.unlink()
         return fd
 
     def _rotate(self) -> None:
@@ -233,3 +278,11 @@ class Segments:
                     if entry.is_file(follow_symlinks=False):
                         used += entry.stat(follow_symlinks=False).st_size
         return used
+
+
+def _make_private(directory: Path) -> None:
+    """Make a directory in a place that everybody writes to; OSError unless it is that of this user alone."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(errno.EACCES, "not a directory of this user alone", str(directory))

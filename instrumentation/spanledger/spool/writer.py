@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 import secrets
 import sys
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from spanledger.runtime.guard import log
+from spanledger.runtime import notices
 from spanledger.runtime.reentrant_queue import ReentrantQueue
 from spanledger.semconv import attributes as a
 from spanledger.spool.device_sync import DeviceSync
@@ -146,6 +147,9 @@ class Spool:
         mark: MarkerEncoder | None = None,
         sync_ms: int = 0,
         deadline_ms: int = 0,
+        fallback: Path | None = None,
+        destination: str = "",
+        service: Callable[[], str] = str,
     ) -> None:
         """
         Args:
@@ -154,8 +158,13 @@ class Spool:
             mark: makes a marker's line of its attributes; without one neither markers nor a journal are written.
             sync_ms: every so many milliseconds what was written is forced onto the device; 0: the system decides.
             deadline_ms: how long a caller waits for the disk; 0: the caller writes by itself, however long that takes.
+            fallback: where segments are while `directory` cannot be written.
+            destination: of the rows, for people.
+            service: its name, for notices.
         """
+        self._service = service
         self.directory = directory
+        self._fallback, self._destination = fallback, destination
         self.max_bytes = max_bytes
         self.refused = 0
         """Rows that were rejected, because the spool was full or the directory was not writable."""
@@ -171,7 +180,26 @@ class Spool:
 
     def _new_process(self) -> _Process:
         identity = secrets.token_hex(8)
-        return _Process(Segments(self.directory, self.max_bytes, identity, self._log_once), identity)
+        segments = Segments(self.directory, self.max_bytes, identity, self._log_once, self._fallback, self._destination)
+        return _Process(segments, identity)
+
+    @property
+    def directories(self) -> list[Path]:
+        """Where rows of this process may be."""
+        return [self.directory, *([self._fallback] if self._fallback is not None else [])]
+
+    def is_written(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the disk; returns whether no row is in memory only."""
+        process, until = self._current(), time.monotonic() + timeout
+        if process.rows:
+            process.segments.try_now()
+            if self._deadline > 0 and self._start_thread(process):
+                process.requests.put(_Row(b""))  # no row: the thread looks after those that wait
+            else:
+                self._write_here(process)
+        while process.rows and time.monotonic() < until:
+            time.sleep(0.01)
+        return not process.rows
 
     @property
     def process_id(self) -> str:
@@ -403,6 +431,7 @@ class Spool:
         process.noted_at = now
         try:
             with process.segments.system_call():
+                self._write_notices(process)
                 if process.journal is not None and now - process.journal_checked > CHECK_SECONDS:
                     process.journal_checked = now
                     if process.journal.is_deleted():
@@ -411,7 +440,7 @@ class Spool:
                     return
                 if process.journal is None and (now_or_never or now >= process.journal_retry_at):
                     process.journal_retry_at = now + RETRY_SECONDS
-                    process.journal = Journal(self.directory, process.identity, self._heartbeat(process))
+                    process.journal = Journal(process.segments.directory, process.identity, self._heartbeat(process))
                 if process.journal is not None:
                     process.journal.note(totals)
                     process.noted = totals
@@ -425,6 +454,10 @@ class Spool:
         process.journal_retry_at = 0.0
         if journal is not None:
             journal.close()
+
+    def _write_notices(self, process: _Process) -> None:
+        with contextlib.suppress(OSError):
+            notices.write(process.segments.directory, self._service())
 
     def _heartbeat(self, process: _Process) -> bytes:
         process.heartbeat = process.heartbeat or self._marker(process, "heartbeat", {})
@@ -483,6 +516,7 @@ class Spool:
         if (process.started or process.rows) and not has_end:
             has_end = self._write_end(process, last)
         process.segments.close()
+        self._write_notices(process)
         if has_end and not process.rows and not process.losses:
             if process.journal is not None:
                 process.journal.remove()
@@ -529,8 +563,7 @@ class Spool:
     def _log_once(self, message: str) -> None:
         if message not in self._logged_messages:
             self._logged_messages.add(message)
-            with contextlib.suppress(Exception):  # a filter or handler of the application
-                log.error("%s", message)
+            notices.add(message, logging.ERROR)
 
 
 @contextlib.contextmanager

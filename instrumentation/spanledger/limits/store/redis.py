@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from importlib import resources
 from typing import Any, Final
 
 from spanledger.limits.store.protocol import (
@@ -181,7 +181,7 @@ class RedisStore:
 
 
 def _lua(name: str) -> str:
-    return (Path(__file__).parent / f"{name}.lua").read_text("utf-8")
+    return (resources.files("spanledger.limits.store") / f"{name}.lua").read_text("utf-8")
 
 
 def _text(value: bytes) -> str:
