@@ -23,7 +23,7 @@ help: ## Show the targets
 setup: .venv/.ready ## Install the tools and the locked dependencies
 
 demo: setup ## An unmodified application's calls become priced rows: see where the money went
-	$(RUN)python examples/demo.py
+	$(RUN)spanledger demo
 
 # The OpenTelemetry Collector's own builder, of the release of the components.
 .tools/go/builder: collector-config/builder-config.yaml

@@ -2,7 +2,7 @@
 
     SPANLEDGER_OTLP_ENDPOINT=http://collector:4318 python examples/load.py [--requests N] [--pause SECONDS]
 
-Starts a provider on this machine and `examples/fastapi_app` under `opentelemetry-instrument`; where its calls go is
+Starts a provider on this machine and the demo's application under `opentelemetry-instrument`; where its calls go is
 what SPANLEDGER_DSN or SPANLEDGER_OTLP_ENDPOINT says.
 """
 
@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 import httpx
-from demo import environment, send, start
-from loopback_provider import Provider
+
+from spanledger_clickhouse.demo.loopback_provider import Provider
+from spanledger_clickhouse.demo.run import environment, send, start
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def main() -> None:
     asked = parser.parse_args()
     state = Path(os.environ.get("XDG_STATE_HOME") or tempfile.mkdtemp())
     provider = Provider().start()
-    app, url = start(environment(provider, state))
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("SPANLEDGER_", "OTEL_"))}
+    app, url = start({**environment(provider, state), **settings}, state)
     try:
         with httpx.Client(timeout=60) as client:
             for number in itertools.count() if asked.requests is None else range(asked.requests):

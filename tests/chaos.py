@@ -24,14 +24,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import demo
 import httpx
-from loopback_provider import Provider
 
 from collector_stack import CONFIGURATIONS, OTHER_TOKEN, Stack, collector_binary
 from foreign_spans import body, foreign
 from programs import APPLICATION, BIN, THREADS, Program, Programs, environment, until
 from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.demo import run as demo
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.ship import shipper
 
 TOPOLOGIES = ("shipped by the application", "shipped beside it", "Collector and gateway", "Collector reads the spool")
@@ -243,11 +243,11 @@ class Run:
 
     def _settled(self, returned: set[str]) -> list[tuple[str, Decimal]]:
         """The rows, once those of all calls that returned are there, or nothing changes any more."""
-        spool = self.directory / "spanledger/spool"
         query = "SELECT response_id, cost_usd FROM llm.llm_calls FINAL WHERE tenant_id != 'other'"
         end, rows = time.monotonic() + 90, list[tuple[str, Decimal]]()
         while time.monotonic() < end:
-            if self.topology != "Collector reads the spool" and shipper.waiting_bytes(spool):
+            spools = self.directory.glob("spanledger/spool*")
+            if self.topology != "Collector reads the spool" and any(map(shipper.waiting_bytes, spools)):
                 destination = (
                     {"SPANLEDGER_OTLP_ENDPOINT": self.stack.endpoint} if self.stack else {"SPANLEDGER_DSN": self.dsn}
                 )

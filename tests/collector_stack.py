@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import demo
 import httpx
 
 from empty_ledger import empty_ledger
 from programs import BIN, Program, Programs, until
 from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.demo import run as demo
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATIONS = ROOT / "collector-config"

@@ -40,9 +40,8 @@ from spanledger_clickhouse.rows.rows import COLUMNS, rows
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-from loopback_provider import Provider, Sold  # noqa: E402
-
 from programs import Programs, environment  # noqa: E402
+from spanledger_clickhouse.demo.loopback_provider import Provider, Sold  # noqa: E402
 
 RESOURCE = Resource({"service.name": "tests", "deployment.environment.name": "ci"})
 
@@ -56,6 +55,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     notices._known.clear()  # what an earlier test met
     notices._unwritten.clear()
     api.reset()  # the limiter of the process, which an earlier test may have made

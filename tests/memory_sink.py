@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import openai
-from loopback_provider import Provider
 
 from conftest import Recorded
 from spanledger_clickhouse.database.insert import PoisonError
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows.rows import Row, rows
 from spanledger_clickhouse.ship.sinks import SpoolLine
 

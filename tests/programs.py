@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import demo
-from loopback_provider import Provider
+from spanledger_clickhouse.demo import run as demo
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 BIN = Path(sys.executable).parent
 THREADS = 4

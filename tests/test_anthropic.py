@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import anthropic
 import pytest
-from loopback_provider import WORDS, Provider
 
 from conftest import Recorded, facts, truth
+from spanledger_clickhouse.demo.loopback_provider import WORDS, Provider
 
 CALL = {
     "model": "claude-sonnet-4-6",

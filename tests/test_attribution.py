@@ -8,12 +8,12 @@ from typing import Any
 
 import openai
 import pytest
-from loopback_provider import Provider
 from opentelemetry import baggage, context
 
 from conftest import Recorded
 from spanledger import attribution, carry
 from spanledger.context.baggage import budget_dimensions
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 
 def within(**entries: object):

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 from programs import BIN, COVERAGE
-from spanledger_clickhouse.rows.rows import rows
+from spanledger_clickhouse.demo.loopback_provider import Provider
+from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 pytestmark = pytest.mark.services
 
@@ -19,6 +19,15 @@ CALL = """
 import openai
 client = openai.OpenAI(api_key="k", max_retries=0)
 print(client.embeddings.create(model="text-embedding-3-small", input="hello").model)
+"""
+
+MANUAL = """
+import spanledger
+from opentelemetry.sdk.trace import TracerProvider
+from spanledger.instrumentors import OpenAIInstrumentor
+provider = TracerProvider()
+spanledger.install(provider)
+OpenAIInstrumentor().instrument(tracer_provider=provider)
 """
 
 
@@ -34,6 +43,8 @@ def run(
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_SERVICE_NAME": "shop",
+        "TMPDIR": str(state),
         **(COVERAGE if measured else {}),
         **env,
     }
@@ -42,13 +53,13 @@ def run(
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Standard error without two expected lines: OpenTelemetry found no configurator, and calls have no user."""
-    known = ("OTEL_PYTHON_CONFIGURATOR", "(spanledger who-forgot)")
+    """Standard error without the expected lines: the start, a configurator that is not found, and calls without a user."""
+    known = ("spanledger: recording LLM calls of shop to ", "OTEL_PYTHON_CONFIGURATOR", "(spanledger who-forgot)")
     return [line for line in done.stderr.splitlines() if not any(words in line for words in known)]
 
 
-def calls(state: Path) -> int:
-    files = (state / "spanledger/spool").glob("*.jsonl")
+def calls(state: Path, spool: str = "spanledger/spool*") -> int:
+    files = state.glob(f"{spool}/*.jsonl")
     return sum(len(rows(line)) for file in files for line in file.read_bytes().splitlines())
 
 
@@ -87,7 +98,7 @@ import spanledger
 from opentelemetry.sdk.trace import TracerProvider
 from spanledger.instrumentors import OpenAIInstrumentor
 
-mine = TracerProvider()
+mine = TracerProvider()  # its resource has the name of the environment
 assert spanledger.install(mine) and spanledger.install(mine)
 OpenAIInstrumentor().instrument(tracer_provider=mine)
 """
@@ -124,11 +135,154 @@ def test_an_unwritable_spool_is_a_log_line_and_a_count_at_exit_and_the_call_succ
     provider: Provider, tmp_path: Path
 ):
     (tmp_path / "file").write_text("")
-    done = run(CALL + CALL, provider, tmp_path, SPANLEDGER_SPOOL_DIR=str(tmp_path / "file" / "spool"))
+    nowhere = str(tmp_path / "file" / "spool")
+    done = run(CALL + CALL, provider, tmp_path, SPANLEDGER_SPOOL_DIR=nowhere, TMPDIR="/proc/nowhere")
     assert done.stdout == "text-embedding-3-small\n" * 2
     advice, count = said(done)
     assert "Set SPANLEDGER_SPOOL_DIR to a directory that this process may write" in advice
     assert "2 calls of this process are not in the spool" in count
+
+
+def test_where_the_spool_cannot_be_written_rows_go_to_a_private_temporary_directory(provider: Provider, tmp_path: Path):
+    nowhere = str(tmp_path / "file" / "spool")
+    (tmp_path / "file").write_text("")
+    done = run(CALL + CALL, provider, tmp_path, SPANLEDGER_SPOOL_DIR=nowhere)
+    [advice] = said(done)
+    place = f"spanledger-{os.getuid()}"
+    assert f"cannot be written (Not a directory): rows go to {tmp_path / place}/spool-" in advice
+    assert calls(tmp_path, f"{place}/spool-*") == 2
+    assert (tmp_path / place).stat().st_mode & 0o777 == 0o700
+    settings = {"SPANLEDGER_SPOOL_DIR": nowhere, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    command = [BIN / "spanledger", "sql", "SELECT count() AS calls FROM llm_calls", "--json"]
+    asked = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    assert json.loads(asked.stdout) == [{"calls": 2}], asked.stderr
+
+
+@pytest.mark.parametrize("mode", ["somebody else's", "a link"])
+def test_a_temporary_directory_that_others_may_write_is_not_used(mode: str, provider: Provider, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / f"spanledger-{os.getuid()}"
+    if mode == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    done = run(CALL, provider, tmp_path, SPANLEDGER_SPOOL_DIR=str(tmp_path / "file" / "spool"))
+    assert done.stdout == "text-embedding-3-small\n"
+    assert "kept in memory" in done.stderr
+    assert list(place.iterdir()) == []
+
+
+def test_a_user_without_a_home_is_no_error(provider: Provider, tmp_path: Path):
+    code = """
+import os, pathlib
+os.environ.pop("HOME"); os.environ.pop("XDG_STATE_HOME", None)
+def home(cls=None): raise RuntimeError("Could not determine home directory.")
+pathlib.Path.home = classmethod(home)
+"""
+    done = run(code + MANUAL + CALL, provider, tmp_path, instrument=False)
+    assert done.stdout == "text-embedding-3-small\n", done.stderr
+    assert calls(tmp_path, f"spanledger-{os.getuid()}/spool*") == 1
+
+
+def test_a_working_directory_that_was_deleted_is_no_error(provider: Provider, tmp_path: Path):
+    (tmp_path / "gone").mkdir()
+    code = f"import os; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir(os.getcwd())\n"
+    done = run(code + MANUAL + CALL, provider, tmp_path, instrument=False)
+    assert (done.stdout, said(done)) == ("text-embedding-3-small\n", [])
+    assert calls(tmp_path) == 1
+
+
+def test_the_start_is_one_line_that_can_be_switched_off(provider: Provider, tmp_path: Path):
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)\n"
+    done = run(child + CALL, provider, tmp_path, SPANLEDGER_OTLP_ENDPOINT="http://app:s3cret@127.0.0.1:9")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("spanledger: ")]
+    assert lines == ["spanledger: recording LLM calls of shop to http://app:***@127.0.0.1:9"]
+    done = run(CALL, provider, tmp_path, SPANLEDGER_START_LINE="off")
+    assert "recording" not in done.stderr
+
+
+def test_a_service_without_a_name_is_said_once_and_repeated_by_doctor(provider: Provider, tmp_path: Path):
+    done = run(CALL * 3, provider, tmp_path, OTEL_SERVICE_NAME="")
+    assert done.stderr.count("the service has no name") == 1
+    settings = {"XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [BIN / "spanledger", "doctor", "--json"]
+    asked = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    [finding] = [finding for finding in json.loads(asked.stdout) if "Set OTEL_SERVICE_NAME" in finding["text"]]
+    assert finding["about"].startswith("unknown_service")
+
+
+def test_rows_of_two_destinations_stay_apart(provider: Provider, tmp_path: Path):
+    endpoints = ("http://127.0.0.1:9", "http://user:pw@127.0.0.1:9/", "http://127.0.0.1:8")
+    for endpoint in endpoints:
+        run(CALL, provider, tmp_path, SPANLEDGER_OTLP_ENDPOINT=endpoint)
+    spools = sorted((tmp_path / "spanledger").glob("spool*"))
+    assert sorted(calls(tmp_path, f"spanledger/{spool.name}") for spool in spools) == [1, 2]
+    assert {(spool / "destination").read_text() for spool in spools} == {"http://127.0.0.1:9\n", "http://127.0.0.1:8\n"}
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [BIN / "spanledger", "sql", "SELECT count() AS calls FROM llm_calls", "--json"]
+    asked = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert json.loads(asked.stdout) == [{"calls": 0}]
+    assert "note: rows wait for http://127.0.0.1:9, and are not in this ledger" in asked.stderr
+
+
+def test_a_system_without_fcntl_is_one_line_and_the_application_is_unharmed(provider: Provider, tmp_path: Path):
+    (tmp_path / "fcntl.py").write_text("raise ModuleNotFoundError(\"No module named 'fcntl'\", name='fcntl')\n")
+    code = "import spanledger\nwith spanledger.attribution(user='ada'):\n    pass\n"
+    done = run(code + CALL, provider, tmp_path, PYTHONPATH=str(tmp_path))
+    [line] = said(done)
+    assert (done.stdout, "needs Linux, macOS or another POSIX system" in line) == ("text-embedding-3-small\n", True)
+    assert calls(tmp_path) == 0
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [BIN / "python", "-m", "spanledger_clickhouse.cli", "spend"]
+    asked = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (asked.returncode, asked.stderr.count("\n")) == (1, 1)
+    assert "another POSIX system" in asked.stderr
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_missing_exporter_does_not_end_the_start_unless_it_is_asked_for(
+    asked: bool, provider: Provider, tmp_path: Path
+):
+    env = {f"OTEL_{signal}_EXPORTER": "" for signal in ("TRACES", "METRICS", "LOGS")}
+    code = "import os\n" + CALL
+    if asked:
+        done = run(code, provider, tmp_path, **{**env, "OTEL_TRACES_EXPORTER": "otlp"})
+        assert "an exporter that is asked for is not installed (otlp_proto_grpc for traces)" in done.stderr
+        assert "NO LLM call is recorded" in done.stderr
+        assert done.stdout == "text-embedding-3-small\n"
+        return
+    command = [BIN / "opentelemetry-instrument", BIN / "python", "-c", code]
+    settings = {
+        "PATH": os.environ["PATH"], "XDG_STATE_HOME": str(tmp_path), "OTEL_SERVICE_NAME": "shop",
+        "OPENAI_BASE_URL": f"{provider.url}/v1",
+    }  # fmt: skip
+    done = subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "opentelemetry-distro exports over otlp_proto_grpc by default, which is not installed" in done.stderr
+    assert calls(tmp_path) == 1
+
+
+def test_without_the_bundled_prices_a_row_keeps_its_user_and_number(provider: Provider, tmp_path: Path):
+    code = (
+        """
+import spanledger
+from importlib import resources
+real = resources.files
+resources.files = lambda package: real(package) / "nowhere" if package == "spanledger.pricing" else real(package)
+"""
+        + MANUAL
+        + """
+with spanledger.attribution(user="ada", feature="f", request_id="r"):
+    import openai
+    openai.OpenAI(api_key="k").embeddings.create(model="text-embedding-3-small", input="hello")
+"""
+    )
+    done = run(code, provider, tmp_path, instrument=False)
+    assert "calls are recorded without a price, and `spanledger reprice` prices them later" in done.stderr
+    [file] = (tmp_path / "spanledger/spool").glob("*.jsonl")
+    [row] = [dict(zip(COLUMNS, row, strict=True)) for line in file.read_bytes().splitlines() for row in rows(line)]
+    assert (row["user_id"], row["sequence"], row["cost_usd"], row["price_status"]) == ("ada", 0, None, "unpriced:error")
 
 
 @pytest.mark.parametrize(

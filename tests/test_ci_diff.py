@@ -10,7 +10,6 @@ from pathlib import Path
 import anthropic
 import pytest
 from click.testing import CliRunner, Result
-from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
@@ -18,6 +17,7 @@ from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import open_client
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from synthetic import call
 
 pytestmark = pytest.mark.services

@@ -12,14 +12,14 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-import demo
 import httpx
 import pytest
-from loopback_provider import Provider
 
 from collector_stack import CONFIGURATIONS, Stack, answers, collector_binary, settled
 from foreign_spans import body, foreign
 from programs import APPLICATION, BIN, Programs, until
+from spanledger_clickhouse.demo import run as demo
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows import otlp
 
 pytestmark = pytest.mark.services

@@ -9,7 +9,6 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-import demo
 import pytest
 import yaml
 
@@ -19,6 +18,7 @@ from spanledger.limits.store.protocol import Controls, StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import grants as rights
+from spanledger_clickhouse.demo import run as demo
 
 pytestmark = pytest.mark.services
 

@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from loopback_provider import Provider
 
 from conftest import ROOT, Recorded
 from redis_server import RedisServer
@@ -31,6 +30,7 @@ from spanledger import attribution
 from spanledger.limits.policy_documents import load
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database.connection import open_client, resolve_target
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from synthetic import open_shop
 
 pytestmark = pytest.mark.services

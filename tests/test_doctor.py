@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from spanledger import diagnostics
+from spanledger.runtime import settings
+from spanledger.spool import journal
 from spanledger_clickhouse.cli import main
 
 pytestmark = pytest.mark.services
+
+MARKER = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"attributes":[]}]}]}]}\n'
 
 
 def doctor(*arguments: str):
@@ -22,6 +27,7 @@ def doctor(*arguments: str):
 @pytest.fixture(autouse=True)
 def no_database(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
     monkeypatch.setenv("SPANLEDGER_DSN", "clickhouse://app:s3cret@127.0.0.1:9/llm")
 
 
@@ -29,8 +35,8 @@ def test_an_unreachable_database_is_the_only_failure():
     status, findings = doctor()
     assert status == 1
     assert {about: finding["status"] for about, finding in findings.items()} == {
-        "entry points": "ok", "opentelemetry": "ok", "sampler": "ok", "propagators": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "limits": "ok", "spool": "ok", "shipper": "ok", "prices": "ok",
-        "database": "failure",
+        "entry points": "ok", "exporters": "ok", "opentelemetry": "ok", "sampler": "ok", "propagators": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "limits": "ok", "spool": "ok", "shipper": "ok", "prices": "ok",
+        "service": "ok", "database": "failure",
     }  # fmt: skip
     assert "s3cret" not in json.dumps(findings)
     assert "wait in the spool" in findings["database"]["advice"]
@@ -54,7 +60,29 @@ def test_an_sdk_that_is_not_installed_is_not_a_failure(monkeypatch):
 def test_an_unwritable_spool_names_the_setting_to_change(monkeypatch, tmp_path: Path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SPANLEDGER_SPOOL_DIR", str(tmp_path / "file" / "spool"))
-    assert "SPANLEDGER_SPOOL_DIR" in doctor()[1]["spool"]["advice"]
+    finding = doctor()[1]["spool directory"]
+    assert (finding["status"], "SPANLEDGER_SPOOL_DIR" in finding["advice"]) == ("warning", True)
+    monkeypatch.setenv("TMPDIR", "/proc/nowhere")
+    finding = doctor()[1]["spool directory"]
+    assert (finding["status"], "rows stay in memory" in finding["text"]) == ("failure", True)
+
+
+def test_a_spool_without_locks_is_named(monkeypatch):
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("spanledger.runtime.file_locks.fcntl.flock", unsupported)
+    output = CliRunner().invoke(main, ["doctor"]).output
+    assert "has no locks (flock)" in " ".join(output.split())
+
+
+def test_rows_in_the_memory_of_a_running_process_are_counted(own_state: Path):
+    directory = settings.spool_dir()
+    directory.mkdir(parents=True)
+    entry = journal.Journal(directory, "p", MARKER)
+    entry.note(journal.Totals(next_sequence=3, waiting=3))
+    assert doctor()[1]["memory"]["text"].startswith("3 rows wait in the memory")
+    entry.close()
 
 
 def test_the_output_without_json_is_readable():
@@ -64,14 +92,18 @@ def test_the_output_without_json_is_readable():
 
 def test_an_exporter_that_breaks_the_start_of_opentelemetry_is_named(monkeypatch):
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")  # with the distro: OTLP over gRPC, which is not installed
+    finding = doctor()[1]["exporters"]
+    assert (finding["status"], "otlp_proto_grpc" in finding["text"]) == ("warning", True)
+    for signal in ("TRACES", "METRICS", "LOGS"):
+        monkeypatch.setenv(f"OTEL_{signal}_EXPORTER", "otlp")
     status, findings = doctor()
-    assert status == 1
-    assert "no exporter otlp_proto_grpc for traces" in findings["opentelemetry"]["text"]
+    assert (status, findings["exporters"]["status"]) == (1, "failure")
+    assert "otlp_proto_grpc for traces" in findings["exporters"]["text"]
     for signal in ("TRACES", "METRICS", "LOGS"):
         monkeypatch.setenv(f"OTEL_{signal}_EXPORTER", "none")
-    assert doctor()[1]["opentelemetry"]["status"] == "ok"
+    assert doctor()[1]["exporters"]["status"] == "ok"
     monkeypatch.setenv("SPANLEDGER_DISABLED", "1")
-    assert "switched off" in doctor()[1]["opentelemetry"]["text"]
+    assert "switched off" in doctor()[1]["exporters"]["text"]
 
 
 def test_the_sampler_and_propagators_in_force_are_reported(monkeypatch):
@@ -86,7 +118,7 @@ def test_the_sampler_and_propagators_in_force_are_reported(monkeypatch):
 def test_a_spool_without_a_shipper_is_reported(own_state: Path):
     from spanledger_clickhouse.ship import shipper
 
-    spool = own_state / "spool"
+    spool = settings.spool_dir()
     spool.mkdir(parents=True)
     (spool / "p.jsonl").write_text("{}\n")
     assert doctor()[1]["shipper"]["status"] == "warning"

@@ -17,11 +17,11 @@ from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
-import demo
 import pytest
-from loopback_provider import Provider, Sold
 
 from programs import COVERAGE
+from spanledger_clickhouse.demo import run as demo
+from spanledger_clickhouse.demo.loopback_provider import Provider, Sold
 
 pytestmark = pytest.mark.services
 
@@ -47,7 +47,7 @@ def recorded(tmp_path_factory):
     provider = Provider().start()
     env = {**demo.environment(provider, state), "PATH": f"{demo.BIN}{os.pathsep}{os.environ['PATH']}"}
     env.pop("COVERAGE_PROCESS_CONFIG", None)  # for the commands; this fixture precedes the one that removes it
-    app, url = demo.start({**env, **COVERAGE})
+    app, url = demo.start({**env, **COVERAGE}, state)
     try:
         traces = demo.load(url, REQUESTS)
         time.sleep(1)
@@ -115,8 +115,8 @@ def test_a_retried_call_is_one_row_with_two_attempts(recorded):
 
 
 def test_the_background_job_without_context_is_named(recorded):
-    *_, rows, _ = recorded
-    app = Path(demo.HERE / "fastapi_app/app.py")
+    *_, rows, env = recorded
+    app = Path(env["XDG_STATE_HOME"], "app.py")
     lines = app.read_text().splitlines()
     lost = [row for row in rows if row["attribution_reason"]]
     assert len(lost) == REQUESTS // 4
@@ -160,16 +160,23 @@ def test_a_row_can_be_explained(recorded):
     assert f"{total:,} picodollars" in out
 
 
-def test_the_demo_ends_with_the_same_sum():
-    done = subprocess.run(
-        [demo.BIN / "python", demo.HERE / "demo.py", "--requests", "8", "--keep", demo.HERE.parent / ".demo" / "test"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_demo_ends_with_the_same_sum_and_uses_no_settings_of_the_user(tmp_path: Path):
+    env = {**os.environ, "SPANLEDGER_DSN": "http://127.0.0.1:9/production", "OTEL_TRACES_EXPORTER": "nowhere"}
+    command = [demo.BIN / "spanledger", "demo", "--requests", "8", "--keep", tmp_path / "demo"]
+    for _ in range(2):  # the second replaces the first
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
     assert "-> the same" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_demo_deletes_no_directory_of_the_user(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    command = [demo.BIN / "spanledger", "demo", "--keep", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is not a directory of the demo" in done.stderr
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_a_disconnected_client_causes_no_traceback_in_the_provider(provider: Provider, capfd):

@@ -11,17 +11,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import demo
 import httpx
 import pytest
-from loopback_provider import Provider
 
+from conftest import ROOT
 from programs import BIN, COVERAGE, environment
+from spanledger_clickhouse.demo import run as demo
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 pytestmark = pytest.mark.services
 
-EXAMPLES = demo.HERE
+EXAMPLES = ROOT / "examples"
 
 
 def ledger(state: Path) -> list[dict[str, Any]]:

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 import chaos
 from collector_stack import collector_binary
 from programs import Programs
 from spanledger_clickhouse.database import connection
 from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 pytestmark = pytest.mark.services
 

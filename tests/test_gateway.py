@@ -20,7 +20,6 @@ import httpx
 import pytest
 from backports import zstd
 from click.testing import CliRunner
-from loopback_provider import Provider
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
@@ -32,6 +31,7 @@ from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client
 from spanledger_clickhouse.database.insert import PoisonError
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.gateway import request_body
 from spanledger_clickhouse.gateway.group_commit import GroupCommitWriter
 from spanledger_clickhouse.gateway.server import Gateway, Limits, parse_tokens

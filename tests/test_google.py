@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from google import genai
 from google.genai import errors, types
-from loopback_provider import WORDS, Provider
 from opentelemetry import baggage, context
 
 from conftest import Recorded, facts, truth
+from spanledger_clickhouse.demo.loopback_provider import WORDS, Provider
 
 MODEL = "gemini-3.5-flash"
 

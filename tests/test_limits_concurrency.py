@@ -11,7 +11,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 from limiters import USD, account_in_redis, blocking, limiter_of
 from redis_server import RedisServer
@@ -19,6 +18,7 @@ from spanledger.limits.policy import Dimensions
 from spanledger.limits.store import redis as redis_store
 from spanledger.limits.store.memory import MemoryStore
 from spanledger.limits.store.redis import RedisStore
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
 from spending_processes import SpendingProcesses, sums
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
@@ -20,6 +19,7 @@ from spanledger.limits import api
 from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database.connection import open_client
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 pytestmark = pytest.mark.services
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import openai
 import pytest
 from google import genai
-from loopback_provider import Provider
 
 import spanledger
 from canned import INTERACTION, Canned
 from conftest import Recorded
 from limited_calls import BLOCK, CALLS, MESSAGES, background, balance, call_openai, spend
 from spanledger import BudgetExceeded
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 CHEAPER = {
     "gpt-5.4-mini": "gpt-5.4-nano",

@@ -10,7 +10,6 @@ from typing import Any
 
 import openai
 import pytest
-from loopback_provider import Provider
 
 import spanledger
 from canned import Canned
@@ -19,6 +18,7 @@ from limited_calls import BLOCK, CALLS, MESSAGES, balance, call_openai
 from spanledger import BudgetExceeded
 from spanledger.limits import api
 from spanledger.limits.estimate import request_estimate
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 
 @pytest.mark.parametrize("style", CALLS)

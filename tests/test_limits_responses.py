@@ -7,7 +7,6 @@ import pickle
 from typing import Any
 
 import pytest
-from loopback_provider import Provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
@@ -16,6 +15,7 @@ from conftest import Recorded
 from limited_calls import BLOCK, call_openai
 from spanledger import BudgetExceeded, metrics
 from spanledger.limits import api
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 
 def test_budget_exceeded_survives_pickling():

@@ -8,13 +8,13 @@ from typing import Any
 
 import openai
 import pytest
-from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
 from limited_calls import BLOCK, balance
 from spanledger import BudgetExceeded
 from spanledger.limits.estimate import tokenizer
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import openai
 import pytest
-from loopback_provider import WORDS, Provider
 from pydantic import BaseModel
 
 from conftest import Recorded, facts, truth
 from spanledger import attribution
 from spanledger.pricing import quote
 from spanledger.runtime.guard import failures
+from spanledger_clickhouse.demo.loopback_provider import WORDS, Provider
 
 MESSAGES = [{"role": "user", "content": "how much is it?"}]
 CHAT = {"model": "gpt-4.1-mini", "messages": MESSAGES}

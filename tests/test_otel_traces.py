@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from loopback_provider import Provider
 
 from conftest import Recorded
 from empty_ledger import empty_ledger
@@ -24,6 +23,7 @@ from spanledger.semconv.usage import from_attributes
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import migrations
 from spanledger_clickhouse.database.connection import Target, open_client
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.rows.rows import COLUMNS

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import demo
 import httpx
 import pytest
-from loopback_provider import Provider
 
 from canned import Canned
 from programs import BIN, environment, until
+from spanledger_clickhouse.demo import run as demo
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
 
 pytestmark = pytest.mark.services

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 from programs import BIN, COVERAGE, environment
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 pytestmark = pytest.mark.services
 

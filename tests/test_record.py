@@ -8,13 +8,13 @@ from decimal import Decimal
 import anthropic
 import openai
 import pytest
-from loopback_provider import Provider
 
 import spanledger
 from conftest import Recorded
 from spanledger import bootstrap
 from spanledger.capture.dedup import PendingJobs
 from spanledger.capture.dedup import SeenResponses as Registry
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 CHAT = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "how much?"}]}
 

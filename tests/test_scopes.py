@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from loopback_provider import Provider
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
@@ -26,6 +25,7 @@ from spanledger.context import unattributed
 from spanledger.context.propagation import FilteringPropagator
 from spanledger.context.unattributed import Strictness
 from spanledger.middleware import AsgiAttribution, WsgiAttribution
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 WHO = ("user_id", "feature", "request_id", "tenant_id", "customer_tier", "session_id")
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 from canned import Canned
 from empty_ledger import empty_ledger
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 pytestmark = pytest.mark.services
 
@@ -63,7 +63,7 @@ def test_an_application_keeps_and_logs_no_secret(destination: str, provider: Pro
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True)
     assert CANARY not in done.stderr
     assert "False" in done.stdout, "the destination is away"
-    assert [file.suffix for file in (state / "spanledger/spool").iterdir() if file.suffix == ".jsonl"]
+    assert [file.suffix for file in state.glob("spanledger/spool*/*") if file.suffix == ".jsonl"]
     assert in_files(state) == []
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from loopback_provider import Provider
 from opentelemetry import metrics
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.metrics import MeterProvider
@@ -39,6 +38,7 @@ from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, open_client, resolve_target
 from spanledger_clickhouse.database.insert import SuspectError
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.exporter import LedgerSpanExporter
 from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, contents, rows
 from spanledger_clickhouse.ship import dead_letters, shipper

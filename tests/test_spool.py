@@ -166,7 +166,7 @@ def test_a_deleted_directory_that_cannot_be_made_again_leaves_the_rows_in_memory
     assert spool.append(b"1\n")
     directory.unlink()
     spool.close()
-    assert "".join(path.read_text() for path in directory.iterdir()) == "0\n1\n"
+    assert "".join(path.read_text() for path in directory.glob("*.jsonl")) == "0\n1\n"
 
 
 def test_a_segment_deleted_before_it_is_full_is_written_again(tmp_path: Path, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_segment_deleted_before_it_is_full_is_written_again(tmp_path: Path, mo
         if number == 14:
             shutil.rmtree(directory)
     spool.close()
-    lines = sorted("".join(path.read_text() for path in directory.iterdir()).split())
+    lines = sorted("".join(path.read_text() for path in directory.glob("*.jsonl")).split())
     assert lines == [f"{number:08d}" for number in range(12, 40)], "the first segment was closed already"
 
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 from conftest import Recorded
 from memory_sink import Got, record
 from spanledger_clickhouse.database.insert import SuspectError
+from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows.rows import rows
 from spanledger_clickhouse.ship import dead_letters, shipper
 

@@ -50,7 +50,7 @@ class LedgerSpanExporter(SpanExporter):
             self._spool = bootstrap.new_spool(lambda: self._resource)
             forks.in_child(self._after_fork)
         forks.check()
-        if self._shipper is None:
+        if self._shipper is None and forks.threads_allowed():
             self._shipper = BackgroundShipper(self._spool)
             self._shipper.start()
         return self._spool

@@ -245,7 +245,7 @@ def _ledger_processor() -> LedgerProcessor:
         metrics.register_limit_metrics()
         forks.in_child(_after_fork)
         atexit.register(_at_exit)
-        _start_in_process()
+        _processor.enter_process()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
 

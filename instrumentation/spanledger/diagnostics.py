@@ -8,10 +8,9 @@ import os
 from importlib import metadata
 from typing import Final, NamedTuple
 
-from spanledger import launcher
 from spanledger.hooks import google, google_interactions, stainless
 from spanledger.hooks.patching import Hooks, missing
-from spanledger.runtime import settings
+from spanledger.runtime import otel_exporters, settings
 from spanledger.runtime.guard import log
 
 OK: Final = "ok"
@@ -140,12 +139,19 @@ def _exporters() -> list[Finding]:
     if settings.enabled("disabled") or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return [
             Finding(
-                FAILURE, "opentelemetry", "it is switched off here", "unset SPANLEDGER_DISABLED and OTEL_SDK_DISABLED"
+                FAILURE,
+                "exporters",
+                "OpenTelemetry is switched off here",
+                "unset SPANLEDGER_DISABLED and OTEL_SDK_DISABLED",
             )
         ]
     findings: list[Finding] = []
-    if defaults := launcher.missing_exporters(by_default=True):
-        findings.append(Finding(WARNING, "opentelemetry", launcher.default_text(defaults), launcher.DEFAULT_ADVICE))
-    if asked := launcher.missing_exporters(by_default=False):
-        findings.append(Finding(FAILURE, "opentelemetry", launcher.asked_text(asked), launcher.asked_advice(asked)))
-    return findings or [Finding(OK, "opentelemetry", "every exporter that is asked for is installed")]
+    if defaults := otel_exporters.missing_exporters(by_default=True):
+        findings.append(
+            Finding(WARNING, "exporters", otel_exporters.default_text(defaults), otel_exporters.DEFAULT_ADVICE)
+        )
+    if asked := otel_exporters.missing_exporters(by_default=False):
+        findings.append(
+            Finding(FAILURE, "exporters", otel_exporters.asked_text(asked), otel_exporters.asked_advice(asked))
+        )
+    return findings or [Finding(OK, "exporters", "every exporter that is asked for is installed")]

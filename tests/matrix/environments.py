@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from loopback_provider import Provider, Sold
-
+from spanledger_clickhouse.demo.loopback_provider import Provider, Sold
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,6 +21,30 @@ UV = ROOT / ".tools/bin/uv"
 HERE = Path(__file__).parent
 
 COMMON = ("opentelemetry-distro",)
+
+
+@cache
+def wheel() -> Path:
+    """The wheel of this checkout, built once in a run."""
+    out = Path(tempfile.mkdtemp(prefix="spanledger-wheel-"))
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT]
+    subprocess.run(build, check=True, capture_output=True)
+    [built] = out.glob("*.whl")
+    return built
+
+
+def python_with_wheel(name: str, *packages: str, interpreter: str | Path = sys.executable) -> Path:
+    """The Python of `.matrix/<name>`, with the wheel and `packages` installed as their users do: no editable checkout."""
+    home = ROOT / ".matrix" / name
+    wanted = json.dumps([*packages, hashlib.sha256(wheel().read_bytes()).hexdigest()])
+    ready = home / ".ready"
+    if not ready.exists() or ready.read_text() != wanted:
+        subprocess.run([UV, "venv", "--quiet", "--clear", "--python", interpreter, home], check=True)
+        install = [UV, "pip", "install", "--quiet", "--python", home / "bin/python"]
+        done = subprocess.run([*install, wheel(), *packages], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        ready.write_text(wanted)
+    return home / "bin/python"
 
 
 def python(name: str, *packages: str) -> Path:
@@ -74,10 +100,10 @@ def ran(
     return done.stdout.split()
 
 
-def ledger(state: Path) -> list[dict[str, Any]]:
+def ledger(state: Path, pattern: str = "spanledger/spool/*.jsonl") -> list[dict[str, Any]]:
     return [
         dict(zip(COLUMNS, row, strict=True))
-        for file in (state / "spanledger/spool").glob("*.jsonl")
+        for file in state.glob(pattern)
         for line in file.read_bytes().splitlines()
         for row in rows(line)
     ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 from matrix.environments import python, ran
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 PACKAGES = (
     "openai",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from loopback_provider import Provider
 
 from matrix.environments import agree, python, ran
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 FRAMEWORKS = {
     "langchain-openai": (("langchain-openai",), 4),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from loopback_provider import Provider
 
 from matrix.environments import agree, python, ran
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 GENERATIONS = {
     "openai": ("1.40.0", "1.109.1", "2.54.0", "newest"),

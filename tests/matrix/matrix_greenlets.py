@@ -12,9 +12,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from loopback_provider import Provider
 
 from matrix.environments import HERE, agree, environment, ledger, python, ran
+from spanledger_clickhouse.demo.loopback_provider import Provider
 
 PACKAGES = ("openai", "gevent", "eventlet", "gunicorn")
 

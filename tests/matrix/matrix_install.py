@@ -8,18 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from matrix.environments import ROOT, UV
+from matrix.environments import UV
 
 IMPORTS = "import spanledger.bootstrap, opentelemetry.instrumentation.threading, spanledger_clickhouse.cli"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT]
-    subprocess.run(build, check=True, capture_output=True)
-    [built] = out.glob("*.whl")
-    return built
 
 
 def old_pip(version: str, home: Path) -> Path:

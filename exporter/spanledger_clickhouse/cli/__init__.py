@@ -10,6 +10,7 @@ from spanledger_clickhouse.cli import (
     budget,
     ci_diff,
     completion,
+    demo,
     doctor,
     export,
     gateway,
@@ -51,6 +52,7 @@ for command in (
     *gateway.COMMANDS,
     *prices.COMMANDS,
     *doctor.COMMANDS,
+    *demo.COMMANDS,
     *ci_diff.COMMANDS,
     *completion.COMMANDS,
 ):

@@ -116,14 +116,16 @@ def _spool() -> Iterator[Finding]:
     problem, has_locks = _write_problem(own)
     if not has_locks:
         text = f"the file system of {own} has no locks (flock): files are removed ten minutes after their last write"
-        yield Finding(WARNING, "spool", text, "set SPANLEDGER_SPOOL_DIR to a local disk")
+        yield Finding(WARNING, "spool directory", text, "set SPANLEDGER_SPOOL_DIR to a local disk")
     if problem:
         advice = (
             "set SPANLEDGER_SPOOL_DIR to a directory that the application can write to, and that survives a restart"
         )
         worse, _ = _write_problem(fallback)
         where = f"{fallback} neither ({worse}): rows stay in memory" if worse else f"rows go to {fallback}"
-        yield Finding(FAILURE if worse else WARNING, "spool", f"{own} cannot be written ({problem}), {where}", advice)
+        yield Finding(
+            FAILURE if worse else WARNING, "spool directory", f"{own} cannot be written ({problem}), {where}", advice
+        )
     directories = [path for path in shipper.spool_directories(undecided=True) if path.is_dir()]
     for directory in directories:
         yield from _contents(directory)

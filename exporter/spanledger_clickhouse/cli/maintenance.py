@@ -56,7 +56,8 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
     """
     own, *others = shipper.spool_directories(undecided=True)
     directories = [own, *(directory for directory in others if directory.is_dir())]
-    if dead and not sum(_show_or_requeue(directory, retry=retry) for directory in directories):
+    existing = [directory for directory in directories if directory.is_dir()]
+    if dead and not sum(_show_or_requeue(directory, retry=retry) for directory in existing):
         return
     sink = sinks.sink_from_settings() or sinks.ClickHouseSink(resolve_target())
     pause = every

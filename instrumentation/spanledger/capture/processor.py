@@ -37,19 +37,20 @@ class LedgerProcessor(SpanProcessor):
         spool: Spool,
         strict: Strictness = NOT_STRICT,
         flush: Callable[[float], bool] = lambda _: True,
-        on_first_call: Callable[[], object] = lambda: None,
+        start: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
             spool: receives the rows.
             strict: what a call must be attributed to.
             flush: ships what is spooled, within a number of seconds.
-            on_first_call: called before the first call of a forked child.
+            start: starts the threads of a process; called when the first call of a forked child begins, and, where the
+                process has none yet, when any call does.
         """
         self._spool = spool
         self._flush = flush
-        self._on_first_call = on_first_call
-        self._is_child = False
+        self._start = start
+        self._is_started = False
         self._encoder = Encoder()
         self._requests = OpenRequests()
         self.strictness = strict
@@ -65,11 +66,11 @@ class LedgerProcessor(SpanProcessor):
                     before_end(span, lambda: set_attributes_fast(span, total.attributes()) if total.calls else None)
 
     def enter_process(self) -> None:
-        """Before the first call of a forked child: give it what belongs to a process."""
+        """Start what belongs to a process, if that has not happened yet and may happen here."""
         forks.check()
-        if self._is_child and is_main_hub():
-            self._is_child = False
-            self._on_first_call()
+        if not self._is_started and is_main_hub() and forks.threads_allowed():
+            self._is_started = True
+            self._start()
 
     def _begin(self, span: Span, parent_context: Context | None) -> None:
         self.enter_process()
@@ -118,7 +119,7 @@ class LedgerProcessor(SpanProcessor):
         """In a forked child: a process of its own."""
         self._spool.after_fork()
         self._requests.after_fork()
-        self._is_child = True
+        self._is_started = False
 
     def shutdown(self) -> None:
         self._spool.close()

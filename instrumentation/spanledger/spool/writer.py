@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spanledger.runtime import notices
+from spanledger.runtime.forks import threads_allowed
 from spanledger.runtime.reentrant_queue import ReentrantQueue
 from spanledger.semconv import attributes as a
 from spanledger.spool.device_sync import DeviceSync
@@ -259,7 +260,7 @@ class Spool:
 
     def _start_thread(self, process: _Process) -> bool:
         """Whether there is a thread that writes; started with the first row."""
-        if sys.is_finalizing() or any(name in sys.modules for name in GREENLET_MODULES):
+        if sys.is_finalizing() or any(name in sys.modules for name in GREENLET_MODULES) or not threads_allowed():
             return False
         try:
             process.requests.start(lambda: self._run(process), "spanledger-spool")

@@ -1,3 +1,4 @@
+# pyright: basic
 """A small application with LLM features. It knows nothing of Spanledger.
 
 Its one middleware puts who is asking, and for what, into OpenTelemetry baggage, as it would for its

@@ -6,10 +6,10 @@ list below and in picodollars, so that a ledger can be held against it. `GET /tr
 
 A prompt that contains "[429]" is refused once, with a Retry-After, before it is served. "[500]" always fails.
 """
+# pyright: basic
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -88,7 +88,7 @@ class Provider(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Print an error of the server, but not that of a client that has closed its connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
@@ -360,15 +360,3 @@ def text_of(body: Any) -> str:
 
     walk(body, "")
     return " ".join(found)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8911)
-    provider = Provider(parser.parse_args().port)
-    print(f"loopback provider at {provider.url}", flush=True)
-    provider.serve_forever()
-
-
-if __name__ == "__main__":
-    main()
