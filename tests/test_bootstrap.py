@@ -227,6 +227,45 @@ def test_rows_of_two_destinations_stay_apart(provider: Provider, tmp_path: Path)
     assert "note: rows wait for http://127.0.0.1:9, and are not in this ledger" in asked.stderr
 
 
+def test_the_master_of_uwsgi_has_no_threads_and_its_calls_are_rows(provider: Provider, tmp_path: Path):
+    """It forks without the interpreter's lock: a thread that ran at that moment would hold it in the child for ever."""
+    code = (
+        "import sys, threading, types\nuwsgi = sys.modules['uwsgi'] = types.ModuleType('uwsgi')\nuwsgi.worker_id = lambda: 0\n"
+        + MANUAL + CALL
+        + "print([t.name for t in threading.enumerate() if t.name.startswith('spanledger')])\n"
+        "uwsgi.worker_id = lambda: 1\n" + CALL
+        + "print(sorted({t.name for t in threading.enumerate()} & {'spanledger-spool', 'spanledger-finalizing'}))\n"
+    )  # fmt: skip
+    done = run(code, provider, tmp_path, instrument=False)
+    assert done.stdout.splitlines()[1::2] == ["[]", "['spanledger-finalizing', 'spanledger-spool']"], done.stderr
+    assert calls(tmp_path) == 2
+
+
+def test_a_stream_without_usage_of_an_unknown_host_is_named(provider: Provider, tmp_path: Path):
+    code = """
+import openai
+client = openai.OpenAI(api_key="k", max_retries=0)
+for _ in range(2):
+    messages = [{"role": "user", "content": "hello"}]
+    print(len(list(client.chat.completions.create(model="gpt-4.1-mini", messages=messages, stream=True))) > 1)
+"""
+    done = run(code, provider, tmp_path)
+    assert done.stdout == "True\nTrue\n"
+    [line] = said(done)
+    assert "set SPANLEDGER_INCLUDE_USAGE_HOSTS=127.0.0.1" in line
+
+
+def test_a_flush_is_true_only_if_nothing_waits(provider: Provider, tmp_path: Path):
+    ask = "import spanledger\nprint(spanledger.flush())\n"
+    assert run(CALL + ask, provider, tmp_path).stdout.splitlines()[-1] == "True"
+    done = run(CALL + ask, provider, tmp_path, SPANLEDGER_SPOOL_DIR="/proc/nowhere", TMPDIR="/proc/nowhere")
+    assert done.stdout.splitlines()[-1] == "False"
+    assert run(ask, provider, tmp_path).stdout == "True\n"
+    assert run(CALL + ask, provider, tmp_path, SPANLEDGER_DSN="nonsense").stdout.splitlines()[-1] == "False"
+    fork = "import os\nif os.fork() == 0:\n    import spanledger\n    print(spanledger.flush(), flush=True)\n    os._exit(0)\nos.wait()\n"
+    assert "True" in run(CALL + fork, provider, tmp_path).stdout.splitlines()
+
+
 def test_a_system_without_fcntl_is_one_line_and_the_application_is_unharmed(provider: Provider, tmp_path: Path):
     (tmp_path / "fcntl.py").write_text("raise ModuleNotFoundError(\"No module named 'fcntl'\", name='fcntl')\n")
     code = "import spanledger\nwith spanledger.attribution(user='ada'):\n    pass\n"

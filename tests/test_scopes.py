@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -21,7 +21,7 @@ import spanledger
 from conftest import Recorded
 from spanledger.capture.sampler import wrap_sampler
 from spanledger.context import baggage as baggage_attribution
-from spanledger.context import unattributed
+from spanledger.context import threads, unattributed
 from spanledger.context.propagation import FilteringPropagator
 from spanledger.context.unattributed import Strictness
 from spanledger.middleware import AsgiAttribution, WsgiAttribution
@@ -292,9 +292,65 @@ def test_a_remote_trace_without_baggage_lost_its_context_at_the_ingress(ask, led
 # --- survival --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def carried_threads() -> Iterator[None]:
+    threads.carry_context()
+    yield
+    threads.stop_carrying()
+    assert not hasattr(threading.Thread.start, "__spanledger__")
+
+
+class Running(threading.Thread):
+    """A thread that overrides `run`, as many do."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act = act
+
+    def run(self) -> None:
+        self.act()
+
+
+def started(kind: str, act: Callable[[], object]) -> None:
+    if kind == "pool":
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(act).result()
+        return
+    thread = {
+        "thread": lambda: threading.Thread(target=act),
+        "subclass": lambda: Running(act),
+        "timer": lambda: threading.Timer(0.0, act),
+    }[kind]()
+    thread.start()
+    thread.join()
+    assert "run" not in vars(thread), "it does not keep itself alive"
+
+
+@pytest.mark.parametrize("kind", ["thread", "subclass", "timer", "pool"])
+def test_a_thread_begins_with_the_context_of_its_starter(kind: str, carried_threads: None):
+    seen: list[object] = []
+    with spanledger.attribution(user="ada"):
+        started(kind, lambda: seen.append(baggage.get_baggage("user.id")))
+    started(kind, lambda: seen.append(baggage.get_baggage("user.id")))
+    assert seen == ["ada", None]
+
+
+def test_an_error_in_a_thread_of_a_pool_reaches_the_caller(carried_threads: None):
+    with spanledger.attribution(user="ada"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(int, "7", base=8).result() == 7
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(lambda: 1 / 0).result()
+
+
+@pytest.mark.parametrize("names", ["threading", "flask, threading", "*"])
+def test_threads_keep_their_own_context_where_that_is_switched_off(names: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", names)
+    threads.carry_context()
+    assert not hasattr(threading.Thread.start, "__spanledger__")
+
+
 def test_a_thousand_concurrent_requests_keep_their_users_apart(provider: Provider, ledger: Recorded):
-    threads = ThreadingInstrumentor()
-    threads.instrument()
+    threads.carry_context()
     try:
         with openai.OpenAI(api_key="k", base_url=f"{provider.url}/v1") as client, ThreadPoolExecutor(8) as pool:
 
@@ -329,7 +385,7 @@ def test_a_thousand_concurrent_requests_keep_their_users_apart(provider: Provide
 
             asyncio.run(load())
     finally:
-        threads.uninstrument()
+        threads.stop_carrying()
     true = sorted(tuple(sold.prompt.split()) for sold in provider.sold)
     assert len(true) == 1000
     assert sorted(values(row, "user_id", "feature", "request_id") for row in ledger.rows) == true

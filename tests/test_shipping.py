@@ -253,6 +253,48 @@ def test_the_shipper_survives_any_exception_of_a_sink(ledger: Recorded, provider
     assert "shipping failed with RuntimeError" in caplog.text
 
 
+class Hanging(Got):
+    """A destination that takes a connection and does not answer, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answers = 0, threading.Event()
+
+    def send(self, lines):
+        self.asked += 1
+        if not self.answers.wait(10):
+            raise DatabaseError("timed out")
+        super().send(lines)
+
+
+def test_a_destination_that_hangs_is_waited_for_once(ledger: Recorded, provider: Provider, monkeypatch):
+    monkeypatch.setattr(BackgroundShipper, "HANG_SECONDS", 0.3)
+    monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    record(ledger, provider)
+    background = BackgroundShipper(ledger.spool)
+    background.start()
+    background._sink = sink = Hanging()
+    began = time.monotonic()
+    assert background.flush(5) is False
+    assert 0.2 < time.monotonic() - began < 2, "as long as a destination may take, not as long as the caller has"
+    began = time.monotonic()
+    assert [background.flush(5) for _ in range(3)] == [False] * 3
+    assert time.monotonic() - began < 0.2
+    sink.answers.set()
+    end = time.monotonic() + 10
+    while not background.flush(5):
+        assert time.monotonic() < end
+    assert len(sink.rows) == 3
+    sink.answers.clear()
+    record(ledger, provider, 1)
+    background.flush(0.01)
+    time.sleep(0.5)
+    began = time.monotonic()
+    background.stop(5)
+    assert time.monotonic() - began < 0.2, "the end of a program does not wait for it either"
+    sink.answers.set()
+
+
 def test_the_shippers_own_requests_are_not_spans_of_the_application(ledger: Recorded, provider: Provider):
     background = BackgroundShipper(ledger.spool)
     enabled: list[bool] = []

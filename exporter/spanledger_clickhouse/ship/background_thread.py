@@ -117,8 +117,10 @@ class BackgroundShipper:
             self._condition.notify_all()
             if self._is_down():
                 return False
-            shipped = self._condition.wait_for(lambda: self._flush_done >= turn or self._is_down(), timeout)
-            done = shipped and self._flush_done >= turn and self._last_run_succeeded
+            until = time.monotonic() + timeout
+            while self._flush_done < turn and not self._is_down() and (left := until - time.monotonic()) > 0:
+                self._condition.wait(min(left, self.HANG_SECONDS / 10))  # nobody says that a run begins to hang
+            done = self._flush_done >= turn and self._last_run_succeeded
             elsewhere = self._other_shipper_active and self._waiting_bytes()
             return done and not elsewhere and not self._spool.waiting
 

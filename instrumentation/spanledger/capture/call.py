@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 from spanledger.capture.dedup import PendingJobs, SeenResponses
 from spanledger.context.llm_call import CALL_KEY, Outbound
 from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, Response
+from spanledger.runtime import notices
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.span_attributes import set_attributes_fast, stash_usage
 from spanledger.runtime.untrusted_json import Json
@@ -77,6 +78,7 @@ class Call:
         "project",
         "provider_name",
         "request",
+        "unasked_host",
     )
 
     def __init__(
@@ -111,6 +113,8 @@ class Call:
         may see the same)."""
         self.hides_usage = False
         """Whether the stream has a usage event that we asked for and the caller did not."""
+        self.unasked_host: str | None = None
+        """The host of a stream for which no usage was asked, because it is not known to understand that."""
         self._began = time.time_ns()
         self._attempt_began = self._began
         self._span = None if request.deferred else self._start()
@@ -321,6 +325,11 @@ class Call:
             return Usage(*(n * response.quantity for n in expected[:-1])), "request"
         if usage is not None:
             return usage, "exact" if response.complete else "partial"
+        if outcome == "ok" and self.unasked_host is not None:
+            notices.add(
+                f"chat streams of {self.unasked_host} state no usage, so their calls have no tokens and no price. If it "
+                f"understands stream_options, set SPANLEDGER_INCLUDE_USAGE_HOSTS={self.unasked_host} to ask for it"
+            )
         return None, None if outcome == "error" else "missing"
 
     def _facts(self, response: Response, outcome: str, usage: Usage | None, source: str | None) -> dict[str, Any]:

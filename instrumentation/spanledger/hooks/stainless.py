@@ -160,6 +160,7 @@ class StainlessPatches(Patches):
             return
         host = client.base_url.host
         if provider_hosts.provider_for_host(host) not in USAGE_HOSTS and host not in self._usage_hosts:
+            call.unasked_host = host
             return
         if not _accepts_stream_options(client, options):
             return
