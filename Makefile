@@ -50,8 +50,8 @@ test-fast: setup ## Tests that start no services and no programs: minutes
 test-zones: setup ## What depends on the time, on hosts whose clock is not on UTC
 	for zone in Europe/Berlin America/New_York Asia/Kolkata Pacific/Kiritimati; do echo "TZ=$$zone"; TZ=$$zone $(RUN)pytest -q -n $(WORKERS) --dist worksteal -m clock || exit 1; done
 
-test-matrix: setup ## Old generations of the SDKs, frameworks, other instrumentors, each in an environment of its own
-	$(RUN)pytest -o python_files='matrix_*.py' tests/matrix
+test-matrix: setup ## Old generations of the SDKs, frameworks, servers, pip and Python releases, other instrumentors, each in an environment of its own
+	$(RUN)pytest -n 2 --dist loadfile -o python_files='matrix_*.py' tests/matrix
 
 chaos: setup collector ## Ten minutes of kills, full disks, jumping clocks, broken networks and hostile tenants: sold = rows?
 	PYTHONPATH=examples $(RUN)python tests/chaos.py $(CHAOS)

@@ -90,7 +90,7 @@ def test_every_page_is_in_the_index_and_the_index_is_in_the_readme():
     index = (ROOT / "docs/README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page
-    assert "(docs/README.md)" in (ROOT / "README.md").read_text()
+    assert "/docs/README.md)" in (ROOT / "README.md").read_text()
 
 
 def test_every_named_setting_is_in_the_table_of_the_readme_and_vice_versa():
@@ -185,6 +185,9 @@ def extras(words: list[str]) -> None:
 def uv(words: list[str]) -> None:
     if words[0] == "run":
         run(words[1:])
+    elif words[0] == "tool":
+        assert words[1] == "install", words
+        extras(words[2:])
     else:
         assert words[0] == "add", words
         extras(words[1:])

@@ -14,6 +14,7 @@ from conftest import ROOT
 from spanledger_clickhouse.cli import main
 
 README = (ROOT / "README.md").read_text()
+REPOSITORY = "https://github.com/spanledger/spanledger/blob/main/"
 
 
 def test_the_coverage_table_matches_the_tests():
@@ -31,8 +32,12 @@ def test_every_command_in_the_readme_exists():
 
 
 def test_every_link_has_a_target():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+    """They are absolute, so that they work on the page of the package."""
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    for target in targets:
+        assert target.startswith(REPOSITORY), target
+        assert (ROOT / target.removeprefix(REPOSITORY)).exists(), target
 
 
 def test_every_command_has_an_example_in_its_help():

@@ -2,7 +2,7 @@
 
 OpenTelemetry's instrumentation of `threading` does the same, but each release of it pins one release of all other
 instrumentations: as a dependency it would keep Spanledger out of environments that have another one
-(docs/decisions/0019). Where it is installed too, the context is attached twice, which changes nothing.
+(docs/decisions/0020). Where it is installed too, the context is attached twice, which changes nothing.
 """
 
 from __future__ import annotations
