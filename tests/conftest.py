@@ -56,7 +56,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    notices._known.clear()  # what an earlier test met
+    notices._logged_at.clear()  # what an earlier test met
     notices._unwritten.clear()
     api.reset()  # the limiter of the process, which an earlier test may have made
     return tmp_path / "state" / "spanledger"

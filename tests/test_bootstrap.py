@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from programs import BIN, COVERAGE
+from spanledger.runtime import settings
 from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows.rows import COLUMNS, rows
+from spanledger_clickhouse.ship import shipper
 
 pytestmark = pytest.mark.services
 
@@ -152,9 +154,9 @@ def test_where_the_spool_cannot_be_written_rows_go_to_a_private_temporary_direct
     assert f"cannot be written (Not a directory): rows go to {tmp_path / place}/spool-" in advice
     assert calls(tmp_path, f"{place}/spool-*") == 2
     assert (tmp_path / place).stat().st_mode & 0o777 == 0o700
-    settings = {"SPANLEDGER_SPOOL_DIR": nowhere, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    own = {"SPANLEDGER_SPOOL_DIR": nowhere, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
     command = [BIN / "spanledger", "sql", "SELECT count() AS calls FROM llm_calls", "--json"]
-    asked = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    asked = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False)
     assert json.loads(asked.stdout) == [{"calls": 2}], asked.stderr
 
 
@@ -206,9 +208,9 @@ def test_the_start_is_one_line_that_can_be_switched_off(provider: Provider, tmp_
 def test_a_service_without_a_name_is_said_once_and_repeated_by_doctor(provider: Provider, tmp_path: Path):
     done = run(CALL * 3, provider, tmp_path, OTEL_SERVICE_NAME="")
     assert done.stderr.count("the service has no name") == 1
-    settings = {"XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    own = {"XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     command = [BIN / "spanledger", "doctor", "--json"]
-    asked = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    asked = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False)
     [finding] = [finding for finding in json.loads(asked.stdout) if "Set OTEL_SERVICE_NAME" in finding["text"]]
     assert finding["about"].startswith("unknown_service")
 
@@ -224,7 +226,7 @@ def test_rows_of_two_destinations_stay_apart(provider: Provider, tmp_path: Path)
     command = [BIN / "spanledger", "sql", "SELECT count() AS calls FROM llm_calls", "--json"]
     asked = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert json.loads(asked.stdout) == [{"calls": 0}]
-    assert "note: rows wait for http://127.0.0.1:9, and are not in this ledger" in asked.stderr
+    assert "note: rows for http://127.0.0.1:9 are not in this ledger" in asked.stderr
 
 
 def test_the_master_of_uwsgi_has_no_threads_and_its_calls_are_rows(provider: Provider, tmp_path: Path):
@@ -288,7 +290,7 @@ def test_a_missing_exporter_does_not_end_the_start_unless_it_is_asked_for(
     code = "import os\n" + CALL
     if asked:
         done = run(code, provider, tmp_path, **{**env, "OTEL_TRACES_EXPORTER": "otlp"})
-        assert "an exporter that is asked for is not installed (otlp_proto_grpc for traces)" in done.stderr
+        assert "a configured exporter is not installed (otlp_proto_grpc for traces)" in done.stderr
         assert "NO LLM call is recorded" in done.stderr
         assert done.stdout == "text-embedding-3-small\n"
         return
@@ -300,6 +302,87 @@ def test_a_missing_exporter_does_not_end_the_start_unless_it_is_asked_for(
     done = subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "opentelemetry-distro exports over otlp_proto_grpc by default, which is not installed" in done.stderr
     assert calls(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "distro"),
+    [(["--exporter_otlp_protocol", "http/protobuf"], None), (["--traces_exporter=none"], None), ([], "vendor")],
+)
+def test_exporters_of_the_command_and_of_other_distros_are_left_alone(options: list[str], distro: str | None):
+    code = """
+import os, sys
+from importlib import metadata
+real = metadata.entry_points
+vendor = metadata.EntryPoint("vendor", "vendor.distro:Distro", "opentelemetry_distro")
+def entry_points(**wanted):
+    return [vendor] if wanted.get("group") == "opentelemetry_distro" and sys.argv[-1] == "vendor" else real(**wanted)
+metadata.entry_points = entry_points
+import spanledger.launcher
+print([name for name in os.environ if name.endswith("_EXPORTER")])
+"""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    command = [BIN / "python", "-c", code, *options, "python", distro or "app.py"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_doctor_before_the_application_leaves_it_a_private_directory(provider: Provider, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    own = {"SPANLEDGER_SPOOL_DIR": str(tmp_path / "file" / "spool"), "TMPDIR": str(tmp_path)}
+    subprocess.run([BIN / "spanledger", "doctor"], env={**os.environ, **own}, capture_output=True, check=False)
+    place = f"spanledger-{os.getuid()}"
+    assert (tmp_path / place).stat().st_mode & 0o777 == 0o700
+    run(CALL, provider, tmp_path, **own)
+    assert calls(tmp_path, f"{place}/spool-*") == 1
+
+
+def test_rows_in_a_temporary_directory_of_somebody_else_are_not_taken_in(tmp_path: Path):
+    place = tmp_path / f"spanledger-{os.getuid()}"
+    spool = settings.spool_dir()
+    forged = place / settings.fallback_spool_dir(spool).name
+    forged.mkdir(parents=True)
+    place.chmod(0o755)
+    (forged / "x.jsonl").write_text("{}\n")
+    assert settings.fallback_spool_dir(spool) == forged
+    assert forged not in shipper.spool_directories(undecided=True)
+    assert shipper.other_spools([]) == []
+    place.chmod(0o700)
+    assert forged in shipper.spool_directories(undecided=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("http://app:s3c?r@e/t@h:1/db?secure=1", "http://h:1/db"), ("clickhouse://token@h/db/", "clickhouse://h/db"),
+        ("http://a/x@t", "http://a/x@t"), ("chdb:///x/y", "chdb:///x/y"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_destination_has_no_credentials(address: str, name: str):
+    assert settings.destination_name(address) == name
+
+
+def test_a_thread_that_cannot_start_costs_a_call_neither_user_nor_price(provider: Provider, tmp_path: Path):
+    code = (
+        MANUAL
+        + """
+import os, threading
+real = threading.Thread.start
+def start(self):
+    if self.name == "spanledger-prepare": raise RuntimeError("can't start new thread")
+    real(self)
+if os.fork() == 0:
+    threading.Thread.start = start
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        import openai
+        openai.OpenAI(api_key="k").embeddings.create(model="text-embedding-3-small", input="hello")
+    os._exit(0)
+os.wait()
+"""
+    )
+    run(code, provider, tmp_path, instrument=False)
+    [file] = (tmp_path / "spanledger/spool").glob("*.jsonl")
+    [row] = [dict(zip(COLUMNS, row, strict=True)) for line in file.read_bytes().splitlines() for row in rows(line)]
+    assert (row["user_id"], row["price_status"], row["sequence"]) == ("ada", "priced", 0)
 
 
 def test_without_the_bundled_prices_a_row_keeps_its_user_and_number(provider: Provider, tmp_path: Path):

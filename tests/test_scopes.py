@@ -297,7 +297,7 @@ def carried_threads() -> Iterator[None]:
     threads.carry_context()
     yield
     threads.stop_carrying()
-    assert not hasattr(threading.Thread.start, "__spanledger__")
+    assert not threads._patched
 
 
 class Running(threading.Thread):
@@ -335,6 +335,55 @@ def test_a_thread_begins_with_the_context_of_its_starter(kind: str, carried_thre
     assert seen == ["ada", None]
 
 
+def test_a_worker_of_a_pool_does_not_keep_the_context_in_which_it_was_started(carried_threads: None):
+    with ThreadPoolExecutor(1) as pool:
+        with spanledger.attribution(user="ada"):
+            assert pool.submit(baggage.get_baggage, "user.id").result() == "ada"
+        assert pool.submit(baggage.get_baggage, "user.id").result() is None
+
+
+def test_a_thread_that_could_not_be_started_can_be_started_again(
+    carried_threads: None, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[object] = []
+    thread = threading.Thread(target=lambda: seen.append(baggage.get_baggage("user.id")))
+
+    def no_more(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with spanledger.attribution(user="ada"):
+        with monkeypatch.context() as patched:
+            for name in ("_start_new_thread", "_start_joinable_thread"):  # until 3.12, and from 3.13 on
+                patched.setattr(threading, name, no_more, raising=False)
+            with pytest.raises(RuntimeError):
+                thread.start()
+        thread.start()
+        thread.join()
+    assert seen == ["ada"]
+
+
+def test_another_patch_of_threads_survives_ours(carried_threads: None, monkeypatch: pytest.MonkeyPatch):
+    """As of error trackers, which wrap the function of `run` and call it with the thread."""
+    seen: list[object] = []
+    ours = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        run = getattr(thread.run, "__func__", thread.run)
+        thread.run = lambda: run(thread)
+        ours(thread)
+
+    with spanledger.attribution(user="ada"):
+        thread = threading.Thread(target=lambda: seen.append(baggage.get_baggage("user.id")))
+        monkeypatch.setattr(threading.Thread, "start", start)
+        thread.start()
+        thread.join()
+    assert len(seen) == 1
+    threads.stop_carrying()
+    assert threading.Thread.start is start, "not ours any more"
+    monkeypatch.undo()
+    threading.Thread.start = getattr(ours, "__wrapped__")  # noqa: B009 - what it was before ours
+
+
 def test_an_error_in_a_thread_of_a_pool_reaches_the_caller(carried_threads: None):
     with spanledger.attribution(user="ada"), ThreadPoolExecutor(1) as pool:
         assert pool.submit(int, "7", base=8).result() == 7
@@ -346,7 +395,7 @@ def test_an_error_in_a_thread_of_a_pool_reaches_the_caller(carried_threads: None
 def test_threads_keep_their_own_context_where_that_is_switched_off(names: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", names)
     threads.carry_context()
-    assert not hasattr(threading.Thread.start, "__spanledger__")
+    assert not threads._patched
 
 
 def test_a_thousand_concurrent_requests_keep_their_users_apart(provider: Provider, ledger: Recorded):

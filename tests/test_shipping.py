@@ -268,18 +268,18 @@ class Hanging(Got):
 
 
 def test_a_destination_that_hangs_is_waited_for_once(ledger: Recorded, provider: Provider, monkeypatch):
-    monkeypatch.setattr(BackgroundShipper, "HANG_SECONDS", 0.3)
+    monkeypatch.setattr(BackgroundShipper, "HANG_SECONDS", 1.0)
     monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     record(ledger, provider)
     background = BackgroundShipper(ledger.spool)
     background.start()
     background._sink = sink = Hanging()
     began = time.monotonic()
-    assert background.flush(5) is False
-    assert 0.2 < time.monotonic() - began < 2, "as long as a destination may take, not as long as the caller has"
+    assert background.flush(30) is False
+    assert 0.9 < time.monotonic() - began < 10, "as long as a destination may take, not as long as the caller has"
     began = time.monotonic()
-    assert [background.flush(5) for _ in range(3)] == [False] * 3
-    assert time.monotonic() - began < 0.2
+    assert [background.flush(30) for _ in range(10)] == [False] * 10
+    assert time.monotonic() - began < 1.0
     sink.answers.set()
     end = time.monotonic() + 10
     while not background.flush(5):
@@ -287,11 +287,10 @@ def test_a_destination_that_hangs_is_waited_for_once(ledger: Recorded, provider:
     assert len(sink.rows) == 3
     sink.answers.clear()
     record(ledger, provider, 1)
-    background.flush(0.01)
-    time.sleep(0.5)
+    assert background.flush(30) is False
     began = time.monotonic()
-    background.stop(5)
-    assert time.monotonic() - began < 0.2, "the end of a program does not wait for it either"
+    background.stop(30)
+    assert time.monotonic() - began < 10, "the end of a program does not wait for it either"
     sink.answers.set()
 
 

@@ -36,13 +36,15 @@ class LedgerSpanExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if bootstrap.is_attached() or bootstrap.disabled():
             return SpanExportResult.SUCCESS
-        written = True
+        written = False
         with quietly("exporting spans"):
+            refused = 0
             for span in spans:
                 scope = span.instrumentation_scope
                 if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
                     self._resource = span.resource
-                    written = self._open_spool().append(self._encoder.line(span)) and written
+                    refused += not self._open_spool().append(self._encoder.line(span))
+            written = not refused
         return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
     def _open_spool(self) -> Spool:
@@ -64,7 +66,10 @@ class LedgerSpanExporter(SpanExporter):
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Ship the exported spans within the deadline; rows that are not shipped by then stay on disk."""
         with quietly("flushing"):
-            return self._shipper is None or self._shipper.flush(min(timeout_millis / 1000, bootstrap.flush_timeout()))
+            timeout = min(timeout_millis / 1000, bootstrap.flush_timeout())
+            if bootstrap.ships():
+                return self._shipper is not None and self._shipper.flush(timeout)
+            return self._spool is None or self._spool.is_written(timeout)
         return False
 
     def shutdown(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,7 @@ def open_ledger(
             migrations.migrate(client, database_target)
         ledger = Ledger(client, database_target)
         if take_in and settings.setting("otlp_endpoint") is None:  # else the spool goes to a Collector
-            # Another process may be shipping the spool: its rows arrive within seconds. A read-only user ships nothing.
-            with suppress(shipper.BusyError), suppress_denied():
+            with suppress_denied():  # a read-only user ships nothing
                 sink = ClickHouseSink(database_target, client)
                 for directory in spools_of(database_target):
                     _take_in(directory, sink, progress)
@@ -59,6 +58,8 @@ def _take_in(directory: Path, sink: ClickHouseSink, progress: Callable[[int], No
     problems: dict[str, str] = {}
     try:
         problems = shipper.drain(directory, sink, progress).problems
+    except shipper.BusyError:
+        return  # another process is shipping it: its rows arrive within seconds
     except OSError as error:
         problems = {str(directory): error.strerror or type(error).__name__}
     except DatabaseError as error:

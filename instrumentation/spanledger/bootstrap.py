@@ -53,7 +53,8 @@ _attached_providers: WeakSet[TracerProvider] = WeakSet()
 _fallback: TracerProvider | None = None
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _shipper: Any = None
-_startup_thread: threading.Thread | None = None
+_shipper_ready = threading.Event()
+_metrics_registered = False
 
 
 def pre_instrument() -> None:
@@ -87,7 +88,7 @@ def post_instrument() -> None:
 
 
 def disabled() -> bool:
-    """Whether nothing is recorded: SPANLEDGER_DISABLED is set, or the system is none that Spanledger runs on."""
+    """Whether nothing is recorded: SPANLEDGER_DISABLED is set, or the system is not supported."""
     return settings.enabled("disabled") or not IS_POSIX
 
 
@@ -182,7 +183,7 @@ def flush(timeout: float | None = None) -> bool:
             is known not to answer, nothing is waited for.
 
     Returns:
-        Whether every row has reached its destination, or is on disk if no destination is configured. Rows that were
+        Whether every row has reached its destination, or is on disk if there is none, or an embedded ledger. Rows that were
         not shipped stay on disk, or in memory if there is none.
     """
     with quietly("flushing"):
@@ -190,11 +191,10 @@ def flush(timeout: float | None = None) -> bool:
         if _processor is not None:
             _processor.enter_process()
         done = finalizers.wait(_left(until))
-        if _startup_thread is not None:
-            _startup_thread.join(_left(until))
         if _spool is None:
             return done
-        if _ships():
+        if ships():
+            _shipper_ready.wait(_left(until))
             return _shipper is not None and bool(_shipper.flush(_left(until))) and done
         return done and _spool.is_written(_left(until))
     return False
@@ -209,14 +209,14 @@ def _left(until: float) -> float:
     return max(0.0, until - time.monotonic())
 
 
-def _ships() -> bool:
+def ships() -> bool:
     """Whether this process ships its rows; else they wait for a command: the application never opens the embedded engine."""
     address = settings.destination()
     return address is not None and not address.startswith("chdb:")
 
 
 def _force_flush(timeout: float) -> bool:
-    """What OpenTelemetry calls, with half a minute to spare: a host that is frozen between requests must not pay that."""
+    """Called by OpenTelemetry, whose default timeout is 30 s; capped, because a host that freezes between requests pays it."""
     return flush(min(timeout, flush_timeout()))
 
 
@@ -284,10 +284,8 @@ def _int_setting(name: str, default: int, *, at_least: int = 0) -> int:
 
 def _start_in_process() -> None:
     """Start the threads of this process: at the start of the program, and with the first call of a forked child."""
-    global _startup_thread
     finalizers.start_worker()  # not with the first stream: a greenlet of some pool's thread might never run
-    _startup_thread = threading.Thread(target=_load_in_background, name="spanledger-prepare", daemon=True)
-    _startup_thread.start()
+    threading.Thread(target=_load_in_background, name="spanledger-prepare", daemon=True).start()
 
 
 def _load_in_background() -> None:
@@ -297,6 +295,7 @@ def _load_in_background() -> None:
         prices()
     with quietly("starting the shipper"):
         _start_shipper()
+    _shipper_ready.set()
     with quietly("preparing limits"):
         limiter = api.limiter_from_settings()  # Redis's driver takes its time to import, and to connect
         if limiter is not None and limiter.policy.enforce:
@@ -304,15 +303,16 @@ def _load_in_background() -> None:
 
 
 def _start_shipper() -> None:
-    global _shipper
-    if not _ships() or _spool is None:
+    global _shipper, _metrics_registered
+    if not ships() or _spool is None:
         return
     from spanledger_clickhouse.ship.background_thread import BackgroundShipper  # the one arrow to the other package
 
-    first = _shipper is None
-    _shipper = BackgroundShipper(_spool)
-    _shipper.start()
-    if first:
+    shipper = BackgroundShipper(_spool)
+    shipper.start()
+    _shipper = shipper
+    if not _metrics_registered:
+        _metrics_registered = True
         BackgroundShipper.register_metrics(lambda: _shipper)
 
 
@@ -327,8 +327,8 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    global _lock, _startup_thread, _shipper
-    _lock, _startup_thread, _shipper = threading.RLock(), None, None
+    global _lock, _shipper, _shipper_ready
+    _lock, _shipper, _shipper_ready = threading.RLock(), None, threading.Event()
     call.after_fork()
     if _processor is not None:
         _processor.after_fork()

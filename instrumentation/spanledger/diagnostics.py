@@ -41,7 +41,9 @@ SDK_HOOKS: Final[dict[str, tuple[str, tuple[tuple[str, Hooks], ...]]]] = {
 """Distribution -> its package, and the modules with the functions that the instrumentation patches."""
 
 ENTRY_POINTS: Final = {
+    "opentelemetry_environment_variables": ("spanledger",),
     "opentelemetry_pre_instrument": ("spanledger",),
+    "opentelemetry_post_instrument": ("spanledger",),
     "opentelemetry_instrumentor": ("spanledger-openai", "spanledger-anthropic", "spanledger-google-genai"),
     "opentelemetry_traces_exporter": ("spanledger_clickhouse",),
 }
@@ -150,8 +152,13 @@ def _exporters() -> list[Finding]:
         findings.append(
             Finding(WARNING, "exporters", otel_exporters.default_text(defaults), otel_exporters.DEFAULT_ADVICE)
         )
-    if asked := otel_exporters.missing_exporters(by_default=False):
+    if configured := otel_exporters.missing_exporters(by_default=False):
         findings.append(
-            Finding(FAILURE, "exporters", otel_exporters.asked_text(asked), otel_exporters.asked_advice(asked))
+            Finding(
+                FAILURE,
+                "exporters",
+                otel_exporters.configured_text(configured),
+                otel_exporters.configured_advice(configured),
+            )
         )
-    return findings or [Finding(OK, "exporters", "every exporter that is asked for is installed")]
+    return findings or [Finding(OK, "exporters", "every configured exporter is installed")]

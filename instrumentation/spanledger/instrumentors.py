@@ -30,6 +30,7 @@ class _Instrumentor(BaseInstrumentor):
     """An instrumentor of one SDK."""
 
     library = ""
+    module = ""
     minimum = ""
 
     def instrumentation_dependencies(self) -> Collection[str]:
@@ -37,7 +38,8 @@ class _Instrumentor(BaseInstrumentor):
         try:
             metadata.version(self.library)
         except metadata.PackageNotFoundError:
-            return ()
+            if _is_importable(self.module):
+                return ()
         return (f"{self.library} >= {self.minimum}",)
 
     def _on_import(self, module: str, patch: Any) -> None:
@@ -57,6 +59,13 @@ class _Instrumentor(BaseInstrumentor):
                 ", ".join(lacking),
             )
         return not lacking
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor the package that it would be in
+        return False
 
 
 class _StainlessInstrumentor(_Instrumentor):
@@ -91,7 +100,7 @@ class _StainlessInstrumentor(_Instrumentor):
 class OpenAIInstrumentor(_StainlessInstrumentor):
     """Records every billed call of the `openai` package, websockets included."""
 
-    library = "openai"
+    library = module = "openai"
     minimum = "1.40"
     provider = openai
 
@@ -114,7 +123,7 @@ class OpenAIInstrumentor(_StainlessInstrumentor):
 class AnthropicInstrumentor(_StainlessInstrumentor):
     """Records every billed call of the `anthropic` package."""
 
-    library = "anthropic"
+    library = module = "anthropic"
     minimum = "0.39"
     provider = anthropic
 
@@ -123,6 +132,7 @@ class GoogleGenAIInstrumentor(_Instrumentor):
     """Records every billed call of the `google-genai` package."""
 
     library = "google-genai"
+    module = "google.genai"
     minimum = "1.20"
 
     def _instrument(self, **kwargs: Any) -> None:

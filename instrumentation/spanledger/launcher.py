@@ -2,28 +2,41 @@
 
 The command imports the modules of its entry points `opentelemetry_environment_variables`, for the names of variables in
 them. This one has none, and uses the moment: when OpenTelemetry's start has failed, no code of ours runs any more. Signals
-whose exporter is missing are switched off if nobody has asked for them, and named if somebody has (docs/decisions/0020).
+whose exporter is missing are switched off if nobody has configured them, and named if somebody has (docs/decisions/0020).
 """
 
 from __future__ import annotations
 
 import sys
 
-from spanledger.runtime import otel_exporters, settings
-
 
 def _prepare() -> None:
+    from spanledger.runtime import otel_exporters, settings
+
+    if settings.enabled("disabled") or any("export" in option for option in _own_options()):
+        return  # an option of the command decides, which is read later
     defaults = otel_exporters.missing_exporters(by_default=True)
     if defaults:
         otel_exporters.switch_off(defaults)
         sys.stderr.write(f"spanledger: {otel_exporters.default_text(defaults)}. {otel_exporters.DEFAULT_ADVICE}\n")
-    asked = otel_exporters.missing_exporters(by_default=False)
-    if asked:
-        sys.stderr.write(f"spanledger: {otel_exporters.asked_text(asked)}. {otel_exporters.asked_advice(asked)}\n")
+    configured = otel_exporters.missing_exporters(by_default=False)
+    if configured:
+        text, advice = otel_exporters.configured_text(configured), otel_exporters.configured_advice(configured)
+        sys.stderr.write(f"spanledger: {text}. {advice}\n")
+
+
+def _own_options() -> list[str]:
+    """The options of the command, which stand before the application."""
+    options: list[str] = []
+    for word in sys.argv[1:]:
+        if not word.startswith("--") and not (options and "=" not in options[-1]):
+            break
+        options.append(word)
+    return options
 
 
 try:
-    if not settings.enabled("disabled"):
-        _prepare()
+    _prepare()
 except Exception as problem:  # noqa: BLE001 - the application starts whatever is installed here
-    sys.stderr.write(f"spanledger: the exporters could not be checked ({type(problem).__name__})\n")
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the caller
+        sys.stderr.write(f"spanledger: the exporters could not be checked ({type(problem).__name__})\n")

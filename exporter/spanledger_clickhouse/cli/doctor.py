@@ -21,7 +21,7 @@ from spanledger.limits.policy_documents import PolicyError, load, policy_from_js
 from spanledger.limits.store.protocol import StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing.price_table import prices
-from spanledger.runtime import notices, settings
+from spanledger.runtime import notices, private_directory, settings
 from spanledger.runtime.file_locks import Lock, try_lock
 from spanledger_clickhouse.alerts import delivery_log
 from spanledger_clickhouse.budgets import table as budget_table
@@ -142,7 +142,7 @@ def _spool() -> Iterator[Finding]:
 def _write_problem(directory: Path) -> tuple[str, bool]:
     """Why no file can be made in a directory, which is made if it is not there (empty: one can); whether it has locks."""
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory.make(directory)
         with tempfile.TemporaryFile(dir=directory) as file:
             return "", try_lock(file.fileno()) is not Lock.UNSUPPORTED
     except OSError as error:
@@ -264,8 +264,8 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         )
         yield Finding(FAILURE if unannounced else WARNING, "holes", text, advice)
     else:
-        told = ledger.query(PROCESSES).rows[0][0]
-        text = f"no row number is missing of the {told:,} processes that this ledger knows of"
+        process_count = ledger.query(PROCESSES).rows[0][0]
+        text = f"no row number is missing of the {process_count:,} processes that this ledger knows of"
         yield Finding(OK, "holes", text)
 
 

@@ -54,9 +54,7 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
       spanledger ship --follow
       spanledger ship --dead --retry
     """
-    own, *others = shipper.spool_directories(undecided=True)
-    directories = [own, *(directory for directory in others if directory.is_dir())]
-    existing = [directory for directory in directories if directory.is_dir()]
+    existing = [directory for directory in shipper.spool_directories(undecided=True) if directory.is_dir()]
     if dead and not sum(_show_or_requeue(directory, retry=retry) for directory in existing):
         return
     sink = sinks.sink_from_settings() or sinks.ClickHouseSink(resolve_target())
@@ -64,7 +62,7 @@ def ship(follow: bool, every: float, dead: bool, retry: bool) -> None:
     rolled = 0.0
     while True:
         try:
-            _ship_all(directories, sink, is_quiet=follow)
+            _ship_all(shipper.spool_directories(undecided=True), sink, is_quiet=follow)
             pause = every
             sink.on_idle()
             if follow and settings.setting("otlp_endpoint") is None and time.monotonic() - rolled > ROLLUP_SECONDS:

@@ -73,8 +73,8 @@ def ledger() -> Generator[Ledger]:
     """Opens the ledger; shows a progress bar while a large spool is loaded."""
     directories = spools_of(resolve_target())
     for directory, destination in shipper.other_spools(directories):
-        place = f"for {destination}" if destination else f"in {directory} (SPANLEDGER_SPOOL_DIR)"
-        click.echo(visible(f"note: rows wait {place}, and are not in this ledger"), err=True)
+        where = f"rows for {destination}" if destination else f"rows in {directory}"
+        click.echo(visible(f"note: {where} are not in this ledger"), err=True)
     with (
         byte_progress("loading rows from the spool", sum(map(shipper.waiting_bytes, directories))) as advance,
         open_ledger(advance) as database,

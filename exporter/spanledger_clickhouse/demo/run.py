@@ -55,6 +55,8 @@ def environment(provider: Provider, state: Path) -> dict[str, str]:
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
         "XDG_STATE_HOME": str(state),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
         # OpenAI chat streams state their usage only if asked to; hosts other than OpenAI's opt in.
         "SPANLEDGER_INCLUDE_USAGE_HOSTS": "127.0.0.1",
     }
@@ -77,20 +79,33 @@ def start(env: dict[str, str], directory: Path) -> tuple[subprocess.Popen[bytes]
     application.write_bytes((resources.files("spanledger_clickhouse.demo") / "app.py").read_bytes())
     port = free_port()
     command = ["opentelemetry-instrument", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen([BIN / command[0], *command[1:]], cwd=directory, env=env)
+    try:
+        process = subprocess.Popen([BIN / command[0], *command[1:]], cwd=directory, env=env)
+    except OSError as error:
+        raise DemoError(f"{BIN / command[0]} cannot be started: {error.strerror}") from error
     url = f"http://127.0.0.1:{port}"
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         try:
-            httpx.get(f"{url}/health", timeout=1)
+            httpx.get(f"{url}/health", timeout=1, trust_env=False)
         except httpx.TransportError:
             if process.poll() is not None:
                 raise DemoError("the application did not start: its own message is above") from None
             time.sleep(0.1)
         else:
             return process, url
-    process.terminate()
+    stop(process)
     raise DemoError(f"the application did not answer within {START_SECONDS} seconds")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the application."""
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def send(client: httpx.Client, url: str, number: int) -> tuple[str, str]:
@@ -109,7 +124,7 @@ def send(client: httpx.Client, url: str, number: int) -> tuple[str, str]:
 
 def load(url: str, requests: int) -> dict[str, str]:
     """Send requests, eight at a time; returns request id -> trace id."""
-    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(8) as pool:
+    with httpx.Client(timeout=60, trust_env=False) as client, ThreadPoolExecutor(8) as pool:
         return dict(pool.map(partial(send, client, url), range(requests)))
 
 
@@ -153,8 +168,7 @@ def run(requests: int, directory: Path) -> bool:
         load(url, requests)
         time.sleep(0.5)  # background jobs that answered before they were done
     finally:
-        app.terminate()
-        app.wait(timeout=20)
+        stop(app)
     print(f"3. {requests} requests of {len(USERS)} users made {len(provider.sold)} calls. Where did the money go?\n")
     for by in ("feature", "user", "model"):
         print(_ask(env, directory, "spend", "--by", by))

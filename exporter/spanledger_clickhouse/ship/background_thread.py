@@ -14,6 +14,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from spanledger.runtime.guard import log
 from spanledger.runtime.meters import observation_callback, register_row_counters
+from spanledger.runtime.private_directory import may_hold_rows
 from spanledger.runtime.version import VERSION
 from spanledger.spool.writer import Spool
 from spanledger_clickhouse.database.connection import DatabaseError
@@ -55,7 +56,6 @@ class BackgroundShipper:
     def __init__(self, spool: Spool) -> None:
         """`spool`: of this process."""
         self._spool = spool
-        self.directories = spool.directories
         self.shipped = DrainStats()
         """Totals of this process so far."""
         self._condition = threading.Condition()
@@ -68,12 +68,19 @@ class BackgroundShipper:
         self._run_began = 0.0
         """Monotonic time at which the run in progress began; 0.0: none is."""
         self._other_shipper_active = False
+        self._waits_for_another = False
+        """Whether rows are left to another process that ships the spool."""
         self._sink: Sink | None = None
         self._thread: threading.Thread | None = None
         self._is_unavailable = False
         self._is_incomplete = False
         self._heartbeat_sent: list[bytes] = []
         self._next_reports = 0.0
+
+    @property
+    def directories(self) -> list[Path]:
+        """The spool, and where its rows are while it cannot be written, if that is this user's alone."""
+        return [directory for directory in self._spool.directories if may_hold_rows(directory)]
 
     def start(self) -> None:
         """Start if a destination is configured; an invalid one is logged."""
@@ -86,20 +93,29 @@ class BackgroundShipper:
             self._thread.start()
 
     @staticmethod
-    def register_metrics(current: Callable[[], BackgroundShipper]) -> None:
-        """Register OpenTelemetry metrics; `current` is called each time, as a forked child has its own."""
+    def register_metrics(current: Callable[[], BackgroundShipper | None]) -> None:
+        """Register OpenTelemetry metrics; `current` is called each time, as a forked child has its own, or none yet."""
+
+        def shipped() -> DrainStats:
+            shipper = current()
+            return shipper.shipped if shipper is not None else DrainStats()
+
+        def oldest_age() -> float:
+            shipper = current()
+            return max(map(oldest_age_seconds, shipper.directories)) if shipper is not None else 0.0
+
         register_row_counters(
             {
-                "spanledger.rows.shipped": ("Rows that reached the ledger", lambda: current().shipped.rows),
+                "spanledger.rows.shipped": ("Rows that reached the ledger", lambda: shipped().rows),
                 "spanledger.rows.dead": (
                     "Lines kept as dead letters",
-                    lambda: current().shipped.dead + current().shipped.torn,
+                    lambda: shipped().dead + shipped().torn,
                 ),
             }
         )
         metrics.get_meter("spanledger", VERSION).create_observable_gauge(
             "spanledger.spool.oldest_unshipped",
-            [observation_callback(lambda: max(map(oldest_age_seconds, current().directories)))],
+            [observation_callback(oldest_age)],
             "s",
             "Age of the oldest row that is not shipped",
         )
@@ -121,16 +137,12 @@ class BackgroundShipper:
             while self._flush_done < turn and not self._is_down() and (left := until - time.monotonic()) > 0:
                 self._condition.wait(min(left, self.HANG_SECONDS / 10))  # nobody says that a run begins to hang
             done = self._flush_done >= turn and self._last_run_succeeded
-            elsewhere = self._other_shipper_active and self._waiting_bytes()
-            return done and not elsewhere and not self._spool.waiting
+            return done and not self._waits_for_another and not self._spool.waiting
 
     def _is_down(self) -> bool:
         """Whether waiting for the destination is of no use: the circuit is open."""
         began = self._run_began
         return self._hangs or bool(began and time.monotonic() - began > self.HANG_SECONDS)
-
-    def _waiting_bytes(self) -> int:
-        return sum(map(waiting_bytes, self.directories))
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ship once more and stop, within `timeout` seconds; remaining rows stay in the spool."""
@@ -178,6 +190,7 @@ class BackgroundShipper:
         reports_due = self._reports_are_due()
         for directory in self.directories:
             failure = self._drain_directory(directory, reports_due=reports_due) or failure
+        self._waits_for_another = self._other_shipper_active and any(map(waiting_bytes, self.directories))
         return failure
 
     def _drain_directory(self, directory: Path, *, reports_due: bool) -> str:

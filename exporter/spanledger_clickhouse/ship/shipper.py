@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from spanledger.runtime import forks, settings
-from spanledger.runtime.file_locks import Lock, is_abandoned, try_lock
+from spanledger.runtime.file_locks import Lock, is_abandoned, try_lock, unlock
+from spanledger.runtime.private_directory import may_hold_rows, temporary_dir
 from spanledger.spool import journal
 from spanledger.spool.journal import JOURNAL_SUFFIX, Totals
 from spanledger.spool.segments import DESTINATION_FILE, SUFFIX
@@ -75,6 +76,7 @@ def exclusive_shipper(directory: Path) -> Generator[None]:
             raise BusyError(f"another process is shipping {directory}")
         yield
     finally:
+        unlock(fd)
         _held_locks.discard(fd)
         os.close(fd)
 
@@ -124,21 +126,19 @@ def spool_directories(*, undecided: bool) -> list[Path]:
         undecided: also the spool of applications that have no destination: whoever asks first takes its rows.
     """
     directories = [settings.spool_dir(), *([settings.undecided_spool_dir()] if undecided else [])]
-    found = [place for directory in directories for place in (directory, settings.fallback_spool_dir(directory))]
-    return list(dict.fromkeys(found))
+    places = [place for directory in directories for place in (directory, settings.fallback_spool_dir(directory))]
+    return [place for place in dict.fromkeys(places) if may_hold_rows(place)]
 
 
 def other_spools(directories: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Spools of this user that hold rows and are none of `directories`: (directory, destination)."""
-    found: list[tuple[Path, str]] = []
-    for parent in dict.fromkeys((settings.state_dir(), settings.temporary_dir())):
-        with contextlib.suppress(OSError):
-            found += [
-                (path, _destination(path))
-                for path in sorted(parent.glob(f"{settings.UNDECIDED_SPOOL}*"))
-                if path.is_dir() and path not in directories and waiting_bytes(path)
-            ]
-    return found
+    """Default spools of this user that hold rows and are none of `directories`: (directory, destination)."""
+    spools: list[tuple[Path, str]] = []
+    for parent in dict.fromkeys((settings.state_dir(), temporary_dir())):
+        for path in sorted(parent.glob(f"{settings.UNDECIDED_SPOOL}*")):
+            with contextlib.suppress(OSError):
+                if path.is_dir() and path not in directories and may_hold_rows(path) and waiting_bytes(path):
+                    spools.append((path, _destination(path)))
+    return spools
 
 
 def _destination(directory: Path) -> str:
@@ -261,7 +261,8 @@ def send_from_memory(lines: list[bytes], sink: Sink, directory: Path) -> DrainSt
 
 
 def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stats: DrainStats) -> None:
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as segment:
+    # For writing, too: network file systems lock only such files for one process.
+    with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as segment:
         finished = is_abandoned(segment.fileno())  # checked before reading: nothing can be appended after it
         status = os.fstat(segment.fileno())
         start = _acknowledged(path, status.st_size)
@@ -283,7 +284,7 @@ def _drain_segment(path: Path, sink: Sink, progress: Callable[[int], None], stat
                 stats.problems[_ack_file(path).name] = problem
         empty = start == 0 and time.time() - status.st_mtime < EMPTY_SEGMENT_SECONDS
         if finished and not empty:
-            path.unlink()
+            path.unlink(missing_ok=True)  # where there are no locks, another process may ship the same file
             _unnoted.pop(path, None)
             stats.problems.pop(_ack_file(path).name, None)
             with contextlib.suppress(FileNotFoundError):

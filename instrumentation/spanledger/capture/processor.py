@@ -50,7 +50,7 @@ class LedgerProcessor(SpanProcessor):
         self._spool = spool
         self._flush = flush
         self._start = start
-        self._is_started = False
+        self._start_token = [True]
         self._encoder = Encoder()
         self._requests = OpenRequests()
         self.strictness = strict
@@ -68,9 +68,17 @@ class LedgerProcessor(SpanProcessor):
     def enter_process(self) -> None:
         """Start what belongs to a process, if that has not happened yet and may happen here."""
         forks.check()
-        if not self._is_started and is_main_hub() and forks.threads_allowed():
-            self._is_started = True
-            self._start()
+        if self._start_token and is_main_hub() and forks.threads_allowed():
+            try:
+                self._start_token.pop()
+            except IndexError:  # another thread was first
+                return
+            with quietly("starting threads"):
+                try:
+                    self._start()
+                except BaseException:
+                    self._start_token.append(True)  # the next call tries again
+                    raise
 
     def _begin(self, span: Span, parent_context: Context | None) -> None:
         self.enter_process()
@@ -119,7 +127,7 @@ class LedgerProcessor(SpanProcessor):
         """In a forked child: a process of its own."""
         self._spool.after_fork()
         self._requests.after_fork()
-        self._is_started = False
+        self._start_token = [True]
 
     def shutdown(self) -> None:
         self._spool.close()

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
+from types import MethodType
 from typing import Any, Final
 
 from opentelemetry import context
@@ -20,42 +21,53 @@ from opentelemetry.context import Context
 OWN_THREADS: Final = "spanledger-"
 """Begin of the names of our own threads, which belong to no request."""
 
+_patched: Final[list[tuple[type, str, object, object]]] = []
+"""(class, name, our function, the original one)."""
+
 
 def carry_context() -> None:
     """Patch `threading.Thread` and `ThreadPoolExecutor`, once, unless the user has switched that off."""
     disabled = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").replace(" ", "").split(",")
-    if "threading" in disabled or "*" in disabled or hasattr(threading.Thread.start, "__spanledger__"):
-        return
-    threading.Thread.start = _marked(_carrying_start(threading.Thread.start))
-    ThreadPoolExecutor.submit = _marked(_carrying_submit(ThreadPoolExecutor.submit))
+    if not _patched and "threading" not in disabled and "*" not in disabled:
+        _patch(threading.Thread, "start", _carrying_start)
+        _patch(ThreadPoolExecutor, "submit", _carrying_submit)
 
 
 def stop_carrying() -> None:
-    """Undo `carry_context`."""
-    for owner, name in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit")):
-        current = getattr(owner, name)
-        if hasattr(current, "__spanledger__"):
-            setattr(owner, name, current.__wrapped__)
+    """Undo `carry_context`; a function that somebody else has patched since stays as it is."""
+    for owner, name, ours, original in _patched:
+        if getattr(owner, name) is ours:
+            setattr(owner, name, original)
+    _patched.clear()
 
 
-def _marked(function: Callable[..., Any]) -> Any:
-    function.__dict__["__spanledger__"] = True
-    return function
+def _patch(owner: type, name: str, carrying: Callable[[Any], object]) -> None:
+    original = getattr(owner, name)
+    ours = carrying(original)
+    setattr(owner, name, ours)
+    _patched.append((owner, name, ours, original))
 
 
 def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:
     @wraps(start)
     def start_with_context(thread: threading.Thread) -> None:
         current = context.get_current()
-        if current and not thread.name.startswith(OWN_THREADS):
-            run = thread.run  # of a subclass, too
+        own_run = vars(thread).get("run")
+        if not current or own_run is not None or thread.name.startswith(OWN_THREADS):
+            start(thread)
+            return
+        run = thread.run  # of a subclass, too
 
-            def run_with_context() -> None:
-                del thread.run  # the thread must not keep itself alive
-                _call_in(current, run)
+        def run_with_context(thread: threading.Thread) -> None:
+            vars(thread).pop("run", None)  # the thread must not keep itself alive
+            _call_in(current, run)
 
-            thread.run = run_with_context
-        start(thread)
+        thread.run = MethodType(run_with_context, thread)
+        try:
+            start(thread)
+        except BaseException:
+            vars(thread).pop("run", None)
+            raise
 
     return start_with_context
 
@@ -63,10 +75,8 @@ def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:
 def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(submit)
     def submit_with_context(self: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        current = context.get_current()
-        if not current:
-            return submit(self, function, *args, **kwargs)
-        return submit(self, _call_in, current, function, *args, **kwargs)
+        # An empty context, too: the worker has that of the request in which it was started.
+        return submit(self, _call_in, context.get_current(), function, *args, **kwargs)
 
     return submit_with_context
 

@@ -21,7 +21,7 @@ IS_POSIX: Final = fcntl is not None
 """Whether this system has what the spool needs."""
 
 ABANDONED_SECONDS: Final = 600.0
-"""Twice the time after which a writer begins a new file (segments.SEGMENT_SECONDS)."""
+"""A writer that has written nothing for that long, twice segments.SEGMENT_SECONDS, begins a new file with its next row."""
 
 
 class Lock(Enum):
@@ -56,9 +56,18 @@ def wait_for_lock(fd: int) -> None:
             return
 
 
+def unlock(fd: int) -> None:
+    """Let go of the lock of an open file, for every child that has inherited the file as well."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            return
+
+
 def is_abandoned(fd: int, *, shared: bool = False) -> bool:
     """Whether no process writes the file any more; if its file system has locks, its lock is taken to find out."""
     lock = try_lock(fd, shared=shared)
-    if lock is Lock.UNSUPPORTED:
+    if lock is Lock.UNSUPPORTED:  # also where a network file system wants a file that is open for writing
         return time.time() - os.fstat(fd).st_mtime > ABANDONED_SECONDS
     return lock is Lock.HELD

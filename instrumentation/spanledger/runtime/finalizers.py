@@ -27,7 +27,8 @@ def start_worker() -> None:
     if _on_gc not in gc.callbacks:
         gc.callbacks.append(_on_gc)
     queue = _queue
-    queue.start(lambda: _run_queue(queue), "spanledger-finalizing")
+    if forks.threads_allowed():
+        queue.start(lambda: _run_queue(queue), "spanledger-finalizing")
 
 
 def is_main_hub() -> bool:

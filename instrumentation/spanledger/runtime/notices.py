@@ -1,7 +1,7 @@
-"""Conditions under which Spanledger works less well: said once a process, in the log and, through a file, by doctor.
+"""Logs each condition of the host once per process, and appends it to a file, which `spanledger doctor` reads.
 
 The file `notices.log` stands in the spool. Its lines are JSON: `{"at": Unix seconds, "service": ..., "pid": ..., "text": ...}`.
-Only the spool's writer touches it, never a thread that waits for a call.
+It is written where rows are written: by the spool's thread, where it has one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ MAX_FILE_BYTES: Final = 64 << 10
 MAX_NOTICES: Final = 100
 """Further ones of a process are dropped: hosts and paths may be many."""
 
-_known: dict[str, float] = {}
+_logged_at: dict[str, float] = {}
 _unwritten: deque[str] = deque()
 
 
 def add(text: str, level: int = logging.WARNING) -> None:
     """Log a condition, with what to do about it, unless this process has said so before."""
-    if text in _known or len(_known) >= MAX_NOTICES:
+    if text in _logged_at or len(_logged_at) >= MAX_NOTICES:
         return
-    _known[text] = time.time()
+    _logged_at[text] = time.time()
     _unwritten.append(text)
     with suppress(Exception):  # a filter or handler of the application
         log.log(level, "%s", text)
@@ -50,7 +50,7 @@ def write(directory: Path, service: str) -> None:
             os.ftruncate(fd, 0)
         while _unwritten:
             text = _unwritten[0]
-            line = {"at": round(_known.get(text, 0)), "service": service, "pid": os.getpid(), "text": text}
+            line = {"at": round(_logged_at.get(text, 0)), "service": service, "pid": os.getpid(), "text": text}
             os.write(fd, json.dumps(line).encode() + b"\n")
             _unwritten.popleft()
     finally:

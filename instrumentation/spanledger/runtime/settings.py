@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from spanledger.runtime.guard import log
+from spanledger.runtime.private_directory import temporary_dir
 from spanledger.runtime.untrusted_json import Json, mapping
 
 UNDECIDED_SPOOL: Final = "spool"
@@ -60,11 +61,6 @@ def state_dir() -> Path:
         return temporary_dir()
 
 
-def temporary_dir() -> Path:
-    """`spanledger-<user number>` in the directory for temporary files."""
-    return Path(os.environ.get("TMPDIR") or "/tmp", f"spanledger-{os.getuid()}")  # noqa: S108 - checked where it is made
-
-
 def destination() -> str | None:
     """Where the rows of this process go: the Collector, else the database; None where they wait for a command."""
     return setting("otlp_endpoint") or setting("dsn")
@@ -90,14 +86,15 @@ def undecided_spool_dir() -> Path:
 
 
 def fallback_spool_dir(directory: Path) -> Path:
-    """Where rows go if the spool `directory` cannot be written: the same one for every process of this user."""
+    """Where rows go if the spool `directory` cannot be written: the same one for every process of this user and TMPDIR."""
     return temporary_dir() / f"{directory.name}-{_key(str(directory))}"
 
 
 def destination_name(address: str) -> str:
     """`address` without credentials and options: what a spool is named for. A changed password is no other destination."""
-    scheme, separator, rest = address.partition("://")
-    return f"{scheme.lower()}{separator}{rest.partition('?')[0].rpartition('@')[2].rstrip('/')}"
+    address = re.sub(r"(?<=://)[^:/@]*:.*@", "", address)  # first: a password may have any character
+    address = re.sub(r"(?<=://)[^:/@]+@", "", address)
+    return address.partition("?")[0].rstrip("/").lower()
 
 
 def _key(text: str) -> str:

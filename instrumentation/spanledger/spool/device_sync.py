@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from spanledger.runtime.forks import threads_allowed
+
 
 class DeviceSync:
     """Forces what was written onto the device every few milliseconds, from a thread (SPANLEDGER_SPOOL_SYNC_MS)."""
@@ -26,7 +28,7 @@ class DeviceSync:
         if not self._milliseconds:
             return
         self._dirty.set()
-        if not self._running:
+        if not self._running and threads_allowed():
             with contextlib.suppress(RuntimeError):  # no thread can be started now: the system decides when to write
                 threading.Thread(target=self._run, name="spanledger-sync", daemon=True).start()
                 self._running = True

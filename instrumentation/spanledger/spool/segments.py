@@ -6,10 +6,8 @@ The writer holds a lock on the segment it writes; a reader that gets the lock kn
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
-import stat
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from spanledger.runtime import private_directory
 from spanledger.runtime.file_locks import Lock, try_lock
 from spanledger.runtime.guard import log
 
@@ -187,9 +186,7 @@ class Segments:
     def _open_in(self, directory: Path) -> Place:
         self.directory = directory
         with self.system_call():
-            if directory == self._fallback:
-                _make_private(directory.parent)
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_directory.make(directory)
             self._other_bytes = self._used_bytes()
             if self._other_bytes >= self.max_bytes:
                 self._log_full()
@@ -278,11 +275,3 @@ class Segments:
                     if entry.is_file(follow_symlinks=False):
                         used += entry.stat(follow_symlinks=False).st_size
         return used
-
-
-def _make_private(directory: Path) -> None:
-    """Make a directory in a place that everybody writes to; OSError unless it is that of this user alone."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(errno.EACCES, "not a directory of this user alone", str(directory))

@@ -192,14 +192,13 @@ class Spool:
     def is_written(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the disk; returns whether no row is in memory only."""
         process, until = self._current(), time.monotonic() + timeout
-        if process.rows:
-            process.segments.try_now()
-            if self._deadline > 0 and self._start_thread(process):
-                process.requests.put(_Row(b""))  # no row: the thread looks after those that wait
-            else:
-                self._write_here(process)
-        while process.rows and time.monotonic() < until:
-            time.sleep(0.01)
+        if process.rows and self._deadline > 0 and self._start_thread(process):
+            attempt = _Row(b"", written=threading.Lock())  # no row: the thread looks after those that wait
+            if attempt.written is not None and attempt.written.acquire():
+                process.requests.put(attempt)
+                attempt.written.acquire(timeout=max(0.0, until - time.monotonic()))
+        elif process.rows:
+            self._write_here(process)
         return not process.rows
 
     @property
@@ -295,6 +294,8 @@ class Spool:
                     if row.is_end:
                         self._end(process)
                     else:
+                        if not row.line:
+                            process.segments.try_now()
                         self._write_rows(process)
             except Exception as error:  # noqa: BLE001 - the thread continues whatever a logger or a disk does
                 self._log_once(f"the spool's thread met {type(error).__name__}: {error}")
