@@ -49,8 +49,10 @@ def open_ledger(
 
 def spools_of(target: Target) -> list[Path]:
     """The spools that a question to `target` takes in. What applications without a destination wrote goes to an embedded
-    ledger; to a server only if somebody says so (`spanledger ship`)."""
-    return shipper.spool_directories(undecided=target.embedded)
+    ledger; to a server only if somebody says so (`spanledger ship`), as do rows that are for another destination."""
+    own = settings.destination_name(settings.destination() or "")
+    directories = shipper.spool_directories(undecided=target.embedded)
+    return [directory for directory in directories if shipper.destination_of(directory) in ("", own)]
 
 
 def _take_in(directory: Path, sink: ClickHouseSink, progress: Callable[[int], None]) -> None:

@@ -99,7 +99,9 @@ def _show_start_line(provider: TracerProvider | None) -> None:
     os.environ[START_LINE_SHOWN] = "1"
     service = _service_name((provider or _fallback_provider()).resource)
     destination = settings.destination()
-    place = settings.mask_credentials(destination) if destination else f"{settings.spool_dir()} (see: spanledger spend)"
+    place = f"{settings.spool_dir()} (see: spanledger spend)"
+    if destination is not None and ships():
+        place = settings.mask_credentials(destination)
     sys.stderr.write(f"spanledger: recording LLM calls of {service} to {place}\n")
 
 

@@ -52,7 +52,12 @@ ENTRY_POINTS: Final = {
 def sdks() -> list[Finding]:
     """Check which SDKs are installed, and whether each has every function that is patched."""
     findings: list[Finding] = []
+    disabled = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").replace(" ", "").split(",")
     for distribution, (package, modules) in SDK_HOOKS.items():
+        if f"spanledger-{distribution}" in disabled or "*" in disabled:
+            advice = f"take spanledger-{distribution} out of OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+            findings.append(Finding(WARNING, distribution, "it is switched off: its calls are NOT recorded", advice))
+            continue
         try:
             version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
@@ -139,26 +144,13 @@ def _version(distribution: str) -> str:
 def _exporters() -> list[Finding]:
     """An exporter that is asked for and not installed ends OpenTelemetry's own start, and with it every instrumentor."""
     if settings.enabled("disabled") or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return [
-            Finding(
-                FAILURE,
-                "exporters",
-                "OpenTelemetry is switched off here",
-                "unset SPANLEDGER_DISABLED and OTEL_SDK_DISABLED",
-            )
-        ]
+        name = "SPANLEDGER_DISABLED" if settings.enabled("disabled") else "OTEL_SDK_DISABLED"
+        return [Finding(FAILURE, "exporters", f"{name} is set: everything is switched off here", f"unset {name}")]
     findings: list[Finding] = []
-    if defaults := otel_exporters.missing_exporters(by_default=True):
-        findings.append(
-            Finding(WARNING, "exporters", otel_exporters.default_text(defaults), otel_exporters.DEFAULT_ADVICE)
-        )
     if configured := otel_exporters.missing_exporters(by_default=False):
-        findings.append(
-            Finding(
-                FAILURE,
-                "exporters",
-                otel_exporters.configured_text(configured),
-                otel_exporters.configured_advice(configured),
-            )
-        )
+        text, advice = otel_exporters.configured_text(configured), otel_exporters.configured_advice(configured)
+        findings.append(Finding(FAILURE, "exporters", text, advice))
+    elif defaults := otel_exporters.missing_exporters(by_default=True):
+        text = otel_exporters.default_text(defaults)
+        findings.append(Finding(WARNING, "exporters", text, otel_exporters.DEFAULT_ADVICE))
     return findings or [Finding(OK, "exporters", "every configured exporter is installed")]

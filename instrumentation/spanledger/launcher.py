@@ -15,11 +15,11 @@ def _prepare() -> None:
 
     if settings.enabled("disabled") or any("export" in option for option in _own_options()):
         return  # an option of the command decides, which is read later
+    configured = otel_exporters.missing_exporters(by_default=False)
     defaults = otel_exporters.missing_exporters(by_default=True)
-    if defaults:
+    if defaults and not configured:
         otel_exporters.switch_off(defaults)
         sys.stderr.write(f"spanledger: {otel_exporters.default_text(defaults)}. {otel_exporters.DEFAULT_ADVICE}\n")
-    configured = otel_exporters.missing_exporters(by_default=False)
     if configured:
         text, advice = otel_exporters.configured_text(configured), otel_exporters.configured_advice(configured)
         sys.stderr.write(f"spanledger: {text}. {advice}\n")

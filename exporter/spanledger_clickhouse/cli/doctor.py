@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 from rich.markup import escape
@@ -34,11 +37,13 @@ from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.report.sections import visible
 from spanledger_clickhouse.ship import dead_letters, shipper
+from spanledger_clickhouse.ship.sinks import OtlpSink
 
 MARKS: Final = {OK: "[green]ok[/green]     ", WARNING: "[yellow]warning[/yellow]", FAILURE: "[red]FAILURE[/red]"}
 
 MAX_BUDGET_NAMES: Final = 5
 """Budgets that are listed by name."""
+CONNECT_SECONDS: Final = 3.0
 STALE_SPOOL_SECONDS: Final = 300
 """Rows that wait longer than this are not being shipped."""
 
@@ -69,7 +74,7 @@ def doctor(as_json: bool) -> None:
         *_limits(),
         *_spool(),
         *_prices(),
-        *_database(),
+        *_destination(),
     ]
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
@@ -131,9 +136,8 @@ def _spool() -> Iterator[Finding]:
         yield from _contents(directory)
     for directory, name in shipper.other_spools(directories):
         text = f"{directory} holds rows for {name or 'a destination that is not the one of these settings'}"
-        yield Finding(
-            WARNING, "spool", text, "run doctor, and `spanledger ship`, with the settings of that application"
-        )
+        advice = f"send them with the settings of that application, or here: SPANLEDGER_SPOOL_DIR={directory} spanledger ship"
+        yield Finding(WARNING, "other spool", text, advice)
     if settings.destination() and own.is_dir():
         yield _shipper(own, shipper.waiting_bytes(own))
     yield from _notices(directories)
@@ -188,8 +192,9 @@ def _shipper(directory: Path, waiting: int) -> Finding:
         return Finding(OK, "shipper", "a process ships the spool")
     if not waiting:
         return Finding(OK, "shipper", "no process ships the spool now, and nothing waits in it")
-    advice = "start the application, or `spanledger ship --follow`; `spanledger ship` sends what waits now"
-    return Finding(WARNING, "shipper", "no process ships the spool now", advice)
+    advice = "is the application running, or `spanledger ship --follow`? `spanledger ship` sends what waits now"
+    text = "no process ships the spool at this moment; one whose destination does not answer pauses up to a minute"
+    return Finding(WARNING, "shipper", text, advice)
 
 
 def _prices() -> Iterator[Finding]:
@@ -201,6 +206,36 @@ def _prices() -> Iterator[Finding]:
         yield Finding(WARNING, "prices", f"{text}, {age} days old", advice)
     else:
         yield Finding(OK, "prices", text)
+
+
+def _destination() -> Iterator[Finding]:
+    """Checks the Collector if there is one, which has the ledger behind it, else the database."""
+    endpoint = settings.setting("otlp_endpoint")
+    if endpoint:
+        yield _collector(endpoint)
+    elif settings.setting("dsn") is None and importlib.util.find_spec("chdb") is None:
+        text = "there is no embedded engine in this environment, and the application needs none"
+        yield Finding(OK, "database", text, "ask with the command that was installed with 'spanledger[embedded]'")
+    else:
+        yield from _database()
+
+
+def _collector(endpoint: str) -> Finding:
+    """Checks that somebody takes connections at the Collector's address."""
+    try:
+        shown = OtlpSink(endpoint).shown
+        parts = urlsplit(endpoint)
+        address = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection(address, CONNECT_SECONDS):
+            return Finding(OK, "collector", f"{shown} takes connections; the ledger is behind it")
+    except DatabaseError as error:
+        return Finding(FAILURE, "collector", str(error), "set SPANLEDGER_OTLP_ENDPOINT to http://host:4318")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        text = f"{settings.mask_credentials(endpoint)} cannot be reached: {reason}"
+        return Finding(
+            FAILURE, "collector", text, "start it, or correct SPANLEDGER_OTLP_ENDPOINT; rows wait in the spool"
+        )
 
 
 def _database() -> Iterator[Finding]:
@@ -229,7 +264,9 @@ def _database() -> Iterator[Finding]:
                 OK, "database", "reachable; this user has no read access: run doctor as a reader to check the contents"
             )
             return
-        yield Finding(FAILURE, "database", str(error), "rows wait in the spool until the database is reachable")
+        dsn = settings.setting("dsn")
+        what = "SPANLEDGER_DSN, if its host, port or user is wrong" if dsn else "XDG_STATE_HOME to a writable directory"
+        yield Finding(FAILURE, "database", str(error), f"set {what}; rows wait in the spool meanwhile")
 
 
 def _last_day(ledger: Ledger) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 from rich.text import Text
 
+from spanledger.runtime import settings
 from spanledger_clickhouse.database.connection import DatabaseError, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.report.sections import visible
@@ -72,14 +73,28 @@ def report_user_errors(command: Callable[P, R]) -> Callable[P, R]:
 def ledger() -> Generator[Ledger]:
     """Opens the ledger; shows a progress bar while a large spool is loaded."""
     directories = spools_of(resolve_target())
-    for directory, destination in shipper.other_spools(directories):
-        where = f"rows for {destination}" if destination else f"rows in {directory}"
-        click.echo(visible(f"note: {where} are not in this ledger"), err=True)
+    for note in notes_on_other_rows(directories):
+        click.echo(visible(note), err=True)
     with (
         byte_progress("loading rows from the spool", sum(map(shipper.waiting_bytes, directories))) as advance,
         open_ledger(advance) as database,
     ):
         yield database
+
+
+def notes_on_other_rows(directories: Sequence[Path]) -> list[str]:
+    """What waits on this machine and is not in the ledger that is asked; `directories` are the spools that are taken in."""
+    collector = settings.setting("otlp_endpoint")
+    if collector is not None:
+        shown = settings.destination_name(collector)
+        waits = any(map(shipper.waiting_bytes, directories))
+        return [f"note: rows wait for {shown}; ask the ClickHouse behind it (SPANLEDGER_DSN)"] if waits else []
+    return [
+        f"note: rows for {destination} are not in this ledger (spanledger doctor)"
+        if destination
+        else f"note: rows in {directory} are not in this ledger (spanledger doctor)"
+        for directory, destination in shipper.other_spools(directories)
+    ]
 
 
 @contextmanager

@@ -7,9 +7,19 @@ from typing import Final
 import click
 
 from spanledger.semconv.dimensions import BY_LABEL
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, spinner, usd
+from spanledger_clickhouse.cli.output import (
+    as_json,
+    console,
+    ledger,
+    notes_on_other_rows,
+    report_user_errors,
+    show,
+    spinner,
+    usd,
+)
 from spanledger_clickhouse.database.ledger import NotReadOnlyError
 from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.session import spools_of
 
 VIEWS: Final = ("feature", "user", "request", "model")
 """Groups with a view of their own, which has more columns than the generic query."""
@@ -44,7 +54,8 @@ def spend(by: str, top: int, as_json: bool) -> None:
         if not as_json:
             total, calls, unpriced, unattributed, lost = database.query(statement("cli/total")).rows[0]
             if not calls:
-                console().print(NO_CALLS_HINT)
+                if not notes_on_other_rows(spools_of(database.target)):
+                    console().print(NO_CALLS_HINT)
                 return
             console().print(
                 f"\ntotal {usd(total or 0)} USD in {calls:,} calls; {unpriced:,} without a price; "

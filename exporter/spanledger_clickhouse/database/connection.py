@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -118,8 +119,8 @@ def connect(target: Target) -> Any:
         return _use_utc(client)
     except ImportError as error:
         raise DatabaseError(
-            "the embedded ledger needs chDB: pip install 'spanledger[embedded]', "
-            "or set SPANLEDGER_DSN to a ClickHouse server"
+            f"the embedded ledger needs chDB, which {sys.prefix} lacks: use the spanledger command that was installed "
+            "with 'spanledger[embedded]', install that here, or set SPANLEDGER_DSN to a ClickHouse server"
         ) from error
     except (Error, OSError) as error:
         if target.embedded:

@@ -49,7 +49,9 @@ class BackgroundShipper:
     MAX_PAUSE_SECONDS: Final = 60.0
     REPORT_SECONDS: Final = 5.0
     HANG_SECONDS: Final = 2.0
-    """A destination that has not answered for that long is not waited for."""
+    """A destination that fails after that long is not waited for until it answers again."""
+    PATIENCE_SECONDS: Final = 0.25
+    """A caller that has waited for less says nothing about the destination."""
     STRANDED_SECONDS: Final = 0.5
     """How long a row is in memory before it is shipped from there."""
 
@@ -65,8 +67,9 @@ class BackgroundShipper:
         self._stopped = False
         self._hangs = False
         """Whether the last run failed because nobody answered for long."""
-        self._run_began = 0.0
-        """Monotonic time at which the run in progress began; 0.0: none is."""
+        self._run_number = 0
+        self._abandoned_run = -1
+        """The run for which a caller has waited in vain."""
         self._other_shipper_active = False
         self._waits_for_another = False
         """Whether rows are left to another process that ships the spool."""
@@ -123,7 +126,7 @@ class BackgroundShipper:
     def flush(self, timeout: float) -> bool:
         """Ship the current spool within `timeout` seconds; returns whether all of it was shipped.
 
-        A destination that has not answered for long is tried again, and not waited for until it has.
+        A destination for which a caller has waited in vain is tried again, and not waited for until it has answered.
         """
         with self._condition:
             if self._thread is None:
@@ -133,16 +136,14 @@ class BackgroundShipper:
             self._condition.notify_all()
             if self._is_down():
                 return False
-            until = time.monotonic() + timeout
-            while self._flush_done < turn and not self._is_down() and (left := until - time.monotonic()) > 0:
-                self._condition.wait(min(left, self.HANG_SECONDS / 10))  # nobody says that a run begins to hang
-            done = self._flush_done >= turn and self._last_run_succeeded
-            return done and not self._waits_for_another and not self._spool.waiting
+            shipped = self._condition.wait_for(lambda: self._flush_done >= turn, timeout)
+            if not shipped and timeout >= self.PATIENCE_SECONDS:
+                self._abandoned_run = self._run_number
+            return shipped and self._last_run_succeeded and not self._waits_for_another and not self._spool.waiting
 
     def _is_down(self) -> bool:
-        """Whether waiting for the destination is of no use: the circuit is open."""
-        began = self._run_began
-        return self._hangs or bool(began and time.monotonic() - began > self.HANG_SECONDS)
+        """Whether waiting for the destination is of no use, as another caller has waited already: the circuit is open."""
+        return self._hangs or self._abandoned_run == self._run_number
 
     def stop(self, timeout: float = 2.0) -> None:
         """Ship once more and stop, within `timeout` seconds; remaining rows stay in the spool."""
@@ -161,13 +162,14 @@ class BackgroundShipper:
                 delay = pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter against simultaneous retries
                 self._condition.wait_for(lambda: self._flush_requested > self._flush_done, delay)
                 serving, last = self._flush_requested, self._stopped
-                self._run_began = time.monotonic()
+                self._run_number += 1
+            began = time.monotonic()
             with suppress_instrumentation():  # our own requests are not spans of the application
                 clean = self._run_once()
             pause = self.PAUSE_SECONDS if clean else min(pause * 2, self.MAX_PAUSE_SECONDS)
             with self._condition:
-                self._hangs = self._is_unavailable and time.monotonic() - self._run_began > self.HANG_SECONDS
-                self._flush_done, self._last_run_succeeded, self._run_began = serving, clean, 0.0
+                self._hangs = self._is_unavailable and time.monotonic() - began > self.HANG_SECONDS
+                self._flush_done, self._last_run_succeeded, self._abandoned_run = serving, clean, -1
                 self._condition.notify_all()
             if last:
                 return

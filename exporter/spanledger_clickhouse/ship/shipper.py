@@ -133,15 +133,17 @@ def spool_directories(*, undecided: bool) -> list[Path]:
 def other_spools(directories: Sequence[Path]) -> list[tuple[Path, str]]:
     """Default spools of this user that hold rows and are none of `directories`: (directory, destination)."""
     spools: list[tuple[Path, str]] = []
-    for parent in dict.fromkeys((settings.state_dir(), temporary_dir())):
-        for path in sorted(parent.glob(f"{settings.UNDECIDED_SPOOL}*")):
-            with contextlib.suppress(OSError):
-                if path.is_dir() and path not in directories and may_hold_rows(path) and waiting_bytes(path):
-                    spools.append((path, _destination(path)))
+    parents = dict.fromkeys((settings.state_dir(), temporary_dir()))
+    places = [settings.spool_dir(), *(path for parent in parents for path in sorted(parent.glob("spool*")))]
+    for path in dict.fromkeys(places):
+        with contextlib.suppress(OSError):
+            if path.is_dir() and path not in directories and may_hold_rows(path) and waiting_bytes(path):
+                spools.append((path, destination_of(path)))
     return spools
 
 
-def _destination(directory: Path) -> str:
+def destination_of(directory: Path) -> str:
+    """The destination of the rows in a spool, without credentials; empty if there is none, or it is not known."""
     try:
         with open(os.open(directory / DESTINATION_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
             return file.read(500).strip()

@@ -16,8 +16,8 @@ OTLP_EXPORTERS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto
 SIGNALS: Final = ("traces", "metrics", "logs")
 
 DEFAULT_ADVICE: Final = (
-    "Set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf to export over HTTP, "
-    "or OTEL_TRACES_EXPORTER=none OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none to export nothing"
+    "Set OTEL_TRACES_EXPORTER=none OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none if you have no other back end, or "
+    "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf to export over HTTP"
 )
 
 

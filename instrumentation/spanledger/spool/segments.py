@@ -198,14 +198,18 @@ class Segments:
 
     def _name_destination(self) -> None:
         """Note beside the segments where their rows go."""
+        path = self.directory / DESTINATION_FILE
         with suppress(OSError):
-            if self._destination:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(self.directory / DESTINATION_FILE, flags, 0o600)
-                try:
-                    os.write(fd, self._destination.encode(errors="replace") + b"\n")
-                finally:
-                    os.close(fd)
+            if not self._destination:
+                path.unlink()
+                return
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+            try:
+                content = self._destination.encode(errors="replace") + b"\n"
+                os.pwrite(fd, content, 0)
+                os.ftruncate(fd, len(content))
+            finally:
+                os.close(fd)
 
     def _create(self) -> int:
         """A new, locked segment. A shipper may hold its lock for a moment: then the next number is taken."""
