@@ -31,7 +31,7 @@ from spanledger.limits.store.protocol import Store
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import calculator
 from spanledger.providers import anthropic, google, openai
-from spanledger.runtime import finalizers, guard, notices
+from spanledger.runtime import finalizers, guard, notices, settings
 from spanledger.spool.writer import SUFFIX, Spool
 from spanledger_clickhouse import http_client
 from spanledger_clickhouse.database.connection import Target, open_client
@@ -56,6 +56,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(settings, "_pinned_directory", "")
     notices._logged_at.clear()  # what an earlier test met
     notices._unwritten.clear()
     api.reset()  # the limiter of the process, which an earlier test may have made

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from canned import Canned
 from programs import BIN, COVERAGE
 from spanledger.runtime import settings
 from spanledger_clickhouse.demo.loopback_provider import Provider
@@ -383,6 +384,58 @@ os.wait()
     [file] = (tmp_path / "spanledger/spool").glob("*.jsonl")
     [row] = [dict(zip(COLUMNS, row, strict=True)) for line in file.read_bytes().splitlines() for row in rows(line)]
     assert (row["user_id"], row["price_status"], row["sequence"]) == ("ada", "priced", 0)
+
+
+@pytest.mark.parametrize("stderr", ["closed", "full"])
+def test_a_stderr_that_takes_nothing_is_no_error(stderr: str, provider: Provider, tmp_path: Path):
+    env = {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "XDG_STATE_HOME": str(tmp_path), "OTEL_SERVICE_NAME": "shop",
+        "OPENAI_BASE_URL": f"{provider.url}/v1",
+    }  # fmt: skip
+    (tmp_path / "app.py").write_text(CALL)
+    end = "2>&-" if stderr == "closed" else "2>/dev/full"
+    command = f"opentelemetry-instrument python app.py {end}"  # opentelemetry-distro is here, its exporter is not
+    done = subprocess.run(["sh", "-c", command], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.stdout == "text-embedding-3-small\n"
+    assert done.returncode in (0, 120)  # 120: Python itself could not flush what its logging has written
+    assert calls(tmp_path) == 1
+
+
+def test_a_logging_handler_that_raises_does_not_reach_the_call(provider: Provider, tmp_path: Path):
+    code = """
+import logging
+class Broken(logging.Handler):
+    def emit(self, record): raise ValueError("handler broke")
+logging.getLogger().addHandler(Broken())
+"""
+    done = run(code + CALL + CALL, provider, tmp_path)
+    assert done.stdout == "text-embedding-3-small\n" * 2, done.stderr
+    assert calls(tmp_path) == 2
+
+
+def test_settings_of_a_file_hold_wherever_the_application_goes(provider: Provider, tmp_path: Path):
+    (tmp_path / "spanledger.toml").write_text('otlp_endpoint = "http://127.0.0.1:9"\n')
+    code = CALL + "import os, spanledger\nos.chdir('/')\nprint(spanledger.flush())\n"
+    done = run(code, provider, tmp_path)
+    assert done.stdout.splitlines() == ["text-embedding-3-small", "False"], "it is not reachable"
+
+
+def test_a_short_program_ships_its_rows_at_its_end(provider: Provider, tmp_path: Path):
+    collector = Canned()
+    collector.answers["/v1/traces"] = {}
+    run(CALL, provider, tmp_path, SPANLEDGER_OTLP_ENDPOINT=collector.url)
+    collector.close()
+    assert collector.asked
+    assert calls(tmp_path) == 0
+
+
+def test_two_tenants_of_one_collector_have_a_spool_each(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPANLEDGER_OTLP_ENDPOINT", "http://h:4318/v1/traces")
+    places = {settings.spool_dir()}
+    for token in ("a", "b"):
+        monkeypatch.setenv("SPANLEDGER_OTLP_HEADERS", f"authorization=Bearer%20{token}")
+        places.add(settings.spool_dir())
+    assert len(places) == 3
 
 
 def test_without_the_bundled_prices_a_row_keeps_its_user_and_number(provider: Provider, tmp_path: Path):

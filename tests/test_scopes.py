@@ -362,6 +362,40 @@ def test_a_thread_that_could_not_be_started_can_be_started_again(
     assert seen == ["ada"]
 
 
+def test_unusual_threads_start_as_they_would_without_us(carried_threads: None):
+    seen: list[str] = []
+
+    class Property(threading.Thread):
+        @property
+        def run(self):
+            return lambda: seen.append("property")
+
+    class Nameless(threading.Thread):
+        @property
+        def name(self):
+            return None
+
+        def run(self) -> None:
+            seen.append("nameless")
+
+    class Unready(threading.Thread):
+        def __init__(self) -> None:
+            pass
+
+    own = threading.Thread()
+    own.run = lambda: seen.append("own")
+    with spanledger.attribution(user="ada"):
+        for thread in (Property(), Nameless(), own):
+            thread.start()
+            thread.join()
+        with pytest.raises(RuntimeError, match="__init__"):
+            Unready().start()
+        with pytest.raises(RuntimeError, match="once"):
+            own.start()
+    assert seen == ["property", "nameless", "own"]
+    assert "run" in vars(own)
+
+
 def test_another_patch_of_threads_survives_ours(carried_threads: None, monkeypatch: pytest.MonkeyPatch):
     """As of error trackers, which wrap the function of `run` and call it with the thread."""
     seen: list[object] = []

@@ -31,7 +31,7 @@ from spanledger.context import propagation, threads, unattributed
 from spanledger.limits import api
 from spanledger.runtime import finalizers, forks, notices, settings
 from spanledger.runtime.file_locks import IS_POSIX
-from spanledger.runtime.guard import log, quietly
+from spanledger.runtime.guard import log, quietly, say
 from spanledger.runtime.version import VERSION
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
@@ -39,6 +39,7 @@ from spanledger.spool.writer import Spool
 DEFAULT_MAX_BYTES = 1 << 30
 DEFAULT_DEADLINE_MS = 5
 DEFAULT_FLUSH_TIMEOUT_MS = 2000
+MAX_FORK_DELAY_SECONDS = 2.0
 UNNAMED_SERVICE = "unknown_service"
 START_LINE_SHOWN = "SPANLEDGER_START_LINE_SHOWN"
 """Environment variable that the first process of a program leaves to those that it starts."""
@@ -54,6 +55,7 @@ _fallback: TracerProvider | None = None
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _shipper: Any = None
 _shipper_ready = threading.Event()
+_preparing: threading.Thread | None = None
 _metrics_registered = False
 
 
@@ -64,6 +66,7 @@ def pre_instrument() -> None:
             notices.add(NOT_POSIX)
         if disabled():
             return
+        settings.pin_working_directory()
         propagation.wrap_propagator()  # before the first request: the first call may come much later
         threads.carry_context()
         provider = _sdk_provider(trace.get_tracer_provider())
@@ -102,7 +105,7 @@ def _show_start_line(provider: TracerProvider | None) -> None:
     place = f"{settings.spool_dir()} (see: spanledger spend)"
     if destination is not None and ships():
         place = settings.mask_credentials(destination)
-    sys.stderr.write(f"spanledger: recording LLM calls of {service} to {place}\n")
+    say(f"recording LLM calls of {service} to {place}")
 
 
 def _service_name(resource: Resource) -> str:
@@ -124,6 +127,7 @@ def install(tracer_provider: Any = None) -> bool:
     if disabled():
         return False
     with quietly("installing Spanledger"), _lock:
+        settings.pin_working_directory()
         provider = _sdk_provider(tracer_provider or trace.get_tracer_provider())
         if provider is None:
             log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")
@@ -246,6 +250,8 @@ def _ledger_processor() -> LedgerProcessor:
         metrics.register_spool_metrics(_spool)
         metrics.register_limit_metrics()
         forks.in_child(_after_fork)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_before_fork)
         atexit.register(_at_exit)
         _processor.enter_process()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
@@ -287,7 +293,10 @@ def _int_setting(name: str, default: int, *, at_least: int = 0) -> int:
 def _start_in_process() -> None:
     """Start the threads of this process: at the start of the program, and with the first call of a forked child."""
     finalizers.start_worker()  # not with the first stream: a greenlet of some pool's thread might never run
-    threading.Thread(target=_load_in_background, name="spanledger-prepare", daemon=True).start()
+    global _preparing
+    thread = threading.Thread(target=_load_in_background, name="spanledger-prepare", daemon=True)
+    thread.start()
+    _preparing = thread
 
 
 def _load_in_background() -> None:
@@ -321,16 +330,26 @@ def _start_shipper() -> None:
 def _at_exit() -> None:
     """Write the end marker with the last sequence number, and ship the spooled rows if possible."""
     with quietly("ending"):
+        until = time.monotonic() + flush_timeout()
         finalizers.wait(1.0)
         if _spool is not None:
             _spool.close()
+            if ships() and _processor is not None and not _processor.is_new:
+                _shipper_ready.wait(_left(until))  # of a program that has only just begun
         if _shipper is not None:
             _shipper.stop(flush_timeout())
 
 
+def _before_fork() -> None:
+    """Let the thread that imports finish: a child would wait for ever for a module that its parent was importing."""
+    thread = _preparing
+    if thread is not None and thread is not threading.current_thread() and thread.is_alive():
+        thread.join(MAX_FORK_DELAY_SECONDS)
+
+
 def _after_fork() -> None:
-    global _lock, _shipper, _shipper_ready
-    _lock, _shipper, _shipper_ready = threading.RLock(), None, threading.Event()
+    global _lock, _shipper, _shipper_ready, _preparing
+    _lock, _shipper, _shipper_ready, _preparing = threading.RLock(), None, threading.Event(), None
     call.after_fork()
     if _processor is not None:
         _processor.after_fork()

@@ -8,21 +8,22 @@ whose exporter is missing are switched off if nobody has configured them, and na
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 
 def _prepare() -> None:
     from spanledger.runtime import otel_exporters, settings
+    from spanledger.runtime.guard import say
 
     if settings.enabled("disabled") or any("export" in option for option in _own_options()):
         return  # an option of the command decides, which is read later
     configured = otel_exporters.missing_exporters(by_default=False)
     defaults = otel_exporters.missing_exporters(by_default=True)
-    if defaults and not configured:
-        otel_exporters.switch_off(defaults)
-        sys.stderr.write(f"spanledger: {otel_exporters.default_text(defaults)}. {otel_exporters.DEFAULT_ADVICE}\n")
     if configured:
-        text, advice = otel_exporters.configured_text(configured), otel_exporters.configured_advice(configured)
-        sys.stderr.write(f"spanledger: {text}. {advice}\n")
+        say(f"{otel_exporters.configured_text(configured)}. {otel_exporters.configured_advice(configured)}")
+    elif defaults:
+        otel_exporters.switch_off(defaults)
+        say(f"{otel_exporters.default_text(defaults)}. {otel_exporters.DEFAULT_ADVICE}")
 
 
 def _own_options() -> list[str]:
@@ -35,8 +36,5 @@ def _own_options() -> list[str]:
     return options
 
 
-try:
+with suppress(Exception):  # the application starts whatever is installed here
     _prepare()
-except Exception as problem:  # noqa: BLE001 - the application starts whatever is installed here
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the caller
-        sys.stderr.write(f"spanledger: the exporters could not be checked ({type(problem).__name__})\n")

@@ -138,6 +138,8 @@ def _ask(env: dict[str, str], directory: Path, *arguments: str) -> str:
 
 def _prepare(directory: Path) -> None:
     """Make the demo's directory anew."""
+    if directory.is_symlink():
+        raise DemoError(f"{directory} is a link: choose a directory, with --keep")
     if directory.exists():
         if not (directory / MARKER).exists() and any(directory.iterdir()):
             raise DemoError(f"{directory} is not a directory of the demo: choose one that does not exist, with --keep")

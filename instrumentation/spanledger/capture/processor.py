@@ -65,6 +65,11 @@ class LedgerProcessor(SpanProcessor):
                 if total is not None:
                     before_end(span, lambda: set_attributes_fast(span, total.attributes()) if total.calls else None)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the threads of this process have not been started."""
+        return bool(self._start_token)
+
     def enter_process(self) -> None:
         """Start what belongs to a process, if that has not happened yet and may happen here."""
         forks.check()

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import wraps
 from types import MethodType
 from typing import Any, Final
@@ -51,25 +52,32 @@ def _patch(owner: type, name: str, carrying: Callable[[Any], object]) -> None:
 def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:
     @wraps(start)
     def start_with_context(thread: threading.Thread) -> None:
-        current = context.get_current()
-        own_run = vars(thread).get("run")
-        if not current or own_run is not None or thread.name.startswith(OWN_THREADS):
-            start(thread)
-            return
-        run = thread.run  # of a subclass, too
-
-        def run_with_context(thread: threading.Thread) -> None:
-            vars(thread).pop("run", None)  # the thread must not keep itself alive
-            _call_in(current, run)
-
-        thread.run = MethodType(run_with_context, thread)
+        is_bound = False
+        with suppress(Exception):  # a thread of another kind: it starts as it would without us
+            is_bound = _bind_context(thread)
         try:
             start(thread)
         except BaseException:
-            vars(thread).pop("run", None)
+            if is_bound:
+                vars(thread).pop("run", None)
             raise
 
     return start_with_context
+
+
+def _bind_context(thread: threading.Thread) -> bool:
+    """Let a thread run in the current context, whatever its class says of `run`; whether it will."""
+    current = context.get_current()
+    if not current or "run" in vars(thread) or thread.name.startswith(OWN_THREADS):
+        return False
+    run = thread.run
+
+    def run_with_context(thread: threading.Thread) -> None:
+        vars(thread).pop("run", None)  # the thread must not keep itself alive
+        _call_in(current, run)
+
+    thread.run = MethodType(run_with_context, thread)
+    return True
 
 
 def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,8 +8,11 @@ could quote content.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import traceback
 from collections import Counter
+from contextlib import suppress
 from types import TracebackType
 
 log = logging.getLogger("spanledger")
@@ -45,11 +48,19 @@ class quietly:  # noqa: N801 - reads as a statement
         if failures[key] == 1:
             place = traceback.extract_tb(trace)[-1] if trace else None
             location = f"{place.filename}:{place.lineno}" if place else "?"
-            log.error(
-                "%s failed with %s at %s; the application is unaffected, "
-                "the ledger may lack this call. Further failures of this kind are counted, not logged.",
-                self._doing,
-                type(error).__name__,
-                location,
-            )
+            with suppress(Exception):  # a handler of the application
+                log.error(
+                    "%s failed with %s at %s; the application is unaffected, "
+                    "the ledger may lack this call. Further failures of this kind are counted, not logged.",
+                    self._doing,
+                    type(error).__name__,
+                    location,
+                )
         return True
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, where there is one that takes it; before logging is set up, for a start that fails."""
+    with suppress(Exception):
+        sys.stderr.flush()
+        os.write(sys.stderr.fileno(), f"spanledger: {text}\n".encode(errors="replace"))  # nothing stays in the buffer

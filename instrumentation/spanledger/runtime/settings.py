@@ -43,7 +43,18 @@ def disabled(name: str) -> bool:
     return (setting(name) or "").strip().lower() in FALSE
 
 
+def pin_working_directory() -> None:
+    """Read files of settings where the application was started, wherever it goes later (a daemon, say)."""
+    global _pinned_directory
+    _pinned_directory = _pinned_directory or _working_directory()
+
+
+_pinned_directory = ""
+
+
 def _working_directory() -> str:
+    if _pinned_directory:
+        return _pinned_directory
     try:
         return os.getcwd()
     except OSError:  # it was deleted, or is closed to this user
@@ -76,7 +87,10 @@ def spool_dir() -> Path:
     if configured:
         return Path(os.path.expanduser(configured))
     address = destination()
-    return state_dir() / (UNDECIDED_SPOOL if address is None else f"spool-{_key(destination_name(address))}")
+    if address is None:
+        return state_dir() / UNDECIDED_SPOOL
+    headers = setting("otlp_headers") if setting("otlp_endpoint") else None  # a token may decide whose rows they are
+    return state_dir() / f"spool-{_key(destination_name(address) + (f' {headers}' if headers else ''))}"
 
 
 def undecided_spool_dir() -> Path:
@@ -94,7 +108,7 @@ def destination_name(address: str) -> str:
     """`address` without credentials and options: what a spool is named for. A changed password is no other destination."""
     address = re.sub(r"(?<=://)[^:/@]*:.*@", "", address)  # first: a password may have any character
     address = re.sub(r"(?<=://)[^:/@]+@", "", address)
-    return address.partition("?")[0].rstrip("/").lower()
+    return address.partition("?")[0].rstrip("/").lower().removesuffix("/v1/traces")
 
 
 def _key(text: str) -> str:
