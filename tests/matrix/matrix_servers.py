@@ -152,13 +152,13 @@ def quiet(log: str) -> None:
         assert complaint not in log, log[-4000:]
 
 
-@pytest.mark.parametrize("name", SERVERS)
-def test_a_server(name: str, interpreter: Path, provider: Provider, state: Path):
+def serve(name: str, words: tuple[str, ...], interpreter: Path, provider: Provider, state: Path) -> None:
+    """Start a server, ask it, end it, and compare what was sold with the rows."""
     port = free_port()
     more = {"WARM": "1"} if "import" in name else {}
     homeless = {"HOME": "/proc/nowhere", "XDG_STATE_HOME": "/proc/nowhere"} if "home" in name else {}
     env = settings(interpreter, provider, state, **more, **homeless)
-    command = tuple(word.format(port=port) for word in SERVERS[name])
+    command = tuple(word.format(port=port) for word in words)
     server = Running(command, interpreter, env, state)
     try:
         end = time.monotonic() + 60
@@ -179,6 +179,17 @@ def test_a_server(name: str, interpreter: Path, provider: Provider, state: Path)
     notices = doctor(interpreter, env, state)
     assert len(notices) == (name in DOCTOR_NAMES), notices
     assert DOCTOR_NAMES.get(name, "") in " ".join(notices)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server(name: str, interpreter: Path, provider: Provider, state: Path):
+    serve(name, SERVERS[name], interpreter, provider, state)
+
+
+def test_gunicorn_with_eventlet(provider: Provider, state: Path):
+    """Its newest releases have no worker for eventlet any more."""
+    interpreter = python_with_wheel("servers-eventlet", "openai", "gunicorn==23.0.0", "eventlet", *RELEASES["newest"])
+    serve("gunicorn eventlet", (*GUNICORN, "-k", "eventlet"), interpreter, provider, state)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
