@@ -13,7 +13,7 @@ import importlib
 import sys
 
 library, order = sys.argv[1:]
-faulthandler.dump_traceback_later(60, exit=True)
+faulthandler.dump_traceback_later(200, exit=True)  # eventlet looks at every object for each lock: half a minute
 
 
 def patch() -> None:
