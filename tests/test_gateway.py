@@ -32,6 +32,7 @@ from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client
 from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.demo.loopback_provider import Provider
+from spanledger_clickhouse.demo.run import free_port
 from spanledger_clickhouse.gateway import request_body
 from spanledger_clickhouse.gateway.group_commit import GroupCommitWriter
 from spanledger_clickhouse.gateway.server import Gateway, Limits, parse_tokens
@@ -238,14 +239,6 @@ async def test_metrics_count_spans_requests_and_commits(served: Served):
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

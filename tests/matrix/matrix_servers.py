@@ -21,6 +21,7 @@ import pytest
 
 from matrix.environments import HERE, environment, ledger, python_with_wheel
 from spanledger_clickhouse.demo.loopback_provider import Provider
+from spanledger_clickhouse.demo.run import free_port
 
 SERVED = HERE / "served"
 PACKAGES = (
@@ -112,12 +113,6 @@ class Running:
                 os.killpg(self.process.pid, signal.SIGKILL)  # a reloader's child that has lost its parent
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def get(url: str, user: str) -> int:
     try:
         request = urllib.request.Request(url, headers={"x-user": user})
@@ -126,7 +121,7 @@ def get(url: str, user: str) -> int:
         return 0
 
 
-def agree(provider: Provider, state: Path, pattern: str = "spanledger/spool/*.jsonl") -> None:
+def users_agree(provider: Provider, state: Path, pattern: str = "spanledger/spool/*.jsonl") -> None:
     """Each answer that was sold is one row of the user who is named in its prompt; each process has its own numbers."""
     rows = {row["response_id"]: row for row in ledger(state, pattern)}
     assert sorted(rows) == sorted(sold.id for sold in provider.sold)
@@ -175,7 +170,9 @@ def serve(name: str, words: tuple[str, ...], interpreter: Path, provider: Provid
     quiet(log)
     assert log.count("spanledger: recording LLM calls of served to ") == 1, log[-3000:]
     assert len(provider.sold) == REQUESTS + len(more)
-    agree(provider, state, f"tmp/spanledger-{os.getuid()}/spool-*/*.jsonl" if homeless else "spanledger/spool/*.jsonl")
+    users_agree(
+        provider, state, f"tmp/spanledger-{os.getuid()}/spool-*/*.jsonl" if homeless else "spanledger/spool/*.jsonl"
+    )
     notices = doctor(interpreter, env, state)
     assert len(notices) == (name in DOCTOR_NAMES), notices
     assert DOCTOR_NAMES.get(name, "") in " ".join(notices)
@@ -209,7 +206,7 @@ def test_a_celery_worker(pool: str, interpreter: Path, provider: Provider, state
         worker.end()
     quiet(worker.log.read_text())
     assert len(provider.sold) == 8
-    agree(provider, state)
+    users_agree(provider, state)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +223,7 @@ def test_a_program(program: str, interpreter: Path, provider: Provider, state: P
     assert done.returncode == 0, done.stderr[-4000:]
     quiet(done.stderr)
     assert len(provider.sold) == {"function.py": 6, "notebook.py": 2}.get(program, 10)
-    agree(provider, state)
+    users_agree(provider, state)
 
 
 def test_a_function_whose_destination_hangs_waits_once(interpreter: Path, provider: Provider, state: Path):
@@ -246,4 +243,4 @@ def test_a_function_whose_destination_hangs_waits_once(interpreter: Path, provid
     assert first < 3
     assert max(others) < 0.5
     assert took < 15
-    agree(provider, state, "spanledger/spool-*/*.jsonl")
+    users_agree(provider, state, "spanledger/spool-*/*.jsonl")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from enum import Enum
 from typing import Final
 
@@ -50,19 +51,15 @@ def try_lock(fd: int, *, shared: bool = False) -> Lock:
 def wait_for_lock(fd: int) -> None:
     """Take the lock of an open file, however long that takes; where there are none, return at once."""
     if fcntl is not None:
-        try:
+        with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError:
-            return
 
 
 def unlock(fd: int) -> None:
     """Let go of the lock of an open file, for every child that has inherited the file as well."""
     if fcntl is not None:
-        try:
+        with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_UN)
-        except OSError:
-            return
 
 
 def is_abandoned(fd: int, *, shared: bool = False) -> bool:
