@@ -44,7 +44,12 @@ ENTRY_POINTS: Final = {
     "opentelemetry_environment_variables": ("spanledger",),
     "opentelemetry_pre_instrument": ("spanledger",),
     "opentelemetry_post_instrument": ("spanledger",),
-    "opentelemetry_instrumentor": ("spanledger-openai", "spanledger-anthropic", "spanledger-google-genai"),
+    "opentelemetry_instrumentor": (
+        "spanledger-openai",
+        "spanledger-anthropic",
+        "spanledger-google-genai",
+        "spanledger-http",
+    ),
     "opentelemetry_traces_exporter": ("spanledger_clickhouse",),
 }
 

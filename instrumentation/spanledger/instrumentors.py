@@ -1,4 +1,4 @@
-"""The three instrumentors that `opentelemetry-instrument` loads: each patches its SDK when the SDK is imported.
+"""The instrumentors that `opentelemetry-instrument` loads: each patches its SDK when the SDK is imported.
 
 An SDK that is not installed raises ModuleNotFoundError, which the loader treats as "not applicable
 to this application". One that is installed is patched when the application imports it, not before, so that
@@ -19,7 +19,7 @@ from opentelemetry.trace import Tracer
 
 from spanledger import bootstrap
 from spanledger.hooks import google as google_hooks
-from spanledger.hooks import google_interactions, stainless, websockets
+from spanledger.hooks import google_interactions, http_clients, stainless, websockets
 from spanledger.hooks.patching import Hooks, Patches, missing
 from spanledger.providers import Provider, anthropic, google, openai
 from spanledger.runtime import settings
@@ -175,6 +175,26 @@ class GoogleGenAIInstrumentor(_Instrumentor):
     def _uninstrument(self, **_: Any) -> None:
         for patches in self._patches:
             patches.remove()
+
+
+class HTTPInstrumentor(_Instrumentor):
+    """Records calls that programs make without an SDK, and tells the answers of caches from those of providers."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        return ()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        if bootstrap.disabled():
+            return
+        tracer_provider = kwargs.get("tracer_provider")
+        self._patches = http_clients.HttpPatches(
+            lambda: bootstrap.tracer("spanledger.http", tracer_provider), observe=not settings.disabled("observe_http")
+        )
+        for module in http_clients.MODULES:
+            self._on_import(module, self._patches.install)
+
+    def _uninstrument(self, **_: Any) -> None:
+        self._patches.remove()
 
 
 def instrumented_sdks() -> list[str]:

@@ -74,6 +74,7 @@ SELECT
     part('tools') AS tools_cost_usd,
     part('other') AS other_cost_usd,
     brought('computed') AS computed_cost_usd,
+    brought('avoided') AS avoided_cost_usd,
     status AS price_status,
     if(counts, the_price_key, a['spanledger.price.key']) AS price_key,
     if(counts, 'llm_rates', a['spanledger.price.source']) AS price_source,
@@ -88,6 +89,7 @@ SELECT
     listed(a['spanledger.attempt.status']) AS attempt_status,
     arrayMap(each -> toUInt64OrZero(each), JSONExtract(a['spanledger.attempt.duration_us'], 'Array(String)')) AS attempt_duration_us,
     listed(a['spanledger.attempt.billed']) AS attempt_billed,
+    a['spanledger.job.id'] AS job_id,
     a['spanledger.usage.raw'] AS usage_json,
     ScopeName AS scope,
     'otel_traces' AS source

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from spanledger.pricing import Price
-from spanledger.pricing.price import ERROR, NOT_BILLED, PROVIDER_REPORTED
+from spanledger.pricing.price import CACHE_HIT, ERROR, NOT_BILLED, PROVIDER_REPORTED
 from spanledger.runtime.guard import quietly
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
@@ -121,7 +121,12 @@ def _hours(client: Any, target: Target, since: datetime, until: datetime) -> lis
 def _corrections(client: Any, target: Target, since: datetime, until: datetime, model: str | None) -> list[Correction]:
     response = client.query(
         statement("prices/calls", db=f"`{target.database}`", columns=", ".join([*COLUMNS, "row_version"])),
-        parameters={"since": since, "until": until, "model": model or "", "excluded": [NOT_BILLED, PROVIDER_REPORTED]},
+        parameters={
+            "since": since,
+            "until": until,
+            "model": model or "",
+            "excluded": [NOT_BILLED, PROVIDER_REPORTED, CACHE_HIT],
+        },
     )
     corrections: list[Correction] = []
     for values in response.result_rows:

@@ -1,6 +1,6 @@
 -- One line per call with plain column names, for people and notebooks. input_cost_usd includes the cache, as input_tokens
--- does; the cost of tools is in the total only. cache_hit: an answer from the application's own cache, marked by the span
--- attribute spanledger.cache.hit.
+-- does; the cost of tools is in the total only. cache_hit: an answer from a cache, marked by the span attribute
+-- spanledger.cache.hit; avoided_cost_usd is what it would have cost.
 CREATE OR REPLACE VIEW {db}.llm_call_record AS
 SELECT
     c.span_id                                         AS call_id,
@@ -30,6 +30,7 @@ SELECT
         lower(c.finish_reasons[1]) IN ('tool_calls', 'tool_use', 'function_call'), 'tool_use',
         lower(c.finish_reasons[1]))                   AS finish_reason,
     c.attributes['spanledger.cache.hit'] = 'true'     AS cache_hit,
+    c.avoided_cost_usd                                AS avoided_cost_usd,
     c.error_type                                      AS error,
     c.request_model                                   AS requested_model,
     c.finish_reasons                                  AS finish_reasons_raw,

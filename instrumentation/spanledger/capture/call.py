@@ -70,13 +70,18 @@ class Call:
         "_provider",
         "_server",
         "_span",
+        "_stated",
         "_tracer",
+        "answer_id",
         "answered",
         "context",
         "hides_usage",
+        "is_local",
+        "is_stored",
         "on_end",
         "project",
         "provider_name",
+        "records_unread",
         "request",
         "unasked_host",
     )
@@ -98,6 +103,7 @@ class Call:
         self.context = context
         """The caller's; None: the current one."""
         self._body: Json = {}
+        self._stated: Json = {}
         self._attempts: list[tuple[str, int, str]] = []
         self._first_chunk_ns: int | None = None
         self._finished = False
@@ -106,6 +112,14 @@ class Call:
         self.request = request
         self.answered = False
         """Whether a response has been matched to this call."""
+        self.answer_id: str | None = None
+        """The provider's id of the request, which names an answer that has no id of its own."""
+        self.is_local = False
+        """Whether the response came without a request over the network, as that of a cache does."""
+        self.is_stored = False
+        """Whether the answer is known to come from a cache: nothing was sold."""
+        self.records_unread = False
+        """Whether an answer of unknown kind is a row, although it states no usage."""
         self.project: str | None = None
         """The provider project that is billed, where provider and SDK report it."""
         self.on_end: Callable[[int | None, bool, str], object] | None = None
@@ -158,7 +172,7 @@ class Call:
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
-        self._outbound = Outbound()
+        self._outbound = Outbound(is_call=True)
         entries: dict[str, object] = {**(self.context or otel_context.get_current()), CALL_KEY: self._outbound}
         if self._span is not None:
             entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
@@ -191,7 +205,12 @@ class Call:
     def body(self, body: object) -> None:
         """The whole body of an unstreamed answer, parsed."""
         if isinstance(body, dict):
-            self._body = cast("Json", body)
+            self._body = {**cast("Json", body), **self._stated} if self._stated else cast("Json", body)
+
+    def state(self, facts: Json) -> None:
+        """What the answer says beside its body."""
+        self._stated = facts
+        self._body.update(facts)
 
     @property
     def has_body(self) -> bool:
@@ -223,7 +242,7 @@ class Call:
                 job = _pending_jobs.pop((self.provider_name, response.cancelled_job_id))
                 if job is not None and job.on_end is not None:
                     job.on_end(0, False, "")
-            if self._span is not None or self._is_first_sight(response):
+            if self._span is not None or self._is_first_sight(response) or self._is_unread(response):
                 self._record(response)
             for extra in response.extras:
                 self._record_extra(extra)
@@ -234,10 +253,19 @@ class Call:
         if self._span is None:
             self._resume_job(response)
             self._span = self._start()
-        elif response.id:
-            seen_responses.add_if_new(self.provider_name, response.id)
-        self._attempts.append(self._attempt_facts("200", "yes"))
+        elif self._is_repeated(response) and self.is_local:
+            self.is_stored = True
+        self._attempts.append(self._attempt_facts("200", "no" if self.is_stored else "yes"))
         self._end(self._span, response, "ok" if response.complete else "aborted")
+
+    def _is_unread(self, response: Response) -> bool:
+        """Whether something was asked that may have been billed, and nobody knows what."""
+        return self.records_unread and self.request.operation == UNKNOWN_OPERATION and not response.extras
+
+    def _is_repeated(self, response: Response) -> bool:
+        """Whether this process has seen the same answer before; an answer without an id is known by its request's."""
+        name = response.id or (f"request {self.answer_id}" if self.answer_id else None)
+        return name is not None and not seen_responses.add_if_new(self.provider_name, name)
 
     def _is_first_sight(self, response: Response) -> bool:
         """Whether the response to a poll is the first to report something billed."""
@@ -301,7 +329,8 @@ class Call:
         usage, source = self._usage(response, outcome)
         try:
             if span.is_recording():
-                set_attributes_fast(span, self._facts(response, outcome, usage, source))
+                stated = (None, "cache") if self.is_stored else (usage, source)
+                set_attributes_fast(span, self._facts(response, outcome, *stated))
                 stash_usage(span, usage)
         finally:
             try:
@@ -362,6 +391,7 @@ class Call:
             (a.JOB_ID, response.job_id),
             (a.JOB_CREATED, response.created),
             (a.PROVIDER_PROJECT, self.project),
+            (a.CACHE_HIT, "true" if self.is_stored else None),
         ):
             if value is not None:
                 facts[name] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Final
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -15,16 +16,44 @@ CALL_KEY = otel_context.create_key("spanledger-call")
 class Outbound:
     """A request to an LLM provider that is being sent; over when its function has returned, whoever keeps its context."""
 
-    __slots__ = ("open",)
+    __slots__ = ("is_call", "open", "reached")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_call: bool = False) -> None:
         self.open = True
+        self.is_call = is_call
+        """Whether a row comes of it."""
+        self.reached = False
+        """Whether an HTTP client has sent something over the network for it."""
 
 
 def in_call(context: Context | None = None) -> bool:
     """Whether `context` (by default the current one) is that of a request to an LLM provider."""
     request = otel_context.get_value(CALL_KEY, context)
     return isinstance(request, Outbound) and request.open
+
+
+watched_libraries: Final = set[str]()
+"""HTTP libraries whose network functions say that they were reached."""
+
+
+def is_claimed() -> bool:
+    """Whether what is being sent now belongs to a call that has a row."""
+    request = otel_context.get_value(CALL_KEY)
+    return isinstance(request, Outbound) and request.open and request.is_call
+
+
+def note_network() -> None:
+    """Say that the request that is current goes over the network."""
+    request = otel_context.get_value(CALL_KEY)
+    if isinstance(request, Outbound):
+        request.reached = True
+
+
+def reached_network(response: object) -> bool:
+    """Whether the answer to the request that is current came over the network, as far as that can be told."""
+    request = otel_context.get_value(CALL_KEY)
+    library = type(response).__module__.partition(".")[0]
+    return not isinstance(request, Outbound) or request.reached or library not in watched_libraries
 
 
 @contextmanager

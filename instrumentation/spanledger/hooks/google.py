@@ -115,7 +115,7 @@ class GooglePatches(Patches):
                 return None
             server = _server(url[: url.find("/", 8)])
             default = "gcp.vertex_ai" if getattr(client, "vertexai", False) else self._provider.NAME
-            name = provider_hosts.provider_for_host(server[0]) or default
+            name = provider_hosts.provider_for_host(*server) or default
             context = _caller_context.get() or otel_context.get_current()
             call = Call(self._tracer(), self._provider, request, name, server, context)
             _, vertex, path = url.partition("/projects/")

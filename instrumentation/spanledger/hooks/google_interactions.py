@@ -49,7 +49,7 @@ class GoogleInteractionsPatches(Patches):
             if llm_request is None:
                 return None
             server = request.url.host, request.url.port
-            name = provider_hosts.provider_for_host(server[0]) or self._provider.NAME
+            name = provider_hosts.provider_for_host(*server) or self._provider.NAME
             return InFlightCall(
                 Call(self._tracer(), self._provider, llm_request, name, server, otel_context.get_current())
             )

@@ -10,7 +10,8 @@ closes its response when the collector finds it), where no lock may be taken: fi
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, Final, Protocol, cast
 
@@ -24,12 +25,37 @@ MAX_JSON: Final = 8 << 20
 """A JSON answer larger than this is not read for its usage."""
 
 
-class _BodyTap(Protocol):
+class BodyTap(Protocol):
     """Observer of a response body; see `sse.py`."""
 
+    @property
+    def hides(self) -> bool: ...
     def feed(self, chunk: bytes) -> bytes: ...
     def remainder(self) -> bytes: ...
     def end(self) -> None: ...
+
+
+class Followed:
+    """What is known of a response, kept on it as `_spanledger`. A pickled or copied response has None in its place."""
+
+    __slots__ = ("call", "is_decoded", "on_close", "tap", "whole")
+
+    def __init__(self, call: Call, *, whole: bool) -> None:
+        self.call = call
+        self.whole = whole
+        """Whether the body is in memory."""
+        self.tap: BodyTap | None = None
+        self.on_close: Callable[[], object] = call.finish
+        self.is_decoded = False
+        """Whether the body is read through its content encoding: then the raw bytes are not the caller's."""
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
+def followed(response: Any) -> Followed | None:
+    """What is known of a response, if a call of ours has it."""
+    return getattr(response, "_spanledger", None)
 
 
 def observe(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
@@ -41,12 +67,22 @@ def observe(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
         sse: whether the body is a stream of events; otherwise it is one document that the caller reads.
         scan: whether usage must be read from the bytes, because the SDK may not parse the events.
     """
-    whole = _JsonLinesBody(call) if call.request.is_json_lines else None if sse else _DocumentBody(call)
-    tap: _BodyTap | None = whole
-    if whole is None and (scan or call.hides_usage):
+    tap: BodyTap | None = None
+    if call.request.is_json_lines:
+        tap = JsonLinesBody(call)
+    elif not sse:
+        tap = DocumentBody(call)
+    elif scan or call.hides_usage:
         tap = SseTap(call.feed, scan=scan, hide=call.hides_usage)
-    response._spanledger_closed = call.finish if whole is None else whole.on_close
-    response._spanledger_tap = tap
+    follow(response, call, tap)
+
+
+def follow(response: Any, call: Call, tap: BodyTap | None) -> None:
+    """Finish `call` when the body of `response` is over; `tap` sees its bytes."""
+    state = response._spanledger = Followed(call, whole=False)
+    state.tap = tap
+    if isinstance(tap, DocumentBody):
+        state.on_close = tap.on_close
     response.__class__ = _observed_class(cast("Any", type(response)))
     finalizers.start_worker()
     weakref.finalize(response, finalizers.run_outside_gc, call.finish)
@@ -57,29 +93,48 @@ def _observed_class(cls: Any) -> Any:
     """A subclass of `cls` that differs only in reporting its body to the call."""
 
     class ObservedResponse(cls):
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            parent: Any = super()
+            make, arguments, *state = parent.__reduce_ex__(protocol)
+            return make, tuple(cls if argument is type(self) else argument for argument in arguments), *state
+
         def close(self) -> None:
             parent: Any = super()
             try:
                 parent.close()
             finally:
-                finalizers.run_outside_gc(self._spanledger_closed)
+                finalizers.run_outside_gc(self._spanledger.on_close)
 
         async def aclose(self) -> None:
             parent: Any = super()
             try:
                 await parent.aclose()
             finally:
-                finalizers.run_outside_gc(self._spanledger_closed)
+                finalizers.run_outside_gc(self._spanledger.on_close)
 
         def iter_bytes(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
             parent: Any = super()
+            self._spanledger.is_decoded = True
             inner: Iterator[bytes] = parent.iter_bytes(*args, **kwargs)
-            return inner if self._spanledger_tap is None else _observed_bytes(inner, self._spanledger_tap)
+            return inner if self._spanledger.tap is None else _observed_bytes(inner, self._spanledger.tap)
 
         def aiter_bytes(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             parent: Any = super()
+            self._spanledger.is_decoded = True
             inner: AsyncIterator[bytes] = parent.aiter_bytes(*args, **kwargs)
-            return inner if self._spanledger_tap is None else _AsyncBytes(inner, self._spanledger_tap)
+            return inner if self._spanledger.tap is None else _AsyncBytes(inner, self._spanledger.tap)
+
+        def iter_raw(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+            parent: Any = super()
+            inner: Iterator[bytes] = parent.iter_raw(*args, **kwargs)
+            tap = _raw_tap(self)
+            return inner if tap is None else _observed_bytes(inner, tap)
+
+        def aiter_raw(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+            parent: Any = super()
+            inner: AsyncIterator[bytes] = parent.aiter_raw(*args, **kwargs)
+            tap = _raw_tap(self)
+            return inner if tap is None else _AsyncBytes(inner, tap)
 
     ObservedResponse.__name__, ObservedResponse.__qualname__, ObservedResponse.__module__ = (
         cls.__name__,
@@ -89,12 +144,73 @@ def _observed_class(cls: Any) -> Any:
     return ObservedResponse
 
 
-class _DocumentBody:
+def _raw_tap(response: Any) -> BodyTap | None:
+    """Observer of a body whose bytes the caller reads as they came; None where nothing is to be read from them."""
+    state: Followed = response._spanledger
+    if state.is_decoded or state.tap is None:
+        return None
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return state.tap
+    if state.tap.hides and encoding in ("gzip", "x-gzip"):
+        return _GzipTap(state.tap)
+    return _EncodedTap(state.tap, response._get_content_decoder())
+
+
+class _EncodedTap:
+    """Reads a copy of the body, decoded; the caller's bytes stay as they are."""
+
+    hides = False
+
+    def __init__(self, tap: BodyTap, decoder: Any) -> None:
+        self._tap = tap
+        self._decoder = decoder
+        self.end = tap.end
+
+    def feed(self, chunk: bytes) -> bytes:
+        with quietly("decoding a response"):
+            self._tap.feed(self._decoder.decode(chunk))
+        return chunk
+
+    def remainder(self) -> bytes:
+        with quietly("decoding a response"):
+            self._tap.feed(self._decoder.flush())
+            self._tap.remainder()
+        return b""
+
+
+class _GzipTap:
+    """Takes out of a gzip body what its caller did not ask for, and compresses the rest again."""
+
+    hides = True
+
+    def __init__(self, tap: BodyTap) -> None:
+        self._tap = tap
+        self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._encoder = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+        self._is_over = False
+        self.end = tap.end
+
+    def feed(self, chunk: bytes) -> bytes:
+        passed = self._tap.feed(self._decoder.decompress(chunk))
+        return self._encoder.compress(passed) + self._encoder.flush(zlib.Z_SYNC_FLUSH) if passed else b""
+
+    def remainder(self) -> bytes:
+        if self._is_over:
+            return b""
+        self._is_over = True
+        rest = self._tap.feed(self._decoder.flush()) + self._tap.remainder()
+        return self._encoder.compress(rest) + self._encoder.flush()
+
+
+class DocumentBody:
     """An unstreamed answer that the caller reads by itself (`with_streaming_response`).
 
     Its response is closed by its own exhaustion, before the last decoded bytes have come: so a close
     while the body is being read does not end the call, the end of the reading does.
     """
+
+    hides = False
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -115,7 +231,11 @@ class _DocumentBody:
     def end(self) -> None:
         self._reading = False
         if self._size <= MAX_JSON and self._chunks:
-            self._call.body(parse_json(b"".join(self._chunks)))
+            body = parse_json(b"".join(self._chunks))
+            self._call.body(body)
+            if isinstance(body, list):  # Gemini's stream without server-sent events: an array of its chunks
+                for chunk in cast("list[object]", body):
+                    self._call.feed(chunk)
         self._call.finish()
 
     def on_close(self) -> None:
@@ -123,7 +243,7 @@ class _DocumentBody:
             self._call.finish()
 
 
-class _JsonLinesBody(_DocumentBody):
+class JsonLinesBody(DocumentBody):
     """An answer in JSON lines, each of which may be billed; only the unfinished line is kept."""
 
     def __init__(self, call: Call) -> None:
@@ -145,7 +265,7 @@ class _JsonLinesBody(_DocumentBody):
         self._call.finish()
 
 
-def _observed_bytes(inner: Iterator[bytes], tap: _BodyTap) -> Iterator[bytes]:
+def _observed_bytes(inner: Iterator[bytes], tap: BodyTap) -> Iterator[bytes]:
     """`iter_bytes` through a tap, however it is consumed (events, lines, text)."""
     try:
         for chunk in inner:
@@ -163,7 +283,7 @@ class _AsyncBytes:
     """`aiter_bytes` through a tap. No generator: one more asynchronous generator in the chain would make
     `loop.shutdown_asyncgens()` complain about streams left open."""
 
-    def __init__(self, inner: AsyncIterator[bytes], tap: _BodyTap) -> None:
+    def __init__(self, inner: AsyncIterator[bytes], tap: BodyTap) -> None:
         self._inner = inner
         self._tap = tap
 
@@ -194,18 +314,18 @@ class _AsyncBytes:
             await close()
 
 
-def _fed(tap: _BodyTap, chunk: bytes) -> bytes:
+def _fed(tap: BodyTap, chunk: bytes) -> bytes:
     with quietly("reading a stream"):
         return tap.feed(chunk)
     return chunk
 
 
-def _remainder(tap: _BodyTap) -> bytes:
+def _remainder(tap: BodyTap) -> bytes:
     with quietly("reading a stream's end"):
         return tap.remainder()
     return b""
 
 
-def _end(tap: _BodyTap) -> None:
+def _end(tap: BodyTap) -> None:
     with quietly("ending a stream"):
         tap.end()

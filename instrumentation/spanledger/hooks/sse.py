@@ -13,25 +13,30 @@ from typing import Final
 from spanledger.runtime.untrusted_json import Json, mapping, parse_json
 
 INTERESTING: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{|"(?:finish|stop)_reason"\s*:\s*"|"message_stop"')
+UNUSED: Final = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')
+"""`"usage": null` of the chunks that are not the last: there only where usage was asked for. Within a JSON string a quote is
+escaped, so content cannot match."""
+ENDS_EVENT: Final = (b"\n\n", b"\r\n\r\n")
 BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
 MAX_TAIL: Final = 1 << 20
 """An event longer than this is passed on unread."""
 
 
 class SseTap:
-    """One stream's passage. `scan` reads every interesting event; `hide` drops the usage-only event."""
+    """One stream's passage. `scan` reads every interesting event; `hide` drops what is there because usage was asked for."""
 
-    __slots__ = ("_feed", "_hide", "_scan", "_tail")
+    __slots__ = ("_feed", "_scan", "_tail", "hides")
 
     def __init__(self, feed: Callable[[Json], None], *, scan: bool, hide: bool) -> None:
         self._feed = feed
         self._scan = scan
-        self._hide = hide
+        self.hides = hide
+        """Whether other bytes come out than go in."""
         self._tail = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """The part of the stream that may be passed on now that `chunk` has arrived."""
-        if not self._tail and chunk.endswith(b"\n\n") and not INTERESTING.search(chunk):
+        if not self._tail and chunk.endswith(ENDS_EVENT) and not self._concerns(chunk):
             return chunk  # whole events without figures: nearly every chunk of a stream
         data = self._tail + chunk
         end = 0
@@ -39,17 +44,22 @@ class SseTap:
             end = match.end()
         if not end and len(data) <= MAX_TAIL:
             self._tail = data
-            return b""
+            return b"" if self.hides else chunk
         events, self._tail = (data[:end], data[end:]) if end else (data, b"")
-        return self._filtered(events) if INTERESTING.search(events) else events
+        passed = self._filtered(events) if self._concerns(events) else events
+        return passed if self.hides else chunk
 
     def remainder(self) -> bytes:
         """What is left when the stream ends in the middle of an event."""
         tail, self._tail = self._tail, b""
-        return self._filtered(tail) if INTERESTING.search(tail) else tail
+        passed = self._filtered(tail) if self._concerns(tail) else tail
+        return passed if self.hides else b""
 
     def end(self) -> None:
         """Nothing: the response's close ends the call."""
+
+    def _concerns(self, events: bytes) -> bool:
+        return INTERESTING.search(events) is not None or (self.hides and UNUSED.search(events) is not None)
 
     def _filtered(self, events: bytes) -> bytes:
         out: list[bytes] = []
@@ -62,12 +72,12 @@ class SseTap:
         return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
-        if not INTERESTING.search(event):
-            return event
-        payload = mapping(
-            parse_json(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
-        )
-        hidden = self._hide and payload.get("choices") == [] and isinstance(payload.get("usage"), dict)
-        if payload and (hidden or self._scan):
-            self._feed(payload)
-        return b"" if hidden else event
+        hidden = False
+        if INTERESTING.search(event):
+            payload = mapping(
+                parse_json(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
+            )
+            hidden = self.hides and payload.get("choices") == [] and isinstance(payload.get("usage"), dict)
+            if payload and (hidden or self._scan):
+                self._feed(payload)
+        return b"" if hidden else UNUSED.sub(b"", event) if self.hides else event

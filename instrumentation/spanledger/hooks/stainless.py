@@ -24,12 +24,15 @@ from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
 from spanledger.capture.call import Call, seen_responses
-from spanledger.context.llm_call import outbound
+from spanledger.context.llm_call import outbound, reached_network
+from spanledger.hooks.answer_headers import answer_headers
 from spanledger.hooks.patching import Hooks, Patches
-from spanledger.hooks.response_body import MAX_JSON, observe
+from spanledger.hooks.response_body import MAX_JSON, Followed, followed, observe
+from spanledger.hooks.sse import SseTap
 from spanledger.providers import Provider, Request
+from spanledger.runtime import notices
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.untrusted_json import Json, label, mapping, parse_json
+from spanledger.runtime.untrusted_json import Json, mapping, parse_json
 from spanledger.semconv import provider_hosts
 
 HOOKS: Final[Hooks] = {
@@ -54,9 +57,11 @@ AZURE_SINCE: Final = "2024-09-01"
 """Azure's first api-version with `stream_options`: 2024-09-01-preview; the ones before answer 400
 (https://learn.microsoft.com/azure/ai-services/openai/api-version-deprecation)."""
 
-PROJECT_HEADER: Final = "openai-project"
-"""In OpenAI's answers, beside openai-organization (https://platform.openai.com/docs/api-reference/debugging-requests)."""
 RAW_HEADER: Final = "x-stainless-raw-response"
+REFUSED_PARAMETER: Final = 400, 422
+"""Statuses with which servers refuse a parameter that they do not know."""
+REENCODED: Final = ("gzip", "identity")
+"""Content encodings in which a stream can be passed on without the usage that only we asked for."""
 
 _current_call: ContextVar[Call | None] = ContextVar("spanledger_call", default=None)
 _current_options: ContextVar[Any] = ContextVar("spanledger_options", default=None)
@@ -76,6 +81,8 @@ class StainlessPatches(Patches):
         self._provider = provider
         self._tracer = tracer
         self._usage_hosts = usage_hosts
+        self._refusing_hosts: set[str] = set()
+        """Hosts that have refused `stream_options`."""
 
     def install(self) -> None:
         base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
@@ -119,7 +126,14 @@ class StainlessPatches(Patches):
                     return original(client, cast_to, options, *args, **kwargs)
             admitted_options = _admit_options(client, call, options)
             with _Sending(call, admitted_options):
-                return original(client, cast_to, admitted_options, *args, **kwargs)
+                try:
+                    answer = original(client, cast_to, admitted_options, *args, **kwargs)
+                except Exception as error:
+                    if not self._refuses_stream_options(client, call, error):
+                        raise
+                else:
+                    return _end_unsent(call, answer)
+                return _end_unsent(call, original(client, cast_to, admitted_options, *args, **kwargs))
 
         return request
 
@@ -133,7 +147,14 @@ class StainlessPatches(Patches):
                     return await original(client, cast_to, options, *args, **kwargs)
             admitted_options = _admit_options(client, call, options)
             with _Sending(call, admitted_options):
-                return await original(client, cast_to, admitted_options, *args, **kwargs)
+                try:
+                    answer = await original(client, cast_to, admitted_options, *args, **kwargs)
+                except Exception as error:
+                    if not self._refuses_stream_options(client, call, error):
+                        raise
+                else:
+                    return _end_unsent(call, answer)
+                return _end_unsent(call, await original(client, cast_to, admitted_options, *args, **kwargs))
 
         return request
 
@@ -146,7 +167,11 @@ class StainlessPatches(Patches):
                 if call is not None:
                     call.start_attempt()
                     self._enable_stream_usage(client, call, options)
-            return original(client, options, *args, **kwargs)
+            request = original(client, options, *args, **kwargs)
+            if call is not None and call.hides_usage:
+                with quietly("preparing an attempt"):
+                    _restrict_encodings(request.headers)
+            return request
 
         return build_request
 
@@ -162,13 +187,29 @@ class StainlessPatches(Patches):
         if provider_hosts.provider_for_host(host) not in USAGE_HOSTS and host not in self._usage_hosts:
             call.unasked_host = host
             return
-        if not _accepts_stream_options(client, options):
+        if host in self._refusing_hosts or not _accepts_stream_options(client, options):
             return
         name = "extra_json" if "stream_options" in mapping(options.extra_json) else "json_data"  # what counts
         fields = mapping(getattr(options, name))
         stream_options = {**mapping(fields, "stream_options"), "include_usage": True}
         setattr(options, name, {**fields, "stream_options": stream_options})
         call.hides_usage = True
+
+    def _refuses_stream_options(self, client: Any, call: Call, error: Exception) -> bool:
+        """Whether a request failed for what we put into it; then it is sent as it was, once, and so are all that follow."""
+        with quietly("reading a refusal"):
+            status = getattr(error, "status_code", None)
+            if not call.hides_usage or status not in REFUSED_PARAMETER or "stream_options" not in str(error):
+                return False
+            call.record_retry(status)
+            call.hides_usage = False
+            host = client.base_url.host
+            self._refusing_hosts.add(host)
+            notices.add(
+                f"{host} refuses stream_options: its chat streams state no usage, so they have no tokens and no price"
+            )
+            return True
+        return False
 
     def _sleep_for_retry(self, original: Any) -> Any:
         def sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
@@ -186,9 +227,11 @@ class StainlessPatches(Patches):
     def _call_for_response(self, client: Any, options: Any, response: Any, stream: bool) -> Call | None:
         """The call that this HTTP response belongs to; None where it is not billed or already known."""
         with quietly("reading a response"):
-            if response.status_code >= 400 or getattr(response, "_spanledger", None) is not None:
+            if response.status_code >= 400:
                 return None
-            call = _current_call.get()
+            call, known = _current_call.get(), followed(response)
+            if known is not None and (call is None or known.call is call):
+                return None
             if call is None:
                 call = self._begin(client, options)
             elif call.answered:
@@ -196,22 +239,25 @@ class StainlessPatches(Patches):
             if call is None:
                 return None
             call.answered = True
-            call.project = label(response.headers.get(PROJECT_HEADER))
-            whole = not stream and hasattr(response, "_content")
-            response._spanledger = call, whole
-            if not whole:
+            call.project, call.answer_id, call.is_stored = answer_headers(response)
+            call.is_local = not reached_network(response)
+            if not stream and hasattr(response, "_content"):
+                response._spanledger = Followed(call, whole=True)
+                if "event-stream" in response.headers.get("content-type", ""):
+                    _read_events(response, call)
+            else:
                 observe(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
             return call
         return None
 
     def _finish_buffered(self, response: Any) -> None:
         """End the call of a body that is already in memory; any other ends when its response is closed."""
-        call, whole = response._spanledger
-        if whole:
-            if not call.has_body:
+        state = followed(response)
+        if state is not None and state.whole:
+            if not state.call.has_body:
                 with quietly("reading a response"):
-                    _read_body(response, call)
-            call.finish()
+                    _read_body(response, state.call)
+            state.call.finish()
 
     def _process_response(self, original: Any) -> Any:
         def process_response(client: Any, **kwargs: Any) -> Any:
@@ -245,14 +291,13 @@ class StainlessPatches(Patches):
 
     def _process_response_data(self, original: Any) -> Any:
         def process_response_data(client: Any, *, data: Any, cast_to: Any, response: Any) -> Any:
-            call_state = getattr(response, "_spanledger", None)
-            if call_state is not None:
-                call, whole = call_state
-                if whole:
-                    call.body(data)
+            state = followed(response)
+            if state is not None:
+                if state.whole:
+                    state.call.body(data)
                 else:
                     with quietly("reading an event"):
-                        call.feed(data)
+                        state.call.feed(data)
             return original(client, data=data, cast_to=cast_to, response=response)
 
         return process_response_data
@@ -260,7 +305,7 @@ class StainlessPatches(Patches):
 
 def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:
     """(provider, (host, port)) of a base URL; asked once a client, the properties of a URL are slow."""
-    return provider_hosts.provider_for_host(url.host) or default, (url.host, url.port)
+    return provider_hosts.provider_for_host(url.host, url.port) or default, (url.host, url.port)
 
 
 def _accepts_stream_options(client: Any, options: Any) -> bool:
@@ -349,6 +394,37 @@ class _Sending:
         if error is not None and not self._call.answered:
             status = getattr(error, "status_code", None)
             self._call.fail(error, status if isinstance(status, int) else None)
+
+
+def _restrict_encodings(headers: Any) -> None:
+    """Accept only what can be passed on without the usage that only we asked for, should the caller read the raw bytes."""
+    if headers.get(RAW_HEADER) == "stream":
+        accepted = [encoding.strip() for encoding in headers.get("accept-encoding", "").split(",")]
+        kept = [encoding for encoding in accepted if encoding.partition(";")[0].lower() in REENCODED]
+        if kept != accepted:
+            headers["accept-encoding"] = ", ".join(kept) or "identity"
+
+
+def _end_unsent(call: Call, answer: Any) -> Any:
+    """End a call that the SDK has answered without an HTTP response: by a middleware that keeps answers."""
+    if not call.answered:
+        with quietly("reading a stored answer"):
+            call.is_stored = True
+            response = getattr(answer, "http_response", None)
+            if response is not None:
+                _read_body(response, call)
+            elif hasattr(answer, "model_dump"):
+                call.body(answer.model_dump(mode="json", by_alias=True, exclude_none=True, warnings=False))
+        call.finish()
+    return answer
+
+
+def _read_events(response: Any, call: Call) -> None:
+    """Read a stream that the caller gets as one body in memory."""
+    tap = SseTap(call.feed, scan=True, hide=call.hides_usage)
+    passed = tap.feed(response.content) + tap.remainder()
+    if tap.hides:
+        response._content = passed
 
 
 def _read_body(response: Any, call: Call) -> None:

@@ -14,6 +14,8 @@ SELF_HOSTED: Final = "self_hosted"
 PROVIDER_REPORTED: Final = "provider_reported"
 NOT_BILLED: Final = "not_billed"
 """The provider returned an error: nothing was billed, and no price is needed."""
+CACHE_HIT: Final = "cache_hit"
+"""A cache gave the answer: an explicit zero."""
 NO_MODEL: Final = "unpriced:no_model"
 NO_PRICE: Final = "unpriced:no_price"
 NO_USAGE: Final = "unpriced:no_usage"
@@ -46,7 +48,7 @@ class Price(NamedTuple):
     """The cost of one call, or the reason why it is unpriced."""
 
     status: str
-    """priced | zero_price | self_hosted | provider_reported | not_billed | unpriced:<reason>."""
+    """priced | zero_price | self_hosted | provider_reported | not_billed | cache_hit | unpriced:<reason>."""
     total_picousd: int | None = None
     """Picodollars; None exactly when the call is unpriced or was not billed."""
     components: tuple[Component, ...] = ()

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from spanledger.pricing import BilledCall, Price
-from spanledger.pricing.price import NOT_BILLED, PROVIDER_REPORTED
+from spanledger.pricing.price import CACHE_HIT, NOT_BILLED, PROVIDER_REPORTED
 from spanledger.semconv import attributes as a
 from spanledger.semconv.usage import COST_ATTRIBUTES, Usage, from_attributes
 
@@ -19,7 +19,11 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
     """
     if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
         return {a.PRICE_STATUS: NOT_BILLED}
-    return price_attributes(billed_call(attributes, usage or from_attributes(attributes)).price())
+    price = billed_call(attributes, usage or from_attributes(attributes)).price()
+    if attributes.get(a.CACHE_HIT) == "true":
+        free = price_attributes(Price(CACHE_HIT, 0, key=price.key, source=price.source, version=price.version))
+        return free if price.total_picousd is None else {**free, a.COST_AVOIDED: price.total_picousd}
+    return price_attributes(price)
 
 
 def _maybe_billed(attributes: Mapping[str, object]) -> bool:

@@ -72,8 +72,9 @@ def _fold_chat(body: Json, event: Json) -> Json:
         body["id"] = event.get("id")
         body["model"] = event.get("model")
         body["streamed"] = True
-    if event.get("usage"):
-        body["usage"] = event["usage"]
+    used = event.get("usage") or get_path(event, "x_groq", "usage")  # Groq's own place, beside the stream's
+    if used:
+        body["usage"] = used
         body["model"] = event.get("model") or body["model"]
     if "service_tier" in event:
         body["service_tier"] = event["service_tier"]

@@ -75,7 +75,11 @@ MEDIA_QUALITY: Final = "spanledger.media.quality"
 REPORTED_TOTAL: Final = "spanledger.usage.reported_total_tokens"
 USAGE_SOURCE: Final = "spanledger.usage.source"
 """exact (the provider's final figures) | request (counted from what was asked: the answer has none) |
-partial (a stream that stopped early) | missing."""
+partial (a stream that stopped early) | cache (a stored answer: nothing was used) | missing."""
+CACHE_HIT: Final = "spanledger.cache.hit"
+"""true: a cache of the application's, or of a gateway, gave the answer; the provider sold nothing."""
+COST_AVOIDED: Final = "spanledger.cost.avoided_picousd"
+"""What a stored answer would have cost."""
 USAGE_RAW: Final = "spanledger.usage.raw"
 """The provider's own usage object, as JSON: numbers and names only, never content."""
 
@@ -107,6 +111,8 @@ ATTEMPT_BILLED: Final = "spanledger.attempt.billed"
 
 JOB_ID: Final = "spanledger.record.id"
 """Names what was billed, where several calls, or processes, may see it: the row's key is made of it."""
+BEGUN_JOB_ID: Final = "spanledger.job.id"
+"""The batch, video, run or background response whose result a call is: under this id it is known who began it."""
 JOB_CREATED: Final = "spanledger.record.created"
 """Unix seconds: when what was billed was asked for."""
 

@@ -7,6 +7,8 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from spanledger.runtime import settings
+
 PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "api.openai.com": "openai",
     "openai.azure.com": "azure.ai.openai",
@@ -16,7 +18,6 @@ PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "api.anthropic.com": "anthropic",
     "generativelanguage.googleapis.com": "gcp.gemini",
     "aiplatform.googleapis.com": "gcp.vertex_ai",
-    "amazonaws.com": "aws.bedrock",
     "api.x.ai": "x_ai",
     "api.deepseek.com": "deepseek",
     "api.groq.com": "groq",
@@ -44,10 +45,26 @@ PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
 """Host suffix -> `gen_ai.provider.name` (the convention's names, LiteLLM's where it has none)."""
 
 
+BEDROCK_HOST: Final = re.compile(r"(?:^|\.)bedrock-[\w-]+\.(?:[\w-]+\.)+(?:amazonaws\.com(?:\.cn)?|api\.aws)$")
+"""Bedrock's services, VPC endpoints included: S3 and the others at amazonaws.com serve no models."""
+
+
+@lru_cache(maxsize=1)
+def configured_hosts() -> dict[str, str]:
+    """SPANLEDGER_MODEL_HOSTS, e.g. "llm.example.com=openai,10.0.0.5:8080=anthropic": host, or host:port -> provider."""
+    pairs = (part.partition("=") for part in (settings.setting("model_hosts") or "").split(","))
+    return {host.strip().lower(): provider.strip() for host, _, provider in pairs if host.strip() and provider.strip()}
+
+
 @lru_cache(maxsize=1024)
-def provider_for_host(host: str) -> str | None:
+def provider_for_host(host: str, port: int | None = None) -> str | None:
     """The provider known to answer at `host`, e.g. "eu.api.openai.com" -> "openai"."""
     host = host.lower().rstrip(".")
+    configured = configured_hosts()
+    if configured and (name := configured.get(f"{host}:{port}") or configured.get(host)):
+        return name
+    if BEDROCK_HOST.search(host):
+        return "aws.bedrock"
     while host:
         if host in PROVIDER_BY_SUFFIX:
             return PROVIDER_BY_SUFFIX[host]

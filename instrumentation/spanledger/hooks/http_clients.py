@@ -1,0 +1,405 @@
+"""Observes HTTP clients: requests to hosts that serve models, which no SDK's hook has claimed, are calls as well.
+
+Patched: httpx and httpx2 (`Client._send_single_request`, one request whatever the transport), aiohttp
+(`ClientSession._request`) and urllib3 (`HTTPConnectionPool.urlopen`, which requests and botocore use). What a hook of an SDK
+sends is marked in the context (`context/llm_call.py`) and passes; so does every other host, after one look into a table.
+The network functions below them say that a request left the process: an answer without that came from a cache.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from types import ModuleType
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Tracer
+
+from spanledger.capture import admission
+from spanledger.capture.call import Call
+from spanledger.context.llm_call import is_claimed, note_network, reached_network, watched_libraries
+from spanledger.hooks.answer_headers import read_headers
+from spanledger.hooks.binary_streams import EventStreamTap, LineTap
+from spanledger.hooks.patching import Patches
+from spanledger.hooks.response_body import MAX_JSON, BodyTap, DocumentBody, JsonLinesBody, follow, followed
+from spanledger.hooks.sse import SseTap
+from spanledger.providers import bedrock, by_host
+from spanledger.runtime import finalizers
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.untrusted_json import parse_json
+
+MODULES: Final = ("httpx", "httpx2", "aiohttp", "urllib3.connectionpool")
+
+Body = Callable[[], object]
+"""Gives the body of a request, bytes or parsed; asked only for hosts that serve models."""
+
+
+class AnsweredError(Exception):
+    """An answer with a status of 400 or above."""
+
+
+class HttpPatches(Patches):
+    """Patches HTTP clients."""
+
+    def __init__(self, tracer: Callable[[], Tracer], *, observe: bool) -> None:
+        """`observe`: also record what no SDK's hook has claimed."""
+        super().__init__()
+        self._tracer = tracer
+        self._observe = observe
+
+    def install(self, module: ModuleType) -> None:
+        if module.__name__ == "aiohttp":
+            self.patch(module.ClientSession, "_request", self._aiohttp_request)
+        elif module.__name__ == "urllib3.connectionpool":
+            self.patch(module.HTTPConnectionPool, "urlopen", self._urlopen)
+        else:
+            self._install_httpx(module)
+        watched_libraries.add(module.__name__.partition(".")[0])
+
+    def _install_httpx(self, module: ModuleType) -> None:
+        self.patch(module.HTTPTransport, "handle_request", _noting_network)
+        self.patch(module.AsyncHTTPTransport, "handle_async_request", _noting_network)
+        if self._observe:
+            for owner, make in ((module.Client, self._send), (module.AsyncClient, self._send_async)):
+                if "_send_single_request" in owner.__dict__:
+                    self.patch(owner, "_send_single_request", make)
+
+    def remove(self) -> None:
+        super().remove()
+        watched_libraries.clear()
+
+    # --- beginning and end ---------------------------------------------------------------------------
+
+    def _begin(self, method: str, host: str, port: int | None, path: str, body: Body) -> Call | None:
+        name = by_host.provider_at(host, port)
+        if name is None or is_claimed():
+            return None
+        with quietly("beginning a call"):
+            provider = by_host.reader(name, path)
+            content = body() if provider is not None and method.upper() == "POST" else None
+            parsed = parse_json(content) if isinstance(content, str | bytes) and len(content) <= MAX_JSON else content
+            request = provider.request(method, path, parsed) if provider is not None else None
+            if provider is None or request is None:
+                return None
+            call = Call(self._tracer(), provider, request, name, (host, port), otel_context.get_current())
+            call.records_unread = True
+            admission.charge(call)
+            return call
+        return None
+
+    # --- httpx, httpx2 ---------------------------------------------------------------------------------
+
+    def _begin_httpx(self, request: Any) -> Call | None:
+        url = request.url
+        return self._begin(
+            request.method, url.host, url.port, url.raw_path.decode("ascii", "replace"), lambda: _httpx_content(request)
+        )
+
+    def _send(self, original: Any) -> Any:
+        def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            call = self._begin_httpx(request)
+            if call is None:
+                return original(client, request, *args, **kwargs)
+            with _sending(call):
+                response = original(client, request, *args, **kwargs)
+                _read_httpx(call, response)
+            return response
+
+        return send
+
+    def _send_async(self, original: Any) -> Any:
+        async def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            call = self._begin_httpx(request)
+            if call is None:
+                return await original(client, request, *args, **kwargs)
+            with _sending(call):
+                response = await original(client, request, *args, **kwargs)
+                _read_httpx(call, response)
+            return response
+
+        return send
+
+    # --- aiohttp ---------------------------------------------------------------------------------------
+
+    def _aiohttp_request(self, original: Any) -> Any:
+        async def request(session: Any, method: str, url: Any, *args: Any, **kwargs: Any) -> Any:
+            note_network()
+            call = self._begin_aiohttp(session, method, url, kwargs) if self._observe else None
+            if call is None:
+                return await original(session, method, url, *args, **kwargs)
+            with _sending(call):
+                response = await original(session, method, url, *args, **kwargs)
+                note_network()
+                _read_aiohttp(call, response)
+            return response
+
+        return request
+
+    def _begin_aiohttp(self, session: Any, method: str, url: Any, kwargs: dict[str, Any]) -> Call | None:
+        with quietly("beginning a call"):
+            base = getattr(session, "_base_url", None)
+            parts = urlsplit(str(url if base is None else base.join(type(base)(str(url)))))
+            body = kwargs.get("json")
+            content = kwargs.get("data") if body is None else body
+            return self._begin(method, parts.hostname or "", parts.port, f"{parts.path}?{parts.query}", lambda: content)
+        return None
+
+    # --- urllib3: requests, botocore ----------------------------------------------------------------------
+
+    def _urlopen(self, original: Any) -> Any:
+        def urlopen(pool: Any, method: str, url: str, body: Any = None, *args: Any, **kwargs: Any) -> Any:
+            note_network()
+            call = None
+            if self._observe:
+                with quietly("beginning a call"):
+                    call = self._begin(method, pool.host, pool.port, urlsplit(url).path, lambda: body)
+            if call is None:
+                return original(pool, method, url, body, *args, **kwargs)
+            with _sending(call):
+                response = original(pool, method, url, body, *args, **kwargs)
+                note_network()
+                _read_urllib3(call, response)
+            return response
+
+        return urlopen
+
+
+def _noting_network(original: Any) -> Any:
+    def handle(transport: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        note_network()
+        return original(transport, request, *args, **kwargs)
+
+    return handle
+
+
+@contextmanager
+def _sending(call: Call) -> Generator[None]:
+    """Our span is current while the client sends; a failure ends the call."""
+    token = otel_context.attach(call.current())
+    try:
+        yield
+    except BaseException as error:
+        call.fail(error, None)
+        raise
+    finally:
+        call.end_send()
+        otel_context.detach(token)
+
+
+def _httpx_content(request: Any) -> object:
+    return getattr(request, "_content", None)  # a stream is not read
+
+
+# --- answers ---------------------------------------------------------------------------------------------------
+
+
+def _tap(call: Call, content_type: str) -> BodyTap:
+    """Who reads a body of that type."""
+    if call.request.is_json_lines:
+        return JsonLinesBody(call)
+    if "event-stream" in content_type and "amazon" not in content_type:
+        return SseTap(call.feed, scan=True, hide=False)
+    if "amazon.eventstream" in content_type:
+        return EventStreamTap(call)
+    if "ndjson" in content_type or "stream+json" in content_type or "jsonl" in content_type:
+        return LineTap(call)
+    return DocumentBody(call)
+
+
+def _is_refused(call: Call, status: int) -> bool:
+    if status >= 400:
+        call.fail(AnsweredError(), status)
+    return status >= 400
+
+
+def _heads(call: Call, headers: Any) -> str:
+    """Read the headers of an answer; returns its content type."""
+    pairs = [(name.lower(), value) for name, value in headers]
+    facts = read_headers((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs)
+    call.project, call.answer_id, call.is_stored = facts
+    metrics = {bedrock.HEADERS[name]: int(v) for name, v in pairs if name in bedrock.HEADERS and v.isdecimal()}
+    if metrics:
+        call.state({"headers": metrics})
+    return next((value.lower() for name, value in pairs if name == "content-type"), "")
+
+
+def _read_httpx(call: Call, response: Any) -> None:
+    with quietly("reading a response"):
+        if _is_refused(call, response.status_code) or followed(response) is not None:
+            return
+        kind = _heads(call, response.headers.multi_items())
+        call.is_local = not reached_network(response)
+        follow(response, call, _tap(call, kind))
+        if hasattr(response, "_content"):  # of a transport that has read it
+            tap = _tap(call, kind)
+            tap.feed(response.content)
+            tap.remainder()
+            tap.end()
+            call.finish()
+
+
+def _read_urllib3(call: Call, response: Any) -> None:
+    with quietly("reading a response"):
+        if _is_refused(call, response.status):
+            return
+        tap = _tap(call, _heads(call, response.headers.items()))
+        body = getattr(response, "_body", None)
+        if isinstance(body, bytes) and body:  # preloaded
+            tap.feed(body)
+            tap.remainder()
+            tap.end()
+            call.finish()
+            return
+        response._spanledger_reading = _Reading(call, tap)
+        response.__class__ = _observed_urllib3(cast("Any", type(response)))
+        finalizers.start_worker()
+        weakref.finalize(response, finalizers.run_outside_gc, call.finish)
+
+
+class _Reading:
+    """A body that is being read piece by piece."""
+
+    __slots__ = ("_call", "_tap", "depth")
+
+    def __init__(self, call: Call, tap: BodyTap) -> None:
+        self._call = call
+        self._tap = tap
+        self.depth = 0
+        """How many of the library's reading functions are on the stack: each may use another."""
+
+    def feed(self, data: bytes) -> None:
+        with quietly("reading a stream"):
+            self._tap.feed(data)
+
+    def read(self, read: Callable[[], bytes], *, whole: bool) -> bytes:
+        """Read by a function of the library; `whole`: all that is left."""
+        self.depth += 1
+        try:
+            data = read()
+        finally:
+            self.depth -= 1
+        if not self.depth:
+            if data:
+                self.feed(bytes(data))
+            if whole or not data:
+                self.end()
+        return data
+
+    def stream(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            while True:
+                self.depth += 1
+                try:
+                    chunk = next(chunks)
+                except StopIteration:
+                    return
+                finally:
+                    self.depth -= 1
+                self.feed(chunk)
+                yield chunk
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        finalizers.run_outside_gc(self._end)
+
+    def _end(self) -> None:
+        with quietly("ending a stream"):
+            self._tap.remainder()
+            self._tap.end()
+        self._call.finish()
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
+@lru_cache(maxsize=8)
+def _observed_urllib3(cls: Any) -> Any:
+    """A subclass of urllib3's response that reports what is read of it."""
+
+    class ObservedHTTPResponse(cls):
+        def read(self, amt: int | None = None, *args: Any, **kwargs: Any) -> bytes:
+            parent: Any = super()
+            return self._spanledger_reading.read(partial(parent.read, amt, *args, **kwargs), whole=amt is None)
+
+        def read1(self, amt: int | None = None, *args: Any, **kwargs: Any) -> bytes:
+            parent: Any = super()
+            return self._spanledger_reading.read(partial(parent.read1, amt, *args, **kwargs), whole=False)
+
+        def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+            parent: Any = super()
+            return self._spanledger_reading.stream(parent.stream(*args, **kwargs))
+
+        def close(self) -> None:
+            parent: Any = super()
+            try:
+                parent.close()
+            finally:
+                if not self._spanledger_reading.depth:
+                    self._spanledger_reading.end()
+
+    ObservedHTTPResponse.__name__, ObservedHTTPResponse.__qualname__ = cls.__name__, cls.__qualname__
+    ObservedHTTPResponse.__module__ = cls.__module__
+    return ObservedHTTPResponse
+
+
+# --- aiohttp: what its parser hands to the body's reader -----------------------------------------------------------
+
+_readings: Final = dict[int, _Reading]()
+"""id of a StreamReader -> its reading; the class has slots, so it can hold nothing more itself."""
+
+
+def _read_aiohttp(call: Call, response: Any) -> None:
+    with quietly("reading a response"):
+        if _is_refused(call, response.status):
+            return
+        tap = _tap(call, _heads(call, response.headers.items()))
+        reading, content = _Reading(call, tap), response.content
+        for chunk in list(getattr(content, "_buffer", ())):
+            reading.feed(bytes(chunk))
+        if content.is_eof():
+            reading.end()
+            return
+        _readings[id(content)] = reading
+        content.__class__ = _observed_reader(cast("Any", type(content)))
+        finalizers.start_worker()
+        weakref.finalize(response, finalizers.run_outside_gc, partial(_forget, id(content)))
+
+
+def _forget(identity: int) -> None:
+    reading = _readings.pop(identity, None)
+    if reading is not None:
+        reading.end()
+
+
+@lru_cache(maxsize=8)
+def _observed_reader(cls: Any) -> Any:
+    """A subclass of aiohttp's StreamReader that reports what arrives."""
+
+    class ObservedStreamReader(cls):
+        __slots__ = ()
+
+        def feed_data(self, data: bytes, *args: Any) -> Any:
+            reading = _readings.get(id(self))
+            if reading is not None:
+                reading.feed(bytes(data))
+            parent: Any = super()
+            return parent.feed_data(data, *args)
+
+        def feed_eof(self) -> None:
+            _forget(id(self))
+            parent: Any = super()
+            parent.feed_eof()
+
+        def set_exception(self, *args: Any, **kwargs: Any) -> None:
+            _forget(id(self))
+            parent: Any = super()
+            parent.set_exception(*args, **kwargs)
+
+    ObservedStreamReader.__name__, ObservedStreamReader.__qualname__ = cls.__name__, cls.__qualname__
+    ObservedStreamReader.__module__ = cls.__module__
+    return ObservedStreamReader

@@ -1,0 +1,47 @@
+"""Finds who reads a request that no SDK has claimed: by host, and by path where a host speaks several formats."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from spanledger.providers import Provider, anthropic, bedrock, cohere, google, ollama, openai
+from spanledger.semconv.provider_hosts import provider_for_host
+
+MESSAGES: Final = re.compile(r"/messages(?:$|/batches|/count_tokens)")
+"""The path of Anthropic's format, which several hosts speak beside OpenAI's."""
+VERTEX_MODELS: Final = re.compile(
+    r"/publishers/|/endpoints/openapi/|/batchPredictionJobs|/cachedContents|/interactions"
+)
+"""What serves models at aiplatform.googleapis.com, among much else."""
+AZURE_MODELS: Final = re.compile(r"/openai/|/models/|/anthropic/|^/v1/|/chat/completions$|/embeddings$")
+"""What serves models at Azure AI services' hosts, beside vision, speech and search."""
+OLLAMA_PORT: Final = 11434
+
+
+@lru_cache(maxsize=1024)
+def provider_at(host: str, port: int | None) -> str | None:
+    """`gen_ai.provider.name` of a host that serves models; None for any other."""
+    name = provider_for_host(host, port)
+    return name or (ollama.NAME if port == OLLAMA_PORT else None)
+
+
+def reader(name: str, path: str) -> Provider | None:
+    """Who reads a request to `path`; None where what the provider serves there is no model."""
+    path = path.partition("?")[0]
+    if name == google.NAME:
+        return openai if "/openai/" in path else google
+    if name == "gcp.vertex_ai":
+        if not VERTEX_MODELS.search(path):
+            return None
+        return anthropic if "/publishers/anthropic/" in path else openai if "/openapi/" in path else google
+    if name.startswith("azure.") and not AZURE_MODELS.search(path):
+        return None
+    if name == anthropic.NAME or (name != openai.NAME and MESSAGES.search(path)):
+        return anthropic
+    if name == bedrock.NAME:
+        return openai if "/openai/" in path else bedrock
+    if name == cohere.NAME and "/compatibility/" not in path:
+        return cohere
+    return ollama if name == ollama.NAME and "/api/" in path else openai
