@@ -9,7 +9,8 @@ from typing import Any
 
 
 class Canned(ThreadingHTTPServer):
-    """`answers` maps the end of a path to a body (JSON-able, or bytes), a status, or a list of these, one a request."""
+    """`answers` maps the end of a path to a body (JSON-able, or bytes), a status, a pair of
+    these, or a list, one a request."""
 
     daemon_threads = True
 
@@ -17,6 +18,9 @@ class Canned(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, str, Any]] = []
+        self.headers: dict[str, str] = {}
+        self.content_type = ""
+        """Of bytes, where it does not follow from them."""
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -69,15 +73,19 @@ class Handler(BaseHTTPRequestHandler):
             body = data
         self.server.asked.append((self.command, self.path, body))
         answer = self.server.answer(self.path)
+        status, answer = answer if isinstance(answer, tuple) else (200, answer)
         raw = isinstance(answer, bytes)
         kind = "application/json"
         if raw:
-            kind = "text/event-stream" if answer.startswith((b"data:", b"event:")) else "application/octet-stream"
-        status = answer if isinstance(answer, int) else 200
+            named = "text/event-stream" if answer.startswith((b"data:", b"event:")) else "application/octet-stream"
+            kind = self.server.content_type or named
+        status = answer if isinstance(answer, int) else status
         payload = answer if raw else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(payload)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(payload)
 

@@ -22,6 +22,7 @@ from redis_server import RedisServer
 from spanledger.capture.processor import LedgerProcessor
 from spanledger.hooks.google import STREAMS, GooglePatches
 from spanledger.hooks.google_interactions import GoogleInteractionsPatches
+from spanledger.hooks.http_clients import HttpPatches
 from spanledger.hooks.stainless import StainlessPatches
 from spanledger.hooks.websockets import GOOGLE_MODULE, OPENAI_MODULES, WebSocketPatches
 from spanledger.limits import api
@@ -30,8 +31,9 @@ from spanledger.limits.store.memory import MemoryStore
 from spanledger.limits.store.protocol import Store
 from spanledger.limits.store.redis import RedisStore
 from spanledger.pricing import calculator
-from spanledger.providers import anthropic, google, openai
+from spanledger.providers import anthropic, by_host, google, openai
 from spanledger.runtime import finalizers, guard, notices, settings
+from spanledger.semconv import provider_hosts
 from spanledger.spool.writer import SUFFIX, Spool
 from spanledger_clickhouse import http_client
 from spanledger_clickhouse.database.connection import Target, open_client
@@ -144,11 +146,31 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
     sockets = WebSocketPatches(openai, recorded.tracer("openai"), "127.0.0.1")
     for name in OPENAI_MODULES:
         sockets.install_openai(importlib.import_module(name))
-    doors += [second, live, sockets]
+    net = HttpPatches(recorded.tracer("http"), observe=True)
+    for name in ("httpx", "httpx2", "urllib3.connectionpool"):
+        net.install(importlib.import_module(name))
+    doors += [second, live, sockets, net]
     yield recorded
     for door in doors:
         door.remove()
     recorded.spool.close()
+
+
+@pytest.fixture
+def serves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Says which provider answers at "host:port" of a URL."""
+
+    def forget() -> None:
+        for cache in (provider_hosts.configured_hosts, provider_hosts.provider_for_host, by_host.provider_at):
+            cache.cache_clear()
+
+    def say(url: str, provider: str) -> None:
+        monkeypatch.setenv("SPANLEDGER_MODEL_HOSTS", f"{url.partition('//')[2]}={provider}")
+        forget()
+
+    yield say
+    monkeypatch.undo()
+    forget()
 
 
 @pytest.fixture

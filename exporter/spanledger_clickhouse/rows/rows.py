@@ -141,7 +141,7 @@ COLUMNS: Final[dict[str, str]] = {
 MAPPED_ATTRIBUTES: Final = (
     {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
     | {entry.attribute for entry in (*DIMENSIONS.values(), *METERS.values())}
-) - {a.PROVIDER_PROJECT, a.BUDGET_WARNINGS, a.REQUESTED_MODEL, a.DOWNGRADE_REASON, a.REFUSAL}
+) - {a.PROVIDER_PROJECT, a.BUDGET_WARNINGS, a.REQUESTED_MODEL, a.DOWNGRADE_REASON, a.REFUSAL, a.CACHE_HIT}
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 
 

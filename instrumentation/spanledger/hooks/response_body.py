@@ -9,6 +9,7 @@ closes its response when the collector finds it), where no lock may be taken: fi
 
 from __future__ import annotations
 
+import copyreg
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -95,8 +96,8 @@ def _observed_class(cls: Any) -> Any:
     class ObservedResponse(cls):
         def __reduce_ex__(self, protocol: Any) -> Any:
             parent: Any = super()
-            make, arguments, *state = parent.__reduce_ex__(protocol)
-            return make, tuple(cls if argument is type(self) else argument for argument in arguments), *state
+            _, _, *state = parent.__reduce_ex__(max(protocol, 2))
+            return copyreg._reconstructor, (cls, object, None), *state  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
 
         def close(self) -> None:
             parent: Any = super()

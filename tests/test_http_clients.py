@@ -1,0 +1,395 @@
+"""Calls without an SDK: HTTP clients' requests to hosts that serve models are rows, once, and all others pass."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import pickle
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+import requests
+import urllib3
+
+from canned import Canned, sse
+from conftest import Recorded
+from spanledger.providers import by_host
+from spanledger.semconv.provider_hosts import provider_for_host
+
+Say = Callable[[str, str], None]
+
+OPENAI_CHAT = {
+    "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt-4.1-mini-2025-04-14",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+}  # fmt: skip
+ANTHROPIC = {
+    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-6", "stop_reason": "end_turn",
+    "content": [], "usage": {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 3},
+}  # fmt: skip
+GEMINI = {
+    "responseId": "g1", "modelVersion": "gemini-3.5-flash", "candidates": [{"finishReason": "STOP"}],
+    "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15},
+}  # fmt: skip
+CONVERSE = {
+    "output": {}, "stopReason": "end_turn",
+    "usage": {"inputTokens": 7, "outputTokens": 5, "totalTokens": 15, "cacheReadInputTokens": 3},
+}  # fmt: skip
+COHERE = {
+    "id": "c1",
+    "finish_reason": "COMPLETE",
+    "message": {},
+    "usage": {"billed_units": {"input_tokens": 10, "output_tokens": 5}},
+}
+OLLAMA = {"model": "llama3", "done": True, "done_reason": "stop", "prompt_eval_count": 10, "eval_count": 5}
+GROQ_STREAM = sse(
+    {"id": "q1", "model": "llama-3.3-70b-versatile", "choices": [{"index": 0, "delta": {"content": "x"}}]},
+    {"id": "q1", "model": "llama-3.3-70b-versatile", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+     "x_groq": {"id": "r", "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}},
+    "[DONE]",
+)  # fmt: skip
+
+WAYS: dict[str, Callable[[str, dict[str, Any]], bytes]] = {
+    "httpx": lambda url, body: httpx.post(url, json=body).content,
+    "requests": lambda url, body: requests.post(url, json=body, timeout=5).content,
+    "requests streamed": lambda url, body: b"".join(
+        requests.post(url, json=body, stream=True, timeout=5).iter_content(7)
+    ),
+    "urllib3": lambda url, body: _read_at_once(url, body),  # noqa: PLW0108 - it is defined below
+    "urllib3 read": lambda url, body: _read_slowly(url, body),  # noqa: PLW0108 - it is defined below
+}
+
+
+def _read_slowly(url: str, body: dict[str, Any]) -> bytes:
+    with urllib3.PoolManager() as pool:
+        response = pool.request("POST", url, json=body, preload_content=False)
+        data = b""
+        while part := response.read(10):
+            data += part
+        response.release_conn()
+        return data
+
+
+def _read_at_once(url: str, body: dict[str, Any]) -> bytes:
+    with urllib3.PoolManager() as pool:
+        return pool.request("POST", url, json=body).data
+
+
+@pytest.fixture
+def client(canned: Canned) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1") as client:
+        yield client
+
+
+def frame(kind: str, payload: Any) -> bytes:
+    """A frame of AWS's event stream (its checksums are nobody's business here)."""
+    header = b"\x0b:event-type\x07" + struct.pack(">H", len(kind)) + kind.encode()
+    data = json.dumps(payload).encode()
+    return struct.pack(">III", 16 + len(header) + len(data), len(header), 0) + header + data + struct.pack(">I", 0)
+
+
+CASES: dict[str, tuple[str, str, dict[str, Any], Any]] = {
+    "openai": ("openai", "/v1/chat/completions", {"model": "gpt-4.1-mini"}, OPENAI_CHAT),
+    "mistral": ("mistral_ai", "/v1/chat/completions", {"model": "mistral-large-latest"}, OPENAI_CHAT),
+    "anthropic": ("anthropic", "/v1/messages", {"model": "claude-sonnet-4-6"}, {**ANTHROPIC, "usage": {"input_tokens": 10, "output_tokens": 5}}),
+    "gemini": ("gcp.gemini", "/v1beta/models/gemini-3.5-flash:generateContent", {}, GEMINI),
+    "vertex": ("gcp.vertex_ai", "/v1/projects/p/locations/l/publishers/google/models/gemini-3.5-flash:generateContent", {}, GEMINI),
+    "gemini's array": ("gcp.gemini", "/v1beta/models/gemini-3.5-flash:streamGenerateContent", {}, [GEMINI]),
+    "converse": ("aws.bedrock", "/model/amazon.nova-pro-v1%3A0/converse", {}, CONVERSE),
+    "cohere": ("cohere", "/v2/chat", {"model": "command-a-03-2025"}, COHERE),
+    "ollama": ("ollama", "/api/chat", {"model": "llama3"}, OLLAMA),
+    "groq": ("groq", "/openai/v1/chat/completions", {"model": "llama-3.3-70b-versatile", "stream": True}, GROQ_STREAM),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_call_without_an_sdk_is_a_row(case: str, way: str, canned: Canned, serves: Say, ledger: Recorded):
+    provider, path, body, answer = CASES[case]
+    serves(canned.url, provider)
+    canned.answers[""] = [answer]
+    sent = WAYS[way](canned.url + path, body)
+    assert sent == (answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+    row = ledger.row
+    total = row["input_uncached_tokens"] + row["cache_read_tokens"]
+    assert (row["provider"], total, row["output_text_tokens"]) == (provider, 10, 5)
+    assert (row["usage_source"], row["outcome"]) == ("exact", "ok")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_converse_stream_is_read_from_its_frames(way: str, canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "aws.bedrock")
+    stream = frame("contentBlockDelta", {"delta": {"text": "hello"}}) + frame("messageStop", {"stopReason": "end_turn"})
+    canned.answers[""] = stream + frame("metadata", {"usage": CONVERSE["usage"]})
+    canned.content_type = "application/vnd.amazon.eventstream"
+    assert WAYS[way](f"{canned.url}/model/amazon.nova-pro-v1:0/converse-stream", {}) == canned.answers[""]
+    row = ledger.row
+    assert (row["input_uncached_tokens"], row["cache_read_tokens"], row["output_text_tokens"]) == (7, 3, 5)
+    assert (row["request_model"], row["is_streaming"], row["outcome"]) == ("amazon.nova-pro-v1:0", True, "ok")
+
+
+def test_an_invoked_stream_is_read_in_the_vendors_format(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "aws.bedrock")
+    start = {"type": "message_start", "message": {**ANTHROPIC, "usage": {"input_tokens": 10, "output_tokens": 1}}}
+    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
+    canned.answers[""] = b"".join(
+        frame("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()})
+        for event in (start, delta, {"type": "message_stop"})
+    )
+    canned.content_type = "application/vnd.amazon.eventstream"
+    httpx.post(f"{canned.url}/model/anthropic.claude-sonnet-4-6/invoke-with-response-stream", json={})
+    assert (ledger.row["input_uncached_tokens"], ledger.row["output_text_tokens"]) == (10, 5)
+
+
+def test_what_cannot_be_read_is_a_row_of_unknown_operation(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers[""] = {"something": "new"}
+    httpx.post(f"{canned.url}/v1/holograms", json={"model": "holo-1"})
+    assert (ledger.row["operation"], ledger.row["price_status"]) == ("unknown", "unpriced:no_usage")
+
+
+def test_what_sells_nothing_is_no_row(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    httpx.get(f"{canned.url}/v1/models")
+    httpx.post(f"{canned.url}/v1/files", content=b"x")
+    assert ledger.rows == []
+
+
+def test_a_refusal_is_a_row_that_costs_nothing(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers[""] = 429
+    httpx.post(f"{canned.url}/v1/chat/completions", json={"model": "gpt-4.1-mini"})
+    assert (ledger.row["outcome"], ledger.row["error_type"], ledger.row["price_status"]) == (
+        "error",
+        "429",
+        "not_billed",
+    )
+
+
+def test_a_call_of_an_sdk_is_one_row(canned: Canned, client: openai.OpenAI, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers["chat/completions"] = OPENAI_CHAT
+    client.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    assert ledger.row["scope"] == "spanledger.openai"
+
+
+def test_another_host_costs_microseconds(canned: Canned, ledger: Recorded):
+    request = httpx.Request("GET", f"{canned.url}/x")
+    client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200)))
+    ours = type(client)._send_single_request
+    times = []
+    for function in (ours.__wrapped__, ours):
+        took: list[int] = []
+        for _ in range(300):
+            began = time.process_time_ns()
+            function(client, request)
+            took.append(time.process_time_ns() - began)
+        times.append(sorted(took)[30])
+    assert times[1] - times[0] < 50_000, f"{(times[1] - times[0]) / 1000:.1f} us (about 2 on an idle machine)"
+    assert ledger.rows == []
+
+
+@pytest.mark.parametrize(
+    ("host", "provider"),
+    [
+        ("bedrock-runtime.us-east-1.amazonaws.com", "aws.bedrock"),
+        ("vpce-0a1-b2.bedrock-runtime.eu-west-1.vpce.amazonaws.com", "aws.bedrock"),
+        ("bedrock-mantle.us-east-1.api.aws", "aws.bedrock"),
+        ("s3.us-east-1.amazonaws.com", None),
+        ("sqs.eu-central-1.amazonaws.com", None),
+    ],
+)
+def test_not_every_service_of_aws_serves_models(host: str, provider: str | None):
+    assert provider_for_host(host) == provider
+
+
+def test_not_everything_of_a_cloud_is_a_model():
+    assert by_host.reader("gcp.vertex_ai", "/v1/projects/p/locations/l/endpoints/1:predict") is None
+    assert by_host.reader("azure.ai.openai", "/vision/v3.2/analyze") is None
+
+
+# --- answers that no provider gave ---------------------------------------------------------------------------------
+
+
+class Cache(httpx2.HTTPTransport):
+    """A transport that keeps the first answer."""
+
+    kept: httpx2.Response | None = None
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self.kept is None:
+            self.kept = super().handle_request(request)
+            self.kept.read()
+        return httpx2.Response(200, headers=self.kept.headers, content=self.kept.content, request=request)
+
+
+def test_an_answer_replayed_by_a_transport_is_a_cache_hit(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host
+):
+    canned.answers["chat/completions"] = OPENAI_CHAT
+    client = client.with_options(http_client=httpx2.Client(transport=Cache()))
+    for _ in range(3):
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    client.close()
+    first, *others = ledger.rows
+    assert first["price_status"] == "priced"
+    assert first["cost_usd"] > 0
+    for row in others:
+        assert (row["cost_usd"], row["price_status"], row["usage_source"]) == (0, "cache_hit", "cache")
+        assert row["avoided_cost_usd"] == first["cost_usd"]
+        assert (row["input_uncached_tokens"], row["attributes"]["spanledger.cache.hit"]) == (0, "true")
+
+
+def test_an_answer_from_a_gateways_cache_is_a_cache_hit(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host
+):
+    canned.answers["chat/completions"] = OPENAI_CHAT
+    canned.headers = {"cf-aig-cache-status": "HIT"}
+    client.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    row = ledger.row
+    assert (row["cost_usd"], row["price_status"]) == (0, "cache_hit")
+    assert row["avoided_cost_usd"] > 0
+
+
+def test_a_provider_whose_ids_repeat_is_paid_each_time(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host
+):
+    canned.answers["chat/completions"] = OPENAI_CHAT
+    for _ in range(2):
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    assert [row["price_status"] for row in ledger.rows] == ["priced", "priced"]
+
+
+def test_an_answer_of_an_sdks_middleware_is_a_cache_hit_and_frees_its_reservation(
+    canned: Canned, ledger: Recorded, limited: Any, public_host
+):
+    canned.answers["messages"] = ANTHROPIC
+    limited({"name": "all", "max_usd": 0.05, "period": "day"})
+    answers: list[Any] = []
+
+    def keeping(request: Any, call_next: Any) -> Any:
+        if not answers:
+            answers.append(call_next(request).parse())
+        return answers[0]
+
+    with anthropic.Anthropic(api_key="k", base_url=canned.url, middleware=[keeping]) as claude:
+        for _ in range(40):
+            claude.messages.create(
+                model="claude-sonnet-4-6", max_tokens=300, messages=[{"role": "user", "content": "hi"}]
+            )
+    first, *others = ledger.rows
+    assert first["price_status"] == "priced"
+    assert {row["price_status"] for row in others} == {"cache_hit"}
+    assert {row["avoided_cost_usd"] for row in others} == {first["cost_usd"]}
+
+
+# --- nothing that only we asked for -----------------------------------------------------------------------------------
+
+CHUNKS = (
+    {"id": "s1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4.1-mini",
+     "choices": [{"index": 0, "delta": {"content": 'a ,"usage":null} b'}, "finish_reason": None}]},
+    {"id": "s1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4.1-mini",
+     "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+)  # fmt: skip
+ASKED = sse(
+    *({**chunk, "usage": None} for chunk in CHUNKS),
+    {**CHUNKS[0], "choices": [], "usage": OPENAI_CHAT["usage"]},
+    "[DONE]",
+)
+UNASKED = sse(*CHUNKS, "[DONE]")
+
+
+def gzipped(data: bytes) -> bytes:
+    encoder = zlib.compressobj(wbits=31)
+    return encoder.compress(data) + encoder.flush()
+
+
+def ungzipped(data: bytes) -> bytes:
+    return zlib.decompressobj(31).decompress(data)
+
+
+READS: dict[str, Callable[[Any], bytes]] = {
+    "iter_raw": lambda response: b"".join(response.http_response.iter_raw()),
+    "iter_raw 5": lambda response: b"".join(response.http_response.iter_raw(5)),
+    "iter_bytes": lambda response: b"".join(response.iter_bytes()),
+    "read": lambda response: response.read(),
+    "iter_lines": lambda response: b"".join(line.encode() + b"\n" for line in response.iter_lines()),
+}
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+@pytest.mark.parametrize("way", READS)
+def test_a_stream_has_the_same_bytes_in_every_way_of_reading(
+    way: str, encoding: str, canned: Canned, client: openai.OpenAI, ledger: Recorded
+):
+    canned.answers["chat/completions"] = gzipped(ASKED) if encoding else ASKED
+    canned.content_type = "text/event-stream"
+    canned.headers = {"content-encoding": encoding} if encoding else {}
+    with client.chat.completions.with_streaming_response.create(
+        model="gpt-4.1-mini", messages=[], stream=True
+    ) as response:
+        data = READS[way](response)
+    if encoding and "raw" in way:
+        data = ungzipped(data)
+    assert data == UNASKED
+    assert ledger.row["output_text_tokens"] == 5
+
+
+def test_a_stream_read_as_one_body_has_nothing_of_ours(canned: Canned, client: openai.OpenAI, ledger: Recorded):
+    canned.answers["chat/completions"] = ASKED
+    body = {"model": "gpt-4.1-mini", "messages": [], "stream": True}
+    assert client.post("/chat/completions", body=body, cast_to=httpx2.Response).content == UNASKED
+    assert ledger.row["output_text_tokens"] == 5
+
+
+def test_the_chunks_of_a_stream_state_no_usage(canned: Canned, client: openai.OpenAI, ledger: Recorded):
+    canned.answers["chat/completions"] = ASKED
+    stream = client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
+    assert [chunk.to_dict() for chunk in stream] == list(CHUNKS)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_response_can_be_pickled_and_copied(streamed: bool, canned: Canned, client: openai.OpenAI, ledger: Recorded):
+    canned.answers["chat/completions"] = ASKED if streamed else OPENAI_CHAT
+    completions = client.chat.completions
+    api = completions.with_streaming_response if streamed else completions.with_raw_response
+    made = api.create(model="gpt-4.1-mini", messages=[], **({"stream": True} if streamed else {}))
+    response = made.__enter__() if streamed else made
+    http = response.http_response
+    http.read()
+    for double in (pickle.loads(pickle.dumps(http)), copy.deepcopy(http), copy.copy(http)):
+        assert type(double).__module__ == "httpx2"
+        assert double.content == http.content
+        assert double.status_code == 200
+    if streamed:
+        made.__exit__(None, None, None)
+    assert ledger.row["output_text_tokens"] == 5
+
+
+def test_a_refused_stream_options_is_sent_again_without_and_remembered(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded
+):
+    refusal = (400, {"error": {"message": "Unrecognized request argument supplied: stream_options", "code": None}})
+    canned.answers["chat/completions"] = [refusal, UNASKED, UNASKED]
+    for _ in range(2):
+        assert len(list(client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True))) == 2
+    assert ["stream_options" in body for _, _, body in canned.asked] == [True, False, False]
+    first, second = ledger.rows
+    assert (first["attempt_status"], first["attempt_billed"]) == (["400", "200"], ["no", "yes"])
+    assert second["attempts"] == 1
+
+
+def test_another_400_is_the_callers(canned: Canned, client: openai.OpenAI, ledger: Recorded):
+    canned.answers["chat/completions"] = (400, {"error": {"message": "messages is too short"}})
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
+    assert len(canned.asked) == 1
