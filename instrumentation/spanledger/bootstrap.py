@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
 from spanledger import metrics
-from spanledger.capture import call, sampler
+from spanledger.capture import call, result_files, sampler
 from spanledger.capture.processor import LedgerProcessor
 from spanledger.context import propagation, threads, unattributed
 from spanledger.limits import api
@@ -331,6 +331,7 @@ def _at_exit() -> None:
     """Write the end marker with the last sequence number, and ship the spooled rows if possible."""
     with quietly("ending"):
         until = time.monotonic() + flush_timeout()
+        result_files.finish()
         finalizers.wait(1.0)
         if _spool is not None:
             _spool.close()

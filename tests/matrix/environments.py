@@ -87,10 +87,21 @@ def environment(interpreter: Path, provider: Provider, state: Path) -> dict[str,
 
 
 def ran(
-    interpreter: Path, program: str, provider: Provider, state: Path, *arguments: str, instrument: bool = True
+    interpreter: Path,
+    program: str,
+    provider: Provider,
+    state: Path,
+    *arguments: str,
+    instrument: bool = True,
+    serves: str = "",
 ) -> list[str]:
-    """Run a program of this folder, under `opentelemetry-instrument` or by itself; returns the words that it prints."""
+    """Run a program of this folder, under `opentelemetry-instrument` or by itself; returns the words that it prints.
+
+    `serves`: the provider for which an HTTP client that is no SDK takes the loopback provider.
+    """
     env = environment(interpreter, provider, state)
+    if serves:
+        env["SPANLEDGER_MODEL_HOSTS"] = f"{provider.url.partition('//')[2]}={serves}"
     start = [interpreter.parent / "opentelemetry-instrument"] if instrument else []
     command = [*start, interpreter, HERE / program, *arguments]
     done = subprocess.run(command, env=env, cwd=state, capture_output=True, text=True, check=False, timeout=300)

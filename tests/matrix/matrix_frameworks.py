@@ -19,6 +19,27 @@ FRAMEWORKS = {
 }
 
 
+LITELLM = ("litellm>=1.109,!=1.107.*",)
+WITHOUT_SDK = {
+    "litellm-anthropic": (LITELLM, "anthropic", 4),
+    "litellm-gemini": (LITELLM, "gcp.gemini", 2),
+    "dspy": (("dspy", *LITELLM), "anthropic", 1),
+    "aiohttp-client": (("aiohttp",), "anthropic", 3),
+    "mistral": (("mistralai",), "mistral_ai", 2),
+    "groq": (("groq",), "groq", 2),
+    "botocore": (("boto3",), "aws.bedrock", 1),
+}
+"""Clients that send their requests without any of the three SDKs: packages, whom the host stands for, calls."""
+
+
+@pytest.mark.parametrize("client", WITHOUT_SDK)
+def test_calls_without_an_sdk_are_rows(client: str, provider: Provider, tmp_path):
+    packages, serves, calls = WITHOUT_SDK[client]
+    ran(python(client, *packages), "frameworks.py", provider, tmp_path, client, serves=serves)
+    assert len(provider.sold) == calls
+    agree(provider, tmp_path)
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_calls_through_a_framework_are_rows(framework: str, provider: Provider, tmp_path):
     packages, calls = FRAMEWORKS[framework]

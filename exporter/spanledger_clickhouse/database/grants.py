@@ -12,7 +12,7 @@ from importlib import resources
 
 from spanledger_clickhouse.database.connection import DatabaseError
 
-TENANT_TABLES = ("llm_calls", "llm_costs_1d", "llm_costs_1d_user", "corrections", "revenue")
+TENANT_TABLES = ("llm_calls", "llm_jobs", "llm_costs_1d", "llm_costs_1d_user", "corrections", "revenue")
 """Tables with a tenant_id."""
 SHARED_TABLES = (
     "llm_costs_1h",

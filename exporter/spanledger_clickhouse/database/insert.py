@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+from spanledger_clickhouse.database.jobs import attributed
 from spanledger_clickhouse.database.statements import statement
-from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, Row
+from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, Contents, Row
 
 T = TypeVar("T")
 
@@ -114,6 +115,18 @@ def _retention_days(client: Any, target: Target) -> int:
             days = 0
         _known_retention[client] = days, time.monotonic()
     return days
+
+
+def insert_contents(client: Any, target: Target, contents: Iterable[Contents], tenant: str = "") -> None:
+    """Insert what some lines hold: who began jobs, calls, markers. `tenant`: whose jobs count, where a sender has one.
+
+    Raises as `insert` does.
+    """
+    contents = list(contents)
+    jobs = [job for line in contents for job in line.jobs]
+    _insert(client, target, "llm_jobs", JOB_COLUMNS, jobs, repr(sorted(map(repr, jobs))))
+    insert(client, target, attributed(client, target, [row for line in contents for row in line.rows], tenant))
+    insert_events(client, target, [event for line in contents for event in line.events])
 
 
 def insert_events(client: Any, target: Target, events: Sequence[Row]) -> None:

@@ -148,6 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(content or b"{}")
         route = self.path.partition("?")[0]
         google = re.search(r"/models/([^/:]+):(\w+)$", route)
+        converse = re.search(r"/model/([^/]+)/converse$", route)
         prompt = text_of(body)
         status = self.server.refuses(prompt)
         if status:
@@ -156,6 +157,8 @@ class Handler(BaseHTTPRequestHandler):
                 status,
                 {"Retry-After": "0", "retry-after-ms": "1"},
             )
+        elif converse:
+            self.converse(self.sell("bedrock", converse[1], prompt))
         elif google:
             self.google(google[1], google[2], prompt)
         elif route.endswith("/chat/completions"):
@@ -271,6 +274,18 @@ class Handler(BaseHTTPRequestHandler):
             {"type": "message_stop"},
         ]
         self.stream([f"event: {event['type']}\ndata: {compact(event)}\n\n" for event in events])
+
+    def converse(self, sold: Sold) -> None:
+        written = sold.cache_write + sold.cache_write_1h
+        usage = {
+            "inputTokens": sold.input - sold.cache_read - written,
+            "outputTokens": sold.output,
+            "totalTokens": sold.input + sold.output,
+            "cacheReadInputTokens": sold.cache_read,
+            "cacheWriteInputTokens": written,
+        }
+        message = {"role": "assistant", "content": [{"text": WORDS}]}
+        self.answer({"output": {"message": message}, "stopReason": "end_turn", "usage": usage})
 
     def google(self, model: str, verb: str, prompt: str) -> None:
         if verb == "countTokens":

@@ -18,7 +18,8 @@ from spanledger_clickhouse.gateway import foreign_spans, plausibility
 from spanledger_clickhouse.prices import repricing
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span, Value, text
-from spanledger_clickhouse.rows.rows import COLUMNS, COSTS, PRICE_LABELS, Contents, Row, event, row
+from spanledger_clickhouse.rows.result_lines import expanded
+from spanledger_clickhouse.rows.rows import COLUMNS, COSTS, PRICE_LABELS, Contents, Row, event, is_job, job, row
 
 SpanKey = tuple[str, str]
 """(trace id, span id)."""
@@ -92,7 +93,7 @@ class SpanDeduplicator:
         own: list[tuple[int, str, Span]] = []
         foreign: list[tuple[int, str, Span]] = []
         for number, (tenant, spans) in enumerate(batches):
-            for span in spans:
+            for span in (call for each in spans for call in expanded(each)):
                 self._remember_parent(tenant, span)
                 call = _plausible_call(number, span, classification)
                 if call is not None:
@@ -198,6 +199,9 @@ def _with_tenant(tenant: str, span: Span) -> Span:
 
 def _add_entry(classification: Classification, number: int, tenant: str, span: Span) -> None:
     try:
+        if is_job(span):
+            classification.entries.append(Entry(number, span, Contents([], [], [job(span)]), tenant))
+            return
         priced_row = with_price(row(span, "otlp"))
     except Exception as error:  # noqa: BLE001 - one bad span must not fail the others of the batch
         classification.unreadable.append((number, span, f"{type(error).__name__} while reading it"))

@@ -357,8 +357,9 @@ class GroupCommitWriter:
             refusals.setdefault(number, []).append(why)
 
         def send(entries: list[Entry]) -> None:
-            insert.insert(client, self._target, [row for entry in entries for row in entry.contents.rows])
-            insert.insert_events(client, self._target, [event for entry in entries for event in entry.contents.events])
+            for tenant in {entry.tenant for entry in entries}:
+                own = (entry.contents for entry in entries if entry.tenant == tenant)
+                insert.insert_contents(client, self._target, own, tenant)
             deduplicator.remember_committed(entries)
             for entry in entries:
                 rows[entry.batch] += len(entry.contents.rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -31,6 +31,7 @@ from spanledger_clickhouse.rows.otlp import (
     text,
     texts,
 )
+from spanledger_clickhouse.rows.result_lines import expanded
 
 Row = tuple[object, ...]
 
@@ -161,12 +162,38 @@ EVENT_COLUMNS: Final[dict[str, str]] = {
 """Column of `ledger_events` -> its type, in the order of an event."""
 
 
+ATTRIBUTION_COLUMNS: Final[dict[str, object]] = {
+    **dict.fromkeys((d.column for d in NULLABLE_DIMENSIONS), None),
+    "unit_name": None,
+    **dict.fromkeys(
+        ("unit_id", "unit_measure", "attribution_reason", "context_lost_at", "code_file", "code_line", "code_function"),
+        "",
+    ),
+}
+"""Columns of a call that say who caused it, beside the tenant -> their empty value."""
+
+JOB_COLUMNS: Final[dict[str, str]] = {
+    "tenant_id": LOW,
+    "provider": LOW,
+    "job_id": TEXT,
+    "parent_id": TEXT,
+    "began_at": "DateTime64(6, 'UTC')",
+    "attribution": MAP,
+}
+"""Column of `llm_jobs` -> its type, in the order of a job."""
+
+UNDATED: Final = "spanledger.job.undated"
+"""Among the `attributes` of a result whose answer does not say when it was made: its time is that of its job."""
+
+
 class Contents(NamedTuple):
     """Rows and markers of one line."""
 
     rows: list[Row]
     events: list[Row]
     """Markers that a process reports about itself (`ledger_events`)."""
+    jobs: Sequence[Row] = ()
+    """Who began which job (`llm_jobs`)."""
 
 
 def contents(line: bytes | str, source: str = "spool") -> Contents:
@@ -178,13 +205,36 @@ def contents(line: bytes | str, source: str = "spool") -> Contents:
     document: object = json.loads(line)
     if not isinstance(document, dict) or "resourceSpans" not in document:
         raise ValueError("an OTLP JSON line must be an object with resourceSpans")
-    line_contents = Contents([], [])
+    rows: list[Row] = []
+    events: list[Row] = []
+    jobs: list[Row] = []
     for span in spans_from_json(cast("Json", document)):
         if span.scope == a.MARKER_SCOPE:
-            line_contents.events.append(event(span))
+            events.append(event(span))
+        elif is_job(span):
+            jobs.append(job(span))
         elif span.scope.startswith(a.SCOPE_PREFIX):
-            line_contents.rows.append(row(span, source))
-    return line_contents
+            rows += [row(call, source) for call in expanded(span)]
+    return Contents(rows, events, jobs)
+
+
+def is_job(span: Span) -> bool:
+    """Whether a span says who began a job, and is no call."""
+    return span.scope.startswith(a.SCOPE_PREFIX) and span.attributes.get(a.MARKER) == "job"
+
+
+def job(span: Span) -> Row:
+    """Who began a job, in the order of `JOB_COLUMNS`."""
+    values = dict(zip(COLUMNS, row(span, ""), strict=True))
+    created = natural(span.attributes.get(a.JOB_CREATED))
+    return (
+        values["tenant_id"],
+        values["provider"],
+        values["job_id"],
+        text(span.attributes.get(a.JOB_PARENT)),
+        EPOCH + timedelta(seconds=created) if created and created < MAX_TIMESTAMP_SECONDS else values["start_time"],
+        {column: str(values[column]) for column in ATTRIBUTION_COLUMNS if values[column]},
+    )
 
 
 def rows(line: bytes | str, source: str = "spool") -> list[Row]:
@@ -299,7 +349,8 @@ def row(span: Span, source: str) -> Row:
         texts(attributes.get(a.ATTEMPT_BILLED)),
         text(attributes.get(a.BEGUN_JOB_ID)),
         text(attributes.get(a.USAGE_RAW), MAX_JSON),
-        {text(key): display_text(attributes[key]) for key in islice(filter(_is_unmapped, attributes), MAX_ATTRIBUTES)},
+        {text(key): display_text(attributes[key]) for key in islice(filter(_is_unmapped, attributes), MAX_ATTRIBUTES)}
+        | ({UNDATED: "true"} if job_id and not attributes.get(a.JOB_CREATED) else {}),
         text(span.scope),
         source,
     )

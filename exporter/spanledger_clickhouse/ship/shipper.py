@@ -319,7 +319,7 @@ def _batches(segment: Any, finished: bool) -> Generator[tuple[list[SpoolLine], l
     """(lines, torn lines, bytes); an incomplete last line is read only from a finished segment."""
     batch: list[SpoolLine] = []
     torn: list[bytes] = []
-    size = 0
+    size = rows = 0
     for line in iter(lambda: segment.readline(MAX_LINE_BYTES), b""):
         if len(line) == MAX_LINE_BYTES:
             raise OSError(f"a line of more than {MAX_LINE_BYTES:,} bytes")
@@ -328,11 +328,12 @@ def _batches(segment: Any, finished: bool) -> Generator[tuple[list[SpoolLine], l
         size += len(line)
         try:
             batch.append(SpoolLine(line, contents(line)))
+            rows += max(1, len(batch[-1].contents.rows))
         except (ValueError, RecursionError, OverflowError):
             torn.append(line)
-        if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
+        if rows >= BATCH_ROWS or size >= BATCH_BYTES:
             yield batch, torn, size
-            batch, torn, size = [], [], 0
+            batch, torn, size, rows = [], [], 0, 0
     if size:
         yield batch, torn, size
 

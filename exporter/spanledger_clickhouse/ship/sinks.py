@@ -73,8 +73,7 @@ class ClickHouseSink:
     def send(self, lines: Sequence[SpoolLine]) -> None:
         try:
             client = self._connected()
-            insert.insert(client, self._target, [row for line in lines for row in line.contents.rows])
-            insert.insert_events(client, self._target, [event for line in lines for event in line.contents.events])
+            insert.insert_contents(client, self._target, (line.contents for line in lines))
         except (PoisonError, SuspectError):
             raise
         except DatabaseError:

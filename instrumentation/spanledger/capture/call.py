@@ -11,19 +11,24 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
+from opentelemetry import baggage
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from spanledger.capture.dedup import PendingJobs, SeenResponses
+from spanledger.context.baggage import is_attribution_key
+from spanledger.context.call_site import Site, call_site, pinned
 from spanledger.context.llm_call import CALL_KEY, Outbound
-from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, Response
+from spanledger.pricing.span_costs import billed_call
+from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, Response, is_result
 from spanledger.runtime import notices
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.span_attributes import set_attributes_fast, stash_usage
-from spanledger.runtime.untrusted_json import Json
+from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
+from spanledger.semconv import result_lines
 from spanledger.semconv.usage import Usage, to_attributes
 
 EMPTY_RESPONSE: Final = Response()
@@ -42,16 +47,31 @@ class PendingJob(NamedTuple):
     """`Call.on_end` of the call that created it; the cost is reported when the result is read."""
     notes: Mapping[str, str]
     """Of that call."""
+    context: Context | None = None
+    """The baggage of whoever began it."""
 
 
 _pending_jobs: Final[PendingJobs[PendingJob]] = PendingJobs()
 """(provider, job id) -> the request that started the job."""
 
+_job_of_results: Final[PendingJobs[str]] = PendingJobs()
+"""(provider, id of a file of results) -> the id of its job."""
+
 
 def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
     seen_responses.after_fork()
+    _job_of_results.after_fork(lambda name: name)
     _pending_jobs.after_fork(lambda job: job._replace(on_end=None))  # what is held is the parent's
+
+
+def _baggage_only(context: Context | None) -> Context:
+    """What of a context says who began something; its spans are not kept alive."""
+    kept = Context()
+    for key, value in baggage.get_all(context).items():
+        if is_attribution_key(key):
+            kept = baggage.set_baggage(key, value, kept)
+    return kept
 
 
 class Call:
@@ -65,10 +85,13 @@ class Call:
         "_end_notified",
         "_finished",
         "_first_chunk_ns",
+        "_job_created",
+        "_lines_picousd",
         "_notes",
         "_outbound",
         "_provider",
         "_server",
+        "_site",
         "_span",
         "_stated",
         "_tracer",
@@ -78,6 +101,7 @@ class Call:
         "hides_usage",
         "is_local",
         "is_stored",
+        "job_id",
         "on_end",
         "project",
         "provider_name",
@@ -112,6 +136,11 @@ class Call:
         self.request = request
         self.answered = False
         """Whether a response has been matched to this call."""
+        self.job_id: str | None = None
+        """The job whose result this is, by the id under which it was begun."""
+        self._job_created: int | None = None
+        self._lines_picousd = 0
+        self._site: Site = {}
         self.answer_id: str | None = None
         """The provider's id of the request, which names an answer that has no id of its own."""
         self.is_local = False
@@ -150,6 +179,7 @@ class Call:
         call.project = self.project
         call.on_end = self.on_end
         call._notes = self._notes
+        call.job_id = self.job_id
         return call
 
     @property
@@ -216,11 +246,105 @@ class Call:
     def has_body(self) -> bool:
         return bool(self._body)
 
-    def line(self, body: object) -> None:
-        """One line of an answer in lines, parsed: a billed response of its own."""
-        if isinstance(body, dict):
-            with quietly("reading what was used"):  # the other lines are rows all the same
-                self._record_extra(self._provider.response(cast("Json", body), self.request))
+    # --- an answer in lines (`result_files.py`) -----------------------------------------------------------
+
+    def begin_lines(self, first: Json) -> bool:
+        """Whether an answer in lines is a batch's results that this process has not read yet; called where it was asked for."""
+        if not is_result(first) or (
+            self.request.parent_id and seen_responses.contains(self.provider_name, f"file {self.request.parent_id}")
+        ):
+            return False
+        self._site = call_site()
+        self._adopt_job(None)
+        return True
+
+    def line_entry(self, body: object) -> Json | None:
+        """What a line used; None if nothing."""
+        with quietly("reading what was used"):  # the other lines are rows all the same
+            response = self._provider.response(mapping(body), self.request)
+            if response.usage is not None and response.job_id is not None:
+                created = response.created if response.created is not None else self._job_created
+                return result_lines.entry(
+                    response.usage,
+                    response.job_id,
+                    response.id,
+                    response.model,
+                    response.service_tier,
+                    response.inference_geo,
+                    response.speed,
+                    response.operation,
+                    created,
+                )
+        return None
+
+    def record_lines(self, entries: list[Json]) -> None:
+        """Record some lines, as one span."""
+        with quietly("recording lines"), pinned(self._site):
+            request = self.request
+            operation = "chat" if request.operation == UNKNOWN_OPERATION else request.operation
+            call = self.sibling(request._replace(operation=operation, is_poll=False, is_json_lines=False))
+            call._finished = call._end_notified = True
+            span = call._span
+            if span is not None:
+                facts = call._facts(Response(batch=True), "ok", None, None)
+                set_attributes_fast(span, {**facts, a.RESULT_LINES: result_lines.encoded(entries)})
+                span.end()
+            if self.on_end is not None:
+                self._lines_picousd += sum(self._price(entry) for entry in entries)
+
+    def _price(self, entry: Json) -> int:
+        [(attributes, usage)] = result_lines.attributes_of_lines(result_lines.encoded([entry]))
+        facts = {**attributes, a.PROVIDER: self.provider_name, a.BATCH: True, a.SERVER_ADDRESS: self._server[0]}
+        return billed_call(facts, usage).price().total_picousd or 0
+
+    def finish_lines(self) -> None:
+        """All lines were read: the file is not read again in this process."""
+        if self.request.parent_id:
+            seen_responses.add_if_new(self.provider_name, f"file {self.request.parent_id}")
+        name = f"{self.provider_name}:file {self.request.parent_id}" if self.request.parent_id else ""
+        self._finished = True
+        self._notify_end(self._lines_picousd, sold=True, name=name)
+
+    def _adopt_job(self, response: Response | None) -> PendingJob | None:
+        """Belong to whoever began the job whose result this is, as far as this process knows; returns the job."""
+        name = (response.begun_job_id or response.job_id) if response is not None else None
+        name = name or self.request.parent_id
+        if name is None:
+            return None
+        name = self.job_id = _job_of_results.get((self.provider_name, name)) or name
+        job = _pending_jobs.get((self.provider_name, name))
+        if job is not None:
+            self.context = job.context or self.context
+            self._job_created = job.created
+        return job
+
+    def _announce_job(self, name: str, created: int | None, parent: str | None = None) -> None:
+        """Write down who began a job, for the process that will see its result."""
+        facts: dict[str, Any] = {a.MARKER: "job", a.PROVIDER: self.provider_name, a.BEGUN_JOB_ID: name}
+        if created is not None:
+            facts[a.JOB_CREATED] = created
+        if parent is not None:
+            facts[a.JOB_PARENT] = parent
+        self._tracer.start_span("spanledger.job", self.context, SpanKind.INTERNAL, facts, start_time=self._began).end()
+
+    def _remember_job(self, name: str, response: Response) -> None:
+        """A job that this request began, or was told of: its result comes later, maybe elsewhere."""
+        key, begins = (self.provider_name, name), self.request.starts_job
+        context = _baggage_only(self.context) if begins else None
+        known = _pending_jobs.get(key)
+        if known is not None and known.created is None and response.created is not None:
+            _pending_jobs.pop(key)
+            _pending_jobs.put_if_absent(key, known._replace(created=response.created))
+        if known is None:
+            _pending_jobs.put_if_absent(
+                key, PendingJob(self.request, response.created, self.on_end, self._notes, context)
+            )
+            if begins:
+                self._announce_job(name, response.created)
+        for file in response.result_names:
+            if _job_of_results.get((self.provider_name, file)) is None:
+                _job_of_results.put_if_absent((self.provider_name, file), name)
+                self._announce_job(file, None, name)
 
     def finish(self) -> None:
         """The response has ended, complete or not."""
@@ -233,10 +357,7 @@ class Call:
                 with quietly("reading what was used"):  # where that fails, the call is a row all the same
                     response = self._provider.response(self._body, request)
             if response.pending_job_id is not None:
-                _pending_jobs.put_if_absent(
-                    (self.provider_name, response.pending_job_id),
-                    PendingJob(request, response.created, self.on_end, self._notes),
-                )
+                self._remember_job(response.pending_job_id, response)
                 self._end_notified = self._end_notified or (request.starts_job and not request.batch)  # the result does
             if response.cancelled_job_id is not None:
                 job = _pending_jobs.pop((self.provider_name, response.cancelled_job_id))
@@ -276,7 +397,9 @@ class Call:
 
     def _resume_job(self, response: Response) -> None:
         """Resume the request that started a polled job: this process's own, else as the response describes it."""
-        job = _pending_jobs.pop((self.provider_name, response.job_id)) if response.job_id else None
+        job = self._adopt_job(response)
+        if response.job_id:
+            _pending_jobs.pop((self.provider_name, response.job_id))
         request = job.request if job else self.request
         if job is not None:
             self._notes = {**job.notes, **self._notes}
@@ -288,9 +411,10 @@ class Call:
         if extra.usage is None or (extra.job_id and not seen_responses.add_if_new(self.provider_name, extra.job_id)):
             return
         request = self.request
-        if extra.job_id and extra.created is None and request.parent_id is not None:
-            job = _pending_jobs.get((self.provider_name, request.parent_id))
-            extra = extra._replace(created=job.created if job else None)
+        if extra.job_id:
+            job = self._adopt_job(extra)
+            if extra.created is None and job is not None:
+                extra = extra._replace(created=job.created)
         operation = extra.operation or ("chat" if request.operation == UNKNOWN_OPERATION else request.operation)
         extra_request = request._replace(
             operation=operation, model=extra.model, is_poll=False, is_json_lines=False, expected_usage=None
@@ -390,6 +514,7 @@ class Call:
             (a.BATCH, response.batch or None),
             (a.JOB_ID, response.job_id),
             (a.JOB_CREATED, response.created),
+            (a.BEGUN_JOB_ID, self.job_id),
             (a.PROVIDER_PROJECT, self.project),
             (a.CACHE_HIT, "true" if self.is_stored else None),
         ):

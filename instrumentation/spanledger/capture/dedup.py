@@ -43,6 +43,11 @@ class SeenResponses:
                 self._keys.popitem(last=False)
             return True
 
+    def contains(self, provider: str, name: str) -> bool:
+        """Whether an id was added."""
+        with self._lock:
+            return (provider, name) in self._keys
+
     def add_object(self, value: Any) -> None:
         """Remember an object for as long as it lives: a freed one's `id()` may be another's.
 

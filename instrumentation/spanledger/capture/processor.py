@@ -88,6 +88,9 @@ class LedgerProcessor(SpanProcessor):
     def _begin(self, span: Span, parent_context: Context | None) -> None:
         self.enter_process()
         facts = attribution_attributes(parent_context)
+        if a.MARKER in (span.attributes or {}):  # it says who began a job: no call
+            before_end(span, lambda: set_attributes_fast(span, facts))
+            return
         total = self._requests.total_for(span)
         if a.ATTRIBUTION_REASON in facts:
             if total is not None and total.is_remote and facts[a.ATTRIBUTION_REASON] == "no_baggage":
@@ -105,6 +108,9 @@ class LedgerProcessor(SpanProcessor):
             usage = stashed_usage(span)
             attributes = copy_attributes(span)
             facts[a.PROCESS_ID] = self._spool.process_id
+            if a.RESULT_LINES in attributes:  # many rows, numbered and priced where they are made
+                set_attributes_fast(span, facts)
+                return
             if not attributes.get(a.JOB_ID):  # a row that any process may write has no number of this one's
                 facts[a.SEQUENCE] = self._spool.next_sequence()
             facts[a.PRICE_STATUS] = ERROR

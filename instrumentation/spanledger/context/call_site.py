@@ -5,14 +5,34 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Final
 
 from spanledger.semconv import attributes as a
 
+Site = dict[str, str | int]
 
-def call_site() -> dict[str, str | int]:
+_pinned: ContextVar[Site | None] = ContextVar("spanledger_call_site", default=None)
+
+
+@contextmanager
+def pinned(site: Site) -> Generator[None]:
+    """Give `site` for every call of the block: it is recorded in a thread of ours, but was made elsewhere."""
+    token = _pinned.set(site)
+    try:
+        yield
+    finally:
+        _pinned.reset(token)
+
+
+def call_site() -> Site:
     """`code.file.path`, `code.line.number` and `code.function.name` of the code that made the call."""
+    known = _pinned.get()
+    if known is not None:
+        return known
     frame: FrameType | None = sys._getframe(1)
     fallback: FrameType | None = None
     while frame is not None:

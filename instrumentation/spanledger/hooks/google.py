@@ -24,6 +24,7 @@ from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
 from spanledger.capture.call import Call
+from spanledger.capture.result_files import ResultFile
 from spanledger.context.llm_call import outbound
 from spanledger.hooks.patching import Hooks, Patches
 from spanledger.providers import Provider
@@ -281,8 +282,9 @@ def _read_response(call: Call, response: Any) -> None:
 
 def _read(body: str | bytes, call: Call) -> None:
     if call.request.is_json_lines:
-        for line in body.splitlines():
-            call.line(parse_json(line))
+        file = ResultFile(call)
+        file.feed(body.encode() if isinstance(body, str) else body)
+        file.end()
     else:
         call.body(parse_json(body))
 

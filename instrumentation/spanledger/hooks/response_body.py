@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from typing import Any, Final, Protocol, cast
 
 from spanledger.capture.call import Call
+from spanledger.capture.result_files import ResultFile
 from spanledger.hooks.sse import SseTap
 from spanledger.runtime import finalizers
 from spanledger.runtime.guard import quietly
@@ -155,6 +156,7 @@ def _raw_tap(response: Any) -> BodyTap | None:
         return state.tap
     if state.tap.hides and encoding in ("gzip", "x-gzip"):
         return _GzipTap(state.tap)
+    _begin_reading(state.tap)
     return _EncodedTap(state.tap, response._get_content_decoder())
 
 
@@ -218,9 +220,14 @@ class DocumentBody:
         self._chunks: list[bytes] = []
         self._size = 0
         self._reading = False
+        self._is_over = False
+
+    def begin(self) -> None:
+        """The caller begins to read: the response may be closed before a first chunk is full."""
+        if not self._is_over:
+            self._reading = True
 
     def feed(self, chunk: bytes) -> bytes:
-        self._reading = True
         self._size += len(chunk)
         if self._size <= MAX_JSON:
             self._chunks.append(chunk)
@@ -230,7 +237,7 @@ class DocumentBody:
         return b""
 
     def end(self) -> None:
-        self._reading = False
+        self._reading, self._is_over = False, True
         if self._size <= MAX_JSON and self._chunks:
             body = parse_json(b"".join(self._chunks))
             self._call.body(body)
@@ -245,29 +252,30 @@ class DocumentBody:
 
 
 class JsonLinesBody(DocumentBody):
-    """An answer in JSON lines, each of which may be billed; only the unfinished line is kept."""
+    """An answer in JSON lines, each of which may be billed."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(call)
-        self._tail = b""
+        self._file = ResultFile(call)
 
     def feed(self, chunk: bytes) -> bytes:
-        self._reading = True
-        *lines, tail = (self._tail + chunk).split(b"\n")
-        self._tail = tail if len(tail) <= MAX_JSON else b""
-        for line in lines:
-            self._call.line(parse_json(line))
+        self._file.feed(chunk)
         return chunk
 
     def end(self) -> None:
-        self._reading = False
-        self._call.line(parse_json(self._tail))
-        self._tail = b""
+        self._reading, self._is_over = False, True
+        self._file.end()
         self._call.finish()
+
+    def on_close(self) -> None:
+        if not self._reading:
+            self._file.end(complete=False)
+            self._call.finish()
 
 
 def _observed_bytes(inner: Iterator[bytes], tap: BodyTap) -> Iterator[bytes]:
     """`iter_bytes` through a tap, however it is consumed (events, lines, text)."""
+    _begin_reading(tap)
     try:
         for chunk in inner:
             passed = _fed(tap, chunk)
@@ -292,6 +300,7 @@ class _AsyncBytes:
         return self
 
     async def __anext__(self) -> bytes:
+        _begin_reading(self._tap)
         while True:
             try:
                 chunk = await self._inner.__anext__()
@@ -313,6 +322,11 @@ class _AsyncBytes:
         close = getattr(self._inner, "aclose", None)
         if close is not None:
             await close()
+
+
+def _begin_reading(tap: BodyTap) -> None:
+    if isinstance(tap, DocumentBody):
+        tap.begin()
 
 
 def _fed(tap: BodyTap, chunk: bytes) -> bytes:

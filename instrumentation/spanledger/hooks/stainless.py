@@ -24,6 +24,7 @@ from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
 from spanledger.capture.call import Call, seen_responses
+from spanledger.capture.result_files import ResultFile
 from spanledger.context.llm_call import outbound, reached_network
 from spanledger.hooks.answer_headers import answer_headers
 from spanledger.hooks.patching import Hooks, Patches
@@ -429,7 +430,8 @@ def _read_events(response: Any, call: Call) -> None:
 
 def _read_body(response: Any, call: Call) -> None:
     if call.request.is_json_lines:
-        for line in response.content.split(b"\n"):
-            call.line(parse_json(line))
+        file = ResultFile(call)
+        file.feed(response.content)
+        file.end()
     elif "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
         call.body(parse_json(response.content))

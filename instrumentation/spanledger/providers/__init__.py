@@ -92,6 +92,10 @@ class Response(NamedTuple):
     """The id of the pending job under which the result will be seen later; until then nothing is billed."""
     cancelled_job_id: str | None = None
     """The id of a pending job that was cancelled or failed: it is not billed."""
+    begun_job_id: str | None = None
+    """The job whose result this is, where that is not `job_id` itself (the batch of a line)."""
+    result_names: tuple[str, ...] = ()
+    """Of a batch: the ids of the files in which its results are."""
     extras: tuple[Response, ...] = ()
     """Further billed responses in the same HTTP response, each with its own model."""
 
@@ -116,6 +120,14 @@ class Provider(Protocol):
     def response(self, body: Json, request: Request | None = None) -> Response:
         """Read an answer, what `fold` made of a stream, or one line of an answer in lines."""
         ...
+
+
+RESULT_FIELDS: Final = ("response", "result", "error", "status")
+
+
+def is_result(line: Json) -> bool:
+    """Whether the first line of a file is a batch's result, of any of the three providers: named, and with an answer."""
+    return ("custom_id" in line or "key" in line) and any(name in line for name in RESULT_FIELDS) and "body" not in line
 
 
 def prompt_hash(texts: Iterable[object]) -> str | None:

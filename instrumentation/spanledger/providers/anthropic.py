@@ -79,6 +79,7 @@ def fold(body: Json, event: Json) -> Json:
         changed = {key: value for key, value in mapping(event, "usage").items() if value is not None}
         body["usage"] = {**mapping(body, "usage"), **changed}
         body["stop_reason"] = get_path(event, "delta", "stop_reason")
+        body["finished"] = body["stop_reason"] is not None  # with the last counts; some readers stop here
     elif kind == "message_stop":
         body["finished"] = True
     elif kind == MODEL_REQUEST:
@@ -185,10 +186,11 @@ def _read_batch_line(line: Json, request: Request) -> Response:
 
 def _read_poll(body: Json, request: Request) -> Response:
     """A batch states when it was created; a session's events state what each of its model requests used."""
+    created = unix_seconds(body, "created_at")
+    if request.starts_job:
+        return Response(pending_job_id=label(body, "id"), created=created)
     if request.parent_id is not None:
-        return Response(
-            job_id=request.parent_id, pending_job_id=request.parent_id, created=unix_seconds(body, "created_at")
-        )
+        return Response(job_id=request.parent_id, pending_job_id=request.parent_id, created=created)
     events = [event for event in items(body, "data") if get_path(event, "type") == MODEL_REQUEST]
     return Response(extras=tuple(_model_request(cast("Json", event)) for event in events))
 

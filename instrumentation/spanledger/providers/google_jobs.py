@@ -109,10 +109,16 @@ def read_poll(body: Json, read: Reader) -> Response:
             else response._replace(job_id=response.id, created=unix_seconds(body, "created"))
         )
     answers = _inlined_answers(body)
+    files = _result_files(body)
+    if files:
+        created = unix_seconds(body, "metadata", "createTime") or unix_seconds(body, "createTime")
+        return Response(pending_job_id=name, created=created, result_names=files)
     if answers:
         created = unix_seconds(body, "metadata", "createTime") or unix_seconds(body, "createTime")
         batch = (
-            read(mapping(answer, "response"))._replace(batch=True, job_id=f"{name}:{index}", created=created)
+            read(mapping(answer, "response"))._replace(
+                batch=True, job_id=f"{name}:{index}", created=created, begun_job_id=name
+            )
             for index, answer in enumerate(answers)
         )
         return Response(extras=tuple(batch))
@@ -129,9 +135,18 @@ def read_poll(body: Json, read: Reader) -> Response:
     return Response(name, job_id=name, quantity=samples) if samples else Response(cancelled_job_id=name)
 
 
+RESULTS: Final = (("response",), ("dest",), ("output",), ("metadata", "output"))
+"""Where a batch says what became of it, by API and release."""
+
+
+def _result_files(body: Json) -> tuple[str, ...]:
+    names = (label(body, *path, field) for path in RESULTS for field in ("responsesFile", "fileName"))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 def _inlined_answers(body: Json) -> list[object]:
-    for path in (("response", "inlinedResponses"), ("dest", "inlinedResponses"), ("output", "inlinedResponses")):
-        container = get_path(body, *path)
+    for path in RESULTS:
+        container = get_path(body, *path, "inlinedResponses")
         answers = (
             cast("list[object]", container) if isinstance(container, list) else items(container, "inlinedResponses")
         )

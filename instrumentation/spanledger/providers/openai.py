@@ -39,10 +39,16 @@ def request(method: str, path: str, body: object) -> Request | None:
         media.quality,
         kind.is_poll or flag(fields, "background") is True,
         kind.is_json_lines,
-        kind.parent_id,
+        _file_id(path) if kind.is_json_lines else kind.parent_id,
         kind.starts_job or flag(fields, "background") is True,
         kind.batch,
     )
+
+
+def _file_id(path: str) -> str | None:
+    """Of `files/<id>/content`."""
+    parts = path.partition("?")[0].rstrip("/").rsplit("/", 2)
+    return label(parts[-2]) if len(parts) > 1 else None
 
 
 def _system_prompt(fields: Json) -> Iterator[object]:

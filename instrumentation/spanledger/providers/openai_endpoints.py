@@ -61,6 +61,7 @@ BILLED_POST: Final[dict[str, Endpoint]] = {
 BILLED_GET: Final[dict[str, Endpoint]] = {
     "responses/*": Endpoint("chat", is_poll=True),
     "videos/*": Endpoint("video_generation", is_poll=True),
+    "batches/*": Endpoint("chat", is_poll=True),
     "threads/*/runs/*": Endpoint("invoke_agent", is_poll=True),
     "agents/sessions/*/events": Endpoint("invoke_agent", is_poll=True),
     "agents/sessions/*/turns/*": Endpoint("invoke_agent", is_poll=True),

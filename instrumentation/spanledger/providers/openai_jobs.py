@@ -74,8 +74,13 @@ def read_poll(body: Json, read: Reader) -> Response:
     if "turns" in body:
         return Response(extras=tuple(_turn_response(cast("Json", turn)) for turn in items(body, "turns")))
     kind = label(body, "object")
-    if kind == "batch":
-        return EMPTY_RESPONSE  # its lines are billed, in the file of its results
+    if kind == "batch":  # its lines are billed, in the file of its results
+        files = (label(body, name) for name in ("output_file_id", "error_file_id"))
+        return Response(
+            pending_job_id=label(body, "id"),
+            created=count(body, "created_at"),
+            result_names=tuple(name for name in files if name),
+        )
     if label(body, "status") not in TERMINAL_STATUSES:
         return Response(pending_job_id=label(body, "id"))
     if kind == "response":
@@ -123,7 +128,14 @@ def _eval_response(run: Json, per_model: object) -> Response:
     model = label(usage_fields, "model_name")
     name = f"{label(run, 'id')}:{model}"
     return Response(
-        name, model, (), usage, raw_usage=compact_usage(usage_fields), job_id=name, created=count(run, "created_at")
+        name,
+        model,
+        (),
+        usage,
+        raw_usage=compact_usage(usage_fields),
+        job_id=name,
+        created=count(run, "created_at"),
+        begun_job_id=label(run, "id"),
     )
 
 
@@ -142,4 +154,5 @@ def read_line(body: Json, read: Reader) -> Response:
         return EMPTY_RESPONSE
     response = read(answer)
     created = count(answer, "created") or count(answer, "created_at")
-    return response._replace(batch=True, job_id=label(body, "id"), created=created, complete=True)
+    operation = "embeddings" if label(answer, "object") == "list" else None
+    return response._replace(batch=True, job_id=label(body, "id"), created=created, complete=True, operation=operation)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable
+from typing import Final
 
 from spanledger.runtime import forks
 from spanledger.runtime.guard import quietly
@@ -49,10 +51,21 @@ def run_outside_gc(act: Callable[[], object]) -> None:
 
 
 def wait(seconds: float) -> bool:
-    """Wait up to `seconds` for the queued finalizers; returns whether all have run."""
+    """Wait up to `seconds` for the queued finalizers, and for what else was named; returns whether all is done."""
+    until = time.monotonic() + seconds
     if len(_queue):  # in a forked child, say: the thread that was to do it is the parent's
         start_worker()
-    return _queue.drain(seconds)
+    done = _queue.drain(seconds)
+    finished = [other(max(0.0, until - time.monotonic())) for other in _others]  # each, even if one is not
+    return all(finished) and done
+
+
+_others: Final = list[Callable[[float], bool]]()
+
+
+def also_wait(other: Callable[[float], bool]) -> None:
+    """Wait for `other`, given the seconds that are left, too: work in the background that ends in rows."""
+    _others.append(other)
 
 
 def _run_queue(queue: ReentrantQueue[Callable[[], object]]) -> None:

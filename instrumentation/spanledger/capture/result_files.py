@@ -1,0 +1,254 @@
+"""Reads the result files of batches: each of their lines was billed, and there may be a million.
+
+The caller's thread only hands the bytes on. A thread of this module keeps what is more than a few megabytes in a file
+without a name, which only this process can read and which is gone with it, and reads the lines once the download is over, in
+short slices with pauses, so that no other thread waits long for the interpreter. Hundreds of lines are one row of the spool,
+as the counts of each (`semconv/result_lines.py`); whoever turns spans into rows expands it. No text of a line is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from queue import Empty
+from typing import IO, Final
+
+from spanledger.capture.call import Call
+from spanledger.runtime import finalizers, forks, notices
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.reentrant_queue import ReentrantQueue
+from spanledger.runtime.untrusted_json import Json, mapping, parse_json
+
+LINES_PER_ROW: Final = 500
+INLINE_BYTES: Final = 64 << 10
+"""A file up to this size is read at once, where it was downloaded: a hundred lines take three milliseconds."""
+MEMORY_BYTES: Final = 4 << 20
+"""What a larger file has in memory before it goes to a file."""
+HANDED_BYTES: Final = 1 << 20
+"""Bytes that are handed on together."""
+MAX_FIRST_LINE: Final = 8 << 20
+MAX_LINE: Final = 64 << 20
+MAX_WAITING_BYTES: Final = 256 << 20
+"""Bytes that wait for the thread; a download that is further ahead of the disk is given up, with a notice."""
+SLICE_SECONDS: Final = 0.002
+PAUSE_SECONDS: Final = 0.003
+"""After a slice of reading lines, which is shorter than the interpreter's own switch interval."""
+READ_BYTES: Final = 256 << 10
+EXIT_SECONDS: Final = 60.0
+"""How long the end of a program waits for files that were downloaded; then without pauses."""
+
+
+class ResultFile:
+    """One download. `feed` and `end` are for the caller's thread; the rest is for the reading thread."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._head = b""
+        self._is_results: bool | None = None
+        """None: its first line has not come yet."""
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._total = 0
+        self._kept: list[bytes] = []
+        self._kept_size = 0
+        self._file: IO[bytes] | None = None
+        self._is_given_up = False
+        self._is_over = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Some more bytes."""
+        if self._is_results is None:
+            self._head += chunk
+            end = self._head.find(b"\n")
+            if end < 0:
+                if len(self._head) > MAX_FIRST_LINE:
+                    self._is_results, self._head = False, b""
+                return
+            self._decide(self._head[:end])
+            chunk, self._head = self._head, b""
+        if not self._is_results:
+            return
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        self._total += len(chunk)
+        if self._size >= HANDED_BYTES and self._total > INLINE_BYTES:
+            self._hand_on()
+
+    def _decide(self, line: bytes) -> None:
+        self._is_results = self._call.begin_lines(mapping(parse_json(line)))
+
+    def end(self, *, complete: bool = True) -> None:
+        """The download is over; `complete`: all of it was read."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._is_results is None and self._head:
+            self._decide(self._head)
+            self._chunks, self._size, self._total = [self._head], len(self._head), len(self._head)
+        if not self._is_results:
+            return
+        if self._total <= INLINE_BYTES or not _start_reader():
+            self._kept += self._chunks
+            self.read(pauses=False, complete=complete)
+        else:
+            self._hand_on()
+            _reader.put((self, None, complete))
+
+    def _hand_on(self) -> None:
+        if not _start_reader():
+            return  # it stays in memory, and is read at the end
+        if self._is_given_up:
+            self._chunks, self._size = [], 0
+            return
+        if _waiting.size > MAX_WAITING_BYTES:
+            self._is_given_up = True
+            notices.add(
+                "a file of batch results came faster than the disk could take it: its calls are not recorded. Download it again"
+            )
+            return
+        _waiting.add(self._size)
+        _reader.put((self, self._chunks, False))
+        self._chunks, self._size = [], 0
+
+    # --- the reading thread ----------------------------------------------------------------------------------
+
+    def keep(self, chunks: list[bytes]) -> None:
+        """Keep bytes until the download is over."""
+        self._kept += chunks
+        self._kept_size += sum(map(len, chunks))
+        if self._kept_size > MEMORY_BYTES and not self._is_given_up:
+            try:
+                self._file = self._file or _nameless_file()
+                for chunk in self._kept:
+                    self._file.write(chunk)
+            except OSError as error:
+                self._is_given_up = True
+                notices.add(
+                    f"a file of batch results could not be kept while it was read: {error.strerror}. Download it again"
+                )
+            self._kept, self._kept_size = [], 0
+
+    def read(self, *, pauses: bool, complete: bool) -> None:
+        """Read all lines, and record them."""
+        if self._is_given_up:
+            return
+        entries: list[Json] = []
+        began = time.perf_counter()
+        for line in self._lines():
+            if line:
+                entry = self._call.line_entry(parse_json(line))
+                if entry is not None:
+                    entries.append(entry)
+            if len(entries) >= LINES_PER_ROW:
+                self._call.record_lines(entries)
+                entries = []
+            if pauses and not _hurry.is_set() and time.perf_counter() - began > SLICE_SECONDS:
+                time.sleep(PAUSE_SECONDS)
+                began = time.perf_counter()
+        if entries:
+            self._call.record_lines(entries)
+        if complete:
+            self._call.finish_lines()
+        if self._file is not None:
+            self._file.close()
+
+    def _lines(self) -> Iterator[bytes]:
+        if self._file is not None:
+            self._file.seek(0)
+        tail = b""
+        for block in self._blocks():
+            *lines, tail = (tail + block).split(b"\n")
+            yield from lines
+            if len(tail) > MAX_LINE:
+                tail = b""
+        yield tail
+
+    def _blocks(self) -> Iterator[bytes]:
+        while self._file is not None and (block := self._file.read(READ_BYTES)):
+            yield block
+        while self._kept:
+            chunk = self._kept.pop(0)
+            for start in range(0, len(chunk), READ_BYTES):
+                yield chunk[start : start + READ_BYTES]
+
+
+class _Waiting:
+    """Bytes that are on their way to the reading thread."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        with self._lock:
+            self.size += size
+
+
+def _nameless_file() -> IO[bytes]:
+    """A file without a name: nobody else can open it, and it does not outlive this process."""
+    return tempfile.TemporaryFile(buffering=0, dir=os.environ.get("TMPDIR") or None)
+
+
+Work = tuple[ResultFile, "list[bytes] | None", bool]
+"""A file, more of its bytes (None: that was all), and whether it is complete."""
+
+_reader = ReentrantQueue[Work]()
+_waiting = _Waiting()
+_hurry = threading.Event()
+"""The program ends: no more pauses."""
+_is_reading = threading.Event()
+
+
+def _start_reader() -> bool:
+    """Whether there is a thread that reads."""
+    reader = _reader
+    if not forks.threads_allowed():
+        return False
+    try:
+        reader.start(lambda: _run(reader), "spanledger-results")
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run(reader: ReentrantQueue[Work]) -> None:
+    while reader is _reader:
+        with suppress(Empty):
+            file, chunks, complete = reader.get()
+            _is_reading.set()
+            with quietly("reading a file of results"):
+                if chunks is None:
+                    file.read(pauses=True, complete=complete)
+                else:
+                    file.keep(chunks)
+                    _waiting.add(-sum(map(len, chunks)))
+            file, chunks = None, None  # type: ignore[assignment] - nothing keeps a file alive while the thread waits
+            _is_reading.clear()
+
+
+def wait(seconds: float) -> bool:
+    """Wait up to `seconds` for files that were downloaded; returns whether all have been read."""
+    return _reader.drain(seconds) if len(_reader) or _is_reading.is_set() else True
+
+
+def finish() -> None:
+    """The program ends: read what was downloaded."""
+    if len(_reader) or _is_reading.is_set():
+        _hurry.set()
+        if not wait(EXIT_SECONDS):
+            notices.add(
+                "the program ended before all batch results that it had downloaded were recorded. Download them again"
+            )
+
+
+def _after_fork() -> None:
+    global _reader, _waiting, _is_reading
+    _reader, _waiting, _is_reading = ReentrantQueue[Work](), _Waiting(), threading.Event()
+
+
+forks.in_child(_after_fork)
+finalizers.also_wait(wait)

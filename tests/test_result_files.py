@@ -1,0 +1,290 @@
+"""Batches: a million lines do not stop the application, and their rows are those of whoever began the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from google import genai
+
+import spanledger
+from canned import Canned
+from conftest import Recorded
+from spanledger.capture import call as calls
+from spanledger.capture import result_files
+from spanledger.capture.dedup import PendingJobs, SeenResponses
+from spanledger.runtime import finalizers
+from spanledger_clickhouse.database import insert, migrations
+from spanledger_clickhouse.rows.rows import COLUMNS, contents
+
+CREATED = 1_790_000_000
+
+
+def line(number: int) -> bytes:
+    usage = {"prompt_tokens": 1000 + number % 7, "completion_tokens": 500, "total_tokens": 1500 + number % 7}
+    body = {
+        "id": f"chatcmpl-{number}", "object": "chat.completion", "created": CREATED, "model": "gpt-4.1-mini",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 100}}], "usage": usage,
+    }  # fmt: skip
+    answer = {"status_code": 200, "request_id": "r", "body": body}
+    return json.dumps(
+        {"id": f"batch_req_{number}", "custom_id": f"c{number}", "response": answer, "error": None}
+    ).encode()
+
+
+def results(lines: int) -> bytes:
+    return b"\n".join(map(line, range(lines))) + b"\n"
+
+
+@pytest.fixture
+def another_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Forgets what this process has seen."""
+
+    def forget() -> None:
+        monkeypatch.setattr(calls, "seen_responses", SeenResponses())
+        monkeypatch.setattr(calls, "_pending_jobs", PendingJobs())
+        monkeypatch.setattr(calls, "_job_of_results", PendingJobs())
+
+    forget()
+    return forget
+
+
+@pytest.fixture
+def client(canned: Canned) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1") as client:
+        yield client
+
+
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["tenant_id"], row["start_time"], row["trace_id"], row["span_id"]
+
+
+@pytest.mark.parametrize("lines", [3, 2000, 9000])
+def test_any_number_of_downloads_is_one_set_of_rows(
+    lines: int, canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None]
+):
+    canned.answers["/files/file-r/content"] = results(lines)
+    for _ in range(2):
+        client.files.content("file-r").read()
+        assert result_files.wait(20)
+    assert len(ledger.rows) == lines, "the second download was recognised"
+    another_process()
+    with client.files.with_streaming_response.content("file-r") as response:
+        assert sum(map(len, response.iter_bytes(8192))) == len(results(lines))
+    assert result_files.wait(20)
+    rows = ledger.rows
+    assert len(rows) == 2 * lines
+    assert len(set(map(identity, rows))) == lines
+    assert {row["is_batch"] for row in rows} == {True}
+    assert {row["price_status"] for row in rows} == {"priced"}
+    assert {row["response_id"] for row in rows} == {f"chatcmpl-{number}" for number in range(lines)}
+
+
+def test_a_download_is_little_more_than_bytes_and_few_lines_of_the_spool(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any
+):
+    canned.answers["/files/file-r/content"] = results(5000)
+    client.files.content("file-r").read()
+    assert result_files.wait(20)
+    assert len(ledger.lines) <= 11
+    assert sum(map(len, ledger.lines)) < 5000 * 250
+
+
+def test_the_event_loop_is_not_stopped(canned: Canned, ledger: Recorded, another_process: Any):
+    canned.answers["/files/file-r/content"] = results(20_000)
+
+    async def longest_stall() -> float:
+        longest, over = 0.0, False
+
+        async def watch() -> None:
+            nonlocal longest
+            while not over:
+                began = time.perf_counter()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.perf_counter() - began)
+
+        watching = asyncio.create_task(watch())
+        async with (
+            openai.AsyncOpenAI(api_key="k", base_url=f"{canned.url}/v1") as client,
+            client.files.with_streaming_response.content("file-r") as response,
+        ):
+            async for _ in response.iter_bytes(65536):
+                pass
+        until = time.monotonic() + 30
+        while not result_files.wait(0) and time.monotonic() < until:  # noqa: ASYNC110 - another thread is waited for
+            await asyncio.sleep(0.01)
+        over = True
+        await watching
+        return longest
+
+    stall = asyncio.run(longest_stall())
+    assert len(ledger.rows) == 20_000
+    assert stall < 0.5, f"{stall * 1000:.0f} ms (benchmarks/bench_batch_files.py: below 20 on an idle machine)"
+
+
+def test_another_file_is_neither_kept_nor_read(canned: Canned, client: openai.OpenAI, ledger: Recorded, monkeypatch):
+    kept: list[Any] = []
+    monkeypatch.setattr(result_files.ResultFile, "_hand_on", kept.append)
+    for body in (
+        b"%PDF" + b"x" * 3_000_000,
+        b'{"messages": []}\n' * 200_000,
+        b'{"custom_id": "1", "body": {}}\n' * 100_000,
+    ):
+        canned.answers["/files/file-x/content"] = body
+        assert client.files.content("file-x").read() == body
+    assert (kept, ledger.rows) == ([], [])
+
+
+def test_a_download_that_is_broken_off_keeps_what_it_had(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any
+):
+    canned.answers["/files/file-r/content"] = results(1000)
+    with client.files.with_streaming_response.content("file-r") as response:
+        for _ in response.iter_bytes(65536):
+            break
+    assert finalizers.wait(10)
+    assert 0 < len(ledger.rows) < 1000
+
+
+# --- whose it is ---------------------------------------------------------------------------------------------------
+
+BATCH = {
+    "id": "batch_1",
+    "object": "batch",
+    "created_at": CREATED,
+    "status": "in_progress",
+    "input_file_id": "f",
+    "endpoint": "x",
+}
+DONE = {**BATCH, "status": "completed", "output_file_id": "file-out"}
+
+
+def begin_openai(client: openai.OpenAI) -> None:
+    with spanledger.attribution(user="ada", feature="nightly", tenant="acme", request_id="r1"):
+        client.batches.create(input_file_id="f", endpoint="/v1/chat/completions", completion_window="24h")
+
+
+def fetch_openai(client: openai.OpenAI) -> None:
+    with spanledger.attribution(user="cron", feature="fetcher"):
+        client.batches.retrieve("batch_1")
+        client.files.content("file-out").read()
+
+
+def test_the_results_of_a_batch_are_those_of_who_began_it(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any
+):
+    canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
+    begin_openai(client)
+    fetch_openai(client)
+    assert {(r["user_id"], r["feature"], r["tenant_id"], r["job_id"]) for r in ledger.rows} == {
+        ("ada", "nightly", "acme", "batch_1")
+    }
+
+
+def stored(embedded: Any, ledger: Recorded) -> list[dict[str, Any]]:
+    """The rows as the ledger has them."""
+    client, target = embedded
+    migrations.migrate(client, target)
+    for spooled in ledger.lines:  # one by one: they may come from several hosts
+        insert.insert_contents(client, target, [contents(spooled)])
+    found = client.query(f"SELECT {', '.join(COLUMNS)} FROM `{target.database}`.llm_calls FINAL ORDER BY span_id")
+    return [dict(zip(COLUMNS, row, strict=True)) for row in found.result_rows]
+
+
+def test_in_another_process_they_are_too(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+):
+    canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
+    begin_openai(client)
+    another_process()
+    client.batches.retrieve("batch_1")  # one process asks for the batch, a third one for the file
+    another_process()
+    with spanledger.attribution(user="cron", feature="fetcher"):
+        client.files.content("file-out").read()
+    another_process()
+    fetch_openai(client)
+    rows = stored(embedded, ledger)
+    assert len(rows) == 3
+    assert {(r["user_id"], r["feature"], r["tenant_id"], r["request_id"]) for r in rows} == {
+        ("ada", "nightly", "acme", "r1")
+    }
+
+
+def test_a_background_response_is_that_of_who_began_it(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+):
+    made = {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": CREATED,
+        "model": "gpt-5.4-mini",
+        "background": True,
+        "output": [],
+    }
+    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    canned.answers |= {
+        "/responses": {**made, "status": "queued"},
+        "/responses/resp_1": {**made, "status": "completed", "usage": usage},
+    }
+    with spanledger.attribution(user="ada", feature="deep", tenant="acme"):
+        client.responses.create(model="gpt-5.4-mini", input="x", background=True)
+    another_process()
+    with spanledger.attribution(user="bob"):
+        client.responses.retrieve("resp_1")
+    [row] = stored(embedded, ledger)
+    assert (row["user_id"], row["feature"], row["tenant_id"], row["output_text_tokens"]) == ("ada", "deep", "acme", 5)
+
+
+def test_anthropics_results_have_the_time_of_their_batch(
+    canned: Canned, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+):
+    batch = {"id": "msgbatch_1", "type": "message_batch", "processing_status": "ended", "created_at": "2026-11-01T10:00:00Z",
+             "results_url": f"{canned.url}/v1/messages/batches/msgbatch_1/results"}  # fmt: skip
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-6", "content": [],
+               "stop_reason": "end_turn", "usage": {"input_tokens": 10, "output_tokens": 5}}  # fmt: skip
+    done = {"custom_id": "a", "result": {"type": "succeeded", "message": message}}
+    canned.answers |= {
+        "/messages/batches": batch,
+        "/messages/batches/msgbatch_1": batch,
+        "/messages/batches/msgbatch_1/results": json.dumps(done).encode() + b"\n",
+    }
+    with anthropic.Anthropic(api_key="k", base_url=canned.url) as client:
+        with spanledger.attribution(user="ada"):
+            client.messages.batches.create(requests=[])
+        for _ in range(2):
+            another_process()
+            list(client.messages.batches.results("msgbatch_1"))
+            assert finalizers.wait(5)
+    [row] = stored(embedded, ledger)
+    assert row["user_id"] == "ada"
+    assert row["start_time"].isoformat().startswith("2026-11-01T10:00:00")
+
+
+def test_googles_result_files_are_read(
+    canned: Canned, ledger: Recorded, another_process: Callable[[], None], tmp_path: Path, serves: Any
+):
+    serves(canned.url, "gcp.gemini")
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
+    answer = {"key": "k1", "response": {"responseId": "g1", "modelVersion": "gemini-3.5-flash", "usageMetadata": usage}}
+    canned.answers |= {
+        ":batchGenerateContent": {"name": "batches/b1", "metadata": {"createTime": "2026-11-01T10:00:00Z"}},
+        "/batches/b1": {"name": "batches/b1", "done": True, "metadata": {"createTime": "2026-11-01T10:00:00Z",
+                        "output": {"responsesFile": "files/out"}}},
+        "files/out:download": json.dumps(answer).encode() + b"\n",
+    }  # fmt: skip
+    client = genai.Client(api_key="k", http_options={"base_url": canned.url})
+    with spanledger.attribution(user="ada", feature="nightly"):
+        client.batches.create(model="gemini-3.5-flash", src="files/in")
+    client.batches.get(name="batches/b1")
+    client.files.download(file="files/out")
+    client.close()
+    row = ledger.row
+    assert (row["user_id"], row["feature"], row["job_id"]) == ("ada", "nightly", "batches/b1")
+    assert (row["is_batch"], row["input_uncached_tokens"], row["output_text_tokens"]) == (True, 10, 5)
