@@ -127,6 +127,50 @@ def test_transcription_is_counted_by_duration(answer, columns, client, server, l
     assert {name: ledger.row[name] for name in columns} == columns
 
 
+def test_speech_as_events_is_counted_in_tokens_in_every_way_of_reading(client, server, ledger: Recorded):
+    usage = {"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}
+    server.answers["/audio/speech"] = sse(
+        {"type": "speech.audio.delta", "audio": "AAAA"}, {"type": "speech.audio.done", "usage": usage}
+    )
+    ask = {"model": "gpt-4o-mini-tts", "input": "hello", "voice": "coral", "stream_format": "sse"}
+    client.audio.speech.create(**ask).read()
+    with client.audio.speech.with_streaming_response.create(**ask) as response:
+        assert b"".join(response.iter_bytes()) == server.answers["/audio/speech"]
+    with client.audio.speech.with_streaming_response.create(**ask) as response:
+        response.read()
+    assert [values(row, "input_uncached_tokens", "characters", "usage_source") for row in ledger.rows] == [
+        (14, 0, "exact")
+    ] * 3
+
+
+def test_groqs_stream_states_its_usage_in_a_place_of_its_own(client, server, ledger: Recorded):
+    chunk = {"id": "q1", "object": "chat.completion.chunk", "created": 1, "model": "llama-3.3-70b-versatile"}
+    server.answers["/chat/completions"] = sse(
+        {**chunk, "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]},
+        {
+            **chunk,
+            "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+            "x_groq": {"id": "r", "usage": CHAT_USAGE},
+        },
+        "[DONE]",
+    )
+    list(client.chat.completions.create(model="llama-3.3-70b-versatile", messages=[], stream=True))
+    assert ledger.row["output_text_tokens"] == CHAT_USAGE["completion_tokens"]
+
+
+def test_an_azure_streams_id_is_its_first_that_is_one(client, server, ledger: Recorded):
+    head = {"object": "chat.completion.chunk", "created": 0, "model": ""}
+    chunk = {"id": "chatcmpl-7", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4.1-mini"}
+    server.answers["/chat/completions"] = sse(
+        {**head, "id": "", "choices": [], "prompt_filter_results": []},
+        {**chunk, "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]},
+        {**chunk, "choices": [], "usage": CHAT_USAGE},
+        "[DONE]",
+    )
+    list(client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True))
+    assert (ledger.row["response_id"], ledger.row["response_model"]) == ("chatcmpl-7", "gpt-4.1-mini")
+
+
 def test_streamed_transcription_is_counted_in_tokens(client, server, ledger: Recorded):
     usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 5, "total_tokens": 19, "input_token_details": {"audio_tokens": 14, "text_tokens": 0}}  # fmt: skip
     done = {"type": "transcript.text.done", "text": "x", "usage": usage}

@@ -54,18 +54,22 @@ def operations(sdk: str) -> list[str]:
 def table() -> str:
     generations = constant(TESTS / "matrix/matrix_generations.py", "GENERATIONS")
     frameworks = constant(TESTS / "matrix/matrix_frameworks.py", "FRAMEWORKS")
+    without = constant(TESTS / "matrix/matrix_frameworks.py", "WITHOUT_SDK")
     others = constant(TESTS / "matrix/matrix_frameworks.py", "OTHERS")
+    compared = constant(TESTS / "matrix/matrix_harmless.py", "COMPARED")
+    without_sdk = ("httpx", "requests", "urllib3", *without)
     lines = [
         BEGIN,
-        "| SDK | releases in the matrix | call styles, each in every release that has it | further operations |",
-        "|---|---|---|---|",
+        "| SDK | releases in the matrix | call styles, in each of them | further operations | without us = with us |",
+        "|---|---|---|---|---|",
         *(
-            f"| {name} | {', '.join(generations[sdk])} | {styles(sdk)} | {len(operations(sdk))} tests |"
+            f"| {name} | {', '.join(generations[sdk])} | {styles(sdk)} | {len(operations(sdk))} tests "
+            f"| {compared[sdk]} styles in 7 kinds of process |"
             for sdk, name in SDKS.items()
         ),
         "",
         f"Through frameworks: {', '.join(frameworks)}. Beside other instrumentors, installed before ours and after:",
-        f"{', '.join(others)}.",
+        f"{', '.join(others)}. Without an SDK: {', '.join(without_sdk)}.",
         "",
     ]
     for sdk, name in SDKS.items():

@@ -140,8 +140,6 @@ def mistral() -> None:
     client = Mistral(api_key="k", server_url=os.environ["PROVIDER"])
     messages = [{"role": "user", "content": QUESTION}]
     client.chat.complete(model="gpt-4.1-mini", messages=messages)
-    for _ in client.chat.stream(model="gpt-4.1-mini", messages=messages):
-        pass
 
 
 def groq() -> None:

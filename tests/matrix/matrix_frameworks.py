@@ -19,13 +19,12 @@ FRAMEWORKS = {
 }
 
 
-LITELLM = ("litellm>=1.109,!=1.107.*",)
 WITHOUT_SDK = {
-    "litellm-anthropic": (LITELLM, "anthropic", 4),
-    "litellm-gemini": (LITELLM, "gcp.gemini", 2),
-    "dspy": (("dspy", *LITELLM), "anthropic", 1),
+    "litellm-anthropic": (("litellm>=1.109,!=1.107.*",), "anthropic", 4),
+    "litellm-gemini": (("litellm>=1.109,!=1.107.*",), "gcp.gemini", 2),
+    "dspy": (("dspy", "litellm>=1.109,!=1.107.*"), "anthropic", 1),
     "aiohttp-client": (("aiohttp",), "anthropic", 3),
-    "mistral": (("mistralai",), "mistral_ai", 2),
+    "mistral": (("mistralai",), "mistral_ai", 1),
     "groq": (("groq",), "groq", 2),
     "botocore": (("boto3",), "aws.bedrock", 1),
 }

@@ -8,9 +8,9 @@ from matrix.environments import agree, python, ran
 from spanledger_clickhouse.demo.loopback_provider import Provider
 
 GENERATIONS = {
-    "openai": ("1.40.0", "1.109.1", "2.54.0", "newest"),
-    "anthropic": ("0.39.0", "0.84.0", "1.17.0", "newest"),
-    "google": ("1.20.0", "1.75.0", "2.34.0", "newest"),
+    "openai": ("1.40.0", "1.109.1", "2.54.0", "3.0.0", "newest"),
+    "anthropic": ("0.39.0", "0.84.0", "1.17.0", "2.0.0", "newest"),
+    "google": ("1.20.0", "1.75.0", "2.34.0", "3.0.0", "newest"),
 }
 PACKAGES = {"openai": "openai", "anthropic": "anthropic", "google": "google-genai"}
 FEWEST = {"openai": 13, "anthropic": 11, "google": 6}

@@ -53,6 +53,12 @@ NOTICE_SECONDS: Final = 86_400
 HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0), sum(missing_cost_usd) FROM ledger_holes"
 
 
+UNREAD: Final = """
+SELECT server_address, count() AS calls FROM llm_calls FINAL
+WHERE operation = 'unknown' AND price_status = 'unpriced:no_usage' AND start_time > now() - INTERVAL 7 DAY
+GROUP BY server_address ORDER BY calls DESC LIMIT 5
+"""
+"""What crossed to a host that serves models, and nobody could read."""
 PROCESSES: Final = "SELECT uniqExact(process_id) FROM llm_calls WHERE process_id != ''"
 
 
@@ -304,6 +310,15 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         process_count = ledger.query(PROCESSES).rows[0][0]
         text = f"no row number is missing of the {process_count:,} processes that this ledger knows of"
         yield Finding(OK, "holes", text)
+    unread = ledger.query(UNREAD).rows
+    if unread:
+        hosts = ", ".join(f"{calls:,} to {host}" for host, calls in unread)
+        yield Finding(
+            WARNING,
+            "unread answers",
+            f"calls of the last 7 days that nobody could read: {hosts}",
+            "they may have been billed: see docs/http.md, and record them with spanledger.record()",
+        )
 
 
 def _redis_drift(ledger: Ledger) -> Iterator[Finding]:

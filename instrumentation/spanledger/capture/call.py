@@ -258,8 +258,8 @@ class Call:
         self._adopt_job(None)
         return True
 
-    def line_entry(self, body: object) -> Json | None:
-        """What a line used; None if nothing."""
+    def line_entry(self, body: object) -> str | None:
+        """What a line used, as text; None if nothing."""
         with quietly("reading what was used"):  # the other lines are rows all the same
             response = self._provider.response(mapping(body), self.request)
             if response.usage is not None and response.job_id is not None:
@@ -277,7 +277,7 @@ class Call:
                 )
         return None
 
-    def record_lines(self, entries: list[Json]) -> None:
+    def record_lines(self, entries: list[str]) -> None:
         """Record some lines, as one span."""
         with quietly("recording lines"), pinned(self._site):
             request = self.request
@@ -287,13 +287,13 @@ class Call:
             span = call._span
             if span is not None:
                 facts = call._facts(Response(batch=True), "ok", None, None)
-                set_attributes_fast(span, {**facts, a.RESULT_LINES: result_lines.encoded(entries)})
+                set_attributes_fast(span, {**facts, a.RESULT_LINES: result_lines.joined(entries)})
                 span.end()
             if self.on_end is not None:
                 self._lines_picousd += sum(self._price(entry) for entry in entries)
 
-    def _price(self, entry: Json) -> int:
-        [(attributes, usage)] = result_lines.attributes_of_lines(result_lines.encoded([entry]))
+    def _price(self, entry: str) -> int:
+        [(attributes, usage)] = result_lines.attributes_of_lines(f"[{entry}]")
         facts = {**attributes, a.PROVIDER: self.provider_name, a.BATCH: True, a.SERVER_ADDRESS: self._server[0]}
         return billed_call(facts, usage).price().total_picousd or 0
 

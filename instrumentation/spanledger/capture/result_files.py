@@ -1,8 +1,8 @@
 """Reads the result files of batches: each of their lines was billed, and there may be a million.
 
-The caller's thread only hands the bytes on. A thread of this module keeps what is more than a few megabytes in a file
-without a name, which only this process can read and which is gone with it, and reads the lines once the download is over, in
-short slices with pauses, so that no other thread waits long for the interpreter. Hundreds of lines are one row of the spool,
+The caller's thread only keeps the bytes, and hands on what is more than memory should hold: a thread of this module puts that
+into a file without a name, which only this process can read and which is gone with it. Once the download is over it reads
+the lines, in short slices with pauses, so that no other thread waits long for the interpreter. Hundreds of lines are one row of the spool,
 as the counts of each (`semconv/result_lines.py`); whoever turns spans into rows expands it. No text of a line is kept.
 """
 
@@ -21,18 +21,20 @@ from spanledger.capture.call import Call
 from spanledger.runtime import finalizers, forks, notices
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.reentrant_queue import ReentrantQueue
-from spanledger.runtime.untrusted_json import Json, mapping, parse_json
+from spanledger.runtime.untrusted_json import mapping, parse_json
 
 LINES_PER_ROW: Final = 500
 INLINE_BYTES: Final = 64 << 10
 """A file up to this size is read at once, where it was downloaded: a hundred lines take three milliseconds."""
-MEMORY_BYTES: Final = 4 << 20
-"""What a larger file has in memory before it goes to a file."""
-HANDED_BYTES: Final = 1 << 20
-"""Bytes that are handed on together."""
+MEMORY_BYTES: Final = 32 << 20
+"""What of a larger file stays in memory, as the very objects that its reader got: nothing is done during the download."""
+HANDED_BYTES: Final = 16 << 20
+"""Bytes that are handed on together, beyond that: each time costs the reader a turn of the interpreter."""
+MAX_VECTOR: Final = 512
+"""Pieces in one system call."""
 MAX_FIRST_LINE: Final = 8 << 20
 MAX_LINE: Final = 64 << 20
-MAX_WAITING_BYTES: Final = 256 << 20
+MAX_WAITING_BYTES: Final = 512 << 20
 """Bytes that wait for the thread; a download that is further ahead of the disk is given up, with a notice."""
 SLICE_SECONDS: Final = 0.002
 PAUSE_SECONDS: Final = 0.003
@@ -54,7 +56,7 @@ class ResultFile:
         self._size = 0
         self._total = 0
         self._kept: list[bytes] = []
-        self._kept_size = 0
+        """The end of it, which is still in memory."""
         self._file: IO[bytes] | None = None
         self._is_given_up = False
         self._is_over = False
@@ -75,7 +77,7 @@ class ResultFile:
         self._chunks.append(chunk)
         self._size += len(chunk)
         self._total += len(chunk)
-        if self._size >= HANDED_BYTES and self._total > INLINE_BYTES:
+        if self._size >= HANDED_BYTES and self._total > MEMORY_BYTES:
             self._hand_on()
 
     def _decide(self, line: bytes) -> None:
@@ -95,7 +97,7 @@ class ResultFile:
             self._kept += self._chunks
             self.read(pauses=False, complete=complete)
         else:
-            self._hand_on()
+            self._kept, self._chunks = self._chunks, []
             _reader.put((self, None, complete))
 
     def _hand_on(self) -> None:
@@ -118,37 +120,29 @@ class ResultFile:
 
     def keep(self, chunks: list[bytes]) -> None:
         """Keep bytes until the download is over."""
-        self._kept += chunks
-        self._kept_size += sum(map(len, chunks))
-        if self._kept_size > MEMORY_BYTES and not self._is_given_up:
-            try:
-                self._file = self._file or _nameless_file()
-                for chunk in self._kept:
-                    self._file.write(chunk)
-            except OSError as error:
-                self._is_given_up = True
-                notices.add(
-                    f"a file of batch results could not be kept while it was read: {error.strerror}. Download it again"
-                )
-            self._kept, self._kept_size = [], 0
+        if self._is_given_up:
+            return
+        try:
+            self._file = self._file or _nameless_file()
+            _write(self._file, chunks)
+        except OSError as error:
+            self._is_given_up = True
+            notices.add(
+                f"a file of batch results could not be kept while it was read: {error.strerror}. Download it again"
+            )
 
     def read(self, *, pauses: bool, complete: bool) -> None:
         """Read all lines, and record them."""
         if self._is_given_up:
             return
-        entries: list[Json] = []
-        began = time.perf_counter()
-        for line in self._lines():
-            if line:
-                entry = self._call.line_entry(parse_json(line))
-                if entry is not None:
-                    entries.append(entry)
+        entries: list[str] = []
+        for line in _paused(self._lines()) if pauses else self._lines():
+            entry = self._call.line_entry(parse_json(line)) if line else None
+            if entry is not None:
+                entries.append(entry)
             if len(entries) >= LINES_PER_ROW:
                 self._call.record_lines(entries)
                 entries = []
-            if pauses and not _hurry.is_set() and time.perf_counter() - began > SLICE_SECONDS:
-                time.sleep(PAUSE_SECONDS)
-                began = time.perf_counter()
         if entries:
             self._call.record_lines(entries)
         if complete:
@@ -176,6 +170,16 @@ class ResultFile:
                 yield chunk[start : start + READ_BYTES]
 
 
+def _paused(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines, with pauses for the rest of the program; whoever has just downloaded the file goes first."""
+    until = 0.0
+    for line in lines:
+        if time.perf_counter() >= until and not _hurry.is_set():
+            time.sleep(PAUSE_SECONDS)
+            until = time.perf_counter() + SLICE_SECONDS
+        yield line
+
+
 class _Waiting:
     """Bytes that are on their way to the reading thread."""
 
@@ -186,6 +190,17 @@ class _Waiting:
     def add(self, size: int) -> None:
         with self._lock:
             self.size += size
+
+
+def _write(file: IO[bytes], chunks: list[bytes]) -> None:
+    """Append; the system calls run beside the rest of the program."""
+    for start in range(0, len(chunks), MAX_VECTOR):
+        part = chunks[start : start + MAX_VECTOR]
+        written = os.writev(file.fileno(), part)
+        if written < sum(map(len, part)):  # a signal, or a full disk: then the next call says so
+            rest = memoryview(b"".join(part))[written:]
+            while rest:
+                rest = rest[os.write(file.fileno(), rest) :]
 
 
 def _nameless_file() -> IO[bytes]:

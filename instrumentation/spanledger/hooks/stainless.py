@@ -244,10 +244,11 @@ class StainlessPatches(Patches):
             call.is_local = not reached_network(response)
             if not stream and hasattr(response, "_content"):
                 response._spanledger = Followed(call, whole=True)
-                if "event-stream" in response.headers.get("content-type", ""):
+                if _is_events(response):
                     _read_events(response, call)
             else:
-                observe(response, call, sse=stream, scan=bool(response.request.headers.get(RAW_HEADER)))
+                events = stream or _is_events(response)  # speech is streamed without `stream`
+                observe(response, call, sse=events, scan=not stream or bool(response.request.headers.get(RAW_HEADER)))
             return call
         return None
 
@@ -418,6 +419,10 @@ def _end_unsent(call: Call, answer: Any) -> Any:
                 call.body(answer.model_dump(mode="json", by_alias=True, exclude_none=True, warnings=False))
         call.finish()
     return answer
+
+
+def _is_events(response: Any) -> bool:
+    return "event-stream" in response.headers.get("content-type", "")
 
 
 def _read_events(response: Any, call: Call) -> None:

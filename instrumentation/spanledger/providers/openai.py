@@ -74,14 +74,14 @@ def fold(body: Json, event: Json) -> Json:
 
 
 def _fold_chat(body: Json, event: Json) -> Json:
-    if "id" not in body:
+    if not body.get("id"):  # Azure's first chunk, of the prompt's filters, has an empty one
         body["id"] = event.get("id")
-        body["model"] = event.get("model")
+        body["model"] = event.get("model") or body.get("model")
         body["streamed"] = True
     used = event.get("usage") or get_path(event, "x_groq", "usage")  # Groq's own place, beside the stream's
     if used:
         body["usage"] = used
-        body["model"] = event.get("model") or body["model"]
+        body["model"] = event.get("model") or body.get("model")
     if "service_tier" in event:
         body["service_tier"] = event["service_tier"]
     choices = event["choices"]
