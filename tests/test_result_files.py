@@ -142,7 +142,7 @@ def test_another_file_is_neither_kept_nor_read(canned: Canned, client: openai.Op
     assert (kept, ledger.rows) == ([], [])
 
 
-def test_a_download_that_is_broken_off_keeps_what_it_had(
+def test_an_incomplete_download_keeps_the_lines_read_so_far(
     canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any
 ):
     canned.answers["/files/file-r/content"] = results(1000)

@@ -178,7 +178,7 @@ class GoogleGenAIInstrumentor(_Instrumentor):
 
 
 class HTTPInstrumentor(_Instrumentor):
-    """Records calls that programs make without an SDK, and tells the answers of caches from those of providers."""
+    """Records calls that programs make without an SDK, and distinguishes answers of caches from those of providers."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
         return ()

@@ -328,7 +328,7 @@ class Call:
         self._tracer.start_span("spanledger.job", self.context, SpanKind.INTERNAL, facts, start_time=self._began).end()
 
     def _remember_job(self, name: str, response: Response) -> None:
-        """A job that this request began, or was told of: its result comes later, maybe elsewhere."""
+        """A job that this request began, or asked about: its result comes later, maybe elsewhere."""
         key, begins = (self.provider_name, name), self.request.starts_job
         context = _baggage_only(self.context) if begins else None
         known = _pending_jobs.get(key)

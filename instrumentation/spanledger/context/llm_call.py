@@ -50,7 +50,7 @@ def note_network() -> None:
 
 
 def reached_network(response: object) -> bool:
-    """Whether the answer to the request that is current came over the network, as far as that can be told."""
+    """Whether the answer to the request that is current came over the network, as far as that is known."""
     request = otel_context.get_value(CALL_KEY)
     library = type(response).__module__.partition(".")[0]
     return not isinstance(request, Outbound) or request.reached or library not in watched_libraries
