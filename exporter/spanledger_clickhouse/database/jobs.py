@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
 
-from spanledger_clickhouse.database.connection import Target
+from spanledger_clickhouse.database.connection import ACCESS_DENIED, DatabaseError, Target, reason
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.rows.rows import ATTRIBUTION_COLUMNS, COLUMNS, UNDATED, Row
 
@@ -18,6 +18,8 @@ PROVIDER: Final = COLUMN_NUMBERS["provider"]
 JOB_ID: Final = COLUMN_NUMBERS["job_id"]
 TENANT_ID: Final = COLUMN_NUMBERS["tenant_id"]
 START_TIME: Final = COLUMN_NUMBERS["start_time"]
+UNREADABLE: Final = frozenset({60, 81, ACCESS_DENIED})
+"""Codes of a table or database that is not there yet, and of a user that may only insert."""
 MAX_IDS: Final = 500
 """Jobs in a query."""
 
@@ -83,6 +85,7 @@ def _jobs(client: Any, target: Target, keys: Iterable[JobKey], tenant: str) -> d
             )
             for provider, job_id, tenant_id, parent_id, began_at, attribution in response.result_rows:
                 found[str(provider), str(job_id)] = Job(tenant_id, parent_id, began_at, dict(attribution))
-    except Error:  # no such table yet, or a user that may only insert
-        return found
+    except Error as error:
+        if getattr(error, "code", None) not in UNREADABLE:
+            raise DatabaseError(f"looking up jobs in {target.masked_dsn} failed: {reason(error)}") from error
     return found

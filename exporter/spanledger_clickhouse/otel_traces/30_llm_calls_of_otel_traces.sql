@@ -230,7 +230,7 @@ FROM
                                             tokens(['gen_ai.usage.video.cache_read.input_tokens']) AS read_video,
                                             toUInt64OrZero(first(['gen_ai.usage.total_tokens', 'llm.usage.total_tokens', 'llm.token_count.total'])) AS n_total
                                         FROM {db}.otel_traces
-                                        WHERE (ours AND ScopeName != 'spanledger.ledger')
+                                        WHERE (ours AND ScopeName != 'spanledger.ledger' AND a['spanledger.marker'] = '')
                                             OR the_operation IN ('chat', 'generate_content', 'text_completion', 'embeddings', 'image', 'image_generation', 'audio', 'speech_to_text',
                                                 'text_to_speech', 'model_request', 'completion', 'fill_in_middle', 'generate', 'realtime', 'interactions.create') AND NOT mapContains(a, 'traceloop.span.kind')
                                     )

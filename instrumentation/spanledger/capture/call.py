@@ -25,7 +25,7 @@ from spanledger.pricing.span_costs import billed_call
 from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, Response, is_result
 from spanledger.runtime import notices
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.span_attributes import set_attributes_fast, stash_usage
+from spanledger.runtime.span_attributes import set_attributes_fast, set_whole, stash_usage
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
 from spanledger.semconv import result_lines
@@ -202,7 +202,7 @@ class Call:
 
     def current(self) -> Context:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
-        self._outbound = Outbound(is_call=True)
+        self._outbound = Outbound()
         entries: dict[str, object] = {**(self.context or otel_context.get_current()), CALL_KEY: self._outbound}
         if self._span is not None:
             entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
@@ -224,6 +224,11 @@ class Call:
 
     def _attempt_facts(self, status: str, billed: str) -> tuple[str, int, str]:
         return status, (time.time_ns() - self._attempt_began) // 1000, billed
+
+    def note_first_chunk(self) -> None:
+        """The first bytes of a stream have arrived."""
+        if self._first_chunk_ns is None:
+            self._first_chunk_ns = time.time_ns()
 
     def feed(self, event: object) -> None:
         """One event of a stream."""
@@ -256,6 +261,7 @@ class Call:
             return False
         self._site = call_site()
         self._adopt_job(None)
+        self._finished = True  # what comes is recorded, and charged, when it has been read
         return True
 
     def line_entry(self, body: object) -> str | None:
@@ -287,7 +293,8 @@ class Call:
             span = call._span
             if span is not None:
                 facts = call._facts(Response(batch=True), "ok", None, None)
-                set_attributes_fast(span, {**facts, a.RESULT_LINES: result_lines.joined(entries)})
+                set_attributes_fast(span, facts)
+                set_whole(span, a.RESULT_LINES, result_lines.joined(entries))
                 span.end()
             if self.on_end is not None:
                 self._lines_picousd += sum(self._price(entry) for entry in entries)
@@ -297,13 +304,12 @@ class Call:
         facts = {**attributes, a.PROVIDER: self.provider_name, a.BATCH: True, a.SERVER_ADDRESS: self._server[0]}
         return billed_call(facts, usage).price().total_picousd or 0
 
-    def finish_lines(self) -> None:
-        """All lines were read: the file is not read again in this process."""
-        if self.request.parent_id:
+    def finish_lines(self, *, complete: bool) -> None:
+        """All that came was read; `complete`: all there is, so that the file is not read again in this process."""
+        if self.request.parent_id and complete:
             seen_responses.add_if_new(self.provider_name, f"file {self.request.parent_id}")
         name = f"{self.provider_name}:file {self.request.parent_id}" if self.request.parent_id else ""
-        self._finished = True
-        self._notify_end(self._lines_picousd, sold=True, name=name)
+        self._notify_end(self._lines_picousd, sold=True, name=name if complete else "")
 
     def _adopt_job(self, response: Response | None) -> PendingJob | None:
         """Belong to whoever began the job whose result this is, as far as this process knows; returns the job."""
@@ -374,7 +380,7 @@ class Call:
         if self._span is None:
             self._resume_job(response)
             self._span = self._start()
-        elif self._is_repeated(response) and self.is_local:
+        elif self._is_repeated(response) and self.is_local:  # a server may repeat ids, but not all figures
             self.is_stored = True
         self._attempts.append(self._attempt_facts("200", "no" if self.is_stored else "yes"))
         self._end(self._span, response, "ok" if response.complete else "aborted")
@@ -386,7 +392,7 @@ class Call:
     def _is_repeated(self, response: Response) -> bool:
         """Whether this process has seen the same answer before; an answer without an id is known by its request's."""
         name = response.id or (f"request {self.answer_id}" if self.answer_id else None)
-        return name is not None and not seen_responses.add_if_new(self.provider_name, name)
+        return name is not None and seen_responses.repeats(self.provider_name, name, hash(response.raw_usage))
 
     def _is_first_sight(self, response: Response) -> bool:
         """Whether the response to a poll is the first to report something billed."""

@@ -24,7 +24,7 @@ class SeenResponses:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._keys: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._keys: OrderedDict[tuple[str, str], int | None] = OrderedDict()
         self._objects: dict[int, weakref.ref[Any]] = {}
         self._lock = threading.Lock()
 
@@ -42,6 +42,16 @@ class SeenResponses:
             if len(self._keys) > self._capacity:
                 self._keys.popitem(last=False)
             return True
+
+    def repeats(self, provider: str, name: str, figures: int) -> bool:
+        """Add an id with a hash of its figures; returns whether it was there with the same figures."""
+        key = (provider, name)
+        with self._lock:
+            known = self._keys.get(key)
+            self._keys[key] = figures
+            if len(self._keys) > self._capacity:
+                self._keys.popitem(last=False)
+            return known == figures
 
     def contains(self, provider: str, name: str) -> bool:
         """Whether an id was added."""

@@ -13,8 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from queue import Empty
 from typing import IO, Final
 
 from spanledger.capture.call import Call
@@ -32,6 +30,7 @@ HANDED_BYTES: Final = 16 << 20
 """Bytes that are handed on together, beyond that: each time costs the reader a turn of the interpreter."""
 MAX_VECTOR: Final = 512
 """Pieces in one system call."""
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 MAX_FIRST_LINE: Final = 8 << 20
 MAX_LINE: Final = 64 << 20
 MAX_WAITING_BYTES: Final = 512 << 20
@@ -49,7 +48,8 @@ class ResultFile:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._head = b""
+        self._head: list[bytes] = []
+        self._head_size = 0
         self._is_results: bool | None = None
         """None: its first line has not come yet."""
         self._chunks: list[bytes] = []
@@ -64,14 +64,14 @@ class ResultFile:
     def feed(self, chunk: bytes) -> None:
         """Some more bytes."""
         if self._is_results is None:
-            self._head += chunk
-            end = self._head.find(b"\n")
-            if end < 0:
-                if len(self._head) > MAX_FIRST_LINE:
-                    self._is_results, self._head = False, b""
+            self._head.append(chunk)
+            self._head_size += len(chunk)
+            if b"\n" not in chunk:
+                if self._head_size > MAX_FIRST_LINE:
+                    self._is_results, self._head = False, []
                 return
-            self._decide(self._head[:end])
-            chunk, self._head = self._head, b""
+            chunk, self._head = b"".join(self._head), []
+            self._decide(chunk[: chunk.find(b"\n")])
         if not self._is_results:
             return
         self._chunks.append(chunk)
@@ -81,16 +81,17 @@ class ResultFile:
             self._hand_on()
 
     def _decide(self, line: bytes) -> None:
-        self._is_results = self._call.begin_lines(mapping(parse_json(line)))
+        self._is_results = self._call.begin_lines(mapping(parse_json(line.removeprefix(BYTE_ORDER_MARK))))
 
-    def end(self, *, complete: bool = True) -> None:
+    def end(self, *, complete: bool) -> None:
         """The download is over; `complete`: all of it was read."""
         if self._is_over:
             return
         self._is_over = True
         if self._is_results is None and self._head:
-            self._decide(self._head)
-            self._chunks, self._size, self._total = [self._head], len(self._head), len(self._head)
+            head = b"".join(self._head)
+            self._decide(head)
+            self._chunks, self._size, self._total = [head], len(head), len(head)
         if not self._is_results:
             return
         if self._total <= INLINE_BYTES or not _start_reader():
@@ -98,7 +99,7 @@ class ResultFile:
             self.read(pauses=False, complete=complete)
         else:
             self._kept, self._chunks = self._chunks, []
-            _reader.put((self, None, complete))
+            _put(self, None, complete=complete)
 
     def _hand_on(self) -> None:
         if not _start_reader():
@@ -112,8 +113,7 @@ class ResultFile:
                 "a file of batch results came faster than the disk could take it: its calls are not recorded. Download it again"
             )
             return
-        _waiting.add(self._size)
-        _reader.put((self, self._chunks, False))
+        _put(self, self._chunks, complete=False)
         self._chunks, self._size = [], 0
 
     # --- the reading thread ----------------------------------------------------------------------------------
@@ -134,6 +134,7 @@ class ResultFile:
     def read(self, *, pauses: bool, complete: bool) -> None:
         """Read all lines, and record them."""
         if self._is_given_up:
+            self._close(complete=False)
             return
         entries: list[str] = []
         for line in _paused(self._lines()) if pauses else self._lines():
@@ -145,8 +146,10 @@ class ResultFile:
                 entries = []
         if entries:
             self._call.record_lines(entries)
-        if complete:
-            self._call.finish_lines()
+        self._close(complete=complete)
+
+    def _close(self, *, complete: bool) -> None:
+        self._call.finish_lines(complete=complete)
         if self._file is not None:
             self._file.close()
 
@@ -181,15 +184,18 @@ def _paused(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class _Waiting:
-    """Bytes that are on their way to the reading thread."""
+    """What is on its way to the reading thread, or being done by it."""
 
     def __init__(self) -> None:
         self.size = 0
+        """Bytes."""
+        self.tasks = 0
         self._lock = threading.Lock()
 
-    def add(self, size: int) -> None:
+    def add(self, size: int, tasks: int) -> None:
         with self._lock:
             self.size += size
+            self.tasks += tasks
 
 
 def _write(file: IO[bytes], chunks: list[bytes]) -> None:
@@ -215,13 +221,12 @@ _reader = ReentrantQueue[Work]()
 _waiting = _Waiting()
 _hurry = threading.Event()
 """The program ends: no more pauses."""
-_is_reading = threading.Event()
 
 
 def _start_reader() -> bool:
     """Whether there is a thread that reads."""
     reader = _reader
-    if not forks.threads_allowed():
+    if not forks.threads_allowed() or not finalizers.is_main_hub():
         return False
     try:
         reader.start(lambda: _run(reader), "spanledger-results")
@@ -230,29 +235,38 @@ def _start_reader() -> bool:
     return True
 
 
+def _put(file: ResultFile, chunks: list[bytes] | None, *, complete: bool) -> None:
+    _waiting.add(sum(map(len, chunks or ())), 1)
+    _reader.put((file, chunks, complete))
+
+
 def _run(reader: ReentrantQueue[Work]) -> None:
     while reader is _reader:
-        with suppress(Empty):
-            file, chunks, complete = reader.get()
-            _is_reading.set()
-            with quietly("reading a file of results"):
-                if chunks is None:
-                    file.read(pauses=True, complete=complete)
-                else:
-                    file.keep(chunks)
-                    _waiting.add(-sum(map(len, chunks)))
-            file, chunks = None, None  # type: ignore[assignment] - nothing keeps a file alive while the thread waits
-            _is_reading.clear()
+        _work(*reader.get())
+
+
+def _work(file: ResultFile, chunks: list[bytes] | None, complete: bool) -> None:
+    try:
+        with quietly("reading a file of results"):
+            if chunks is None:
+                file.read(pauses=True, complete=complete)
+            else:
+                file.keep(chunks)
+    finally:
+        _waiting.add(-sum(map(len, chunks or ())), -1)
 
 
 def wait(seconds: float) -> bool:
     """Wait up to `seconds` for files that were downloaded; returns whether all have been read."""
-    return _reader.drain(seconds) if len(_reader) or _is_reading.is_set() else True
+    until = time.monotonic() + seconds
+    while _waiting.tasks and time.monotonic() < until:
+        time.sleep(0.001)
+    return not _waiting.tasks
 
 
 def finish() -> None:
     """The program ends: read what was downloaded."""
-    if len(_reader) or _is_reading.is_set():
+    if _waiting.tasks:
         _hurry.set()
         if not wait(EXIT_SECONDS):
             notices.add(
@@ -261,8 +275,9 @@ def finish() -> None:
 
 
 def _after_fork() -> None:
-    global _reader, _waiting, _is_reading
-    _reader, _waiting, _is_reading = ReentrantQueue[Work](), _Waiting(), threading.Event()
+    global _reader, _waiting
+    _reader, _waiting = ReentrantQueue[Work](), _Waiting()
+    _hurry.clear()
 
 
 forks.in_child(_after_fork)

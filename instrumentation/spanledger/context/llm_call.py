@@ -16,12 +16,12 @@ CALL_KEY = otel_context.create_key("spanledger-call")
 class Outbound:
     """A request to an LLM provider that is being sent; over when its function has returned, whoever keeps its context."""
 
-    __slots__ = ("is_call", "open", "reached")
+    __slots__ = ("claims", "open", "reached")
 
-    def __init__(self, *, is_call: bool = False) -> None:
+    def __init__(self, *, claims: bool = True) -> None:
         self.open = True
-        self.is_call = is_call
-        """Whether a row comes of it."""
+        self.claims = claims
+        """Whether whoever opened it says what comes of it: a row, or none. The net then lets it pass."""
         self.reached = False
         """Whether an HTTP client has sent something over the network for it."""
 
@@ -37,9 +37,9 @@ watched_libraries: Final = set[str]()
 
 
 def is_claimed() -> bool:
-    """Whether what is being sent now belongs to a call that has a row."""
+    """Whether a hook of an SDK already knows what is being sent now."""
     request = otel_context.get_value(CALL_KEY)
-    return isinstance(request, Outbound) and request.open and request.is_call
+    return isinstance(request, Outbound) and request.open and request.claims
 
 
 def note_network() -> None:
@@ -49,17 +49,20 @@ def note_network() -> None:
         request.reached = True
 
 
-def reached_network(response: object) -> bool:
+def reached_network(response: object = None) -> bool:
     """Whether the answer to the request that is current came over the network, as far as that is known."""
     request = otel_context.get_value(CALL_KEY)
-    library = type(response).__module__.partition(".")[0]
-    return not isinstance(request, Outbound) or request.reached or library not in watched_libraries
+    if not isinstance(request, Outbound) or request.reached:
+        return True
+    if response is None:
+        return not watched_libraries
+    return type(response).__module__.partition(".")[0] not in watched_libraries
 
 
 @contextmanager
-def outbound() -> Generator[None]:
+def outbound(*, claims: bool = True) -> Generator[None]:
     """Mark what runs inside as a request to an LLM provider that is not a billed call: no baggage is injected into it."""
-    request = Outbound()
+    request = Outbound(claims=claims)
     token = otel_context.attach(otel_context.set_value(CALL_KEY, request))
     try:
         yield

@@ -6,6 +6,7 @@ own) or, where it is a transport in this process, in the response's extensions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,9 @@ EXTENSIONS: Final = ("hishel_from_cache", "from_cache")
 """Extensions that hishel sets on a stored response (1.0, and before)."""
 
 
+WORD: Final = re.compile(rb"[A-Z]+")
+
+
 class AnswerHeaders(NamedTuple):
     """What the headers of an answer say."""
 
@@ -48,14 +52,15 @@ def answer_headers(response: Any) -> AnswerHeaders:
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
     """Headers as (lower-case name, value)."""
     project = request_id = None
-    stored = False
+    hit = miss = aged = False
     for name, value in headers:
         if name in REQUEST_IDS:
             request_id = label(value.decode("latin-1"))
         elif name == PROJECT:
             project = label(value.decode("latin-1"))
         elif name in CACHE_STATUS:
-            stored = stored or b"HIT" in value.upper().replace(b"-", b" ").split()
+            words = WORD.findall(value.upper())
+            hit, miss = hit or b"HIT" in words, miss or b"MISS" in words
         elif name == b"age":
-            stored = stored or value.strip().isdigit()
-    return AnswerHeaders(project, request_id, stored)
+            aged = value.strip().isdigit() and int(value) > 0
+    return AnswerHeaders(project, request_id, hit or (aged and not miss))

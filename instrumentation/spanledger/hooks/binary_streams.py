@@ -40,7 +40,7 @@ class LineTap:
         self._tail = b""
         return b""
 
-    def end(self) -> None:
+    def end(self, *, complete: bool) -> None:
         """The end of the response ends the call."""
 
 

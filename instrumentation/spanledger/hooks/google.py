@@ -25,7 +25,7 @@ from opentelemetry.trace import Tracer
 from spanledger.capture import admission
 from spanledger.capture.call import Call
 from spanledger.capture.result_files import ResultFile
-from spanledger.context.llm_call import outbound
+from spanledger.context.llm_call import outbound, reached_network
 from spanledger.hooks.patching import Hooks, Patches
 from spanledger.providers import Provider
 from spanledger.runtime import finalizers
@@ -133,6 +133,7 @@ class GooglePatches(Patches):
             _admit(sent.call, http_request)
             with Sending(sent):
                 response = original(client, http_request, *args, **kwargs)
+                sent.call.is_local = not reached_network()
             _read_response(sent.call, response)
             return response
 
@@ -147,6 +148,7 @@ class GooglePatches(Patches):
             _admit(sent.call, http_request)
             with Sending(sent):
                 response = await original(client, http_request, *args, **kwargs)
+                sent.call.is_local = not reached_network()
             _read_response(sent.call, response)
             return response
 
@@ -196,11 +198,13 @@ class GooglePatches(Patches):
 
 
 def _outbound(original: Any) -> Any:
+    """Keep baggage out of what a method sends; the net below reads what it answers (a batch's results)."""
+
     async def request(*args: Any, **kwargs: Any) -> Any:
-        with outbound():
+        with outbound(claims=False):
             return await original(*args, **kwargs)
 
-    return request if inspect.iscoroutinefunction(original) else outbound()(original)
+    return request if inspect.iscoroutinefunction(original) else outbound(claims=False)(original)
 
 
 def _admit(call: Call, http_request: Any) -> None:
@@ -284,7 +288,7 @@ def _read(body: str | bytes, call: Call) -> None:
     if call.request.is_json_lines:
         file = ResultFile(call)
         file.feed(body.encode() if isinstance(body, str) else body)
-        file.end()
+        file.end(complete=True)
     else:
         call.body(parse_json(body))
 

@@ -39,7 +39,7 @@ Body = Callable[[], object]
 
 
 class AnsweredError(Exception):
-    """An answer with a status of 400 or above."""
+    """An answer with a status of 300 or above."""
 
 
 class HttpPatches(Patches):
@@ -86,7 +86,7 @@ class HttpPatches(Patches):
             if provider is None or request is None:
                 return None
             call = Call(self._tracer(), provider, request, name, (host, port), otel_context.get_current())
-            call.records_unread = True
+            call.records_unread = request.model is not None or (parsed is None and bool(content))
             admission.charge(call)
             return call
         return None
@@ -133,7 +133,6 @@ class HttpPatches(Patches):
                 return await original(session, method, url, *args, **kwargs)
             with _sending(call):
                 response = await original(session, method, url, *args, **kwargs)
-                note_network()
                 _read_aiohttp(call, response)
             return response
 
@@ -161,7 +160,6 @@ class HttpPatches(Patches):
                 return original(pool, method, url, body, *args, **kwargs)
             with _sending(call):
                 response = original(pool, method, url, body, *args, **kwargs)
-                note_network()
                 _read_urllib3(call, response)
             return response
 
@@ -202,7 +200,7 @@ def _tap(call: Call, content_type: str) -> BodyTap:
     if call.request.is_json_lines:
         return JsonLinesBody(call)
     if "event-stream" in content_type and "amazon" not in content_type:
-        return SseTap(call.feed, scan=True, hide=False)
+        return SseTap(call.feed, scan=True, hide=False, on_first=call.note_first_chunk)
     if "amazon.eventstream" in content_type:
         return EventStreamTap(call)
     if "ndjson" in content_type or "stream+json" in content_type or "jsonl" in content_type:
@@ -210,13 +208,14 @@ def _tap(call: Call, content_type: str) -> BodyTap:
     return DocumentBody(call)
 
 
-def _is_refused(call: Call, status: int) -> bool:
-    if status >= 400:
+def _fail_by_status(call: Call, status: int) -> bool:
+    """End a call whose answer sells nothing (a refusal; a redirection, after which another request follows)."""
+    if status >= 300:
         call.fail(AnsweredError(), status)
-    return status >= 400
+    return status >= 300
 
 
-def _heads(call: Call, headers: Any) -> str:
+def _read_head(call: Call, headers: Any) -> str:
     """Read the headers of an answer; returns its content type."""
     pairs = [(name.lower(), value) for name, value in headers]
     facts = read_headers((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs)
@@ -229,29 +228,29 @@ def _heads(call: Call, headers: Any) -> str:
 
 def _read_httpx(call: Call, response: Any) -> None:
     with quietly("reading a response"):
-        if _is_refused(call, response.status_code) or followed(response) is not None:
+        if _fail_by_status(call, response.status_code) or followed(response) is not None:
             return
-        kind = _heads(call, response.headers.multi_items())
+        kind = _read_head(call, response.headers.multi_items())
         call.is_local = not reached_network(response)
         follow(response, call, _tap(call, kind))
         if hasattr(response, "_content"):  # of a transport that has read it
             tap = _tap(call, kind)
             tap.feed(response.content)
             tap.remainder()
-            tap.end()
+            tap.end(complete=True)
             call.finish()
 
 
 def _read_urllib3(call: Call, response: Any) -> None:
     with quietly("reading a response"):
-        if _is_refused(call, response.status):
+        if _fail_by_status(call, response.status):
             return
-        tap = _tap(call, _heads(call, response.headers.items()))
+        tap = _tap(call, _read_head(call, response.headers.items()))
         body = getattr(response, "_body", None)
         if isinstance(body, bytes) and body:  # preloaded
             tap.feed(body)
             tap.remainder()
-            tap.end()
+            tap.end(complete=True)
             call.finish()
             return
         response._spanledger_reading = _Reading(call, tap)
@@ -286,31 +285,33 @@ class _Reading:
             if data:
                 self.feed(bytes(data))
             if whole or not data:
-                self.end()
+                self.end(complete=True)
         return data
 
     def stream(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        complete = False
         try:
             while True:
                 self.depth += 1
                 try:
                     chunk = next(chunks)
                 except StopIteration:
+                    complete = True
                     return
                 finally:
                     self.depth -= 1
                 self.feed(chunk)
                 yield chunk
         finally:
-            self.end()
+            self.end(complete=complete)
 
-    def end(self) -> None:
-        finalizers.run_outside_gc(self._end)
+    def end(self, *, complete: bool) -> None:
+        finalizers.run_outside_gc(partial(self._end, complete=complete))
 
-    def _end(self) -> None:
+    def _end(self, *, complete: bool) -> None:
         with quietly("ending a stream"):
             self._tap.remainder()
-            self._tap.end()
+            self._tap.end(complete=complete)
         self._call.finish()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -340,7 +341,7 @@ def _observed_urllib3(cls: Any) -> Any:
                 parent.close()
             finally:
                 if not self._spanledger_reading.depth:
-                    self._spanledger_reading.end()
+                    self._spanledger_reading.end(complete=False)
 
     ObservedHTTPResponse.__name__, ObservedHTTPResponse.__qualname__ = cls.__name__, cls.__qualname__
     ObservedHTTPResponse.__module__ = cls.__module__
@@ -355,25 +356,27 @@ _readings: Final = dict[int, _Reading]()
 
 def _read_aiohttp(call: Call, response: Any) -> None:
     with quietly("reading a response"):
-        if _is_refused(call, response.status):
+        if _fail_by_status(call, response.status):
             return
-        tap = _tap(call, _heads(call, response.headers.items()))
+        tap = _tap(call, _read_head(call, response.headers.items()))
         reading, content = _Reading(call, tap), response.content
         for chunk in list(getattr(content, "_buffer", ())):
             reading.feed(bytes(chunk))
         if content.is_eof():
-            reading.end()
+            reading.end(complete=True)
             return
         _readings[id(content)] = reading
         content.__class__ = _observed_reader(cast("Any", type(content)))
         finalizers.start_worker()
-        weakref.finalize(response, finalizers.run_outside_gc, partial(_forget, id(content)))
+        weakref.finalize(response, finalizers.run_outside_gc, partial(_forget, id(content), reading))
 
 
-def _forget(identity: int) -> None:
-    reading = _readings.pop(identity, None)
-    if reading is not None:
-        reading.end()
+def _forget(identity: int, expected: _Reading | None = None, *, complete: bool = False) -> None:
+    """End the reading of a StreamReader; of the expected one, where the id may be another's by now."""
+    reading = _readings.get(identity)
+    if reading is not None and expected in (None, reading):
+        del _readings[identity]
+        reading.end(complete=complete)
 
 
 @lru_cache(maxsize=8)
@@ -391,7 +394,7 @@ def _observed_reader(cls: Any) -> Any:
             return parent.feed_data(data, *args)
 
         def feed_eof(self) -> None:
-            _forget(id(self))
+            _forget(id(self), complete=True)
             parent: Any = super()
             parent.feed_eof()
 

@@ -34,7 +34,9 @@ class BodyTap(Protocol):
     def hides(self) -> bool: ...
     def feed(self, chunk: bytes) -> bytes: ...
     def remainder(self) -> bytes: ...
-    def end(self) -> None: ...
+    def end(self, *, complete: bool) -> None:
+        """Nothing more comes; `complete`: because the body is over."""
+        ...
 
 
 class Followed:
@@ -75,7 +77,7 @@ def observe(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
     elif not sse:
         tap = DocumentBody(call)
     elif scan or call.hides_usage:
-        tap = SseTap(call.feed, scan=scan, hide=call.hides_usage)
+        tap = SseTap(call.feed, scan=scan, hide=call.hides_usage, on_first=call.note_first_chunk)
     follow(response, call, tap)
 
 
@@ -236,7 +238,7 @@ class DocumentBody:
     def remainder(self) -> bytes:
         return b""
 
-    def end(self) -> None:
+    def end(self, *, complete: bool) -> None:
         self._reading, self._is_over = False, True
         if self._size <= MAX_JSON and self._chunks:
             body = parse_json(b"".join(self._chunks))
@@ -262,9 +264,9 @@ class JsonLinesBody(DocumentBody):
         self._file.feed(chunk)
         return chunk
 
-    def end(self) -> None:
+    def end(self, *, complete: bool) -> None:
         self._reading, self._is_over = False, True
-        self._file.end()
+        self._file.end(complete=complete)
         self._call.finish()
 
     def on_close(self) -> None:
@@ -276,16 +278,18 @@ class JsonLinesBody(DocumentBody):
 def _observed_bytes(inner: Iterator[bytes], tap: BodyTap) -> Iterator[bytes]:
     """`iter_bytes` through a tap, however it is consumed (events, lines, text)."""
     _begin_reading(tap)
+    complete = False
     try:
         for chunk in inner:
             passed = _fed(tap, chunk)
             if passed:
                 yield passed
+        complete = True
         rest = _remainder(tap)
         if rest:
             yield rest
     finally:
-        finalizers.run_outside_gc(partial(_end, tap))
+        finalizers.run_outside_gc(partial(_end, tap, complete=complete))
 
 
 class _AsyncBytes:
@@ -308,17 +312,17 @@ class _AsyncBytes:
                 rest = _remainder(self._tap)
                 if rest:
                     return rest
-                _end(self._tap)
+                _end(self._tap, complete=True)
                 raise
             except BaseException:
-                _end(self._tap)
+                _end(self._tap, complete=False)
                 raise
             passed = _fed(self._tap, chunk)
             if passed:
                 return passed
 
     async def aclose(self) -> None:
-        _end(self._tap)
+        _end(self._tap, complete=False)
         close = getattr(self._inner, "aclose", None)
         if close is not None:
             await close()
@@ -341,6 +345,6 @@ def _remainder(tap: BodyTap) -> bytes:
     return b""
 
 
-def _end(tap: BodyTap) -> None:
+def _end(tap: BodyTap, *, complete: bool) -> None:
     with quietly("ending a stream"):
-        tap.end()
+        tap.end(complete=complete)

@@ -25,10 +25,14 @@ MAX_TAIL: Final = 1 << 20
 class SseTap:
     """One stream's passage. `scan` reads every interesting event; `hide` drops what is there because usage was asked for."""
 
-    __slots__ = ("_feed", "_scan", "_tail", "hides")
+    __slots__ = ("_feed", "_on_first", "_scan", "_tail", "hides")
 
-    def __init__(self, feed: Callable[[Json], None], *, scan: bool, hide: bool) -> None:
+    def __init__(
+        self, feed: Callable[[Json], None], *, scan: bool, hide: bool, on_first: Callable[[], object] | None = None
+    ) -> None:
+        """`on_first`: called when the first bytes arrive."""
         self._feed = feed
+        self._on_first = on_first
         self._scan = scan
         self.hides = hide
         """Whether other bytes come out than go in."""
@@ -36,6 +40,9 @@ class SseTap:
 
     def feed(self, chunk: bytes) -> bytes:
         """The part of the stream that may be passed on now that `chunk` has arrived."""
+        if self._on_first is not None:
+            self._on_first()
+            self._on_first = None
         if not self._tail and chunk.endswith(ENDS_EVENT) and not self._concerns(chunk):
             return chunk  # whole events without figures: nearly every chunk of a stream
         data = self._tail + chunk
@@ -55,7 +62,7 @@ class SseTap:
         passed = self._filtered(tail) if self._concerns(tail) else tail
         return passed if self.hides else b""
 
-    def end(self) -> None:
+    def end(self, *, complete: bool) -> None:
         """Nothing: the response's close ends the call."""
 
     def _concerns(self, events: bytes) -> bool:

@@ -411,7 +411,7 @@ def _end_unsent(call: Call, answer: Any) -> Any:
     """End a call that the SDK has answered without an HTTP response: by a middleware that keeps answers."""
     if not call.answered:
         with quietly("reading a stored answer"):
-            call.is_stored = True
+            call.is_stored = not reached_network()  # else the answer is one that no hook has seen
             response = getattr(answer, "http_response", None)
             if response is not None:
                 _read_body(response, call)
@@ -437,6 +437,6 @@ def _read_body(response: Any, call: Call) -> None:
     if call.request.is_json_lines:
         file = ResultFile(call)
         file.feed(response.content)
-        file.end()
+        file.end(complete=True)
     elif "json" in response.headers.get("content-type", "") and len(response.content) <= MAX_JSON:
         call.body(parse_json(response.content))

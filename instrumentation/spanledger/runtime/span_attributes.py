@@ -27,6 +27,15 @@ def set_attributes_fast(span: Any, attributes: Mapping[str, Any]) -> None:
         span.set_attributes(attributes)
 
 
+def set_whole(span: Any, name: str, value: str) -> None:
+    """Set an attribute that is of no use if it is cut, whatever limit the application has put on values."""
+    attribute_dict: Any = getattr(getattr(span, "_attributes", None), "_dict", None)
+    if isinstance(attribute_dict, dict) and span.is_recording():
+        attribute_dict[name] = value
+    else:
+        span.set_attribute(name, value)
+
+
 def before_end(span: Any, act: Callable[[], object]) -> None:
     """Run `act` just before a span ends, once, while its attributes can still be set (docs/decisions/0002)."""
 

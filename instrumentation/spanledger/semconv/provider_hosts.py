@@ -45,8 +45,10 @@ PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
 """Host suffix -> `gen_ai.provider.name` (the convention's names, LiteLLM's where it has none)."""
 
 
-BEDROCK_HOST: Final = re.compile(r"(?:^|\.)bedrock-[\w-]+\.(?:[\w-]+\.)+(?:amazonaws\.com(?:\.cn)?|api\.aws)$")
-"""Bedrock's services, VPC endpoints included: S3 and the others at amazonaws.com serve no models."""
+BEDROCK_HOST: Final = re.compile(
+    r"(?:^|\.)bedrock-(?:runtime|agent-runtime|mantle)[\w-]*\.(?:[\w-]+\.)+(?:amazonaws\.com(?:\.cn)?|api\.aws)$"
+)
+"""Where Bedrock serves models, VPC endpoints included; not its own administration, nor S3 and the others there."""
 
 
 @lru_cache(maxsize=1)
