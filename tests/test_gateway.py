@@ -29,6 +29,7 @@ from empty_ledger import empty_ledger
 from foreign_spans import body, cost, foreign, protobuf
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
+from spanledger_clickhouse.database import migrations
 from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client
 from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.demo.loopback_provider import Provider
@@ -170,12 +171,15 @@ async def test_while_clickhouse_is_away_senders_keep_their_rows(served: Served, 
             raise DatabaseError("cannot reach ClickHouse")
 
         broken.setattr(writer, "insert", away)
+        broken.setattr(migrations, "connect_and_migrate", away)
         for _ in range(3):
             answer = await served.post(body(foreign(span_id="2" * 16)))
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert (await served.client.get("http://gateway/readyz")).status_code == 503
     assert sum("keep their rows" in record.message for record in caplog.records) == 1
-    assert (await served.post(body(foreign(span_id="2" * 16)))).status_code == 200
+    async with asyncio.timeout(20):
+        while (await served.post(body(foreign(span_id="2" * 16)))).status_code != 200:
+            await asyncio.sleep(0.05)  # until a worker has connected again
     assert len(served.rows()) == 2
     assert (await served.client.get("http://gateway/readyz")).status_code == 200
     assert (await served.client.get("http://gateway/healthz")).text == "ok\n"

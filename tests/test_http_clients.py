@@ -6,7 +6,6 @@ import base64
 import copy
 import json
 import pickle
-import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,35 +21,10 @@ import urllib3
 
 from canned import Canned, sse
 from conftest import Recorded
+from provider_answers import ANTHROPIC, COHERE, CONVERSE, GEMINI, OLLAMA, OPENAI_CHAT, Say, frame
 from spanledger.providers import by_host
 from spanledger.semconv.provider_hosts import provider_for_host
 
-Say = Callable[[str, str], None]
-
-OPENAI_CHAT = {
-    "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt-4.1-mini-2025-04-14",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}],
-    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-}  # fmt: skip
-ANTHROPIC = {
-    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-6", "stop_reason": "end_turn",
-    "content": [], "usage": {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 3},
-}  # fmt: skip
-GEMINI = {
-    "responseId": "g1", "modelVersion": "gemini-3.5-flash", "candidates": [{"finishReason": "STOP"}],
-    "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15},
-}  # fmt: skip
-CONVERSE = {
-    "output": {}, "stopReason": "end_turn",
-    "usage": {"inputTokens": 7, "outputTokens": 5, "totalTokens": 15, "cacheReadInputTokens": 3},
-}  # fmt: skip
-COHERE = {
-    "id": "c1",
-    "finish_reason": "COMPLETE",
-    "message": {},
-    "usage": {"billed_units": {"input_tokens": 10, "output_tokens": 5}},
-}
-OLLAMA = {"model": "llama3", "done": True, "done_reason": "stop", "prompt_eval_count": 10, "eval_count": 5}
 GROQ_STREAM = sse(
     {"id": "q1", "model": "llama-3.3-70b-versatile", "choices": [{"index": 0, "delta": {"content": "x"}}]},
     {"id": "q1", "model": "llama-3.3-70b-versatile", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
@@ -88,13 +62,6 @@ def _read_at_once(url: str, body: dict[str, Any]) -> bytes:
 def client(canned: Canned) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(api_key="k", base_url=f"{canned.url}/v1") as client:
         yield client
-
-
-def frame(kind: str, payload: Any) -> bytes:
-    """A frame of AWS's event stream (its checksums are nobody's business here)."""
-    header = b"\x0b:event-type\x07" + struct.pack(">H", len(kind)) + kind.encode()
-    data = json.dumps(payload).encode()
-    return struct.pack(">III", 16 + len(header) + len(data), len(header), 0) + header + data + struct.pack(">I", 0)
 
 
 CASES: dict[str, tuple[str, str, dict[str, Any], Any]] = {

@@ -17,30 +17,13 @@ from google import genai
 import spanledger
 from canned import Canned
 from conftest import Recorded
+from provider_answers import CREATED, results
 from spanledger.capture import call as calls
 from spanledger.capture import result_files
 from spanledger.capture.dedup import PendingJobs, SeenResponses
 from spanledger.runtime import finalizers
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
-
-CREATED = 1_790_000_000
-
-
-def line(number: int) -> bytes:
-    usage = {"prompt_tokens": 1000 + number % 7, "completion_tokens": 500, "total_tokens": 1500 + number % 7}
-    body = {
-        "id": f"chatcmpl-{number}", "object": "chat.completion", "created": CREATED, "model": "gpt-4.1-mini",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 100}}], "usage": usage,
-    }  # fmt: skip
-    answer = {"status_code": 200, "request_id": "r", "body": body}
-    return json.dumps(
-        {"id": f"batch_req_{number}", "custom_id": f"c{number}", "response": answer, "error": None}
-    ).encode()
-
-
-def results(lines: int) -> bytes:
-    return b"\n".join(map(line, range(lines))) + b"\n"
 
 
 @pytest.fixture

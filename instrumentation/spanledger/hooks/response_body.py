@@ -87,6 +87,8 @@ def follow(response: Any, call: Call, tap: BodyTap | None) -> None:
     state.tap = tap
     if isinstance(tap, DocumentBody):
         state.on_close = tap.on_close
+    elif tap is not None and not tap.hides:
+        state.on_close = partial(_finish_after, tap, call)
     response.__class__ = _observed_class(cast("Any", type(response)))
     finalizers.start_worker()
     weakref.finalize(response, finalizers.run_outside_gc, call.finish)
@@ -326,6 +328,12 @@ class _AsyncBytes:
         close = getattr(self._inner, "aclose", None)
         if close is not None:
             await close()
+
+
+def _finish_after(tap: BodyTap, call: Call) -> None:
+    """Finish a call whose response is closed: by its exhaustion, before the tap has been asked for the rest."""
+    _remainder(tap)
+    call.finish()
 
 
 def _begin_reading(tap: BodyTap) -> None:
