@@ -178,8 +178,8 @@ async def test_while_clickhouse_is_away_senders_keep_their_rows(served: Served, 
         assert (await served.client.get("http://gateway/readyz")).status_code == 503
     assert sum("keep their rows" in record.message for record in caplog.records) == 1
     async with asyncio.timeout(20):
-        while (await served.post(body(foreign(span_id="2" * 16)))).status_code != 200:
-            await asyncio.sleep(0.05)  # until a worker has connected again
+        while (await served.post(body(foreign(span_id="2" * 16)))).status_code != 200:  # noqa: ASYNC110 - a thread is waited for
+            await asyncio.sleep(0.05)
     assert len(served.rows()) == 2
     assert (await served.client.get("http://gateway/readyz")).status_code == 200
     assert (await served.client.get("http://gateway/healthz")).text == "ok\n"
