@@ -143,6 +143,22 @@ def test_speech_as_events_is_counted_in_tokens_in_every_way_of_reading(client, s
     ] * 3
 
 
+def test_decisions_have_rates_of_their_own(client, server, ledger: Recorded):
+    usage = {
+        "input_tokens": 1_000, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 1_005,
+    }  # fmt: skip
+    server.answers["/decisions"] = {
+        "id": "dec_1",
+        "object": "decision",
+        "model": "gpt-6-luna",
+        "answers": [],
+        "usage": usage,
+    }
+    client.post("/decisions", body={"model": "gpt-6-luna", "input": "x"}, cast_to=object)
+    assert values(ledger.row, "operation", "service_tier", "cost_usd") == ("decision", "decisions", Decimal("0.0001"))
+
+
 def test_groqs_stream_states_its_usage_in_a_place_of_its_own(client, server, ledger: Recorded):
     chunk = {"id": "q1", "object": "chat.completion.chunk", "created": 1, "model": "llama-3.3-70b-versatile"}
     server.answers["/chat/completions"] = sse(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final, cast
 
 from spanledger.providers import Request, Response, compact_usage, openai_jobs, openai_media, prompt_hash, texts
-from spanledger.providers.openai_endpoints import endpoint
+from spanledger.providers.openai_endpoints import DECISION, endpoint
 from spanledger.providers.openai_usage import read_usage
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number
 
@@ -129,7 +129,7 @@ def response(body: Json, request: Request | None = None) -> Response:
         label(body, "model"),
         _finish_reasons(body),
         usage,
-        label(body, "service_tier"),
+        "decisions" if request is not None and request.operation == DECISION else label(body, "service_tier"),
         None,
         None,
         f"{ticks}E-10" if ticks else repr(cost) if cost is not None and cost > 0 else None,

@@ -24,6 +24,9 @@ class Endpoint(NamedTuple):
     batch: bool = False
 
 
+DECISION: Final = "decision"
+"""The operation of `POST /decisions`, whose tokens have rates of their own (LiteLLM's `_decisions`)."""
+
 BILLED_POST: Final[dict[str, Endpoint]] = {
     "chat/completions": Endpoint("chat"),
     "responses": Endpoint("chat"),
@@ -31,6 +34,7 @@ BILLED_POST: Final[dict[str, Endpoint]] = {
     "responses/*/cancel": Endpoint("chat", is_poll=True),
     "completions": Endpoint("text_completion"),
     "embeddings": Endpoint("embeddings"),
+    "decisions": Endpoint(DECISION),
     "images/generations": Endpoint("image_generation"),
     "images/edits": Endpoint("image_generation"),
     "images/variations": Endpoint("image_generation"),
