@@ -9,6 +9,7 @@ import pickle
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
@@ -225,6 +226,22 @@ def test_an_answer_from_a_gateways_cache_is_a_cache_hit(
     row = ledger.row
     assert (row["cost_usd"], row["price_status"]) == (0, "cache_hit")
     assert row["avoided_cost_usd"] > 0
+
+
+def test_a_transport_that_sends_in_a_thread_of_its_own_is_no_cache(canned: Canned, ledger: Recorded, public_host):
+    canned.answers["chat/completions"] = {**OPENAI_CHAT, "id": "chatcmpl-threaded"}
+
+    class Threaded(httpx2.HTTPTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(super().handle_request, request).result()
+
+    with openai.OpenAI(
+        api_key="k", base_url=f"{canned.url}/v1", http_client=httpx2.Client(transport=Threaded())
+    ) as client:
+        for _ in range(2):
+            client.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    assert [row["price_status"] for row in ledger.rows] == ["priced", "priced"]
 
 
 def test_a_provider_whose_ids_repeat_is_paid_each_time(

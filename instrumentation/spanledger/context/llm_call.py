@@ -13,10 +13,19 @@ CALL_KEY = otel_context.create_key("spanledger-call")
 """Key of the `Outbound` of a context inside a request to an LLM provider."""
 
 
+class _Stray:
+    """Requests over the network that were sent outside of any context of ours."""
+
+    count = 0
+
+
+_stray: Final = _Stray()
+
+
 class Outbound:
     """A request to an LLM provider that is being sent; over when its function has returned, whoever keeps its context."""
 
-    __slots__ = ("claims", "open", "reached")
+    __slots__ = ("_stray_before", "claims", "open", "reached")
 
     def __init__(self, *, claims: bool = True) -> None:
         self.open = True
@@ -24,6 +33,12 @@ class Outbound:
         """Whether whoever opened it says what comes of it: a row, or none. The net then lets it pass."""
         self.reached = False
         """Whether an HTTP client has sent something over the network for it."""
+        self._stray_before = _stray.count
+
+    @property
+    def may_have_reached(self) -> bool:
+        """Whether it was sent, or something was meanwhile of which nobody knows for whom: by a transport's own thread."""
+        return self.reached or self._stray_before != _stray.count
 
 
 def in_call(context: Context | None = None) -> bool:
@@ -47,12 +62,14 @@ def note_network() -> None:
     request = otel_context.get_value(CALL_KEY)
     if isinstance(request, Outbound):
         request.reached = True
+    else:
+        _stray.count += 1
 
 
 def reached_network(response: object = None) -> bool:
     """Whether the answer to the request that is current came over the network, as far as that is known."""
     request = otel_context.get_value(CALL_KEY)
-    if not isinstance(request, Outbound) or request.reached:
+    if not isinstance(request, Outbound) or request.may_have_reached:
         return True
     if response is None:
         return not watched_libraries
