@@ -51,7 +51,7 @@ async def main():
                 pass
         await asyncio.sleep(0.3)
         stalls.clear()
-        began, cpu = time.perf_counter(), time.process_time()
+        began = time.perf_counter()
         if whole:
             content = await client.files.content(f"file-{lines}")
         else:
@@ -60,7 +60,6 @@ async def main():
                     pass
         took = time.perf_counter() - began
     downloading = max(stalls, default=0)
-    rows = 0
     if ours:
         from spanledger.capture import result_files
         stalls.clear()
@@ -84,12 +83,8 @@ def line(number: int) -> bytes:
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage,
     }  # fmt: skip
     answer = {"status_code": 200, "request_id": "r", "body": body}
-    return (
-        json.dumps(
-            {"id": f"batch_req_{number:09}", "custom_id": f"c{number}", "response": answer, "error": None}
-        ).encode()
-        + b"\n"
-    )
+    result = {"id": f"batch_req_{number:09}", "custom_id": f"c{number}", "response": answer, "error": None}
+    return json.dumps(result).encode() + b"\n"
 
 
 class Handler(BaseHTTPRequestHandler):

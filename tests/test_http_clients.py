@@ -20,6 +20,7 @@ import pytest
 import requests
 import urllib3
 
+import spanledger
 from canned import Canned, sse
 from conftest import Recorded
 from provider_answers import ANTHROPIC, COHERE, CONVERSE, GEMINI, OLLAMA, OPENAI_CHAT, Say, frame
@@ -257,7 +258,7 @@ def test_an_answer_of_an_sdks_middleware_is_a_cache_hit_and_frees_its_reservatio
     canned: Canned, ledger: Recorded, limited: Any, public_host
 ):
     canned.answers["messages"] = ANTHROPIC
-    limited({"name": "all", "max_usd": 0.05, "period": "day"})
+    limited("0.05")
     answers: list[Any] = []
 
     def keeping(request: Any, call_next: Any) -> Any:
@@ -265,7 +266,10 @@ def test_an_answer_of_an_sdks_middleware_is_a_cache_hit_and_frees_its_reservatio
             answers.append(call_next(request).parse())
         return answers[0]
 
-    with anthropic.Anthropic(api_key="k", base_url=canned.url, middleware=[keeping]) as claude:
+    with (
+        spanledger.attribution(user="ada"),
+        anthropic.Anthropic(api_key="k", base_url=canned.url, middleware=[keeping]) as claude,
+    ):
         for _ in range(40):
             claude.messages.create(
                 model="claude-sonnet-4-6", max_tokens=300, messages=[{"role": "user", "content": "hi"}]

@@ -20,7 +20,8 @@ from conftest import Recorded
 from provider_answers import CREATED, results
 from spanledger.capture import call as calls
 from spanledger.capture import result_files
-from spanledger.capture.dedup import PendingJobs, SeenResponses
+from spanledger.capture.dedup import SeenResponses
+from spanledger.capture.jobs import Jobs
 from spanledger.runtime import finalizers
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
@@ -32,8 +33,7 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def forget() -> None:
         monkeypatch.setattr(calls, "seen_responses", SeenResponses())
-        monkeypatch.setattr(calls, "_pending_jobs", PendingJobs())
-        monkeypatch.setattr(calls, "_job_of_results", PendingJobs())
+        monkeypatch.setattr(calls, "_jobs", Jobs())
 
     forget()
     return forget
@@ -112,17 +112,25 @@ def test_the_event_loop_is_not_stopped(canned: Canned, ledger: Recorded, another
     assert stall < 0.5, f"{stall * 1000:.0f} ms (benchmarks/bench_batch_files.py: below 20 on an idle machine)"
 
 
-def test_another_file_is_neither_kept_nor_read(canned: Canned, client: openai.OpenAI, ledger: Recorded, monkeypatch):
-    kept: list[Any] = []
-    monkeypatch.setattr(result_files.ResultFile, "_hand_on", kept.append)
-    for body in (
-        b"%PDF" + b"x" * 3_000_000,
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"%PDF\n" + b"x" * 3_000_000,
         b'{"messages": []}\n' * 200_000,
         b'{"custom_id": "1", "body": {}}\n' * 100_000,
-    ):
-        canned.answers["/files/file-x/content"] = body
-        assert client.files.content("file-x").read() == body
-    assert (kept, ledger.rows) == ([], [])
+    ],
+    ids=["document", "training data", "requests of a batch"],
+)
+def test_another_file_is_neither_kept_nor_read(
+    body: bytes, canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any, monkeypatch
+):
+    handed: list[Any] = []
+    monkeypatch.setattr(result_files.ResultFile, "_hand_on", lambda file: handed.append(file))  # noqa: PLW0108 - a method
+    monkeypatch.setattr(result_files, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(result_files, "HANDED_BYTES", 1)  # what is taken for results is handed on at once
+    canned.answers["/files/file-x/content"] = body
+    assert client.files.content("file-x").read() == body
+    assert (handed, ledger.rows) == ([], [])
 
 
 def test_an_incomplete_download_keeps_the_lines_read_so_far(

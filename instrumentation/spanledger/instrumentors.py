@@ -180,6 +180,8 @@ class GoogleGenAIInstrumentor(_Instrumentor):
 class HTTPInstrumentor(_Instrumentor):
     """Records calls that programs make without an SDK, and distinguishes answers of caches from those of providers."""
 
+    library = "HTTP clients"
+
     def instrumentation_dependencies(self) -> Collection[str]:
         return ()
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, cast
+from types import TracebackType
+from typing import Any, Final, cast
 
-from opentelemetry import baggage
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from spanledger.capture.dedup import PendingJobs, SeenResponses
-from spanledger.context.baggage import is_attribution_key
+from spanledger.capture.dedup import SeenResponses
+from spanledger.capture.jobs import Jobs, PendingJob, attribution_of
 from spanledger.context.call_site import Site, call_site, pinned
 from spanledger.context.llm_call import CALL_KEY, Outbound
 from spanledger.pricing.span_costs import billed_call
@@ -37,45 +37,42 @@ seen_responses: Final = SeenResponses()
 """The responses that this process has recorded, by provider and id, and the SDK objects parsed from them."""
 
 
-class PendingJob(NamedTuple):
-    """A request that started an asynchronous job, whose result is seen later."""
-
-    request: Request
-    created: int | None
-    """When, in Unix seconds."""
-    on_end: Callable[[int | None, bool, str], object] | None
-    """`Call.on_end` of the call that created it; the cost is reported when the result is read."""
-    notes: Mapping[str, str]
-    """Of that call."""
-    context: Context | None = None
-    """The baggage of whoever began it."""
-
-
-_pending_jobs: Final[PendingJobs[PendingJob]] = PendingJobs()
-"""(provider, job id) -> the request that started the job."""
-
-_job_of_results: Final[PendingJobs[str]] = PendingJobs()
-"""(provider, id of a file of results) -> the id of its job."""
+_jobs: Final = Jobs()
+"""The jobs whose results this process may see."""
 
 
 def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
     seen_responses.after_fork()
-    _job_of_results.after_fork(lambda name: name)
-    _pending_jobs.after_fork(lambda job: job._replace(on_end=None))  # what is held is the parent's
+    _jobs.after_fork()
 
 
-def _baggage_only(context: Context | None) -> Context:
-    """What of a context says who began something; its spans are not kept alive."""
-    kept = Context()
-    for key, value in baggage.get_all(context).items():
-        if is_attribution_key(key):
-            kept = baggage.set_baggage(key, value, kept)
-    return kept
+class Sending:
+    """Our span is current while a client sends; never across a yield. What runs later in that context is the application's."""
+
+    __slots__ = ("_call", "_context")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._context = otel_context.attach(self._call.current())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call.end_send()
+        otel_context.detach(self._context)
+        if error is not None and not self._call.answered:
+            self._call.fail(error, self.status(error))
+
+    def status(self, error: BaseException) -> int | None:  # noqa: ARG002 - an SDK's errors may state it
+        """Of the last HTTP answer, where the error states one."""
+        return None
 
 
 class Call:
-    """One billed response in progress. Every method is idempotent and thread-safe."""
+    """One billed response in progress. It ends once, whoever says so first, and in whichever thread."""
 
     __slots__ = (
         "_attempt_began",
@@ -317,8 +314,7 @@ class Call:
         name = name or self.request.parent_id
         if name is None:
             return None
-        name = self.job_id = _job_of_results.get((self.provider_name, name)) or name
-        job = _pending_jobs.get((self.provider_name, name))
+        self.job_id, job = _jobs.find(self.provider_name, name)
         if job is not None:
             self.context = job.context or self.context
             self._job_created = job.created
@@ -335,21 +331,13 @@ class Call:
 
     def _remember_job(self, name: str, response: Response) -> None:
         """A job that this request began, or asked about: its result comes later, maybe elsewhere."""
-        key, begins = (self.provider_name, name), self.request.starts_job
-        context = _baggage_only(self.context) if begins else None
-        known = _pending_jobs.get(key)
-        if known is not None and known.created is None and response.created is not None:
-            _pending_jobs.pop(key)
-            _pending_jobs.put_if_absent(key, known._replace(created=response.created))
-        if known is None:
-            _pending_jobs.put_if_absent(
-                key, PendingJob(self.request, response.created, self.on_end, self._notes, context)
-            )
-            if begins:
-                self._announce_job(name, response.created)
+        begins = self.request.starts_job
+        context = attribution_of(self.context) if begins else None
+        job = PendingJob(self.request, response.created, self.on_end, self._notes, context)
+        if _jobs.remember(self.provider_name, name, job) and begins:
+            self._announce_job(name, response.created)
         for file in response.result_names:
-            if _job_of_results.get((self.provider_name, file)) is None:
-                _job_of_results.put_if_absent((self.provider_name, file), name)
+            if _jobs.remember_file(self.provider_name, file, name):
                 self._announce_job(file, None, name)
 
     def finish(self) -> None:
@@ -366,7 +354,7 @@ class Call:
                 self._remember_job(response.pending_job_id, response)
                 self._end_notified = self._end_notified or (request.starts_job and not request.batch)  # the result does
             if response.cancelled_job_id is not None:
-                job = _pending_jobs.pop((self.provider_name, response.cancelled_job_id))
+                job = _jobs.forget(self.provider_name, response.cancelled_job_id)
                 if job is not None and job.on_end is not None:
                     job.on_end(0, False, "")
             if self._span is not None or self._is_first_sight(response) or self._is_unread(response):
@@ -405,7 +393,7 @@ class Call:
         """Resume the request that started a polled job: this process's own, else as the response describes it."""
         job = self._adopt_job(response)
         if response.job_id:
-            _pending_jobs.pop((self.provider_name, response.job_id))
+            _jobs.forget(self.provider_name, response.job_id)
         request = job.request if job else self.request
         if job is not None:
             self._notes = {**job.notes, **self._notes}

@@ -85,12 +85,21 @@ class PendingJobs(Generic[Value]):
         self._lock = threading.Lock()
         self._values = OrderedDict((key, own(value)) for key, value in self._values.items())
 
-    def put_if_absent(self, key: Hashable, value: Value) -> None:
-        """Store a value unless `key` has one: the first request knows more than the polls that follow it."""
+    def put_if_absent(self, key: Hashable, value: Value) -> Value | None:
+        """Store a value unless `key` has one, which is returned then: the first request knows more than later polls."""
         with self._lock:
-            self._values.setdefault(key, value)
-            if len(self._values) > self._capacity:
-                self._values.popitem(last=False)
+            known = self._values.get(key)
+            if known is None:
+                self._values[key] = value
+                if len(self._values) > self._capacity:
+                    self._values.popitem(last=False)
+            return known
+
+    def replace(self, key: Hashable, value: Value) -> None:
+        """Store another value, if `key` still has one."""
+        with self._lock:
+            if key in self._values:
+                self._values[key] = value
 
     def get(self, key: Hashable) -> Value | None:
         with self._lock:

@@ -23,7 +23,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
-from spanledger.capture.call import Call
+from spanledger.capture.call import Call, Sending
 from spanledger.capture.result_files import ResultFile
 from spanledger.context.llm_call import outbound, reached_network
 from spanledger.hooks.patching import Hooks, Patches
@@ -131,7 +131,7 @@ class GooglePatches(Patches):
                 with outbound():
                     return original(client, http_request, *args, **kwargs)
             _admit(sent.call, http_request)
-            with Sending(sent):
+            with GoogleSending(sent):
                 response = original(client, http_request, *args, **kwargs)
                 sent.call.is_local = not reached_network()
             _read_response(sent.call, response)
@@ -146,7 +146,7 @@ class GooglePatches(Patches):
                 with outbound():
                     return await original(client, http_request, *args, **kwargs)
             _admit(sent.call, http_request)
-            with Sending(sent):
+            with GoogleSending(sent):
                 response = await original(client, http_request, *args, **kwargs)
                 sent.call.is_local = not reached_network()
             _read_response(sent.call, response)
@@ -221,26 +221,27 @@ def _admit(call: Call, http_request: Any) -> None:
     admission.admit(call, http_request.data, None if fixed else replace_model)
 
 
-class Sending:
-    """Our span is current while the SDK sends; a failure that no response followed ends the call."""
+class GoogleSending(Sending):
+    """The call is visible to the hooks of its attempts, too, while the SDK sends."""
 
-    __slots__ = ("_context", "_sent", "_token")
+    __slots__ = ("_sent", "_token")
 
     def __init__(self, sent: InFlightCall) -> None:
+        super().__init__(sent.call)
         self._sent = sent
 
     def __enter__(self) -> None:
         self._token = _in_flight.set(self._sent)
-        self._context = otel_context.attach(self._sent.call.current())
+        super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sent.call.end_send()
-        otel_context.detach(self._context)
+        super().__exit__(kind, error, trace)
         _in_flight.reset(self._token)
-        if error is not None:
-            self._sent.call.fail(error, _status(error))
+
+    def status(self, error: BaseException) -> int | None:
+        return _status(error)
 
 
 class _Attempt:

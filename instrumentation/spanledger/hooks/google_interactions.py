@@ -17,7 +17,7 @@ from opentelemetry.trace import Tracer
 from spanledger.capture import admission
 from spanledger.capture.call import Call
 from spanledger.context.llm_call import outbound
-from spanledger.hooks.google import InFlightCall, Sending
+from spanledger.hooks.google import GoogleSending, InFlightCall
 from spanledger.hooks.patching import Hooks, Patches
 from spanledger.hooks.response_body import observe
 from spanledger.providers import Provider
@@ -63,7 +63,7 @@ class GoogleInteractionsPatches(Patches):
                     return original(sdk, hook_ctx, request, *args, **kwargs)
             outgoing = _OutgoingRequest(request)
             admission.admit(sent.call, request.content, outgoing.replace_model if sent.call.request.model else None)
-            with Sending(sent):
+            with GoogleSending(sent):
                 response = original(sdk, hook_ctx, outgoing.request, *args, **kwargs)
             _read_response(sent.call, response)
             return response
@@ -78,7 +78,7 @@ class GoogleInteractionsPatches(Patches):
                     return await original(sdk, hook_ctx, request, *args, **kwargs)
             outgoing = _OutgoingRequest(request)
             admission.admit(sent.call, request.content, outgoing.replace_model if sent.call.request.model else None)
-            with Sending(sent):
+            with GoogleSending(sent):
                 response = await original(sdk, hook_ctx, outgoing.request, *args, **kwargs)
             _read_response(sent.call, response)
             return response

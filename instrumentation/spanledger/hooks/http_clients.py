@@ -9,8 +9,7 @@ The network functions below them say that a request left the process: an answer 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any, Final, cast
@@ -20,12 +19,21 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
-from spanledger.capture.call import Call
+from spanledger.capture.call import Call, Sending
 from spanledger.context.llm_call import is_claimed, note_network, reached_network, watched_libraries
 from spanledger.hooks.answer_headers import read_headers
 from spanledger.hooks.binary_streams import EventStreamTap, LineTap
 from spanledger.hooks.patching import Patches
-from spanledger.hooks.response_body import MAX_JSON, BodyTap, DocumentBody, JsonLinesBody, follow, followed
+from spanledger.hooks.response_body import (
+    MAX_JSON,
+    BodyTap,
+    DocumentBody,
+    Followed,
+    JsonLinesBody,
+    follow,
+    followed,
+    read_whole,
+)
 from spanledger.hooks.sse import SseTap
 from spanledger.providers import bedrock, by_host
 from spanledger.runtime import finalizers
@@ -35,7 +43,7 @@ from spanledger.runtime.untrusted_json import parse_json
 MODULES: Final = ("httpx", "httpx2", "aiohttp", "urllib3.connectionpool")
 
 Body = Callable[[], object]
-"""Gives the body of a request, bytes or parsed; asked only for hosts that serve models."""
+"""Gives the body of a request, bytes or parsed, None where it is a stream; asked only for hosts that serve models."""
 
 
 class AnsweredError(Exception):
@@ -95,16 +103,15 @@ class HttpPatches(Patches):
 
     def _begin_httpx(self, request: Any) -> Call | None:
         url = request.url
-        return self._begin(
-            request.method, url.host, url.port, url.raw_path.decode("ascii", "replace"), lambda: _httpx_content(request)
-        )
+        path = url.raw_path.decode("ascii", "replace")
+        return self._begin(request.method, url.host, url.port, path, lambda: getattr(request, "_content", None))
 
     def _send(self, original: Any) -> Any:
         def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin_httpx(request)
             if call is None:
                 return original(client, request, *args, **kwargs)
-            with _sending(call):
+            with Sending(call):
                 response = original(client, request, *args, **kwargs)
                 _read_httpx(call, response)
             return response
@@ -116,7 +123,7 @@ class HttpPatches(Patches):
             call = self._begin_httpx(request)
             if call is None:
                 return await original(client, request, *args, **kwargs)
-            with _sending(call):
+            with Sending(call):
                 response = await original(client, request, *args, **kwargs)
                 _read_httpx(call, response)
             return response
@@ -131,7 +138,7 @@ class HttpPatches(Patches):
             call = self._begin_aiohttp(session, method, url, kwargs) if self._observe else None
             if call is None:
                 return await original(session, method, url, *args, **kwargs)
-            with _sending(call):
+            with Sending(call):
                 response = await original(session, method, url, *args, **kwargs)
                 _read_aiohttp(call, response)
             return response
@@ -158,7 +165,7 @@ class HttpPatches(Patches):
                     call = self._begin(method, pool.host, pool.port, urlsplit(url).path, lambda: body)
             if call is None:
                 return original(pool, method, url, body, *args, **kwargs)
-            with _sending(call):
+            with Sending(call):
                 response = original(pool, method, url, body, *args, **kwargs)
                 _read_urllib3(call, response)
             return response
@@ -172,24 +179,6 @@ def _noting_network(original: Any) -> Any:
         return original(transport, request, *args, **kwargs)
 
     return handle
-
-
-@contextmanager
-def _sending(call: Call) -> Generator[None]:
-    """Our span is current while the client sends; a failure ends the call."""
-    token = otel_context.attach(call.current())
-    try:
-        yield
-    except BaseException as error:
-        call.fail(error, None)
-        raise
-    finally:
-        call.end_send()
-        otel_context.detach(token)
-
-
-def _httpx_content(request: Any) -> object:
-    return getattr(request, "_content", None)  # a stream is not read
 
 
 # --- answers ---------------------------------------------------------------------------------------------------
@@ -232,13 +221,11 @@ def _read_httpx(call: Call, response: Any) -> None:
             return
         kind = _read_head(call, response.headers.multi_items())
         call.is_local = not reached_network(response)
-        follow(response, call, _tap(call, kind))
         if hasattr(response, "_content"):  # of a transport that has read it
-            tap = _tap(call, kind)
-            tap.feed(response.content)
-            tap.remainder()
-            tap.end(complete=True)
-            call.finish()
+            response._spanledger = Followed(call, whole=True)
+            read_whole(response.content, call, _tap(call, kind))
+        else:
+            follow(response, call, _tap(call, kind))
 
 
 def _read_urllib3(call: Call, response: Any) -> None:
@@ -248,10 +235,7 @@ def _read_urllib3(call: Call, response: Any) -> None:
         tap = _tap(call, _read_head(call, response.headers.items()))
         body = getattr(response, "_body", None)
         if isinstance(body, bytes) and body:  # preloaded
-            tap.feed(body)
-            tap.remainder()
-            tap.end(complete=True)
-            call.finish()
+            read_whole(body, call, tap)
             return
         response._spanledger_reading = _Reading(call, tap)
         response.__class__ = _observed_urllib3(cast("Any", type(response)))

@@ -94,6 +94,14 @@ def follow(response: Any, call: Call, tap: BodyTap | None) -> None:
     weakref.finalize(response, finalizers.run_outside_gc, call.finish)
 
 
+def read_whole(body: bytes, call: Call, tap: BodyTap) -> None:
+    """Read a body that is in memory, and finish the call."""
+    tap.feed(body)
+    tap.remainder()
+    tap.end(complete=True)
+    call.finish()
+
+
 @lru_cache(maxsize=16)
 def _observed_class(cls: Any) -> Any:
     """A subclass of `cls` that differs only in reporting its body to the call."""

@@ -23,7 +23,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
-from spanledger.capture.call import Call, seen_responses
+from spanledger.capture.call import Call, Sending, seen_responses
 from spanledger.capture.result_files import ResultFile
 from spanledger.context.llm_call import outbound, reached_network
 from spanledger.hooks.answer_headers import answer_headers
@@ -128,12 +128,10 @@ class StainlessPatches(Patches):
             admitted_options = _admit_options(client, call, options)
             with _Sending(call, admitted_options):
                 try:
-                    answer = original(client, cast_to, admitted_options, *args, **kwargs)
+                    return _end_unsent(call, original(client, cast_to, admitted_options, *args, **kwargs))
                 except Exception as error:
                     if not self._refuses_stream_options(client, call, error):
                         raise
-                else:
-                    return _end_unsent(call, answer)
                 return _end_unsent(call, original(client, cast_to, admitted_options, *args, **kwargs))
 
         return request
@@ -149,12 +147,10 @@ class StainlessPatches(Patches):
             admitted_options = _admit_options(client, call, options)
             with _Sending(call, admitted_options):
                 try:
-                    answer = await original(client, cast_to, admitted_options, *args, **kwargs)
+                    return _end_unsent(call, await original(client, cast_to, admitted_options, *args, **kwargs))
                 except Exception as error:
                     if not self._refuses_stream_options(client, call, error):
                         raise
-                else:
-                    return _end_unsent(call, answer)
                 return _end_unsent(call, await original(client, cast_to, admitted_options, *args, **kwargs))
 
         return request
@@ -372,30 +368,30 @@ def _admit_options(client: Any, call: Call, options: Any) -> Any:
     return sent
 
 
-class _Sending:
-    """Our span is current, and the call visible to the inner hooks, while the SDK sends; never across a yield."""
+class _Sending(Sending):
+    """The call is visible to the inner hooks, too, while the SDK sends."""
 
-    __slots__ = ("_call", "_context", "_options", "_options_token", "_token")
+    __slots__ = ("_options", "_options_token", "_token")
 
     def __init__(self, call: Call, options: Any) -> None:
-        self._call = call
+        super().__init__(call)
         self._options = options
 
     def __enter__(self) -> None:
         self._token = _current_call.set(self._call)
         self._options_token = _current_options.set(self._options)
-        self._context = otel_context.attach(self._call.current())
+        super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call.end_send()
-        otel_context.detach(self._context)
+        super().__exit__(kind, error, trace)
         _current_options.reset(self._options_token)
         _current_call.reset(self._token)
-        if error is not None and not self._call.answered:
-            status = getattr(error, "status_code", None)
-            self._call.fail(error, status if isinstance(status, int) else None)
+
+    def status(self, error: BaseException) -> int | None:
+        status = getattr(error, "status_code", None)
+        return status if isinstance(status, int) else None
 
 
 def _restrict_encodings(headers: Any) -> None:

@@ -62,7 +62,7 @@ def request(method: str, path: str, body: object) -> Request | None:
 def fold(body: Json, event: Json) -> Json:
     """Fold an event of a stream: {"metadata": {...}}, as its frame names it, or {"chunk": {"bytes": ...}}."""
     body["streamed"] = True
-    chunk = label_bytes(event)
+    chunk = _chunk(event)
     if chunk is not None:
         part = mapping(parse_json(chunk))
         if METRICS in part:
@@ -81,7 +81,8 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def label_bytes(event: Json) -> bytes | None:
+def _chunk(event: Json) -> bytes | None:
+    """The bytes of InvokeModel's event, JSON in the vendor's format."""
     encoded = get_path(event, "chunk", "bytes")
     return base64.b64decode(encoded) if isinstance(encoded, str) else None
 
