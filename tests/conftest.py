@@ -22,6 +22,7 @@ from redis_server import RedisServer
 from spanledger.capture.processor import LedgerProcessor
 from spanledger.hooks.google import STREAMS, GooglePatches
 from spanledger.hooks.google_interactions import GoogleInteractionsPatches
+from spanledger.hooks.http_clients import HOOKS as HTTP_HOOKS
 from spanledger.hooks.http_clients import HttpPatches
 from spanledger.hooks.stainless import StainlessPatches
 from spanledger.hooks.websockets import GOOGLE_MODULE, OPENAI_MODULES, WebSocketPatches
@@ -147,7 +148,7 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
     for name in OPENAI_MODULES:
         sockets.install_openai(importlib.import_module(name))
     net = HttpPatches(recorded.tracer("http"), observe=True)
-    for name in ("httpx", "httpx2", "urllib3.connectionpool"):
+    for name in HTTP_HOOKS.keys() - {"aiohttp"}:
         net.install(importlib.import_module(name))
     doors += [second, live, sockets, net]
     yield recorded

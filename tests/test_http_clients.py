@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import copy
 import json
 import pickle
+import queue
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from typing import Any
 
 import anthropic
+import httpcore2
 import httpx
 import httpx2
 import openai
@@ -24,7 +29,10 @@ import spanledger
 from canned import Canned, sse
 from conftest import Recorded
 from provider_answers import ANTHROPIC, COHERE, CONVERSE, GEMINI, OLLAMA, OPENAI_CHAT, Say, frame
+from spanledger.hooks import http_clients
+from spanledger.hooks.answer_headers import read_headers
 from spanledger.providers import by_host
+from spanledger.runtime.untrusted_json import label
 from spanledger.semconv.provider_hosts import provider_for_host
 
 GROQ_STREAM = sse(
@@ -154,13 +162,13 @@ def test_a_call_of_an_sdk_is_one_row(canned: Canned, client: openai.OpenAI, serv
 def test_another_host_costs_microseconds(canned: Canned, ledger: Recorded):
     request = httpx.Request("GET", f"{canned.url}/x")
     client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200)))
-    ours = type(client)._send_single_request
+    ours = type(client)._send_handling_auth
     times = []
     for function in (ours.__wrapped__, ours):
         took: list[int] = []
         for _ in range(300):
             began = time.process_time_ns()
-            function(client, request)
+            function(client, request, httpx.Auth(), False, [])
             took.append(time.process_time_ns() - began)
         times.append(sorted(took)[30])
     assert times[1] - times[0] < 50_000, f"{(times[1] - times[0]) / 1000:.1f} us (about 2 on an idle machine)"
@@ -381,3 +389,245 @@ def test_another_400_is_the_callers(canned: Canned, client: openai.OpenAI, ledge
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
     assert len(canned.asked) == 1
+
+
+def test_a_400_that_quotes_the_callers_text_is_the_callers(canned: Canned, client: openai.OpenAI, ledger: Recorded):
+    quoting = {"error": {"message": "invalid tool: 'stream_options'", "param": "tools[0].name"}}
+    canned.answers["chat/completions"] = (400, quoting)
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
+    assert len(canned.asked) == 1
+    vague = (400, {"error": {"message": "cannot parse: stream_options"}})
+    canned.answers["chat/completions"] = [vague, vague, ASKED, vague, ASKED]
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
+    list(client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True))
+    with pytest.raises(openai.BadRequestError):  # the host has accepted it before
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
+    list(client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True))
+    assert ["stream_options" in body for _, _, body in canned.asked] == [True, True, False, True, True, True]
+    assert [row["output_text_tokens"] for row in ledger.rows if row["outcome"] == "ok"] == [5, 5]
+
+
+# --- what is not what it seems ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_stored"),
+    [
+        ({"x-cache": "HIT"}, True),
+        ({"x-cache": "Hit from cloudfront"}, True),
+        ({"x-cache": "RefreshHit from cloudfront"}, True),
+        ({"x-cache": "TCP_MEM_HIT"}, True),
+        ({"x-cache": "MISS, HIT"}, True),
+        ({"cache-status": "edge; hit"}, True),
+        ({"cache-status": "edge; hit=?0; fwd=miss"}, False),
+        ({"cache-status": "edge; fwd=miss"}, False),
+        ({"x-cache": "hit-for-miss"}, False),
+        ({"x-cache": "HIT-FOR-PASS"}, False),
+        ({"x-cache": "no-hit"}, False),
+        ({"x-cache": "not hit"}, False),
+        ({"age": "12"}, True),
+        ({"age": "0"}, False),
+        ({"age": "9" * 5000}, False),
+        ({"age": "12", "x-cache": "MISS"}, False),
+    ],
+)
+def test_only_a_hit_is_a_hit(headers: dict[str, str], is_stored: bool):
+    facts = read_headers((name.encode(), value.encode()) for name, value in headers.items())
+    assert facts.is_stored is is_stored
+
+
+def test_headers_that_are_no_counts_end_in_a_row(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "aws.bedrock")
+    canned.answers[""] = CONVERSE
+    canned.headers = {"age": "9" * 5000, "x-amzn-bedrock-input-token-count": "9" * 5000}
+    httpx.post(f"{canned.url}/model/amazon.nova-pro-v1:0/converse", json={})
+    assert ledger.row["output_text_tokens"] == 5
+
+
+class Pooled(httpx2.HTTPTransport):
+    """A transport that asks its pool by itself."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = httpcore2.URL(scheme=b"http", host=request.url.host, port=request.url.port, target=request.url.raw_path)
+        headers = [*request.headers.raw]
+        with httpcore2.ConnectionPool() as pool:
+            response = pool.handle_request(
+                httpcore2.Request(request.method, url, headers=headers, content=request.read())
+            )
+            return httpx2.Response(response.status, headers=response.headers, content=response.read())
+
+
+class Plain(httpx2.BaseTransport):
+    """A transport on Python's own client."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        connection = HTTPConnection(request.url.host, request.url.port or 80)
+        connection.request(request.method, request.url.path, request.read(), dict(request.headers))
+        response = connection.getresponse()
+        answer = httpx2.Response(response.status, headers=dict(response.headers), content=response.read())
+        connection.close()
+        return answer
+
+
+@pytest.mark.parametrize("transport", [Pooled, Plain])
+def test_a_transport_with_a_network_of_its_own_is_no_cache(
+    transport: Any, canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host: Any
+):
+    canned.answers["chat/completions"] = {**OPENAI_CHAT, "id": f"chatcmpl-{transport.__name__}"}
+    with client.with_options(http_client=httpx2.Client(transport=transport())) as own:
+        for _ in range(2):
+            own.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    assert [row["price_status"] for row in ledger.rows] == ["priced", "priced"]
+
+
+def test_a_worker_of_an_earlier_call_is_no_cache(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host: Any
+):
+    """A thread that was started within a call keeps its context, and serves the following ones."""
+    canned.answers["chat/completions"] = {**OPENAI_CHAT, "id": "chatcmpl-worker"}
+    tasks: queue.Queue[Any] = queue.Queue()
+
+    class Worker(httpx2.HTTPTransport):
+        thread: threading.Thread | None = None
+
+        def serve(self) -> None:
+            while (task := tasks.get()) is not None:
+                request, answered = task
+                answered.put(super().handle_request(request))
+
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            if self.thread is None:
+                context = contextvars.copy_context()
+                self.thread = threading.Thread(target=context.run, args=(self.serve,), daemon=True)
+                self.thread.start()
+            answered: queue.Queue[Any] = queue.Queue()
+            tasks.put((request, answered))
+            return answered.get()
+
+    with client.with_options(http_client=httpx2.Client(transport=Worker())) as own:
+        for _ in range(3):
+            own.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    tasks.put(None)
+    assert [row["price_status"] for row in ledger.rows] == ["priced"] * 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_redirection_is_part_of_one_call(way: str, canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers |= {"/old/chat/completions": 307, "/v1/chat/completions": OPENAI_CHAT}
+    canned.headers = {"location": f"{canned.url}/v1/chat/completions"}
+    if way == "httpx":
+        httpx.post(f"{canned.url}/old/chat/completions", json={"model": "gpt-4.1-mini"}, follow_redirects=True)
+    else:
+        WAYS[way](f"{canned.url}/old/chat/completions", {"model": "gpt-4.1-mini"})
+    assert (ledger.row["outcome"], ledger.row["output_text_tokens"]) == ("ok", 5)
+
+
+def test_a_second_try_with_credentials_is_one_call(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers["chat/completions"] = [401, OPENAI_CHAT]
+
+    class TwoSteps(httpx.Auth):
+        def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
+            response = yield request
+            if response.status_code == 401:
+                yield request
+
+    httpx.post(f"{canned.url}/v1/chat/completions", json={"model": "gpt-4.1-mini"}, auth=TwoSteps())
+    assert (ledger.row["outcome"], ledger.row["output_text_tokens"]) == ("ok", 5)
+
+
+@pytest.mark.parametrize("kind", ["request", "response"])
+def test_what_an_event_hook_sends_is_a_call_of_its_own(
+    kind: str, canned: Canned, client: openai.OpenAI, serves: Say, ledger: Recorded
+):
+    serves(canned.url, "openai")
+    canned.answers |= {"chat/completions": OPENAI_CHAT, "/v1/embeddings": {**OPENAI_CHAT, "object": "list", "data": []}}
+
+    def hook(_: Any) -> None:
+        httpx.post(f"{canned.url}/v1/embeddings", json={"model": "text-embedding-3-small"})
+
+    with client.with_options(http_client=httpx2.Client(event_hooks={kind: [hook]})) as own:
+        own.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    assert sorted(row["operation"] for row in ledger.rows) == ["chat", "embeddings"]
+
+
+def test_a_client_within_a_client_is_one_call(canned: Canned, client: openai.OpenAI, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers["chat/completions"] = OPENAI_CHAT
+    inner = httpx2.Client()
+
+    class Delegating(httpx2.Client):
+        def send(self, request: Any, **kwargs: Any) -> Any:
+            return inner.send(inner.build_request(request.method, request.url, content=request.read()), **kwargs)
+
+    with client.with_options(http_client=Delegating()) as own:
+        own.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    inner.close()
+    assert ledger.row["scope"] == "spanledger.openai"
+
+
+def test_a_host_behind_an_http_proxy_is_seen(canned: Canned, serves: Say, ledger: Recorded):
+    """A proxy is asked for the whole address."""
+    serves("http://llm.example.com", "openai")
+    canned.answers["chat/completions"] = OPENAI_CHAT
+    url = "http://llm.example.com/v1/chat/completions"
+    requests.post(url, json={"model": "gpt-4.1-mini"}, proxies={"http": canned.url}, timeout=5)
+    assert (ledger.row["server_address"], ledger.row["output_text_tokens"]) == ("llm.example.com", 5)
+
+
+def _exact(url: str, body: dict[str, Any]) -> None:
+    with urllib3.PoolManager() as pool:
+        response = pool.request("POST", url, json=body, preload_content=False)
+        assert response.read(0) == b""
+        response.read(int(response.headers["content-length"]))
+
+
+def _undecoded(url: str, body: dict[str, Any]) -> None:
+    assert requests.post(url, json=body, stream=True, timeout=5).raw.read().startswith(b"\x1f\x8b")
+
+
+def _undecoded_in_pieces(url: str, body: dict[str, Any]) -> None:
+    response = requests.post(url, json=body, stream=True, timeout=5)
+    assert b"".join(response.raw.stream(7, decode_content=False)).startswith(b"\x1f\x8b")
+
+
+@pytest.mark.parametrize("way", [_exact, _undecoded, _undecoded_in_pieces])
+def test_urllib3_is_read_in_its_other_ways(way: Any, canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers["chat/completions"] = gzipped(json.dumps(OPENAI_CHAT).encode()) if way is not _exact else OPENAI_CHAT
+    canned.headers = {} if way is _exact else {"content-encoding": "gzip"}
+    way(f"{canned.url}/v1/chat/completions", {"model": "gpt-4.1-mini"})
+    assert (ledger.row["outcome"], ledger.row["output_text_tokens"]) == ("ok", 5)
+
+
+def test_an_old_response_of_urllib3_gets_no_new_method():
+    class Old:
+        def read(self) -> None: ...
+
+    assert not hasattr(http_clients._observed_urllib3(Old), "read1")
+    assert hasattr(http_clients._observed_urllib3(urllib3.HTTPResponse), "read1") is hasattr(
+        urllib3.HTTPResponse, "read1"
+    )
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_images_of_many_megabytes_state_their_tokens(streamed: bool, canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    image = "A" * 9_000_000
+    event = {"type": "image_generation.completed", "b64_json": image, "usage": usage}
+    canned.answers[""] = sse(event) if streamed else {"created": 1, "data": [{"b64_json": image}] * 2, "usage": usage}
+    body = {"model": "gpt-image-1", "prompt": "x", "stream": streamed}
+    httpx.post(f"{canned.url}/v1/images/generations", json=body, timeout=30)
+    row = ledger.row
+    assert (row["usage_source"], row["input_uncached_tokens"]) == ("exact", 10)
+    assert row["output_text_tokens"] + row["output_image_tokens"] == 5
+
+
+def test_ids_that_differ_after_256_characters_stay_different():
+    first, second = (label("resp_" + "x" * 400 + end) for end in "ab")
+    assert first is not None
+    assert (len(first), first == second) == (256, False)

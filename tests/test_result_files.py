@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,3 +282,125 @@ def test_googles_result_files_are_read(
     row = ledger.row
     assert (row["user_id"], row["feature"], row["job_id"]) == ("ada", "nightly", "batches/b1")
     assert (row["is_batch"], row["input_uncached_tokens"], row["output_text_tokens"]) == (True, 10, 5)
+
+
+# --- ids that are given twice ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second_server() -> Iterator[Canned]:
+    server = Canned()
+    yield server
+    server.close()
+
+
+def test_equal_ids_of_two_servers_are_two_jobs(
+    canned: Canned, second_server: Canned, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+):
+    """Servers of one's own may count their batches, files and lines from one, each of them."""
+    clients = []
+    for server, user in ((canned, "ada"), (second_server, "bob")):
+        server.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
+        client = openai.OpenAI(api_key="k", base_url=f"{server.url}/v1")
+        clients.append(client)
+        with spanledger.attribution(user=user):
+            client.batches.create(input_file_id="f", endpoint="/v1/chat/completions", completion_window="24h")
+    for fetched_elsewhere in (False, True):
+        if fetched_elsewhere:
+            another_process()
+        for client in clients:
+            fetch_openai(client)
+    for client in clients:
+        client.close()
+    rows = stored(embedded, ledger)
+    assert len(rows) == 6
+    assert {(row["user_id"], row["response_id"]) for row in rows} == {
+        (user, f"chatcmpl-{number}") for user in ("ada", "bob") for number in range(3)
+    }
+
+
+def test_a_job_that_two_have_begun_is_nobodys(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+):
+    canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
+    for user in ("ada", "bob"):
+        with spanledger.attribution(user=user):
+            client.batches.create(input_file_id="f", endpoint="/v1/chat/completions", completion_window="24h")
+    fetch_openai(client)
+    another_process()
+    fetch_openai(client)
+    rows = stored(embedded, ledger)
+    assert len(rows) == 3
+    assert {row["user_id"] for row in rows} == {None}
+
+
+def test_a_job_that_two_tenants_have_begun_is_that_of_who_asks(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+):
+    canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
+    for tenant in ("acme", "globex"):
+        another_process()
+        with spanledger.attribution(user=f"user of {tenant}", tenant=tenant):
+            client.batches.create(input_file_id="f", endpoint="/v1/chat/completions", completion_window="24h")
+    for tenant in ("acme", "globex", "initech"):
+        another_process()
+        with spanledger.attribution(user="cron", tenant=tenant):
+            client.batches.retrieve("batch_1")
+            client.files.content("file-out").read()
+    rows = stored(embedded, ledger)
+    assert {(row["tenant_id"], row["user_id"]) for row in rows} == {
+        ("acme", "user of acme"),
+        ("globex", "user of globex"),
+        ("initech", "cron"),
+    }
+
+
+def test_lines_that_are_numbered_anew_in_each_file_are_rows_of_their_own(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any, embedded: Any
+):
+    for name in ("file-a", "file-b"):
+        canned.answers[f"/files/{name}/content"] = results(3)
+        client.files.content(name).read()
+        client.files.content(name).read()
+    assert len(stored(embedded, ledger)) == 6
+
+
+@pytest.mark.parametrize("head", [b"\n", b"\r\n \n", b"not json\n", b"[1]\n\n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+def test_lines_that_say_nothing_come_before_results(
+    head: bytes, size: int, canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any
+):
+    canned.answers["/files/file-r/content"] = head + results(3)
+    with client.files.with_streaming_response.content("file-r") as response:
+        assert b"".join(response.iter_bytes(size)) == head + results(3)
+    assert finalizers.wait(10)
+    assert len(ledger.rows) == 3
+
+
+WORKER = """
+import multiprocessing, sys
+
+def download(url):
+    import openai
+    with openai.OpenAI(api_key="k", base_url=url) as client:
+        client.files.content("file-r").read()
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context(sys.argv[2]).Process(target=download, args=(sys.argv[1],))
+    worker.start()
+    worker.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_worker_of_multiprocessing_waits_for_what_it_has_downloaded(
+    method: str, canned: Canned, tmp_path: Path, embedded: Any
+):
+    canned.answers["/files/file-r/content"] = results(5000)
+    program = tmp_path / "program.py"
+    program.write_text(WORKER)
+    env = {**os.environ, "SPANLEDGER_SPOOL_DIR": str(tmp_path / "spool"), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, program]
+    subprocess.run([*command, f"{canned.url}/v1", method], env=env, check=True, timeout=120, capture_output=True)
+    spooled = [line for file in (tmp_path / "spool").glob("*.jsonl") for line in file.read_bytes().splitlines()]
+    assert sum(len(contents(line).rows) for line in spooled) == 5000

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Collection
+from functools import partial
 from importlib import metadata
 from types import ModuleType
 from typing import Any
@@ -192,8 +193,19 @@ class HTTPInstrumentor(_Instrumentor):
         self._patches = http_clients.HttpPatches(
             lambda: bootstrap.tracer("spanledger.http", tracer_provider), observe=not settings.disabled("observe_http")
         )
-        for module in http_clients.MODULES:
-            self._on_import(module, self._patches.install)
+        for module, hooks in http_clients.HOOKS.items():
+            self._on_import(module, partial(self._install, hooks))
+
+    def _install(self, hooks: Hooks, module: ModuleType) -> None:
+        lacking = missing(module, hooks)
+        if lacking:
+            log.error(
+                "this release of %s lacks %s: calls through it without an SDK are NOT recorded. See `spanledger doctor`.",
+                module.__name__,
+                ", ".join(lacking),
+            )
+        else:
+            self._patches.install(module)
 
     def _uninstrument(self, **_: Any) -> None:
         self._patches.remove()

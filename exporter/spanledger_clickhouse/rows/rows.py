@@ -142,7 +142,7 @@ COLUMNS: Final[dict[str, str]] = {
 MAPPED_ATTRIBUTES: Final = (
     {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
     | {entry.attribute for entry in (*DIMENSIONS.values(), *METERS.values())}
-) - {a.PROVIDER_PROJECT, a.BUDGET_WARNINGS, a.REQUESTED_MODEL, a.DOWNGRADE_REASON, a.REFUSAL, a.CACHE_HIT}
+) - {a.JOB_SERVER, a.PROVIDER_PROJECT, a.BUDGET_WARNINGS, a.REQUESTED_MODEL, a.DOWNGRADE_REASON, a.REFUSAL, a.CACHE_HIT}
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 
 
@@ -177,6 +177,7 @@ JOB_COLUMNS: Final[dict[str, str]] = {
     "provider": LOW,
     "job_id": TEXT,
     "parent_id": TEXT,
+    "server": TEXT,
     "began_at": "DateTime64(6, 'UTC')",
     "attribution": MAP,
 }
@@ -232,6 +233,7 @@ def job(span: Span) -> Row:
         values["provider"],
         values["job_id"],
         text(span.attributes.get(a.JOB_PARENT)),
+        text(span.attributes.get(a.JOB_SERVER)),
         EPOCH + timedelta(seconds=created) if created and created < MAX_TIMESTAMP_SECONDS else values["start_time"],
         {column: str(values[column]) for column in ATTRIBUTION_COLUMNS if values[column]},
     )
@@ -280,7 +282,7 @@ def row(span: Span, source: str) -> Row:
     job_id, observed_at = text(attributes.get(a.JOB_ID)), start
     if job_id:
         # Any process may poll an async job: the same job of a tenant is the same row, whichever process saw it finish.
-        digest = hashlib.sha256(f"{text(attributes.get(a.PROVIDER))}:{job_id}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{_id_space(attributes)}:{job_id}".encode()).hexdigest()
         trace_id, span_id = digest[:32], digest[32:48]
         created = natural(attributes.get(a.JOB_CREATED))
         start = created * 10**9 if created and created < MAX_TIMESTAMP_SECONDS else start
@@ -354,6 +356,12 @@ def row(span: Span, source: str) -> Row:
         text(span.scope),
         source,
     )
+
+
+def _id_space(attributes: Mapping[str, Any]) -> str:
+    """Within what the id of a record is not given twice: the provider, or one server and its file of results."""
+    provider, server = text(attributes.get(a.PROVIDER)), text(attributes.get(a.JOB_SERVER))
+    return f"{provider}@{server}/{text(attributes.get(a.RESULT_FILE))}" if server else provider
 
 
 def billed_call(values: Mapping[str, Any]) -> BilledCall:

@@ -29,6 +29,7 @@ from spanledger.runtime.span_attributes import set_attributes_fast, set_whole, s
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
 from spanledger.semconv import result_lines
+from spanledger.semconv.provider_hosts import server_of_ids
 from spanledger.semconv.usage import Usage, to_attributes
 
 EMPTY_RESPONSE: Final = Response()
@@ -82,6 +83,8 @@ class Call:
         "_end_notified",
         "_finished",
         "_first_chunk_ns",
+        "_id_server",
+        "_id_space",
         "_job_created",
         "_lines_picousd",
         "_notes",
@@ -94,6 +97,7 @@ class Call:
         "_tracer",
         "answer_id",
         "answered",
+        "asks_usage",
         "context",
         "hides_usage",
         "is_local",
@@ -121,6 +125,8 @@ class Call:
         self._provider = provider
         self.provider_name = provider_name
         self._server = server
+        self._id_server = server_of_ids(*server)
+        self._id_space = f"{provider_name}@{self._id_server}" if self._id_server else provider_name
         self.context = context
         """The caller's; None: the current one."""
         self._body: Json = {}
@@ -151,6 +157,8 @@ class Call:
         self.on_end: Callable[[int | None, bool, str], object] | None = None
         """Called once the call is over, with (picodollars or None, whether anything may have been sold, a name if other processes
         may see the same)."""
+        self.asks_usage = True
+        """Whether usage may be asked for, where the caller does not."""
         self.hides_usage = False
         """Whether the stream has a usage event that we asked for and the caller did not."""
         self.unasked_host: str | None = None
@@ -205,6 +213,11 @@ class Call:
             entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
         return Context(entries)
 
+    def claim(self, client: object, path: str) -> None:
+        """Which HTTP client sends the request, after `current`: what another one sends meanwhile is no part of it."""
+        sent = self._outbound
+        sent.client, sent.host, sent.path = client, self._server[0], path
+
     def end_send(self) -> None:
         """The SDK has returned from sending the request: what still runs in its context is the application's."""
         self._outbound.open = False
@@ -253,7 +266,7 @@ class Call:
     def begin_lines(self, first: Json) -> bool:
         """Whether an answer in lines is a batch's results that this process has not read yet; called where it was asked for."""
         if not is_result(first) or (
-            self.request.parent_id and seen_responses.contains(self.provider_name, f"file {self.request.parent_id}")
+            self.request.parent_id and seen_responses.contains(self._id_space, f"file {self.request.parent_id}")
         ):
             return False
         self._site = call_site()
@@ -290,6 +303,8 @@ class Call:
             span = call._span
             if span is not None:
                 facts = call._facts(Response(batch=True), "ok", None, None)
+                if self._id_server:
+                    facts[a.RESULT_FILE] = request.parent_id or ""
                 set_attributes_fast(span, facts)
                 set_whole(span, a.RESULT_LINES, result_lines.joined(entries))
                 span.end()
@@ -304,8 +319,8 @@ class Call:
     def finish_lines(self, *, complete: bool) -> None:
         """All that came was read; `complete`: all there is, so that the file is not read again in this process."""
         if self.request.parent_id and complete:
-            seen_responses.add_if_new(self.provider_name, f"file {self.request.parent_id}")
-        name = f"{self.provider_name}:file {self.request.parent_id}" if self.request.parent_id else ""
+            seen_responses.add_if_new(self._id_space, f"file {self.request.parent_id}")
+        name = f"{self._id_space}:file {self.request.parent_id}" if self.request.parent_id else ""
         self._notify_end(self._lines_picousd, sold=True, name=name if complete else "")
 
     def _adopt_job(self, response: Response | None) -> PendingJob | None:
@@ -314,31 +329,35 @@ class Call:
         name = name or self.request.parent_id
         if name is None:
             return None
-        self.job_id, job = _jobs.find(self.provider_name, name)
+        self.job_id, job = _jobs.find(self._id_space, name)
         if job is not None:
             self.context = job.context or self.context
             self._job_created = job.created
         return job
 
-    def _announce_job(self, name: str, created: int | None, parent: str | None = None) -> None:
-        """Write down who began a job, for the process that will see its result."""
+    def _announce_job(self, name: str, job: PendingJob, parent: str | None = None) -> None:
+        """Write down who began a job, for the process that will see its result; `parent`: of a file of results, its job."""
         facts: dict[str, Any] = {a.MARKER: "job", a.PROVIDER: self.provider_name, a.BEGUN_JOB_ID: name}
-        if created is not None:
-            facts[a.JOB_CREATED] = created
+        if self._id_server:
+            facts[a.JOB_SERVER] = self._id_server
         if parent is not None:
             facts[a.JOB_PARENT] = parent
-        self._tracer.start_span("spanledger.job", self.context, SpanKind.INTERNAL, facts, start_time=self._began).end()
+        elif job.created is not None:
+            facts[a.JOB_CREATED] = job.created
+        context = self.context if parent is not None else job.context
+        self._tracer.start_span("spanledger.job", context, SpanKind.INTERNAL, facts, start_time=self._began).end()
 
     def _remember_job(self, name: str, response: Response) -> None:
         """A job that this request began, or asked about: its result comes later, maybe elsewhere."""
         begins = self.request.starts_job
         context = attribution_of(self.context) if begins else None
         job = PendingJob(self.request, response.created, self.on_end, self._notes, context)
-        if _jobs.remember(self.provider_name, name, job) and begins:
-            self._announce_job(name, response.created)
+        announced = _jobs.remember(self._id_space, name, job)
+        if announced is not None:
+            self._announce_job(name, announced)
         for file in response.result_names:
-            if _jobs.remember_file(self.provider_name, file, name):
-                self._announce_job(file, None, name)
+            if _jobs.remember_file(self._id_space, file, name):
+                self._announce_job(file, job, name)
 
     def finish(self) -> None:
         """The response has ended, complete or not."""
@@ -354,7 +373,7 @@ class Call:
                 self._remember_job(response.pending_job_id, response)
                 self._end_notified = self._end_notified or (request.starts_job and not request.batch)  # the result does
             if response.cancelled_job_id is not None:
-                job = _jobs.forget(self.provider_name, response.cancelled_job_id)
+                job = _jobs.forget(self._id_space, response.cancelled_job_id)
                 if job is not None and job.on_end is not None:
                     job.on_end(0, False, "")
             if self._span is not None or self._is_first_sight(response) or self._is_unread(response):
@@ -387,13 +406,18 @@ class Call:
         if response.usage is None and (response.job_id is None or response.pending_job_id is not None):
             return False
         name = response.job_id or response.id
-        return name is None or not self.request.is_poll or seen_responses.add_if_new(self.provider_name, name)
+        if name is None or not self.request.is_poll:
+            return True
+        is_new = seen_responses.add_if_new(self._id_space, name)
+        if self._id_server:
+            seen_responses.add_if_new(self.provider_name, name)  # as record() knows it, which knows no server
+        return is_new
 
     def _resume_job(self, response: Response) -> None:
         """Resume the request that started a polled job: this process's own, else as the response describes it."""
         job = self._adopt_job(response)
         if response.job_id:
-            _jobs.forget(self.provider_name, response.job_id)
+            _jobs.forget(self._id_space, response.job_id)
         request = job.request if job else self.request
         if job is not None:
             self._notes = {**job.notes, **self._notes}
@@ -402,7 +426,7 @@ class Call:
 
     def _record_extra(self, extra: Response) -> None:
         """Record a further billed response of the same HTTP response."""
-        if extra.usage is None or (extra.job_id and not seen_responses.add_if_new(self.provider_name, extra.job_id)):
+        if extra.usage is None or (extra.job_id and not seen_responses.add_if_new(self._id_space, extra.job_id)):
             return
         request = self.request
         if extra.job_id:
@@ -418,6 +442,11 @@ class Call:
         if call._span is not None:
             call._attempts.append(call._attempt_facts("200", "yes"))
             call._end(call._span, extra, "ok")
+
+    def abandon(self) -> None:
+        """The answer sends the client elsewhere: no row, as the request that follows is a call by itself."""
+        self._finished = True
+        self._notify_end(None, sold=False)
 
     def fail(self, error: BaseException, status: int | None) -> None:
         """The call raised before any billable answer; `status` is that of the last HTTP answer, if any."""
@@ -455,7 +484,7 @@ class Call:
                 span.end()
             finally:
                 cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
-                name = f"{self.provider_name}:{response.job_id}" if response.job_id else ""
+                name = f"{self._id_space}:{response.job_id}" if response.job_id else ""
                 # What is asked about later, is over and has no usage was not sold.
                 sold = outcome != "error" and (usage is not None or not name)
                 self._notify_end(cost if isinstance(cost, int) else None, sold=sold, name=name)
@@ -509,6 +538,7 @@ class Call:
             (a.JOB_ID, response.job_id),
             (a.JOB_CREATED, response.created),
             (a.BEGUN_JOB_ID, self.job_id),
+            (a.JOB_SERVER, (self._id_server or None) if self.job_id or response.job_id else None),
             (a.PROVIDER_PROJECT, self.project),
             (a.CACHE_HIT, "true" if self.is_stored else None),
         ):

@@ -39,25 +39,40 @@ class Jobs:
         self._job_of_file.after_fork(lambda name: name)
         self._pending.after_fork(lambda job: job._replace(on_end=None))
 
-    def find(self, provider: str, name: str) -> tuple[str, PendingJob | None]:
-        """The id under which a job was begun, and the job; `name` is that id, or of a file of its results."""
-        begun = self._job_of_file.get((provider, name)) or name
-        return begun, self._pending.get((provider, begun))
+    def find(self, space: str, name: str) -> tuple[str, PendingJob | None]:
+        """The id under which a job was begun, and the job; `name` is that id, or of a file of its results.
 
-    def remember(self, provider: str, name: str, job: PendingJob) -> bool:
-        """Remember a job; returns whether it is new. The first request knows most, a later answer perhaps the time."""
-        known = self._pending.put_if_absent((provider, name), job)
-        if known is not None and known.created is None and job.created is not None:
-            self._pending.replace((provider, name), known._replace(created=job.created))
+        `space`: within what an id is not given twice, the provider or one server of its format.
+        """
+        begun = self._job_of_file.get((space, name)) or name
+        return begun, self._pending.get((space, begun))
+
+    def remember(self, space: str, name: str, job: PendingJob) -> PendingJob | None:
+        """Remember a job; returns it, if it has to be announced. The first request knows most, a later answer perhaps the time.
+
+        A job of that id which somebody else has begun before is nobody's: the server gives ids twice.
+        """
+        known = self._pending.put_if_absent((space, name), job)
+        if known is None:
+            return job if job.context is not None else None
+        if known.context is not None and job.context is not None and known.context != job.context:
+            disputed = job._replace(context=Context())
+            self._pending.replace((space, name), disputed)
+            return disputed
+        if known.created is None and job.created is not None:
+            self._pending.replace((space, name), known._replace(created=job.created))
+        return None
+
+    def remember_file(self, space: str, file: str, name: str) -> bool:
+        """Remember in which file a job's results are; returns whether that is new. A file of two jobs is nobody's."""
+        known = self._job_of_file.put_if_absent((space, file), name)
+        if known not in (None, name):
+            self._job_of_file.replace((space, file), "")
         return known is None
 
-    def remember_file(self, provider: str, file: str, name: str) -> bool:
-        """Remember in which file a job's results are; returns whether that is new."""
-        return self._job_of_file.put_if_absent((provider, file), name) is None
-
-    def forget(self, provider: str, name: str) -> PendingJob | None:
+    def forget(self, space: str, name: str) -> PendingJob | None:
         """Its result was seen, or it was cancelled; returns the job."""
-        return self._pending.pop((provider, name))
+        return self._pending.pop((space, name))
 
 
 def attribution_of(context: Context | None) -> Context:

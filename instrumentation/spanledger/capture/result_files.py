@@ -32,6 +32,8 @@ MAX_VECTOR: Final = 512
 """Pieces in one system call."""
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 MAX_FIRST_LINE: Final = 8 << 20
+MAX_UNREADABLE: Final = 100
+"""Lines at the beginning that are no JSON object, after which a file is taken for something else."""
 MAX_LINE: Final = 64 << 20
 MAX_WAITING_BYTES: Final = 512 << 20
 """Bytes that wait for the thread; a download that is further ahead of the disk is given up, with a notice."""
@@ -66,12 +68,13 @@ class ResultFile:
         if self._is_results is None:
             self._head.append(chunk)
             self._head_size += len(chunk)
-            if b"\n" not in chunk:
+            if b"\n" in chunk:
+                self._decide(is_over=False)
+            if self._is_results is None:
                 if self._head_size > MAX_FIRST_LINE:
                     self._is_results, self._head = False, []
                 return
             chunk, self._head = b"".join(self._head), []
-            self._decide(chunk[: chunk.find(b"\n")])
         if not self._is_results:
             return
         self._chunks.append(chunk)
@@ -80,8 +83,18 @@ class ResultFile:
         if self._size >= HANDED_BYTES and self._total > MEMORY_BYTES:
             self._hand_on()
 
-    def _decide(self, line: bytes) -> None:
-        self._is_results = self._call.begin_lines(mapping(parse_json(line.removeprefix(BYTE_ORDER_MARK))))
+    def _decide(self, *, is_over: bool) -> None:
+        """Decide by the first line that is an object, if it has come, what this file is."""
+        head = b"".join(self._head)
+        self._head = [head]
+        *lines, tail = head.removeprefix(BYTE_ORDER_MARK).split(b"\n", MAX_UNREADABLE)
+        for line in [*lines, tail] if is_over else lines:
+            first = mapping(parse_json(line)) if line.strip() else {}
+            if first:
+                self._is_results = self._call.begin_lines(first)
+                return
+        if is_over or len(lines) >= MAX_UNREADABLE:
+            self._is_results = False
 
     def end(self, *, complete: bool) -> None:
         """The download is over; `complete`: all of it was read."""
@@ -89,9 +102,8 @@ class ResultFile:
             return
         self._is_over = True
         if self._is_results is None and self._head:
-            head = b"".join(self._head)
-            self._decide(head)
-            self._chunks, self._size, self._total = [head], len(head), len(head)
+            self._decide(is_over=True)
+            self._chunks, self._size, self._total = self._head, self._head_size, self._head_size
         if not self._is_results:
             return
         if self._total <= INLINE_BYTES or not _start_reader():
@@ -156,13 +168,19 @@ class ResultFile:
     def _lines(self) -> Iterator[bytes]:
         if self._file is not None:
             self._file.seek(0)
-        tail = b""
+        pieces: list[bytes] = []
+        size = 0
         for block in self._blocks():
-            *lines, tail = (tail + block).split(b"\n")
-            yield from lines
-            if len(tail) > MAX_LINE:
-                tail = b""
-        yield tail
+            first, *lines = block.split(b"\n")
+            pieces.append(first)
+            size += len(first)
+            if lines:
+                yield b"".join(pieces)
+                yield from lines[:-1]
+                pieces, size = [lines[-1]], len(lines[-1])
+            elif size > MAX_LINE:
+                pieces, size = [], 0
+        yield b"".join(pieces)
 
     def _blocks(self) -> Iterator[bytes]:
         while self._file is not None and (block := self._file.read(READ_BYTES)):
@@ -181,6 +199,13 @@ def _paused(lines: Iterator[bytes]) -> Iterator[bytes]:
             time.sleep(PAUSE_SECONDS)
             until = time.perf_counter() + SLICE_SECONDS
         yield line
+
+
+class _Hurry(threading.Event):
+    """The program ends: no more pauses."""
+
+    is_awaited = False
+    """Whether the end of this process waits for what was downloaded, should it be another's worker."""
 
 
 class _Waiting:
@@ -219,8 +244,7 @@ Work = tuple[ResultFile, "list[bytes] | None", bool]
 
 _reader = ReentrantQueue[Work]()
 _waiting = _Waiting()
-_hurry = threading.Event()
-"""The program ends: no more pauses."""
+_hurry = _Hurry()
 
 
 def _start_reader() -> bool:
@@ -232,6 +256,9 @@ def _start_reader() -> bool:
         reader.start(lambda: _run(reader), "spanledger-results")
     except RuntimeError:
         return False
+    if not _hurry.is_awaited:
+        _hurry.is_awaited = True
+        forks.at_worker_exit(finish)
     return True
 
 
@@ -275,9 +302,8 @@ def finish() -> None:
 
 
 def _after_fork() -> None:
-    global _reader, _waiting
-    _reader, _waiting = ReentrantQueue[Work](), _Waiting()
-    _hurry.clear()
+    global _reader, _waiting, _hurry
+    _reader, _waiting, _hurry = ReentrantQueue[Work](), _Waiting(), _Hurry()
 
 
 forks.in_child(_after_fork)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -25,12 +25,17 @@ _stray: Final = _Stray()
 class Outbound:
     """A request to an LLM provider that is being sent; over when its function has returned, whoever keeps its context."""
 
-    __slots__ = ("_stray_before", "claims", "open", "reached")
+    __slots__ = ("_stray_before", "claims", "client", "host", "open", "path", "reached")
 
     def __init__(self, *, claims: bool = True) -> None:
         self.open = True
         self.claims = claims
         """Whether whoever opened it says what comes of it: a row, or none. The net then lets it pass."""
+        self.client: Any = None
+        """The HTTP client that sends it; None where that is not known, and everything meanwhile is taken for it."""
+        self.host = ""
+        self.path = ""
+        """The end of its path, as the SDK has it."""
         self.reached = False
         """Whether an HTTP client has sent something over the network for it."""
         self._stray_before = _stray.count
@@ -51,16 +56,22 @@ watched_libraries: Final = set[str]()
 """HTTP libraries whose network functions say that they were reached."""
 
 
-def is_claimed() -> bool:
-    """Whether a hook of an SDK already knows what is being sent now."""
+def is_claimed(client: object, host: str, path: str) -> bool:
+    """Whether a hook of an SDK already knows what `client` sends now.
+
+    An application's own event hook may send something else meanwhile, with a client of its own: to another host or path.
+    """
     request = otel_context.get_value(CALL_KEY)
-    return isinstance(request, Outbound) and request.open and request.claims
+    if not isinstance(request, Outbound) or not request.open or not request.claims:
+        return False
+    is_its_own = request.client is None or request.client is client
+    return is_its_own or (request.host == host and path.partition("?")[0].endswith(request.path))
 
 
 def note_network() -> None:
     """Say that the request that is current goes over the network."""
     request = otel_context.get_value(CALL_KEY)
-    if isinstance(request, Outbound):
+    if isinstance(request, Outbound) and request.open:
         request.reached = True
     else:
         _stray.count += 1

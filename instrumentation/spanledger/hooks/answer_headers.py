@@ -18,18 +18,22 @@ REQUEST_IDS: Final = frozenset({b"x-request-id", b"request-id", b"x-amzn-request
 """OpenAI's, Anthropic's and Bedrock's id of a request; a stored answer repeats it."""
 CACHE_STATUS: Final = frozenset(
     {
-        *(b"x-cache", b"x-cache-status", b"cf-cache-status"),
+        *(b"cache-status", b"x-cache", b"x-cache-status", b"cf-cache-status"),  # the first: RFC 9211
         b"cf-aig-cache-status",  # https://developers.cloudflare.com/ai-gateway/features/caching
         b"helicone-cache",  # https://docs.helicone.ai/features/advanced-usage/caching
         b"x-portkey-cache-status",  # https://portkey.ai/docs/product/ai-gateway/cache-simple-and-semantic
     }
 )
-"""Headers that say "HIT", alone or among other words, where a cache answered."""
+"""Headers that say HIT, alone or among other words, where a cache answered."""
 EXTENSIONS: Final = ("hishel_from_cache", "from_cache")
 """Extensions that hishel sets on a stored response (1.0, and before)."""
 
 
-WORD: Final = re.compile(rb"[A-Z]+")
+HIT: Final = re.compile(rb"(?<![\w=-])(?<!NOT )(?<!NO )(?:\w+_|REFRESH)?HIT(?![\w=-])")
+"""HIT as a word, TCP_HIT or REFRESHHIT; not hit-for-miss, hit-for-pass, no-hit, or RFC 9211's `hit=?0`."""
+MISS: Final = re.compile(rb"(?<!\w)MISS(?!\w)")
+AGE: Final = re.compile(rb"\s*0*[1-9][0-9]{0,17}\s*")
+"""Seconds above 0."""
 
 
 class AnswerHeaders(NamedTuple):
@@ -59,8 +63,8 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
         elif name == PROJECT:
             project = label(value.decode("latin-1"))
         elif name in CACHE_STATUS:
-            words = WORD.findall(value.upper())
-            hit, miss = hit or b"HIT" in words, miss or b"MISS" in words
+            words = value.upper()
+            hit, miss = hit or HIT.search(words) is not None, miss or MISS.search(words) is not None
         elif name == b"age":
-            aged = value.strip().isdigit() and int(value) > 0
+            aged = AGE.fullmatch(value) is not None
     return AnswerHeaders(project, request_id, hit or (aged and not miss))

@@ -9,6 +9,7 @@ import struct
 from typing import Final
 
 from spanledger.capture.call import Call
+from spanledger.runtime.guard import quietly
 from spanledger.runtime.untrusted_json import mapping, parse_json
 
 MAX_FRAME: Final = 16 << 20
@@ -24,48 +25,73 @@ class LineTap:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._tail = b""
+        self._pieces: list[bytes] = []
+        """Of a line that has not ended."""
+        self._size = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        *lines, tail = (self._tail + chunk).split(b"\n")
-        self._tail = tail if len(tail) <= MAX_FRAME else b""
-        for line in lines:
-            if line.strip():
-                self._call.feed(parse_json(line))
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            self._read(b"".join((*self._pieces, chunk[:end])))
+            self._pieces, self._size = [], 0
+        self._pieces.append(chunk[end:])
+        self._size += len(chunk) - end
+        if self._size > MAX_FRAME:
+            self._pieces, self._size = [], 0
         return chunk
 
+    def _read(self, lines: bytes) -> None:
+        for line in lines.split(b"\n"):
+            if line.strip():
+                with quietly("reading an event"):
+                    self._call.feed(parse_json(line))
+
     def remainder(self) -> bytes:
-        if self._tail.strip():
-            self._call.feed(parse_json(self._tail))
-        self._tail = b""
+        rest, self._pieces = self._pieces, []
+        self._read(b"".join(rest))
         return b""
 
     def end(self, *, complete: bool) -> None:
         """The end of the response ends the call."""
 
 
-class EventStreamTap(LineTap):
+class EventStreamTap:
     """Frames of `application/vnd.amazon.eventstream`; each is fed as {event type: its JSON}."""
 
+    hides = False
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._data = bytearray()
+        self._is_stream = True
+
     def feed(self, chunk: bytes) -> bytes:
-        data = self._tail + chunk
-        while len(data) >= PRELUDE.size:
-            length, header_length, _ = PRELUDE.unpack_from(data)
+        if not self._is_stream:
+            return chunk
+        data = self._data
+        data += chunk
+        start = 0
+        while len(data) - start >= PRELUDE.size:
+            length, header_length, _ = PRELUDE.unpack_from(data, start)
             if not PRELUDE.size + 4 + header_length <= length <= MAX_FRAME:
-                data = b""  # not this format
+                self._is_stream, start = False, len(data)
                 break
-            if len(data) < length:
+            if len(data) - start < length:
                 break
-            start = PRELUDE.size + header_length
-            kind = _event_type(data[PRELUDE.size : start])
-            self._call.feed({kind: mapping(parse_json(data[start : length - 4]))})
-            data = data[length:]
-        self._tail = data
+            self._read(bytes(data[start : start + length]), PRELUDE.size + header_length)
+            start += length
+        del data[:start]
         return chunk
 
+    def _read(self, frame: bytes, body: int) -> None:
+        with quietly("reading an event"):
+            self._call.feed({_event_type(frame[PRELUDE.size : body]): mapping(parse_json(frame[body:-4]))})
+
     def remainder(self) -> bytes:
-        self._tail = b""
         return b""
+
+    def end(self, *, complete: bool) -> None:
+        """The end of the response ends the call."""
 
 
 def _event_type(headers: bytes) -> str:

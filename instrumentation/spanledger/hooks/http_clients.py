@@ -1,6 +1,6 @@
 """Observes HTTP clients: requests to hosts that serve models, which no SDK's hook has claimed, are calls as well.
 
-Patched: httpx and httpx2 (`Client._send_single_request`, one request whatever the transport), aiohttp
+Patched: httpx and httpx2 (`Client._send_handling_auth`, one request with its redirections, whatever the transport), aiohttp
 (`ClientSession._request`) and urllib3 (`HTTPConnectionPool.urlopen`, which requests and botocore use). What a hook of an SDK
 sends is marked in the context (`context/llm_call.py`) and passes; so does every other host, after one look into a table.
 The network functions below them say that a request left the process: an answer without that came from a cache.
@@ -8,10 +8,12 @@ The network functions below them say that a request left the process: an answer 
 
 from __future__ import annotations
 
+import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
-from types import ModuleType
+from importlib import import_module
+from types import ModuleType, TracebackType
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -23,11 +25,12 @@ from spanledger.capture.call import Call, Sending
 from spanledger.context.llm_call import is_claimed, note_network, reached_network, watched_libraries
 from spanledger.hooks.answer_headers import read_headers
 from spanledger.hooks.binary_streams import EventStreamTap, LineTap
-from spanledger.hooks.patching import Patches
+from spanledger.hooks.patching import Hooks, Patches
 from spanledger.hooks.response_body import (
     MAX_JSON,
     BodyTap,
     DocumentBody,
+    EncodedTap,
     Followed,
     JsonLinesBody,
     follow,
@@ -40,7 +43,29 @@ from spanledger.runtime import finalizers
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.untrusted_json import parse_json
 
-MODULES: Final = ("httpx", "httpx2", "aiohttp", "urllib3.connectionpool")
+SEND: Final = "_send_handling_auth"
+HTTPX: Final[Hooks] = {
+    "HTTPTransport": {"handle_request": ("request",)},
+    "AsyncHTTPTransport": {"handle_async_request": ("request",)},
+    "WSGITransport": {"handle_request": ("request",)},
+    "ASGITransport": {"handle_async_request": ("request",)},
+    "Client": {SEND: ("request",)},
+    "AsyncClient": {SEND: ("request",)},
+}
+HTTPCORE: Final[Hooks] = {
+    "ConnectionPool": {"handle_request": ("request",)},
+    "AsyncConnectionPool": {"handle_async_request": ("request",)},
+}
+HOOKS: Final[dict[str, Hooks]] = {
+    "httpx": HTTPX,
+    "httpx2": HTTPX,
+    "httpcore": HTTPCORE,
+    "httpcore2": HTTPCORE,
+    "http.client": {"HTTPConnection": {"endheaders": ()}},
+    "urllib3.connectionpool": {"HTTPConnectionPool": {"urlopen": ("method", "url", "body")}},
+    "aiohttp": {"ClientSession": {"_request": ("method", "str_or_url")}},
+}
+"""Module -> the functions that are patched. A transport of the application's own may use httpcore or http.client by itself."""
 
 Body = Callable[[], object]
 """Gives the body of a request, bytes or parsed, None where it is a stream; asked only for hosts that serve models."""
@@ -60,21 +85,18 @@ class HttpPatches(Patches):
         self._observe = observe
 
     def install(self, module: ModuleType) -> None:
-        if module.__name__ == "aiohttp":
-            self.patch(module.ClientSession, "_request", self._aiohttp_request)
-        elif module.__name__ == "urllib3.connectionpool":
-            self.patch(module.HTTPConnectionPool, "urlopen", self._urlopen)
-        else:
-            self._install_httpx(module)
-        watched_libraries.add(module.__name__.partition(".")[0])
-
-    def _install_httpx(self, module: ModuleType) -> None:
-        self.patch(module.HTTPTransport, "handle_request", _noting_network)
-        self.patch(module.AsyncHTTPTransport, "handle_async_request", _noting_network)
-        if self._observe:
-            for owner, make in ((module.Client, self._send), (module.AsyncClient, self._send_async)):
-                if "_send_single_request" in owner.__dict__:
-                    self.patch(owner, "_send_single_request", make)
+        replacements = {
+            ("Client", SEND): self._send,
+            ("AsyncClient", SEND): self._send_async,
+            ("ClientSession", "_request"): self._aiohttp_request,
+            ("HTTPConnectionPool", "urlopen"): self._urlopen,
+        }
+        for owner, functions in HOOKS[module.__name__].items():
+            for name in functions:
+                if self._observe or name != SEND:
+                    self.patch(getattr(module, owner), name, replacements.get((owner, name), _noting_network))
+        if module.__name__ not in ("httpcore", "httpcore2", "http.client"):
+            watched_libraries.add(module.__name__.partition(".")[0])
 
     def remove(self) -> None:
         super().remove()
@@ -82,9 +104,11 @@ class HttpPatches(Patches):
 
     # --- beginning and end ---------------------------------------------------------------------------
 
-    def _begin(self, method: str, host: str, port: int | None, path: str, body: Body) -> Call | None:
+    def _begin(
+        self, method: str, host: str, port: int | None, path: str, body: Body, client: object = None
+    ) -> Call | None:
         name = by_host.provider_at(host, port)
-        if name is None or is_claimed():
+        if name is None or is_claimed(client, host, path):
             return None
         with quietly("beginning a call"):
             provider = by_host.reader(name, path)
@@ -101,17 +125,18 @@ class HttpPatches(Patches):
 
     # --- httpx, httpx2 ---------------------------------------------------------------------------------
 
-    def _begin_httpx(self, request: Any) -> Call | None:
+    def _begin_httpx(self, client: Any, request: Any) -> Call | None:
         url = request.url
         path = url.raw_path.decode("ascii", "replace")
-        return self._begin(request.method, url.host, url.port, path, lambda: getattr(request, "_content", None))
+        return self._begin(request.method, url.host, url.port, path, lambda: getattr(request, "_content", None), client)
 
     def _send(self, original: Any) -> Any:
         def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            call = self._begin_httpx(request)
+            call = self._begin_httpx(client, request)
             if call is None:
                 return original(client, request, *args, **kwargs)
-            with Sending(call):
+            with _Sending(call):
+                call.claim(client, request.url.path)
                 response = original(client, request, *args, **kwargs)
                 _read_httpx(call, response)
             return response
@@ -120,10 +145,11 @@ class HttpPatches(Patches):
 
     def _send_async(self, original: Any) -> Any:
         async def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            call = self._begin_httpx(request)
+            call = self._begin_httpx(client, request)
             if call is None:
                 return await original(client, request, *args, **kwargs)
-            with Sending(call):
+            with _Sending(call):
+                call.claim(client, request.url.path)
                 response = await original(client, request, *args, **kwargs)
                 _read_httpx(call, response)
             return response
@@ -138,7 +164,7 @@ class HttpPatches(Patches):
             call = self._begin_aiohttp(session, method, url, kwargs) if self._observe else None
             if call is None:
                 return await original(session, method, url, *args, **kwargs)
-            with Sending(call):
+            with _Sending(call):
                 response = await original(session, method, url, *args, **kwargs)
                 _read_aiohttp(call, response)
             return response
@@ -162,10 +188,13 @@ class HttpPatches(Patches):
             call = None
             if self._observe:
                 with quietly("beginning a call"):
-                    call = self._begin(method, pool.host, pool.port, urlsplit(url).path, lambda: body)
+                    host, port, parts = pool.host, pool.port, urlsplit(url)
+                    if parts.hostname is not None:  # through a proxy, whose pool this is
+                        host, port = parts.hostname, parts.port
+                    call = self._begin(method, host, port, parts.path, lambda: body)
             if call is None:
                 return original(pool, method, url, body, *args, **kwargs)
-            with Sending(call):
+            with _Sending(call):
                 response = original(pool, method, url, body, *args, **kwargs)
                 _read_urllib3(call, response)
             return response
@@ -173,15 +202,28 @@ class HttpPatches(Patches):
         return urlopen
 
 
+class _Sending(Sending):
+    """A request of a client that may raise for its answer's status by itself."""
+
+    __slots__ = ()
+
+    def status(self, error: BaseException) -> int | None:
+        """Of aiohttp's ClientResponseError, or of httpx's HTTPStatusError that an event hook has raised."""
+        status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+        return status if isinstance(status, int) and status >= 300 else None
+
+
 def _noting_network(original: Any) -> Any:
-    def handle(transport: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    def handle(transport: Any, *args: Any, **kwargs: Any) -> Any:
         note_network()
-        return original(transport, request, *args, **kwargs)
+        return original(transport, *args, **kwargs)
 
     return handle
 
 
 # --- answers ---------------------------------------------------------------------------------------------------
+
+COUNT: Final = re.compile(r"[0-9]{1,10}")
 
 
 def _tap(call: Call, content_type: str) -> BodyTap:
@@ -198,10 +240,29 @@ def _tap(call: Call, content_type: str) -> BodyTap:
 
 
 def _fail_by_status(call: Call, status: int) -> bool:
-    """End a call whose answer sells nothing (a refusal; a redirection, after which another request follows)."""
-    if status >= 300:
+    """End a call whose answer sells nothing: a refusal, or a redirection, after which another request may follow."""
+    if 300 <= status < 400:
+        call.abandon()
+    elif status >= 400:
         call.fail(AnsweredError(), status)
     return status >= 300
+
+
+class _Attaching(quietly):
+    """Read the head of an answer; where that fails, the call ends as one of which nothing was read."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        super().__init__("reading a response")
+        self._call = call
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            self._call.finish()
+        return super().__exit__(kind, error, trace)
 
 
 def _read_head(call: Call, headers: Any) -> str:
@@ -209,14 +270,14 @@ def _read_head(call: Call, headers: Any) -> str:
     pairs = [(name.lower(), value) for name, value in headers]
     facts = read_headers((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs)
     call.project, call.answer_id, call.is_stored = facts
-    metrics = {bedrock.HEADERS[name]: int(v) for name, v in pairs if name in bedrock.HEADERS and v.isdecimal()}
+    metrics = {bedrock.HEADERS[name]: int(v) for name, v in pairs if name in bedrock.HEADERS and COUNT.fullmatch(v)}
     if metrics:
         call.state({"headers": metrics})
     return next((value.lower() for name, value in pairs if name == "content-type"), "")
 
 
 def _read_httpx(call: Call, response: Any) -> None:
-    with quietly("reading a response"):
+    with _Attaching(call):
         if _fail_by_status(call, response.status_code) or followed(response) is not None:
             return
         kind = _read_head(call, response.headers.multi_items())
@@ -229,7 +290,7 @@ def _read_httpx(call: Call, response: Any) -> None:
 
 
 def _read_urllib3(call: Call, response: Any) -> None:
-    with quietly("reading a response"):
+    with _Attaching(call):
         if _fail_by_status(call, response.status):
             return
         tap = _tap(call, _read_head(call, response.headers.items()))
@@ -237,20 +298,21 @@ def _read_urllib3(call: Call, response: Any) -> None:
         if isinstance(body, bytes) and body:  # preloaded
             read_whole(body, call, tap)
             return
-        response._spanledger_reading = _Reading(call, tap)
+        reading = response._spanledger_reading = _Reading(call, tap)
         response.__class__ = _observed_urllib3(cast("Any", type(response)))
         finalizers.start_worker()
-        weakref.finalize(response, finalizers.run_outside_gc, call.finish)
+        weakref.finalize(response, reading.end, complete=False)
 
 
 class _Reading:
     """A body that is being read piece by piece."""
 
-    __slots__ = ("_call", "_tap", "depth")
+    __slots__ = ("_call", "_is_over", "_tap", "depth")
 
     def __init__(self, call: Call, tap: BodyTap) -> None:
         self._call = call
         self._tap = tap
+        self._is_over = False
         self.depth = 0
         """How many of the library's reading functions are on the stack: each may use another."""
 
@@ -268,9 +330,15 @@ class _Reading:
         if not self.depth:
             if data:
                 self.feed(bytes(data))
-            if whole or not data:
+            if whole:
                 self.end(complete=True)
         return data
+
+    def encoded(self, encoding: str) -> None:
+        """What comes is as the server has sent it."""
+        if encoding and not isinstance(self._tap, EncodedTap):
+            decoder = import_module("urllib3.response")._get_decoder(encoding)
+            self._tap = EncodedTap(self._tap, decoder.decompress, decoder.flush)
 
     def stream(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         complete = False
@@ -284,15 +352,20 @@ class _Reading:
                     return
                 finally:
                     self.depth -= 1
-                self.feed(chunk)
+                if not self.depth:
+                    self.feed(chunk)
                 yield chunk
         finally:
-            self.end(complete=complete)
+            if not self.depth:
+                self.end(complete=complete)
 
     def end(self, *, complete: bool) -> None:
         finalizers.run_outside_gc(partial(self._end, complete=complete))
 
     def _end(self, *, complete: bool) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
         with quietly("ending a stream"):
             self._tap.remainder()
             self._tap.end(complete=complete)
@@ -302,6 +375,36 @@ class _Reading:
         return type(None), ()
 
 
+def _read_piece(
+    response: Any,
+    read: Callable[[], bytes],
+    amt: int | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    whole: bool,
+) -> bytes:
+    """Read by a function of urllib3's response, and end the call if that was the end of the body."""
+    reading: _Reading = response._spanledger_reading
+    _note_encoding(response, args, kwargs)
+    data = reading.read(read, whole=whole)
+    if not whole and not reading.depth and amt != 0:
+        is_all = response.length_remaining == 0 and not response.headers.get("content-encoding")
+        if is_all or not data:
+            reading.end(complete=True)
+    return data
+
+
+def _note_encoding(response: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Note where the caller reads encoded bytes; `args`, `kwargs`: what follows the size in a function of urllib3's."""
+    reading: _Reading = response._spanledger_reading
+    if not reading.depth:
+        with quietly("reading a response"):
+            decode = kwargs.get("decode_content", args[0] if args else None)
+            if not (response.decode_content if decode is None else decode):
+                reading.encoded(response.headers.get("content-encoding", ""))
+
+
 @lru_cache(maxsize=8)
 def _observed_urllib3(cls: Any) -> Any:
     """A subclass of urllib3's response that reports what is read of it."""
@@ -309,15 +412,22 @@ def _observed_urllib3(cls: Any) -> Any:
     class ObservedHTTPResponse(cls):
         def read(self, amt: int | None = None, *args: Any, **kwargs: Any) -> bytes:
             parent: Any = super()
-            return self._spanledger_reading.read(partial(parent.read, amt, *args, **kwargs), whole=amt is None)
+            all_of_it = amt is None or amt < 0
+            return _read_piece(self, partial(parent.read, amt, *args, **kwargs), amt, args, kwargs, whole=all_of_it)
 
         def read1(self, amt: int | None = None, *args: Any, **kwargs: Any) -> bytes:
             parent: Any = super()
-            return self._spanledger_reading.read(partial(parent.read1, amt, *args, **kwargs), whole=False)
+            return _read_piece(self, partial(parent.read1, amt, *args, **kwargs), amt, args, kwargs, whole=False)
 
         def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
             parent: Any = super()
+            _note_encoding(self, args[1:], kwargs)
             return self._spanledger_reading.stream(parent.stream(*args, **kwargs))
+
+        def read_chunked(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+            parent: Any = super()
+            _note_encoding(self, args[1:], kwargs)
+            return self._spanledger_reading.stream(parent.read_chunked(*args, **kwargs))
 
         def close(self) -> None:
             parent: Any = super()
@@ -327,6 +437,8 @@ def _observed_urllib3(cls: Any) -> Any:
                 if not self._spanledger_reading.depth:
                     self._spanledger_reading.end(complete=False)
 
+    if not hasattr(cls, "read1"):  # of urllib3 1.26
+        del ObservedHTTPResponse.read1
     ObservedHTTPResponse.__name__, ObservedHTTPResponse.__qualname__ = cls.__name__, cls.__qualname__
     ObservedHTTPResponse.__module__ = cls.__module__
     return ObservedHTTPResponse
@@ -339,7 +451,7 @@ _readings: Final = dict[int, _Reading]()
 
 
 def _read_aiohttp(call: Call, response: Any) -> None:
-    with quietly("reading a response"):
+    with _Attaching(call):
         if _fail_by_status(call, response.status):
             return
         tap = _tap(call, _read_head(call, response.headers.items()))

@@ -23,8 +23,8 @@ from spanledger.runtime import finalizers
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.untrusted_json import parse_json
 
-MAX_JSON: Final = 8 << 20
-"""A JSON answer larger than this is not read for its usage."""
+MAX_JSON: Final = 64 << 20
+"""A JSON answer larger than this is not read for its usage; one with ten images has forty megabytes."""
 
 
 class BodyTap(Protocol):
@@ -169,27 +169,29 @@ def _raw_tap(response: Any) -> BodyTap | None:
     if state.tap.hides and encoding in ("gzip", "x-gzip"):
         return _GzipTap(state.tap)
     _begin_reading(state.tap)
-    return _EncodedTap(state.tap, response._get_content_decoder())
+    decoder = response._get_content_decoder()
+    return EncodedTap(state.tap, decoder.decode, decoder.flush)
 
 
-class _EncodedTap:
+class EncodedTap:
     """Reads a copy of the body, decoded; the caller's bytes stay as they are."""
 
     hides = False
 
-    def __init__(self, tap: BodyTap, decoder: Any) -> None:
+    def __init__(self, tap: BodyTap, decode: Callable[[bytes], bytes], flush: Callable[[], bytes]) -> None:
         self._tap = tap
-        self._decoder = decoder
+        self._decode = decode
+        self._flush = flush
         self.end = tap.end
 
     def feed(self, chunk: bytes) -> bytes:
         with quietly("decoding a response"):
-            self._tap.feed(self._decoder.decode(chunk))
+            self._tap.feed(self._decode(chunk))
         return chunk
 
     def remainder(self) -> bytes:
         with quietly("decoding a response"):
-            self._tap.feed(self._decoder.flush())
+            self._tap.feed(self._flush())
             self._tap.remainder()
         return b""
 

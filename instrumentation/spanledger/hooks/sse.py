@@ -18,14 +18,16 @@ UNUSED: Final = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')
 escaped, so content cannot match."""
 ENDS_EVENT: Final = (b"\n\n", b"\r\n\r\n")
 BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
-MAX_TAIL: Final = 1 << 20
-"""An event longer than this is passed on unread."""
+MAX_SEAM: Final = 2
+"""Bytes of a blank line that may have come before its last one."""
+MAX_EVENT: Final = 64 << 20
+"""An event longer than this is passed on unread; one that carries an image has a few megabytes."""
 
 
 class SseTap:
     """One stream's passage. `scan` reads every interesting event; `hide` drops what is there because usage was asked for."""
 
-    __slots__ = ("_feed", "_on_first", "_scan", "_tail", "hides")
+    __slots__ = ("_before", "_feed", "_on_first", "_pieces", "_scan", "_size", "hides")
 
     def __init__(
         self, feed: Callable[[Json], None], *, scan: bool, hide: bool, on_first: Callable[[], object] | None = None
@@ -36,29 +38,40 @@ class SseTap:
         self._scan = scan
         self.hides = hide
         """Whether other bytes come out than go in."""
-        self._tail = b""
+        self._pieces: list[bytes] = []
+        """Of an event that has not ended."""
+        self._size = 0
+        self._before = b""
+        """The last of these bytes, in which a blank line may have begun."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The part of the stream that may be passed on now that `chunk` has arrived."""
         if self._on_first is not None:
             self._on_first()
             self._on_first = None
-        if not self._tail and chunk.endswith(ENDS_EVENT) and not self._concerns(chunk):
+        if not self._size and chunk.endswith(ENDS_EVENT) and not self._concerns(chunk):
             return chunk  # whole events without figures: nearly every chunk of a stream
-        data = self._tail + chunk
-        end = 0
-        for match in BLANK_LINE.finditer(data):
-            end = match.end()
-        if not end and len(data) <= MAX_TAIL:
-            self._tail = data
-            return b"" if self.hides else chunk
-        events, self._tail = (data[:end], data[end:]) if end else (data, b"")
+        end = _end_of_events(self._before + chunk) - len(self._before)
+        if end <= 0 and self._size + len(chunk) > MAX_EVENT:
+            end = len(chunk)
+        events = self._taken(chunk[:end]) if end > 0 else b""
+        rest = chunk[end:] if end > 0 else chunk
+        if rest:
+            self._pieces.append(rest)
+            self._size += len(rest)
+            self._before = (self._before + rest)[-MAX_SEAM:]
         passed = self._filtered(events) if self._concerns(events) else events
         return passed if self.hides else chunk
 
+    def _taken(self, end: bytes) -> bytes:
+        """What was kept and its end; nothing is kept any more."""
+        events = b"".join((*self._pieces, end))
+        self._pieces, self._size, self._before = [], 0, b""
+        return events
+
     def remainder(self) -> bytes:
         """What is left when the stream ends in the middle of an event."""
-        tail, self._tail = self._tail, b""
+        tail = self._taken(b"")
         passed = self._filtered(tail) if self._concerns(tail) else tail
         return passed if self.hides else b""
 
@@ -88,3 +101,9 @@ class SseTap:
             if payload and (hidden or self._scan):
                 self._feed(payload)
         return b"" if hidden else UNUSED.sub(b"", event) if self.hides else event
+
+
+def _end_of_events(data: bytes) -> int:
+    """Where the last blank line ends; 0 where there is none."""
+    plain, carriage_return = data.rfind(b"\n\n"), data.rfind(b"\n\r\n")
+    return max(plain + 2 if plain >= 0 else 0, carriage_return + 3 if carriage_return >= 0 else 0)

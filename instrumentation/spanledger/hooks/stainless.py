@@ -84,6 +84,8 @@ class StainlessPatches(Patches):
         self._usage_hosts = usage_hosts
         self._refusing_hosts: set[str] = set()
         """Hosts that have refused `stream_options`."""
+        self._accepting_hosts: set[str] = set()
+        """Hosts that have answered a request with `stream_options` from us."""
 
     def install(self) -> None:
         base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
@@ -126,13 +128,15 @@ class StainlessPatches(Patches):
                 with outbound():
                     return original(client, cast_to, options, *args, **kwargs)
             admitted_options = _admit_options(client, call, options)
-            with _Sending(call, admitted_options):
+            with _Sending(call, admitted_options, client):
                 try:
                     return _end_unsent(call, original(client, cast_to, admitted_options, *args, **kwargs))
                 except Exception as error:
-                    if not self._refuses_stream_options(client, call, error):
+                    if not self._may_refuse_stream_options(client, call, error):
                         raise
-                return _end_unsent(call, original(client, cast_to, admitted_options, *args, **kwargs))
+                answer = original(client, cast_to, admitted_options, *args, **kwargs)
+                self._note_refusal(client)
+                return _end_unsent(call, answer)
 
         return request
 
@@ -145,13 +149,15 @@ class StainlessPatches(Patches):
                 with outbound():
                     return await original(client, cast_to, options, *args, **kwargs)
             admitted_options = _admit_options(client, call, options)
-            with _Sending(call, admitted_options):
+            with _Sending(call, admitted_options, client):
                 try:
                     return _end_unsent(call, await original(client, cast_to, admitted_options, *args, **kwargs))
                 except Exception as error:
-                    if not self._refuses_stream_options(client, call, error):
+                    if not self._may_refuse_stream_options(client, call, error):
                         raise
-                return _end_unsent(call, await original(client, cast_to, admitted_options, *args, **kwargs))
+                answer = await original(client, cast_to, admitted_options, *args, **kwargs)
+                self._note_refusal(client)
+                return _end_unsent(call, answer)
 
         return request
 
@@ -184,7 +190,7 @@ class StainlessPatches(Patches):
         if provider_hosts.provider_for_host(host) not in USAGE_HOSTS and host not in self._usage_hosts:
             call.unasked_host = host
             return
-        if host in self._refusing_hosts or not _accepts_stream_options(client, options):
+        if not call.asks_usage or host in self._refusing_hosts or not _accepts_stream_options(client, options):
             return
         name = "extra_json" if "stream_options" in mapping(options.extra_json) else "json_data"  # what counts
         fields = mapping(getattr(options, name))
@@ -192,21 +198,34 @@ class StainlessPatches(Patches):
         setattr(options, name, {**fields, "stream_options": stream_options})
         call.hides_usage = True
 
-    def _refuses_stream_options(self, client: Any, call: Call, error: Exception) -> bool:
-        """Whether a request failed for what we put into it; then it is sent as it was, once, and so are all that follow."""
+    def _may_refuse_stream_options(self, client: Any, call: Call, error: Exception) -> bool:
+        """Whether a request may have failed for what we put into it; then it is sent as it was, once.
+
+        The message of a refusal may quote the application's own text: what an error says of another parameter, or what
+        a host says that has accepted `stream_options`, is meant for the application.
+        """
         with quietly("reading a refusal"):
             status = getattr(error, "status_code", None)
             if not call.hides_usage or status not in REFUSED_PARAMETER or "stream_options" not in str(error):
                 return False
+            parameter = getattr(error, "param", None)
+            if client.base_url.host in self._accepting_hosts or "stream_options" not in str(
+                parameter or "stream_options"
+            ):
+                return False
             call.record_retry(status)
-            call.hides_usage = False
+            call.hides_usage, call.asks_usage = False, False
+            return True
+        return False
+
+    def _note_refusal(self, client: Any) -> None:
+        """A request was answered only after `stream_options` was taken out: so are they from all that follow."""
+        with quietly("noting a refusal"):
             host = client.base_url.host
             self._refusing_hosts.add(host)
             notices.add(
                 f"{host} refuses stream_options: its chat streams state no usage, so they have no tokens and no price"
             )
-            return True
-        return False
 
     def _sleep_for_retry(self, original: Any) -> Any:
         def sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
@@ -236,6 +255,8 @@ class StainlessPatches(Patches):
             if call is None:
                 return None
             call.answered = True
+            if call.hides_usage:
+                self._accepting_hosts.add(client.base_url.host)
             call.project, call.answer_id, call.is_stored = answer_headers(response)
             call.is_local = not reached_network(response)
             if not stream and hasattr(response, "_content"):
@@ -371,16 +392,18 @@ def _admit_options(client: Any, call: Call, options: Any) -> Any:
 class _Sending(Sending):
     """The call is visible to the inner hooks, too, while the SDK sends."""
 
-    __slots__ = ("_options", "_options_token", "_token")
+    __slots__ = ("_client", "_options", "_options_token", "_token")
 
-    def __init__(self, call: Call, options: Any) -> None:
+    def __init__(self, call: Call, options: Any, client: Any) -> None:
         super().__init__(call)
         self._options = options
+        self._client = client
 
     def __enter__(self) -> None:
         self._token = _current_call.set(self._call)
         self._options_token = _current_options.set(self._options)
         super().__enter__()
+        self._call.claim(getattr(self._client, "_client", None), self._options.url)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

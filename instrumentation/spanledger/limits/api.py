@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import sys
 import threading
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -97,12 +96,8 @@ def _redis_deadline() -> float:
 
 
 def _register_exit_hook(callback: Callable[[], object]) -> None:
-    """Register an exit hook. Workers of multiprocessing and billiard (Celery) do not run atexit handlers."""
     atexit.register(callback)
-    for name in ("multiprocessing.util", "billiard.util"):
-        module: Any = sys.modules.get(name)
-        if module is not None:
-            module.Finalize(None, callback, exitpriority=100)
+    forks.at_worker_exit(callback)
 
 
 class _StaticEstimate(NamedTuple):

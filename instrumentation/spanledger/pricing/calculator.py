@@ -242,7 +242,8 @@ def _resolve(
             )  # a vendor's model cannot run here: this is a proxy
         if provider_hosts.is_proxy(host) or is_vendor_model(table, names):
             return Price(p.NEEDS_MAPPING)  # also a proxy, but the vendor is unknown
-        return Price(p.SELF_HOSTED, 0, source="self_hosted")
+        if not provider_hosts.is_billed(host, provider):
+            return Price(p.SELF_HOSTED, 0, source="self_hosted")
     if isinstance(resolution, Unresolved):
         return Price(p.NEEDS_MAPPING if resolution.needs_mapping else p.NO_MODEL)
     return resolution

@@ -8,6 +8,7 @@ vendor's body, in `amazon-bedrock-invocationMetrics` at the end of a stream, or 
 from __future__ import annotations
 
 import base64
+import binascii
 import re
 from typing import Final
 from urllib.parse import unquote
@@ -84,7 +85,10 @@ def fold(body: Json, event: Json) -> Json:
 def _chunk(event: Json) -> bytes | None:
     """The bytes of InvokeModel's event, JSON in the vendor's format."""
     encoded = get_path(event, "chunk", "bytes")
-    return base64.b64decode(encoded) if isinstance(encoded, str) else None
+    try:
+        return base64.b64decode(encoded) if isinstance(encoded, str) else None
+    except (binascii.Error, ValueError):
+        return None
 
 
 def response(body: Json, request: Request | None = None) -> Response:

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from spanledger.runtime import notices
 from spanledger.runtime.guard import quietly
@@ -63,6 +63,14 @@ def threads_allowed() -> bool:
     if any(number is not None for number in numbers):
         return any(number is not None and number() for number in numbers)
     return not _is_started_as_uwsgi
+
+
+def at_worker_exit(callback: Callable[[], object]) -> None:
+    """Call it when a worker of multiprocessing or billiard (Celery) ends: they run no atexit handlers."""
+    for name in ("multiprocessing.util", "billiard.util"):
+        module: Any = sys.modules.get(name)
+        if module is not None:
+            module.Finalize(None, callback, exitpriority=100)
 
 
 UWSGI_PROGRAMS: Final = frozenset({"uwsgi", "uwsgi-core", "uwsgi_python3", "pyuwsgi"})

@@ -1,12 +1,13 @@
 """Total readers of untrusted JSON: they return the typed value or None, and never raise.
 
 A count is a non-negative integer below 2**32 (the ledger's column type); a bool is not a number; a
-label is a printable string of at most 256 characters, cut and cleaned where it was not. The readers that a call
+label is a printable string of at most 256 characters, cut and cleaned where it was not, so that different ones stay different. The readers that a call
 uses most walk the path themselves: a call of `at` would double their price.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from datetime import datetime
@@ -16,6 +17,8 @@ Json = dict[str, object]
 
 MAX_COUNT: Final = 2**32 - 1
 MAX_LABEL: Final = 256
+DIGEST: Final = 32
+"""Characters of the digest that ends a label which was cut."""
 
 
 def parse_json(data: str | bytes) -> object:
@@ -119,4 +122,8 @@ def label(value: object, *path: str) -> str | None:
         return None
     if len(value) <= MAX_LABEL and value.isprintable():
         return value
-    return "".join(c for c in value[: 4 * MAX_LABEL] if c.isprintable())[:MAX_LABEL] or None
+    cleaned = "".join(c for c in value[: 4 * MAX_LABEL] if c.isprintable())
+    if len(value) <= MAX_LABEL:
+        return cleaned or None
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:DIGEST]
+    return f"{cleaned[: MAX_LABEL - DIGEST - 1]}~{digest}"

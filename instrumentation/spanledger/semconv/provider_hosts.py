@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
-from spanledger.runtime import settings
+from spanledger.runtime import notices, settings
 
 PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "api.openai.com": "openai",
@@ -51,20 +51,86 @@ BEDROCK_HOST: Final = re.compile(
 """Where Bedrock serves models, VPC endpoints included; not its own administration, nor S3 and the others there."""
 
 
+SELF_HOSTED: Final = ("ollama", "vllm")
+"""Providers that are software of one's own: nobody sends an invoice."""
+PROVIDERS: Final = frozenset({*PROVIDER_BY_SUFFIX.values(), "aws.bedrock", *SELF_HOSTED})
+"""Every `gen_ai.provider.name` that SPANLEDGER_MODEL_HOSTS may give to a host."""
+MODEL_HOST: Final = re.compile(
+    r"(?:\w+://)?(?P<host>[\w.-]+|\[[0-9a-f:.]+\])(?P<port>:\d{1,5})?(?:/[^=]*)?\s*=\s*(?P<provider>[\w.-]+)"
+)
+"""One of SPANLEDGER_MODEL_HOSTS, in lower case; a URL stands for its host."""
+
+
+class ConfiguredHosts(NamedTuple):
+    """What SPANLEDGER_MODEL_HOSTS says."""
+
+    provider_by_host: dict[str, str]
+    """By host, or host:port."""
+    problems: tuple[str, ...]
+    """What is wrong with it, for people."""
+
+
 @lru_cache(maxsize=1)
-def configured_hosts() -> dict[str, str]:
-    """SPANLEDGER_MODEL_HOSTS, e.g. "llm.example.com=openai,10.0.0.5:8080=anthropic": host, or host:port -> provider."""
-    pairs = (part.partition("=") for part in (settings.setting("model_hosts") or "").split(","))
-    return {host.strip().lower(): provider.strip() for host, _, provider in pairs if host.strip() and provider.strip()}
+def configured_hosts() -> ConfiguredHosts:
+    """SPANLEDGER_MODEL_HOSTS, e.g. "llm.example.com=openai,10.0.0.5:8080=anthropic"."""
+    provider_by_host: dict[str, str] = {}
+    problems: list[str] = []
+    for part in (settings.setting("model_hosts") or "").split(","):
+        if not part.strip():
+            continue
+        match = MODEL_HOST.fullmatch(part.strip().lower())
+        if match is None:
+            problems.append(
+                f'SPANLEDGER_MODEL_HOSTS: "{settings.mask_credentials(part.strip())}" is not host=provider, and is ignored. '
+                "Write for example llm.example.com=openai,10.0.0.5:8080=anthropic"
+            )
+            continue
+        provider = match["provider"]
+        provider_by_host[match["host"].strip("[]") + (match["port"] or "")] = provider
+        if provider not in PROVIDERS:
+            problems.append(
+                f'SPANLEDGER_MODEL_HOSTS: "{provider}" is no provider that is known: its calls are rows, and have a price only '
+                f"where the price table has that provider. Known are {', '.join(sorted(PROVIDERS))}"
+            )
+    for problem in problems:
+        notices.add(problem)
+    return ConfiguredHosts(provider_by_host, tuple(problems))
+
+
+@lru_cache(maxsize=1024)
+def is_billed(host: str, provider: str) -> bool:
+    """Whether SPANLEDGER_MODEL_HOSTS says that a private host stands for this provider, which sends invoices."""
+    host = host.lower().rstrip(".").strip("[]")
+    return any(
+        configured == provider not in SELF_HOSTED and host in (name, name.rpartition(":")[0])
+        for name, configured in configured_hosts().provider_by_host.items()
+    )
 
 
 @lru_cache(maxsize=1024)
 def provider_for_host(host: str, port: int | None = None) -> str | None:
-    """The provider known to answer at `host`, e.g. "eu.api.openai.com" -> "openai"."""
-    host = host.lower().rstrip(".")
-    configured = configured_hosts()
-    if configured and (name := configured.get(f"{host}:{port}") or configured.get(host)):
-        return name
+    """The provider known to answer at `host`, e.g. "eu.api.openai.com" -> "openai". `port`: None for the scheme's own."""
+    host = host.lower().rstrip(".").strip("[]")
+    configured = configured_hosts().provider_by_host
+    if configured:
+        ports = (port,) if port else (443, 80)
+        names = (*(f"{host}:{number}" for number in ports), host)
+        if name := next((configured[name] for name in names if name in configured), None):
+            return name
+    return _listed_provider(host)
+
+
+@lru_cache(maxsize=1024)
+def server_of_ids(host: str, port: int | None) -> str:
+    """Whose ids of jobs and files are meant: "" at the host of a listed provider, which never gives one twice; else host:port.
+
+    Programs that speak a provider's format may count from one, each of them.
+    """
+    host = host.lower().rstrip(".").strip("[]")
+    return "" if not host or _listed_provider(host) else f"{host}:{port or ''}"
+
+
+def _listed_provider(host: str) -> str | None:
     if BEDROCK_HOST.search(host):
         return "aws.bedrock"
     while host:
