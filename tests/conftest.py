@@ -162,7 +162,8 @@ def serves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Non
     """Says which provider answers at "host:port" of a URL."""
 
     def forget() -> None:
-        for cache in (provider_hosts.configured_hosts, provider_hosts.provider_for_host, by_host.provider_at):
+        hosts = (provider_hosts.configured_hosts, provider_hosts.provider_for_host, provider_hosts.is_billed)
+        for cache in (*hosts, by_host.provider_at, calculator._resolve, calculator._flat_rates):
             cache.cache_clear()
 
     def say(url: str, provider: str) -> None:

@@ -28,6 +28,7 @@ from conftest import ROOT, Recorded
 from redis_server import RedisServer
 from spanledger import attribution
 from spanledger.limits.policy_documents import load
+from spanledger.runtime import settings
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.demo.loopback_provider import Provider
@@ -96,6 +97,7 @@ def test_every_page_is_in_the_index_and_the_index_is_in_the_readme():
 def test_every_named_setting_is_in_the_table_of_the_readme_and_vice_versa():
     table = set(re.findall(r"`(SPANLEDGER_[A-Z_]+)`", (ROOT / "README.md").read_text()))
     named = {name for page in PAGES for name in re.findall(r"SPANLEDGER_[A-Z_]+", page.read_text())}
+    assert table - {"SPANLEDGER_FAULT"} == {f"SPANLEDGER_{name.upper()}" for name in settings.NAMES}
     asked = {
         f"SPANLEDGER_{name.upper()}"
         for file in [*(ROOT / "instrumentation").rglob("*.py"), *(ROOT / "exporter").rglob("*.py")]

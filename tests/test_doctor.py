@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from spanledger import diagnostics
 from spanledger.runtime import settings
+from spanledger.semconv import provider_hosts
 from spanledger.spool import journal
 from spanledger_clickhouse.cli import main
 
@@ -36,7 +37,7 @@ def test_an_unreachable_database_is_the_only_failure():
     assert status == 1
     assert {about: finding["status"] for about, finding in findings.items()} == {
         "entry points": "ok", "exporters": "ok", "opentelemetry": "ok", "sampler": "ok", "propagators": "ok", "openai": "ok", "anthropic": "ok", "google-genai": "ok", "limits": "ok", "spool": "ok", "shipper": "ok", "prices": "ok",
-        "service": "ok", "database": "failure",
+        "service": "ok", "settings": "ok", "http": "ok", "database": "failure",
     }  # fmt: skip
     assert "s3cret" not in json.dumps(findings)
     assert "wait in the spool" in findings["database"]["advice"]
@@ -148,3 +149,38 @@ def test_limits_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert limits() == ("warning", "0 budgets, counted in each process separately, checked on every call")
     monkeypatch.setenv("SPANLEDGER_REDIS_URL", "redis://user:s3cret@127.0.0.1:9/0")
     assert limits() == ("failure", "Redis does not answer: ConnectionError")
+
+
+@pytest.fixture
+def fresh_hosts():
+    provider_hosts.configured_hosts.cache_clear()
+    yield
+    provider_hosts.configured_hosts.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("SPANLEDGER_MODELHOSTS", "x=openai", "did you mean SPANLEDGER_MODEL_HOSTS?"),
+        ("SPANLEDGER_ZEBRA", "1", "README.md lists them"),
+        ("SPANLEDGER_OBSERVE_HTTP", "flase", '"flase", neither true nor false'),
+        ("SPANLEDGER_MODEL_HOSTS", "llm.example.com", '"llm.example.com" is not host=provider'),
+        ("SPANLEDGER_MODEL_HOSTS", "a.example=openai;b.example=anthropic", "is not host=provider"),
+        ("SPANLEDGER_MODEL_HOSTS", "a.example=opnai", '"opnai" is no provider that is known'),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch, fresh_hosts: None):
+    monkeypatch.setenv(name, value)
+    finding = doctor()[1]["settings"]
+    assert (finding["status"], text in finding["text"]) == ("warning", True), finding["text"]
+
+
+@pytest.mark.parametrize("value", ["HTTPS://LLM.Example:8443/v1 = OpenAI", "llm.example:8443=openai"])
+def test_hosts_of_ones_own_are_listed(value: str, monkeypatch: pytest.MonkeyPatch, fresh_hosts: None):
+    monkeypatch.setenv("SPANLEDGER_MODEL_HOSTS", value)
+    assert doctor()[1]["http"]["text"].endswith("hosts of your own: llm.example:8443 (openai)")
+
+
+def test_a_net_that_is_off_is_reported(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPANLEDGER_OBSERVE_HTTP", "false")
+    assert "are NOT recorded" in doctor()[1]["http"]["text"]

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import base64
-import contextvars
 import copy
 import json
 import pickle
-import queue
-import threading
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
-import anthropic
-import httpcore2
 import httpx
 import httpx2
 import openai
@@ -25,15 +20,14 @@ import pytest
 import requests
 import urllib3
 
-import spanledger
 from canned import Canned, sse
 from conftest import Recorded
-from provider_answers import ANTHROPIC, COHERE, CONVERSE, GEMINI, OLLAMA, OPENAI_CHAT, Say, frame
+from provider_answers import ANTHROPIC, COHERE, CONVERSE, GEMINI, OLLAMA, OPENAI_CHAT, Say, frame, results
 from spanledger.hooks import http_clients
-from spanledger.hooks.answer_headers import read_headers
+from spanledger.pricing import quote
 from spanledger.providers import by_host
 from spanledger.runtime.untrusted_json import label
-from spanledger.semconv.provider_hosts import provider_for_host
+from spanledger.semconv.provider_hosts import PROVIDERS, provider_for_host
 
 GROQ_STREAM = sse(
     {"id": "q1", "model": "llama-3.3-70b-versatile", "choices": [{"index": 0, "delta": {"content": "x"}}]},
@@ -194,100 +188,6 @@ def test_not_everything_of_a_cloud_is_a_model():
     assert by_host.reader("azure.ai.openai", "/vision/v3.2/analyze") is None
 
 
-# --- answers that no provider gave ---------------------------------------------------------------------------------
-
-
-class Cache(httpx2.HTTPTransport):
-    """A transport that keeps the first answer."""
-
-    kept: httpx2.Response | None = None
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        if self.kept is None:
-            self.kept = super().handle_request(request)
-            self.kept.read()
-        return httpx2.Response(200, headers=self.kept.headers, content=self.kept.content, request=request)
-
-
-def test_an_answer_replayed_by_a_transport_is_a_cache_hit(
-    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host
-):
-    canned.answers["chat/completions"] = OPENAI_CHAT
-    client = client.with_options(http_client=httpx2.Client(transport=Cache()))
-    for _ in range(3):
-        client.chat.completions.create(model="gpt-4.1-mini", messages=[])
-    client.close()
-    first, *others = ledger.rows
-    assert first["price_status"] == "priced"
-    assert first["cost_usd"] > 0
-    for row in others:
-        assert (row["cost_usd"], row["price_status"], row["usage_source"]) == (0, "cache_hit", "cache")
-        assert row["avoided_cost_usd"] == first["cost_usd"]
-        assert (row["input_uncached_tokens"], row["attributes"]["spanledger.cache.hit"]) == (0, "true")
-
-
-def test_an_answer_from_a_gateways_cache_is_a_cache_hit(
-    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host
-):
-    canned.answers["chat/completions"] = OPENAI_CHAT
-    canned.headers = {"cf-aig-cache-status": "HIT"}
-    client.chat.completions.create(model="gpt-4.1-mini", messages=[])
-    row = ledger.row
-    assert (row["cost_usd"], row["price_status"]) == (0, "cache_hit")
-    assert row["avoided_cost_usd"] > 0
-
-
-def test_a_transport_that_sends_in_a_thread_of_its_own_is_no_cache(canned: Canned, ledger: Recorded, public_host):
-    canned.answers["chat/completions"] = {**OPENAI_CHAT, "id": "chatcmpl-threaded"}
-
-    class Threaded(httpx2.HTTPTransport):
-        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-            with ThreadPoolExecutor(1) as pool:
-                return pool.submit(super().handle_request, request).result()
-
-    with openai.OpenAI(
-        api_key="k", base_url=f"{canned.url}/v1", http_client=httpx2.Client(transport=Threaded())
-    ) as client:
-        for _ in range(2):
-            client.chat.completions.create(model="gpt-4.1-mini", messages=[])
-    assert [row["price_status"] for row in ledger.rows] == ["priced", "priced"]
-
-
-def test_a_provider_whose_ids_repeat_is_paid_each_time(
-    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host
-):
-    canned.answers["chat/completions"] = OPENAI_CHAT
-    for _ in range(2):
-        client.chat.completions.create(model="gpt-4.1-mini", messages=[])
-    assert [row["price_status"] for row in ledger.rows] == ["priced", "priced"]
-
-
-def test_an_answer_of_an_sdks_middleware_is_a_cache_hit_and_frees_its_reservation(
-    canned: Canned, ledger: Recorded, limited: Any, public_host
-):
-    canned.answers["messages"] = ANTHROPIC
-    limited("0.05")
-    answers: list[Any] = []
-
-    def keeping(request: Any, call_next: Any) -> Any:
-        if not answers:
-            answers.append(call_next(request).parse())
-        return answers[0]
-
-    with (
-        spanledger.attribution(user="ada"),
-        anthropic.Anthropic(api_key="k", base_url=canned.url, middleware=[keeping]) as claude,
-    ):
-        for _ in range(40):
-            claude.messages.create(
-                model="claude-sonnet-4-6", max_tokens=300, messages=[{"role": "user", "content": "hi"}]
-            )
-    first, *others = ledger.rows
-    assert first["price_status"] == "priced"
-    assert {row["price_status"] for row in others} == {"cache_hit"}
-    assert {row["avoided_cost_usd"] for row in others} == {first["cost_usd"]}
-
-
 # --- nothing that only we asked for -----------------------------------------------------------------------------------
 
 CHUNKS = (
@@ -412,105 +312,12 @@ def test_a_400_that_quotes_the_callers_text_is_the_callers(canned: Canned, clien
 # --- what is not what it seems ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("headers", "is_stored"),
-    [
-        ({"x-cache": "HIT"}, True),
-        ({"x-cache": "Hit from cloudfront"}, True),
-        ({"x-cache": "RefreshHit from cloudfront"}, True),
-        ({"x-cache": "TCP_MEM_HIT"}, True),
-        ({"x-cache": "MISS, HIT"}, True),
-        ({"cache-status": "edge; hit"}, True),
-        ({"cache-status": "edge; hit=?0; fwd=miss"}, False),
-        ({"cache-status": "edge; fwd=miss"}, False),
-        ({"x-cache": "hit-for-miss"}, False),
-        ({"x-cache": "HIT-FOR-PASS"}, False),
-        ({"x-cache": "no-hit"}, False),
-        ({"x-cache": "not hit"}, False),
-        ({"age": "12"}, True),
-        ({"age": "0"}, False),
-        ({"age": "9" * 5000}, False),
-        ({"age": "12", "x-cache": "MISS"}, False),
-    ],
-)
-def test_only_a_hit_is_a_hit(headers: dict[str, str], is_stored: bool):
-    facts = read_headers((name.encode(), value.encode()) for name, value in headers.items())
-    assert facts.is_stored is is_stored
-
-
 def test_headers_that_are_no_counts_end_in_a_row(canned: Canned, serves: Say, ledger: Recorded):
     serves(canned.url, "aws.bedrock")
     canned.answers[""] = CONVERSE
     canned.headers = {"age": "9" * 5000, "x-amzn-bedrock-input-token-count": "9" * 5000}
     httpx.post(f"{canned.url}/model/amazon.nova-pro-v1:0/converse", json={})
     assert ledger.row["output_text_tokens"] == 5
-
-
-class Pooled(httpx2.HTTPTransport):
-    """A transport that asks its pool by itself."""
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        url = httpcore2.URL(scheme=b"http", host=request.url.host, port=request.url.port, target=request.url.raw_path)
-        headers = [*request.headers.raw]
-        with httpcore2.ConnectionPool() as pool:
-            response = pool.handle_request(
-                httpcore2.Request(request.method, url, headers=headers, content=request.read())
-            )
-            return httpx2.Response(response.status, headers=response.headers, content=response.read())
-
-
-class Plain(httpx2.BaseTransport):
-    """A transport on Python's own client."""
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        connection = HTTPConnection(request.url.host, request.url.port or 80)
-        connection.request(request.method, request.url.path, request.read(), dict(request.headers))
-        response = connection.getresponse()
-        answer = httpx2.Response(response.status, headers=dict(response.headers), content=response.read())
-        connection.close()
-        return answer
-
-
-@pytest.mark.parametrize("transport", [Pooled, Plain])
-def test_a_transport_with_a_network_of_its_own_is_no_cache(
-    transport: Any, canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host: Any
-):
-    canned.answers["chat/completions"] = {**OPENAI_CHAT, "id": f"chatcmpl-{transport.__name__}"}
-    with client.with_options(http_client=httpx2.Client(transport=transport())) as own:
-        for _ in range(2):
-            own.chat.completions.create(model="gpt-4.1-mini", messages=[])
-    assert [row["price_status"] for row in ledger.rows] == ["priced", "priced"]
-
-
-def test_a_worker_of_an_earlier_call_is_no_cache(
-    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host: Any
-):
-    """A thread that was started within a call keeps its context, and serves the following ones."""
-    canned.answers["chat/completions"] = {**OPENAI_CHAT, "id": "chatcmpl-worker"}
-    tasks: queue.Queue[Any] = queue.Queue()
-
-    class Worker(httpx2.HTTPTransport):
-        thread: threading.Thread | None = None
-
-        def serve(self) -> None:
-            while (task := tasks.get()) is not None:
-                request, answered = task
-                answered.put(super().handle_request(request))
-
-        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-            if self.thread is None:
-                context = contextvars.copy_context()
-                self.thread = threading.Thread(target=context.run, args=(self.serve,), daemon=True)
-                self.thread.start()
-            answered: queue.Queue[Any] = queue.Queue()
-            tasks.put((request, answered))
-            return answered.get()
-
-    with client.with_options(http_client=httpx2.Client(transport=Worker())) as own:
-        for _ in range(3):
-            own.chat.completions.create(model="gpt-4.1-mini", messages=[])
-    tasks.put(None)
-    assert [row["price_status"] for row in ledger.rows] == ["priced"] * 3
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -631,3 +438,47 @@ def test_ids_that_differ_after_256_characters_stay_different():
     first, second = (label("resp_" + "x" * 400 + end) for end in "ab")
     assert first is not None
     assert (len(first), first == second) == (256, False)
+
+
+# --- hosts of one's own ---------------------------------------------------------------------------------------------------
+
+
+def test_a_host_named_openai_may_speak_anthropics_format(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers[""] = ANTHROPIC
+    httpx.post(f"{canned.url}/v1/messages", json={"model": "claude-sonnet-4-6"})
+    assert (ledger.row["operation"], ledger.row["output_text_tokens"]) == ("chat", 5)
+    httpx.post(f"{canned.url}/v1/threads/t/messages", json={"role": "user"})
+    assert len(ledger.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("provider", "status"), [("groq", "unpriced:no_model"), ("made_up", "unpriced:no_model"), ("ollama", "self_hosted")]
+)
+def test_a_billed_provider_on_a_private_host_is_not_free(provider: str, status: str, serves: Say, ledger: Recorded):
+    serves("http://127.0.0.1:9", provider)
+    assert quote(provider, "some-new-model", {"input": 10}, host="127.0.0.1").status == status
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("llm.example.com", None), ("llm.example.com", 443), ("LLM.example.com.", None)]
+)
+def test_the_port_of_a_scheme_is_no_port(host: str, port: int | None, serves: Say):
+    serves("https://llm.example.com:443", "openai")
+    assert provider_for_host(host, port) == "openai"
+    assert provider_for_host("llm.example.com", 8000) is None
+
+
+def test_the_page_of_http_lists_every_provider():
+    page = (Path(__file__).parent.parent / "docs/http.md").read_text()
+    listed = page.partition("The providers are")[2].partition("All but")[0]
+    assert set(re.findall(r"`([\w.]+)`", listed)) == PROVIDERS
+
+
+def test_the_results_of_a_job_are_not_reported_as_unattributed(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, caplog: pytest.LogCaptureFixture
+):
+    canned.answers["/files/file-q/content"] = results(3)
+    client.files.content("file-q").read()
+    assert len(ledger.rows) == 3
+    assert "lacks" not in caplog.text

@@ -128,6 +128,8 @@ def install(tracer_provider: Any = None) -> bool:
         return False
     with quietly("installing Spanledger"), _lock:
         settings.pin_working_directory()
+        for problem in settings.problems():
+            notices.add(problem)
         provider = _sdk_provider(tracer_provider or trace.get_tracer_provider())
         if provider is None:
             log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")

@@ -9,9 +9,11 @@ from importlib import metadata
 from typing import Final, NamedTuple
 
 from spanledger.hooks import google, google_interactions, stainless
+from spanledger.hooks.http_clients import HOOKS as HTTP_HOOKS
 from spanledger.hooks.patching import Hooks, missing
 from spanledger.runtime import otel_exporters, settings
 from spanledger.runtime.guard import log
+from spanledger.semconv.provider_hosts import PROVIDER_BY_SUFFIX, configured_hosts
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -39,6 +41,9 @@ SDK_HOOKS: Final[dict[str, tuple[str, tuple[tuple[str, Hooks], ...]]]] = {
     ),
 }
 """Distribution -> its package, and the modules with the functions that the instrumentation patches."""
+
+HTTP_LIBRARIES: Final = ("httpx", "httpx2", "aiohttp", "urllib3")
+"""Those that applications use by themselves."""
 
 ENTRY_POINTS: Final = {
     "opentelemetry_environment_variables": ("spanledger",),
@@ -119,7 +124,44 @@ def environment() -> list[Finding]:
     else:
         advice = "add baggage to OTEL_PROPAGATORS, else attribution reaches no other process, job or service"
         findings.append(Finding(WARNING, "propagators", f"{propagators}: baggage is not among them", advice))
-    return [*_exporters(), *findings, _service(), _versions()]
+    return [*_settings(), *_exporters(), *findings, _service(), _versions()]
+
+
+def _settings() -> list[Finding]:
+    wrong = [*settings.problems(), *configured_hosts().problems]
+    advice = "correct or unset it: README.md lists the settings, docs/http.md the hosts"
+    return [Finding(WARNING, "settings", problem, advice) for problem in wrong] or [
+        Finding(OK, "settings", "every one that is set is known")
+    ]
+
+
+def http_clients() -> list[Finding]:
+    """Check which HTTP clients are observed, and which hosts of one's own are known to serve models."""
+    if settings.disabled("observe_http"):
+        text = "calls without an SDK are NOT recorded: SPANLEDGER_OBSERVE_HTTP is false"
+        return [
+            Finding(WARNING, "http", text, "unset it, if programs here call providers without an SDK (docs/http.md)")
+        ]
+    observed: list[str] = []
+    findings: list[Finding] = []
+    for module, hooks in HTTP_HOOKS.items():
+        library = module.partition(".")[0]
+        if library not in HTTP_LIBRARIES or not _is_importable(library):
+            continue
+        lacking = _lacking(module, hooks)
+        if lacking:
+            text = f"this release of {library} lacks {', '.join(lacking)}: calls through it without an SDK are NOT recorded"
+            findings.append(Finding(WARNING, "http", text, "upgrade spanledger; calls of the SDKs are recorded"))
+        else:
+            observed.append(library)
+    known = ", ".join(f"{host} ({provider})" for host, provider in configured_hosts().provider_by_host.items())
+    own = f"; hosts of your own: {known}" if known else ""
+    text = f"calls through {', '.join(observed)} to {len(PROVIDER_BY_SUFFIX)} known hosts are recorded{own}"
+    return [*findings, Finding(OK, "http", text)] if observed else findings
+
+
+def _is_importable(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
 
 
 def _service() -> Finding:

@@ -54,9 +54,10 @@ HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0), sum(missing_co
 
 
 UNREAD: Final = """
-SELECT server_address, count() AS calls FROM llm_calls FINAL
+SELECT count() AS calls, provider, server_address, attributes['url.path'] AS path, any(request_model) AS model
+FROM llm_calls FINAL
 WHERE operation = 'unknown' AND price_status = 'unpriced:no_usage' AND start_time > now() - INTERVAL 7 DAY
-GROUP BY server_address ORDER BY calls DESC LIMIT 5
+GROUP BY provider, server_address, path ORDER BY calls DESC LIMIT 5
 """
 """What crossed to a host that serves models, and nobody could read."""
 PROCESSES: Final = "SELECT uniqExact(process_id) FROM llm_calls WHERE process_id != ''"
@@ -77,6 +78,7 @@ def doctor(as_json: bool) -> None:
         *diagnostics.entry_points(),
         *diagnostics.environment(),
         *diagnostics.sdks(),
+        *diagnostics.http_clients(),
         *_limits(),
         *_spool(),
         *_prices(),
@@ -312,12 +314,15 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         yield Finding(OK, "holes", text)
     unread = ledger.query(UNREAD).rows
     if unread:
-        hosts = ", ".join(f"{calls:,} to {host}" for host, calls in unread)
+        calls = ", ".join(
+            f"{count:,} to {host}{path or ''} as {provider}{f' ({model})' if model else ''}"
+            for count, provider, host, path, model in unread
+        )
         yield Finding(
             WARNING,
             "unread answers",
-            f"calls of the last 7 days that nobody could read: {hosts}",
-            "they may have been billed: see docs/http.md, and record them with spanledger.record()",
+            f"calls of the last 7 days that may have been billed, and state no usage: {calls}",
+            'see "What cannot be read" in docs/http.md',
         )
 
 

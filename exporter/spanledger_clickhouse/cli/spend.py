@@ -52,7 +52,7 @@ def spend(by: str, top: int, as_json: bool) -> None:
         )
         show(database.query(query, {"limit": top}), f"Spend by {by} (USD)", json_output=as_json)
         if not as_json:
-            total, calls, unpriced, unattributed, lost = database.query(statement("cli/total")).rows[0]
+            total, calls, unpriced, unattributed, lost, avoided, hits = database.query(statement("cli/total")).rows[0]
             if not calls:
                 if not notes_on_other_rows(spools_of(database.target)):
                     console().print(NO_CALLS_HINT)
@@ -61,6 +61,8 @@ def spend(by: str, top: int, as_json: bool) -> None:
                 f"\ntotal {usd(total or 0)} USD in {calls:,} calls; {unpriced:,} without a price; "
                 f"{usd(unattributed or 0)} USD in {lost:,} calls not fully attributed (spanledger who-forgot)"
             )
+            if hits:
+                console().print(f"{usd(avoided or 0)} USD not spent: caches answered {hits:,} calls")
 
 
 @click.command()

@@ -119,6 +119,8 @@ class Call:
         provider_name: str,
         server: tuple[str, int | None],
         context: Context | None = None,
+        *,
+        job_id: str | None = None,
     ) -> None:
         """Begin. An endpoint of unknown kind gets its span only when its answer turns out to carry usage."""
         self._tracer = tracer
@@ -139,7 +141,7 @@ class Call:
         self.request = request
         self.answered = False
         """Whether a response has been matched to this call."""
-        self.job_id: str | None = None
+        self.job_id = job_id
         """The job whose result this is, by the id under which it was begun."""
         self._job_created: int | None = None
         self._lines_picousd = 0
@@ -172,6 +174,8 @@ class Call:
         request = self.request
         attributes = {a.OPERATION: request.operation, a.PROVIDER: self.provider_name}
         name = request.operation
+        if self.job_id is not None:
+            attributes[a.BEGUN_JOB_ID] = self.job_id
         if request.model is not None:
             attributes[a.REQUEST_MODEL] = request.model
             name = f"{name} {request.model}"
@@ -180,11 +184,18 @@ class Call:
     def sibling(self, request: Request | None = None) -> Call:
         """A separate call for one more billed response to the same request (a middleware's second hop)."""
         server = self._server
-        call = Call(self._tracer, self._provider, request or self.request, self.provider_name, server, self.context)
+        call = Call(
+            self._tracer,
+            self._provider,
+            request or self.request,
+            self.provider_name,
+            server,
+            self.context,
+            job_id=self.job_id,
+        )
         call.project = self.project
         call.on_end = self.on_end
         call._notes = self._notes
-        call.job_id = self.job_id
         return call
 
     @property

@@ -95,7 +95,8 @@ class LedgerProcessor(SpanProcessor):
         if a.ATTRIBUTION_REASON in facts:
             if total is not None and total.is_remote and facts[a.ATTRIBUTION_REASON] == "no_baggage":
                 facts[a.CONTEXT_LOST_AT] = "ingress"
-            unattributed_calls.record(facts)
+            if a.BEGUN_JOB_ID not in (span.attributes or {}):  # of a job, the ledger knows who began it
+                unattributed_calls.record(facts)
         before_end(span, lambda: self._settle(span, facts, total))
         self.strictness.check(facts)
 

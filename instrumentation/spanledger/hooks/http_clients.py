@@ -38,10 +38,10 @@ from spanledger.hooks.response_body import (
     read_whole,
 )
 from spanledger.hooks.sse import SseTap
-from spanledger.providers import bedrock, by_host
+from spanledger.providers import UNKNOWN_OPERATION, bedrock, by_host
 from spanledger.runtime import finalizers
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.untrusted_json import parse_json
+from spanledger.runtime.untrusted_json import label, parse_json
 
 SEND: Final = "_send_handling_auth"
 HTTPX: Final[Hooks] = {
@@ -119,6 +119,8 @@ class HttpPatches(Patches):
                 return None
             call = Call(self._tracer(), provider, request, name, (host, port), otel_context.get_current())
             call.records_unread = request.model is not None or (parsed is None and bool(content))
+            if request.operation == UNKNOWN_OPERATION:
+                call.note("url.path", label(path.partition("?")[0]) or "")
             admission.charge(call)
             return call
         return None

@@ -10,7 +10,7 @@ from spanledger.providers import Provider, anthropic, bedrock, cohere, google, o
 from spanledger.semconv.provider_hosts import provider_for_host
 
 MESSAGES: Final = re.compile(r"/messages(?:$|/batches|/count_tokens)")
-"""The path of Anthropic's format, which several hosts speak beside OpenAI's."""
+"""The path of Anthropic's format, which several hosts speak beside OpenAI's; OpenAI's own has messages of threads."""
 VERTEX_MODELS: Final = re.compile(
     r"/publishers/|/endpoints/openapi/|/batchPredictionJobs|/cachedContents|/interactions"
 )
@@ -38,7 +38,7 @@ def reader(name: str, path: str) -> Provider | None:
         return anthropic if "/publishers/anthropic/" in path else openai if "/openapi/" in path else google
     if name.startswith("azure.") and not AZURE_MODELS.search(path):
         return None
-    if name == anthropic.NAME or (name != openai.NAME and MESSAGES.search(path)):
+    if name == anthropic.NAME or (MESSAGES.search(path) and "/threads/" not in path):
         return anthropic
     if name == bedrock.NAME:
         return openai if "/openai/" in path else bedrock

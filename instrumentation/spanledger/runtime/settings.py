@@ -18,6 +18,47 @@ from spanledger.runtime.private_directory import temporary_dir
 from spanledger.runtime.untrusted_json import Json, mapping
 
 UNDECIDED_SPOOL: Final = "spool"
+NAMES: Final = frozenset(
+    [
+        "alert_webhook",
+        "alert_webhook_secret",
+        "cluster",
+        "disabled",
+        "dsn",
+        "flush_timeout_ms",
+        "gateway_tokens",
+        "gateway_tokens_file",
+        "hash_user_id",
+        "include_usage_hosts",
+        "labels",
+        "limits",
+        "model_hosts",
+        "observe_http",
+        "otlp_endpoint",
+        "otlp_headers",
+        "pagerduty_key",
+        "pagerduty_url",
+        "price_overrides",
+        "prices_file",
+        "redis_timeout_ms",
+        "redis_url",
+        "replicated",
+        "require",
+        "require_mode",
+        "slack_webhook",
+        "spool_deadline_ms",
+        "spool_dir",
+        "spool_max_bytes",
+        "spool_sync_ms",
+        "start_line",
+        "trust_incoming_baggage",
+    ]
+)
+"""Every setting; README.md says what each of them means."""
+SWITCHES: Final = ("disabled", "observe_http", "replicated", "start_line", "trust_incoming_baggage")
+"""Those that are true or false."""
+OTHERS: Final = ("agent_", "collector", "fault_", "gateway", "queue_dir", "start_line_shown")
+"""How further variables begin that somebody else reads: a Collector's configuration, the gateway's options, tests."""
 TRUE: Final = frozenset({"1", "true", "yes", "on"})
 FALSE: Final = frozenset({"0", "false", "no", "off"})
 
@@ -41,6 +82,26 @@ def enabled(name: str) -> bool:
 def disabled(name: str) -> bool:
     """Whether `SPANLEDGER_<NAME>` is one of 0, false, no, off."""
     return (setting(name) or "").strip().lower() in FALSE
+
+
+def problems() -> list[str]:
+    """Settings that are none, and switches that are neither on nor off, as sentences that say what to do."""
+    prefix = "SPANLEDGER_"
+    names = {name.removeprefix(prefix).lower(): name for name in os.environ if name.startswith(prefix)}
+    names |= {name: f"{name}, in a file," for name in _file_settings(_working_directory())}
+    found: list[str] = []
+    for name, shown in sorted(names.items()):
+        if name not in NAMES and not name.startswith(OTHERS):
+            import difflib  # not needed where all is well
+
+            near = difflib.get_close_matches(name, NAMES, 1)
+            meant = f": did you mean {prefix}{near[0].upper()}?" if near else ". README.md lists them"
+            found.append(f"{shown} is no setting of Spanledger{meant}")
+    for name in SWITCHES:
+        value = (setting(name) or "").strip().lower()
+        if value and value not in TRUE | FALSE:
+            found.append(f'{prefix}{name.upper()} is "{value}", neither true nor false: it is taken for its default')
+    return found
 
 
 def pin_working_directory() -> None:
