@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import signal
 import ssl
@@ -327,6 +328,15 @@ def test_an_unpacked_body_is_never_longer_than_the_limit():
     assert request_body.decompressed(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
     for pack, name in ((gzip.compress, "gzip"), (zstd.compress, "zstd")):
         assert request_body.decompressed(pack(b"one") + pack(b"two"), name, 1000) == b"onetwo", "every member counts"
+
+
+def test_a_request_with_too_many_lines_of_results_is_refused():
+    lines = json.dumps([{"i": str(number), "u": {"input": 1}} for number in range(1000)])
+    attribute = {"key": "spanledger.result.lines", "value": {"stringValue": lines}}
+    spans = [{"attributes": [attribute]}] * (request_body.MAX_RESULT_LINES // 1000 + 1)
+    content = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}).encode()
+    with pytest.raises(request_body.RefusedError, match="lines of results"):
+        request_body.spans(content, "application/json")
 
 
 def test_a_request_with_too_many_spans_is_refused():

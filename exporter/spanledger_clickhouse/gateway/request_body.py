@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 from spanledger.runtime.untrusted_json import Json
+from spanledger.semconv import attributes as a
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span
 from spanledger_clickhouse.rows.protobuf import TooManyFieldsError
@@ -20,6 +21,8 @@ MAX_COMPRESSION_RATIO: Final = 500
 """OTLP compresses 10 to 50 times: a body beyond this ratio and one megabyte is a decompression bomb."""
 MAX_SPANS: Final = 50_000
 """Spans per request: a span takes at least a hundred times the memory of an empty span on the wire."""
+MAX_RESULT_LINES: Final = 300_000
+"""Rows of a request that are lines of results: a Collector's batch of 512 spans, each with the 500 lines that we write."""
 MAX_MEMBERS: Final = 100
 """Members of a compressed body (RFC 1952), each of which copies what follows it."""
 MAX_JSON_BYTES: Final = 16 << 20
@@ -60,12 +63,17 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
 
 def _bounded(decoded_spans: Iterator[Span]) -> list[Span]:
     counted: list[Span] = []
-    attributes = 0
+    attributes = lines = 0
     for span in decoded_spans:
         counted.append(span)
         attributes += len(span.attributes)
         if len(counted) > MAX_SPANS:
             raise RefusedError(413, f"the request has more than {MAX_SPANS:,} spans: send smaller batches")
+        lines += str(span.attributes.get(a.RESULT_LINES, "")).count('"i"')
+        if lines > MAX_RESULT_LINES:
+            raise RefusedError(
+                413, f"the request has more than {MAX_RESULT_LINES:,} lines of results: send smaller batches"
+            )
         if attributes > MAX_ATTRIBUTES:
             raise RefusedError(413, f"the request has more than {MAX_ATTRIBUTES:,} attributes: send smaller batches")
     return counted
