@@ -127,7 +127,8 @@ def test_the_canonical_key_wins(provider: Provider, ledger: Recorded):
 def test_values_are_truncated_and_sanitized(provider: Provider, ledger: Recorded):
     called_with(provider, within(user__id="a\x00b\n" + "c" * 500, spanledger__feature=7))
     row = ledger.row
-    assert row["user_id"] == "ab" + "c" * 254
+    assert row["user_id"].startswith("ab" + "c" * 200)
+    assert len(row["user_id"]) == 256, "and its end keeps it from being another's that begins alike"
     assert row["feature"] == "7"
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
-import pickle
 import re
+import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import openai
 import pytest
 import requests
 import urllib3
+import wrapt
 
 from canned import Canned, sse
 from conftest import Recorded
@@ -186,127 +185,6 @@ def test_not_every_service_of_aws_serves_models(host: str, provider: str | None)
 def test_not_everything_of_a_cloud_is_a_model():
     assert by_host.reader("gcp.vertex_ai", "/v1/projects/p/locations/l/endpoints/1:predict") is None
     assert by_host.reader("azure.ai.openai", "/vision/v3.2/analyze") is None
-
-
-# --- nothing that only we asked for -----------------------------------------------------------------------------------
-
-CHUNKS = (
-    {"id": "s1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4.1-mini",
-     "choices": [{"index": 0, "delta": {"content": 'a ,"usage":null} b'}, "finish_reason": None}]},
-    {"id": "s1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4.1-mini",
-     "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
-)  # fmt: skip
-ASKED = sse(
-    *({**chunk, "usage": None} for chunk in CHUNKS),
-    {**CHUNKS[0], "choices": [], "usage": OPENAI_CHAT["usage"]},
-    "[DONE]",
-)
-UNASKED = sse(*CHUNKS, "[DONE]")
-
-
-def gzipped(data: bytes) -> bytes:
-    encoder = zlib.compressobj(wbits=31)
-    return encoder.compress(data) + encoder.flush()
-
-
-def ungzipped(data: bytes) -> bytes:
-    return zlib.decompressobj(31).decompress(data)
-
-
-READS: dict[str, Callable[[Any], bytes]] = {
-    "iter_raw": lambda response: b"".join(response.http_response.iter_raw()),
-    "iter_raw 5": lambda response: b"".join(response.http_response.iter_raw(5)),
-    "iter_bytes": lambda response: b"".join(response.iter_bytes()),
-    "read": lambda response: response.read(),
-    "iter_lines": lambda response: b"".join(line.encode() + b"\n" for line in response.iter_lines()),
-}
-
-
-@pytest.mark.parametrize("encoding", ["", "gzip"])
-@pytest.mark.parametrize("way", READS)
-def test_a_stream_has_the_same_bytes_in_every_way_of_reading(
-    way: str, encoding: str, canned: Canned, client: openai.OpenAI, ledger: Recorded
-):
-    canned.answers["chat/completions"] = gzipped(ASKED) if encoding else ASKED
-    canned.content_type = "text/event-stream"
-    canned.headers = {"content-encoding": encoding} if encoding else {}
-    with client.chat.completions.with_streaming_response.create(
-        model="gpt-4.1-mini", messages=[], stream=True
-    ) as response:
-        data = READS[way](response)
-    if encoding and "raw" in way:
-        data = ungzipped(data)
-    assert data == UNASKED
-    assert ledger.row["output_text_tokens"] == 5
-
-
-def test_a_stream_read_as_one_body_has_nothing_of_ours(canned: Canned, client: openai.OpenAI, ledger: Recorded):
-    canned.answers["chat/completions"] = ASKED
-    body = {"model": "gpt-4.1-mini", "messages": [], "stream": True}
-    assert client.post("/chat/completions", body=body, cast_to=httpx2.Response).content == UNASKED
-    assert ledger.row["output_text_tokens"] == 5
-
-
-def test_the_chunks_of_a_stream_state_no_usage(canned: Canned, client: openai.OpenAI, ledger: Recorded):
-    canned.answers["chat/completions"] = ASKED
-    stream = client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
-    assert [chunk.to_dict() for chunk in stream] == list(CHUNKS)
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_response_can_be_pickled_and_copied(streamed: bool, canned: Canned, client: openai.OpenAI, ledger: Recorded):
-    canned.answers["chat/completions"] = ASKED if streamed else OPENAI_CHAT
-    completions = client.chat.completions
-    api = completions.with_streaming_response if streamed else completions.with_raw_response
-    made = api.create(model="gpt-4.1-mini", messages=[], **({"stream": True} if streamed else {}))
-    response = made.__enter__() if streamed else made
-    http = response.http_response
-    http.read()
-    for double in (pickle.loads(pickle.dumps(http)), copy.deepcopy(http), copy.copy(http)):
-        assert type(double).__module__ == "httpx2"
-        assert double.content == http.content
-        assert double.status_code == 200
-    if streamed:
-        made.__exit__(None, None, None)
-    assert ledger.row["output_text_tokens"] == 5
-
-
-def test_a_refused_stream_options_is_sent_again_without_and_remembered(
-    canned: Canned, client: openai.OpenAI, ledger: Recorded
-):
-    refusal = (400, {"error": {"message": "Unrecognized request argument supplied: stream_options", "code": None}})
-    canned.answers["chat/completions"] = [refusal, UNASKED, UNASKED]
-    for _ in range(2):
-        assert len(list(client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True))) == 2
-    assert ["stream_options" in body for _, _, body in canned.asked] == [True, False, False]
-    first, second = ledger.rows
-    assert (first["attempt_status"], first["attempt_billed"]) == (["400", "200"], ["no", "yes"])
-    assert second["attempts"] == 1
-
-
-def test_another_400_is_the_callers(canned: Canned, client: openai.OpenAI, ledger: Recorded):
-    canned.answers["chat/completions"] = (400, {"error": {"message": "messages is too short"}})
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
-    assert len(canned.asked) == 1
-
-
-def test_a_400_that_quotes_the_callers_text_is_the_callers(canned: Canned, client: openai.OpenAI, ledger: Recorded):
-    quoting = {"error": {"message": "invalid tool: 'stream_options'", "param": "tools[0].name"}}
-    canned.answers["chat/completions"] = (400, quoting)
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
-    assert len(canned.asked) == 1
-    vague = (400, {"error": {"message": "cannot parse: stream_options"}})
-    canned.answers["chat/completions"] = [vague, vague, ASKED, vague, ASKED]
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
-    list(client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True))
-    with pytest.raises(openai.BadRequestError):  # the host has accepted it before
-        client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True)
-    list(client.chat.completions.create(model="gpt-4.1-mini", messages=[], stream=True))
-    assert ["stream_options" in body for _, _, body in canned.asked] == [True, True, False, True, True, True]
-    assert [row["output_text_tokens"] for row in ledger.rows if row["outcome"] == "ok"] == [5, 5]
 
 
 # --- what is not what it seems ------------------------------------------------------------------------------------------
@@ -482,3 +360,112 @@ def test_the_results_of_a_job_are_not_reported_as_unattributed(
     client.files.content("file-q").read()
     assert len(ledger.rows) == 3
     assert "lacks" not in caplog.text
+
+
+# --- what others have patched ---------------------------------------------------------------------------------------------
+
+
+def test_a_peers_wrapper_from_before_is_called_as_it_was(canned: Canned, serves: Say, ledger: Recorded):
+    """OpenTelemetry's instrumentations wrap with wrapt, whose wrappers want to be bound."""
+    seen: list[str] = []
+
+    def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append(type(instance).__name__)
+        return wrapped(*args, **kwargs)
+
+    wrapt.wrap_function_wrapper("httpx", "HTTPTransport.handle_request", wrapper)
+    wrapt.wrap_function_wrapper("urllib3.connectionpool", "HTTPConnectionPool.urlopen", wrapper)
+    net = http_clients.HttpPatches(ledger.tracer("http"), observe=True)
+    try:
+        for name in ("httpx", "urllib3.connectionpool"):
+            net.install(sys.modules[name])
+        assert httpx.get(f"{canned.url}/weather").status_code == 200
+        assert requests.get(f"{canned.url}/weather", timeout=5).status_code == 200
+    finally:
+        net.remove()
+        for owner, name in ((httpx.HTTPTransport, "handle_request"), (urllib3.HTTPConnectionPool, "urlopen")):
+            setattr(owner, name, vars(owner)[name].__wrapped__)
+    assert seen == ["HTTPTransport", "HTTPConnectionPool"]
+
+
+@pytest.mark.parametrize("status", [303, 307, 308])
+@pytest.mark.parametrize("way", [w for w in WAYS if w != "httpx"])
+def test_a_redirection_to_an_unknown_host_is_followed(
+    way: str, status: int, canned: Canned, serves: Say, ledger: Recorded
+):
+    serves("http://localhost:" + canned.url.rpartition(":")[2], "openai")
+    canned.answers |= {"/v1/chat/completions": status, "/elsewhere": OPENAI_CHAT}
+    canned.headers = {"location": f"{canned.url}/elsewhere"}
+    WAYS[way](canned.url.replace("127.0.0.1", "localhost") + "/v1/chat/completions", {"model": "gpt-4.1-mini"})
+    assert (ledger.row["request_model"], ledger.row["output_text_tokens"]) == ("gpt-4.1-mini", 5)
+
+
+def test_a_redirection_to_a_known_host_is_a_call(canned: Canned, serves: Say, ledger: Recorded):
+    serves("http://localhost:" + canned.url.rpartition(":")[2], "openai")
+    location = canned.url.replace("127.0.0.1", "localhost") + "/v1/chat/completions"
+    canned.answers |= {"/anywhere": 307, "/v1/chat/completions": OPENAI_CHAT}
+    canned.headers = {"location": location}
+    httpx.post(f"{canned.url}/anywhere", json={"model": "gpt-4.1-mini"}, follow_redirects=True)
+    assert (ledger.row["server_address"], ledger.row["output_text_tokens"]) == ("localhost", 5)
+
+
+@pytest.mark.parametrize(
+    "path", ["/chat/completions?x=1", "{url}/v1/chat/completions", "/chat/completions/", "/./chat/completions"]
+)
+def test_a_client_within_a_client_is_one_call_whatever_the_path(
+    path: str, canned: Canned, client: openai.OpenAI, serves: Say, ledger: Recorded
+):
+    serves(canned.url, "openai")
+    canned.answers[""] = OPENAI_CHAT
+    inner = httpx2.Client()
+
+    class Delegating(httpx2.Client):
+        def send(self, request: Any, **kwargs: Any) -> Any:
+            return inner.send(inner.build_request(request.method, request.url, content=request.read()), **kwargs)
+
+    with client.with_options(http_client=Delegating()) as own:
+        own.post(path.format(url=canned.url), body={"model": "gpt-4.1-mini"}, cast_to=dict)
+    inner.close()
+    assert len(ledger.rows) <= 1
+    assert [row["scope"] for row in ledger.rows] in ([], ["spanledger.openai"])
+
+
+@pytest.mark.parametrize(
+    "provider", ["aws.bedrock", "gcp.vertex_ai", "cohere", "gcp.gemini", "ollama", "azure.ai.openai"]
+)
+def test_everybodys_format_is_read_at_any_provider(provider: str, canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, provider)
+    canned.answers[""] = OPENAI_CHAT
+    httpx.post(f"{canned.url}/v1/chat/completions", json={"model": "gpt-4.1-mini"})
+    assert (ledger.row["provider"], ledger.row["output_text_tokens"]) == (provider, 5)
+
+
+def test_events_are_read_whatever_their_content_type(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "groq")
+    canned.answers[""], canned.content_type = b"\xef\xbb\xbf" + GROQ_STREAM, "text/plain"
+    httpx.post(f"{canned.url}/openai/v1/chat/completions", json={"model": "llama-3.3-70b-versatile", "stream": True})
+    assert ledger.row["output_text_tokens"] == 5
+
+
+def test_a_number_of_thousands_of_digits_hides_no_other(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers[""] = json.dumps(OPENAI_CHAT).encode()[:-1] + b', "x": ' + b"9" * 5000 + b"}"
+    canned.content_type = "application/json"
+    httpx.post(f"{canned.url}/v1/chat/completions", json={"model": "gpt-4.1-mini"})
+    assert ledger.row["output_text_tokens"] == 5
+
+
+def test_an_error_that_cannot_be_asked_for_its_status_is_the_callers(canned: Canned, serves: Say, ledger: Recorded):
+    serves(canned.url, "openai")
+    canned.answers[""] = OPENAI_CHAT
+
+    class OddError(Exception):
+        @property
+        def status(self) -> int:
+            raise RuntimeError
+
+    def hook(_: Any) -> None:
+        raise OddError
+
+    with httpx.Client(event_hooks={"response": [hook]}) as own, pytest.raises(OddError):
+        own.post(f"{canned.url}/v1/chat/completions", json={"model": "gpt-4.1-mini"})

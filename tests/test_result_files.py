@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -324,22 +325,31 @@ def test_a_job_that_two_have_begun_is_nobodys(
 ):
     canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
     for user in ("ada", "bob"):
-        with spanledger.attribution(user=user):
+        with spanledger.attribution(user=user, tenant="acme"):
             client.batches.create(input_file_id="f", endpoint="/v1/chat/completions", completion_window="24h")
     fetch_openai(client)
-    another_process()
-    fetch_openai(client)
+    assert {row["user_id"] for row in ledger.rows} == {None}
+    for tenant in ("acme", "globex"):
+        another_process()
+        with spanledger.attribution(tenant=tenant):
+            fetch_openai(client)
     rows = stored(embedded, ledger)
-    assert len(rows) == 3
-    assert {row["user_id"] for row in rows} == {None}
+    assert {(row["tenant_id"], row["user_id"]) for row in rows} == {("acme", None)}
 
 
+@pytest.mark.parametrize("in_two_processes", [False, True])
 def test_a_job_that_two_tenants_have_begun_is_that_of_who_asks(
-    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+    in_two_processes: bool,
+    canned: Canned,
+    client: openai.OpenAI,
+    ledger: Recorded,
+    another_process: Callable[[], None],
+    embedded: Any,
 ):
     canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
     for tenant in ("acme", "globex"):
-        another_process()
+        if in_two_processes:
+            another_process()
         with spanledger.attribution(user=f"user of {tenant}", tenant=tenant):
             client.batches.create(input_file_id="f", endpoint="/v1/chat/completions", completion_window="24h")
     for tenant in ("acme", "globex", "initech"):
@@ -363,6 +373,38 @@ def test_lines_that_are_numbered_anew_in_each_file_are_rows_of_their_own(
         client.files.content(name).read()
         client.files.content(name).read()
     assert len(stored(embedded, ledger)) == 6
+
+
+def test_one_server_under_two_names_is_one(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None], embedded: Any
+):
+    canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}
+    begin_openai(client)
+    fetch_openai(client)
+    another_process()
+    with client.with_options(base_url=f"{canned.url.replace('127.0.0.1', 'localhost')}/v1") as other:
+        fetch_openai(other)
+    rows = stored(embedded, ledger)
+    assert [(row["user_id"], row["tenant_id"]) for row in rows] == [("ada", "acme")] * 3
+
+
+def test_a_child_that_is_forked_during_a_download_leaves_it_to_its_parent(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Any, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("MEMORY_BYTES", "HANDED_BYTES"):
+        monkeypatch.setattr(result_files, name, 100_000)
+    canned.answers["/files/file-r/content"] = results(2000)
+    with client.files.with_streaming_response.content("file-r") as response:
+        for number, _ in enumerate(response.iter_bytes(8192)):
+            if number == 60:
+                child = os.fork()
+                if child == 0:
+                    with contextlib.suppress(BaseException):
+                        response.close()
+                    os._exit(0)
+                os.waitpid(child, 0)
+    assert result_files.wait(20)
+    assert len({row["response_id"] for row in ledger.rows}) == 2000
 
 
 @pytest.mark.parametrize("head", [b"\n", b"\r\n \n", b"not json\n", b"[1]\n\n", b"\xef\xbb\xbf\n"])

@@ -12,14 +12,16 @@ from typing import Any
 
 import anthropic
 import httpcore2
+import httpx
 import httpx2
 import openai
 import pytest
+import requests
 
 import spanledger
 from canned import Canned
 from conftest import Recorded
-from provider_answers import ANTHROPIC, OPENAI_CHAT
+from provider_answers import ANTHROPIC, OPENAI_CHAT, Say
 from spanledger.hooks.answer_headers import read_headers
 
 
@@ -131,6 +133,16 @@ def test_an_answer_of_an_sdks_middleware_is_a_cache_hit_and_frees_its_reservatio
         ({"cache-status": "edge; hit"}, True),
         ({"cache-status": "edge; hit=?0; fwd=miss"}, False),
         ({"cache-status": "edge; fwd=miss"}, False),
+        ({"cache-status": "edge; hit=?1"}, True),
+        ({"cache-status": 'edge; fwd=uri-miss; key="/hit/chat; hit"'}, False),
+        ({"cache-status": "hit; fwd=miss"}, False),
+        ({"cache-status": "edge; fwd=stale", "age": "12"}, False),
+        ({"cf-cache-status": "STALE"}, True),
+        ({"age": "12, 0"}, True),
+        *(
+            ({"x-cache": text}, False)
+            for text in ("NO_HIT", "NO  HIT", "no\thit", "0 hit", "HIT: 0", "hit: false", "hit/0")
+        ),
         ({"x-cache": "hit-for-miss"}, False),
         ({"x-cache": "HIT-FOR-PASS"}, False),
         ({"x-cache": "no-hit"}, False),
@@ -211,3 +223,34 @@ def test_a_worker_of_an_earlier_call_is_no_cache(
             own.chat.completions.create(model="gpt-4.1-mini", messages=[])
     tasks.put(None)
     assert [row["price_status"] for row in ledger.rows] == ["priced"] * 3
+
+
+@pytest.mark.parametrize("extension", ["from_cache", "hishel_from_cache"])
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_a_transport_may_say_that_it_has_kept_an_answer(
+    library: Any, extension: str, canned: Canned, serves: Say, ledger: Recorded, public_host: Any
+):
+    serves("https://llm.example.com", "openai")
+    kept = library.MockTransport(lambda _: library.Response(200, json=OPENAI_CHAT, extensions={extension: True}))
+    with library.Client(transport=kept) as own:
+        own.post("https://llm.example.com/v1/chat/completions", json={"model": "gpt-4.1-mini"})
+    assert (ledger.row["price_status"], ledger.row["cost_usd"]) == ("cache_hit", 0)
+
+
+def test_a_cache_that_is_asked_over_the_network_is_a_cache(
+    canned: Canned, client: openai.OpenAI, ledger: Recorded, public_host: Any
+):
+    canned.answers["chat/completions"] = {**OPENAI_CHAT, "id": "chatcmpl-kv"}
+    kept: list[Any] = []
+
+    class KeyValueCache(httpx2.HTTPTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            requests.get(canned.url.replace("127.0.0.1", "localhost") + "/get", timeout=5)
+            if not kept:
+                kept.append(super().handle_request(request).read())
+            return httpx2.Response(200, content=kept[0], headers={"content-type": "application/json"})
+
+    with client.with_options(http_client=httpx2.Client(transport=KeyValueCache())) as own:
+        for _ in range(2):
+            own.chat.completions.create(model="gpt-4.1-mini", messages=[])
+    assert [row["price_status"] for row in ledger.rows] == ["priced", "cache_hit"]

@@ -128,8 +128,6 @@ def install(tracer_provider: Any = None) -> bool:
         return False
     with quietly("installing Spanledger"), _lock:
         settings.pin_working_directory()
-        for problem in settings.problems():
-            notices.add(problem)
         provider = _sdk_provider(tracer_provider or trace.get_tracer_provider())
         if provider is None:
             log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")
@@ -143,6 +141,9 @@ def install(tracer_provider: Any = None) -> bool:
 def _attach(provider: TracerProvider) -> None:
     with _lock:
         propagation.wrap_propagator()  # each time: the application may have set a propagator of its own since
+        if not _attached_providers:
+            for problem in settings.problems():
+                notices.add(problem)
         if provider not in _attached_providers:
             provider.add_span_processor(_ledger_processor())
             sampler.wrap_sampler(provider)

@@ -20,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 
 from spanledger.context.baggage import budget_dimensions, is_missing
+from spanledger.context.open_scopes import OpenScope, current, in_scope
 from spanledger.context.scopes import Scope, attribution
 from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
@@ -107,20 +108,27 @@ class WsgiAttribution:
         def header(name: str) -> str | None:
             return environ.get(f"HTTP_{name.upper().replace('-', '_')}")
 
-        scope = self._rules.scope(environ, environ.get("PATH_INFO", ""), header)
-        with scope:
+        scope, context = self._rules.scope(environ, environ.get("PATH_INFO", ""), header).open()
+        token = otel_context.attach(context)
+        try:
             body = self._app(environ, start_response)
             context = otel_context.get_current()  # with the server span that the application may have opened
-        return _ContextBoundBody(body, scope.context(context))
+        except BaseException:
+            scope.close()
+            raise
+        finally:
+            otel_context.detach(token)
+        return _ContextBoundBody(body, in_scope(context, scope), scope)
 
 
 class _ContextBoundBody:
-    """A response body that is iterated in the context of its request."""
+    """A response body that is iterated in the context of its request, which is over with it."""
 
-    def __init__(self, body: Iterable[bytes], context: Context) -> None:
+    def __init__(self, body: Iterable[bytes], context: Context, scope: OpenScope) -> None:
         self._body = body
         self._parts = iter(body)
         self._context = context
+        self._scope = scope
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -134,8 +142,39 @@ class _ContextBoundBody:
 
     def close(self) -> None:
         close = getattr(self._body, "close", None)
+        try:
+            if close is not None:
+                close()
+        finally:
+            self._scope.close()
+
+
+class _AsyncContextBoundBody:
+    """The asynchronous twin of `_ContextBoundBody`: Django gives its server an iterator, after the middleware."""
+
+    def __init__(self, body: Any, context: Context, scope: OpenScope) -> None:
+        self._parts = aiter(body)
+        self._context = context
+        self._scope = scope
+
+    def __aiter__(self) -> _AsyncContextBoundBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        token = otel_context.attach(self._context)
+        try:
+            return await anext(self._parts)
+        except BaseException:
+            self._scope.close()
+            raise
+        finally:
+            otel_context.detach(token)
+
+    async def aclose(self) -> None:
+        self._scope.close()
+        close = getattr(self._parts, "aclose", None)
         if close is not None:
-            close()
+            await close()
 
 
 def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -152,20 +191,31 @@ def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], An
     configured.setdefault("user", _django_user)
     rules = AttributionRules(**configured)
 
-    def scope(request: Any) -> Scope:
-        return rules.scope(request, request.path, request.headers.get)
+    def begin(request: Any) -> tuple[OpenScope, Context]:
+        return rules.scope(request, request.path, request.headers.get).open()
 
-    def streamed(response: Any, context: Context) -> Any:
-        if getattr(response, "streaming", False) and not getattr(response, "is_async", False):
-            response.streaming_content = _ContextBoundBody(response.streaming_content, context)
+    def end(response: Any, scope: OpenScope) -> Any:
+        """The request is over, unless its body is still to be made."""
+        if not getattr(response, "streaming", False):
+            scope.close()
+            return response
+        bound = _AsyncContextBoundBody if getattr(response, "is_async", False) else _ContextBoundBody
+        context = in_scope(otel_context.get_current(), scope)
+        response.streaming_content = bound(response.streaming_content, context, scope)
         return response
 
     if inspect.iscoroutinefunction(get_response):
 
         async def asynchronous(request: Any) -> Any:
-            request_scope = scope(request)
-            with request_scope:
-                return streamed(await get_response(request), request_scope.context())
+            scope, context = begin(request)
+            token = otel_context.attach(context)
+            try:
+                return end(await get_response(request), scope)
+            except BaseException:
+                scope.close()
+                raise
+            finally:
+                otel_context.detach(token)
 
         from asgiref.sync import markcoroutinefunction  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
@@ -173,9 +223,15 @@ def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], An
         return asynchronous
 
     def synchronous(request: Any) -> Any:
-        request_scope = scope(request)
-        with request_scope:
-            return streamed(get_response(request), request_scope.context())
+        scope, context = begin(request)
+        token = otel_context.attach(context)
+        try:
+            return end(get_response(request), scope)
+        except BaseException:
+            scope.close()
+            raise
+        finally:
+            otel_context.detach(token)
 
     return synchronous
 
@@ -216,7 +272,7 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
     from celery import signals  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
     celery_signals: Any = signals
-    tokens: dict[str, Any] = {}
+    begun: dict[str, tuple[OpenScope, Any]] = {}
 
     def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
         with quietly("sending a task's attribution"):
@@ -231,11 +287,13 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
             context = propagate.extract(carrier, otel_context.get_current(), _MessageGetter())
             if feature is not None and a.FEATURE not in budget_dimensions(context):
                 context = attribution(feature=feature(task.name)).context(context)
-            tokens[task_id] = otel_context.attach(context)
+            scope = OpenScope({}, current(context), is_request=True)
+            begun[task_id] = scope, otel_context.attach(in_scope(context, scope))
 
     def end(task_id: str = "", **_: Any) -> None:
-        token = tokens.pop(task_id, None)
-        if token is not None:
+        scope, token = begun.pop(task_id, (None, None))
+        if scope is not None and token is not None:
+            scope.close()
             otel_context.detach(token)
 
     celery_signals.before_task_publish.connect(publish, weak=False, dispatch_uid="spanledger")

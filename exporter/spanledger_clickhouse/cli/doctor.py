@@ -54,10 +54,12 @@ HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0), sum(missing_co
 
 
 UNREAD: Final = """
-SELECT count() AS calls, provider, server_address, attributes['url.path'] AS path, any(request_model) AS model
+SELECT count() AS calls, provider, concat(server_address, if(attributes['server.port'] = '', '', ':'), attributes['server.port']) AS host,
+       attributes['url.path'] AS path, any(request_model) AS model
 FROM llm_calls FINAL
-WHERE operation = 'unknown' AND price_status = 'unpriced:no_usage' AND start_time > now() - INTERVAL 7 DAY
-GROUP BY provider, server_address, path ORDER BY calls DESC LIMIT 5
+WHERE (operation = 'unknown' OR scope = 'spanledger.http') AND price_status = 'unpriced:no_usage' AND outcome != 'error'
+  AND start_time > now() - INTERVAL 7 DAY
+GROUP BY provider, host, path ORDER BY calls DESC LIMIT 5
 """
 """What crossed to a host that serves models, and nobody could read."""
 PROCESSES: Final = "SELECT uniqExact(process_id) FROM llm_calls WHERE process_id != ''"

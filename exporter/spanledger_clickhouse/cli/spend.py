@@ -62,7 +62,8 @@ def spend(by: str, top: int, as_json: bool) -> None:
                 f"{usd(unattributed or 0)} USD in {lost:,} calls not fully attributed (spanledger who-forgot)"
             )
             if hits:
-                console().print(f"{usd(avoided or 0)} USD not spent: caches answered {hits:,} calls")
+                answered = f"{hits:,} call{'s' if hits != 1 else ''}"
+                console().print(f"{usd(avoided or 0)} USD not spent: caches answered {answered}")
 
 
 @click.command()

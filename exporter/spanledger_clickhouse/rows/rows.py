@@ -142,7 +142,16 @@ COLUMNS: Final[dict[str, str]] = {
 MAPPED_ATTRIBUTES: Final = (
     {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
     | {entry.attribute for entry in (*DIMENSIONS.values(), *METERS.values())}
-) - {a.JOB_SERVER, a.PROVIDER_PROJECT, a.BUDGET_WARNINGS, a.REQUESTED_MODEL, a.DOWNGRADE_REASON, a.REFUSAL, a.CACHE_HIT}
+) - {
+    a.JOB_SERVER,
+    a.SERVER_PORT,
+    a.PROVIDER_PROJECT,
+    a.BUDGET_WARNINGS,
+    a.REQUESTED_MODEL,
+    a.DOWNGRADE_REASON,
+    a.REFUSAL,
+    a.CACHE_HIT,
+}
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 
 
@@ -361,7 +370,8 @@ def row(span: Span, source: str) -> Row:
 def _id_space(attributes: Mapping[str, Any]) -> str:
     """Within what the id of a record is not given twice: the provider, or one server and its file of results."""
     provider, server = text(attributes.get(a.PROVIDER)), text(attributes.get(a.JOB_SERVER))
-    return f"{provider}@{server}/{text(attributes.get(a.RESULT_FILE))}" if server else provider
+    file = text(attributes.get(a.RESULT_FILE))
+    return f"{provider}@{server}/{file}" if server or file else provider
 
 
 def billed_call(values: Mapping[str, Any]) -> BilledCall:

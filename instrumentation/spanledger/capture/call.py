@@ -18,7 +18,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from spanledger.capture.dedup import SeenResponses
-from spanledger.capture.jobs import Jobs, PendingJob, attribution_of
+from spanledger.capture.jobs import Jobs, PendingJob, attribution_of, tenant_of
 from spanledger.context.call_site import Site, call_site, pinned
 from spanledger.context.llm_call import CALL_KEY, Outbound
 from spanledger.pricing.span_costs import billed_call
@@ -29,7 +29,7 @@ from spanledger.runtime.span_attributes import set_attributes_fast, set_whole, s
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
 from spanledger.semconv import result_lines
-from spanledger.semconv.provider_hosts import server_of_ids
+from spanledger.semconv.provider_hosts import is_listed, server_of_id
 from spanledger.semconv.usage import Usage, to_attributes
 
 EMPTY_RESPONSE: Final = Response()
@@ -83,8 +83,6 @@ class Call:
         "_end_notified",
         "_finished",
         "_first_chunk_ns",
-        "_id_server",
-        "_id_space",
         "_job_created",
         "_lines_picousd",
         "_notes",
@@ -127,8 +125,6 @@ class Call:
         self._provider = provider
         self.provider_name = provider_name
         self._server = server
-        self._id_server = server_of_ids(*server)
-        self._id_space = f"{provider_name}@{self._id_server}" if self._id_server else provider_name
         self.context = context
         """The caller's; None: the current one."""
         self._body: Json = {}
@@ -269,6 +265,11 @@ class Call:
         self._body.update(facts)
 
     @property
+    def provider(self) -> Provider:
+        """Who reads its answer."""
+        return self._provider
+
+    @property
     def has_body(self) -> bool:
         return bool(self._body)
 
@@ -277,7 +278,7 @@ class Call:
     def begin_lines(self, first: Json) -> bool:
         """Whether an answer in lines is a batch's results that this process has not read yet; called where it was asked for."""
         if not is_result(first) or (
-            self.request.parent_id and seen_responses.contains(self._id_space, f"file {self.request.parent_id}")
+            self.request.parent_id and seen_responses.contains(*self._file_key(self.request.parent_id))
         ):
             return False
         self._site = call_site()
@@ -314,7 +315,7 @@ class Call:
             span = call._span
             if span is not None:
                 facts = call._facts(Response(batch=True), "ok", None, None)
-                if self._id_server:
+                if not is_listed(self._server[0]):
                     facts[a.RESULT_FILE] = request.parent_id or ""
                 set_attributes_fast(span, facts)
                 set_whole(span, a.RESULT_LINES, result_lines.joined(entries))
@@ -330,9 +331,21 @@ class Call:
     def finish_lines(self, *, complete: bool) -> None:
         """All that came was read; `complete`: all there is, so that the file is not read again in this process."""
         if self.request.parent_id and complete:
-            seen_responses.add_if_new(self._id_space, f"file {self.request.parent_id}")
-        name = f"{self._id_space}:file {self.request.parent_id}" if self.request.parent_id else ""
+            seen_responses.add_if_new(*self._file_key(self.request.parent_id))
+        name = ":".join(self._file_key(self.request.parent_id)) if self.request.parent_id else ""
         self._notify_end(self._lines_picousd, sold=True, name=name if complete else "")
+
+    def _id_space(self, name: str) -> str:
+        """Within what an id is not given twice."""
+        server = server_of_id(*self._server, name)
+        return f"{self.provider_name}@{server}" if server else self.provider_name
+
+    def _file_key(self, file: str) -> tuple[str, str]:
+        return self._id_space(file), f"file {file}"
+
+    def _job_server(self, response: Response) -> str | None:
+        name = self.job_id or response.job_id
+        return (server_of_id(*self._server, name) or None) if name else None
 
     def _adopt_job(self, response: Response | None) -> PendingJob | None:
         """Belong to whoever began the job whose result this is, as far as this process knows; returns the job."""
@@ -340,17 +353,17 @@ class Call:
         name = name or self.request.parent_id
         if name is None:
             return None
-        self.job_id, job = _jobs.find(self._id_space, name)
+        self.job_id, job = _jobs.find(self._id_space(name), name, tenant_of(attribution_of(self.context)))
         if job is not None:
-            self.context = job.context or self.context
+            self.context = self.context if job.context is None else job.context
             self._job_created = job.created
         return job
 
     def _announce_job(self, name: str, job: PendingJob, parent: str | None = None) -> None:
         """Write down who began a job, for the process that will see its result; `parent`: of a file of results, its job."""
         facts: dict[str, Any] = {a.MARKER: "job", a.PROVIDER: self.provider_name, a.BEGUN_JOB_ID: name}
-        if self._id_server:
-            facts[a.JOB_SERVER] = self._id_server
+        if server := server_of_id(*self._server, name):
+            facts[a.JOB_SERVER] = server
         if parent is not None:
             facts[a.JOB_PARENT] = parent
         elif job.created is not None:
@@ -363,11 +376,11 @@ class Call:
         begins = self.request.starts_job
         context = attribution_of(self.context) if begins else None
         job = PendingJob(self.request, response.created, self.on_end, self._notes, context)
-        announced = _jobs.remember(self._id_space, name, job)
+        announced = _jobs.remember(self._id_space(name), name, job)
         if announced is not None:
             self._announce_job(name, announced)
         for file in response.result_names:
-            if _jobs.remember_file(self._id_space, file, name):
+            if _jobs.remember_file(self._id_space(file), file, name):
                 self._announce_job(file, job, name)
 
     def finish(self) -> None:
@@ -384,7 +397,7 @@ class Call:
                 self._remember_job(response.pending_job_id, response)
                 self._end_notified = self._end_notified or (request.starts_job and not request.batch)  # the result does
             if response.cancelled_job_id is not None:
-                job = _jobs.forget(self._id_space, response.cancelled_job_id)
+                job = _jobs.forget(self._id_space(response.cancelled_job_id), response.cancelled_job_id)
                 if job is not None and job.on_end is not None:
                     job.on_end(0, False, "")
             if self._span is not None or self._is_first_sight(response) or self._is_unread(response):
@@ -419,8 +432,9 @@ class Call:
         name = response.job_id or response.id
         if name is None or not self.request.is_poll:
             return True
-        is_new = seen_responses.add_if_new(self._id_space, name)
-        if self._id_server:
+        space = self._id_space(name)
+        is_new = seen_responses.add_if_new(space, name)
+        if space != self.provider_name:
             seen_responses.add_if_new(self.provider_name, name)  # as record() knows it, which knows no server
         return is_new
 
@@ -428,7 +442,7 @@ class Call:
         """Resume the request that started a polled job: this process's own, else as the response describes it."""
         job = self._adopt_job(response)
         if response.job_id:
-            _jobs.forget(self._id_space, response.job_id)
+            _jobs.forget(self._id_space(response.job_id), response.job_id)
         request = job.request if job else self.request
         if job is not None:
             self._notes = {**job.notes, **self._notes}
@@ -437,7 +451,9 @@ class Call:
 
     def _record_extra(self, extra: Response) -> None:
         """Record a further billed response of the same HTTP response."""
-        if extra.usage is None or (extra.job_id and not seen_responses.add_if_new(self._id_space, extra.job_id)):
+        if extra.usage is None or (
+            extra.job_id and not seen_responses.add_if_new(self._id_space(extra.job_id), extra.job_id)
+        ):
             return
         request = self.request
         if extra.job_id:
@@ -495,7 +511,7 @@ class Call:
                 span.end()
             finally:
                 cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
-                name = f"{self._id_space}:{response.job_id}" if response.job_id else ""
+                name = f"{self._id_space(response.job_id)}:{response.job_id}" if response.job_id else ""
                 # What is asked about later, is over and has no usage was not sold.
                 sold = outcome != "error" and (usage is not None or not name)
                 self._notify_end(cost if isinstance(cost, int) else None, sold=sold, name=name)
@@ -549,7 +565,7 @@ class Call:
             (a.JOB_ID, response.job_id),
             (a.JOB_CREATED, response.created),
             (a.BEGUN_JOB_ID, self.job_id),
-            (a.JOB_SERVER, (self._id_server or None) if self.job_id or response.job_id else None),
+            (a.JOB_SERVER, self._job_server(response)),
             (a.PROVIDER_PROJECT, self.project),
             (a.CACHE_HIT, "true" if self.is_stored else None),
         ):

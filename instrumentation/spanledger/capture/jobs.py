@@ -9,8 +9,10 @@ from opentelemetry import baggage
 from opentelemetry.context import Context
 
 from spanledger.capture.dedup import PendingJobs
-from spanledger.context.baggage import is_attribution_key
+from spanledger.context.baggage import budget_dimensions, is_attribution_key
+from spanledger.context.open_scopes import current
 from spanledger.providers import Request
+from spanledger.semconv import attributes as a
 
 
 class PendingJob(NamedTuple):
@@ -28,40 +30,51 @@ class PendingJob(NamedTuple):
 
 
 class Jobs:
-    """The jobs that this process has begun or asked about, and the files in which their results are."""
+    """The jobs that this process has begun or asked about, and the files in which their results are.
+
+    `space`: within what an id is not given twice, the provider or one server of its format. Even there two tenants may have
+    begun a job of the same id; two users of one tenant cannot have: then the job is nobody's.
+    """
 
     def __init__(self) -> None:
-        self._pending: PendingJobs[PendingJob] = PendingJobs()
+        self._pending: PendingJobs[Mapping[str, PendingJob]] = PendingJobs()
+        """Tenant -> its job, by (space, id)."""
         self._job_of_file: PendingJobs[str] = PendingJobs()
 
     def after_fork(self) -> None:
         """In a forked child: no lock of the parent's threads, and no reservation of the parent's."""
         self._job_of_file.after_fork(lambda name: name)
-        self._pending.after_fork(lambda job: job._replace(on_end=None))
+        self._pending.after_fork(lambda jobs: {t: job._replace(on_end=None) for t, job in jobs.items()})
 
-    def find(self, space: str, name: str) -> tuple[str, PendingJob | None]:
-        """The id under which a job was begun, and the job; `name` is that id, or of a file of its results.
+    def find(self, space: str, name: str, tenant: str) -> tuple[str, PendingJob | None]:
+        """The id under which a job was begun, and the job, if it is this tenant's, or only one has begun it.
 
-        `space`: within what an id is not given twice, the provider or one server of its format.
+        `name` is that id, or of a file of its results.
         """
         begun = self._job_of_file.get((space, name)) or name
-        return begun, self._pending.get((space, begun))
+        jobs = self._pending.get((space, begun)) or {}
+        only = next(iter(jobs.values())) if len(jobs) == 1 else None
+        return begun, jobs.get(tenant, only)
 
     def remember(self, space: str, name: str, job: PendingJob) -> PendingJob | None:
-        """Remember a job; returns it, if it has to be announced. The first request knows most, a later answer perhaps the time.
-
-        A job of that id which somebody else has begun before is nobody's: the server gives ids twice.
-        """
-        known = self._pending.put_if_absent((space, name), job)
-        if known is None:
+        """Remember a job; returns it, if it has to be announced. The first request knows most, a later answer perhaps the time."""
+        key = space, name
+        tenant = tenant_of(job.context)
+        jobs = self._pending.put_if_absent(key, {tenant: job})
+        if jobs is None:
             return job if job.context is not None else None
-        if known.context is not None and job.context is not None and known.context != job.context:
-            disputed = job._replace(context=Context())
-            self._pending.replace((space, name), disputed)
-            return disputed
-        if known.created is None and job.created is not None:
-            self._pending.replace((space, name), known._replace(created=job.created))
-        return None
+        if job.context is None:
+            if job.created is not None:
+                dated = {t: j if j.created else j._replace(created=job.created) for t, j in jobs.items()}
+                self._pending.replace(key, dated)
+            return None
+        begun = {t: j for t, j in jobs.items() if j.context is not None}
+        known = begun.get(tenant)
+        if known is not None and known.context == job.context:
+            return None
+        ours = job if known is None else job._replace(context=only_tenant(job.context))
+        self._pending.replace(key, {**begun, tenant: ours})
+        return ours
 
     def remember_file(self, space: str, file: str, name: str) -> bool:
         """Remember in which file a job's results are; returns whether that is new. A file of two jobs is nobody's."""
@@ -71,14 +84,28 @@ class Jobs:
         return known is None
 
     def forget(self, space: str, name: str) -> PendingJob | None:
-        """Its result was seen, or it was cancelled; returns the job."""
-        return self._pending.pop((space, name))
+        """Its result was seen, or it was cancelled; returns the job, if one has begun it."""
+        jobs = self._pending.pop((space, name)) or {}
+        return next(iter(jobs.values())) if len(jobs) == 1 else None
 
 
 def attribution_of(context: Context | None) -> Context:
     """What of a context says who acts in it, as baggage of a context of its own: spans are not kept alive."""
     kept = Context()
-    for key, value in baggage.get_all(context).items():
+    for key, value in current(context).entries.items():
         if is_attribution_key(key):
             kept = baggage.set_baggage(key, value, kept)
     return kept
+
+
+def tenant_of(context: Context | None) -> str:
+    """The tenant who acts in a context of `attribution_of`."""
+    if context is None:
+        return ""
+    return budget_dimensions(context).get(a.TENANT_ID, "")
+
+
+def only_tenant(context: Context) -> Context:
+    """A context of which no more is known than its tenant."""
+    tenant = tenant_of(context)
+    return baggage.set_baggage(a.TENANT_ID, tenant, Context()) if tenant else Context()

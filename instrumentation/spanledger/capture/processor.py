@@ -61,7 +61,7 @@ class LedgerProcessor(SpanProcessor):
             if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
                 self._begin(span, parent_context)
             else:
-                total = self._requests.on_span_start(span)
+                total = self._requests.on_span_start(span, parent_context)
                 if total is not None:
                     before_end(span, lambda: set_attributes_fast(span, total.attributes()) if total.calls else None)
 
@@ -98,7 +98,8 @@ class LedgerProcessor(SpanProcessor):
             if a.BEGUN_JOB_ID not in (span.attributes or {}):  # of a job, the ledger knows who began it
                 unattributed_calls.record(facts)
         before_end(span, lambda: self._settle(span, facts, total))
-        self.strictness.check(facts)
+        if a.BEGUN_JOB_ID not in (span.attributes or {}):
+            self.strictness.check(facts)
 
     def _settle(self, span: Span, facts: dict[str, Any], total: RequestTotal | None) -> None:
         """Put the attribution, its number and its price on a call that is about to end.

@@ -7,11 +7,14 @@ the trace. A call that ends after the server span is too late for it; the view `
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
 
@@ -29,11 +32,23 @@ class RequestTotal:
         self.span = span
         self.is_remote = is_remote
         """Whether the trace came from another service."""
+        self.inherited: Mapping[str, object] = {}
+        """Baggage of a request that was over when this one began, in whose context it did."""
+        self._is_over = False
+        self._process = os.getpid()
         self.calls = 0
         self.tokens = 0
         self.picousd = 0
         self.unpriced = 0
         self._lock = threading.Lock()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its span has ended, or belongs to the process that this one was forked from."""
+        return self._is_over or self._process != os.getpid()
+
+    def end(self) -> None:
+        self._is_over = True
 
     def add(self, facts: Mapping[str, Any], tokens: int) -> None:
         cost = facts.get(a.COST_TOTAL)
@@ -62,15 +77,21 @@ class OpenRequests:
         """In a forked child: the spans of the parent's requests are the parent's."""
         self._lock = threading.Lock()
 
-    def on_span_start(self, span: Span) -> RequestTotal | None:
+    def on_span_start(self, span: Span, parent_context: Context | None = None) -> RequestTotal | None:
         """Register a started span; returns its total if it is a server or consumer span."""
         context, parent = span.get_span_context(), span.parent
+        outer: RequestTotal | None = getattr(trace.get_current_span(parent_context), "_spanledger_request", None)
         if span.kind in SERVER_KINDS:
             total = RequestTotal(span, is_remote=parent is not None and parent.is_remote)
+            if outer is not None and outer.is_over:
+                total.inherited = dict(baggage.get_all(parent_context))
+            _note_request(span, total)
             with self._lock:
                 _put_bounded(self._by_trace, context.trace_id, total)
                 _put_bounded(self._by_span, context.span_id, total)
             return total
+        if outer is not None:
+            _note_request(span, outer)
         if self._by_trace:
             with self._lock:
                 _put_bounded(self._by_span, context.span_id, self._total_for_parent(parent))
@@ -94,7 +115,13 @@ class OpenRequests:
         with self._lock:
             total = self._by_span.pop(context.span_id, None)
             if total is not None and total.span.get_span_context() == context:
+                total.end()
                 self._by_trace.pop(context.trace_id, None)
+
+
+def _note_request(span: Any, total: RequestTotal) -> None:
+    """Let whoever has the span in his context know its request (`context/open_scopes.py`)."""
+    span.__dict__["_spanledger_request"] = total
 
 
 def _put_bounded(entries: OrderedDict[int, Any], key: int, value: Any) -> None:

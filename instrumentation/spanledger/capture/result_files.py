@@ -59,12 +59,17 @@ class ResultFile:
         self._total = 0
         self._kept: list[bytes] = []
         """The end of it, which is still in memory."""
+        self._first: list[bytes] = []
+        """The beginning, where no file could be opened."""
         self._file: IO[bytes] | None = None
         self._is_given_up = False
         self._is_over = False
+        self._process = os.getpid()
 
     def feed(self, chunk: bytes) -> None:
         """Some more bytes."""
+        if self._process != os.getpid():
+            return  # a child that was forked meanwhile: the file is the parent's
         if self._is_results is None:
             self._head.append(chunk)
             self._head_size += len(chunk)
@@ -98,12 +103,14 @@ class ResultFile:
 
     def end(self, *, complete: bool) -> None:
         """The download is over; `complete`: all of it was read."""
-        if self._is_over:
+        if self._is_over or self._process != os.getpid():
             return
         self._is_over = True
         if self._is_results is None and self._head:
             self._decide(is_over=True)
             self._chunks, self._size, self._total = self._head, self._head_size, self._head_size
+        if self._is_given_up:
+            self._chunks = []
         if not self._is_results:
             return
         if self._total <= INLINE_BYTES or not _start_reader():
@@ -135,19 +142,20 @@ class ResultFile:
         if self._is_given_up:
             return
         try:
-            self._file = self._file or _nameless_file()
+            self._file = self._file or tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open for long
             _write(self._file, chunks)
         except OSError as error:
             self._is_given_up = True
+            if self._file is None:
+                self._first = chunks  # they are in memory anyway
             notices.add(
-                f"a file of batch results could not be kept while it was read: {error.strerror}. Download it again"
+                "a file of batch results could not be kept while it was read: only its first lines are recorded "
+                f"({error.strerror}). Download it again, with space in $TMPDIR"
             )
 
     def read(self, *, pauses: bool, complete: bool) -> None:
         """Read all lines, and record them."""
-        if self._is_given_up:
-            self._close(complete=False)
-            return
+        complete = complete and not self._is_given_up
         entries: list[str] = []
         for line in _paused(self._lines()) if pauses else self._lines():
             entry = self._call.line_entry(parse_json(line)) if line else None
@@ -185,8 +193,9 @@ class ResultFile:
     def _blocks(self) -> Iterator[bytes]:
         while self._file is not None and (block := self._file.read(READ_BYTES)):
             yield block
-        while self._kept:
-            chunk = self._kept.pop(0)
+        rest = self._first if self._is_given_up else self._kept
+        while rest:
+            chunk = rest.pop(0)
             for start in range(0, len(chunk), READ_BYTES):
                 yield chunk[start : start + READ_BYTES]
 
@@ -232,11 +241,6 @@ def _write(file: IO[bytes], chunks: list[bytes]) -> None:
             rest = memoryview(b"".join(part))[written:]
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
-
-
-def _nameless_file() -> IO[bytes]:
-    """A file without a name: nobody else can open it, and it does not outlive this process."""
-    return tempfile.TemporaryFile(buffering=0, dir=os.environ.get("TMPDIR") or None)
 
 
 Work = tuple[ResultFile, "list[bytes] | None", bool]

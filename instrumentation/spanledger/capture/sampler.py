@@ -36,7 +36,8 @@ class RecordCallsSampler(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         sampling_result = self.inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-        if sampling_result.decision is Decision.DROP and attributes and a.OPERATION in attributes:
+        is_ours = attributes is not None and (a.OPERATION in attributes or a.MARKER in attributes)
+        if sampling_result.decision is Decision.DROP and is_ours:
             return SamplingResult(Decision.RECORD_ONLY, attributes, sampling_result.trace_state)
         return sampling_result
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import threading
 from functools import lru_cache
 from typing import Any, Final
 
-from opentelemetry import baggage, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 
 from spanledger.context.call_site import call_site
+from spanledger.context.open_scopes import Current, current
 from spanledger.runtime import settings
 from spanledger.runtime.untrusted_json import label
 from spanledger.semconv import attributes as a
@@ -51,7 +53,8 @@ def attribution_attributes(context: Context | None) -> dict[str, Any]:
     """
     attributes: dict[str, Any] = {}
     labels = 0
-    for key, value in baggage.get_all(context).items():
+    counts = current(context)
+    for key, value in counts.entries.items():
         name = BAGGAGE_KEYS.get(key)
         if name is None:
             if key.startswith(a.LABEL_PREFIX):
@@ -70,19 +73,27 @@ def attribution_attributes(context: Context | None) -> dict[str, Any]:
         attributes[a.USER_ID] = pseudonym(user, key)
     missing = [name for name in EXPECTED_ATTRIBUTES if name not in attributes]
     if missing:
-        parent = trace.get_current_span(context).get_span_context()
-        reason = "partial" if attributes else "no_baggage" if parent.is_valid else "context_lost"
-        attributes[a.ATTRIBUTION_REASON] = reason
+        attributes[a.ATTRIBUTION_REASON] = _reason(context, counts, bool(attributes))
         attributes[a.ATTRIBUTION_MISSING] = missing
         attributes.update(call_site())
     return attributes
+
+
+def _reason(context: Context | None, counts: Current, has_some: bool) -> str:
+    if counts.is_stale:
+        return "stale"
+    if has_some:
+        return "partial"
+    if trace.get_current_span(context).get_span_context().is_valid:
+        return "no_baggage"
+    return "not_set" if threading.current_thread() is threading.main_thread() else "context_lost"
 
 
 def budget_dimensions(context: Context | None) -> dict[str, str]:
     """The budget dimensions of a call made in `context` (None: the current one), attribute -> value as stored on the
     row; missing dimensions are left out."""
     attributes: dict[str, Any] = {}
-    for key, value in baggage.get_all(context).items():
+    for key, value in current(context).entries.items():
         name = BUDGET_KEYS.get(key)
         if name is not None and (key == name or name not in attributes):
             _set_dimension(attributes, name, value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -64,15 +66,18 @@ def is_claimed(client: object, host: str, path: str) -> bool:
     request = otel_context.get_value(CALL_KEY)
     if not isinstance(request, Outbound) or not request.open or not request.claims:
         return False
-    is_its_own = request.client is None or request.client is client
-    return is_its_own or (request.host == host and path.partition("?")[0].endswith(request.path))
+    if request.client is None or request.client is client:
+        return True
+    parts = urlsplit(request.path)
+    own_path = posixpath.normpath(parts.path).strip("/.")
+    return (parts.hostname or request.host) == host and posixpath.normpath(path.partition("?")[0]).endswith(own_path)
 
 
-def note_network() -> None:
-    """Say that the request that is current goes over the network."""
+def note_network(host: str = "") -> None:
+    """Say that the request that is current goes over the network, to `host`; what goes to another one may ask a cache."""
     request = otel_context.get_value(CALL_KEY)
     if isinstance(request, Outbound) and request.open:
-        request.reached = True
+        request.reached = request.reached or not host or host == (request.host or host)
     else:
         _stray.count += 1
 

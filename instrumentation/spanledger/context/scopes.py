@@ -16,30 +16,43 @@ from __future__ import annotations
 import functools
 import inspect
 import secrets
+import sys
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar, Unpack, cast
 
-from opentelemetry import baggage
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from spanledger.context.baggage import is_attribution_key, is_missing
+from spanledger.context.open_scopes import OpenScope, current, generator_frame, in_scope
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import DIMENSIONS, Attribution
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_tokens: ContextVar[tuple[Any, ...]] = ContextVar("spanledger_scopes", default=())
-"""What to undo when the scopes now open are left, the innermost last."""
+Entered = tuple["Scope", OpenScope, Any]
+"""A scope, its entry, and OpenTelemetry's token."""
+
+_entered: ContextVar[tuple[Entered, ...]] = ContextVar("spanledger_scopes", default=())
+"""The scopes now open, the innermost last."""
 
 
 class Scope:
-    """Baggage for as long as a block, or a function, runs. May be entered again, and by many at a time."""
+    """Baggage for as long as a block, or a function, runs. May be entered again, and by many at a time.
 
-    def __init__(self, entries: Mapping[str, str]) -> None:
+    Leaving it raises nothing, in whatever thread, task or context that happens (a generator that the garbage collector
+    closes, a dependency that another thread ends).
+    """
+
+    def __init__(self, entries: Mapping[str, str], *, is_request: bool = False) -> None:
+        """`is_request`: whether all that it starts is over with it, unless it names a request id, which says the same."""
         self._entries = dict(entries)
+        self._is_request = is_request or not is_missing(self._entries.get(a.REQUEST_ID))
+        self._open: deque[Entered] = deque()
 
     def entries(self) -> Mapping[str, str]:
         """What one entry puts into baggage."""
@@ -47,20 +60,40 @@ class Scope:
 
     def context(self, context: Context | None = None) -> Context:
         """`context` (by default the current one) with this scope's baggage."""
-        scoped_context = otel_context.get_current() if context is None else context
-        for key, value in self.entries().items():
-            scoped_context = baggage.set_baggage(key, value, scoped_context)
-        return scoped_context
+        return self.open(context)[1]
+
+    def open(self, context: Context | None = None, frame: FrameType | None = None) -> tuple[OpenScope, Context]:
+        """An entry that its caller closes, and `context` (by default the current one) inside it."""
+        outside_context = otel_context.get_current() if context is None else context
+        scope = OpenScope(self.entries(), current(outside_context), is_request=self._is_request, frame=frame)
+        return scope, in_scope(outside_context, scope)
 
     def __enter__(self) -> None:
-        _tokens.set((*_tokens.get(), otel_context.attach(self.context())))
+        scope, context = self.open(None, generator_frame(sys._getframe(1)))
+        entered = self, scope, otel_context.attach(context)
+        self._open.append(entered)
+        _entered.set((*_entered.get(), entered))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        *outer, token = _tokens.get()
-        _tokens.set(tuple(outer))
-        otel_context.detach(token)
+        entered = self._pop()
+        if entered is None:
+            return
+        entered[1].close()
+        with suppress(ValueError, RuntimeError, LookupError):  # of another context: there it is over, too
+            otel_context._RUNTIME_CONTEXT.detach(entered[2])
+
+    def _pop(self) -> Entered | None:
+        """The entry that is left now: the innermost of this scope in this context, else the last one anywhere."""
+        entries = _entered.get()
+        for entered in reversed(entries):
+            if entered[0] is self:
+                _entered.set(tuple(other for other in entries if other is not entered))
+                with suppress(ValueError):
+                    self._open.remove(entered)
+                return entered
+        return self._open.pop() if self._open else None
 
     def __call__(self, function: Function) -> Function:
         """Run `function` inside this scope, whatever its colour."""
@@ -197,7 +230,7 @@ def carry() -> dict[str, str]:
     """The current attribution as a dict of strings, for a job queue that carries no OpenTelemetry context
     (RQ's `job.meta`, arq's arguments, the arguments of a spawned process)."""
     return {
-        key: str(value) for key, value in baggage.get_all().items() if is_attribution_key(key) and not is_missing(value)
+        key: str(value) for key, value in current().entries.items() if is_attribution_key(key) and not is_missing(value)
     }
 
 

@@ -19,6 +19,9 @@ MAX_SITES: Final = 1000
 REASON_TEXTS: Final = {
     "context_lost": "no trace and no baggage reached it: a thread, a job or a timer that lost its context",
     "no_baggage": "it has a trace, but no baggage",
+    "not_set": "this program has not said whose it is: spanledger.attribution(...)",
+    "stale": "the request that has set it is over, and what runs here was started by it: enter "
+    "spanledger.attribution(...) for each piece of work, or hand over spanledger.carry()",
     "partial": "baggage has only a part",
 }
 

@@ -18,9 +18,10 @@ REQUEST_IDS: Final = frozenset({b"x-request-id", b"request-id", b"x-amzn-request
 """OpenAI's, Anthropic's and Bedrock's id of a request; a stored answer repeats it."""
 CACHE_STATUS: Final = frozenset(
     {
-        *(b"cache-status", b"x-cache", b"x-cache-status", b"cf-cache-status"),  # the first: RFC 9211
+        *(b"x-cache", b"x-cache-status", b"cf-cache-status", b"x-vercel-cache"),
         b"cf-aig-cache-status",  # https://developers.cloudflare.com/ai-gateway/features/caching
         b"helicone-cache",  # https://docs.helicone.ai/features/advanced-usage/caching
+        b"x-openrouter-cache-status",  # https://openrouter.ai/docs/guides/features/response-caching
         b"x-portkey-cache-status",  # https://portkey.ai/docs/product/ai-gateway/cache-simple-and-semantic
     }
 )
@@ -29,10 +30,12 @@ EXTENSIONS: Final = ("hishel_from_cache", "from_cache")
 """Extensions that hishel sets on a stored response (1.0, and before)."""
 
 
-HIT: Final = re.compile(rb"(?<![\w=-])(?<!NOT )(?<!NO )(?:\w+_|REFRESH)?HIT(?![\w=-])")
-"""HIT as a word, TCP_HIT or REFRESHHIT; not hit-for-miss, hit-for-pass, no-hit, or RFC 9211's `hit=?0`."""
-MISS: Final = re.compile(rb"(?<!\w)MISS(?!\w)")
-AGE: Final = re.compile(rb"\s*0*[1-9][0-9]{0,17}\s*")
+HIT: Final = re.compile(rb"(?:(?!NO_|NOT_|NON_)[A-Z]+_)*(?:REFRESH|CACHE-)?HIT|STALE|UPDATING|REVALIDATED")
+"""The first word of a header, or of one of its members, where a cache answered: HIT, TCP_HIT, RefreshHit; nginx and Cloudflare
+have words for an answer that was kept and is renewed. Not hit-for-miss, hit-for-pass, no-hit."""
+MEMBER: Final = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?')
+AGE: Final = re.compile(rb"\s*0*[1-9][0-9]{0,17}\s*(?:,|$)")
 """Seconds above 0."""
 
 
@@ -48,9 +51,12 @@ class AnswerHeaders(NamedTuple):
 def answer_headers(response: Any) -> AnswerHeaders:
     """The headers, and the extensions, of an httpx or httpx2 response."""
     facts = read_headers((name.lower(), value) for name, value in response.headers.raw)
-    if any(response.extensions.get(name) is True for name in EXTENSIONS):
-        return facts._replace(is_stored=True)
-    return facts
+    return facts._replace(is_stored=True) if is_from_cache(response) else facts
+
+
+def is_from_cache(response: Any) -> bool:
+    """Whether the transport of an httpx or httpx2 response says that it has kept it."""
+    return any(response.extensions.get(name) is True for name in EXTENSIONS)
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
@@ -63,8 +69,18 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
         elif name == PROJECT:
             project = label(value.decode("latin-1"))
         elif name in CACHE_STATUS:
-            words = value.upper()
-            hit, miss = hit or HIT.search(words) is not None, miss or MISS.search(words) is not None
+            words = [member.split()[0] for member in value.upper().split(b",") if member.strip()]
+            hit = hit or any(HIT.fullmatch(word) for word in words)
+            miss = miss or b"MISS" in words
+        elif name == b"cache-status":
+            parameters = [_parameters(member) for member in MEMBER.findall(value)]
+            hit = hit or any({b"hit", b"hit=?1"} & found for found in parameters)
+            miss = miss or any(name.startswith(b"fwd") for found in parameters for name in found)
         elif name == b"age":
-            aged = AGE.fullmatch(value) is not None
+            aged = AGE.match(value) is not None
     return AnswerHeaders(project, request_id, hit or (aged and not miss))
+
+
+def _parameters(member: bytes) -> set[bytes]:
+    """The parameters of a member of Cache-Status (RFC 9211), after the name of its cache; text in quotes says nothing."""
+    return {part.strip().lower() for part in QUOTED.sub(b"", member).split(b";")[1:]}

@@ -26,6 +26,7 @@ from spanledger.capture import admission
 from spanledger.capture.call import Call, Sending
 from spanledger.capture.result_files import ResultFile
 from spanledger.context.llm_call import outbound, reached_network
+from spanledger.context.open_scopes import kept
 from spanledger.hooks.patching import Hooks, Patches
 from spanledger.providers import Provider
 from spanledger.runtime import finalizers
@@ -337,7 +338,7 @@ class _ContextBoundStream(ObjectProxy):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
-        self._self_context = otel_context.get_current()
+        self._self_context = kept()
 
     def __iter__(self) -> _ContextBoundStream:
         return self
@@ -355,7 +356,7 @@ class _AsyncContextBoundStream(ObjectProxy):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
-        self._self_context = otel_context.get_current()
+        self._self_context = kept()
 
     def __aiter__(self) -> _AsyncContextBoundStream:
         return self

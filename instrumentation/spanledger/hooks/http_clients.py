@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache, partial
-from importlib import import_module
 from types import ModuleType, TracebackType
-from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import urljoin, urlsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Tracer
@@ -23,7 +23,7 @@ from opentelemetry.trace import Tracer
 from spanledger.capture import admission
 from spanledger.capture.call import Call, Sending
 from spanledger.context.llm_call import is_claimed, note_network, reached_network, watched_libraries
-from spanledger.hooks.answer_headers import read_headers
+from spanledger.hooks.answer_headers import is_from_cache, read_headers
 from spanledger.hooks.binary_streams import EventStreamTap, LineTap
 from spanledger.hooks.patching import Hooks, Patches
 from spanledger.hooks.response_body import (
@@ -33,24 +33,29 @@ from spanledger.hooks.response_body import (
     EncodedTap,
     Followed,
     JsonLinesBody,
+    content_decoder,
     follow,
     followed,
     read_whole,
 )
 from spanledger.hooks.sse import SseTap
-from spanledger.providers import UNKNOWN_OPERATION, bedrock, by_host
+from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, bedrock, by_host
 from spanledger.runtime import finalizers
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.untrusted_json import label, parse_json
 
 SEND: Final = "_send_handling_auth"
+SEND_ONE: Final = "_send_single_request"
+"""One of its requests: a redirection may lead to a host that serves models."""
+SEE_OTHER: Final = 303
+MAX_EXPECTED: Final = 1000
 HTTPX: Final[Hooks] = {
     "HTTPTransport": {"handle_request": ("request",)},
     "AsyncHTTPTransport": {"handle_async_request": ("request",)},
     "WSGITransport": {"handle_request": ("request",)},
     "ASGITransport": {"handle_async_request": ("request",)},
-    "Client": {SEND: ("request",)},
-    "AsyncClient": {SEND: ("request",)},
+    "Client": {SEND: ("request",), SEND_ONE: ("request",)},
+    "AsyncClient": {SEND: ("request",), SEND_ONE: ("request",)},
 }
 HTTPCORE: Final[Hooks] = {
     "ConnectionPool": {"handle_request": ("request",)},
@@ -75,6 +80,15 @@ class AnsweredError(Exception):
     """An answer with a status of 300 or above."""
 
 
+class _Expected(NamedTuple):
+    """A request that follows a redirection, perhaps to a host that is not known to serve models."""
+
+    provider: Provider
+    request: Request
+    name: str
+    status: int
+
+
 class HttpPatches(Patches):
     """Patches HTTP clients."""
 
@@ -83,17 +97,21 @@ class HttpPatches(Patches):
         super().__init__()
         self._tracer = tracer
         self._observe = observe
+        self._expected: dict[tuple[str, str], _Expected] = {}
+        """(host, path) of where an answer has sent a client -> what he asks there."""
 
     def install(self, module: ModuleType) -> None:
         replacements = {
             ("Client", SEND): self._send,
             ("AsyncClient", SEND): self._send_async,
+            ("Client", SEND_ONE): self._send,
+            ("AsyncClient", SEND_ONE): self._send_async,
             ("ClientSession", "_request"): self._aiohttp_request,
             ("HTTPConnectionPool", "urlopen"): self._urlopen,
         }
         for owner, functions in HOOKS[module.__name__].items():
             for name in functions:
-                if self._observe or name != SEND:
+                if self._observe or name not in (SEND, SEND_ONE):
                     self.patch(getattr(module, owner), name, replacements.get((owner, name), _noting_network))
         if module.__name__ not in ("httpcore", "httpcore2", "http.client"):
             watched_libraries.add(module.__name__.partition(".")[0])
@@ -108,29 +126,58 @@ class HttpPatches(Patches):
         self, method: str, host: str, port: int | None, path: str, body: Body, client: object = None
     ) -> Call | None:
         name = by_host.provider_at(host, port)
-        if name is None or is_claimed(client, host, path):
+        expected = self._expected.pop((host, path.partition("?")[0]), None) if self._expected else None
+        if (name is None and expected is None) or is_claimed(client, host, path):
             return None
         with quietly("beginning a call"):
+            if expected is not None and (method.upper() == "POST" or expected.status == SEE_OTHER):
+                return self._call(expected.provider, expected.request, expected.name, (host, port))
+            if name is None:
+                return None
             provider = by_host.reader(name, path)
             content = body() if provider is not None and method.upper() == "POST" else None
             parsed = parse_json(content) if isinstance(content, str | bytes) and len(content) <= MAX_JSON else content
             request = provider.request(method, path, parsed) if provider is not None else None
             if provider is None or request is None:
                 return None
-            call = Call(self._tracer(), provider, request, name, (host, port), otel_context.get_current())
+            if request.model is None and request.operation == UNKNOWN_OPERATION:
+                request = request._replace(model=label(parsed, "model"))
+            call = self._call(provider, request, name, (host, port))
             call.records_unread = request.model is not None or (parsed is None and bool(content))
             if request.operation == UNKNOWN_OPERATION:
                 call.note("url.path", label(path.partition("?")[0]) or "")
-            admission.charge(call)
             return call
         return None
+
+    def _call(self, provider: Provider, request: Request, name: str, server: tuple[str, int | None]) -> Call:
+        call = Call(self._tracer(), provider, request, name, server, otel_context.get_current())
+        admission.charge(call)
+        return call
+
+    def _fails_by_status(self, call: Call, status: int, headers: Any, url: object) -> bool:
+        """End a call whose answer sells nothing: a refusal, or a redirection, after which another request may follow."""
+        if 300 <= status < 400:
+            call.abandon()
+            with quietly("following a redirection"):
+                target = urlsplit(urljoin(str(url), headers.get("location") or ""))
+                if len(self._expected) >= MAX_EXPECTED:
+                    self._expected.clear()
+                followed = _Expected(call.provider, call.request, call.provider_name, status)
+                self._expected[target.hostname or "", target.path] = followed
+        elif status >= 400:
+            call.fail(AnsweredError(), status)
+        return status >= 300
 
     # --- httpx, httpx2 ---------------------------------------------------------------------------------
 
     def _begin_httpx(self, client: Any, request: Any) -> Call | None:
-        url = request.url
-        path = url.raw_path.decode("ascii", "replace")
-        return self._begin(request.method, url.host, url.port, path, lambda: getattr(request, "_content", None), client)
+        with quietly("beginning a call"):
+            url = request.url
+            raw_host, path = url.raw_host.decode("ascii", "replace"), url.raw_path.decode("ascii", "replace")
+            return self._begin(
+                request.method, raw_host, url.port, path, lambda: getattr(request, "_content", None), client
+            )
+        return None
 
     def _send(self, original: Any) -> Any:
         def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,7 +187,7 @@ class HttpPatches(Patches):
             with _Sending(call):
                 call.claim(client, request.url.path)
                 response = original(client, request, *args, **kwargs)
-                _read_httpx(call, response)
+                self._read_httpx(call, response)
             return response
 
         return send
@@ -153,7 +200,7 @@ class HttpPatches(Patches):
             with _Sending(call):
                 call.claim(client, request.url.path)
                 response = await original(client, request, *args, **kwargs)
-                _read_httpx(call, response)
+                self._read_httpx(call, response)
             return response
 
         return send
@@ -162,13 +209,14 @@ class HttpPatches(Patches):
 
     def _aiohttp_request(self, original: Any) -> Any:
         async def request(session: Any, method: str, url: Any, *args: Any, **kwargs: Any) -> Any:
-            note_network()
+            with quietly("beginning a call"):
+                note_network(getattr(url, "host", None) or "")
             call = self._begin_aiohttp(session, method, url, kwargs) if self._observe else None
             if call is None:
                 return await original(session, method, url, *args, **kwargs)
             with _Sending(call):
                 response = await original(session, method, url, *args, **kwargs)
-                _read_aiohttp(call, response)
+                self._read_aiohttp(call, response, is_decoded=getattr(session, "_auto_decompress", True))
             return response
 
         return request
@@ -176,7 +224,11 @@ class HttpPatches(Patches):
     def _begin_aiohttp(self, session: Any, method: str, url: Any, kwargs: dict[str, Any]) -> Call | None:
         with quietly("beginning a call"):
             base = getattr(session, "_base_url", None)
-            parts = urlsplit(str(url if base is None else base.join(type(base)(str(url)))))
+            try:
+                parts = urlsplit(str(url if base is None else base.join(type(base)(str(url)))))
+                _ = parts.port
+            except ValueError:
+                return None  # aiohttp says so
             body = kwargs.get("json")
             content = kwargs.get("data") if body is None else body
             return self._begin(method, parts.hostname or "", parts.port, f"{parts.path}?{parts.query}", lambda: content)
@@ -186,22 +238,72 @@ class HttpPatches(Patches):
 
     def _urlopen(self, original: Any) -> Any:
         def urlopen(pool: Any, method: str, url: str, body: Any = None, *args: Any, **kwargs: Any) -> Any:
-            note_network()
-            call = None
-            if self._observe:
-                with quietly("beginning a call"):
-                    host, port, parts = pool.host, pool.port, urlsplit(url)
-                    if parts.hostname is not None:  # through a proxy, whose pool this is
-                        host, port = parts.hostname, parts.port
+            call, host, port = None, "", None
+            with quietly("beginning a call"):
+                host, port, parts = pool.host, pool.port, urlsplit(url)
+                if parts.hostname is not None:  # through a proxy, whose pool this is
+                    host, port = parts.hostname, parts.port
+                note_network(host)
+                if self._observe:
                     call = self._begin(method, host, port, parts.path, lambda: body)
             if call is None:
                 return original(pool, method, url, body, *args, **kwargs)
             with _Sending(call):
                 response = original(pool, method, url, body, *args, **kwargs)
-                _read_urllib3(call, response)
+                self._read_urllib3(call, response, f"{pool.scheme}://{host}:{port or ''}{url}")
             return response
 
         return urlopen
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def _read_httpx(self, call: Call, response: Any) -> None:
+        with _Attaching(call):
+            if (
+                self._fails_by_status(call, response.status_code, response.headers, getattr(response, "url", ""))
+                or followed(response) is not None
+            ):
+                return
+            kind = _read_head(call, response.headers.multi_items())
+            call.is_stored = call.is_stored or is_from_cache(response)
+            call.is_local = not reached_network(response)
+            if hasattr(response, "_content"):  # of a transport that has read it
+                response._spanledger = Followed(call, whole=True)
+                read_whole(response.content, call, _tap(call, kind))
+            else:
+                follow(response, call, _tap(call, kind))
+
+    def _read_urllib3(self, call: Call, response: Any, url: str) -> None:
+        with _Attaching(call):
+            if self._fails_by_status(call, response.status, response.headers, url):
+                return
+            tap = _tap(call, _read_head(call, response.headers.items()))
+            body = getattr(response, "_body", None)
+            if isinstance(body, bytes) and body:  # preloaded
+                read_whole(body, call, tap)
+                return
+            reading = response._spanledger_reading = _Reading(call, tap)
+            response.__class__ = _observed_urllib3(cast("Any", type(response)))
+            finalizers.start_worker()
+            weakref.finalize(response, reading.end, complete=False)
+
+    def _read_aiohttp(self, call: Call, response: Any, *, is_decoded: bool) -> None:
+        with _Attaching(call):
+            if self._fails_by_status(call, response.status, response.headers, getattr(response, "url", "")):
+                return
+            tap = _tap(call, _read_head(call, response.headers.items()))
+            reading, content = _Reading(call, tap), response.content
+            if not is_decoded:
+                reading.encoded(response.headers.get("content-encoding", ""))
+            for chunk in list(getattr(content, "_buffer", ())):
+                reading.feed(bytes(chunk))
+            if content.is_eof():
+                reading.end(complete=True)
+                return
+            _readings[id(content)] = reading
+            content.__class__ = _observed_reader(cast("Any", type(content)))
+            finalizers.start_worker()
+            weakref.finalize(response, finalizers.run_outside_gc, partial(_forget, id(content), reading))
 
 
 class _Sending(Sending):
@@ -211,16 +313,25 @@ class _Sending(Sending):
 
     def status(self, error: BaseException) -> int | None:
         """Of aiohttp's ClientResponseError, or of httpx's HTTPStatusError that an event hook has raised."""
-        status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-        return status if isinstance(status, int) and status >= 300 else None
+        with suppress(Exception):
+            status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+            return status if isinstance(status, int) and status >= 300 else None
+        return None
 
 
 def _noting_network(original: Any) -> Any:
     def handle(transport: Any, *args: Any, **kwargs: Any) -> Any:
-        note_network()
+        with quietly("noting a request"):
+            note_network(_host(args[0]) if args else getattr(transport, "host", ""))
         return original(transport, *args, **kwargs)
 
     return handle
+
+
+def _host(request: Any) -> str:
+    """Of a request of httpx or httpcore; of http.client's body, ""."""
+    host = getattr(getattr(request, "url", None), "host", "")
+    return host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------
@@ -239,15 +350,6 @@ def _tap(call: Call, content_type: str) -> BodyTap:
     if "ndjson" in content_type or "stream+json" in content_type or "jsonl" in content_type:
         return LineTap(call)
     return DocumentBody(call)
-
-
-def _fail_by_status(call: Call, status: int) -> bool:
-    """End a call whose answer sells nothing: a refusal, or a redirection, after which another request may follow."""
-    if 300 <= status < 400:
-        call.abandon()
-    elif status >= 400:
-        call.fail(AnsweredError(), status)
-    return status >= 300
 
 
 class _Attaching(quietly):
@@ -276,34 +378,6 @@ def _read_head(call: Call, headers: Any) -> str:
     if metrics:
         call.state({"headers": metrics})
     return next((value.lower() for name, value in pairs if name == "content-type"), "")
-
-
-def _read_httpx(call: Call, response: Any) -> None:
-    with _Attaching(call):
-        if _fail_by_status(call, response.status_code) or followed(response) is not None:
-            return
-        kind = _read_head(call, response.headers.multi_items())
-        call.is_local = not reached_network(response)
-        if hasattr(response, "_content"):  # of a transport that has read it
-            response._spanledger = Followed(call, whole=True)
-            read_whole(response.content, call, _tap(call, kind))
-        else:
-            follow(response, call, _tap(call, kind))
-
-
-def _read_urllib3(call: Call, response: Any) -> None:
-    with _Attaching(call):
-        if _fail_by_status(call, response.status):
-            return
-        tap = _tap(call, _read_head(call, response.headers.items()))
-        body = getattr(response, "_body", None)
-        if isinstance(body, bytes) and body:  # preloaded
-            read_whole(body, call, tap)
-            return
-        reading = response._spanledger_reading = _Reading(call, tap)
-        response.__class__ = _observed_urllib3(cast("Any", type(response)))
-        finalizers.start_worker()
-        weakref.finalize(response, reading.end, complete=False)
 
 
 class _Reading:
@@ -338,9 +412,9 @@ class _Reading:
 
     def encoded(self, encoding: str) -> None:
         """What comes is as the server has sent it."""
-        if encoding and not isinstance(self._tap, EncodedTap):
-            decoder = import_module("urllib3.response")._get_decoder(encoding)
-            self._tap = EncodedTap(self._tap, decoder.decompress, decoder.flush)
+        decoder = content_decoder(encoding)
+        if decoder is not None and not isinstance(self._tap, EncodedTap):
+            self._tap = EncodedTap(self._tap, *decoder)
 
     def stream(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         complete = False
@@ -450,23 +524,6 @@ def _observed_urllib3(cls: Any) -> Any:
 
 _readings: Final = dict[int, _Reading]()
 """id of a StreamReader -> its reading; the class has slots, so it can hold nothing more itself."""
-
-
-def _read_aiohttp(call: Call, response: Any) -> None:
-    with _Attaching(call):
-        if _fail_by_status(call, response.status):
-            return
-        tap = _tap(call, _read_head(call, response.headers.items()))
-        reading, content = _Reading(call, tap), response.content
-        for chunk in list(getattr(content, "_buffer", ())):
-            reading.feed(bytes(chunk))
-        if content.is_eof():
-            reading.end(complete=True)
-            return
-        _readings[id(content)] = reading
-        content.__class__ = _observed_reader(cast("Any", type(content)))
-        finalizers.start_worker()
-        weakref.finalize(response, finalizers.run_outside_gc, partial(_forget, id(content), reading))
 
 
 def _forget(identity: int, expected: _Reading | None = None, *, complete: bool = False) -> None:

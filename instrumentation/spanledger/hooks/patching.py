@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 Hooks = Mapping[str, Mapping[str, tuple[str, ...]]]
@@ -25,6 +25,17 @@ def missing(module: ModuleType, hooks: Hooks) -> list[str]:
     return missing_hooks
 
 
+def _bindable(original: Any) -> Any:
+    """A method as a function of its object: a peer's wrapper is a descriptor that wants to be bound."""
+    if type(original) is FunctionType:  # not isinstance: a wrapper of wrapt's says that it is one
+        return original
+
+    def bound(owner: Any, *args: Any, **kwargs: Any) -> Any:
+        return original.__get__(owner, type(owner))(*args, **kwargs)
+
+    return bound
+
+
 class Patches:
     """The functions replaced so far; `remove` puts the originals back, last first."""
 
@@ -34,7 +45,7 @@ class Patches:
     def patch(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Replace `owner.name` by `make(original)`, which keeps its name and docstring."""
         original = owner.__dict__[name]
-        wrapper = make(original)
+        wrapper = make(_bindable(original))
         wrapper.__wrapped__ = original
         wrapper.__name__, wrapper.__qualname__, wrapper.__doc__ = name, f"{owner.__name__}.{name}", original.__doc__
         setattr(owner, name, wrapper)

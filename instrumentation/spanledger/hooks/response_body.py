@@ -10,6 +10,7 @@ closes its response when the collector finds it), where no lock may be taken: fi
 from __future__ import annotations
 
 import copyreg
+import re
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,10 @@ MAX_JSON: Final = 64 << 20
 """A JSON answer larger than this is not read for its usage; one with ten images has forty megabytes."""
 
 
+EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
+"""The beginning of server-sent events."""
+
+
 class BodyTap(Protocol):
     """Observer of a response body; see `sse.py`."""
 
@@ -42,16 +47,33 @@ class BodyTap(Protocol):
 class Followed:
     """What is known of a response, kept on it as `_spanledger`. A pickled or copied response has None in its place."""
 
-    __slots__ = ("call", "is_decoded", "on_close", "tap", "whole")
+    __slots__ = ("call", "is_advancing", "is_closed", "is_decoded", "on_close", "tap", "whole")
 
     def __init__(self, call: Call, *, whole: bool) -> None:
         self.call = call
+        self.is_advancing = False
+        """Whether the next bytes are being read at this moment: httpx closes an exhausted response before it hands out the last."""
+        self.is_closed = False
         self.whole = whole
         """Whether the body is in memory."""
         self.tap: BodyTap | None = None
         self.on_close: Callable[[], object] = call.finish
+        """What ends the call once the response is closed and nothing more of it comes."""
         self.is_decoded = False
         """Whether the body is read through its content encoding: then the raw bytes are not the caller's."""
+
+    def close(self) -> None:
+        """The response is closed."""
+        self.is_closed = True
+        if not self.is_advancing:
+            finalizers.run_outside_gc(self.on_close)
+
+    def end(self, *, complete: bool) -> None:
+        """Its reader has had all of it, or reads no more."""
+        if self.tap is not None:
+            finalizers.run_outside_gc(partial(_end, self.tap, complete=complete))
+        if self.is_closed:
+            finalizers.run_outside_gc(self.on_close)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
@@ -117,38 +139,40 @@ def _observed_class(cls: Any) -> Any:
             try:
                 parent.close()
             finally:
-                finalizers.run_outside_gc(self._spanledger.on_close)
+                self._spanledger.close()
 
         async def aclose(self) -> None:
             parent: Any = super()
             try:
                 await parent.aclose()
             finally:
-                finalizers.run_outside_gc(self._spanledger.on_close)
+                self._spanledger.close()
 
         def iter_bytes(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
             parent: Any = super()
             self._spanledger.is_decoded = True
             inner: Iterator[bytes] = parent.iter_bytes(*args, **kwargs)
-            return inner if self._spanledger.tap is None else _observed_bytes(inner, self._spanledger.tap)
+            tap = self._spanledger.tap
+            return inner if tap is None else _observed_bytes(inner, tap, self._spanledger)
 
         def aiter_bytes(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             parent: Any = super()
             self._spanledger.is_decoded = True
             inner: AsyncIterator[bytes] = parent.aiter_bytes(*args, **kwargs)
-            return inner if self._spanledger.tap is None else _AsyncBytes(inner, self._spanledger.tap)
+            tap = self._spanledger.tap
+            return inner if tap is None else _AsyncBytes(inner, tap, self._spanledger)
 
         def iter_raw(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
             parent: Any = super()
             inner: Iterator[bytes] = parent.iter_raw(*args, **kwargs)
             tap = _raw_tap(self)
-            return inner if tap is None else _observed_bytes(inner, tap)
+            return inner if tap is None else _observed_bytes(inner, tap, self._spanledger)
 
         def aiter_raw(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             parent: Any = super()
             inner: AsyncIterator[bytes] = parent.aiter_raw(*args, **kwargs)
             tap = _raw_tap(self)
-            return inner if tap is None else _AsyncBytes(inner, tap)
+            return inner if tap is None else _AsyncBytes(inner, tap, self._spanledger)
 
     ObservedResponse.__name__, ObservedResponse.__qualname__, ObservedResponse.__module__ = (
         cls.__name__,
@@ -194,6 +218,16 @@ class EncodedTap:
             self._tap.feed(self._flush())
             self._tap.remainder()
         return b""
+
+
+def content_decoder(encoding: str) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]] | None:
+    """(decode, flush) of a content encoding that needs no library; None for none, and for any other."""
+    windows = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+    bits = windows.get(encoding.strip().lower())
+    if bits is None:
+        return None
+    decoder = zlib.decompressobj(bits)
+    return decoder.decompress, decoder.flush
 
 
 class _GzipTap:
@@ -253,7 +287,12 @@ class DocumentBody:
     def end(self, *, complete: bool) -> None:
         self._reading, self._is_over = False, True
         if self._size <= MAX_JSON and self._chunks:
-            body = parse_json(b"".join(self._chunks))
+            text = b"".join(self._chunks)
+            body = parse_json(text)
+            if body is None and self._call.request.stream and EVENTS.match(text):  # whatever its content type says
+                events = SseTap(self._call.feed, scan=True, hide=False)
+                events.feed(text)
+                events.remainder()
             self._call.body(body)
             if isinstance(body, list):  # Gemini's stream without server-sent events: an array of its chunks
                 for chunk in cast("list[object]", body):
@@ -287,12 +326,24 @@ class JsonLinesBody(DocumentBody):
             self._call.finish()
 
 
-def _observed_bytes(inner: Iterator[bytes], tap: BodyTap) -> Iterator[bytes]:
+def _observed_bytes(inner: Iterator[bytes], tap: BodyTap, state: Followed) -> Iterator[bytes]:
     """`iter_bytes` through a tap, however it is consumed (events, lines, text)."""
     _begin_reading(tap)
     complete = False
     try:
-        for chunk in inner:
+        while True:
+            state.is_advancing = True
+            try:
+                chunk = next(inner)
+            except StopIteration:
+                break
+            except Exception:
+                rest = _remainder(tap)  # what had come is the caller's, before the error is
+                if rest:
+                    yield rest
+                raise
+            finally:
+                state.is_advancing = False
             passed = _fed(tap, chunk)
             if passed:
                 yield passed
@@ -301,40 +352,54 @@ def _observed_bytes(inner: Iterator[bytes], tap: BodyTap) -> Iterator[bytes]:
         if rest:
             yield rest
     finally:
-        finalizers.run_outside_gc(partial(_end, tap, complete=complete))
+        state.end(complete=complete)
 
 
 class _AsyncBytes:
     """`aiter_bytes` through a tap. No generator: one more asynchronous generator in the chain would make
     `loop.shutdown_asyncgens()` complain about streams left open."""
 
-    def __init__(self, inner: AsyncIterator[bytes], tap: BodyTap) -> None:
+    def __init__(self, inner: AsyncIterator[bytes], tap: BodyTap, state: Followed) -> None:
         self._inner = inner
         self._tap = tap
+        self._state = state
+        self._error: BaseException | None = None
 
     def __aiter__(self) -> _AsyncBytes:
         return self
 
     async def __anext__(self) -> bytes:
         _begin_reading(self._tap)
+        if self._error is not None:
+            error, self._error = self._error, None
+            self._state.end(complete=False)
+            raise error
         while True:
+            self._state.is_advancing = True
             try:
                 chunk = await self._inner.__anext__()
             except StopAsyncIteration:
+                self._state.is_advancing = False
                 rest = _remainder(self._tap)
                 if rest:
                     return rest
-                _end(self._tap, complete=True)
+                self._state.end(complete=True)
                 raise
-            except BaseException:
-                _end(self._tap, complete=False)
+            except BaseException as error:
+                self._state.is_advancing = False
+                rest = _remainder(self._tap)
+                if rest and isinstance(error, Exception):  # what had come is the caller's, before the error is
+                    self._error = error
+                    return rest
+                self._state.end(complete=False)
                 raise
+            self._state.is_advancing = False
             passed = _fed(self._tap, chunk)
             if passed:
                 return passed
 
     async def aclose(self) -> None:
-        _end(self._tap, complete=False)
+        self._state.end(complete=False)
         close = getattr(self._inner, "aclose", None)
         if close is not None:
             await close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import FunctionType, ModuleType, TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
@@ -61,6 +61,7 @@ AZURE_SINCE: Final = "2024-09-01"
 RAW_HEADER: Final = "x-stainless-raw-response"
 REFUSED_PARAMETER: Final = 400, 422
 """Statuses with which servers refuse a parameter that they do not know."""
+MAX_KNOWN: Final = 10_000
 REENCODED: Final = ("gzip", "identity")
 """Content encodings in which a stream can be passed on without the usage that only we asked for."""
 
@@ -83,9 +84,11 @@ class StainlessPatches(Patches):
         self._tracer = tracer
         self._usage_hosts = usage_hosts
         self._refusing_hosts: set[str] = set()
-        """Hosts that have refused `stream_options`."""
-        self._accepting_hosts: set[str] = set()
-        """Hosts that have answered a request with `stream_options` from us."""
+        """Hosts that have refused `stream_options`, and answered without."""
+        self._refusing: set[tuple[str, str | None]] = set()
+        """(host, model) that have."""
+        self._accepting: set[tuple[str, str | None]] = set()
+        """(host, model) that have answered a request with `stream_options` from us; bounded by MAX_KNOWN."""
 
     def install(self) -> None:
         base, sync, asynchronous = (getattr(self._module, name) for name in HOOKS)
@@ -120,8 +123,6 @@ class StainlessPatches(Patches):
         return Call(self._tracer(), self._provider, request, name, server, otel_context.get_current())
 
     def _request(self, original: Any) -> Any:
-        original = _bindable(original)
-
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, options)
             if call is None:
@@ -135,14 +136,12 @@ class StainlessPatches(Patches):
                     if not self._may_refuse_stream_options(client, call, error):
                         raise
                 answer = original(client, cast_to, admitted_options, *args, **kwargs)
-                self._note_refusal(client)
+                self._note_refusal(client, call)
                 return _end_unsent(call, answer)
 
         return request
 
     def _request_async(self, original: Any) -> Any:
-        original = _bindable(original)
-
         async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, options)
             if call is None:
@@ -156,7 +155,7 @@ class StainlessPatches(Patches):
                     if not self._may_refuse_stream_options(client, call, error):
                         raise
                 answer = await original(client, cast_to, admitted_options, *args, **kwargs)
-                self._note_refusal(client)
+                self._note_refusal(client, call)
                 return _end_unsent(call, answer)
 
         return request
@@ -190,7 +189,9 @@ class StainlessPatches(Patches):
         if provider_hosts.provider_for_host(host) not in USAGE_HOSTS and host not in self._usage_hosts:
             call.unasked_host = host
             return
-        if not call.asks_usage or host in self._refusing_hosts or not _accepts_stream_options(client, options):
+        if not call.asks_usage or host in self._refusing_hosts or (host, request.model) in self._refusing:
+            return
+        if not _accepts_stream_options(client, options):
             return
         name = "extra_json" if "stream_options" in mapping(options.extra_json) else "json_data"  # what counts
         fields = mapping(getattr(options, name))
@@ -209,23 +210,34 @@ class StainlessPatches(Patches):
             if not call.hides_usage or status not in REFUSED_PARAMETER or "stream_options" not in str(error):
                 return False
             parameter = getattr(error, "param", None)
-            if client.base_url.host in self._accepting_hosts or "stream_options" not in str(
-                parameter or "stream_options"
-            ):
+            if parameter is None:
+                if (client.base_url.host, call.request.model) in self._accepting:
+                    return False
+            elif "stream_options" not in str(parameter):
                 return False
             call.record_retry(status)
             call.hides_usage, call.asks_usage = False, False
             return True
         return False
 
-    def _note_refusal(self, client: Any) -> None:
-        """A request was answered only after `stream_options` was taken out: so are they from all that follow."""
+    def _note_refusal(self, client: Any, call: Call) -> None:
+        """A request was answered only after `stream_options` was taken out: so are they from all that follow.
+
+        Of a host that has accepted them for another model, only from those for this one.
+        """
         with quietly("noting a refusal"):
             host = client.base_url.host
-            self._refusing_hosts.add(host)
+            if len(self._refusing) < MAX_KNOWN:
+                self._refusing.add((host, call.request.model))
+            if not any(known == host for known, _ in self._accepting):
+                self._refusing_hosts.add(host)
             notices.add(
                 f"{host} refuses stream_options: its chat streams state no usage, so they have no tokens and no price"
             )
+
+    def _note_acceptance(self, host: str, model: str | None) -> None:
+        if len(self._accepting) < MAX_KNOWN:
+            self._accepting.add((host, model))
 
     def _sleep_for_retry(self, original: Any) -> Any:
         def sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
@@ -256,7 +268,7 @@ class StainlessPatches(Patches):
                 return None
             call.answered = True
             if call.hides_usage:
-                self._accepting_hosts.add(client.base_url.host)
+                self._note_acceptance(client.base_url.host, call.request.model)
             call.project, call.answer_id, call.is_stored = answer_headers(response)
             call.is_local = not reached_network(response)
             if not stream and hasattr(response, "_content"):
@@ -351,17 +363,6 @@ def _classes_with_request(cls: type) -> list[type]:
     for subclass in cls.__subclasses__():
         classes += [owner for owner in _classes_with_request(subclass) if "request" in owner.__dict__]
     return classes
-
-
-def _bindable(original: Any) -> Any:
-    """A method as a function of its object: a peer's wrapper is a descriptor that wants to be bound."""
-    if type(original) is FunctionType:  # not isinstance: a wrapper of wrapt's says that it is one
-        return original
-
-    def bound(client: Any, *args: Any, **kwargs: Any) -> Any:
-        return original.__get__(client, type(client))(*args, **kwargs)
-
-    return bound
 
 
 def _body(options: Any) -> Any:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, Protocol
 
-from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
 from spanledger.capture.call import Call
+from spanledger.context.open_scopes import kept
 from spanledger.hooks.patching import Patches
 from spanledger.providers import Provider, Request, google_live, openai_socket
 from spanledger.runtime.guard import quietly
@@ -124,7 +124,7 @@ class WebSocketPatches(Patches):
     def _record_event(self, connection: Any, event: Json, reader: _SocketReader) -> None:
         state = connection.__dict__.get("_spanledger")
         if state is None:
-            state = connection.__dict__["_spanledger"] = _ConnectionState(otel_context.get_current())
+            state = connection.__dict__["_spanledger"] = _ConnectionState(kept())
         for request, body in reader.billed_responses(state.session, event):
             call = Call(self._tracer(), self._provider, request, self._provider.NAME, (self._host, None), state.context)
             admission.charge(call)
@@ -170,7 +170,7 @@ class _AdmittedConnect:
         self._admit(self._model)
         session = await self._inner.__aenter__()
         with quietly("beginning a session"):
-            session.__dict__["_spanledger"] = _ConnectionState(otel_context.get_current(), self._model)
+            session.__dict__["_spanledger"] = _ConnectionState(kept(), self._model)
         return session
 
     async def __aexit__(self, *exception: object) -> Any:

@@ -17,6 +17,8 @@ VERTEX_MODELS: Final = re.compile(
 """What serves models at aiplatform.googleapis.com, among much else."""
 AZURE_MODELS: Final = re.compile(r"/openai/|/models/|/anthropic/|^/v1/|/chat/completions$|/embeddings$")
 """What serves models at Azure AI services' hosts, beside vision, speech and search."""
+OPENAI_PATH: Final = re.compile(r"/(?:chat/completions|completions|responses)$")
+"""Paths of OpenAI's format, in which nearly everybody can be asked."""
 OLLAMA_PORT: Final = 11434
 
 
@@ -30,6 +32,8 @@ def provider_at(host: str, port: int | None) -> str | None:
 def reader(name: str, path: str) -> Provider | None:
     """Who reads a request to `path`; None where what the provider serves there is no model."""
     path = path.partition("?")[0]
+    if OPENAI_PATH.search(path):
+        return openai
     if name == google.NAME:
         return openai if "/openai/" in path else google
     if name == "gcp.vertex_ai":
@@ -40,8 +44,11 @@ def reader(name: str, path: str) -> Provider | None:
         return None
     if name == anthropic.NAME or (MESSAGES.search(path) and "/threads/" not in path):
         return anthropic
-    if name == bedrock.NAME:
-        return openai if "/openai/" in path else bedrock
-    if name == cohere.NAME and "/compatibility/" not in path:
-        return cohere
-    return ollama if name == ollama.NAME and "/api/" in path else openai
+    if "/openai/" in path or "/compatibility/" in path:
+        return openai
+    native: dict[str, Provider] = {
+        bedrock.NAME: bedrock,
+        cohere.NAME: cohere,
+        ollama.NAME: ollama if "/api/" in path else openai,
+    }
+    return native.get(name, openai)

@@ -25,8 +25,18 @@ def parse_json(data: str | bytes) -> object:
     """`data` parsed as JSON; None if it is not valid JSON (audio, text, a truncated response)."""
     try:
         return cast("object", json.loads(data))
+    except json.JSONDecodeError:
+        return None
+    except (ValueError, RecursionError):
+        pass
+    try:  # it has a number of more digits than Python reads, which spoils no other
+        return cast("object", json.loads(data, parse_int=_whole_number))
     except (ValueError, RecursionError):
         return None
+
+
+def _whole_number(digits: str) -> int | None:
+    return int(digits) if len(digits) < 100 else None
 
 
 def get_path(value: object, *path: str) -> object:

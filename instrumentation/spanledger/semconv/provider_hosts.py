@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -79,22 +80,45 @@ def configured_hosts() -> ConfiguredHosts:
         if not part.strip():
             continue
         match = MODEL_HOST.fullmatch(part.strip().lower())
-        if match is None:
+        name = "" if match is None else _host_name(match["host"], match["port"])
+        if match is None or not name:
             problems.append(
                 f'SPANLEDGER_MODEL_HOSTS: "{settings.mask_credentials(part.strip())}" is not host=provider, and is ignored. '
                 "Write for example llm.example.com=openai,10.0.0.5:8080=anthropic"
             )
             continue
         provider = match["provider"]
-        provider_by_host[match["host"].strip("[]") + (match["port"] or "")] = provider
-        if provider not in PROVIDERS:
+        if _listed_provider(match["host"]) not in (None, provider):
             problems.append(
-                f'SPANLEDGER_MODEL_HOSTS: "{provider}" is no provider that is known: its calls are rows, and have a price only '
-                f"where the price table has that provider. Known are {', '.join(sorted(PROVIDERS))}"
+                f"SPANLEDGER_MODEL_HOSTS: {name} is {_listed_provider(match['host'])}'s own: its calls are read as {provider}'s"
+            )
+        if provider_by_host.get(name, provider) != provider:
+            problems.append(f"SPANLEDGER_MODEL_HOSTS names {name} twice: it is taken for {provider}'s")
+        provider_by_host[name] = provider
+        if provider not in PROVIDERS:
+            import difflib  # not needed where all is well
+
+            near = [p for p in PROVIDERS if provider in p.replace(".", "_").split("_")]
+            near = near or difflib.get_close_matches(provider, PROVIDERS, 1)
+            meant = f"did you mean {near[0]}?" if near else "docs/http.md lists those that are."
+            problems.append(
+                f'SPANLEDGER_MODEL_HOSTS: "{provider}" is no provider that is known: {meant} Its calls are rows, and have a '
+                "price only where the price table has that provider"
             )
     for problem in problems:
         notices.add(problem)
     return ConfiguredHosts(provider_by_host, tuple(problems))
+
+
+def _host_name(host: str, port: str | None) -> str:
+    """The name under which a host is looked up; "" if it is none."""
+    host = host.strip("[]").rstrip(".")
+    number = int(port[1:]) if port else None
+    if number is not None and not 0 < number < 65536:
+        return ""
+    with suppress(UnicodeError):
+        host = host.encode("idna").decode() if not host.isascii() else host
+    return "" if not host or host.isdecimal() else f"{host}:{number}" if number else host
 
 
 @lru_cache(maxsize=1024)
@@ -120,14 +144,26 @@ def provider_for_host(host: str, port: int | None = None) -> str | None:
     return _listed_provider(host)
 
 
+UNIQUE_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16}")
+"""In an id that is random, so that no server gives it twice: a UUID, or sixteen letters and digits."""
+
+
 @lru_cache(maxsize=1024)
-def server_of_ids(host: str, port: int | None) -> str:
-    """Whose ids of jobs and files are meant: "" at the host of a listed provider, which never gives one twice; else host:port.
+def is_listed(host: str) -> bool:
+    """Whether a host is that of a provider, which never gives an id twice."""
+    return _listed_provider(host.lower().rstrip(".").strip("[]")) is not None
+
+
+def server_of_id(host: str, port: int | None, name: str) -> str:
+    """Whose job or file an id means: "" where it means the same everywhere, else host:port.
 
     Programs that speak a provider's format may count from one, each of them.
     """
+    if not host or is_listed(host) or UNIQUE_ID.search(name):
+        return ""
     host = host.lower().rstrip(".").strip("[]")
-    return "" if not host or _listed_provider(host) else f"{host}:{port or ''}"
+    host = "localhost" if host in ("127.0.0.1", "::1") else host
+    return host if port in (None, 80, 443) else f"{host}:{port}"
 
 
 def _listed_provider(host: str) -> str | None:

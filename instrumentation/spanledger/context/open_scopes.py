@@ -1,0 +1,206 @@
+"""Knows which scopes and requests are over: what they left running has their context, but no user of theirs any more.
+
+OpenTelemetry's context is copied to every task, thread and timer that a request starts, and stays there for as long as they
+run: a worker that the first request starts would serve all others in that request's name. So a scope is an object in the
+context that says whether it is still open, and a span knows its request. What is over counts for nothing:
+
+- a request (the server or consumer span, a middleware's scope, or a scope that names a request id), for whatever it started;
+- any other scope, where it has been left in the very task or thread that still has its context: an asynchronous generator
+  that was left early, a runtime context that does not detach. A task or thread that was started inside keeps it: that is how
+  a script hands out work.
+
+A `with` block within a generator counts only while a step of that generator runs, as its body shares the context of whoever
+asks for the next item; unless `contextlib` asks, for whom the pause is the block.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, Final, NamedTuple, Protocol
+
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel_context
+from opentelemetry.baggage import _BAGGAGE_KEY
+from opentelemetry.context import Context
+
+SCOPE_KEY: Final = otel_context.create_key("spanledger-scope")
+"""Key of the innermost `OpenScope` of a context."""
+GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+PAUSING_MODULES: Final = ("contextlib", "_pytest.", "pytest_asyncio.", "anyio.pytest_plugin")
+"""Who runs a generator up to its `yield` for the sake of what comes after: a block, a test."""
+
+Entries = Mapping[str, object]
+"""Baggage."""
+NOTHING: Final[Entries] = {}
+
+_paused: Final = dict[int, "OpenScope"]()
+"""id of a generator's frame -> the scope that is open in it."""
+
+
+class Request(Protocol):
+    """A server or consumer span (`request_totals.py`)."""
+
+    @property
+    def is_over(self) -> bool: ...
+    @property
+    def inherited(self) -> Entries:
+        """Baggage that was there before it began, left by another request."""
+        ...
+
+
+class OpenScope:
+    """One entry of a scope."""
+
+    __slots__ = ("_frame", "_is_open", "_owner", "_process", "after", "before", "is_request", "parent", "since")
+
+    def __init__(self, added: Entries, outside: Current, *, is_request: bool, frame: FrameType | None = None) -> None:
+        """
+        Args:
+            added: what it says.
+            outside: what counts around it.
+            is_request: whether all that it starts belongs to one request.
+            frame: the generator in whose body it was entered, if only the generator's steps are inside.
+        """
+        self.before = outside.entries
+        self.after = {**outside.entries, **added}
+        self.parent = outside.scope
+        self.since = outside.request if outside.is_stale else None
+        """The request that was over already when it began; the context's span may still be that request's."""
+        self.is_request = is_request
+        self._process = os.getpid()
+        self._owner = _owner()
+        self._is_open = True
+        self._frame = frame
+        if frame is not None:
+            _paused[id(frame)] = self
+
+    def close(self) -> None:
+        self._is_open = False
+        if self._frame is not None and _paused.get(id(self._frame)) is self:
+            del _paused[id(self._frame)]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it counts no more for whoever asks."""
+        if self.is_request and self._process != os.getpid():
+            return True  # a process that was forked inside
+        if self._is_open:
+            return self._frame is not None and self._owner == _owner() and not _runs(self._frame)
+        return self.is_request or self._owner == _owner()
+
+
+class Current(NamedTuple):
+    """What counts in a context."""
+
+    entries: Entries
+    """Baggage, without what is over."""
+    scope: OpenScope | None
+    """The innermost scope that counts."""
+    request: Request | None
+    is_stale: bool
+    """Whether something was left out because it is over."""
+
+
+def current(context: Context | None = None) -> Current:
+    """What counts in `context` (None: the current one)."""
+    if context is None:
+        context = otel_context.get_current()
+    entries: Entries = baggage.get_all(context)
+    scope: Any = context.get(SCOPE_KEY)
+    span = trace.get_current_span(context)
+    request: Request | None = getattr(span, "_spanledger_request", None)
+    over, has_request, since = None, False, None
+    step: OpenScope | None = scope
+    while step is not None:
+        if step.is_over:
+            over, has_request, since = step, False, None
+        else:
+            has_request = has_request or step.is_request
+            since = since or step.since
+        step = step.parent
+    if over is not None:
+        entries, scope = over.before, over.parent
+    if _paused and (running := _running_scope()) is not None and not _contains(scope, running):
+        return Current(running.after, running, request, is_stale=False)
+    if request is not None and since is not request and not has_request:
+        if request.is_over:
+            return Current(NOTHING, None, request, is_stale=bool(entries) or over is not None)
+        if request.inherited:
+            kept = {key: value for key, value in entries.items() if request.inherited.get(key) != value}
+            return Current(kept, None, request, is_stale=True)
+    return Current(entries, scope, request, is_stale=over is not None)
+
+
+def in_scope(context: Context, scope: OpenScope) -> Context:
+    """`context` inside a scope: with its baggage, and none of what is over."""
+    return otel_context.set_value(SCOPE_KEY, scope, _with_baggage(context, scope.after))
+
+
+def kept(context: Context | None = None) -> Context:
+    """`context` (None: the current one) as it counts now, for what is sent later in its name: an open connection, a stream
+    that is asked for when it is read."""
+    if context is None:
+        context = otel_context.get_current()
+    outside = current(context)
+    scope = OpenScope(NOTHING, outside, is_request=False)
+    scope.parent, scope.since = None, outside.request
+    return in_scope(context, scope)
+
+
+def _with_baggage(context: Context, entries: Entries) -> Context:
+    return otel_context.set_value(_BAGGAGE_KEY, dict(entries), context)
+
+
+def _contains(scope: OpenScope | None, wanted: OpenScope) -> bool:
+    while scope is not None:
+        if scope is wanted:
+            return True
+        scope = scope.parent
+    return False
+
+
+def _owner() -> tuple[int, int]:
+    """The thread, and its task, that runs now."""
+    asyncio: Any = sys.modules.get("asyncio")
+    task = None
+    if asyncio is not None:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop runs in this thread
+            task = None
+    return threading.get_ident(), id(task) if task is not None else 0
+
+
+def generator_frame(frame: FrameType) -> FrameType | None:
+    """`frame`, if it is a generator's that is asked for items: a scope in its body is no scope of whoever asks."""
+    if not frame.f_code.co_flags & GENERATORS:
+        return None
+    caller = frame.f_back
+    name = "" if caller is None else str(caller.f_globals.get("__name__", ""))
+    return None if name.startswith(PAUSING_MODULES) else frame
+
+
+def _runs(wanted: FrameType) -> bool:
+    """Whether a frame is on the stack of this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame is wanted:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _running_scope() -> OpenScope | None:
+    """The scope of the innermost generator on the stack of this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        scope = _paused.get(id(frame))
+        if scope is not None:
+            return scope
+        frame = frame.f_back
+    return None
