@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import sys
@@ -282,7 +283,9 @@ def _undecoded_in_pieces(url: str, body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("way", [_exact, _undecoded, _undecoded_in_pieces])
 def test_urllib3_is_read_in_its_other_ways(way: Any, canned: Canned, serves: Say, ledger: Recorded):
     serves(canned.url, "openai")
-    canned.answers["chat/completions"] = gzipped(json.dumps(OPENAI_CHAT).encode()) if way is not _exact else OPENAI_CHAT
+    canned.answers["chat/completions"] = (
+        gzip.compress(json.dumps(OPENAI_CHAT).encode()) if way is not _exact else OPENAI_CHAT
+    )
     canned.headers = {} if way is _exact else {"content-encoding": "gzip"}
     way(f"{canned.url}/v1/chat/completions", {"model": "gpt-4.1-mini"})
     assert (ledger.row["outcome"], ledger.row["output_text_tokens"]) == ("ok", 5)
