@@ -352,7 +352,7 @@ def test_the_port_of_a_scheme_is_no_port(host: str, port: int | None, serves: Sa
 
 def test_the_page_of_http_lists_every_provider():
     page = (Path(__file__).parent.parent / "docs/http.md").read_text()
-    listed = page.partition("The providers are")[2].partition("All but")[0]
+    listed = page.partition("The providers are")[2].partition("At each")[0]
     assert set(re.findall(r"`([\w.]+)`", listed)) == PROVIDERS
 
 
