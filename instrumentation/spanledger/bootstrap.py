@@ -27,7 +27,7 @@ from opentelemetry.trace import Tracer
 from spanledger import metrics
 from spanledger.capture import call, result_files, sampler
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.context import propagation, threads, unattributed
+from spanledger.context import foreign_runtime, propagation, threads, unattributed
 from spanledger.limits import api
 from spanledger.runtime import finalizers, forks, notices, settings
 from spanledger.runtime.file_locks import IS_POSIX
@@ -67,7 +67,8 @@ def pre_instrument() -> None:
         if disabled():
             return
         settings.pin_working_directory()
-        propagation.wrap_propagator()  # before the first request: the first call may come much later
+        propagation.guard_propagators()  # before the first request: the first call may come much later
+        foreign_runtime.keep_context()
         threads.carry_context()
         provider = _sdk_provider(trace.get_tracer_provider())
         if provider is not None:
@@ -140,7 +141,8 @@ def install(tracer_provider: Any = None) -> bool:
 
 def _attach(provider: TracerProvider) -> None:
     with _lock:
-        propagation.wrap_propagator()  # each time: the application may have set a propagator of its own since
+        propagation.guard_propagators()
+        foreign_runtime.keep_context()  # each time: a tracer may have come since
         if not _attached_providers:
             for problem in settings.problems():
                 notices.add(problem)

@@ -116,8 +116,13 @@ def dimension_value(name: str, value: str | None) -> str | None:
 
 def is_missing(value: object) -> bool:
     """Whether a value in baggage names nobody: None or False, as `set_baggage("user.id", user and user.id)` leaves
-    them there, or blank text."""
-    return value is None or value is False or (isinstance(value, str) and not (_label(value) or "").strip())
+    them there, blank text, or one of SPANLEDGER_ANONYMOUS."""
+    if value is None or value is False:
+        return True
+    if not isinstance(value, str):
+        return False
+    text = (_label(value) or "").strip()
+    return not text or text.lower() in _anonymous()
 
 
 def _dimension_text(value: object) -> str | None:
@@ -139,6 +144,11 @@ def _parse_quantity(attributes: dict[str, Any]) -> None:
         return
     if 0 < quantity < 1e15:
         attributes[a.UNIT_QUANTITY] = quantity
+
+
+@lru_cache(maxsize=1)
+def _anonymous() -> frozenset[str]:
+    return frozenset(name.strip().lower() for name in (settings.setting("anonymous") or "").split(",") if name.strip())
 
 
 @lru_cache(maxsize=1)

@@ -2,26 +2,34 @@
 
 Inward: anyone can send `baggage: user.id=victim`. What a carrier says of attribution is dropped, unless
 `SPANLEDGER_TRUST_INCOMING_BAGGAGE` is set (a gateway in front says who is asking) or the carrier is a
-message broker's, which only our own services write to. What middleware sets afterwards is untouched.
+message broker's, which only our own services write to. What middleware sets afterwards is untouched. What is trusted is read
+by the rules of W3C's baggage (`baggage_header.py`), also where OTEL_PROPAGATORS lacks baggage.
 
 Outward: instrumentations of HTTP clients put the current baggage into every request they see, those of the
 SDKs included. Inside a request to a provider (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
-everywhere else it leaves out our entries that name nobody (None, False, blank), and what is not ours passes as it was.
+everywhere else it leaves out our entries that name nobody (None, False, blank) or that are over, and what is not ours passes
+as it was. The guard is asked for whenever somebody asks for the global propagator: an application may set its own at any time.
 """
 
 from __future__ import annotations
 
+import sys
+from functools import lru_cache
+from types import FrameType
 from typing import Any, Final
 
 from opentelemetry import baggage, propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
 
+from spanledger.context import baggage_header
 from spanledger.context.baggage import is_attribution_key, is_missing
 from spanledger.context.llm_call import in_call
+from spanledger.context.open_scopes import current
 from spanledger.runtime import settings
 from spanledger.runtime.guard import quietly
 
+HEADER: Final = "baggage"
 BROKER_MODULES: Final = (
     *(
         f"opentelemetry.instrumentation.{name}"
@@ -31,14 +39,51 @@ BROKER_MODULES: Final = (
             "boto3sqs",
             "celery",
             "confluent_kafka",
+            "dramatiq",
             "kafka",
             "pika",
             "remoulade",
         )
     ),
+    "faststream.",
+    "taskiq.",
+    "temporalio.contrib.opentelemetry",
     "spanledger.middleware",
 )
-"""Modules whose getters read messages of a broker."""
+"""Modules that read and write messages of a broker; SPANLEDGER_BROKERS names more."""
+MAX_FRAMES: Final = 6
+"""Frames between the guard and the module that asks for it."""
+
+
+@lru_cache(maxsize=1)
+def _broker_modules() -> tuple[str, ...]:
+    more = (name.strip() for name in (settings.setting("brokers") or "").split(","))
+    return (*BROKER_MODULES, *(name for name in more if name))
+
+
+def _is_brokers(accessor: object) -> bool:
+    """Whether a carrier is a broker's message: by the module of its getter or setter, or of who asks."""
+    modules = _broker_modules()
+    if type(accessor).__module__.startswith(modules):
+        return True
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(MAX_FRAMES):
+        if frame is None:
+            return False
+        if str(frame.f_globals.get("__name__", "")).startswith(modules):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _LiteralPlus(Setter[Any]):
+    """Writes a space in baggage as %20: OpenTelemetry's "+" for it is a plus to everybody who follows W3C's rules."""
+
+    def __init__(self, setter: Setter[Any]) -> None:
+        self._setter = setter
+
+    def set(self, carrier: Any, key: str, value: str) -> None:
+        self._setter.set(carrier, key, value.replace("+", "%20") if key == HEADER else value)
 
 
 class FilteringPropagator(TextMapPropagator):
@@ -52,13 +97,14 @@ class FilteringPropagator(TextMapPropagator):
 
     def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
         extracted_context = self.inner.extract(carrier, context, getter)
-        if not self._trusts_carriers and not type(getter).__module__.startswith(BROKER_MODULES):
-            with quietly("guarding incoming baggage"):
-                extracted_context = self._without_untrusted(extracted_context, context)
+        with quietly("guarding incoming baggage"):
+            if self._trusts_carriers or _is_brokers(getter):
+                return _with_entries(extracted_context, _of_carrier(carrier, getter), context)
+            return self._without_untrusted(extracted_context, context)
         return extracted_context
 
     def _without_untrusted(self, context: Context, before: Context | None) -> Context:
-        """`found` with our entries as they were before the carrier was read, in `before` or the current context.
+        """`context` with our entries as they were before the carrier was read, in `before` or the current context.
 
         What our own middleware has said already stays: Flask's instrumentation reads the carrier after a WSGI
         middleware has run, and begins with an empty context (opentelemetry-instrumentation-flask 0.66b1).
@@ -76,28 +122,84 @@ class FilteringPropagator(TextMapPropagator):
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
         if in_call(context):
-            context = baggage.clear(context)
-        else:
-            with quietly("guarding outgoing baggage"):
-                context = _without_blank_entries(context)
-        self.inner.inject(carrier, context, setter)
+            self.inner.inject(carrier, baggage.clear(context), setter)
+            return
+        with quietly("guarding outgoing baggage"):
+            context = _without_blank_entries(context)
+        self.inner.inject(carrier, context, _LiteralPlus(setter))
+        with quietly("sending a message's attribution"):
+            if HEADER not in self.inner.fields and _is_brokers(setter):
+                entries = {k: str(v) for k, v in baggage.get_all(context).items() if is_attribution_key(k)}
+                if entries:
+                    setter.set(carrier, HEADER, baggage_header.written(entries))
 
     @property
     def fields(self) -> set[str]:
         return self.inner.fields
 
 
-def _without_blank_entries(context: Context | None) -> Context | None:
-    """`context` without our entries that name nobody: W3C baggage would write None as the text "None"."""
-    for key, value in baggage.get_all(context).items():
-        if is_missing(value) and is_attribution_key(key):
-            context = baggage.remove_baggage(key, context)
+def _of_carrier(carrier: Any, getter: Getter[Any]) -> dict[str, str] | None:
+    """Our entries of a carrier that is trusted; None where it has no baggage."""
+    headers = getter.get(carrier, HEADER)
+    if not headers:
+        return None
+    texts = [headers] if isinstance(headers, str) else headers
+    return {key: value for key, value in baggage_header.read(texts).items() if is_attribution_key(key)}
+
+
+def _with_entries(context: Context, entries: dict[str, str] | None, before: Context | None) -> Context:
+    """`context` with these entries as its attribution; with what was there before, where there are none."""
+    own = {key: value for key, value in baggage.get_all(before).items() if is_attribution_key(key)}
+    for key in [key for key in baggage.get_all(context) if is_attribution_key(key)]:
+        context = baggage.remove_baggage(key, context)
+    for key, value in {**own, **(entries or {})}.items():
+        context = baggage.set_baggage(key, value, context)
     return context
 
 
+def _without_blank_entries(context: Context | None) -> Context | None:
+    """`context` without our entries that name nobody (W3C baggage would write None as the text "None"), or that are over."""
+    counts = current(context).entries
+    for key, value in baggage.get_all(context).items():
+        if is_attribution_key(key) and (is_missing(value) or counts.get(key) != value):
+            context = baggage.remove_baggage(key, context)
+    for key, value in counts.items():
+        if is_attribution_key(key) and not is_missing(value) and baggage.get_baggage(key, context) != value:
+            context = baggage.set_baggage(key, value, context)
+    return context
+
+
+def without_attribution(headers: Any) -> Any:
+    """The headers of a request, without our entries in its baggage: for a host that serves models."""
+    name = next((name for name in headers or () if isinstance(name, str) and name.lower() == HEADER), None)
+    if name is None:
+        return headers
+    members = [m for m in str(headers[name]).split(",") if not is_attribution_key(m.partition("=")[0].strip())]
+    kept = headers.copy()
+    del kept[name]
+    if members:
+        kept[name] = ",".join(members)
+    return kept
+
+
 def wrap_propagator() -> None:
-    """Wrap the global propagator, once."""
-    current = propagate.get_global_textmap()
-    if not isinstance(current, FilteringPropagator):
+    """Wrap the global propagator, unless it is."""
+    current_propagator = _unguarded()
+    if not isinstance(current_propagator, FilteringPropagator):
         trusting = settings.enabled("trust_incoming_baggage")
-        propagate.set_global_textmap(FilteringPropagator(current, trusting=trusting))
+        propagate.set_global_textmap(FilteringPropagator(current_propagator, trusting=trusting))
+
+
+_unguarded = propagate.get_global_textmap
+
+
+def _guarded() -> TextMapPropagator:
+    with quietly("guarding propagators"):
+        wrap_propagator()
+    return _unguarded()
+
+
+def guard_propagators() -> None:
+    """Wrap the global propagator now, and whenever somebody asks for it."""
+    wrap_propagator()
+    propagate.get_global_textmap = _guarded

@@ -52,14 +52,15 @@ def _patch(owner: type, name: str, carrying: Callable[[Any], object]) -> None:
 def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:
     @wraps(start)
     def start_with_context(thread: threading.Thread) -> None:
-        is_bound = False
+        is_bound, before = False, None
         with suppress(Exception):  # a thread of another kind: it starts as it would without us
+            before = vars(thread).get("run")
             is_bound = _bind_context(thread)
         try:
             start(thread)
         except BaseException:
             if is_bound:
-                vars(thread).pop("run", None)
+                _restore_run(thread, before)
             raise
 
     return start_with_context
@@ -68,16 +69,25 @@ def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:
 def _bind_context(thread: threading.Thread) -> bool:
     """Let a thread run in the current context, whatever its class says of `run`; whether it will."""
     current = context.get_current()
-    if not current or "run" in vars(thread) or thread.name.startswith(OWN_THREADS):
+    if not current or thread.name.startswith(OWN_THREADS):
         return False
     run = thread.run
+    before = vars(thread).get("run")
+    """What somebody else, such as Sentry, has put there."""
 
     def run_with_context(thread: threading.Thread) -> None:
-        vars(thread).pop("run", None)  # the thread must not keep itself alive
+        _restore_run(thread, before)  # the thread must not keep itself alive
         _call_in(current, run)
 
     thread.run = MethodType(run_with_context, thread)
     return True
+
+
+def _restore_run(thread: threading.Thread, before: Any) -> None:
+    if before is None:
+        vars(thread).pop("run", None)
+    else:
+        vars(thread)["run"] = before
 
 
 def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:

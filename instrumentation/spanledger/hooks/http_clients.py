@@ -23,6 +23,7 @@ from opentelemetry.trace import Tracer
 from spanledger.capture import admission
 from spanledger.capture.call import Call, Sending
 from spanledger.context.llm_call import is_claimed, note_network, reached_network, watched_libraries
+from spanledger.context.propagation import without_attribution
 from spanledger.hooks.answer_headers import is_from_cache, read_headers
 from spanledger.hooks.binary_streams import EventStreamTap, LineTap
 from spanledger.hooks.patching import Hooks, Patches
@@ -248,6 +249,11 @@ class HttpPatches(Patches):
                     call = self._begin(method, host, port, parts.path, lambda: body)
             if call is None:
                 return original(pool, method, url, body, *args, **kwargs)
+            with quietly("keeping baggage at home"):  # an instrumentation of requests has put it there before
+                if args:
+                    args = (without_attribution(args[0]), *args[1:])
+                elif "headers" in kwargs:
+                    kwargs["headers"] = without_attribution(kwargs["headers"])
             with _Sending(call):
                 response = original(pool, method, url, body, *args, **kwargs)
                 self._read_urllib3(call, response, f"{pool.scheme}://{host}:{port or ''}{url}")

@@ -22,6 +22,8 @@ NAMES: Final = frozenset(
     [
         "alert_webhook",
         "alert_webhook_secret",
+        "anonymous",
+        "brokers",
         "cluster",
         "disabled",
         "dsn",
