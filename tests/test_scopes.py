@@ -171,7 +171,9 @@ def test_an_unattributed_call_is_logged_once_per_call_site_and_counted(ask, ledg
     monkeypatch.setattr("spanledger.capture.processor.unattributed_calls", unattributed.UnattributedCalls())
     for _ in range(3):
         ask()
-    assert ["this program has not said whose it is" in record.message for record in caplog.records] == [True]
+    assert ["neither this program nor middleware says whose it is" in record.message for record in caplog.records] == [
+        True
+    ]
 
 
 def test_strict_mode_raises_before_anything_is_sent(ask, provider: Provider, ledger: Recorded):

@@ -54,7 +54,7 @@ HOLES: Final = "SELECT sum(missing_rows), countIf(announced = 0), sum(missing_co
 
 
 UNREAD: Final = """
-SELECT count() AS calls, provider, concat(server_address, if(attributes['server.port'] = '', '', ':'), attributes['server.port']) AS host,
+SELECT count() AS calls, provider, concat(server_address, if(attributes['url.port'] = '', '', ':'), attributes['url.port']) AS host,
        attributes['url.path'] AS path, any(request_model) AS model
 FROM llm_calls FINAL
 WHERE (operation = 'unknown' OR scope = 'spanledger.http') AND price_status = 'unpriced:no_usage' AND outcome != 'error'

@@ -144,7 +144,6 @@ MAPPED_ATTRIBUTES: Final = (
     | {entry.attribute for entry in (*DIMENSIONS.values(), *METERS.values())}
 ) - {
     a.JOB_SERVER,
-    a.SERVER_PORT,
     a.PROVIDER_PROJECT,
     a.BUDGET_WARNINGS,
     a.REQUESTED_MODEL,

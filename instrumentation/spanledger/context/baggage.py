@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import threading
 from functools import lru_cache
 from typing import Any, Final
 
@@ -84,9 +83,7 @@ def _reason(context: Context | None, counts: Current, has_some: bool) -> str:
         return "stale"
     if has_some:
         return "partial"
-    if trace.get_current_span(context).get_span_context().is_valid:
-        return "no_baggage"
-    return "not_set" if threading.current_thread() is threading.main_thread() else "context_lost"
+    return "no_baggage" if trace.get_current_span(context).get_span_context().is_valid else "context_lost"
 
 
 def budget_dimensions(context: Context | None) -> dict[str, str]:

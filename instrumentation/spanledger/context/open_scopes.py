@@ -16,10 +16,12 @@ asks for the next item; unless `contextlib` asks, for whom the pause is the bloc
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -37,6 +39,13 @@ PAUSING_MODULES: Final = ("contextlib", "_pytest.", "pytest_asyncio.", "anyio.py
 Entries = Mapping[str, object]
 """Baggage."""
 NOTHING: Final[Entries] = {}
+
+Entered = tuple[object, "OpenScope", Any]
+"""A scope, its entry, and OpenTelemetry's token."""
+entered_scopes: ContextVar[tuple[Entered, ...]] = ContextVar("spanledger_scopes", default=())
+"""The blocks around what runs now, the innermost last. OpenTelemetry's context may lack one: whoever ends a span detaches what
+was attached within it, too (FastAPI 0.165 makes dependencies in a span of their own)."""
+_numbers: Final = itertools.count(1)
 
 _paused: Final = dict[int, "OpenScope"]()
 """id of a generator's frame -> the scope that is open in it."""
@@ -56,7 +65,18 @@ class Request(Protocol):
 class OpenScope:
     """One entry of a scope."""
 
-    __slots__ = ("_frame", "_is_open", "_owner", "_process", "after", "before", "is_request", "parent", "since")
+    __slots__ = (
+        "_frame",
+        "_is_open",
+        "_number",
+        "_owner",
+        "_process",
+        "after",
+        "before",
+        "is_request",
+        "parent",
+        "since",
+    )
 
     def __init__(self, added: Entries, outside: Current, *, is_request: bool, frame: FrameType | None = None) -> None:
         """
@@ -75,6 +95,7 @@ class OpenScope:
         self._process = os.getpid()
         self._owner = _owner()
         self._is_open = True
+        self._number = next(_numbers)
         self._frame = frame
         if frame is not None:
             _paused[id(frame)] = self
@@ -83,6 +104,10 @@ class OpenScope:
         self._is_open = False
         if self._frame is not None and _paused.get(id(self._frame)) is self:
             del _paused[id(self._frame)]
+
+    def is_newer(self, other: OpenScope | None) -> bool:
+        """Whether it was entered after another one, if there is one."""
+        return other is None or self._number > other._number
 
     @property
     def is_over(self) -> bool:
@@ -108,8 +133,8 @@ class Current(NamedTuple):
 
 def current(context: Context | None = None) -> Current:
     """What counts in `context` (None: the current one)."""
-    if context is None:
-        context = otel_context.get_current()
+    running = otel_context.get_current()
+    context = running if context is None else context
     entries: Entries = baggage.get_all(context)
     scope: Any = context.get(SCOPE_KEY)
     span = trace.get_current_span(context)
@@ -125,8 +150,10 @@ def current(context: Context | None = None) -> Current:
         step = step.parent
     if over is not None:
         entries, scope = over.before, over.parent
-    if _paused and (running := _running_scope()) is not None and not _contains(scope, running):
-        return Current(running.after, running, request, is_stale=False)
+    if context is running:
+        block = (_running_scope() if _paused else None) or _innermost_block()
+        if block is not None and block.is_newer(scope) and not _contains(scope, block):
+            return Current(block.after, block, request, is_stale=False)
     if request is not None and since is not request and not has_request:
         if request.is_over:
             return Current(NOTHING, None, request, is_stale=bool(entries) or over is not None)
@@ -154,6 +181,11 @@ def kept(context: Context | None = None) -> Context:
 
 def _with_baggage(context: Context, entries: Entries) -> Context:
     return otel_context.set_value(_BAGGAGE_KEY, dict(entries), context)
+
+
+def _innermost_block() -> OpenScope | None:
+    """The innermost block around what runs now that is not over."""
+    return next((scope for _, scope, _ in reversed(entered_scopes.get()) if not scope.is_over), None)
 
 
 def _contains(scope: OpenScope | None, wanted: OpenScope) -> bool:

@@ -20,7 +20,6 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import Any, TypeVar, Unpack, cast
 
@@ -28,17 +27,11 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from spanledger.context.baggage import is_attribution_key, is_missing
-from spanledger.context.open_scopes import OpenScope, current, generator_frame, in_scope
+from spanledger.context.open_scopes import Entered, OpenScope, current, entered_scopes, generator_frame, in_scope
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import DIMENSIONS, Attribution
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-Entered = tuple["Scope", OpenScope, Any]
-"""A scope, its entry, and OpenTelemetry's token."""
-
-_entered: ContextVar[tuple[Entered, ...]] = ContextVar("spanledger_scopes", default=())
-"""The scopes now open, the innermost last."""
 
 
 class Scope:
@@ -70,9 +63,9 @@ class Scope:
 
     def __enter__(self) -> None:
         scope, context = self.open(None, generator_frame(sys._getframe(1)))
-        entered = self, scope, otel_context.attach(context)
+        entered: Entered = self, scope, otel_context.attach(context)
         self._open.append(entered)
-        _entered.set((*_entered.get(), entered))
+        entered_scopes.set((*entered_scopes.get(), entered))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,10 +79,10 @@ class Scope:
 
     def _pop(self) -> Entered | None:
         """The entry that is left now: the innermost of this scope in this context, else the last one anywhere."""
-        entries = _entered.get()
+        entries = entered_scopes.get()
         for entered in reversed(entries):
             if entered[0] is self:
-                _entered.set(tuple(other for other in entries if other is not entered))
+                entered_scopes.set(tuple(other for other in entries if other is not entered))
                 with suppress(ValueError):
                     self._open.remove(entered)
                 return entered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
@@ -19,11 +20,16 @@ MAX_SITES: Final = 1000
 REASON_TEXTS: Final = {
     "context_lost": "no trace and no baggage reached it: a thread, a job or a timer that lost its context",
     "no_baggage": "it has a trace, but no baggage",
-    "not_set": "this program has not said whose it is: spanledger.attribution(...)",
     "stale": "the request that has set it is over, and what runs here was started by it: enter "
     "spanledger.attribution(...) for each piece of work, or hand over spanledger.carry()",
     "partial": "baggage has only a part",
 }
+
+
+NEVER_SET: Final = (
+    "no trace and no baggage: neither this program nor middleware says whose it is (spanledger.attribution)"
+)
+"""In a program's main thread, which has no context to lose."""
 
 
 class AttributionRequired(Deliberate):
@@ -58,8 +64,14 @@ class UnattributedCalls:
             facts.get(a.CODE_LINE, "?"),
             facts.get(a.CODE_FUNCTION, "?"),
             ", ".join(facts[a.ATTRIBUTION_MISSING]),
-            REASON_TEXTS.get(reason, reason),
+            _text(reason),
         )
+
+
+def _text(reason: str) -> str:
+    if reason == "context_lost" and threading.current_thread() is threading.main_thread():
+        return NEVER_SET
+    return REASON_TEXTS.get(reason, reason)
 
 
 unattributed_calls: Final = UnattributedCalls()

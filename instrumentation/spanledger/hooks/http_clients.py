@@ -147,6 +147,8 @@ class HttpPatches(Patches):
             call.records_unread = request.model is not None or (parsed is None and bool(content))
             if request.operation == UNKNOWN_OPERATION:
                 call.note("url.path", label(path.partition("?")[0]) or "")
+                if port is not None:
+                    call.note("url.port", str(port))
             return call
         return None
 
