@@ -27,7 +27,7 @@ from opentelemetry.trace import Tracer
 from spanledger import metrics
 from spanledger.capture import call, result_files, sampler
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.context import foreign_runtime, propagation, threads, unattributed
+from spanledger.context import background_tasks, foreign_runtime, propagation, queues, threads, unattributed
 from spanledger.limits import api
 from spanledger.runtime import finalizers, forks, notices, settings
 from spanledger.runtime.file_locks import IS_POSIX
@@ -70,6 +70,8 @@ def pre_instrument() -> None:
         propagation.guard_propagators()  # before the first request: the first call may come much later
         foreign_runtime.keep_context()
         threads.carry_context()
+        queues.watch_queues()
+        background_tasks.keep_background_tasks()
         provider = _sdk_provider(trace.get_tracer_provider())
         if provider is not None:
             _attach(provider)
@@ -135,6 +137,8 @@ def install(tracer_provider: Any = None) -> bool:
             return False
         _attach(provider)
         threads.carry_context()
+        queues.watch_queues()
+        background_tasks.keep_background_tasks()
         return True
     return False
 

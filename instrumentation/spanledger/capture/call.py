@@ -25,7 +25,7 @@ from spanledger.pricing.span_costs import billed_call
 from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, Response, is_result
 from spanledger.runtime import notices
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.span_attributes import set_attributes_fast, set_whole, stash_usage
+from spanledger.runtime.span_attributes import keep_whole, set_attributes_fast, set_whole, stash_usage, whole_attribute
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
 from spanledger.semconv import result_lines
@@ -175,7 +175,9 @@ class Call:
         if request.model is not None:
             attributes[a.REQUEST_MODEL] = request.model
             name = f"{name} {request.model}"
-        return self._tracer.start_span(name, self.context, SpanKind.CLIENT, attributes, start_time=self._began)
+        span = self._tracer.start_span(name, self.context, SpanKind.CLIENT, attributes, start_time=self._began)
+        keep_whole(span, attributes)
+        return span
 
     def sibling(self, request: Request | None = None) -> Call:
         """A separate call for one more billed response to the same request (a middleware's second hop)."""
@@ -510,7 +512,7 @@ class Call:
             try:
                 span.end()
             finally:
-                cost = cast("Mapping[str, object]", getattr(span, "attributes", None) or {}).get(a.COST_TOTAL)
+                cost = whole_attribute(span, a.COST_TOTAL)
                 name = f"{self._id_space(response.job_id)}:{response.job_id}" if response.job_id else ""
                 # What is asked about later, is over and has no usage was not sold.
                 sold = outcome != "error" and (usage is not None or not name)

@@ -23,7 +23,13 @@ from spanledger.pricing.span_costs import cost_attributes
 from spanledger.runtime import forks
 from spanledger.runtime.finalizers import is_main_hub
 from spanledger.runtime.guard import quietly
-from spanledger.runtime.span_attributes import before_end, copy_attributes, set_attributes_fast, stashed_usage
+from spanledger.runtime.span_attributes import (
+    before_end,
+    copy_attributes,
+    set_attributes_fast,
+    stashed_usage,
+    whole_attribute,
+)
 from spanledger.semconv import attributes as a
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
@@ -126,8 +132,7 @@ class LedgerProcessor(SpanProcessor):
         with quietly("spooling a call"):
             scope = span.instrumentation_scope
             if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
-                facts = span.attributes or {}
-                sequence, cost = facts.get(a.SEQUENCE), facts.get(a.COST_TOTAL)
+                sequence, cost = whole_attribute(span, a.SEQUENCE), whole_attribute(span, a.COST_TOTAL)
                 self._spool.append(
                     self._encoder.line(span),
                     sequence if isinstance(sequence, int) else None,

@@ -45,6 +45,8 @@ Entered = tuple[object, "OpenScope", Any]
 entered_scopes: ContextVar[tuple[Entered, ...]] = ContextVar("spanledger_scopes", default=())
 """The blocks around what runs now, the innermost last. OpenTelemetry's context may lack one: whoever ends a span detaches what
 was attached within it, too (FastAPI 0.165 makes dependencies in a span of their own)."""
+given_up: ContextVar[object] = ContextVar("spanledger_given_up", default=None)
+"""The `work_of` a context that counts no more for whoever runs here: he takes work of others from a queue (`queues.py`)."""
 _numbers: Final = itertools.count(1)
 
 _paused: Final = dict[int, "OpenScope"]()
@@ -66,6 +68,7 @@ class OpenScope:
     """One entry of a scope."""
 
     __slots__ = (
+        "_follows",
         "_frame",
         "_is_open",
         "_number",
@@ -76,6 +79,7 @@ class OpenScope:
         "is_request",
         "parent",
         "since",
+        "work",
     )
 
     def __init__(self, added: Entries, outside: Current, *, is_request: bool, frame: FrameType | None = None) -> None:
@@ -92,10 +96,13 @@ class OpenScope:
         self.since = outside.request if outside.is_stale else None
         """The request that was over already when it began; the context's span may still be that request's."""
         self.is_request = is_request
+        self.work: OpenScope = self if is_request or self.parent is None else self.parent.work
+        """The request that it is in; itself, where there is none."""
         self._process = os.getpid()
         self._owner = _owner()
         self._is_open = True
         self._number = next(_numbers)
+        self._follows: OpenScope | None = None
         self._frame = frame
         if frame is not None:
             _paused[id(frame)] = self
@@ -114,9 +121,25 @@ class OpenScope:
         """Whether it counts no more for whoever asks."""
         if self.is_request and self._process != os.getpid():
             return True  # a process that was forked inside
+        if self._follows is not None:
+            return not self._follows._is_open
         if self._is_open:
-            return self._frame is not None and self._owner == _owner() and not _runs(self._frame)
+            return self._frame is not None and not _runs(self._frame)
         return self.is_request or self._owner == _owner()
+
+    @property
+    def is_anybodys(self) -> bool:
+        """Whether nobody can say if it counts: it is paused, and whoever asks may have been started by its steps or beside them."""
+        return self._is_open and self._frame is not None and self._owner != _owner()
+
+    def follower(self) -> OpenScope:
+        """The same for a thread that is started in a step of the generator: it counts as long as this one is open."""
+        if self._frame is None:
+            return self
+        outside = Current(self.before, self.parent, None, is_stale=False)
+        scope = OpenScope(NOTHING, outside, is_request=self.is_request)
+        scope.after, scope.since, scope._follows = self.after, self.since, self
+        return scope
 
 
 class Current(NamedTuple):
@@ -139,17 +162,14 @@ def current(context: Context | None = None) -> Current:
     scope: Any = context.get(SCOPE_KEY)
     span = trace.get_current_span(context)
     request: Request | None = getattr(span, "_spanledger_request", None)
-    over, has_request, since = None, False, None
-    step: OpenScope | None = scope
-    while step is not None:
-        if step.is_over:
-            over, has_request, since = step, False, None
-        else:
-            has_request = has_request or step.is_request
-            since = since or step.since
-        step = step.parent
+    over, has_request, since = _walk(scope)
     if over is not None:
+        if over.is_anybodys:
+            return Current(NOTHING, None, request, is_stale=True)
         entries, scope = over.before, over.parent
+    left = given_up.get()
+    if left is not None and (left is request or (scope is not None and scope.work is left)):
+        return Current(NOTHING, None, request, is_stale=True)
     if context is running:
         block = (_running_scope() if _paused else None) or _innermost_block()
         if block is not None and block.is_newer(scope) and not _contains(scope, block):
@@ -161,6 +181,26 @@ def current(context: Context | None = None) -> Current:
             kept = {key: value for key, value in entries.items() if request.inherited.get(key) != value}
             return Current(kept, None, request, is_stale=True)
     return Current(entries, scope, request, is_stale=over is not None)
+
+
+def _walk(scope: OpenScope | None) -> tuple[OpenScope | None, bool, Request | None]:
+    """Of a scope and those around it: the outermost that is over; of those around that, whether one is a request, and the request
+    that was over when one was entered."""
+    over, has_request, since = None, False, None
+    while scope is not None:
+        if scope.is_over:
+            over, has_request, since = scope, False, None
+        else:
+            has_request = has_request or scope.is_request
+            since = since or scope.since
+        scope = scope.parent
+    return over, has_request, since
+
+
+def work_of(context: Context) -> object:
+    """For whom something is done in a context: its request, or its scope; None for nobody. An answer in half a microsecond."""
+    scope: Any = context.get(SCOPE_KEY)
+    return scope.work if scope is not None else getattr(trace.get_current_span(context), "_spanledger_request", None)
 
 
 def in_scope(context: Context, scope: OpenScope) -> Context:
@@ -177,6 +217,16 @@ def kept(context: Context | None = None) -> Context:
     scope = OpenScope(NOTHING, outside, is_request=False)
     scope.parent, scope.since = None, outside.request
     return in_scope(context, scope)
+
+
+def handed_over(context: Context) -> Context:
+    """`context` for a thread that is started now: a block of a generator counts in it if a step of the generator starts it."""
+    if not _paused:
+        return context
+    counts = current(context)
+    if counts.scope is not None:
+        return in_scope(context, counts.scope.follower())
+    return _with_baggage(otel_context.set_value(SCOPE_KEY, None, context), counts.entries)
 
 
 def _with_baggage(context: Context, entries: Entries) -> Context:

@@ -109,7 +109,7 @@ class FilteringPropagator(TextMapPropagator):
         What our own middleware has said already stays: Flask's instrumentation reads the carrier after a WSGI
         middleware has run, and begins with an empty context (opentelemetry-instrumentation-flask 0.66b1).
         """
-        own_entries = {key: value for key, value in baggage.get_all(before).items() if is_attribution_key(key)}
+        own_entries = {key: value for key, value in current(before).entries.items() if is_attribution_key(key)}
         carrier_entries = {key: value for key, value in baggage.get_all(context).items() if is_attribution_key(key)}
         for key in carrier_entries.keys() - own_entries.keys():
             self.dropped += 1
@@ -149,7 +149,7 @@ def _of_carrier(carrier: Any, getter: Getter[Any]) -> dict[str, str] | None:
 
 def _with_entries(context: Context, entries: dict[str, str] | None, before: Context | None) -> Context:
     """`context` with these entries as its attribution; with what was there before, where there are none."""
-    own = {key: value for key, value in baggage.get_all(before).items() if is_attribution_key(key)}
+    own = {key: value for key, value in current(before).entries.items() if is_attribution_key(key)}
     for key in [key for key in baggage.get_all(context) if is_attribution_key(key)]:
         context = baggage.remove_baggage(key, context)
     for key, value in {**own, **(entries or {})}.items():

@@ -19,6 +19,8 @@ from typing import Any, Final
 from opentelemetry import context
 from opentelemetry.context import Context
 
+from spanledger.context.open_scopes import handed_over
+
 OWN_THREADS: Final = "spanledger-"
 """Begin of the names of our own threads, which belong to no request."""
 
@@ -68,7 +70,7 @@ def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:
 
 def _bind_context(thread: threading.Thread) -> bool:
     """Let a thread run in the current context, whatever its class says of `run`; whether it will."""
-    current = context.get_current()
+    current = handed_over(context.get_current())
     if not current or thread.name.startswith(OWN_THREADS):
         return False
     run = thread.run
@@ -94,7 +96,7 @@ def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(submit)
     def submit_with_context(self: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # An empty context, too: the worker has that of the request in which it was started.
-        return submit(self, _call_in, context.get_current(), function, *args, **kwargs)
+        return submit(self, _call_in, handed_over(context.get_current()), function, *args, **kwargs)
 
     return submit_with_context
 

@@ -9,7 +9,11 @@ The measurements stand in docs/decisions/0004.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
+
+FACTS: Final = "_spanledger_facts"
+ALWAYS_ENOUGH: Final = 128
+"""OpenTelemetry's own limit of a span's attributes; ours are fewer."""
 
 
 def set_attributes_fast(span: Any, attributes: Mapping[str, Any]) -> None:
@@ -23,8 +27,38 @@ def set_attributes_fast(span: Any, attributes: Mapping[str, Any]) -> None:
         and (store.maxlen is None or len(cast("dict[str, Any]", attribute_dict)) + len(attributes) <= store.maxlen)
     ):
         cast("dict[str, Any]", attribute_dict).update(attributes)
+        if store.maxlen is not None and store.maxlen < ALWAYS_ENOUGH:
+            _keep(span, attributes)
     else:
         span.set_attributes(attributes)
+        _keep(span, attributes)
+
+
+def keep_whole(span: Any, attributes: Mapping[str, Any]) -> None:
+    """Keep the attributes with which a span was started, where the application's limits may have cut or dropped some.
+
+    OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT and its kin are for what the application exports: in the ledger two users must not become one.
+    """
+    store: Any = getattr(span, "_attributes", None)
+    maximum = getattr(store, "maxlen", None)
+    if getattr(store, "max_value_len", None) is not None or (maximum is not None and maximum < ALWAYS_ENOUGH):
+        _keep(span, attributes)
+
+
+def _keep(span: Any, attributes: Mapping[str, Any]) -> None:
+    """Beside the attributes, in the object that all views of the span share."""
+    store: Any = getattr(span, "_attributes", None)
+    if store is not None and span.is_recording():
+        store.__dict__.setdefault(FACTS, {}).update(attributes)
+
+
+def whole_attribute(span: Any, name: str) -> Any:
+    """An attribute as it was set."""
+    kept = getattr(getattr(span, "_attributes", None), FACTS, None)
+    if kept is not None and name in kept:
+        return kept[name]
+    attributes: Any = getattr(span, "attributes", None)
+    return None if attributes is None else attributes.get(name)
 
 
 def set_whole(span: Any, name: str, value: str) -> None:
@@ -58,6 +92,8 @@ def stashed_usage(span: Any) -> Any:
 
 
 def copy_attributes(span: Any) -> dict[str, Any]:
-    """A copy of a span's attributes as a dict."""
+    """A copy of a span's attributes as a dict, as they were set."""
     attributes: Any = span.attributes
-    return attributes.copy() if hasattr(attributes, "copy") else dict(attributes or {})
+    copied = attributes.copy() if hasattr(attributes, "copy") else dict(attributes or {})
+    kept = getattr(getattr(span, "_attributes", None), FACTS, None)
+    return copied if kept is None else {**copied, **kept}

@@ -1,0 +1,58 @@
+"""Background tasks of a web framework run in the name of their request, although it has been answered.
+
+Starlette (and FastAPI) and Litestar run them in the request's own task after the response, when a server span may have ended:
+nothing else that a request has started can be told from a worker that serves others by then (`open_scopes.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Final
+
+import wrapt
+from opentelemetry import baggage
+from opentelemetry import context as otel_context
+
+from spanledger.context.baggage import is_attribution_key
+from spanledger.context.open_scopes import NOTHING, Current, OpenScope, current, in_scope
+from spanledger.runtime.guard import quietly
+
+MODULES: Final = ("starlette.background", "litestar.background_tasks")
+
+
+def keep_background_tasks() -> None:
+    """Patch `BackgroundTask.__call__` of each framework that is imported, now or later."""
+    for module in MODULES:
+        wrapt.register_post_import_hook(_patch, module)
+
+
+def _patch(module: ModuleType) -> None:
+    with quietly("patching background tasks"):
+        owner: Any = module.BackgroundTask  # pyright: ignore[reportAttributeAccessIssue]
+        original = owner.__call__
+
+        async def __call__(task: Any) -> Any:  # noqa: N807 - the method's own name
+            with _in_its_request():
+                return await original(task)
+
+        __call__.__wrapped__ = original  # pyright: ignore[reportFunctionMemberAccess]
+        owner.__call__ = __call__
+
+
+@contextmanager
+def _in_its_request() -> Generator[None]:
+    counts = current()
+    if not counts.is_stale:
+        yield
+        return
+    entries = {key: value for key, value in baggage.get_all().items() if is_attribution_key(key)}
+    outside = Current(NOTHING, None, counts.request, is_stale=True)
+    scope = OpenScope(entries, outside, is_request=True)
+    token = otel_context.attach(in_scope(otel_context.get_current(), scope))
+    try:
+        yield
+    finally:
+        scope.close()
+        otel_context.detach(token)

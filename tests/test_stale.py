@@ -1,0 +1,562 @@
+"""The right user, or none: what a request has started and left running is not served in its name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, propagate
+from opentelemetry import context as otel_context
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.background import BackgroundTask
+
+import random_requests
+import spanledger
+from conftest import Recorded
+from spanledger.context import background_tasks, baggage_header, foreign_runtime, propagation, queues, threads
+from spanledger.context.open_scopes import current, entered_scopes, kept
+from spanledger.middleware import AsgiAttribution
+
+
+def ask(name: str = "") -> None:
+    ask.number += 1  # pyright: ignore[reportFunctionMemberAccess]
+    spanledger.record(
+        provider="openai",
+        model="gpt-4.1-mini",
+        usage={"input": 10, "output": 5},
+        response_id=f"{name}{ask.number}",  # pyright: ignore[reportFunctionMemberAccess]
+    )
+
+
+ask.number = 0  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@pytest.fixture(autouse=True)
+def carried_threads() -> Iterator[None]:
+    threads.carry_context()
+    queues.watch_queues()
+    yield
+    queues.stop_watching()
+    threads.stop_carrying()
+
+
+@pytest.fixture(autouse=True)
+def own_context() -> Iterator[None]:
+    """What a test leaves in the context of its thread is not there for the next one."""
+    token, entered = otel_context.attach(otel_context.Context()), entered_scopes.set(())
+    yield
+    entered_scopes.reset(entered)
+    otel_context.detach(token)
+
+
+@pytest.fixture(autouse=True)
+def recorded(ledger: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded by hand goes to the ledger of the test."""
+    monkeypatch.setattr("spanledger.manual.bootstrap.tracer", lambda scope, _=None: ledger.tracer("manual")())
+
+
+def users(ledger: Recorded) -> list[tuple[str | None, str]]:
+    return [(row["user_id"], row["attribution_reason"]) for row in ledger.rows]
+
+
+@contextmanager
+def named_request(ledger: Recorded) -> Iterator[None]:
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        yield
+
+
+@contextmanager
+def server_span(ledger: Recorded) -> Iterator[None]:
+    with ledger.tracing.get_tracer("server").start_as_current_span("GET /", kind=SpanKind.SERVER):
+        context = otel_context.get_current()
+        for key, value in {"user.id": "ada", "feature": "f", "request.id": "r"}.items():
+            context = baggage.set_baggage(key, value, context)
+        token = otel_context.attach(context)
+        yield
+        otel_context.detach(token)
+
+
+REQUESTS = [named_request, server_span]
+
+
+@pytest.mark.parametrize("request_of", REQUESTS)
+def test_a_worker_that_a_request_has_started_serves_nobody_afterwards(request_of: Any, ledger: Recorded):
+    go, done = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work() -> None:
+        for _ in range(2):
+            go.acquire()
+            ask()
+            done.release()
+
+    with request_of(ledger):
+        threading.Thread(target=work, daemon=True).start()
+        go.release()
+        done.acquire()
+    go.release()
+    done.acquire()
+    assert users(ledger) == [("ada", ""), (None, "stale")]
+    assert ledger.rows[1]["code_file"] == __file__
+
+
+@pytest.mark.parametrize("request_of", REQUESTS)
+def test_a_task_that_a_request_has_left_running_is_nobodys(request_of: Any, ledger: Recorded):
+    async def main() -> None:
+        async def work() -> None:
+            ask()
+            await asyncio.sleep(0.02)
+            ask()
+
+        with request_of(ledger):
+            task = asyncio.create_task(work())
+            await asyncio.sleep(0.005)
+        await task
+
+    asyncio.run(main())
+    assert users(ledger) == [("ada", ""), (None, "stale")]
+
+
+@pytest.mark.parametrize("request_of", REQUESTS)
+def test_a_worker_of_an_open_request_serves_others_as_nobody(request_of: Any, ledger: Recorded):
+    jobs: queue.Queue[Any] = queue.Queue()
+
+    def work() -> None:
+        while (done := jobs.get()) is not None:
+            ask()
+            done.set()
+
+    def put() -> None:
+        done = threading.Event()
+        jobs.put(done)
+        assert done.wait(5)
+
+    with request_of(ledger):
+        threading.Thread(target=work, daemon=True).start()
+        put()
+        put()
+        token = otel_context.attach(otel_context.Context())
+        with spanledger.attribution(user="bob", request_id="r2"):
+            put()
+        otel_context.detach(token)
+        jobs.put(None)
+    assert users(ledger) == [("ada", ""), ("ada", ""), (None, "stale")]
+
+
+def test_a_consumer_task_of_an_open_request_serves_others_as_nobody(ledger: Recorded):
+    async def main() -> None:
+        jobs: asyncio.Queue[int] = asyncio.Queue()
+        task: asyncio.Task[None] | None = None
+
+        async def work() -> None:
+            while True:
+                await jobs.get()
+                ask()
+                jobs.task_done()
+
+        async def serve(user: str) -> None:
+            nonlocal task
+            with spanledger.attribution(user=user, feature="f", request_id=user):
+                task = task or asyncio.create_task(work())
+                jobs.put_nowait(1)
+                await jobs.join()
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(asyncio.create_task(serve("ada")), asyncio.create_task(serve("bob")))
+        assert task is not None
+        task.cancel()
+
+    asyncio.run(main())
+    assert {user for user, _ in users(ledger)} <= {"ada", None}
+    assert len([user for user, _ in users(ledger) if user == "ada"]) <= 1
+
+
+def test_a_timer_that_renews_itself_is_nobodys(ledger: Recorded):
+    over = threading.Event()
+
+    def tick(left: int) -> None:
+        ask()
+        if left:
+            threading.Timer(0.01, tick, (left - 1,)).start()
+        else:
+            over.set()
+
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        tick(2)
+    assert over.wait(5)
+    assert users(ledger) == [("ada", ""), (None, "stale"), (None, "stale")]
+
+
+def test_what_is_handed_over_keeps_its_user(ledger: Recorded):
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        job = spanledger.carried(spanledger.carry())(ask)
+        thread = threading.Timer(0.01, job)
+        thread.start()
+    thread.join()
+    assert users(ledger) == [("ada", "")]
+
+
+def test_a_scope_in_a_worker_is_its_own(ledger: Recorded):
+    def work() -> None:
+        with spanledger.attribution(user="bob"):
+            ask()
+
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        thread = threading.Timer(0.01, work)
+        thread.start()
+    thread.join()
+    [row] = ledger.rows
+    assert (row["user_id"], row["feature"], row["request_id"]) == ("bob", None, None)
+
+
+def test_a_script_hands_out_work_within_a_scope(ledger: Recorded):
+    async def main() -> None:
+        async def work() -> None:
+            ask()
+
+        tasks: list[asyncio.Task[None]] = []
+        for user in ("ada", "bob"):
+            with spanledger.attribution(user=user, feature="f"):
+                tasks.append(asyncio.create_task(work()))
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert [user for user, _ in users(ledger)] == ["ada", "bob"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_background_task_keeps_its_user(is_async: bool, ledger: Recorded):
+    import starlette.background
+
+    original = starlette.background.BackgroundTask.__call__
+    background_tasks._patch(starlette.background)
+
+    async def asynchronous() -> None:
+        ask()
+
+    async def main() -> None:
+        with server_span(ledger):
+            context = otel_context.get_current()
+        otel_context.attach(context)  # FastAPI ends the span with the response, and then runs the task
+        ask()
+        await BackgroundTask(asynchronous if is_async else ask)()
+
+    try:
+        asyncio.run(main())
+    finally:
+        starlette.background.BackgroundTask.__call__ = original
+    assert users(ledger) == [(None, "stale"), ("ada", "")]
+
+
+def test_middlewares_request_is_over_with_its_response(ledger: Recorded):
+    tasks: list[asyncio.Task[None]] = []
+
+    async def left() -> None:
+        await asyncio.sleep(0.01)
+        ask()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        tasks.append(asyncio.create_task(left()))
+        ask()
+
+    async def main() -> None:
+        scope = {"type": "http", "path": "/", "headers": [(b"x-user", b"ada")]}
+        await AsgiAttribution(app, user="x-user", routes={"/": "f"})(scope, None, None)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert users(ledger) == [("ada", ""), (None, "stale")]
+
+
+def test_a_server_span_in_a_stale_context_inherits_nobody(ledger: Recorded):
+    with server_span(ledger):
+        context = otel_context.get_current()
+    token = otel_context.attach(context)
+    with ledger.tracing.get_tracer("server").start_as_current_span("GET /", kind=SpanKind.SERVER):
+        ask()
+        inner = otel_context.attach(baggage.set_baggage("user.id", "bob"))
+        ask()
+        otel_context.detach(inner)
+    otel_context.detach(token)
+    assert [user for user, _ in users(ledger)] == [None, "bob"]
+
+
+def test_an_open_connection_keeps_whoever_opened_it(ledger: Recorded):
+    with spanledger.attribution(user="ada", feature="f", request_id="r"):
+        context = kept()
+    assert current(context).entries["user.id"] == "ada"
+
+
+# --- blocks around a yield ------------------------------------------------------------------------------------------------
+
+
+def test_a_block_in_a_generator_is_not_its_readers(ledger: Recorded):
+    def items(user: str) -> Iterator[int]:
+        with spanledger.attribution(user=user, request_id=user):
+            for number in range(3):
+                ask()
+                yield number
+
+    one, two = items("ada"), items("bob")
+    for _ in range(2):
+        next(one)
+        next(two)
+        ask()
+    one.close()
+    del two
+    gc.collect()
+    ask()
+    assert [user for user, _ in users(ledger)] == ["ada", "bob", None] * 2 + [None]
+
+
+def test_blocks_of_asynchronous_generators_may_interleave(ledger: Recorded):
+    async def items(user: str) -> AsyncIterator[int]:
+        with spanledger.attribution(user=user, request_id=user):
+            for number in range(3):
+                await asyncio.sleep(0)
+                ask()
+                yield number
+
+    async def main() -> None:
+        one, two = items("ada"), items("bob")
+        for _ in range(2):
+            await anext(one)
+            await anext(two)
+            ask()
+        async for _ in items("cyd"):
+            break
+        ask()
+
+    asyncio.run(main())
+    assert [user for user, _ in users(ledger)] == ["ada", "bob", None, "ada", "bob", None, "cyd", None]
+
+
+def test_what_a_generators_step_starts_is_in_its_block(ledger: Recorded):
+    def items() -> Iterator[int]:
+        with spanledger.attribution(user="ada", request_id="r"):
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+            yield 1
+
+    iterator = items()
+    next(iterator)
+    thread = threading.Thread(target=ask)  # started by the reader
+    thread.start()
+    thread.join()
+    assert [user for user, _ in users(ledger)] == ["ada", None]
+
+
+def test_a_block_of_a_context_manager_is_that_of_its_body(ledger: Recorded):
+    @contextmanager
+    def who() -> Iterator[None]:
+        with spanledger.attribution(user="ada"):
+            yield
+
+    @asynccontextmanager
+    async def async_who() -> AsyncIterator[None]:
+        with spanledger.attribution(user="bob"):
+            yield
+
+    async def main() -> None:
+        async with async_who():
+            ask()
+        ask()
+
+    with who():
+        ask()
+    asyncio.run(main())
+    assert [user for user, _ in users(ledger)] == ["ada", "bob", None]
+
+
+def test_a_block_that_a_span_has_detached_counts(ledger: Recorded):
+    """FastAPI makes dependencies in a span of their own, whose end detaches what they have attached."""
+    with ledger.tracing.get_tracer("server").start_as_current_span("dependencies"):
+        scope = spanledger.attribution(user="ada", feature="f", request_id="r")
+        scope.__enter__()
+    ask()
+    scope.__exit__(None, None, None)
+    ask()
+    assert [user for user, _ in users(ledger)] == ["ada", None]
+
+
+def test_leaving_a_block_in_another_context_raises_and_logs_nothing(ledger: Recorded, caplog: pytest.LogCaptureFixture):
+    scope = spanledger.attribution(user="ada")
+    contextvars.copy_context().run(scope.__enter__)
+    contextvars.copy_context().run(lambda: scope.__exit__(None, None, None))
+    scope.__exit__(None, None, None)
+    thread = threading.Thread(target=scope.__enter__)
+    thread.start()
+    thread.join()
+    scope.__exit__(None, None, None)
+    assert caplog.text == ""
+
+
+# --- what others do to a context ----------------------------------------------------------------------------------------------
+
+
+class SpanOnlyRuntime:
+    """Keeps the baggage of what was attached last, and detaches nothing, as ddtrace's does."""
+
+    def __init__(self) -> None:
+        self.baggage: dict[str, object] = {}
+
+    def attach(self, context: Any) -> object:
+        self.baggage = dict(baggage.get_all(context))
+        return object()
+
+    def get_current(self) -> Any:
+        context = otel_context.Context()
+        for key, value in self.baggage.items():
+            context = baggage.set_baggage(key, value, context)
+        return context
+
+    def detach(self, token: object) -> None: ...
+
+
+def test_another_runtime_context_loses_and_leaks_nothing(ledger: Recorded, monkeypatch: pytest.MonkeyPatch):
+    runtime = SpanOnlyRuntime()
+    monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", runtime)
+    foreign_runtime.keep_context()
+    token = otel_context.attach(baggage.set_baggage("theirs", "1"))
+    for user in ("ada", "bob"):
+        with spanledger.attribution(user=user, feature="f", request_id=user):
+            ask()
+            assert runtime.baggage == {"theirs": "1"}
+    ask()
+    assert baggage.get_baggage("theirs") == "1"
+    otel_context.detach(token)
+    assert [user for user, _ in users(ledger)] == ["ada", "bob", None]
+
+
+def test_the_guard_is_there_again_when_somebody_sets_a_propagator(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(propagate, "get_global_textmap", propagate.get_global_textmap)
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", propagate.get_global_textmap())
+    propagation.guard_propagators()
+    propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
+    context = propagate.extract({"baggage": "user.id=victim,theirs=1"})
+    assert dict(baggage.get_all(context)) == {"theirs": "1"}
+
+
+BROKER = {"__name__": "opentelemetry.instrumentation.celery"}
+
+
+def as_broker(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one of a broker's instrumentation."""
+    exec("def call(function, *arguments):\n    return function(*arguments)", BROKER)
+    return lambda *arguments: BROKER["call"](function, *arguments)  # pyright: ignore[reportCallIssue]
+
+
+def test_a_brokers_message_carries_attribution_whatever_the_propagators(monkeypatch: pytest.MonkeyPatch):
+    guard = propagation.FilteringPropagator(TraceContextTextMapPropagator(), trusting=False)
+    carrier: dict[str, str] = {}
+    with spanledger.attribution(user="ada lovelace+1"):
+        as_broker(guard.inject)(carrier)
+        over_http: dict[str, str] = {}
+        guard.inject(over_http)
+    assert carrier["baggage"] == "user.id=ada%20lovelace%2B1"
+    assert "baggage" not in over_http
+    assert baggage.get_baggage("user.id", as_broker(guard.extract)(carrier)) == "ada lovelace+1"
+    assert baggage.get_baggage("user.id", guard.extract(carrier)) is None
+
+
+def test_what_is_over_is_not_sent(ledger: Recorded):
+    with spanledger.attribution(user="ada", request_id="r"):
+        context = otel_context.get_current()
+    carrier: dict[str, str] = {}
+    propagation.FilteringPropagator(W3CBaggagePropagator(), trusting=False).inject(carrier, context)
+    assert carrier == {}
+
+
+@pytest.mark.parametrize(
+    ("headers", "user"),
+    [
+        (["user.id=ada"], "ada"),
+        (["user.id=ada;region=eu"], "ada"),
+        (["user.id = ada ; region=eu;x"], "ada"),
+        (["user.id=ada+test%40example.com"], "ada+test@example.com"),
+        (["user.id=ada%2Btest"], "ada+test"),
+        (["user.id=J%C3%BCrgen"], "Jürgen"),
+        (["a=1", "user.id=ada"], "ada"),
+        (["a=1,user.id=bob", "user.id=ada"], "ada"),
+        (["user.id=J\u00fcrgen"], None),
+        (["user.id=%FF"], None),
+        (["user.id=a b"], None),
+        (['user.id="ada"'], None),
+        (["user.id"], None),
+        ([",".join(f"k{number}={number}" for number in range(180)) + ",user.id=ada"], "ada"),
+        (["user.id=ada,big=" + "x" * 8192], None),
+        (["user.id=ada", "big=" + "x" * 8180], None),
+    ],
+)
+def test_baggage_is_read_whole_or_not_at_all(headers: list[str], user: str | None):
+    assert baggage_header.read(headers).get("user.id") == user
+
+    class Getter:
+        def get(self, carrier: list[str], key: str) -> list[str] | None:
+            return carrier if key == "baggage" else None
+
+        def keys(self, carrier: list[str]) -> list[str]:
+            return ["baggage"]
+
+    guard = propagation.FilteringPropagator(W3CBaggagePropagator(), trusting=True)
+    assert baggage.get_baggage("user.id", guard.extract(headers, None, Getter())) == user  # pyright: ignore[reportArgumentType]
+
+
+def test_baggage_of_a_request_does_not_leave_for_a_model_host():
+    headers = {"Baggage": "user.id=ada,theirs=1;x=y", "accept": "*/*"}
+    assert propagation.without_attribution(headers) == {"Baggage": "theirs=1;x=y", "accept": "*/*"}
+    assert propagation.without_attribution({"baggage": "user.id=ada"}) == {}
+    assert propagation.without_attribution(None) is None
+
+
+@pytest.mark.parametrize("limits", [SpanLimits(max_span_attributes=16), SpanLimits(max_span_attribute_length=16)])
+def test_limits_of_attributes_do_not_touch_the_ledger(
+    limits: SpanLimits, ledger: Recorded, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ledger.tracing, "_span_limits", limits)
+    for end in "ab":
+        with spanledger.attribution(user="somebody-with-a-long-id-" + end, feature="f" * 30, request_id="r"):
+            ask("a-response-with-a-long-id-")
+    assert [row["user_id"][-1] for row in ledger.rows] == ["a", "b"]
+    for row in ledger.rows:
+        assert (row["request_model"], row["feature"], row["price_status"]) == ("gpt-4.1-mini", "f" * 30, "priced")
+        assert row["response_id"].startswith("a-response-with-a-long-id-")
+
+
+@pytest.mark.parametrize("value", ["anonymous", "NULL", " undefined "])
+def test_names_of_nobody_can_be_configured(value: str, ledger: Recorded, monkeypatch: pytest.MonkeyPatch):
+    from spanledger.context import baggage as reading
+
+    monkeypatch.setenv("SPANLEDGER_ANONYMOUS", "anonymous,null,undefined")
+    reading._anonymous.cache_clear()
+    with spanledger.attribution(user=value, feature="f", request_id="r"):
+        ask()
+    monkeypatch.undo()
+    reading._anonymous.cache_clear()
+    assert ledger.rows[0]["user_id"] is None
+
+
+# --- all of it at once -------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_random_requests_have_no_wrong_user(ledger: Recorded, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(random_requests.trace, "get_tracer", lambda _: ledger.tracing.get_tracer("server"))
+    random_requests.serve(7, 1000)
+    counts = random_requests.judge(ledger.rows)
+    assert (counts["wrong"], counts["unnamed"]) == (0, 0), counts
+    assert counts["missing while open"] < counts["calls"] / 20, (
+        "tasks that may have been started in a generator's block"
+    )
+    assert counts["calls"] > 3000
+    assert counts["right"] > counts["calls"] / 2
