@@ -320,7 +320,7 @@ def test_equal_ids_of_two_servers_are_two_jobs(
     }
 
 
-def test_a_job_that_two_have_begun_is_nobodys(
+def test_a_job_that_two_have_begun_has_no_owner(
     canned: Canned, client: openai.OpenAI, ledger: Recorded, another_process: Callable[[], None], embedded: Any
 ):
     canned.answers |= {"/batches": BATCH, "/batches/batch_1": DONE, "/files/file-out/content": results(3)}

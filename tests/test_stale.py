@@ -91,7 +91,7 @@ REQUESTS = [named_request, server_span]
 
 
 @pytest.mark.parametrize("request_of", REQUESTS)
-def test_a_worker_that_a_request_has_started_serves_nobody_afterwards(request_of: Any, ledger: Recorded):
+def test_a_worker_that_a_request_has_started_serves_no_user_afterwards(request_of: Any, ledger: Recorded):
     go, done = threading.Semaphore(0), threading.Semaphore(0)
 
     def work() -> None:
@@ -111,7 +111,7 @@ def test_a_worker_that_a_request_has_started_serves_nobody_afterwards(request_of
 
 
 @pytest.mark.parametrize("request_of", REQUESTS)
-def test_a_task_that_a_request_has_left_running_is_nobodys(request_of: Any, ledger: Recorded):
+def test_a_task_that_a_request_has_left_running_is_unattributed(request_of: Any, ledger: Recorded):
     async def main() -> None:
         async def work() -> None:
             ask()
@@ -128,7 +128,7 @@ def test_a_task_that_a_request_has_left_running_is_nobodys(request_of: Any, ledg
 
 
 @pytest.mark.parametrize("request_of", REQUESTS)
-def test_a_worker_of_an_open_request_serves_others_as_nobody(request_of: Any, ledger: Recorded):
+def test_a_worker_of_an_open_request_serves_others_without_a_user(request_of: Any, ledger: Recorded):
     jobs: queue.Queue[Any] = queue.Queue()
 
     def work() -> None:
@@ -153,7 +153,7 @@ def test_a_worker_of_an_open_request_serves_others_as_nobody(request_of: Any, le
     assert users(ledger) == [("ada", ""), ("ada", ""), (None, "stale")]
 
 
-def test_a_consumer_task_of_an_open_request_serves_others_as_nobody(ledger: Recorded):
+def test_a_consumer_task_of_an_open_request_serves_others_without_a_user(ledger: Recorded):
     async def main() -> None:
         jobs: asyncio.Queue[int] = asyncio.Queue()
         task: asyncio.Task[None] | None = None
@@ -181,7 +181,7 @@ def test_a_consumer_task_of_an_open_request_serves_others_as_nobody(ledger: Reco
     assert len([user for user, _ in users(ledger) if user == "ada"]) <= 1
 
 
-def test_a_timer_that_renews_itself_is_nobodys(ledger: Recorded):
+def test_a_timer_that_renews_itself_is_unattributed(ledger: Recorded):
     over = threading.Event()
 
     def tick(left: int) -> None:
@@ -278,7 +278,7 @@ def test_middlewares_request_is_over_with_its_response(ledger: Recorded):
     assert users(ledger) == [("ada", ""), (None, "stale")]
 
 
-def test_a_server_span_in_a_stale_context_inherits_nobody(ledger: Recorded):
+def test_a_server_span_in_a_stale_context_inherits_no_user(ledger: Recorded):
     with server_span(ledger):
         context = otel_context.get_current()
     token = otel_context.attach(context)
@@ -291,7 +291,7 @@ def test_a_server_span_in_a_stale_context_inherits_nobody(ledger: Recorded):
     assert [user for user, _ in users(ledger)] == [None, "bob"]
 
 
-def test_an_open_connection_keeps_whoever_opened_it(ledger: Recorded):
+def test_an_open_connection_keeps_its_opened_it(ledger: Recorded):
     with spanledger.attribution(user="ada", feature="f", request_id="r"):
         context = kept()
     assert current(context).entries["user.id"] == "ada"
@@ -535,7 +535,7 @@ def test_limits_of_attributes_do_not_touch_the_ledger(
 
 
 @pytest.mark.parametrize("value", ["anonymous", "NULL", " undefined "])
-def test_names_of_nobody_can_be_configured(value: str, ledger: Recorded, monkeypatch: pytest.MonkeyPatch):
+def test_anonymous_names_can_be_configured(value: str, ledger: Recorded, monkeypatch: pytest.MonkeyPatch):
     from spanledger.context import baggage as reading
 
     monkeypatch.setenv("SPANLEDGER_ANONYMOUS", "anonymous,null,undefined")

@@ -7,6 +7,7 @@ import click
 from spanledger.runtime.file_locks import IS_POSIX
 from spanledger.runtime.version import VERSION
 from spanledger_clickhouse.cli import (
+    assign,
     budget,
     ci_diff,
     completion,
@@ -46,6 +47,7 @@ for command in (
     *top.COMMANDS,
     *export.COMMANDS,
     *budget.COMMANDS,
+    *assign.COMMANDS,
     *stop.COMMANDS,
     *guard.COMMANDS,
     *maintenance.COMMANDS,

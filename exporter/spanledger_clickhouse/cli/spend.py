@@ -21,7 +21,7 @@ from spanledger_clickhouse.database.ledger import NotReadOnlyError
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.session import spools_of
 
-VIEWS: Final = ("feature", "user", "request", "model")
+VIEWS: Final = ("feature", "user", "request", "model", "team", "project")
 """Groups with a view of their own, which has more columns than the generic query."""
 GROUPS: Final = (*VIEWS, *(label for label in BY_LABEL if label not in VIEWS))
 

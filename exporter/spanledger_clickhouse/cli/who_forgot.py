@@ -50,8 +50,8 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     """List call sites that lack a feature, user or request, most expensive first, with a suggested fix.
 
     Run it in the repository: the owner is looked up in its CODEOWNERS. reason is context_lost (no trace and no
-    baggage: often a thread or a background job), no_baggage (a trace without baggage) or partial (some of the
-    baggage is missing).
+    baggage: often a thread or a background job), no_baggage (a trace without baggage), stale (the request that has set
+    it is over, and a worker that it started still runs) or partial (some of the baggage is missing).
 
     \b
     Example:
@@ -82,6 +82,8 @@ def suggested_fix(site: CallSite) -> str:
     """The suggested fix of a call site (docs/attribution.md has more)."""
     if site.lost_at == "ingress":
         return "set baggage in the middleware of this service: the baggage of its caller was dropped"
+    if site.reason == "stale":
+        return "with spanledger.attribution(user=..., feature=...):  # for each piece of the worker's work"
     if site.reason == "context_lost":
         return 'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is created'
     if site.without_feature:

@@ -24,6 +24,7 @@ SHARED_TABLES = (
     "invoices",
     "limit_events",
     "llm_prices",
+    "assignments",
     "llm_rates",
     "rollup_state",
     "schema_migrations",

@@ -1,7 +1,7 @@
 """Background tasks of a web framework run in the name of their request, although it has been answered.
 
 Starlette (and FastAPI) and Litestar run them in the request's own task after the response, when a server span may have ended:
-nothing else that a request has started can be told from a worker that serves others by then (`open_scopes.py`).
+nothing else that a request has started differs by then from a worker that serves others (`open_scopes.py`).
 """
 
 from __future__ import annotations

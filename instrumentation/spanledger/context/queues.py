@@ -1,6 +1,6 @@
 """Workers that take work of several requests from a queue serve none of them by inheritance.
 
-A worker that a request has started has that request's context, and serves others while it is still open. What tells it from a
+A worker that a request has started has that request's context, and serves others while it is still open. What distinguishes it from a
 helper of the request is its queue: where all has been put in by one request, whoever takes it out works for that request;
 where others have put something in, nobody can say whose the next call is, unless the work itself says so
 (`spanledger.attribution(...)`, `spanledger.carried(...)`).

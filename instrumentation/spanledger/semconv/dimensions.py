@@ -50,6 +50,8 @@ class Attribution(BudgetDimensions, total=False):
         ),
     ]
     session: Annotated[str | None, Dimension(a.SESSION_ID, "session_id", ("session_id",), is_identifier=True)]
+    team: Annotated[str | None, Dimension(a.TEAM, "team", ("team", "team_id", "cost_center", "cost.center"))]
+    project: Annotated[str | None, Dimension(a.PROJECT, "project", ("project.id", "project_id"))]
     conversation: Annotated[str | None, Dimension(a.CONVERSATION_ID, "conversation_id", is_identifier=True)]
 
 

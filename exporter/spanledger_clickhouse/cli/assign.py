@@ -1,0 +1,100 @@
+"""`spanledger assign`: which team and project a service or a feature belongs to, for calls that do not say so themselves."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+
+from spanledger.runtime.untrusted_json import label, mapping
+from spanledger_clickhouse.budgets.table import insert
+from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show
+from spanledger_clickhouse.database.connection import DatabaseError
+from spanledger_clickhouse.database.ledger import Ledger
+
+DIMENSIONS: Final = ("team", "project")
+BY: Final = ("feature", "service")
+COLUMNS: Final = ["dimension", "by_dimension", "value", "assigned", "is_deleted"]
+ALL: Final = (
+    "SELECT dimension, by_dimension, value, assigned FROM assignments FINAL ORDER BY dimension, by_dimension, value"
+)
+
+
+class Assignment(NamedTuple):
+    """What belongs to whom: the feature "summarize" to the team "docs"."""
+
+    dimension: str
+    by_dimension: str
+    value: str
+    assigned: str
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@as_json
+@report_user_errors
+def assign(file: Path | None, as_json: bool) -> None:
+    """Assign services and features to teams and projects, from a TOML FILE; without a FILE, list what is assigned.
+
+    The FILE replaces all that was assigned before, for the past as well: assignments count when costs are read
+    (`spanledger spend --by team`). What a call says itself goes first, then its feature, then its service.
+
+    \b
+    Example:
+      [team.feature]
+      summarize = "docs"
+      [team.service]
+      checkout = "payments"
+      [project.service]
+      checkout = "apollo"
+    """
+    with ledger() as database:
+        if file is None:
+            show(database.query(ALL), "Assigned", json_output=as_json)
+            return
+        wanted = read(file)
+        _replace(database, wanted)
+    console().print(f"{len(wanted)} assignments are set", markup=False)
+
+
+def read(file: Path) -> list[Assignment]:
+    """The assignments of a file.
+
+    Raises:
+        DatabaseError: it is not valid; the message says why.
+    """
+    try:
+        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DatabaseError(f"{file} cannot be read: {error}") from error
+    if unknown := document.keys() - set(DIMENSIONS):
+        raise DatabaseError(f"{file}: [{min(unknown)}] is none of {', '.join(DIMENSIONS)}")
+    found: list[Assignment] = []
+    for dimension in DIMENSIONS:
+        tables = mapping(document, dimension)
+        if unknown := tables.keys() - set(BY):
+            raise DatabaseError(
+                f"{file}: [{dimension}.{min(unknown)}] is none of {', '.join(f'{dimension}.{by}' for by in BY)}"
+            )
+        for by in BY:
+            for value, assigned in mapping(tables, by).items():
+                name = label(assigned)
+                if name is None:
+                    raise DatabaseError(
+                        f"{file}: [{dimension}.{by}] {value} must be the name of a {dimension}, in quotes"
+                    )
+                found.append(Assignment(dimension, by, value, name))
+    return found
+
+
+def _replace(database: Ledger, wanted: list[Assignment]) -> None:
+    keys = {assignment[:3] for assignment in wanted}
+    gone = [[*row, 1] for row in database.query(ALL).rows if tuple(row[:3]) not in keys]
+    rows: list[list[Any]] = [[*assignment, 0] for assignment in wanted]
+    if gone or rows:
+        insert(database, "assignments", COLUMNS, [*gone, *rows])
+
+
+COMMANDS: Final = (assign,)
