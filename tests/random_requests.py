@@ -1,6 +1,6 @@
 """A program of random requests: trees of tasks, threads, pools, timers and generators, whose every call says whose it truly is.
 
-    python random_requests.py SEED REQUESTS
+    python random_requests.py SEED REQUESTS [PEER]
 
 prints one line of JSON: how many calls were made, how many have another user than the true one, how many have none, and how many of
 those lack file and line. A call of a request that is open must have its user; one of what a request left running may have none.
@@ -233,7 +233,9 @@ def serve(seed: int, requests: int) -> None:
 
 def judge(rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
     """How many rows are right, wrong, missing, missing without a place, and missing although their request was open."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(
+        dict.fromkeys(("calls", "right", "wrong", "missing", "unnamed", "missing while open"), 0)
+    )
     for row in rows:
         user, kind, _, step = row["response_id"].split("|")
         counts["calls"] += 1
@@ -248,8 +250,27 @@ def judge(rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
     return counts
 
 
+def _beside(peer: str) -> None:
+    """Start another tool that changes contexts, threads or providers, as its documentation says."""
+    if peer == "sentry":
+        import sentry_sdk  # pyright: ignore[reportMissingImports]
+        from sentry_sdk.integrations.threading import ThreadingIntegration  # pyright: ignore[reportMissingImports]
+
+        sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", integrations=[ThreadingIntegration(propagate_scope=True)])
+    elif peer == "langfuse":
+        import langfuse  # pyright: ignore[reportMissingImports]
+
+        langfuse.Langfuse(public_key="pk", secret_key="sk", base_url="http://127.0.0.1:9")
+    elif peer == "logfire":
+        import logfire  # pyright: ignore[reportMissingImports]
+
+        logfire.configure(send_to_logfire=False, console=False)
+
+
 def main() -> None:
     from pathlib import Path
+
+    _beside(sys.argv[3] if len(sys.argv) > 3 else "")
 
     from spanledger.runtime import finalizers, settings
     from spanledger_clickhouse.rows.rows import COLUMNS, contents

@@ -24,7 +24,7 @@ from starlette.background import BackgroundTask
 import random_requests
 import spanledger
 from conftest import Recorded
-from spanledger.context import background_tasks, baggage_header, foreign_runtime, propagation, queues, threads
+from spanledger.context import background_tasks, baggage_header, propagation, queues, runtime_context, threads
 from spanledger.context.open_scopes import current, entered_scopes, kept
 from spanledger.middleware import AsgiAttribution
 
@@ -49,6 +49,13 @@ def carried_threads() -> Iterator[None]:
     yield
     queues.stop_watching()
     threads.stop_carrying()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's runtime context, as the start of a program wraps it."""
+    monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", otel_context._RUNTIME_CONTEXT)
+    runtime_context.watch_context()
 
 
 @pytest.fixture(autouse=True)
@@ -278,6 +285,76 @@ def test_middlewares_request_is_over_with_its_response(ledger: Recorded):
     assert users(ledger) == [("ada", ""), (None, "stale")]
 
 
+def test_raw_baggage_is_over_with_its_detach(ledger: Recorded, watched: None):
+    """Middleware of one's own, where no instrumentation opens a server span."""
+
+    async def main() -> None:
+        async def work() -> None:
+            ask()
+            await asyncio.sleep(0.02)
+            ask()
+
+        context = otel_context.get_current()
+        for key, value in {"user.id": "ada", "feature": "f", "request.id": "r"}.items():
+            context = baggage.set_baggage(key, value, context)
+        token = otel_context.attach(context)
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.005)
+        otel_context.detach(token)
+        ask()
+        await task
+
+    asyncio.run(main())
+    assert users(ledger) == [("ada", ""), (None, "context_lost"), (None, "stale")]
+
+
+@pytest.mark.parametrize("way", ["block", "raw baggage"])
+@pytest.mark.parametrize("has_span", [False, True])
+def test_a_streamed_body_after_a_middleware_has_its_user(way: str, has_span: bool, ledger: Recorded, watched: None):
+    """What Starlette's kind of middleware returns is sent after it has been left, from a task of its own."""
+    from starlette.applications import Starlette
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import StreamingResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        if way == "block":
+            with spanledger.attribution(user="ada", feature="f", request_id="r"):
+                return await call_next(request)
+        context = baggage.set_baggage("user.id", "ada", baggage.set_baggage("request.id", "r"))
+        token = otel_context.attach(context)
+        try:
+            return await call_next(request)
+        finally:
+            otel_context.detach(token)
+
+    async def endpoint(request: Any) -> Any:
+        async def body() -> AsyncIterator[str]:
+            for _ in range(2):
+                await asyncio.sleep(0.005)
+                ask()
+                yield "x"
+
+        return StreamingResponse(body(), background=BackgroundTask(ask))
+
+    app: Any = Starlette(routes=[Route("/", endpoint)])
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        if not has_span or scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        with ledger.tracing.get_tracer("server").start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await app(scope, receive, send)
+
+    async def main() -> None:
+        await asyncio.to_thread(lambda: TestClient(served).get("/"))
+
+    asyncio.run(main())
+    assert [user for user, _ in users(ledger)] == ["ada"] * 3
+
+
 def test_a_server_span_in_a_stale_context_inherits_no_user(ledger: Recorded):
     with server_span(ledger):
         context = otel_context.get_current()
@@ -427,7 +504,7 @@ class SpanOnlyRuntime:
 def test_another_runtime_context_loses_and_leaks_nothing(ledger: Recorded, monkeypatch: pytest.MonkeyPatch):
     runtime = SpanOnlyRuntime()
     monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", runtime)
-    foreign_runtime.keep_context()
+    runtime_context.watch_context()
     token = otel_context.attach(baggage.set_baggage("theirs", "1"))
     for user in ("ada", "bob"):
         with spanledger.attribution(user=user, feature="f", request_id=user):

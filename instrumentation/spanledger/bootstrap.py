@@ -27,7 +27,7 @@ from opentelemetry.trace import Tracer
 from spanledger import metrics
 from spanledger.capture import call, result_files, sampler
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.context import background_tasks, foreign_runtime, propagation, queues, threads, unattributed
+from spanledger.context import background_tasks, propagation, queues, runtime_context, threads, unattributed
 from spanledger.limits import api
 from spanledger.runtime import finalizers, forks, notices, settings
 from spanledger.runtime.file_locks import IS_POSIX
@@ -68,7 +68,7 @@ def pre_instrument() -> None:
             return
         settings.pin_working_directory()
         propagation.guard_propagators()  # before the first request: the first call may come much later
-        foreign_runtime.keep_context()
+        runtime_context.watch_context()
         threads.carry_context()
         queues.watch_queues()
         background_tasks.keep_background_tasks()
@@ -146,7 +146,7 @@ def install(tracer_provider: Any = None) -> bool:
 def _attach(provider: TracerProvider) -> None:
     with _lock:
         propagation.guard_propagators()
-        foreign_runtime.keep_context()  # each time: a tracer may have come since
+        runtime_context.watch_context()  # each time: a tracer may have come since
         if not _attached_providers:
             for problem in settings.problems():
                 notices.add(problem)

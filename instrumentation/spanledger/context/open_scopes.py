@@ -33,6 +33,7 @@ from opentelemetry.context import Context
 SCOPE_KEY: Final = otel_context.create_key("spanledger-scope")
 """Key of the innermost `OpenScope` of a context."""
 GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+MAX_FRAMES: Final = 12
 PAUSING_MODULES: Final = ("contextlib", "_pytest.", "pytest_asyncio.", "anyio.pytest_plugin")
 """Who runs a generator up to its `yield` for the sake of what comes after: a block, a test."""
 
@@ -74,6 +75,8 @@ class OpenScope:
         "_number",
         "_owner",
         "_process",
+        "_request",
+        "_response_task",
         "after",
         "before",
         "is_request",
@@ -98,6 +101,8 @@ class OpenScope:
         self.is_request = is_request
         self.work: OpenScope = self if is_request or self.parent is None else self.parent.work
         """The request that it is in; itself, where there is none."""
+        self._request = outside.request
+        self._response_task = _response_task() if is_request else None
         self._process = os.getpid()
         self._owner = _owner()
         self._is_open = True
@@ -125,7 +130,18 @@ class OpenScope:
             return not self._follows._is_open
         if self._is_open:
             return self._frame is not None and not _runs(self._frame)
-        return self.is_request or self._owner == _owner()
+        if self.is_request:
+            return not self._is_being_answered
+        return self._owner == _owner()
+
+    @property
+    def _is_being_answered(self) -> bool:
+        """Whether the request is open although the block has been left: its span is, or a middleware's response is being sent."""
+        if self._frame is not None or self._owner == _owner():
+            return False
+        if self._request is not None:
+            return not self._request.is_over
+        return self._response_task is not None and not self._response_task.done()
 
     @property
     def is_anybodys(self) -> bool:
@@ -256,6 +272,18 @@ def _owner() -> tuple[int, int]:
         except RuntimeError:  # no loop runs in this thread
             task = None
     return threading.get_ident(), id(task) if task is not None else 0
+
+
+def _response_task() -> Any:
+    """The task that will send the response, where a scope is entered in a middleware of Starlette's kind: that ends before."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(MAX_FRAMES):
+        if frame is None:
+            return None
+        if frame.f_globals.get("__name__") == "starlette.middleware.base":
+            return sys.modules["asyncio"].current_task()
+        frame = frame.f_back
+    return None
 
 
 def generator_frame(frame: FrameType) -> FrameType | None:

@@ -1,0 +1,127 @@
+"""Notices raw baggage: whoever attaches a context with another attribution opens a scope, and closes it when he detaches it.
+
+Middleware of one's own sets baggage so (README.md). What it leaves running is known by that to be over, also where no server span
+says so. OpenTelemetry's runtime context is wrapped for it; an attach that changes no baggage, as nearly all do, costs 0.3 us more.
+
+A tracer may have replaced that runtime context by its own. ddtrace's (`DDRuntimeContext`, ddtrace 4.16) keeps of a context only
+the span and the baggage, ends neither when a scope is left, and sends that baggage on with every HTTP request it sees, those to
+providers included. There a context variable of our own holds what was attached, and the other runtime is given everything but
+the attribution.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel_context
+from opentelemetry.baggage import _BAGGAGE_KEY
+from opentelemetry.context import Context
+from opentelemetry.context.context import _RuntimeContext
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from spanledger.context.baggage import is_attribution_key
+from spanledger.context.open_scopes import SCOPE_KEY, OpenScope, current, in_scope
+from spanledger.runtime.guard import quietly
+
+_attached: Final[ContextVar[Context]] = ContextVar("spanledger_context", default=Context())  # noqa: B039 - it is never changed
+
+
+class _RawToken:
+    """What undoes an attach that has opened a scope."""
+
+    __slots__ = ("scope", "token")
+
+    def __init__(self, token: Any, scope: OpenScope) -> None:
+        self.token = token
+        self.scope = scope
+
+
+class WatchedRuntimeContext(_RuntimeContext):
+    """A runtime context in which raw baggage opens scopes."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def attach(self, context: Context) -> Any:
+        scope = None
+        running = self.get_current()
+        if context.get(_BAGGAGE_KEY) is not running.get(_BAGGAGE_KEY) and context.get(SCOPE_KEY) is running.get(
+            SCOPE_KEY
+        ):
+            with quietly("reading baggage"):
+                context, scope = _raw_scope(context, running)
+        token = self._attach(context)
+        return token if scope is None else _RawToken(token, scope)
+
+    def detach(self, token: Any) -> None:
+        if isinstance(token, _RawToken):
+            token.scope.close()
+            token = token.token
+        self._detach(token)
+
+    def get_current(self) -> Context:
+        return self.inner.get_current()
+
+    def _attach(self, context: Context) -> Any:
+        return self.inner.attach(context)
+
+    def _detach(self, token: Any) -> None:
+        self.inner.detach(token)
+
+
+class KeptRuntimeContext(WatchedRuntimeContext):
+    """Another's runtime context, with what it does not keep."""
+
+    def get_current(self) -> Context:
+        found: Context = self.inner.get_current()
+        ours = _attached.get()
+        entries: dict[str, object] = {**ours, **found}
+        if trace.get_current_span(found) is trace.INVALID_SPAN and _SPAN_KEY in ours:
+            entries[_SPAN_KEY] = ours[_SPAN_KEY]
+        theirs = baggage.get_all(found)
+        if theirs:
+            carried = {key: value for key, value in theirs.items() if not is_attribution_key(key)}
+            attribution = {key: value for key, value in baggage.get_all(ours).items() if is_attribution_key(key)}
+            entries[_BAGGAGE_KEY] = {**carried, **attribution}
+        elif _BAGGAGE_KEY in ours:
+            entries[_BAGGAGE_KEY] = ours[_BAGGAGE_KEY]
+        return Context(entries)
+
+    def _attach(self, context: Context) -> Any:
+        return self.inner.attach(_without_attribution(context)), _attached.set(context)
+
+    def _detach(self, token: Any) -> None:
+        inner_token, own_token = token
+        with suppress(ValueError, RuntimeError):
+            _attached.reset(own_token)
+        self.inner.detach(inner_token)
+
+
+def _raw_scope(context: Context, running: Context) -> tuple[Context, OpenScope | None]:
+    """A context that is attached with other baggage, inside a scope of its own if that is attribution."""
+    before = current(running)
+    entries = baggage.get_all(context)
+    added = {key: v for key, v in entries.items() if is_attribution_key(key) and before.entries.get(key) != v}
+    if not added:
+        return context, None
+    scope = OpenScope(added, before, is_request=True)
+    scope.after = dict(entries)
+    return in_scope(context, scope), scope
+
+
+def _without_attribution(context: Context) -> Context:
+    entries = {key: value for key, value in baggage.get_all(context).items() if not is_attribution_key(key)}
+    return otel_context.set_value(_BAGGAGE_KEY, entries, context)
+
+
+def watch_context() -> None:
+    """Wrap the runtime context, OpenTelemetry's own or another's, unless it is."""
+    runtime = otel_context._RUNTIME_CONTEXT
+    if isinstance(runtime, ContextVarsRuntimeContext):
+        otel_context._RUNTIME_CONTEXT = WatchedRuntimeContext(runtime)
+    elif not isinstance(runtime, WatchedRuntimeContext):
+        otel_context._RUNTIME_CONTEXT = KeptRuntimeContext(runtime)
