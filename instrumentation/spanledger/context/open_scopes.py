@@ -144,6 +144,11 @@ class OpenScope:
         return self._response_task is not None and not self._response_task.done()
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has not been left."""
+        return self._is_open
+
+    @property
     def is_anybodys(self) -> bool:
         """Whether nobody can say if it counts: it is paused, and whoever asks may have been started by its steps or beside them."""
         return self._is_open and self._frame is not None and self._owner != _owner()
@@ -251,7 +256,8 @@ def _with_baggage(context: Context, entries: Entries) -> Context:
 
 def _innermost_block() -> OpenScope | None:
     """The innermost block around what runs now that is not over."""
-    return next((scope for _, scope, _ in reversed(entered_scopes.get()) if not scope.is_over), None)
+    blocks = (scope for _, scope, _ in reversed(entered_scopes.get()))
+    return next((scope for scope in blocks if scope.is_open and _walk(scope)[0] is None), None)
 
 
 def _contains(scope: OpenScope | None, wanted: OpenScope) -> bool:
