@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import json
+import os
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -353,6 +358,26 @@ def test_a_streamed_body_after_a_middleware_has_its_user(way: str, has_span: boo
 
     asyncio.run(main())
     assert [user for user, _ in users(ledger)] == ["ada"] * 3
+
+
+def test_a_body_that_django_streams_has_its_user():
+    program = Path(__file__).parent / "django_streams.py"
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, timeout=60)
+    seen = [tuple(entry) for entry in json.loads(done.stdout)]
+    bodies = {(where, "ada", False) for where in ("asynchronous view", "asynchronous body", "view", "body")}
+    assert set(seen) == {*bodies, ("later", None, True), ("outside", None, False)}
+
+
+@pytest.mark.parametrize("is_request", [False, True])
+def test_a_child_that_a_request_has_forked_has_no_user(is_request: bool, ledger: Recorded):
+    who: dict[str, Any] = {"user": "ada", "request_id": "r"} if is_request else {"user": "ada"}
+    with spanledger.attribution(**who):
+        child = os.fork()
+        if child == 0:
+            os._exit(int(current().entries.get("user.id") == "ada"))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (not is_request), (
+        "a script's block is its child's, too"
+    )
 
 
 def test_a_server_span_in_a_stale_context_inherits_no_user(ledger: Recorded):
