@@ -77,6 +77,11 @@ def test_what_a_call_says_goes_before_its_feature_and_its_service(calls: None, t
         ("[tema.feature]\na = 'b'", "[tema] is none of team, project"),
         ("[team.user]\na = 'b'", "[team.user] is none of team.feature, team.service"),
         ("[team.feature]\na = 1", "a must be the name of a team, in quotes"),
+        ("team = 'docs'", "[team] must be a table of names"),
+        ("[team]\nfeature = 'docs'", "[team.feature] must be a table of names"),
+        ("[[team]]", "[team] must be a table of names"),
+        ("[team.feature]\n'' = 'docs'", '"" is no feature'),
+        ("[team.feature]\na = ' '", "a must be the name of a team, in quotes"),
         ("[team", "cannot be read"),
     ],
 )

@@ -154,8 +154,8 @@ def http_clients() -> list[Finding]:
             findings.append(Finding(WARNING, "http", text, "upgrade spanledger; calls of the SDKs are recorded"))
         else:
             observed.append(library)
-    known = ", ".join(f"{host} ({provider})" for host, provider in configured_hosts().provider_by_host.items())
-    own = f"; hosts of your own: {known}" if known else ""
+    configured = ", ".join(f"{host} ({provider})" for host, provider in configured_hosts().provider_by_host.items())
+    own = f"; hosts of your own: {configured}" if configured else ""
     text = f"calls through {', '.join(observed)} to {len(PROVIDER_BY_SUFFIX)} known hosts are recorded{own}"
     return [*findings, Finding(OK, "http", text)] if observed else findings
 

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, Setter
 
 from spanledger.context.baggage import budget_dimensions, is_missing
 from spanledger.context.open_scopes import OpenScope, current, in_scope
@@ -118,7 +118,7 @@ class WsgiAttribution:
             raise
         finally:
             otel_context.detach(token)
-        return _ContextBoundBody(body, in_scope(context, scope), scope)
+        return _ContextBoundBody(body, context, scope)
 
 
 class _ContextBoundBody:
@@ -137,6 +137,9 @@ class _ContextBoundBody:
         token = otel_context.attach(self._context)
         try:
             return next(self._parts)
+        except BaseException:
+            self._scope.close()
+            raise
         finally:
             otel_context.detach(token)
 
@@ -200,8 +203,7 @@ def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], An
             scope.close()
             return response
         bound = _AsyncContextBoundBody if getattr(response, "is_async", False) else _ContextBoundBody
-        context = in_scope(otel_context.get_current(), scope)
-        response.streaming_content = bound(response.streaming_content, context, scope)
+        response.streaming_content = bound(response.streaming_content, otel_context.get_current(), scope)
         return response
 
     if inspect.iscoroutinefunction(get_response):
@@ -260,6 +262,13 @@ class _MessageGetter(Getter[Any]):
         return list(carrier)
 
 
+class _MessageSetter(Setter[Any]):
+    """Writes such a message."""
+
+    def set(self, carrier: Any, key: str, value: str) -> None:
+        carrier[key] = value
+
+
 def celery_attribution(*, feature: Callable[[str], str | None] | None = None) -> None:
     """Propagate attribution (and the trace) from the sender of a Celery task to the worker that runs it.
 
@@ -278,15 +287,16 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
         with quietly("sending a task's attribution"):
             if headers is not None:
                 carrier: dict[str, str] = {}
-                propagate.inject(carrier)
+                propagate.inject(carrier, setter=_MessageSetter())
                 headers[CELERY_HEADER] = carrier
 
     def begin(task_id: str = "", task: Any = None, **_: Any) -> None:
         with quietly("receiving a task's attribution"):
             carrier: Any = getattr(task.request, CELERY_HEADER, None) or {}
             context = propagate.extract(carrier, otel_context.get_current(), _MessageGetter())
-            if feature is not None and a.FEATURE not in budget_dimensions(context):
-                context = attribution(feature=feature(task.name)).context(context)
+            with quietly("naming the feature of a task"):
+                if feature is not None and a.FEATURE not in budget_dimensions(context):
+                    context = attribution(feature=feature(task.name)).context(context)
             scope = OpenScope({}, current(context), is_request=True)
             begun[task_id] = scope, otel_context.attach(in_scope(context, scope))
 

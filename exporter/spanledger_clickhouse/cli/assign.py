@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from spanledger.runtime.untrusted_json import label, mapping
+from spanledger.runtime.untrusted_json import Json, label, mapping
 from spanledger_clickhouse.budgets.table import insert
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show
 from spanledger_clickhouse.database.connection import DatabaseError
@@ -54,9 +54,9 @@ def assign(file: Path | None, as_json: bool) -> None:
         if file is None:
             show(database.query(ALL), "Assigned", json_output=as_json)
             return
-        wanted = read(file)
-        _replace(database, wanted)
-    console().print(f"{len(wanted)} assignments are set", markup=False)
+        assignments = read(file)
+        _replace(database, assignments)
+    console().print(f"{len(assignments)} assignments are set", markup=False)
 
 
 def read(file: Path) -> list[Assignment]:
@@ -71,30 +71,39 @@ def read(file: Path) -> list[Assignment]:
         raise DatabaseError(f"{file} cannot be read: {error}") from error
     if unknown := document.keys() - set(DIMENSIONS):
         raise DatabaseError(f"{file}: [{min(unknown)}] is none of {', '.join(DIMENSIONS)}")
-    found: list[Assignment] = []
+    assignments: list[Assignment] = []
     for dimension in DIMENSIONS:
-        tables = mapping(document, dimension)
+        tables = _table(document, dimension, f"{file}: [{dimension}]")
         if unknown := tables.keys() - set(BY):
             raise DatabaseError(
                 f"{file}: [{dimension}.{min(unknown)}] is none of {', '.join(f'{dimension}.{by}' for by in BY)}"
             )
         for by in BY:
-            for value, assigned in mapping(tables, by).items():
-                name = label(assigned)
-                if name is None:
+            for value, assigned in _table(tables, by, f"{file}: [{dimension}.{by}]").items():
+                name = (label(assigned) or "").strip()
+                key = (label(value) or "").strip()
+                if not key:
+                    raise DatabaseError(f'{file}: [{dimension}.{by}] "" is no {by}')
+                if not name:
                     raise DatabaseError(
                         f"{file}: [{dimension}.{by}] {value} must be the name of a {dimension}, in quotes"
                     )
-                found.append(Assignment(dimension, by, value, name))
-    return found
+                assignments.append(Assignment(dimension, by, key, name))
+    return assignments
 
 
-def _replace(database: Ledger, wanted: list[Assignment]) -> None:
-    keys = {assignment[:3] for assignment in wanted}
-    gone = [[*row, 1] for row in database.query(ALL).rows if tuple(row[:3]) not in keys]
-    rows: list[list[Any]] = [[*assignment, 0] for assignment in wanted]
-    if gone or rows:
-        insert(database, "assignments", COLUMNS, [*gone, *rows])
+def _table(document: Json, name: str, place: str) -> Json:
+    if not isinstance(document.get(name, {}), dict):
+        raise DatabaseError(f"{place} must be a table of names")
+    return mapping(document, name)
+
+
+def _replace(database: Ledger, assignments: list[Assignment]) -> None:
+    keys = {assignment[:3] for assignment in assignments}
+    removed_rows = [[*row, 1] for row in database.query(ALL).rows if tuple(row[:3]) not in keys]
+    rows: list[list[Any]] = [[*assignment, 0] for assignment in assignments]
+    if removed_rows or rows:
+        insert(database, "assignments", COLUMNS, [*removed_rows, *rows])
 
 
 COMMANDS: Final = (assign,)

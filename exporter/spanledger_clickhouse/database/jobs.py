@@ -49,11 +49,11 @@ def attributed(client: Any, target: Target, rows: Sequence[Row], tenant: str = "
         rows: in the order of `COLUMNS`.
         tenant: whose jobs count; "": anybody's.
     """
-    wanted = {str(row[JOB_ID]) for row in rows if row[JOB_ID]}
-    if not wanted:
+    job_ids = {str(row[JOB_ID]) for row in rows if row[JOB_ID]}
+    if not job_ids:
         return list(rows)
-    jobs = _jobs(client, target, wanted, tenant)
-    parents = {job.parent_id for same in jobs.values() for job in same if job.parent_id} - wanted
+    jobs = _jobs(client, target, job_ids, tenant)
+    parents = {job.parent_id for same in jobs.values() for job in same if job.parent_id} - job_ids
     jobs = {**jobs, **_jobs(client, target, parents, tenant)} if parents else jobs
     return [_of_job(row, jobs) for row in rows]
 
@@ -87,7 +87,7 @@ def _of_job(row: Row, jobs: JobsByKey) -> Row:
 def _jobs(client: Any, target: Target, job_ids: Iterable[str], tenant: str) -> JobsByKey:
     from clickhouse_connect.driver.exceptions import Error
 
-    found: defaultdict[JobKey, list[Job]] = defaultdict(list)
+    jobs_by_key: defaultdict[JobKey, list[Job]] = defaultdict(list)
     ids = sorted(job_ids)
     try:
         for start in range(0, len(ids), MAX_IDS):
@@ -96,10 +96,10 @@ def _jobs(client: Any, target: Target, job_ids: Iterable[str], tenant: str) -> J
                 parameters={"ids": ids[start : start + MAX_IDS], "tenant": tenant},
             )
             for provider, job_id, server, tenant_id, parent_id, began_at, attribution in response.result_rows:
-                found[str(provider), str(job_id), str(server)].append(
+                jobs_by_key[str(provider), str(job_id), str(server)].append(
                     Job(tenant_id, parent_id, began_at, dict(attribution))
                 )
     except Error as error:
         if getattr(error, "code", None) not in UNREADABLE:
             raise DatabaseError(f"looking up jobs in {target.masked_dsn} failed: {reason(error)}") from error
-    return found
+    return jobs_by_key

@@ -69,19 +69,19 @@ class Jobs:
                 self._pending.replace(key, dated)
             return None
         begun = {t: j for t, j in jobs.items() if j.context is not None}
-        known = begun.get(tenant)
-        if known is not None and known.context == job.context:
+        earlier = begun.get(tenant)
+        if earlier is not None and earlier.context == job.context:
             return None
-        ours = job if known is None else job._replace(context=only_tenant(job.context))
+        ours = job if earlier is None else job._replace(context=only_tenant(job.context))
         self._pending.replace(key, {**begun, tenant: ours})
         return ours
 
     def remember_file(self, space: str, file: str, name: str) -> bool:
         """Remember in which file a job's results are; returns whether that is new. A file of two jobs is nobody's."""
-        known = self._job_of_file.put_if_absent((space, file), name)
-        if known not in (None, name):
+        earlier = self._job_of_file.put_if_absent((space, file), name)
+        if earlier not in (None, name):
             self._job_of_file.replace((space, file), "")
-        return known is None
+        return earlier is None
 
     def forget(self, space: str, name: str) -> PendingJob | None:
         """Its result was seen, or it was cancelled; returns the job, if one has begun it."""

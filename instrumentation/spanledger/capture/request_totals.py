@@ -18,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
 
+from spanledger.context.open_scopes import owner
 from spanledger.semconv import attributes as a
 
 SERVER_KINDS: Final = (SpanKind.SERVER, SpanKind.CONSUMER)
@@ -34,6 +35,10 @@ class RequestTotal:
         """Whether the trace came from another service."""
         self.inherited: Mapping[str, object] = {}
         """Baggage of a request that was over when this one began, in whose context it did."""
+        self.owner = owner()
+        """The thread, and its task, in which it began."""
+        self.is_shared = False
+        """Whether something that it has started takes work of others (`context/queues.py`)."""
         self._is_over = False
         self._process = os.getpid()
         self.calls = 0

@@ -16,7 +16,7 @@ from opentelemetry import baggage
 from opentelemetry import context as otel_context
 
 from spanledger.context.baggage import is_attribution_key
-from spanledger.context.open_scopes import NOTHING, Current, OpenScope, current, in_scope
+from spanledger.context.open_scopes import NOTHING, Current, OpenScope, current, in_scope, owner
 from spanledger.runtime.guard import quietly
 
 MODULES: Final = ("starlette.background", "litestar.background_tasks")
@@ -44,10 +44,12 @@ def _patch(module: ModuleType) -> None:
 @contextmanager
 def _in_its_request() -> Generator[None]:
     counts = current()
-    if not counts.is_stale:
+    request = counts.request
+    if not counts.is_stale or request is None or request.owner != owner():
         yield
         return
-    entries = {key: value for key, value in baggage.get_all().items() if is_attribution_key(key)}
+    raw = baggage.get_all().items()
+    entries = {key: value for key, value in raw if is_attribution_key(key) and request.inherited.get(key) != value}
     outside = Current(NOTHING, None, counts.request, is_stale=True)
     scope = OpenScope(entries, outside, is_request=True)
     token = otel_context.attach(in_scope(otel_context.get_current(), scope))

@@ -30,8 +30,12 @@ from opentelemetry import context as otel_context
 from opentelemetry.baggage import _BAGGAGE_KEY
 from opentelemetry.context import Context
 
+from spanledger.semconv import attributes as a
+
 SCOPE_KEY: Final = otel_context.create_key("spanledger-scope")
 """Key of the innermost `OpenScope` of a context."""
+ORDER_KEY: Final = otel_context.create_key("spanledger-order")
+"""Key of the number at which a context of another scope was attached, of the same series as those of scopes."""
 GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 MAX_FRAMES: Final = 12
 PAUSING_MODULES: Final = ("contextlib", "_pytest.", "pytest_asyncio.", "anyio.pytest_plugin")
@@ -46,8 +50,6 @@ Entered = tuple[object, "OpenScope", Any]
 entered_scopes: ContextVar[tuple[Entered, ...]] = ContextVar("spanledger_scopes", default=())
 """The blocks around what runs now, the innermost last. OpenTelemetry's context may lack one: whoever ends a span detaches what
 was attached within it, too (FastAPI 0.165 makes dependencies in a span of their own)."""
-given_up: ContextVar[object] = ContextVar("spanledger_given_up", default=None)
-"""The `work_of` a context that counts no more for whoever runs here: he takes work of others from a queue (`queues.py`)."""
 _numbers: Final = itertools.count(1)
 
 _paused: Final = dict[int, "OpenScope"]()
@@ -64,22 +66,31 @@ class Request(Protocol):
         """Baggage that was there before it began, left by another request."""
         ...
 
+    @property
+    def owner(self) -> tuple[int, int]: ...
+
+    is_shared: bool
+    """Whether something that it has started takes work of others (`queues.py`)."""
+
 
 class OpenScope:
     """One entry of a scope."""
 
     __slots__ = (
+        "__weakref__",
         "_follows",
         "_frame",
+        "_is_generators",
         "_is_open",
         "_number",
-        "_owner",
         "_process",
         "_request",
         "_response_task",
         "after",
         "before",
         "is_request",
+        "is_shared",
+        "owner",
         "parent",
         "since",
         "work",
@@ -96,16 +107,23 @@ class OpenScope:
         self.before = outside.entries
         self.after = {**outside.entries, **added}
         self.parent = outside.scope
+        while self.parent is not None and not self.parent.is_open and not self.parent.is_request:
+            self.parent = self.parent.parent  # what it said is in `before`
         self.since = outside.request if outside.is_stale else None
         """The request that was over already when it began; the context's span may still be that request's."""
         self.is_request = is_request
-        self.work: OpenScope = self if is_request or self.parent is None else self.parent.work
-        """The request that it is in; itself, where there is none."""
+        is_own = is_request or self.parent is None or a.USER_ID in added
+        self.work: OpenScope = self if is_own or self.parent is None else self.parent.work
+        """The request that it is in, or the block that says for whom; itself, where there is none."""
+        self.is_shared = False
+        """Whether something that was started in it takes work of others (`queues.py`)."""
         self._request = outside.request
         self._response_task = _response_task() if is_request else None
         self._process = os.getpid()
-        self._owner = _owner()
+        self.owner = owner()
+        """The thread, and its task, that entered it."""
         self._is_open = True
+        self._is_generators = frame is not None
         self._number = next(_numbers)
         self._follows: OpenScope | None = None
         self._frame = frame
@@ -116,28 +134,29 @@ class OpenScope:
         self._is_open = False
         if self._frame is not None and _paused.get(id(self._frame)) is self:
             del _paused[id(self._frame)]
+        self._frame = None
 
-    def is_newer(self, other: OpenScope | None) -> bool:
-        """Whether it was entered after another one, if there is one."""
-        return other is None or self._number > other._number
+    def is_newer(self, other: OpenScope | None, order: int) -> bool:
+        """Whether it was entered after another one, if there is one, and after the attach of that number."""
+        return self._number > (order if other is None else max(order, other._number))
 
     @property
     def is_over(self) -> bool:
         """Whether it counts no more for whoever asks."""
-        if self.is_request and self._process != os.getpid():
-            return True  # a process that was forked inside
+        if self._process != os.getpid() or (self.is_shared and self.owner != owner()):
+            return True  # for a process that was forked inside, or a worker of several
         if self._follows is not None:
             return not self._follows._is_open
         if self._is_open:
             return self._frame is not None and not _runs(self._frame)
         if self.is_request:
             return not self._is_being_answered
-        return self._owner == _owner()
+        return self._is_generators or self.owner == owner()
 
     @property
     def _is_being_answered(self) -> bool:
         """Whether the request is open although the block has been left: its span is, or a middleware's response is being sent."""
-        if self._frame is not None or self._owner == _owner():
+        if self._is_generators or self.owner == owner():
             return False
         if self._request is not None:
             return not self._request.is_over
@@ -151,7 +170,7 @@ class OpenScope:
     @property
     def is_anybodys(self) -> bool:
         """Whether nobody can say if it counts: it is paused, and whoever asks may have been started by its steps or beside them."""
-        return self._is_open and self._frame is not None and self._owner != _owner()
+        return self._is_open and self._frame is not None and self.owner != owner()
 
     def follower(self) -> OpenScope:
         """The same for a thread that is started in a step of the generator: it counts as long as this one is open."""
@@ -185,22 +204,21 @@ def current(context: Context | None = None) -> Current:
     request: Request | None = getattr(span, "_spanledger_request", None)
     over, has_request, since = _walk(scope)
     if over is not None:
-        if over.is_anybodys:
-            return Current(NOTHING, None, request, is_stale=True)
         entries, scope = over.before, over.parent
-    left = given_up.get()
-    if left is not None and (left is request or (scope is not None and scope.work is left)):
-        return Current(NOTHING, None, request, is_stale=True)
+        if over.is_anybodys:  # only what it leaves as it was is certain
+            certain = {key: value for key, value in entries.items() if over.after.get(key) == value}
+            return Current(certain, scope, request, is_stale=len(certain) < len(entries))
     if context is running:
+        order: Any = context.get(ORDER_KEY, 0)
         block = (_running_scope() if _paused else None) or _innermost_block()
-        if block is not None and block.is_newer(scope) and not _contains(scope, block):
+        if block is not None and block.is_newer(scope, order) and not _contains(scope, block):
             return Current(block.after, block, request, is_stale=False)
     if request is not None and since is not request and not has_request:
-        if request.is_over:
+        if request.is_over or (request.is_shared and request.owner != owner()):
             return Current(NOTHING, None, request, is_stale=bool(entries) or over is not None)
         if request.inherited:
-            kept = {key: value for key, value in entries.items() if request.inherited.get(key) != value}
-            return Current(kept, None, request, is_stale=True)
+            new_entries = {key: value for key, value in entries.items() if request.inherited.get(key) != value}
+            return Current(new_entries, None, request, is_stale=True)
     return Current(entries, scope, request, is_stale=over is not None)
 
 
@@ -224,6 +242,17 @@ def work_of(context: Context) -> object:
     return scope.work if scope is not None else getattr(trace.get_current_span(context), "_spanledger_request", None)
 
 
+def share(context: Context) -> None:
+    """Whoever takes work of others was started in `context`: for what is started there, its requests and blocks count no more."""
+    scope: Any = context.get(SCOPE_KEY)
+    while scope is not None:
+        scope.is_shared = True
+        scope = scope.parent
+    request: Request | None = getattr(trace.get_current_span(context), "_spanledger_request", None)
+    if request is not None:
+        request.is_shared = True
+
+
 def in_scope(context: Context, scope: OpenScope) -> Context:
     """`context` inside a scope: with its baggage, and none of what is over."""
     return otel_context.set_value(SCOPE_KEY, scope, _with_baggage(context, scope.after))
@@ -245,9 +274,8 @@ def handed_over(context: Context) -> Context:
     if not _paused:
         return context
     counts = current(context)
-    if counts.scope is not None:
-        return in_scope(context, counts.scope.follower())
-    return _with_baggage(otel_context.set_value(SCOPE_KEY, None, context), counts.entries)
+    scope = None if counts.scope is None else counts.scope.follower()
+    return _with_baggage(otel_context.set_value(SCOPE_KEY, scope, context), counts.entries)
 
 
 def _with_baggage(context: Context, entries: Entries) -> Context:
@@ -260,15 +288,15 @@ def _innermost_block() -> OpenScope | None:
     return next((scope for scope in blocks if scope.is_open and _walk(scope)[0] is None), None)
 
 
-def _contains(scope: OpenScope | None, wanted: OpenScope) -> bool:
+def _contains(scope: OpenScope | None, member: OpenScope) -> bool:
     while scope is not None:
-        if scope is wanted:
+        if scope is member:
             return True
         scope = scope.parent
     return False
 
 
-def _owner() -> tuple[int, int]:
+def owner() -> tuple[int, int]:
     """The thread, and its task, that runs now."""
     asyncio: Any = sys.modules.get("asyncio")
     task = None
@@ -297,15 +325,19 @@ def generator_frame(frame: FrameType) -> FrameType | None:
     if not frame.f_code.co_flags & GENERATORS:
         return None
     caller = frame.f_back
-    name = "" if caller is None else str(caller.f_globals.get("__name__", ""))
-    return None if name.startswith(PAUSING_MODULES) else frame
+    while caller is not None and caller.f_code.co_flags & GENERATORS:
+        caller = caller.f_back  # `yield from`
+    if caller is None:
+        return frame
+    pauses = str(caller.f_globals.get("__name__", "")).startswith(PAUSING_MODULES)
+    return None if pauses or caller.f_code.co_name in ("__enter__", "__aenter__") else frame
 
 
-def _runs(wanted: FrameType) -> bool:
+def _runs(target: FrameType) -> bool:
     """Whether a frame is on the stack of this thread."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame is wanted:
+        if frame is target:
             return True
         frame = frame.f_back
     return False
@@ -320,3 +352,8 @@ def _running_scope() -> OpenScope | None:
             return scope
         frame = frame.f_back
     return None
+
+
+def next_order() -> int:
+    """A number after those of all scopes so far."""
+    return next(_numbers)

@@ -48,11 +48,10 @@ BROKER_MODULES: Final = (
     "faststream.",
     "taskiq.",
     "temporalio.contrib.opentelemetry",
-    "spanledger.middleware",
 )
 """Modules that read and write messages of a broker; SPANLEDGER_BROKERS names more."""
-MAX_FRAMES: Final = 6
-"""Frames between the guard and the module that asks for it."""
+MIDDLEWARE: Final = "spanledger.middleware"
+"""Its getter and setter are those of a broker, too."""
 
 
 @lru_cache(maxsize=1)
@@ -62,18 +61,14 @@ def _broker_modules() -> tuple[str, ...]:
 
 
 def _is_brokers(accessor: object) -> bool:
-    """Whether a carrier is a broker's message: by the module of its getter or setter, or of who asks."""
+    """Whether a carrier is a broker's message: by the module of its getter or setter, or of who has called OpenTelemetry's API."""
     modules = _broker_modules()
-    if type(accessor).__module__.startswith(modules):
+    if type(accessor).__module__.startswith((*modules, MIDDLEWARE)):
         return True
     frame: FrameType | None = sys._getframe(1)
-    for _ in range(MAX_FRAMES):
-        if frame is None:
-            return False
-        if str(frame.f_globals.get("__name__", "")).startswith(modules):
-            return True
+    while frame is not None and frame.f_globals.get("__name__") in (__name__, propagate.__name__):
         frame = frame.f_back
-    return False
+    return frame is not None and str(frame.f_globals.get("__name__", "")).startswith(modules)
 
 
 class _LiteralPlus(Setter[Any]):
@@ -175,11 +170,11 @@ def without_attribution(headers: Any) -> Any:
     if name is None:
         return headers
     members = [m for m in str(headers[name]).split(",") if not is_attribution_key(m.partition("=")[0].strip())]
-    kept = headers.copy()
-    del kept[name]
+    copied = headers.copy()
+    del copied[name]
     if members:
-        kept[name] = ",".join(members)
-    return kept
+        copied[name] = ",".join(members)
+    return copied
 
 
 def wrap_propagator() -> None:

@@ -24,7 +24,7 @@ from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from spanledger.context.baggage import is_attribution_key
-from spanledger.context.open_scopes import SCOPE_KEY, OpenScope, current, in_scope
+from spanledger.context.open_scopes import ORDER_KEY, SCOPE_KEY, OpenScope, current, in_scope, next_order
 from spanledger.runtime.guard import quietly
 
 _attached: Final[ContextVar[Context]] = ContextVar("spanledger_context", default=Context())  # noqa: B039 - it is never changed
@@ -49,11 +49,11 @@ class WatchedRuntimeContext(_RuntimeContext):
     def attach(self, context: Context) -> Any:
         scope = None
         running = self.get_current()
-        if context.get(_BAGGAGE_KEY) is not running.get(_BAGGAGE_KEY) and context.get(SCOPE_KEY) is running.get(
-            SCOPE_KEY
-        ):
+        if context.get(_BAGGAGE_KEY) is not running.get(_BAGGAGE_KEY):
             with quietly("reading baggage"):
-                context, scope = _raw_scope(context, running)
+                if context.get(SCOPE_KEY) is running.get(SCOPE_KEY):
+                    context, scope = _raw_scope(context, running)
+                context = otel_context.set_value(ORDER_KEY, next_order(), context)
         token = self._attach(context)
         return token if scope is None else _RawToken(token, scope)
 
@@ -77,14 +77,14 @@ class KeptRuntimeContext(WatchedRuntimeContext):
     """Another's runtime context, with what it does not keep."""
 
     def get_current(self) -> Context:
-        found: Context = self.inner.get_current()
+        theirs: Context = self.inner.get_current()
         ours = _attached.get()
-        entries: dict[str, object] = {**ours, **found}
-        if trace.get_current_span(found) is trace.INVALID_SPAN and _SPAN_KEY in ours:
+        entries: dict[str, object] = {**ours, **theirs}
+        if trace.get_current_span(theirs) is trace.INVALID_SPAN and _SPAN_KEY in ours:
             entries[_SPAN_KEY] = ours[_SPAN_KEY]
-        theirs = baggage.get_all(found)
-        if theirs:
-            carried = {key: value for key, value in theirs.items() if not is_attribution_key(key)}
+        their_baggage = baggage.get_all(theirs)
+        if their_baggage:
+            carried = {key: value for key, value in their_baggage.items() if not is_attribution_key(key)}
             attribution = {key: value for key, value in baggage.get_all(ours).items() if is_attribution_key(key)}
             entries[_BAGGAGE_KEY] = {**carried, **attribution}
         elif _BAGGAGE_KEY in ours:

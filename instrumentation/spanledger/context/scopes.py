@@ -65,7 +65,7 @@ class Scope:
         scope, context = self.open(None, generator_frame(sys._getframe(1)))
         entered: Entered = self, scope, otel_context.attach(context)
         self._open.append(entered)
-        entered_scopes.set((*entered_scopes.get(), entered))
+        entered_scopes.set((*(other for other in entered_scopes.get() if other[1].is_open), entered))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

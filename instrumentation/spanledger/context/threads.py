@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import wraps
 from types import MethodType
 from typing import Any, Final
@@ -26,6 +27,14 @@ OWN_THREADS: Final = "spanledger-"
 
 _patched: Final[list[tuple[type, str, object, object]]] = []
 """(class, name, our function, the original one)."""
+
+
+_is_started: Final[ContextVar[bool]] = ContextVar("spanledger_started", default=False)
+
+
+def is_started() -> bool:
+    """Whether this is what a thread was started for; not a function that a pool runs in it, in a copied context of its caller."""
+    return _is_started.get()
 
 
 def carry_context() -> None:
@@ -71,14 +80,20 @@ def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:
 def _bind_context(thread: threading.Thread) -> bool:
     """Let a thread run in the current context, whatever its class says of `run`; whether it will."""
     current = handed_over(context.get_current())
-    if not current or thread.name.startswith(OWN_THREADS):
-        return False
+    target: Any = getattr(thread, "_target", None)
+    if (
+        not current
+        or thread.name.startswith(OWN_THREADS)
+        or getattr(target, "__module__", "") == "multiprocessing.pool"
+    ):
+        return False  # a worker of a pool that has no functions of its own (ThreadPool): it serves whoever comes
     run = thread.run
     before = vars(thread).get("run")
     """What somebody else, such as Sentry, has put there."""
 
     def run_with_context(thread: threading.Thread) -> None:
         _restore_run(thread, before)  # the thread must not keep itself alive
+        _is_started.set(True)
         _call_in(current, run)
 
     thread.run = MethodType(run_with_context, thread)

@@ -74,8 +74,8 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
             miss = miss or b"MISS" in words
         elif name == b"cache-status":
             parameters = [_parameters(member) for member in MEMBER.findall(value)]
-            hit = hit or any({b"hit", b"hit=?1"} & found for found in parameters)
-            miss = miss or any(name.startswith(b"fwd") for found in parameters for name in found)
+            hit = hit or any({b"hit", b"hit=?1"} & member for member in parameters)
+            miss = miss or any(name.startswith(b"fwd") for member in parameters for name in member)
         elif name == b"age":
             aged = AGE.match(value) is not None
     return AnswerHeaders(project, request_id, hit or (aged and not miss))

@@ -91,19 +91,21 @@ def problems() -> list[str]:
     prefix = "SPANLEDGER_"
     names = {name.removeprefix(prefix).lower(): name for name in os.environ if name.startswith(prefix)}
     names |= {name: f"{name}, in a file," for name in _file_settings(_working_directory())}
-    found: list[str] = []
+    sentences: list[str] = []
     for name, shown in sorted(names.items()):
         if name not in NAMES and not name.startswith(OTHERS):
             import difflib  # not needed where all is well
 
             near = difflib.get_close_matches(name, NAMES, 1)
             meant = f": did you mean {prefix}{near[0].upper()}?" if near else ". README.md lists them"
-            found.append(f"{shown} is no setting of Spanledger{meant}")
+            sentences.append(f"{shown} is no setting of Spanledger{meant}")
     for name in SWITCHES:
         value = (setting(name) or "").strip().lower()
         if value and value not in TRUE | FALSE:
-            found.append(f'{prefix}{name.upper()} is "{value}", neither true nor false: it is taken for its default')
-    return found
+            sentences.append(
+                f'{prefix}{name.upper()} is "{value}", neither true nor false: it is taken for its default'
+            )
+    return sentences
 
 
 def pin_working_directory() -> None:

@@ -54,9 +54,9 @@ def _keep(span: Any, attributes: Mapping[str, Any]) -> None:
 
 def whole_attribute(span: Any, name: str) -> Any:
     """An attribute as it was set."""
-    kept = getattr(getattr(span, "_attributes", None), FACTS, None)
-    if kept is not None and name in kept:
-        return kept[name]
+    facts = getattr(getattr(span, "_attributes", None), FACTS, None)
+    if facts is not None and name in facts:
+        return facts[name]
     attributes: Any = getattr(span, "attributes", None)
     return None if attributes is None else attributes.get(name)
 
@@ -95,5 +95,5 @@ def copy_attributes(span: Any) -> dict[str, Any]:
     """A copy of a span's attributes as a dict, as they were set."""
     attributes: Any = span.attributes
     copied = attributes.copy() if hasattr(attributes, "copy") else dict(attributes or {})
-    kept = getattr(getattr(span, "_attributes", None), FACTS, None)
-    return copied if kept is None else {**copied, **kept}
+    facts = getattr(getattr(span, "_attributes", None), FACTS, None)
+    return copied if facts is None else {**copied, **facts}
