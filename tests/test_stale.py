@@ -580,9 +580,14 @@ def test_leaving_a_block_in_another_context_raises_and_logs_nothing(ledger: Reco
 # --- all of it at once -------------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_random_requests_have_no_wrong_user(ledger: Recorded, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_a_thousand_random_requests_have_no_wrong_user(
+    is_watched: bool, ledger: Recorded, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    if is_watched:
+        request.getfixturevalue("watched")
     monkeypatch.setattr(random_requests.trace, "get_tracer", lambda _: ledger.tracing.get_tracer("server"))
-    random_requests.serve(7, 1000)
+    random_requests.serve(7 + is_watched, 1000)
     counts = random_requests.judge(ledger.rows)
     assert (counts["wrong"], counts["unnamed"]) == (0, 0), counts
     assert counts["missing while open"] < counts["calls"] / 20, (

@@ -209,9 +209,8 @@ def current(context: Context | None = None) -> Current:
             certain = {key: value for key, value in entries.items() if over.after.get(key) == value}
             return Current(certain, scope, request, is_stale=len(certain) < len(entries))
     if context is running:
-        order: Any = context.get(ORDER_KEY, 0)
-        block = (_running_scope() if _paused else None) or _innermost_block()
-        if block is not None and block.is_newer(scope, order) and not _contains(scope, block):
+        block = _block_around(scope, context)
+        if block is not None:
             return Current(block.after, block, request, is_stale=False)
     if request is not None and since is not request and not has_request:
         if request.is_over or (request.is_shared and request.owner != owner()):
@@ -220,6 +219,17 @@ def current(context: Context | None = None) -> Current:
             new_entries = {key: value for key, value in entries.items() if request.inherited.get(key) != value}
             return Current(new_entries, None, request, is_stale=True)
     return Current(entries, scope, request, is_stale=over is not None)
+
+
+def _block_around(scope: OpenScope | None, context: Context) -> OpenScope | None:
+    """The block around what runs now, if `context`, whose innermost scope is `scope`, has lost it."""
+    block = _running_scope() if _paused else None
+    if block is None:
+        order: Any = context.get(ORDER_KEY, 0)
+        block = _innermost_block()
+        if block is None or not block.is_newer(scope, order):
+            return None
+    return None if _contains(scope, block) else block
 
 
 def _walk(scope: OpenScope | None) -> tuple[OpenScope | None, bool, Request | None]:
