@@ -64,8 +64,7 @@ def _patch(cls: type, name: str, watching: Callable[[Any], Any]) -> None:
 def _putting(put: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(put)
     def put_for_somebody(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = put(self, *args, **kwargs)
-        try:
+        try:  # before it is there to be taken
             mark = _marks.get(self)
             if mark is not SEVERAL:
                 work = work_of(otel_context.get_current())
@@ -75,7 +74,7 @@ def _putting(put: Callable[..., Any]) -> Callable[..., Any]:
                     _marks[self] = SEVERAL
         except Exception:  # noqa: BLE001, S110 - a queue of another kind: it works as it would without us
             pass
-        return result
+        return put(self, *args, **kwargs)
 
     return put_for_somebody
 
