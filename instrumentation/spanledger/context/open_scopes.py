@@ -225,6 +225,9 @@ def _block_around(scope: OpenScope | None, context: Context) -> OpenScope | None
     """The block around what runs now, if `context`, whose innermost scope is `scope`, has lost it."""
     block = _running_scope() if _paused else None
     if block is None:
+        blocks = entered_scopes.get()
+        if not blocks or blocks[-1][1] is scope:
+            return None
         order: Any = context.get(ORDER_KEY, 0)
         block = _innermost_block()
         if block is None or not block.is_newer(scope, order):
@@ -307,15 +310,12 @@ def _contains(scope: OpenScope | None, member: OpenScope) -> bool:
 
 
 def owner() -> tuple[int, int]:
-    """The thread, and its task, that runs now."""
+    """The thread, and its task, that runs now; 0 for none."""
     asyncio: Any = sys.modules.get("asyncio")
-    task = None
-    if asyncio is not None:
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # no loop runs in this thread
-            task = None
-    return threading.get_ident(), id(task) if task is not None else 0
+    running_loop = getattr(asyncio, "_get_running_loop", None)  # without an exception where there is none
+    loop = None if running_loop is None else running_loop()
+    task = asyncio.current_task(loop) if loop is not None else None
+    return threading.get_ident(), 0 if task is None else id(task)
 
 
 def _response_task() -> Any:
