@@ -17,6 +17,7 @@ import anthropic
 import openai
 import pytest
 from google import genai
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision
 
 import spanledger
 from canned import Canned
@@ -26,7 +27,9 @@ from spanledger.capture import call as calls
 from spanledger.capture import result_files
 from spanledger.capture.dedup import SeenResponses
 from spanledger.capture.jobs import Jobs
+from spanledger.capture.sampler import RecordCallsSampler
 from spanledger.runtime import finalizers
+from spanledger.semconv import attributes as a
 from spanledger_clickhouse.database import insert, migrations
 from spanledger_clickhouse.rows.rows import COLUMNS, contents
 
@@ -446,3 +449,8 @@ def test_a_worker_of_multiprocessing_waits_for_what_it_has_downloaded(
     subprocess.run([*command, f"{canned.url}/v1", method], env=env, check=True, timeout=120, capture_output=True)
     spooled = [line for file in (tmp_path / "spool").glob("*.jsonl") for line in file.read_bytes().splitlines()]
     assert sum(len(contents(line).rows) for line in spooled) == 5000
+
+
+def test_who_began_a_job_is_written_down_whatever_the_sampler():
+    result = RecordCallsSampler(ALWAYS_OFF).should_sample(None, 1, "spanledger.job", attributes={a.MARKER: "job"})
+    assert result.decision is Decision.RECORD_ONLY
