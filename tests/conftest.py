@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import context as otel_context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -20,6 +21,8 @@ from canned import Canned
 from empty_ledger import empty_ledger
 from redis_server import RedisServer
 from spanledger.capture.processor import LedgerProcessor
+from spanledger.context import queues, runtime_context, threads
+from spanledger.context.open_scopes import entered_scopes
 from spanledger.hooks.google import STREAMS, GooglePatches
 from spanledger.hooks.google_interactions import GoogleInteractionsPatches
 from spanledger.hooks.http_clients import HOOKS as HTTP_HOOKS
@@ -155,6 +158,28 @@ def ledger(own_state: Path) -> Iterator[Recorded]:
     for door in doors:
         door.remove()
     recorded.spool.close()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's runtime context, as the start of a program wraps it."""
+    monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", otel_context._RUNTIME_CONTEXT)
+    runtime_context.watch_context()
+
+
+@pytest.fixture
+def by_hand(ledger: Recorded, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is recorded by hand goes to the ledger of the test, with threads and queues as a program starts them; what a test
+    leaves in the context of its thread is not there for the next one."""
+    monkeypatch.setattr("spanledger.manual.bootstrap.tracer", lambda scope, _=None: ledger.tracer("manual")())
+    token, blocks = otel_context.attach(otel_context.Context()), entered_scopes.set(())
+    threads.carry_context()
+    queues.watch_queues()
+    yield
+    queues.stop_watching()
+    threads.stop_carrying()
+    entered_scopes.reset(blocks)
+    otel_context.detach(token)
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import asyncio
 import pickle
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,82 +15,15 @@ from opentelemetry import context as otel_context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace import SpanLimits
-from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import spanledger
+from calls_by_hand import ask, user, users
 from conftest import Recorded
-from spanledger.context import baggage_header, propagation, queues, runtime_context, threads
+from spanledger.context import baggage_header, propagation, runtime_context
 from spanledger.context.open_scopes import current, entered_scopes
 
-
-def ask(name: str = "") -> None:
-    ask.number += 1  # pyright: ignore[reportFunctionMemberAccess]
-    spanledger.record(
-        provider="openai",
-        model="gpt-4.1-mini",
-        usage={"input": 10, "output": 5},
-        response_id=f"{name}{ask.number}",  # pyright: ignore[reportFunctionMemberAccess]
-    )
-
-
-ask.number = 1_000_000  # pyright: ignore[reportFunctionMemberAccess]
-
-
-@pytest.fixture(autouse=True)
-def carried_threads() -> Iterator[None]:
-    threads.carry_context()
-    queues.watch_queues()
-    yield
-    queues.stop_watching()
-    threads.stop_carrying()
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenTelemetry's runtime context, as the start of a program wraps it."""
-    monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", otel_context._RUNTIME_CONTEXT)
-    runtime_context.watch_context()
-
-
-@pytest.fixture(autouse=True)
-def own_context() -> Iterator[None]:
-    """What a test leaves in the context of its thread is not there for the next one."""
-    token, entered = otel_context.attach(otel_context.Context()), entered_scopes.set(())
-    yield
-    entered_scopes.reset(entered)
-    otel_context.detach(token)
-
-
-@pytest.fixture(autouse=True)
-def recorded(ledger: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is recorded by hand goes to the ledger of the test."""
-    monkeypatch.setattr("spanledger.manual.bootstrap.tracer", lambda scope, _=None: ledger.tracer("manual")())
-
-
-def users(ledger: Recorded) -> list[tuple[str | None, str]]:
-    return [(row["user_id"], row["attribution_reason"]) for row in ledger.rows]
-
-
-@contextmanager
-def named_request(ledger: Recorded) -> Iterator[None]:
-    with spanledger.attribution(user="ada", feature="f", request_id="r"):
-        yield
-
-
-@contextmanager
-def server_span(ledger: Recorded) -> Iterator[None]:
-    with ledger.tracing.get_tracer("server").start_as_current_span("GET /", kind=SpanKind.SERVER):
-        context = otel_context.get_current()
-        for key, value in {"user.id": "ada", "feature": "f", "request.id": "r"}.items():
-            context = baggage.set_baggage(key, value, context)
-        token = otel_context.attach(context)
-        yield
-        otel_context.detach(token)
-
-
-def user() -> object:
-    return current().entries.get("user.id")
+pytestmark = pytest.mark.usefixtures("by_hand")
 
 
 class SpanOnlyRuntime:
@@ -118,8 +50,8 @@ def test_another_runtime_context_loses_and_leaks_nothing(ledger: Recorded, monke
     monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", runtime)
     runtime_context.watch_context()
     token = otel_context.attach(baggage.set_baggage("theirs", "1"))
-    for user in ("ada", "bob"):
-        with spanledger.attribution(user=user, feature="f", request_id=user):
+    for name in ("ada", "bob"):
+        with spanledger.attribution(user=name, feature="f", request_id=name):
             ask()
             assert runtime.baggage == {"theirs": "1"}
     ask()

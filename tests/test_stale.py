@@ -25,60 +25,16 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.background import BackgroundTask
 
+import calls_by_hand
 import random_requests
 import spanledger
+from calls_by_hand import ask, user, users
 from conftest import Recorded
-from spanledger.context import background_tasks, propagation, queues, runtime_context, threads
-from spanledger.context.open_scopes import current, entered_scopes, kept
+from spanledger.context import background_tasks, propagation
+from spanledger.context.open_scopes import current, kept
 from spanledger.middleware import AsgiAttribution, WsgiAttribution
 
-
-def ask(name: str = "") -> None:
-    ask.number += 1  # pyright: ignore[reportFunctionMemberAccess]
-    spanledger.record(
-        provider="openai",
-        model="gpt-4.1-mini",
-        usage={"input": 10, "output": 5},
-        response_id=f"{name}{ask.number}",  # pyright: ignore[reportFunctionMemberAccess]
-    )
-
-
-ask.number = 0  # pyright: ignore[reportFunctionMemberAccess]
-
-
-@pytest.fixture(autouse=True)
-def carried_threads() -> Iterator[None]:
-    threads.carry_context()
-    queues.watch_queues()
-    yield
-    queues.stop_watching()
-    threads.stop_carrying()
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenTelemetry's runtime context, as the start of a program wraps it."""
-    monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", otel_context._RUNTIME_CONTEXT)
-    runtime_context.watch_context()
-
-
-@pytest.fixture(autouse=True)
-def own_context() -> Iterator[None]:
-    """What a test leaves in the context of its thread is not there for the next one."""
-    token, entered = otel_context.attach(otel_context.Context()), entered_scopes.set(())
-    yield
-    entered_scopes.reset(entered)
-    otel_context.detach(token)
-
-
-@pytest.fixture(autouse=True)
-def recorded(ledger: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is recorded by hand goes to the ledger of the test."""
-    monkeypatch.setattr("spanledger.manual.bootstrap.tracer", lambda scope, _=None: ledger.tracer("manual")())
-
-
-def users(ledger: Recorded) -> list[tuple[str | None, str]]:
-    return [(row["user_id"], row["attribution_reason"]) for row in ledger.rows]
+pytestmark = pytest.mark.usefixtures("by_hand")
 
 
 @contextmanager
@@ -96,10 +52,6 @@ def server_span(ledger: Recorded) -> Iterator[None]:
         token = otel_context.attach(context)
         yield
         otel_context.detach(token)
-
-
-def user() -> object:
-    return current().entries.get("user.id")
 
 
 REQUESTS = [named_request, server_span]
@@ -122,7 +74,7 @@ def test_a_worker_that_a_request_has_started_serves_no_user_afterwards(request_o
     go.release()
     done.acquire()
     assert users(ledger) == [("ada", ""), (None, "stale")]
-    assert ledger.rows[1]["code_file"] == __file__
+    assert ledger.rows[1]["code_file"] == calls_by_hand.__file__
 
 
 @pytest.mark.parametrize("request_of", REQUESTS)
@@ -240,8 +192,8 @@ def test_a_script_hands_out_work_within_a_scope(ledger: Recorded):
             ask()
 
         tasks: list[asyncio.Task[None]] = []
-        for user in ("ada", "bob"):
-            with spanledger.attribution(user=user, feature="f"):
+        for name in ("ada", "bob"):
+            with spanledger.attribution(user=name, feature="f"):
                 tasks.append(asyncio.create_task(work()))
         await asyncio.gather(*tasks)
 

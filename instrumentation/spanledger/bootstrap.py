@@ -67,11 +67,7 @@ def pre_instrument() -> None:
         if disabled():
             return
         settings.pin_working_directory()
-        propagation.guard_propagators()  # before the first request: the first call may come much later
-        runtime_context.watch_context()
-        threads.carry_context()
-        queues.watch_queues()
-        background_tasks.keep_background_tasks()
+        _watch_contexts()  # before the first request: the first call may come much later
         provider = _sdk_provider(trace.get_tracer_provider())
         if provider is not None:
             _attach(provider)
@@ -136,11 +132,18 @@ def install(tracer_provider: Any = None) -> bool:
             log.warning("spanledger.install(): there is no SDK TracerProvider yet; call it after setting one")
             return False
         _attach(provider)
-        threads.carry_context()
-        queues.watch_queues()
-        background_tasks.keep_background_tasks()
+        _watch_contexts()
         return True
     return False
+
+
+def _watch_contexts() -> None:
+    """Let attribution reach what belongs to a request, and nothing else; calling it again changes nothing."""
+    propagation.guard_propagators()
+    runtime_context.watch_context()
+    threads.carry_context()
+    queues.watch_queues()
+    background_tasks.keep_background_tasks()
 
 
 def _attach(provider: TracerProvider) -> None:

@@ -98,13 +98,12 @@ class LedgerProcessor(SpanProcessor):
             before_end(span, lambda: set_attributes_fast(span, facts))
             return
         total = self._requests.total_for(span)
-        if a.ATTRIBUTION_REASON in facts:
-            if total is not None and total.is_remote and facts[a.ATTRIBUTION_REASON] == "no_baggage":
-                facts[a.CONTEXT_LOST_AT] = "ingress"
-            if a.BEGUN_JOB_ID not in (span.attributes or {}):  # of a job, the ledger knows who began it
-                unattributed_calls.record(facts)
+        if total is not None and total.is_remote and facts.get(a.ATTRIBUTION_REASON) == "no_baggage":
+            facts[a.CONTEXT_LOST_AT] = "ingress"
         before_end(span, lambda: self._settle(span, facts, total))
-        if a.BEGUN_JOB_ID not in (span.attributes or {}):
+        if a.BEGUN_JOB_ID not in (span.attributes or {}):  # of a job, the ledger knows who began it
+            if a.ATTRIBUTION_REASON in facts:
+                unattributed_calls.record(facts)
             self.strictness.check(facts)
 
     def _settle(self, span: Span, facts: dict[str, Any], total: RequestTotal | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any, Final
 
@@ -22,23 +23,24 @@ from spanledger.runtime.guard import quietly
 MODULES: Final = ("starlette.background", "litestar.background_tasks")
 
 
+@cache
 def keep_background_tasks() -> None:
-    """Patch `BackgroundTask.__call__` of each framework that is imported, now or later."""
+    """Patch `BackgroundTask.__call__` of each framework that is imported, now or later; once."""
     for module in MODULES:
         wrapt.register_post_import_hook(_patch, module)
 
 
 def _patch(module: ModuleType) -> None:
     with quietly("patching background tasks"):
-        owner: Any = module.BackgroundTask  # pyright: ignore[reportAttributeAccessIssue]
-        original = owner.__call__
+        task_class: Any = module.BackgroundTask  # pyright: ignore[reportAttributeAccessIssue]
+        original = task_class.__call__
 
         async def __call__(task: Any) -> Any:  # noqa: N807 - the method's own name
             with _in_its_request():
                 return await original(task)
 
         __call__.__wrapped__ = original  # pyright: ignore[reportFunctionMemberAccess]
-        owner.__call__ = __call__
+        task_class.__call__ = __call__
 
 
 @contextmanager

@@ -250,7 +250,7 @@ def _walk(scope: OpenScope | None) -> tuple[OpenScope | None, bool, Request | No
 
 
 def work_of(context: Context) -> object:
-    """For whom something is done in a context: its request, or its scope; None for nobody. An answer in half a microsecond."""
+    """For whom something is done in a context: its request, or its scope; None for nobody."""
     scope: Any = context.get(SCOPE_KEY)
     return scope.work if scope is not None else getattr(trace.get_current_span(context), "_spanledger_request", None)
 

@@ -21,6 +21,8 @@ from opentelemetry import context as otel_context
 
 from spanledger.context.open_scopes import owner, share, work_of
 from spanledger.context.threads import is_started
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.replaced_functions import ReplacedFunctions
 
 SEVERAL: Final = object()
 NOBODY: Final = object()
@@ -28,68 +30,57 @@ NOBODY: Final = object()
 _marks: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
 """Queue -> for whom everything in it was put there (a weak reference, or NOBODY), or SEVERAL."""
 
-_patched: Final[list[tuple[type, str, object, object]]] = []
-"""(class, name, our function, the original one)."""
+_patched: Final = ReplacedFunctions()
 
 
 def watch_queues() -> None:
-    """Patch the queues of threads, and those of asyncio once it is imported."""
+    """Replace `put` and `get` of the queues of threads, and of asyncio's once it is imported."""
     if not _patched:
-        _patch(queue.Queue, "put", _putting)
-        _patch(queue.Queue, "get", _taking)
-        wrapt.register_post_import_hook(_patch_asyncio, "asyncio.queues")
+        _patched.replace(queue.Queue, "put", _putting)
+        _patched.replace(queue.Queue, "get", _taking)
+        wrapt.register_post_import_hook(_watch_asyncio, "asyncio.queues")
 
 
 def stop_watching() -> None:
-    """Undo `watch_queues`; a function that somebody else has patched since stays as it is."""
-    for cls, name, ours, original in _patched:
-        if getattr(cls, name) is ours:
-            setattr(cls, name, original)
-    _patched.clear()
+    """Undo `watch_queues`; a function that somebody else has replaced since stays as it is."""
+    _patched.restore()
 
 
-def _patch_asyncio(module: ModuleType) -> None:
+def _watch_asyncio(module: ModuleType) -> None:
     if _patched:
-        _patch(module.Queue, "put_nowait", _putting)
-        _patch(module.Queue, "get_nowait", _taking)
-
-
-def _patch(cls: type, name: str, watching: Callable[[Any], Any]) -> None:
-    original = getattr(cls, name)
-    ours = watching(original)
-    setattr(cls, name, ours)
-    _patched.append((cls, name, ours, original))
+        _patched.replace(module.Queue, "put_nowait", _putting)
+        _patched.replace(module.Queue, "get_nowait", _taking)
 
 
 def _putting(put: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(put)
     def put_for_somebody(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:  # before it is there to be taken
-            mark = _marks.get(self)
-            if mark is not SEVERAL:
-                work = work_of(otel_context.get_current())
-                if mark is None:
-                    _marks[self] = NOBODY if work is None else weakref.ref(work)
-                elif (NOBODY if mark is NOBODY else mark()) is not (work or NOBODY):
-                    _marks[self] = SEVERAL
-        except Exception:  # noqa: BLE001, S110 - a queue of another kind: it works as it would without us
-            pass
+        with quietly("watching a queue"):
+            _note_putting(self)  # before it is there to be taken
         return put(self, *args, **kwargs)
 
     return put_for_somebody
+
+
+def _note_putting(filled: Any) -> None:
+    mark = _marks.get(filled)
+    if mark is not SEVERAL:
+        work = work_of(otel_context.get_current())
+        if mark is None:
+            _marks[filled] = NOBODY if work is None else weakref.ref(work)
+        elif (NOBODY if mark is NOBODY else mark()) is not (work or NOBODY):
+            _marks[filled] = SEVERAL
 
 
 def _taking(get: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(get)
     def get_from_somebody(self: Any, *args: Any, **kwargs: Any) -> Any:
         item = get(self, *args, **kwargs)
-        try:
+        with quietly("watching a queue"):
             context = otel_context.get_current()
             work: Any = work_of(context)
             if work is not None and not work.is_shared and _is_of_others(self, work) and _is_started_in(work):
                 share(context)
-        except Exception:  # noqa: BLE001, S110 - as above
-            pass
         return item
 
     return get_from_somebody

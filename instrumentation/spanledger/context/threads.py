@@ -21,14 +21,12 @@ from opentelemetry import context
 from opentelemetry.context import Context
 
 from spanledger.context.open_scopes import handed_over
+from spanledger.runtime.replaced_functions import ReplacedFunctions
 
 OWN_THREADS: Final = "spanledger-"
 """Begin of the names of our own threads, which belong to no request."""
 
-_patched: Final[list[tuple[type, str, object, object]]] = []
-"""(class, name, our function, the original one)."""
-
-
+_patched: Final = ReplacedFunctions()
 _is_started: Final[ContextVar[bool]] = ContextVar("spanledger_started", default=False)
 
 
@@ -41,23 +39,13 @@ def carry_context() -> None:
     """Patch `threading.Thread` and `ThreadPoolExecutor`, once, unless the user has switched that off."""
     disabled = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").replace(" ", "").split(",")
     if not _patched and "threading" not in disabled and "*" not in disabled:
-        _patch(threading.Thread, "start", _carrying_start)
-        _patch(ThreadPoolExecutor, "submit", _carrying_submit)
+        _patched.replace(threading.Thread, "start", _carrying_start)
+        _patched.replace(ThreadPoolExecutor, "submit", _carrying_submit)
 
 
 def stop_carrying() -> None:
     """Undo `carry_context`; a function that somebody else has patched since stays as it is."""
-    for owner, name, ours, original in _patched:
-        if getattr(owner, name) is ours:
-            setattr(owner, name, original)
-    _patched.clear()
-
-
-def _patch(owner: type, name: str, carrying: Callable[[Any], object]) -> None:
-    original = getattr(owner, name)
-    ours = carrying(original)
-    setattr(owner, name, ours)
-    _patched.append((owner, name, ours, original))
+    _patched.restore()
 
 
 def _carrying_start(start: Callable[..., None]) -> Callable[..., None]:

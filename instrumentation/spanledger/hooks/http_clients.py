@@ -131,7 +131,7 @@ class HttpPatches(Patches):
         if (name is None and expected is None) or is_claimed(client, host, path):
             return None
         with quietly("beginning a call"):
-            if expected is not None and (method.upper() == "POST" or expected.status == SEE_OTHER):
+            if expected is not None and (method.upper() == "GET" if expected.status == SEE_OTHER else name is None):
                 return self._call(expected.provider, expected.request, expected.name, (host, port))
             if name is None:
                 return None
@@ -161,8 +161,11 @@ class HttpPatches(Patches):
         """End a call whose answer sells nothing: a refusal, or a redirection, after which another request may follow."""
         if 300 <= status < 400:
             call.abandon()
+            location = headers.get("location")
             with quietly("following a redirection"):
-                target = urlsplit(urljoin(str(url), headers.get("location") or ""))
+                if not location:
+                    return True
+                target = urlsplit(urljoin(str(url), location))
                 if len(self._expected) >= MAX_EXPECTED:
                     self._expected.clear()
                 followed = _Expected(call.provider, call.request, call.provider_name, status)
