@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
 
-from spanledger.context.open_scopes import owner
+from spanledger.context.open_scopes import next_order, owner
 from spanledger.semconv import attributes as a
 
 SERVER_KINDS: Final = (SpanKind.SERVER, SpanKind.CONSUMER)
@@ -37,8 +37,9 @@ class RequestTotal:
         """Baggage of a request that was over when this one began, in whose context it did."""
         self.owner = owner()
         """The thread, and its task, in which it began."""
-        self.is_shared = False
-        """Whether something that it has started takes work of others (`context/queues.py`)."""
+        self.number = next_order()
+        self.outer: RequestTotal | None = None
+        """The request of the same trace in which this one began (a message that is handled where it was sent)."""
         self._is_over = False
         self._process = os.getpid()
         self.calls = 0
@@ -92,6 +93,7 @@ class OpenRequests:
                 total.inherited = dict(baggage.get_all(parent_context))
             _note_request(span, total)
             with self._lock:
+                total.outer = self._by_trace.get(context.trace_id)
                 _put_bounded(self._by_trace, context.trace_id, total)
                 _put_bounded(self._by_span, context.span_id, total)
             return total
@@ -115,13 +117,25 @@ class OpenRequests:
 
     def on_span_end(self, span: ReadableSpan) -> None:
         context = span.get_span_context()
-        if context is None or not self._by_trace:
+        if context is None or not self._by_span:
             return
         with self._lock:
             total = self._by_span.pop(context.span_id, None)
             if total is not None and total.span.get_span_context() == context:
                 total.end()
-                self._by_trace.pop(context.trace_id, None)
+                self._forget(context.trace_id, total)
+
+    def _forget(self, trace_id: int, total: RequestTotal) -> None:
+        """The trace's request is the one around `total` again, if that is open."""
+        if self._by_trace.get(trace_id) is not total:
+            return
+        outer = total.outer
+        while outer is not None and outer.is_over:
+            outer = outer.outer
+        if outer is None:
+            del self._by_trace[trace_id]
+        else:
+            self._by_trace[trace_id] = outer
 
 
 def _note_request(span: Any, total: RequestTotal) -> None:
@@ -132,4 +146,6 @@ def _note_request(span: Any, total: RequestTotal) -> None:
 def _put_bounded(entries: OrderedDict[int, Any], key: int, value: Any) -> None:
     entries[key] = value
     if len(entries) > MAX_OPEN:
-        entries.popitem(last=False)
+        name, oldest = entries.popitem(last=False)
+        if oldest is not None and name == oldest.span.get_span_context().span_id:
+            oldest.end()  # nobody will say so any more

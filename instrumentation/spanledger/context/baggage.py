@@ -48,7 +48,7 @@ def attribution_attributes(context: Context | None) -> dict[str, Any]:
 
     Complete baggage costs one pass over it; otherwise `spanledger.attribution.reason` says
     `context_lost` (no parent span and no baggage), `no_baggage` (a parent, but nobody set it) or
-    `partial`, and `code.*` names the calling code.
+    `partial`, or `stale` (whoever set it is over), and `code.*` names the calling code.
     """
     attributes: dict[str, Any] = {}
     labels = 0
@@ -63,7 +63,7 @@ def attribution_attributes(context: Context | None) -> dict[str, Any]:
             elif key in BUSINESS_UNIT_KEYS:
                 _set_dimension(attributes, key, value)
             continue
-        if key == name or name not in attributes:
+        if key == name or (name not in attributes and name not in counts.entries):
             _set_dimension(attributes, name, value)
     if a.UNIT_QUANTITY in attributes:
         _parse_quantity(attributes)
@@ -90,9 +90,10 @@ def budget_dimensions(context: Context | None) -> dict[str, str]:
     """The budget dimensions of a call made in `context` (None: the current one), attribute -> value as stored on the
     row; missing dimensions are left out."""
     attributes: dict[str, Any] = {}
-    for key, value in current(context).entries.items():
+    entries = current(context).entries
+    for key, value in entries.items():
         name = BUDGET_KEYS.get(key)
-        if name is not None and (key == name or name not in attributes):
+        if name is not None and (key == name or (name not in attributes and name not in entries)):
             _set_dimension(attributes, name, value)
     user = attributes.get(a.USER_ID)
     if user is not None and (secret := _hashing_key()) is not None:

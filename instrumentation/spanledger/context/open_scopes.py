@@ -10,11 +10,12 @@ context that says whether it is still open, and a span knows its request. What i
   a script hands out work.
 
 A `with` block within a generator counts only while a step of that generator runs, as its body shares the context of whoever
-asks for the next item; unless `contextlib` asks, for whom the pause is the block.
+asks for the next item; unless `contextlib` asks, for whom the pause is the block: then it is a block of whoever enters that.
 """
 
 from __future__ import annotations
 
+import dis
 import inspect
 import itertools
 import os
@@ -31,15 +32,19 @@ from opentelemetry.baggage import _BAGGAGE_KEY
 from opentelemetry.context import Context
 
 from spanledger.semconv import attributes as a
+from spanledger.semconv.dimensions import BAGGAGE_KEYS
 
 SCOPE_KEY: Final = otel_context.create_key("spanledger-scope")
 """Key of the innermost `OpenScope` of a context."""
 ORDER_KEY: Final = otel_context.create_key("spanledger-order")
 """Key of the number at which a context of another scope was attached, of the same series as those of scopes."""
 GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+ASYNC_GENERATOR: Final = inspect.CO_ASYNC_GENERATOR
+DELEGATES: Final = dis.opmap["SEND"]
+"""The instruction of `yield from`, while the generator runs that it hands over to."""
 MAX_FRAMES: Final = 12
-PAUSING_MODULES: Final = ("contextlib", "_pytest.", "pytest_asyncio.", "anyio.pytest_plugin")
-"""Who runs a generator up to its `yield` for the sake of what comes after: a block, a test."""
+TEST_MODULES: Final = ("_pytest.", "pytest_asyncio.", "anyio.pytest_plugin")
+"""Who runs a generator up to its `yield` for the sake of a test."""
 
 Entries = Mapping[str, object]
 """Baggage."""
@@ -51,6 +56,21 @@ entered_scopes: ContextVar[tuple[Entered, ...]] = ContextVar("spanledger_scopes"
 """The blocks around what runs now, the innermost last. OpenTelemetry's context may lack one: whoever ends a span detaches what
 was attached within it, too (FastAPI 0.165 makes dependencies in a span of their own)."""
 _numbers: Final = itertools.count(1)
+
+
+class Taken:
+    """When a worker took work of others last (`queues.py`), for it and for what it starts then."""
+
+    __slots__ = ("is_expected", "number")
+
+    def __init__(self, number: int = 0, *, is_expected: bool = False) -> None:
+        self.number = number
+        """Scopes and requests of before that are not the worker's own count no more."""
+        self.is_expected = is_expected
+        """Whether it waits for work now."""
+
+
+taken: Final[ContextVar[Taken]] = ContextVar("spanledger_taken", default=Taken())  # noqa: B039 - the default is never changed
 
 _paused: Final = dict[int, "OpenScope"]()
 """id of a generator's frame -> the scope that is open in it."""
@@ -69,8 +89,10 @@ class Request(Protocol):
     @property
     def owner(self) -> tuple[int, int]: ...
 
-    is_shared: bool
-    """Whether something that it has started takes work of others (`queues.py`)."""
+    @property
+    def number(self) -> int:
+        """In the order of all scopes."""
+        ...
 
 
 class OpenScope:
@@ -82,14 +104,14 @@ class OpenScope:
         "_frame",
         "_is_generators",
         "_is_open",
-        "_number",
         "_process",
+        "_replaced",
         "_request",
         "_response_task",
         "after",
         "before",
         "is_request",
-        "is_shared",
+        "number",
         "owner",
         "parent",
         "since",
@@ -105,7 +127,7 @@ class OpenScope:
             frame: the generator in whose body it was entered, if only the generator's steps are inside.
         """
         self.before = outside.entries
-        self.after = {**outside.entries, **added}
+        self.after = merged(outside.entries, added)
         self.parent = outside.scope
         while self.parent is not None and not self.parent.is_open and not self.parent.is_request:
             self.parent = self.parent.parent  # what it said is in `before`
@@ -115,8 +137,6 @@ class OpenScope:
         is_own = is_request or self.parent is None or a.USER_ID in added
         self.work: OpenScope = self if is_own or self.parent is None else self.parent.work
         """The request that it is in, or the block that says for whom; itself, where there is none."""
-        self.is_shared = False
-        """Whether something that was started in it takes work of others (`queues.py`)."""
         self._request = outside.request
         self._response_task = _response_task() if is_request else None
         self._process = os.getpid()
@@ -124,26 +144,34 @@ class OpenScope:
         """The thread, and its task, that entered it."""
         self._is_open = True
         self._is_generators = frame is not None
-        self._number = next(_numbers)
+        self.number = next(_numbers)
         self._follows: OpenScope | None = None
         self._frame = frame
+        self._replaced: OpenScope | None = None
         if frame is not None:
+            self._replaced = _paused.get(id(frame))
             _paused[id(frame)] = self
 
     def close(self) -> None:
         self._is_open = False
         if self._frame is not None and _paused.get(id(self._frame)) is self:
-            del _paused[id(self._frame)]
+            outer = self._replaced
+            while outer is not None and not outer.is_open:
+                outer = outer._replaced
+            if outer is None:
+                del _paused[id(self._frame)]
+            else:
+                _paused[id(self._frame)] = outer
         self._frame = None
 
     def is_newer(self, other: OpenScope | None, order: int) -> bool:
         """Whether it was entered after another one, if there is one, and after the attach of that number."""
-        return self._number > (order if other is None else max(order, other._number))
+        return self.number > (order if other is None else max(order, other.number))
 
     @property
     def is_over(self) -> bool:
         """Whether it counts no more for whoever asks."""
-        if self._process != os.getpid() or (self.is_shared and self.owner != owner()):
+        if self._process != os.getpid() or (self.number < taken.get().number and self.owner != owner()):
             return True  # for a process that was forked inside, or a worker of several
         if self._follows is not None:
             return not self._follows._is_open
@@ -213,7 +241,7 @@ def current(context: Context | None = None) -> Current:
         if block is not None:
             return Current(block.after, block, request, is_stale=False)
     if request is not None and since is not request and not has_request:
-        if request.is_over or (request.is_shared and request.owner != owner()):
+        if request.is_over or (request.number < taken.get().number and request.owner != owner()):
             return Current(NOTHING, None, request, is_stale=bool(entries) or over is not None)
         if request.inherited:
             new_entries = {key: value for key, value in entries.items() if request.inherited.get(key) != value}
@@ -255,15 +283,15 @@ def work_of(context: Context) -> object:
     return scope.work if scope is not None else getattr(trace.get_current_span(context), "_spanledger_request", None)
 
 
-def share(context: Context) -> None:
-    """Whoever takes work of others was started in `context`: for what is started there, its requests and blocks count no more."""
-    scope: Any = context.get(SCOPE_KEY)
-    while scope is not None:
-        scope.is_shared = True
-        scope = scope.parent
-    request: Request | None = getattr(trace.get_current_span(context), "_spanledger_request", None)
-    if request is not None:
-        request.is_shared = True
+def merged(outside: Entries, added: Entries) -> dict[str, object]:
+    """Baggage with `added` within `outside`; a dimension has the keys of the inner one only, as it may have several."""
+    entries = {**outside, **added}
+    if len(entries) > len(added):
+        said = {name for key in added if (name := BAGGAGE_KEYS.get(key)) is not None}
+        for key in outside:
+            if key not in added and BAGGAGE_KEYS.get(key) in said:
+                del entries[key]
+    return entries
 
 
 def in_scope(context: Context, scope: OpenScope) -> Context:
@@ -330,17 +358,34 @@ def _response_task() -> Any:
     return None
 
 
-def generator_frame(frame: FrameType) -> FrameType | None:
-    """`frame`, if it is a generator's that is asked for items: a scope in its body is no scope of whoever asks."""
-    if not frame.f_code.co_flags & GENERATORS:
-        return None
-    caller = frame.f_back
-    while caller is not None and caller.f_code.co_flags & GENERATORS:
-        caller = caller.f_back  # `yield from`
-    if caller is None:
-        return frame
-    pauses = str(caller.f_globals.get("__name__", "")).startswith(PAUSING_MODULES)
-    return None if pauses or caller.f_code.co_name in ("__enter__", "__aenter__") else frame
+def generator_frame(frame: FrameType | None) -> FrameType | None:
+    """The generator that is asked for items in whose body a block is entered by `frame`, itself or by a context manager: it is no
+    block of whoever asks."""
+    while frame is not None:
+        if _enters(frame):
+            frame = frame.f_back
+            continue
+        if not frame.f_code.co_flags & GENERATORS:
+            return None
+        asker = frame.f_back
+        while asker is not None and not frame.f_code.co_flags & ASYNC_GENERATOR and _delegates(asker):
+            asker = asker.f_back
+        if asker is None or not _enters(asker):
+            is_test = asker is not None and str(asker.f_globals.get("__name__", "")).startswith(TEST_MODULES)
+            return None if is_test else frame
+        frame = asker
+    return None
+
+
+def _enters(frame: FrameType) -> bool:
+    """Whether a frame enters a block for its caller."""
+    return frame.f_code.co_name in ("__enter__", "__aenter__") or frame.f_globals.get("__name__") == "contextlib"
+
+
+def _delegates(frame: FrameType) -> bool:
+    """Whether a frame is that of a generator in a `yield from`."""
+    code = frame.f_code
+    return bool(code.co_flags & GENERATORS) and code.co_code[frame.f_lasti] == DELEGATES
 
 
 def _runs(target: FrameType) -> bool:

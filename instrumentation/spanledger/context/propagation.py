@@ -6,7 +6,7 @@ message broker's, which only our own services write to. What middleware sets aft
 by the rules of W3C's baggage (`baggage_header.py`), also where OTEL_PROPAGATORS lacks baggage.
 
 Outward: instrumentations of HTTP clients put the current baggage into every request they see, those of the
-SDKs included. Inside a request to a provider (the context has `call.CALL_KEY`) the guard injects with baggage cleared;
+SDKs included. Inside a request to a provider (the context has `llm_call.CALL_KEY`) the guard injects with baggage cleared;
 everywhere else it leaves out our entries that name nobody (None, False, blank) or that are over, and what is not ours passes
 as it was. The guard is asked for whenever somebody asks for the global propagator: an application may set its own at any time.
 """
@@ -25,7 +25,7 @@ from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator,
 from spanledger.context import baggage_header
 from spanledger.context.baggage import is_attribution_key, is_missing
 from spanledger.context.llm_call import in_call
-from spanledger.context.open_scopes import current
+from spanledger.context.open_scopes import current, merged
 from spanledger.runtime import settings
 from spanledger.runtime.guard import quietly
 
@@ -45,8 +45,8 @@ BROKER_MODULES: Final = (
             "remoulade",
         )
     ),
-    "faststream.",
-    "taskiq.",
+    "faststream",
+    "taskiq",
     "temporalio.contrib.opentelemetry",
 )
 """Modules that read and write messages of a broker; SPANLEDGER_BROKERS names more."""
@@ -63,12 +63,16 @@ def _broker_modules() -> tuple[str, ...]:
 def _is_brokers(accessor: object) -> bool:
     """Whether a carrier is a broker's message: by the module of its getter or setter, or of who has called OpenTelemetry's API."""
     modules = _broker_modules()
-    if type(accessor).__module__.startswith((*modules, MIDDLEWARE)):
+    if _is_within(type(accessor).__module__, (*modules, MIDDLEWARE)):
         return True
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") in (__name__, propagate.__name__):
         frame = frame.f_back
-    return frame is not None and str(frame.f_globals.get("__name__", "")).startswith(modules)
+    return frame is not None and _is_within(str(frame.f_globals.get("__name__", "")), modules)
+
+
+def _is_within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
 
 
 class _LiteralPlus(Setter[Any]):
@@ -93,8 +97,10 @@ class FilteringPropagator(TextMapPropagator):
     def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
         extracted_context = self.inner.extract(carrier, context, getter)
         with quietly("guarding incoming baggage"):
-            if self._trusts_carriers or _is_brokers(getter):
-                return _with_entries(extracted_context, _of_carrier(carrier, getter), context)
+            is_message = _is_brokers(getter)
+            if self._trusts_carriers or is_message:
+                entries = _of_carrier(carrier, getter)
+                return _with_entries(extracted_context, entries, context, is_message=is_message)
             return self._without_untrusted(extracted_context, context)
         return extracted_context
 
@@ -142,12 +148,14 @@ def _of_carrier(carrier: Any, getter: Getter[Any]) -> dict[str, str] | None:
     return {key: value for key, value in baggage_header.read(texts).items() if is_attribution_key(key)}
 
 
-def _with_entries(context: Context, entries: dict[str, str] | None, before: Context | None) -> Context:
-    """`context` with these entries as its attribution; with what was there before, where there are none."""
+def _with_entries(
+    context: Context, entries: dict[str, str] | None, before: Context | None, *, is_message: bool
+) -> Context:
+    """`context` with what a carrier says, within what was there before; a message that says anything is nobody else's."""
     own = {key: value for key, value in current(before).entries.items() if is_attribution_key(key)}
     for key in [key for key in baggage.get_all(context) if is_attribution_key(key)]:
         context = baggage.remove_baggage(key, context)
-    for key, value in {**own, **(entries or {})}.items():
+    for key, value in merged({} if is_message and entries is not None else own, entries or {}).items():
         context = baggage.set_baggage(key, value, context)
     return context
 

@@ -4,22 +4,27 @@ A worker that a request has started has that request's context, and serves other
 helper of the request is its queue: where all has been put in by one request, whoever takes it out works for that request;
 where others have put something in, nobody can say whose the next call is, unless the work itself says so
 (`spanledger.attribution(...)`, `spanledger.carried(...)`).
+
+Two kinds of queues hold no work: those through which a server hands its messages to an application (ASGI), and pools, into which
+whoever takes something puts it back.
 """
 
 from __future__ import annotations
 
+import inspect
 import queue
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import wrapt
 from opentelemetry import context as otel_context
 
-from spanledger.context.open_scopes import owner, share, work_of
+from spanledger.context.open_scopes import Taken, next_order, owner, taken, work_of
 from spanledger.context.threads import is_started
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.replaced_functions import ReplacedFunctions
@@ -29,6 +34,14 @@ NOBODY: Final = object()
 
 _marks: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
 """Queue -> for whom everything in it was put there (a weak reference, or NOBODY), or SEVERAL."""
+
+_pools: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+"""Queues into which somebody has put back what he had taken out."""
+_last_taken: Final[weakref.WeakKeyDictionary[Any, deque[int]]] = weakref.WeakKeyDictionary()
+"""Queue -> ids of what was taken out of it last."""
+MAX_TAKEN: Final = 64
+SERVER_MESSAGES: Final = ("http.", "websocket.", "lifespan.")
+"""Begin of the types of ASGI's messages."""
 
 _patched: Final = ReplacedFunctions()
 
@@ -50,19 +63,23 @@ def _watch_asyncio(module: ModuleType) -> None:
     if _patched:
         _patched.replace(module.Queue, "put_nowait", _putting)
         _patched.replace(module.Queue, "get_nowait", _taking)
+        _patched.replace(module.Queue, "get", _asking)
 
 
 def _putting(put: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(put)
     def put_for_somebody(self: Any, *args: Any, **kwargs: Any) -> Any:
         with quietly("watching a queue"):
-            _note_putting(self)  # before it is there to be taken
+            _note_putting(self, args[0] if args else kwargs.get("item"))  # before it is there to be taken
         return put(self, *args, **kwargs)
 
     return put_for_somebody
 
 
-def _note_putting(filled: Any) -> None:
+def _note_putting(filled: Any, item: object) -> None:
+    last_taken = _last_taken.get(filled)
+    if last_taken and id(item) in last_taken:
+        _pools.add(filled)
     mark = _marks.get(filled)
     if mark is not SEVERAL:
         work = work_of(otel_context.get_current())
@@ -79,19 +96,42 @@ def _taking(get: Callable[..., Any]) -> Callable[..., Any]:
         with quietly("watching a queue"):
             context = otel_context.get_current()
             work: Any = work_of(context)
-            if work is not None and not work.is_shared and _is_of_others(self, work) and _is_started_in(work):
-                share(context)
+            if work is not None and _is_of_others(self, work, item) and _is_started_in(work):
+                _note_taking()
         return item
 
     return get_from_somebody
 
 
-def _is_of_others(taken: Any, work: Any) -> bool:
-    """Whether others have put something into a queue, too. What comes out last in, first out is no work: pools of connections."""
-    if isinstance(taken, queue.LifoQueue | getattr(sys.modules.get("asyncio"), "LifoQueue", queue.LifoQueue)):
+def _note_taking() -> None:
+    """Whoever has asked for the item works for others from now on."""
+    mark = taken.get()
+    if mark.is_expected:  # maybe in a task that only waits for it: whoever has asked has the same mark
+        mark.number, mark.is_expected = next_order(), False
+    else:
+        taken.set(Taken(next_order()))
+
+
+def _asking(get: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(get)
+    def get_for_somebody(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with quietly("watching a queue"):
+            taken.set(Taken(taken.get().number, is_expected=True))
+        return get(self, *args, **kwargs)
+
+    mark_as_coroutine = getattr(inspect, "markcoroutinefunction", None)  # Python 3.12
+    return get_for_somebody if mark_as_coroutine is None else mark_as_coroutine(get_for_somebody)
+
+
+def _is_of_others(emptied: Any, work: Any, item: object) -> bool:
+    """Whether others have put work into a queue, too. What comes out last in, first out is none: pools of connections."""
+    if isinstance(emptied, queue.LifoQueue | getattr(sys.modules.get("asyncio"), "LifoQueue", queue.LifoQueue)):
         return False
-    mark = _marks.get(taken)
-    return mark is not None and (mark in (SEVERAL, NOBODY) or mark() is not work)
+    mark = _marks.get(emptied)
+    if mark is None or not (mark in (SEVERAL, NOBODY) or mark() is not work) or emptied in _pools:
+        return False
+    _last_taken.setdefault(emptied, deque(maxlen=MAX_TAKEN)).append(id(item))
+    return not (isinstance(item, dict) and str(cast("Any", item).get("type", "")).startswith(SERVER_MESSAGES))
 
 
 def _is_started_in(work: Any) -> bool:

@@ -12,8 +12,8 @@ the attribution.
 from __future__ import annotations
 
 from contextlib import suppress
-from contextvars import ContextVar
-from typing import Any, Final
+from contextvars import ContextVar, Token
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -24,7 +24,7 @@ from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from spanledger.context.baggage import is_attribution_key
-from spanledger.context.open_scopes import ORDER_KEY, SCOPE_KEY, OpenScope, current, in_scope, next_order
+from spanledger.context.open_scopes import ORDER_KEY, SCOPE_KEY, OpenScope, current, in_scope, merged, next_order
 from spanledger.runtime.guard import quietly
 
 _attached: Final[ContextVar[Context]] = ContextVar("spanledger_context", default=Context())  # noqa: B039 - it is never changed
@@ -73,6 +73,13 @@ class WatchedRuntimeContext(_RuntimeContext):
         self.inner.detach(token)
 
 
+class _KeptToken(NamedTuple):
+    """What undoes an attach to another's runtime context."""
+
+    inner: Any
+    own: Token[Context]
+
+
 class KeptRuntimeContext(WatchedRuntimeContext):
     """Another's runtime context, with what it does not keep."""
 
@@ -92,13 +99,15 @@ class KeptRuntimeContext(WatchedRuntimeContext):
         return Context(entries)
 
     def _attach(self, context: Context) -> Any:
-        return self.inner.attach(_without_attribution(context)), _attached.set(context)
+        return _KeptToken(self.inner.attach(_without_attribution(context)), _attached.set(context))
 
     def _detach(self, token: Any) -> None:
-        inner_token, own_token = token
+        if not isinstance(token, _KeptToken):  # of an attach before this one was there
+            self.inner.detach(token)
+            return
         with suppress(ValueError, RuntimeError):
-            _attached.reset(own_token)
-        self.inner.detach(inner_token)
+            _attached.reset(token.own)
+        self.inner.detach(token.inner)
 
 
 def _raw_scope(context: Context, running: Context) -> tuple[Context, OpenScope | None]:
@@ -109,7 +118,8 @@ def _raw_scope(context: Context, running: Context) -> tuple[Context, OpenScope |
     if not added:
         return context, None
     scope = OpenScope(added, before, is_request=True)
-    scope.after = dict(entries)
+    unchanged = {key: value for key, value in entries.items() if key not in added}
+    scope.after = merged(unchanged, added)
     return in_scope(context, scope), scope
 
 

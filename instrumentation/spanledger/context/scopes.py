@@ -28,6 +28,7 @@ from opentelemetry.context import Context
 
 from spanledger.context.baggage import is_attribution_key, is_missing
 from spanledger.context.open_scopes import Entered, OpenScope, current, entered_scopes, generator_frame, in_scope
+from spanledger.runtime.guard import log
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import DIMENSIONS, Attribution
 
@@ -50,6 +51,10 @@ class Scope:
     def entries(self) -> Mapping[str, str]:
         """What one entry puts into baggage."""
         return self._entries
+
+    def for_steps(self) -> Scope:
+        """The scope of every step of one run of a generator."""
+        return self
 
     def context(self, context: Context | None = None) -> Context:
         """`context` (by default the current one) with this scope's baggage."""
@@ -117,12 +122,13 @@ class Scope:
 
     def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            scope = self.for_steps()
             inner = function(*args, **kwargs)
             step: Callable[[Any], Any] = inner.send
             argument: Any = None
             try:
                 while True:
-                    with self:
+                    with scope:
                         try:
                             value = step(argument)
                         except StopIteration as end:
@@ -135,19 +141,20 @@ class Scope:
                     except BaseException as error:  # noqa: BLE001 - handed on to the generator
                         step, argument = inner.throw, error
             finally:
-                with self:
+                with scope:
                     inner.close()
 
         return wrapper
 
     def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            scope = self.for_steps()
             inner = function(*args, **kwargs)
             step: Callable[[Any], Any] = inner.asend
             argument: Any = None
             try:
                 while True:
-                    with self:
+                    with scope:
                         try:
                             value = await step(argument)
                         except StopAsyncIteration:
@@ -160,7 +167,7 @@ class Scope:
                     except BaseException as error:  # noqa: BLE001 - handed on to the generator
                         step, argument = inner.athrow, error
             finally:
-                with self:
+                with scope:
                     await inner.aclose()
 
         return wrapper
@@ -172,6 +179,20 @@ class _BusinessUnit(Scope):
     def entries(self) -> Mapping[str, str]:
         return {**super().entries(), a.UNIT_ID: secrets.token_hex(8)}
 
+    def for_steps(self) -> Scope:
+        return Scope(self.entries())
+
+
+class _Carried(Scope):
+    """Takes the place of all attribution outside."""
+
+    def open(self, context: Context | None = None, frame: FrameType | None = None) -> tuple[OpenScope, Context]:
+        outside_context = otel_context.get_current() if context is None else context
+        outside = current(outside_context)
+        others = {key: "" for key in outside.entries if is_attribution_key(key)}
+        scope = OpenScope({**others, **self.entries()}, outside, is_request=self._is_request, frame=frame)
+        return scope, in_scope(outside_context, scope)
+
 
 def attribution(*, labels: Mapping[str, str | None] | None = None, **dimensions: Unpack[Attribution]) -> Scope:
     """A scope, and a decorator, for the calls made inside; what is None stays as it was outside.
@@ -179,7 +200,7 @@ def attribution(*, labels: Mapping[str, str | None] | None = None, **dimensions:
     Args:
         labels: anything that is not a dimension, at most 16 (`spanledger.label.<name>`).
         dimensions: user (an opaque id), feature, tenant (a customer), tier (its plan), request_id (a request of the
-            application), session, conversation (`Attribution`).
+            application), session, conversation, team, project (`Attribution`).
 
     Raises:
         TypeError: a keyword is not a dimension.
@@ -199,7 +220,13 @@ def attribution(*, labels: Mapping[str, str | None] | None = None, **dimensions:
 
 
 def feature(name: str) -> Scope:
-    """`attribution(feature=name)`, for the most common case."""
+    """`attribution(feature=name)`, for the most common case.
+
+    Raises:
+        TypeError: the name is no text (a decorator without it: `@spanledger.feature`).
+    """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers
+        raise TypeError(f'{name!r} is no name of a feature: write @spanledger.feature("summarize")')
     return attribution(feature=name)
 
 
@@ -228,7 +255,11 @@ def carry() -> dict[str, str]:
 
 
 def carried(entries: Mapping[str, str] | None) -> Scope:
-    """The scope of what `carry` gave elsewhere; None or an empty dict changes nothing."""
-    return Scope(
-        {k: str(value) for k, value in (entries or {}).items() if is_attribution_key(k) and not is_missing(value)}
-    )
+    """The scope of what `carry` gave elsewhere: that, and nothing of what is outside. None changes nothing; what is no dict names
+    nobody, and is logged."""
+    if entries is None:
+        return Scope({})
+    if not isinstance(entries, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers
+        log.warning("carried() takes what carry() gave, a dict, and got a %s: it names nobody", type(entries).__name__)
+        entries = {}
+    return _Carried({str(k): str(v) for k, v in entries.items() if is_attribution_key(str(k)) and not is_missing(v)})

@@ -20,7 +20,7 @@ from typing import Any, Final
 from opentelemetry import context
 from opentelemetry.context import Context
 
-from spanledger.context.open_scopes import handed_over
+from spanledger.context.open_scopes import Taken, handed_over, taken
 from spanledger.runtime.replaced_functions import ReplacedFunctions
 
 OWN_THREADS: Final = "spanledger-"
@@ -76,12 +76,14 @@ def _bind_context(thread: threading.Thread) -> bool:
     ):
         return False  # a worker of a pool that has no functions of its own (ThreadPool): it serves whoever comes
     run = thread.run
+    taken_before = taken.get().number
     before = vars(thread).get("run")
     """What somebody else, such as Sentry, has put there."""
 
     def run_with_context(thread: threading.Thread) -> None:
         _restore_run(thread, before)  # the thread must not keep itself alive
         _is_started.set(True)
+        taken.set(Taken(taken_before))
         _call_in(current, run)
 
     thread.run = MethodType(run_with_context, thread)
@@ -99,9 +101,20 @@ def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(submit)
     def submit_with_context(self: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # An empty context, too: the worker has that of the request in which it was started.
-        return submit(self, _call_in, handed_over(context.get_current()), function, *args, **kwargs)
+        current = handed_over(context.get_current())
+        return submit(self, _call_for, taken.get().number, current, function, *args, **kwargs)
 
     return submit_with_context
+
+
+def _call_for(taken_before: int, current: Context, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """In a worker of a pool: in the context of whoever has submitted it, whoever started the worker."""
+    started_token, taken_token = _is_started.set(False), taken.set(Taken(taken_before))
+    try:
+        return _call_in(current, function, *args, **kwargs)
+    finally:
+        _is_started.reset(started_token)
+        taken.reset(taken_token)
 
 
 def _call_in(current: Context, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry import metrics
 
+from spanledger.context.call_site import call_site
 from spanledger.runtime import settings
 from spanledger.runtime.guard import Deliberate, log
 from spanledger.runtime.version import VERSION
@@ -29,7 +31,7 @@ REASON_TEXTS: Final = {
 NEVER_SET: Final = (
     "no trace and no baggage: neither this program nor middleware says whose it is (spanledger.attribution)"
 )
-"""In a program's main thread, which has no context to lose."""
+"""In a program's main thread, outside of tasks: there is no context to lose."""
 
 
 class AttributionRequired(Deliberate):
@@ -41,7 +43,7 @@ class UnattributedCalls:
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
-        self._sites: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._sites: set[tuple[object, ...]] = set()
         self._counter: Any = None
 
     def record(self, facts: Mapping[str, Any]) -> None:
@@ -57,7 +59,7 @@ class UnattributedCalls:
         site = facts.get(a.CODE_FILE), facts.get(a.CODE_LINE), reason
         if site in self._sites or len(self._sites) >= MAX_SITES:
             return
-        self._sites[site] = None
+        self._sites.add(site)
         log.warning(
             "a call at %s:%s in %s lacks %s: %s (spanledger who-forgot)",
             facts.get(a.CODE_FILE, "?"),
@@ -69,7 +71,9 @@ class UnattributedCalls:
 
 
 def _text(reason: str) -> str:
-    if reason == "context_lost" and threading.current_thread() is threading.main_thread():
+    asyncio: Any = sys.modules.get("asyncio")
+    runs_tasks = asyncio is not None and asyncio._get_running_loop() is not None
+    if reason == "context_lost" and not runs_tasks and threading.current_thread() is threading.main_thread():
         return NEVER_SET
     return REASON_TEXTS.get(reason, reason)
 
@@ -94,7 +98,8 @@ class Strictness:
         missing = [name for name, attribute in self._required if attribute not in facts]
         if not missing:
             return
-        location = f"{facts.get(a.CODE_FILE, '?')}:{facts.get(a.CODE_LINE, '?')}"
+        site = facts if a.CODE_FILE in facts else call_site()
+        location = f"{site.get(a.CODE_FILE, '?')}:{site.get(a.CODE_LINE, '?')}"
         message = (
             f"the call at {location} has no {' and no '.join(missing)}, which SPANLEDGER_REQUIRE demands: "
             "set it in middleware, or with spanledger.attribution(...)"
