@@ -54,10 +54,11 @@ def test_what_a_call_says_goes_before_its_feature_and_its_service(calls: None, t
     assert {row["team"] for row in run("spend", "--by", "team")} == {"search", None}
     file = tmp_path / "teams.toml"
     file.write_text(FILE)
-    assert CliRunner().invoke(main, ["assign", str(file)]).output == "3 assignments are set\n"
+    said = CliRunner().invoke(main, ["assign", str(file)]).output
+    assert said.startswith("3 assignments are set\nNo call so far has: service unknown_service.")
     service = run("sql", "SELECT any(service) AS service FROM llm_calls")[0]["service"]
     file.write_text(FILE.replace("unknown_service", service))
-    CliRunner().invoke(main, ["assign", str(file)])
+    assert CliRunner().invoke(main, ["assign", str(file)]).output == "3 assignments are set, 2 removed\n"
     assert {row["team"]: row["calls"] for row in run("spend", "--by", "team")} == {
         "search": 1,
         "docs": 1,
@@ -65,6 +66,9 @@ def test_what_a_call_says_goes_before_its_feature_and_its_service(calls: None, t
     }
     assert {row["project"]: row["calls"] for row in run("spend", "--by", "project")} == {"apollo": 2, "zeus": 1}
     assert len(run("assign")) == 3
+    file.write_text('[team.feature]\nsummarize = "reading"')
+    assert run("assign", str(file))["without_calls"] == []
+    assert {row["team"] for row in run("spend", "--by", "team")} == {"search", "reading", None}, "the past follows"
     file.write_text("")
     assert CliRunner().invoke(main, ["assign", str(file)]).exit_code == 0
     assert run("assign") == []

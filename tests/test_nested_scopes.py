@@ -145,7 +145,7 @@ def test_what_is_carried_takes_the_place_of_what_is_outside(ledger: Recorded, ca
     assert "carried() takes what carry() gave" in caplog.text
 
 
-def test_a_message_without_a_user_is_not_that_of_whoever_reads_it():
+def test_a_message_without_a_user_does_not_get_its_readers():
     guard = propagation.FilteringPropagator(TraceContextTextMapPropagator(), trusting=False)
     script: dict[str, Any] = {"__name__": "opentelemetry.instrumentation.celery"}
     exec("def extract(guard, carrier):\n    return guard.extract(carrier)", script)

@@ -91,6 +91,15 @@ def test_the_most_expensive_call_site_comes_first_with_owner_and_fix(repo: Path,
     assert (fortnight[0]["calls"], Decimal(fortnight[0]["week_usd"])) == (2, 6)
 
 
+def test_the_fix_names_all_that_is_missing_as_code_can_say_it():
+    def fix(function: str, reason: str, *missing: int) -> str:
+        return suggested_fix(CallSite("a.py", 1, function, reason, "", None, 1, *missing, datetime.now(UTC)))
+
+    assert fix("<module>", "context_lost", 1, 1, 1) == "with spanledger.attribution(user=..., feature=...):"
+    assert fix("Search.run", "partial", 1, 1, 0) == 'with spanledger.attribution(user=..., feature="run"):'
+    assert fix("run", "partial", 0, 0, 1) == "with spanledger.attribution(request_id=...):"
+
+
 def test_the_fix_for_context_lost_at_the_ingress_is_the_middleware():
     site = CallSite("a.py", 1, "f", "no_baggage", "ingress", None, 1, 1, 1, 1, datetime.now(UTC))
     assert "middleware" in suggested_fix(site)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ COLUMNS: Final = ["dimension", "by_dimension", "value", "assigned", "is_deleted"
 ALL: Final = (
     "SELECT dimension, by_dimension, value, assigned FROM assignments FINAL ORDER BY dimension, by_dimension, value"
 )
+LIST: Final = f"SELECT dimension AS assigns, by_dimension AS by, value AS name, assigned AS `to` FROM ({ALL})"
 
 
 class Assignment(NamedTuple):
@@ -39,7 +41,8 @@ def assign(file: Path | None, as_json: bool) -> None:
     """Assign services and features to teams and projects, from a TOML FILE; without a FILE, list what is assigned.
 
     The FILE replaces all that was assigned before, for the past as well: assignments count when costs are read
-    (`spanledger spend --by team`). What a call says itself goes first, then its feature, then its service.
+    (`spanledger spend --by team`). What a call says itself goes first, then its feature, then its service. A cost centre is a
+    team here.
 
     \b
     Example:
@@ -52,11 +55,19 @@ def assign(file: Path | None, as_json: bool) -> None:
     """
     with ledger() as database:
         if file is None:
-            show(database.query(ALL), "Assigned", json_output=as_json)
+            show(database.query(LIST), "Assigned", json_output=as_json)
             return
         assignments = read(file)
-        _replace(database, assignments)
-    console().print(f"{len(assignments)} assignments are set", markup=False)
+        removed = _replace(database, assignments)
+        unmatched = _without_calls(database, assignments)
+    if as_json:
+        document = {"set": len(assignments), "removed": removed, "without_calls": unmatched}
+        click.echo(json.dumps(document, ensure_ascii=False))
+        return
+    are_set = "1 assignment is set" if len(assignments) == 1 else f"{len(assignments)} assignments are set"
+    console().print(f"{are_set}, {removed} removed" if removed else are_set, markup=False)
+    if unmatched:
+        console().print(f"No call so far has: {', '.join(unmatched)}. Is each spelt as on the calls?", markup=False)
 
 
 def read(file: Path) -> list[Assignment]:
@@ -70,13 +81,17 @@ def read(file: Path) -> list[Assignment]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DatabaseError(f"{file} cannot be read: {error}") from error
     if unknown := document.keys() - set(DIMENSIONS):
-        raise DatabaseError(f"{file}: [{min(unknown)}] is none of {', '.join(DIMENSIONS)}")
+        raise DatabaseError(
+            f"{file}: [{min(unknown)}] is none of {', '.join(DIMENSIONS)} (a cost centre is a team: write [team.feature])"
+        )
     assignments: list[Assignment] = []
     for dimension in DIMENSIONS:
         tables = _table(document, dimension, f"{file}: [{dimension}]")
         if unknown := tables.keys() - set(BY):
+            first = min(unknown)
             raise DatabaseError(
-                f"{file}: [{dimension}.{min(unknown)}] is none of {', '.join(f'{dimension}.{by}' for by in BY)}"
+                f"{file}: [{dimension}.{first}] is none of {', '.join(f'{dimension}.{by}' for by in BY)}: write one of these in "
+                f'brackets, and below it {first} = "..."'
             )
         for by in BY:
             for value, assigned in _table(tables, by, f"{file}: [{dimension}.{by}]").items():
@@ -98,12 +113,26 @@ def _table(document: Json, name: str, place: str) -> Json:
     return mapping(document, name)
 
 
-def _replace(database: Ledger, assignments: list[Assignment]) -> None:
+def _without_calls(database: Ledger, assignments: list[Assignment]) -> list[str]:
+    """The features and services of assignments that no call has."""
+    unmatched: list[str] = []
+    for by, column in zip(BY, ("feature", "service"), strict=True):
+        values = {assignment.value for assignment in assignments if assignment.by_dimension == by}
+        if values:
+            query = f"SELECT DISTINCT toString({column}) FROM llm_calls WHERE {column} IN {{values: Array(String)}}"
+            rows = database.query(query, {"values": sorted(values)}).rows
+            unmatched += [f"{by} {value}" for value in sorted(values - {row[0] for row in rows})]
+    return unmatched
+
+
+def _replace(database: Ledger, assignments: list[Assignment]) -> int:
+    """Set these, and delete all others; returns how many those were."""
     keys = {assignment[:3] for assignment in assignments}
     removed_rows = [[*row, 1] for row in database.query(ALL).rows if tuple(row[:3]) not in keys]
     rows: list[list[Any]] = [[*assignment, 0] for assignment in assignments]
     if removed_rows or rows:
         insert(database, "assignments", COLUMNS, [*removed_rows, *rows])
+    return len(removed_rows)
 
 
 COMMANDS: Final = (assign,)

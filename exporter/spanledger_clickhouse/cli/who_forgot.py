@@ -84,14 +84,18 @@ def suggested_fix(site: CallSite) -> str:
         return "set baggage in the middleware of this service: the baggage of its caller was dropped"
     if site.reason == "stale":
         return "with spanledger.attribution(user=..., feature=...):  # for each piece of the worker's work"
-    if site.reason == "context_lost":
+    name = site.function.rpartition(".")[2].strip("<>")
+    is_script = name == "module"
+    if site.reason == "context_lost" and not is_script:
         return 'with spanledger.carried(job["spanledger"]):  # and spanledger.carry() where the job is created'
-    if site.without_feature:
-        name = site.function.rpartition(".")[2].strip("<>") or "name"
-        return f'@spanledger.feature("{name}")  # above {site.function or "the function"}'
-    lacking = [
-        word for count, word in ((site.without_user, "user=..."), (site.without_request, "request_id=...")) if count
-    ]
+    missing = (
+        (site.without_user, "user=..."),
+        (site.without_feature, "feature=..." if is_script or not name else f'feature="{name}"'),
+        (site.without_request and not is_script, "request_id=..."),
+    )
+    lacking = [word for count, word in missing if count]
+    if len(lacking) == 1 and site.without_feature and name and not is_script:
+        return f'@spanledger.feature("{name}")  # above {site.function}'
     return f"with spanledger.attribution({', '.join(lacking)}):"
 
 
