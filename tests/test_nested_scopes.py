@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage
 from opentelemetry import context as otel_context
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -21,6 +22,7 @@ from calls_by_hand import ask, user, users
 from conftest import Recorded
 from spanledger.capture.request_totals import MAX_OPEN, OpenRequests, RequestTotal
 from spanledger.context import propagation
+from spanledger.context.llm_call import CALL_KEY, Outbound
 from spanledger.context.unattributed import Strictness
 
 pytestmark = pytest.mark.usefixtures("by_hand")
@@ -155,7 +157,21 @@ def test_a_message_without_a_user_does_not_get_its_readers():
             "user.id=%FF,request.id=r": {"request.id": "r"},
         }.items():
             assert dict(baggage.get_all(script["extract"](guard, {"baggage": header}))) == entries
-        assert baggage.get_baggage("user.id", script["extract"](guard, {})) == "ada"
+        assert baggage.get_baggage("user.id", script["extract"](guard, {})) is None
+
+
+def test_a_propagator_of_ones_own_sends_nothing_that_is_over_or_to_a_model():
+    propagation.guard_propagators()
+    carrier: dict[str, str] = {}
+    with spanledger.attribution(user="ada", request_id="r"):
+        inside = otel_context.get_current()
+        W3CBaggagePropagator().inject(carrier)
+        to_model: dict[str, str] = {}
+        W3CBaggagePropagator().inject(to_model, otel_context.set_value(CALL_KEY, Outbound()))
+    later: dict[str, str] = {}
+    W3CBaggagePropagator().inject(later, inside)
+    assert "user.id=ada" in carrier["baggage"]
+    assert (to_model, later) == ({}, {})
 
 
 def test_a_module_that_begins_as_a_brokers_is_none():

@@ -8,17 +8,18 @@ by the rules of W3C's baggage (`baggage_header.py`), also where OTEL_PROPAGATORS
 Outward: instrumentations of HTTP clients put the current baggage into every request they see, those of the
 SDKs included. Inside a request to a provider (the context has `llm_call.CALL_KEY`) the guard injects with baggage cleared;
 everywhere else it leaves out our entries that name nobody (None, False, blank) or that are over, and what is not ours passes
-as it was. The guard is asked for whenever somebody asks for the global propagator: an application may set its own at any time.
+as it was; W3C's baggage does so by itself, for those who have a propagator of their own (Temporal). The guard is asked for whenever somebody asks for the global propagator: an application may set its own at any time.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import FrameType
 from typing import Any, Final
 
 from opentelemetry import baggage, propagate
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
 
@@ -28,6 +29,7 @@ from spanledger.context.llm_call import in_call
 from spanledger.context.open_scopes import current, merged
 from spanledger.runtime import settings
 from spanledger.runtime.guard import quietly
+from spanledger.runtime.replaced_functions import ReplacedFunctions
 
 HEADER: Final = "baggage"
 BROKER_MODULES: Final = (
@@ -39,7 +41,6 @@ BROKER_MODULES: Final = (
             "boto3sqs",
             "celery",
             "confluent_kafka",
-            "dramatiq",
             "kafka",
             "pika",
             "remoulade",
@@ -71,6 +72,11 @@ def _is_brokers(accessor: object) -> bool:
     return frame is not None and _is_within(str(frame.f_globals.get("__name__", "")), modules)
 
 
+def _is_eager(getter: object) -> bool:
+    """Whether a job without any header may be a function that runs where it was called: Celery's `task_always_eager`."""
+    return type(getter).__module__.startswith(("opentelemetry.instrumentation.celery", MIDDLEWARE))
+
+
 def _is_within(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(package + ".") for package in packages)
 
@@ -91,16 +97,15 @@ class FilteringPropagator(TextMapPropagator):
     def __init__(self, inner: TextMapPropagator, *, trusting: bool) -> None:
         self.inner = inner
         self._trusts_carriers = trusting
-        self.dropped = 0
-        """Number of attribution entries dropped from untrusted carriers."""
+        self._fields = {HEADER, *inner.fields}
 
     def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
         extracted_context = self.inner.extract(carrier, context, getter)
         with quietly("guarding incoming baggage"):
             is_message = _is_brokers(getter)
             if self._trusts_carriers or is_message:
-                entries = _of_carrier(carrier, getter)
-                return _with_entries(extracted_context, entries, context, is_message=is_message)
+                replaces = is_message and (not _is_eager(getter) or any(getter.get(carrier, f) for f in self._fields))
+                return _with_entries(extracted_context, _of_carrier(carrier, getter), context, replaces=replaces)
             return self._without_untrusted(extracted_context, context)
         return extracted_context
 
@@ -113,11 +118,9 @@ class FilteringPropagator(TextMapPropagator):
         own_entries = {key: value for key, value in current(before).entries.items() if is_attribution_key(key)}
         carrier_entries = {key: value for key, value in baggage.get_all(context).items() if is_attribution_key(key)}
         for key in carrier_entries.keys() - own_entries.keys():
-            self.dropped += 1
             context = baggage.remove_baggage(key, context)
         for key, value in own_entries.items():
             if carrier_entries.get(key) != value:
-                self.dropped += key in carrier_entries
                 context = baggage.set_baggage(key, value, context)
         return context
 
@@ -139,23 +142,19 @@ class FilteringPropagator(TextMapPropagator):
         return self.inner.fields
 
 
-def _of_carrier(carrier: Any, getter: Getter[Any]) -> dict[str, str] | None:
-    """Our entries of a carrier that is trusted; None where it has no baggage."""
-    headers = getter.get(carrier, HEADER)
-    if not headers:
-        return None
+def _of_carrier(carrier: Any, getter: Getter[Any]) -> dict[str, str]:
+    """Our entries of a carrier that is trusted."""
+    headers = getter.get(carrier, HEADER) or []
     texts = [headers] if isinstance(headers, str) else headers
     return {key: value for key, value in baggage_header.read(texts).items() if is_attribution_key(key)}
 
 
-def _with_entries(
-    context: Context, entries: dict[str, str] | None, before: Context | None, *, is_message: bool
-) -> Context:
-    """`context` with what a carrier says, within what was there before; a message that says anything is nobody else's."""
+def _with_entries(context: Context, entries: dict[str, str], before: Context | None, *, replaces: bool) -> Context:
+    """`context` with what a carrier says, in the place of what was there before, or within it."""
     own = {key: value for key, value in current(before).entries.items() if is_attribution_key(key)}
     for key in [key for key in baggage.get_all(context) if is_attribution_key(key)]:
         context = baggage.remove_baggage(key, context)
-    for key, value in merged({} if is_message and entries is not None else own, entries or {}).items():
+    for key, value in merged({} if replaces else own, entries).items():
         context = baggage.set_baggage(key, value, context)
     return context
 
@@ -206,3 +205,22 @@ def guard_propagators() -> None:
     """Wrap the global propagator now, and whenever somebody asks for it."""
     wrap_propagator()
     propagate.get_global_textmap = _guarded
+    if not _patched:
+        _patched.replace(W3CBaggagePropagator, "inject", _guarding_inject)
+
+
+_patched: Final = ReplacedFunctions()
+
+
+def _guarding_inject(inject: Any) -> Any:
+    """For propagators that are not the global one, such as Temporal's own."""
+
+    @wraps(inject)
+    def guarded(self: Any, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
+        if in_call(context):
+            return
+        with quietly("guarding outgoing baggage"):
+            context = _without_blank_entries(context)
+        inject(self, carrier, context, setter)
+
+    return guarded

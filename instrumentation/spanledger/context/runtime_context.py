@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from types import ModuleType
 from typing import Any, Final, NamedTuple
 
+import wrapt
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.baggage import _BAGGAGE_KEY
@@ -128,8 +130,22 @@ def _without_attribution(context: Context) -> Context:
     return otel_context.set_value(_BAGGAGE_KEY, entries, context)
 
 
+def _watch_temporal(module: ModuleType) -> None:
+    """Temporal detaches by itself, a token of contextvars (temporalio 1.35 `contrib/opentelemetry/_context.py`)."""
+
+    def detach(_: Context, token: Any) -> bool:
+        try:
+            otel_context._RUNTIME_CONTEXT.detach(token)
+        except ValueError:  # of another context
+            return False
+        return True
+
+    module._detach = detach  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def watch_context() -> None:
     """Wrap the runtime context, OpenTelemetry's own or another's, unless it is."""
+    wrapt.register_post_import_hook(_watch_temporal, "temporalio.contrib.opentelemetry._context")
     runtime = otel_context._RUNTIME_CONTEXT
     if isinstance(runtime, ContextVarsRuntimeContext):
         otel_context._RUNTIME_CONTEXT = WatchedRuntimeContext(runtime)
