@@ -48,7 +48,7 @@ class _ManualProvider:
     def fold(self, body: Json, event: Json) -> Json:  # noqa: ARG002 - the protocol's
         return body
 
-    def response(self, body: Json, request: Request | None = None) -> Response:  # noqa: ARG002 - the protocol's
+    def response(self, body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG002 - the protocol's
         return self._response
 
 

@@ -75,6 +75,8 @@ SELECT
     part('other') AS other_cost_usd,
     brought('computed') AS computed_cost_usd,
     brought('avoided') AS avoided_cost_usd,
+    brought('low') AS low_cost_usd,
+    brought('high') AS high_cost_usd,
     status AS price_status,
     if(counts, the_price_key, a['spanledger.price.key']) AS price_key,
     if(counts, 'llm_rates', a['spanledger.price.source']) AS price_source,

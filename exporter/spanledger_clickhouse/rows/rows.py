@@ -18,6 +18,7 @@ from spanledger.pricing import BilledCall, Price
 from spanledger.runtime.untrusted_json import Json
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import DIMENSIONS
+from spanledger.semconv.evidence import READING_FLAGS
 from spanledger.semconv.usage import COST_ATTRIBUTES, METERS, USAGE_ATTRIBUTES, Usage, from_attributes
 from spanledger_clickhouse.rows.otlp import (
     MAX_JSON,
@@ -117,6 +118,8 @@ COLUMNS: Final[dict[str, str]] = {
     **{column: MONEY for column, _ in COSTS},
     "computed_cost_usd": MONEY,
     "avoided_cost_usd": MONEY,
+    "low_cost_usd": MONEY,
+    "high_cost_usd": MONEY,
     "price_status": LOW,
     "price_key": LOW,
     "price_source": LOW,
@@ -145,6 +148,8 @@ MAPPED_ATTRIBUTES: Final = (
 ) - {
     a.JOB_SERVER,
     a.PROVIDER_PROJECT,
+    a.USAGE_UNREAD,
+    a.BILLED_TO,
     a.BUDGET_WARNINGS,
     a.REQUESTED_MODEL,
     a.DOWNGRADE_REASON,
@@ -343,6 +348,8 @@ def row(span: Span, source: str) -> Row:
         *(money(attributes.get(name), priced) for _, name in COSTS),
         money(attributes.get(a.COST_COMPUTED), False),
         money(attributes.get(a.COST_AVOIDED), False),
+        money(attributes.get(a.COST_LOW), False),
+        money(attributes.get(a.COST_HIGH), False),
         text(attributes.get(a.PRICE_STATUS)),
         text(attributes.get(a.PRICE_KEY)),
         text(attributes.get(a.PRICE_SOURCE)),
@@ -382,7 +389,11 @@ def billed_call(values: Mapping[str, Any]) -> BilledCall:
     return BilledCall(
         values["provider"],
         values["response_model"] or None,
-        None if values["usage_source"] == "missing" else Usage(**{field: values[column] for column, field in TOKENS}),
+        None
+        if values["usage_source"] == "missing"
+        else Usage(
+            **{field: values[column] for column, field in TOKENS}, reported_total=values["reported_total_tokens"]
+        ),
         request_model=values["request_model"] or None,
         tier="batch" if values["is_batch"] else values["service_tier"],
         geo=values["inference_geo"],
@@ -392,6 +403,7 @@ def billed_call(values: Mapping[str, Any]) -> BilledCall:
         size=values["media_size"],
         quality=values["media_quality"],
         completed_at=values["start_time"] + timedelta(microseconds=values["duration_us"]),
+        doubts=tuple(flag for flag in values["price_flags"] if flag in READING_FLAGS),
     )
 
 
@@ -404,6 +416,8 @@ def price_columns(price: Price) -> dict[str, Any]:
     }
     return {
         **{column: money(costs.get(column), priced) for column, _ in COSTS},
+        "low_cost_usd": money(price.low_picousd, False),
+        "high_cost_usd": money(price.high_picousd, False),
         "price_status": price.status,
         "price_key": price.key or "",
         "price_source": price.source or "",

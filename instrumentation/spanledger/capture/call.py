@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from spanledger.capture.dedup import SeenResponses
+from spanledger.capture.dedup import SeenResponses, Sessions
 from spanledger.capture.jobs import Jobs, PendingJob, attribution_of, tenant_of
 from spanledger.context.call_site import Site, call_site, pinned
 from spanledger.context.llm_call import CALL_KEY, Outbound
@@ -29,10 +29,19 @@ from spanledger.runtime.span_attributes import keep_whole, set_attributes_fast, 
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
 from spanledger.semconv import result_lines
+from spanledger.semconv.evidence import USAGE_UNREAD
 from spanledger.semconv.provider_hosts import is_listed, server_of_id
 from spanledger.semconv.usage import Usage, to_attributes
 
 EMPTY_RESPONSE: Final = Response()
+DELIVERED: Final = frozenset(
+    {"stop", "length", "tool_calls", "end_turn", "max_tokens", "tool_use", "STOP", "MAX_TOKENS", "completed"}
+)
+"""Finish reasons that only an answer with content has."""
+SESSION_SECONDS: Final = {"openai": 20 * 60, "azure.ai.openai": 60 * 60}
+"""How long a container that code runs in is paid for at once (developers.openai.com/api/docs/pricing; Azure's page)."""
+container_sessions: Final = Sessions()
+"""The containers that are paid for now, as far as this process has seen."""
 
 seen_responses: Final = SeenResponses()
 """The responses that this process has recorded, by provider and id, and the SDK objects parsed from them."""
@@ -45,7 +54,14 @@ _jobs: Final = Jobs()
 def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
     seen_responses.after_fork()
+    container_sessions.after_fork()
     _jobs.after_fork()
+
+
+def _doubts(response: Response) -> str | None:
+    """Flags of what an answer leaves open, as an attribute."""
+    flags = (*response.doubts, USAGE_UNREAD) if response.unread else response.doubts
+    return ",".join(flags) if flags else None
 
 
 class Sending:
@@ -291,7 +307,7 @@ class Call:
     def line_entry(self, body: object) -> str | None:
         """What a line used, as text; None if nothing."""
         with quietly("reading what was used"):  # the other lines are rows all the same
-            response = self._provider.response(mapping(body), self.request)
+            response = self._provider.response(mapping(body), self.request, self.provider_name)
             if response.usage is not None and response.job_id is not None:
                 created = response.created if response.created is not None else self._job_created
                 return result_lines.entry(
@@ -304,6 +320,8 @@ class Call:
                     response.speed,
                     response.operation,
                     created,
+                    response.unread,
+                    _doubts(response),
                 )
         return None
 
@@ -394,7 +412,7 @@ class Call:
             request, response = self.request, EMPTY_RESPONSE
             if not request.is_json_lines:
                 with quietly("reading what was used"):  # where that fails, the call is a row all the same
-                    response = self._provider.response(self._body, request)
+                    response = self._provider.response(self._body, request, self.provider_name)
             if response.pending_job_id is not None:
                 self._remember_job(response.pending_job_id, response)
                 self._end_notified = self._end_notified or (request.starts_job and not request.batch)  # the result does
@@ -526,8 +544,15 @@ class Call:
     def _usage(self, response: Response, outcome: str) -> tuple[Usage | None, str | None]:
         """(usage, where it is from)."""
         usage, expected = response.usage, self.request.expected_usage
+        if usage is not None and not any(usage) and DELIVERED.intersection(response.finish_reasons):
+            usage = None  # a server that does not count
+        if usage is not None and usage.code_sessions and response.containers:
+            usage = usage._replace(code_sessions=self._new_sessions(response.containers))
         if usage is None and outcome == "ok" and expected is not None:
-            return Usage(*(n * response.quantity for n in expected[:-1])), "request"
+            usage = Usage(*(n * response.quantity for n in expected[:-1]))
+            if usage.code_sessions and response.containers:
+                usage = usage._replace(code_sessions=self._new_sessions(response.containers))
+            return usage, "request"
         if usage is not None:
             return usage, "exact" if response.complete else "partial"
         if outcome == "ok" and self.unasked_host is not None:
@@ -536,6 +561,11 @@ class Call:
                 f"understands stream_options, set SPANLEDGER_INCLUDE_USAGE_HOSTS={self.unasked_host} to ask for it"
             )
         return None, None if outcome == "error" else "missing"
+
+    def _new_sessions(self, containers: tuple[str, ...]) -> int:
+        """How many of these containers begin a session that is billed; within one, a container is billed once."""
+        seconds = SESSION_SECONDS.get(self.provider_name, SESSION_SECONDS["openai"])
+        return sum(container_sessions.begins(f"{self.provider_name} {name}", seconds) for name in containers)
 
     def _facts(self, response: Response, outcome: str, usage: Usage | None, source: str | None) -> dict[str, Any]:
         request = self.request
@@ -561,6 +591,9 @@ class Call:
             (a.SPEED, response.speed),
             (a.PROVIDER_COST, response.provider_cost_usd),
             (a.USAGE_RAW, response.raw_usage),
+            (a.USAGE_UNREAD, response.unread),
+            (a.USAGE_DOUBTS, _doubts(response)),
+            (a.BILLED_TO, request.billed_to),
             (a.MEDIA_SIZE, response.size or request.size),
             (a.MEDIA_QUALITY, response.quality or request.quality),
             (a.BATCH, response.batch or None),

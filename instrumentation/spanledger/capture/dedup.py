@@ -8,6 +8,7 @@ same key in the table).
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -109,3 +110,29 @@ class PendingJobs(Generic[Value]):
         """Remove and return the value."""
         with self._lock:
             return self._values.pop(key, None)
+
+
+class Sessions:
+    """What is paid for by the session: the most recently begun ones."""
+
+    def __init__(self, capacity: int = 10_000) -> None:
+        self._capacity = capacity
+        self._began: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that no thread of the parent holds."""
+        self._lock = threading.Lock()
+
+    def begins(self, name: str, seconds: float) -> bool:
+        """Whether a use of `name` begins a session, because none began within so many seconds."""
+        now = time.monotonic()
+        with self._lock:
+            began = self._began.get(name)
+            if began is not None and now < began + seconds:
+                return False
+            self._began[name] = now
+            self._began.move_to_end(name)
+            if len(self._began) > self._capacity:
+                self._began.popitem(last=False)
+            return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -13,19 +13,26 @@ from spanledger.pricing import price as p
 from spanledger.pricing.model_names import Match, Unresolved, canonical, is_vendor_model, resolve
 from spanledger.pricing.price import Component, Price
 from spanledger.pricing.price_table import Prices, prices
-from spanledger.pricing.rates import CHARGED_METERS, TIERS, components, multiplier, rates_for
+from spanledger.pricing.rates import (
+    CHARGED_METERS,
+    PREPAID_TIERS,
+    TIERS,
+    components,
+    multiplier,
+    rates_for,
+    unknown_modifiers,
+)
 from spanledger.runtime.untrusted_json import MAX_COUNT
-from spanledger.semconv import provider_hosts
+from spanledger.semconv import evidence, provider_hosts
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import CACHE_WRITE, METERS, Usage, counts_of, non_token_counts
 
-COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai"})
-"""Providers whose reported cost is the price (R12)."""
+COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai", "perplexity"})
+"""Providers whose reported cost is the price (R12); so is that of a gateway of one's own."""
 
 MAX_REPORTED: Final = 10**18
 """Picodollars, a million dollars: no single call costs as much."""
 
-NO_COMPONENTS: Final[tuple[Component, ...]] = ()
 BEDROCK: Final = "aws.bedrock"
 
 
@@ -43,6 +50,7 @@ def quote(
     size: str = "",
     quality: str = "",
     at: datetime | None = None,
+    doubts: tuple[str, ...] = (),
     table: Prices | None = None,
 ) -> Price:
     """Price a usage.
@@ -60,42 +68,101 @@ def quote(
         speed: Anthropic's speed ("fast").
         host: where the request went; a private host serves its own models at no cost.
         provider_cost_usd: the cost reported by the provider, in USD.
-        size: of the image or video made ("1024x1024", "1080p").
+        size: of the image or video made ("1024x1024", "1080p"), or of the container that code ran in ("4g").
         quality: of the image made ("hd", "low").
         at: when the call completed (default: now); decides off-peak rates, and which price was valid.
+        doubts: what is not known of the usage (`evidence.READING_FLAGS`).
         table: the prices to use (default: those in force).
 
     Returns:
-        The price. `total_picousd` is None, never 0, where the call cannot be priced; `status` says why.
+        The price. `total_picousd` is None, never 0, where the call cannot be priced; `status` says why. Its flags have `exact` only
+        if everything which can cost money was understood, else `estimated` and why.
     """
     if type(usage) is not Usage and isinstance(usage, Mapping):
         usage = usage_from_totals(usage)
-    if provider_cost_usd is not None and canonical(provider) in COST_REPORTING_PROVIDERS:
+    if provider_cost_usd is not None and (
+        canonical(provider) in COST_REPORTING_PROVIDERS or (host and not provider_hosts.is_listed(host))
+    ):
         return _reported(provider, provider_cost_usd, usage, model or request_model, tier, table)
     if usage is None:
         return Price(p.NO_USAGE)
     table = table or prices()
+    if tier and tier.lower() in PREPAID_TIERS:
+        paid = _by_table(
+            table, usage, (provider, model or "", request_model or "", "", geo, speed, host), size, quality, at, ()
+        )
+        return Price(p.PREPAID, 0, (), paid.key, paid.source, paid.version, (), paid.total_picousd)
+    return _by_table(
+        table, usage, (provider, model or "", request_model or "", tier, geo, speed, host), size, quality, at, doubts
+    )
+
+
+_Named = tuple[str, str, str, str, str, str, str]
+"""Provider, model, requested model, tier, geography, speed, host."""
+
+
+def _by_table(
+    table: Prices, usage: Usage, named: _Named, size: str, quality: str, at: datetime | None, doubts: tuple[str, ...]
+) -> Price:
+    """The price of a usage by the table."""
+    provider, model, request_model, tier, geo, speed, host = named
     if not model and not request_model:
-        standalone = tool_fees.standalone_components(canonical(provider), usage)
+        standalone = tool_fees.standalone_components(canonical(provider), usage, size)
         if standalone is None:
             return Price(p.NO_MODEL)
         live = table.live
         return Price(
             p.PRICED, sum(c.amount for c in standalone), tuple(standalone), None, live.source, live.version, ("exact",)
         )
-    rates = _flat_rates(table, provider, model or "", request_model or "", tier, geo, speed, host)
-    if rates is not None and (at is None or not rates.entry.former_entries):
+    rates = _flat_rates(table, *named)
+    if rates is not None and not doubts and (at is None or not rates.entry.former_entries):
         priced = rates.price(usage)
         if priced is not None:
             return priced
     by_other_meters = usage.total == 0 and non_token_meters.uses_non_token_meters(usage)
     media = (size, quality) if by_other_meters else ("", "")
-    resolution = _resolve(table, provider, model or "", request_model or "", geo, host, *media)
+    resolution = _resolve(table, provider, model, request_model, geo, host, *media)
     if isinstance(resolution, Price):
         return resolution
-    return _price(
-        resolution, usage, tier, geo or _host_geo(host) if host else geo, speed, at, size if by_other_meters else None
+    place = geo or _host_geo(host) if host else geo
+    price = _price(resolution, usage, tier, place, speed, at, size if by_other_meters else None, size, doubts)
+    return _with_router(price, table, request_model, usage) if canonical(provider) in AZURE else price
+
+
+def _with_router(price: Price, table: Prices, request_model: str, usage: Usage) -> Price:
+    """The price with the fee of Azure's model router, where that has chosen the model."""
+    router = tool_fees.router_component(table.live, request_model, usage)
+    if router is None or price.total_picousd is None or price.key == router.field.rpartition(".")[0]:
+        return price
+    low, high = (None if bound is None else bound + router.amount for bound in (price.low_picousd, price.high_picousd))
+    return price._replace(
+        total_picousd=price.total_picousd + router.amount,
+        components=(*price.components, router),
+        low_picousd=low,
+        high_picousd=high,
     )
+
+
+AZURE: Final = ("azure.ai.openai", "azure.ai.inference")
+
+
+def _estimate(price: Price, flags: set[str], usage: Usage, priced_as: Callable[[Usage], int | None]) -> Price:
+    """A price that is not exact: with what is not understood, and bounds where they are known."""
+    total = price.total_picousd
+    low = high = None
+    if flags == {evidence.TOTALS_DISAGREE}:
+        beyond = (usage.reported_total or 0) - usage.total
+        if beyond > 0:
+            low, high = total, priced_as(usage._replace(output=usage.output + beyond))
+        else:
+            high = total
+    elif flags == {evidence.MODALITY_UNKNOWN}:
+        low = priced_as(usage._replace(output=usage.output + usage.output_image, output_image=0))
+        high = total
+    elif flags <= {evidence.FEE_UNKNOWN, evidence.USAGE_UNREAD}:
+        low = total  # what is not known costs nothing, or more
+    own = (flag for flag in price.flags if flag != "exact")
+    return price._replace(flags=(evidence.ESTIMATED, *own, *sorted(flags)), low_picousd=low, high_picousd=high)
 
 
 class BilledCall(NamedTuple):
@@ -114,6 +181,7 @@ class BilledCall(NamedTuple):
     quality: str
     completed_at: datetime | None = None
     """None: now."""
+    doubts: tuple[str, ...] = ()
 
     def price(self) -> Price:
         """The price under the prices in force."""
@@ -130,6 +198,7 @@ class BilledCall(NamedTuple):
             size=self.size,
             quality=self.quality,
             at=self.completed_at,
+            doubts=self.doubts,
         )
 
 
@@ -146,7 +215,7 @@ class _FlatRates:
         self._rates = rates
         self._limit = limit
         table = match.table
-        self._price_fields = (self.entry.key, table.source, table.version, match.flags, None)
+        self._price_fields = (self.entry.key, table.source, table.version, match.flags, None, None, None)
 
     def price(self, usage: Usage) -> Price | None:
         """The price, or None if the fast path does not apply: another threshold, a non-token meter, no rate."""
@@ -156,6 +225,9 @@ class _FlatRates:
         total = 0
         reasoning = usage.reasoning
         counts = _flat_counts(usage)
+        reported = usage.reported_total
+        if reported is not None and reported != sum(counts):
+            return None
         for quantity, rate in zip((*counts[:-1], counts[-1] - reasoning, reasoning), self._rates, strict=True):
             if quantity:
                 if rate is None:
@@ -186,6 +258,8 @@ def _flat_rates(
     geo = geo or _host_geo(host)
     if entry.off_peak or entry.brackets or ((geo or speed) and multiplier(entry.json, geo, speed) != (1, 1)):
         return None
+    if unknown_modifiers(entry, tier, geo, speed) or request_model.startswith(tool_fees.ROUTER):
+        return None
     plan = rates_for(entry, TIERS.get(tier.lower(), ""))
     rates = [
         (meter, rate.atto, rate.field, rate.atto // p.ATTO_PER_PICO)
@@ -197,28 +271,63 @@ def _flat_rates(
 
 
 def _price(
-    match: Match, usage: Usage, tier: str, geo: str, speed: str, completed_at: datetime | None, size: str | None
+    match: Match,
+    usage: Usage,
+    tier: str,
+    geo: str,
+    speed: str,
+    completed_at: datetime | None,
+    size: str | None,
+    container: str = "",
+    doubts: tuple[str, ...] = (),
 ) -> Price:
-    """`size` is None for a call that is priced by its tokens."""
+    """`size` is None for a call that is priced by its tokens, `container` that of what code ran in."""
+
+    def priced_as(other: Usage) -> tuple[Price, set[str]]:
+        return _charged(match, other, tier, geo, speed, completed_at, size, container)
+
+    price, flags = priced_as(usage)
+    if price.total_picousd is None:
+        return price
+    flags.update(doubts)
+    if usage.reported_total is not None and usage.reported_total != usage.total and size is None:
+        flags.add(evidence.TOTALS_DISAGREE)
+    return _estimate(price, flags, usage, lambda other: priced_as(other)[0].total_picousd) if flags else price
+
+
+def _charged(
+    match: Match,
+    usage: Usage,
+    tier: str,
+    geo: str,
+    speed: str,
+    completed_at: datetime | None,
+    size: str | None,
+    container: str,
+) -> tuple[Price, set[str]]:
+    """The price, and what makes it an estimate."""
     entry, table, match_flags = match
     if entry.former_entries and completed_at is not None:
         entry = entry.valid_at(completed_at)
         match_flags = match_flags if entry is match.entry else (*match_flags, "former")
     priced = components(entry, usage, tier, geo=geo, speed=speed, completed_at=completed_at)
     if size is not None and priced is not None:
-        by_other_meters = non_token_meters.components(entry, usage, TIERS.get(tier.lower(), ""), size)
-        priced = None if by_other_meters is None else (by_other_meters, set[str]())
-    extra = tool_fees.components(entry, usage) if tool_fees.uses_tools(usage) else NO_COMPONENTS
-    if priced is None or extra is None:
-        return Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=match_flags)
+        others = non_token_meters.components(entry, usage, TIERS.get(tier.lower(), ""), size)
+        priced = None if others is None else (others, priced[1])
+    if priced is None:
+        unpriced = Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=match_flags)
+        return unpriced, set()
     parts, flags = priced
-    parts.extend(extra)
+    if tool_fees.uses_tools(usage):
+        fees, complete = tool_fees.components(entry, usage, container)
+        parts.extend(fees)
+        if not complete:
+            flags.add(evidence.FEE_UNKNOWN)
     total = 0
     for part in parts:
         total += part.amount
     status = p.PRICED if total or not parts else p.ZERO_PRICE
-    all_flags = (*match_flags, *sorted(flags)) if flags else match_flags
-    return Price(status, total, tuple(parts), entry.key, table.source, table.version, all_flags)
+    return Price(status, total, tuple(parts), entry.key, table.source, table.version, match_flags), flags
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,9 @@ from spanledger.semconv.usage import METERS, OTHER, Usage
 
 OTHER_METERS: Final = {name: meter for name, meter in METERS.items() if meter.group == OTHER}
 
+MINIMUM: Final = {("groq", "audio_input_ms"): 10_000}
+"""(LiteLLM's provider, meter) -> the least that a request is billed for (groq.com/pricing: 10 seconds)."""
+
 PIXELS: Final = ("input_cost_per_pixel", "output_cost_per_pixel")
 
 
@@ -41,6 +44,7 @@ def components(entry: Entry, usage: Usage, suffix: str, size: str) -> list[Compo
         if rate is None:
             return None
         atto, field = rate
+        quantity = max(quantity, MINIMUM.get((entry.provider, meter), 0))
         parts.append(Component(meter, quantity, atto // row.per, field, round_half_even(quantity * atto, row.per)))
     return parts
 

@@ -20,6 +20,11 @@ NO_MODEL: Final = "unpriced:no_model"
 NO_PRICE: Final = "unpriced:no_price"
 NO_USAGE: Final = "unpriced:no_usage"
 NEEDS_MAPPING: Final = "unpriced:needs_mapping"
+PREPAID: Final = "prepaid"
+"""It ran on capacity that is paid by time: no money for the call itself, and `computed_picousd` says what it would have cost."""
+BILLED_ELSEWHERE: Final = "billed_elsewhere"
+"""Somebody else pays for it (Anthropic's `bill_to`): `computed_picousd` says how much."""
+
 ERROR: Final = "unpriced:error"
 """Pricing itself failed; `reprice` tries again."""
 
@@ -59,9 +64,12 @@ class Price(NamedTuple):
     version: str | None = None
     flags: tuple[str, ...] = ()
     """exact, or the reason for a weaker match: alias, variant, home_vendor, archived, former (a price that held at the time of the call),
-    tier_estimated, batch_estimated, proxy."""
+    tier_estimated, batch_estimated, proxy; `estimated` and what is not understood."""
     computed_picousd: int | None = None
-    """The cost by the price table, if the provider's own figure is the price."""
+    """The cost by the price table, where something else is the price (the provider's own figure, capacity that is paid)."""
+    low_picousd: int | None = None
+    high_picousd: int | None = None
+    """Bounds of an estimate, where they are known."""
 
     @property
     def priced(self) -> bool:

@@ -16,6 +16,14 @@ from typing import Final, NamedTuple, cast
 
 from spanledger.pricing.price import Component, round_half_even
 from spanledger.runtime.untrusted_json import Json, items, label, mapping
+from spanledger.semconv.evidence import (
+    BATCH_ESTIMATED,
+    GEO_UNKNOWN,
+    RATE_MISSING,
+    SPEED_UNKNOWN,
+    TIER_ESTIMATED,
+    TIER_UNKNOWN,
+)
 from spanledger.semconv.usage import (
     INPUT_RATE,
     METERS,
@@ -58,6 +66,13 @@ CHARGED_METERS: Final = (*(name for name in TOKEN_METERS if name != OUTPUT), OUT
 """In the order in which they are components; the output is charged without its reasoning, which comes last."""
 _charged_counts: Final = counts_of(*CHARGED_METERS)
 
+STANDARD_TIERS: Final = frozenset({
+    "", "default", "standard", "auto", "on_demand", "standard_only", "unspecified", "traffic_type_unspecified",
+})  # fmt: skip
+"""Service tiers at the standard price."""
+PREPAID_TIERS: Final = frozenset({"scale", "provisioned_throughput", "reserved"})
+"""Service tiers of capacity that is paid by time: OpenAI's Scale Tier, Vertex's and Bedrock's."""
+
 TIERS: Final = {
     "batch": "batches",
     "batches": "batches",
@@ -70,7 +85,16 @@ TIERS: Final = {
     "ultrafast": "ultrafast",
     "decisions": "decisions",
 }
-"""Service tier as providers spell it (lower case) -> suffix of the table; anything else is standard (R8)."""
+"""Service tier as providers spell it (lower case) -> suffix of the table; anything else is priced as standard (R8)."""
+
+FALLBACK_FACTORS: Final = {
+    ("fireworks_ai", READ_RATE, INPUT_RATE): (1, 2),  # docs.fireworks.ai/serverless/pricing: cached input at half
+}
+"""(LiteLLM's provider, rate, the rate in whose place it stands) -> the factor that the provider states."""
+USUALLY_EQUAL: Final = frozenset(
+    {"input", "input_image", "input_video", "cache_read_image", "cache_read_video", "reasoning", "output"}
+)
+"""Meters whose rate is that of text where the table states none: providers count their tokens so that it fits."""
 
 
 class Rate(NamedTuple):
@@ -78,7 +102,7 @@ class Rate(NamedTuple):
     """Attodollars a token."""
     field: str
     estimated: str | None = None
-    """Why this rate is an estimate: tier_estimated or batch_estimated."""
+    """Why this rate is an estimate: tier_estimated, batch_estimated or rate_missing."""
 
 
 Fields = dict[tuple[str, int, int, str], Rate]
@@ -192,7 +216,7 @@ def components(
     rates = rates_for(entry, suffix, crossed, bracket, off_peak)
     numerator, denominator = multiplier(entry.json, geo, speed) if geo or speed else (1, 1)
     parts: list[Component] = []
-    flags: set[str] = set()
+    flags = unknown_modifiers(entry, tier, geo, speed) if tier or geo or speed else set[str]()
     for meter, quantity in _charged_quantities(usage):
         rate = rates[meter]
         if rate is None:
@@ -233,7 +257,7 @@ def _compile_rates(entry: Entry, suffix: str, crossed: int, bracket: int, off_pe
         fields = {**fields, **entry.off_peak}
     thresholds = [t for t in reversed(entry.thresholds) if t <= crossed]
     lookup = _Lookup(entry, fields, thresholds, suffix)
-    rates: dict[str, Rate | None] = {meter: lookup.first_rate(chain) for meter, chain in RATE_CHAINS.items()}
+    rates: dict[str, Rate | None] = {meter: lookup.first_rate(chain, meter) for meter, chain in RATE_CHAINS.items()}
     rates["reasoning"] = lookup.reasoning_rate()
     return rates
 
@@ -248,18 +272,15 @@ class _Lookup:
     """Crossed ones, highest first."""
     tier: str
 
-    def first_rate(self, chain: tuple[tuple[str, int], ...]) -> Rate | None:
+    def first_rate(self, chain: tuple[tuple[str, int], ...], meter: str) -> Rate | None:
         for position, (base, hours) in enumerate(chain):
             rate = self.batch_rate(base, hours) if self.tier == "batches" else self.service_tier_rate(base, hours)
             if rate is not None:
-                if (
-                    position
-                    and base == INPUT_RATE
-                    and chain[0][0] == READ_RATE
-                    and self.entry.provider == "fireworks_ai"
-                ):
-                    return Rate(rate.atto // 2, rate.field, rate.estimated)  # Fireworks: half the input rate
-                return rate
+                factor = FALLBACK_FACTORS.get((self.entry.provider, chain[0][0], base)) if position else None
+                if factor is not None:
+                    return Rate(rate.atto * factor[0] // factor[1], rate.field, rate.estimated)
+                is_missing = position and meter not in USUALLY_EQUAL and rate.atto
+                return Rate(rate.atto, rate.field, rate.estimated or RATE_MISSING) if is_missing else rate
         # An embedding's output is its vector, which no table prices: counted by some servers, sold by none.
         return (
             Rate(0, "(no output price)")
@@ -275,7 +296,7 @@ class _Lookup:
                 return rate
             rate = self.fields.get((base, hours, threshold, ""))
             if rate is not None:
-                return Rate(rate.atto, rate.field, "tier_estimated")
+                return Rate(rate.atto, rate.field, TIER_ESTIMATED)
         return None
 
     def standard_rate(self, base: str, hours: int) -> Rate | None:
@@ -297,8 +318,8 @@ class _Lookup:
         if base.startswith("cache_read") and "claude" not in self.entry.key:
             whole = self.batch_rate(INPUT_RATE, 0)
             cheapest = min(standard.atto, whole.atto) if whole else standard.atto
-            return Rate(cheapest, standard.field, "batch_estimated")
-        return Rate(standard.atto // 2, standard.field, "batch_estimated")
+            return Rate(cheapest, standard.field, BATCH_ESTIMATED)
+        return Rate(standard.atto // 2, standard.field, BATCH_ESTIMATED)
 
     def reasoning_rate(self) -> Rate | None:
         """Tier's reasoning rate -> tier's output rate -> reasoning rate -> output rate (R6)."""
@@ -308,7 +329,7 @@ class _Lookup:
                     rate = self.fields.get((base, 0, threshold, self.tier))
                     if rate is not None:
                         return rate
-        return self.first_rate(RATE_CHAINS["reasoning"])
+        return self.first_rate(RATE_CHAINS["reasoning"], "reasoning")
 
 
 def _bracket(entry: Entry, total: int) -> int:
@@ -321,12 +342,31 @@ def _bracket(entry: Entry, total: int) -> int:
     return len(entry.brackets) - 1
 
 
+def unknown_modifiers(entry: Entry, tier: str, geo: str, speed: str) -> set[str]:
+    """Flags for what decides the price and is not in the table of this model."""
+    flags: set[str] = set()
+    lower = tier.lower()
+    if lower not in TIERS and lower not in STANDARD_TIERS and lower not in PREPAID_TIERS:
+        flags.add(TIER_UNKNOWN)
+    factors = mapping(entry.json, "provider_specific_entry")
+    if geo not in ("", "global", "not_available") and geo not in factors:
+        regions = [name for name in entry.json if name.startswith(REGIONAL_UPLIFT)]
+        if entry.provider == "anthropic" or (regions and f"{REGIONAL_UPLIFT}{geo}" not in regions):
+            flags.add(GEO_UNKNOWN)
+    if speed not in ("", "standard") and not (speed == "fast" and "fast" in factors):
+        flags.add(SPEED_UNKNOWN)
+    return flags
+
+
+REGIONAL_UPLIFT: Final = "regional_processing_uplift_multiplier_"
+
+
 def multiplier(entry: Mapping[str, object], geo: str, speed: str) -> tuple[int, int]:
     """The product of the uplifts for a geography and a speed, as a fraction (R9)."""
     fields = cast("Json", entry)
     factors = [
         mapping(fields, "provider_specific_entry").get(geo),
-        fields.get(f"regional_processing_uplift_multiplier_{geo}"),
+        fields.get(f"{REGIONAL_UPLIFT}{geo}"),
     ]
     if geo and geo != "global":
         factors.append(fields.get("regional_endpoint_uplift_multiplier"))

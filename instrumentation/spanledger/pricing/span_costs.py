@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from spanledger.pricing import BilledCall, Price
-from spanledger.pricing.price import CACHE_HIT, NOT_BILLED, PROVIDER_REPORTED
+from spanledger.pricing.price import BILLED_ELSEWHERE, CACHE_HIT, NOT_BILLED, PROVIDER_REPORTED
 from spanledger.semconv import attributes as a
 from spanledger.semconv.usage import COST_ATTRIBUTES, Usage, from_attributes
 
@@ -20,6 +20,8 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
     if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
         return {a.PRICE_STATUS: NOT_BILLED}
     price = billed_call(attributes, usage or from_attributes(attributes)).price()
+    if a.BILLED_TO in attributes and price.total_picousd is not None:
+        price = Price(BILLED_ELSEWHERE, 0, (), price.key, price.source, price.version, (), price.total_picousd)
     if attributes.get(a.CACHE_HIT) == "true":
         free = price_attributes(Price(CACHE_HIT, 0, key=price.key, source=price.source, version=price.version))
         return free if price.total_picousd is None else {**free, a.COST_AVOIDED: price.total_picousd}
@@ -47,6 +49,7 @@ def billed_call(attributes: Mapping[str, Any], usage: Usage | None) -> BilledCal
         provider_cost_usd=get(a.PROVIDER_COST),
         size=get(a.MEDIA_SIZE, ""),
         quality=get(a.MEDIA_QUALITY, ""),
+        doubts=tuple(get(a.USAGE_DOUBTS, "").split(",")) if a.USAGE_DOUBTS in attributes else (),
     )
 
 
@@ -61,6 +64,10 @@ def price_attributes(price: Price) -> dict[str, Any]:
             attributes[COST_ATTRIBUTES[group]] = amount
     if price.computed_picousd is not None:
         attributes[a.COST_COMPUTED] = price.computed_picousd
+    if price.low_picousd is not None:
+        attributes[a.COST_LOW] = price.low_picousd
+    if price.high_picousd is not None:
+        attributes[a.COST_HIGH] = price.high_picousd
     return attributes
 
 

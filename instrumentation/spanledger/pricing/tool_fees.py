@@ -6,12 +6,14 @@ to the account, and reconciliation shows them (rule R10).
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from spanledger.pricing.price import Component, round_half_even
+from spanledger.pricing.price_table import Table
 from spanledger.pricing.rates import Entry, attousd
 from spanledger.runtime.untrusted_json import get_path
-from spanledger.semconv.usage import METERS, NON_TOKEN_METERS, TOOLS, Usage, counts_of
+from spanledger.semconv.usage import INPUT_RATE, METERS, NON_TOKEN_METERS, TOOLS, Usage, counts_of
 
 FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
 """OpenAI's price list; LiteLLM has it as a constant of its code (1.109.1 `tool_call_cost_tracking.py`)."""
@@ -31,37 +33,59 @@ def uses_tools(usage: Usage) -> bool:
     return any(_tool_counts(usage))
 
 
-def standalone_components(provider: str, usage: Usage) -> list[Component] | None:
+def standalone_components(provider: str, usage: Usage, size: str) -> list[Component] | None:
     """The components of a call that used only tools with a per-call price, independent of the model; else None."""
     if usage.total or any(_other_counts(usage)):
         return None
-    return _per_call_components("azure" if provider.startswith("azure") else provider, usage) or None
+    return _per_call_components("azure" if provider.startswith("azure") else provider, usage, size) or None
 
 
-def _per_call_components(provider: str, usage: Usage) -> list[Component]:
+MEMORY: Final = re.compile(r"(\d{1,3})g")
+"""The memory of a container; its price is that of 1 GB, times as much (developers.openai.com/api/docs/pricing)."""
+
+
+def _per_call_components(provider: str, usage: Usage, size: str) -> list[Component]:
     parts: list[Component] = []
     if usage.file_searches:
         parts.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
     if usage.code_sessions:
-        price = CODE_SESSION.get(provider, CODE_SESSION_DEFAULT)
-        parts.append(_component("code_sessions", usage.code_sessions, *price))
+        field, rate = CODE_SESSION.get(provider, CODE_SESSION_DEFAULT)
+        memory = MEMORY.fullmatch(size)
+        parts.append(_component("code_sessions", usage.code_sessions, field, rate * (int(memory[1]) if memory else 1)))
     return parts
 
 
-def components(entry: Entry, usage: Usage) -> list[Component] | None:
-    """One component per tool used; None if the table lacks the price of one of them."""
-    parts = _per_call_components(entry.provider, usage)
+def components(entry: Entry, usage: Usage, size: str) -> tuple[list[Component], bool]:
+    """One component per tool used, and whether the table has the price of each; `size` is that of a container ("4g")."""
+    parts = _per_call_components(entry.provider, usage, size)
+    complete = True
     for name, meter in TOOL_METERS.items():
         quantity = getattr(usage, name)
         if not quantity or name in PER_CALL_METERS:
             continue
         rate, field = _rate(entry, meter.prices)
         if rate is None:
-            return None
-        if name == "web_searches" and _is_billed_per_prompt(entry):
+            complete = False
+            continue
+        if name in ("web_searches", "maps_queries") and _is_billed_per_prompt(entry):
             quantity = 1
         parts.append(_component(name, quantity, field, rate))
-    return parts
+    return parts, complete
+
+
+ROUTER: Final = "model-router"
+
+
+def router_component(table: Table, request_model: str, usage: Usage) -> Component | None:
+    """What Azure's model router charges for choosing a model, on top of that model's price
+    (learn.microsoft.com/azure/ai-foundry/openai/concepts/model-router): by tokens of input."""
+    if not request_model.startswith(ROUTER):
+        return None
+    entry = table.entry(f"azure_ai/{request_model}") or table.entry(f"azure_ai/{ROUTER}")
+    rate = attousd(entry.json.get(INPUT_RATE)) if entry is not None else None
+    if entry is None or rate is None:
+        return None
+    return _component("model_router", usage.total_input, f"{entry.key}.{INPUT_RATE}", rate)
 
 
 def _is_billed_per_prompt(entry: Entry) -> bool:

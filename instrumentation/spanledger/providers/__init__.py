@@ -53,6 +53,8 @@ class Request(NamedTuple):
     """The request starts a job that is billed later and then polled (a batch, a video, a background response)."""
     batch: bool = False
     """It begins a batch: each of its lines is billed, and seen, by itself."""
+    billed_to: str | None = None
+    """Who is billed, where that is somebody else's account (Anthropic's `bill_to`)."""
 
     @property
     def deferred(self) -> bool:
@@ -98,6 +100,12 @@ class Response(NamedTuple):
     """Of a batch: the ids of the files in which its results are."""
     extras: tuple[Response, ...] = ()
     """Further billed responses in the same HTTP response, each with its own model."""
+    unread: str | None = None
+    """Names of numbers in the usage object that are not read, with commas: its price may lack something."""
+    doubts: tuple[str, ...] = ()
+    """What else the answer leaves open that can cost money (`semconv/evidence.py`)."""
+    containers: tuple[str, ...] = ()
+    """Ids of the containers that it ran code in, each billed once for a session."""
 
 
 class Provider(Protocol):
@@ -117,8 +125,11 @@ class Provider(Protocol):
         twice changes nothing; only what accounting reads is kept, so memory does not grow."""
         ...
 
-    def response(self, body: Json, request: Request | None = None) -> Response:
-        """Read an answer, what `fold` made of a stream, or one line of an answer in lines."""
+    def response(self, body: Json, request: Request | None = None, provider: str = "") -> Response:
+        """Read an answer, what `fold` made of a stream, or one line of an answer in lines.
+
+        `provider`: `gen_ai.provider.name` of the server, where one format has several dialects.
+        """
         ...
 
 

@@ -12,8 +12,10 @@ from typing import Final, cast
 from urllib.parse import unquote
 
 from spanledger.providers import UNKNOWN_OPERATION, Request, Response, compact_usage, prompt_hash, texts
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number, unix_seconds
 from spanledger.semconv import usage as usages
+from spanledger.semconv.dialects import stated_cost
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "anthropic"
@@ -22,6 +24,13 @@ MESSAGE_FIELDS: Final = ("id", "model", "stop_reason")
 MODEL_REQUEST: Final = "span.model_request_end"
 """The event of a managed agent's session that carries usage; the session's own figures are sums of these."""
 
+
+KNOWN: Final = frozenset({
+    "input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens_details.thinking_tokens",
+    "cache_creation.ephemeral_5m_input_tokens", "cache_creation.ephemeral_1h_input_tokens", "server_tool_use.web_search_requests",
+    "server_tool_use.web_fetch_requests", "iterations.*", "cost", "cost_details.*",
+})  # fmt: skip
+"""Numbers of a usage object that are read, or cost nothing (fetching a page; OpenRouter's own cost, which is stated apart)."""
 
 BILLED_PATH: Final = re.compile(
     r"/messages$|/complete$"  # the API; what follows is how Vertex and Bedrock spell it
@@ -59,7 +68,14 @@ def request(method: str, path: str, body: object) -> Request | None:
         number(fields, "temperature"),
         label(fields, "service_tier"),
         prompt_hash(texts(fields.get("system"))),
+        billed_to=_billed_to(fields),
     )
+
+
+def _billed_to(fields: Json) -> str | None:
+    """The customer whose account is billed (anthropic 2.14 `types/beta/beta_billing_policy_param.py`)."""
+    name = label(fields, "billing_policy", "bill_to") if "billing_policy" in fields else None
+    return None if name == "self" else name
 
 
 def _poll_request(operation: str, body: object, subject: str | None, *, lines: bool) -> Request:
@@ -87,7 +103,7 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def response(body: Json, request: Request | None = None) -> Response:
+def response(body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG001 - one dialect
     if request is not None and request.is_json_lines:
         return _read_batch_line(body, request)
     if request is not None and request.is_poll:
@@ -104,7 +120,7 @@ def response(body: Json, request: Request | None = None) -> Response:
         label(usage_fields, "service_tier"),
         label(usage_fields, "inference_geo"),
         label(usage_fields, "speed"),
-        None,
+        stated_cost(usage_fields),
         compact_usage(usage_fields),
         body.get("streamed") is not True or body.get("finished") is True,
         extras=tuple(
@@ -119,6 +135,7 @@ def response(body: Json, request: Request | None = None) -> Response:
             )
             for other, usage in others.items()
         ),
+        unread=unread_names(usage_fields, KNOWN),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from spanledger.providers import UNKNOWN_OPERATION, Request, Response, anthropic, compact_usage, prompt_hash, texts
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, number, parse_json
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import Usage
@@ -32,6 +33,11 @@ HEADERS: Final = {
     "x-amzn-bedrock-cache-write-input-token-count": "cacheWriteInputTokenCount",
 }
 """Headers of an answer -> the metric of the same meaning."""
+KNOWN: Final = frozenset({
+    "inputTokens", "outputTokens", "totalTokens", "cacheReadInputTokens", "cacheWriteInputTokens", "cacheReadInputTokenCount",
+    "cacheWriteInputTokenCount", "cacheDetails.inputTokens",
+})  # fmt: skip
+"""Numbers of Converse's usage that are read."""
 VENDOR_COUNTS: Final = (
     ("inputTextTokenCount", "outputTextTokenCount"),
     ("prompt_token_count", "generation_token_count"),
@@ -91,7 +97,7 @@ def _chunk(event: Json) -> bytes | None:
         return None
 
 
-def response(body: Json, request: Request | None = None) -> Response:
+def response(body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG001 - one dialect
     usage_fields = mapping(body, "usage")
     reason = label(body, "stopReason")
     complete = body.get("streamed") is not True or body.get("finished") is True
@@ -108,6 +114,7 @@ def response(body: Json, request: Request | None = None) -> Response:
         raw_usage=compact_usage(usage_fields or metrics),
         complete=complete,
         operation=request.operation if request else None,
+        unread=unread_names(usage_fields, KNOWN),
     )
 
 

@@ -57,7 +57,7 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def response(body: Json, request: Request | None = None) -> Response:  # noqa: ARG001 - the protocol's
+def response(body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG001 - the protocol's
     stated = mapping(body, "usage") or mapping(body, "meta")
     reason = label(body, "finish_reason")
     return Response(

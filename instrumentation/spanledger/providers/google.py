@@ -13,8 +13,10 @@ from typing import Final, cast
 
 from spanledger.providers import UNKNOWN_OPERATION, Request, Response, compact_usage, google_jobs, prompt_hash, texts
 from spanledger.providers.google_jobs import modalities
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, number
 from spanledger.semconv import usage as usages
+from spanledger.semconv.evidence import MODALITY_UNKNOWN
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "gcp.gemini"
@@ -51,6 +53,15 @@ COLLECTION: Final = re.compile(r"/(\w+)(?:\?.*)?$")
 POLL_PATH: Final = re.compile(
     r"/(operations|batches|batchPredictionJobs|tuningJobs|tunedModels|interactions)/([^/?:]+)(?:\?.*)?$"
 )
+DETAILS: Final = (
+    "promptTokensDetails", "cacheTokensDetails", "candidatesTokensDetails", "responseTokensDetails", "toolUsePromptTokensDetails",
+)  # fmt: skip
+KNOWN: Final = frozenset({
+    "promptTokenCount", "candidatesTokenCount", "responseTokenCount", "totalTokenCount", "thoughtsTokenCount", "toolUsePromptTokenCount",
+    "cachedContentTokenCount", "audioDurationSeconds", "imageCount", "textCount", "videoDurationSeconds",
+    *(f"{name}.tokenCount" for name in DETAILS),
+})  # fmt: skip
+"""Numbers of a usage object that are read, or say again what its tokens say (those of a cache)."""
 DOWNLOAD_PATH: Final = re.compile(r"/(files/[^/?:]+):download")
 RESPONSE_FIELDS: Final = ("responseId", "modelVersion")
 DEFAULT_SECONDS: Final = 8
@@ -122,13 +133,13 @@ def fold(body: Json, event: Json) -> Json:
         reasons = _finish_reasons(candidates)
         if reasons:
             body["reasons"] = list(reasons)
-        searches = _searches(candidates)
-        if searches:
-            body["searches"] = searches
+        grounding = _grounding(candidates, mapping(body, "grounding"))
+        if grounding:
+            body["grounding"] = grounding
     return body
 
 
-def response(body: Json, request: Request | None = None) -> Response:
+def response(body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG001 - one dialect
     if request is not None and request.is_json_lines:
         return google_jobs.read_line(body, request, response)
     if request is not None and (request.is_poll or "done" in body):
@@ -138,10 +149,16 @@ def response(body: Json, request: Request | None = None) -> Response:
     usage_fields = mapping(body, "usageMetadata")
     candidates = items(body, "candidates")
     reasons = tuple(str(r) for r in items(body, "reasons")) or _finish_reasons(candidates)
-    usage = _usage(usage_fields, count(body, "searches") or _searches(candidates))
+    model = label(body, "modelVersion")
+    grounding = mapping(body, "grounding") or _grounding(candidates, {})
+    usage = _usage(usage_fields, grounding)
+    doubts: tuple[str, ...] = ()
+    if usage is not None and model is not None and "-image" in model and not _states_output(usage_fields):
+        made = usage.output - usage.reasoning  # such a model answers in images; text would be ten times cheaper
+        usage, doubts = usage._replace(output=usage.reasoning, output_image=made), (MODALITY_UNKNOWN,) if made else ()
     return Response(
         label(body, "responseId"),
-        label(body, "modelVersion"),
+        model,
         reasons,
         usage or _embedding_usage(body),
         label(usage_fields, "serviceTier") or label(usage_fields, "trafficType"),
@@ -150,7 +167,9 @@ def response(body: Json, request: Request | None = None) -> Response:
         None,
         compact_usage(usage_fields),
         body.get("streamed") is not True or bool(reasons),
-        quantity=max(1, len(items(body, "predictions"))),
+        quantity=_delivered(items(body, "predictions")),
+        unread=unread_names(usage_fields, KNOWN),
+        doubts=doubts,
     )
 
 
@@ -159,11 +178,46 @@ def _finish_reasons(candidates: list[object]) -> tuple[str, ...]:
     return tuple(reason for reason in reasons if reason)
 
 
-def _searches(candidates: list[object]) -> int:
-    return sum(len(items(candidate, "groundingMetadata", "webSearchQueries")) for candidate in candidates)
+def _delivered(predictions: list[object]) -> int:
+    """How many of a prediction's parts were delivered; what a filter has withheld is not billed."""
+    delivered = [part for part in predictions if get_path(part, "raiFilteredReason") is None]
+    return len(delivered) if predictions else 1
 
 
-def _usage(usage_fields: Json, searches: int) -> Usage | None:
+def _states_output(usage_fields: Json) -> bool:
+    return bool(items(usage_fields, "candidatesTokensDetails") or items(usage_fields, "responseTokensDetails"))
+
+
+def _grounding(candidates: list[object], before: Json) -> Json:
+    """What an answer was grounded in: hashes of the different queries that are not empty, and the kinds of sources.
+
+    `before`: of the events before, whose queries may be repeated.
+    """
+    queries = {query for query in items(before, "queries") if isinstance(query, int)}
+    kinds = {kind for kind in items(before, "kinds") if isinstance(kind, str)}
+    for candidate in candidates[:64]:
+        metadata = mapping(candidate, "groundingMetadata")
+        if not metadata:
+            continue
+        texts_asked = (query.strip() for query in items(metadata, "webSearchQueries") if isinstance(query, str))
+        queries.update(hash(query) for query in texts_asked if query)
+        for chunk in items(metadata, "groundingChunks"):
+            kinds.update(kind for kind in ("maps", "web") if kind in mapping(chunk))
+        if metadata.get("googleMapsWidgetContextToken"):
+            kinds.add("maps")
+    return {"queries": sorted(queries), "kinds": sorted(kinds)} if queries or kinds else {}
+
+
+def _fees(grounding: Json) -> dict[str, int]:
+    """Searches and uses of Maps: a prompt that only Maps has answered is no search (ai.google.dev/gemini-api/docs/maps-grounding)."""
+    queries, kinds = len(items(grounding, "queries")), items(grounding, "kinds")
+    if "maps" in kinds and "web" not in kinds:
+        return {"maps_queries": max(1, queries)}
+    searches = queries or ("web" in kinds)
+    return {"web_searches": int(searches), "maps_queries": int("maps" in kinds)} if kinds or queries else {}
+
+
+def _usage(usage_fields: Json, grounding: Json) -> Usage | None:
     prompt = count(usage_fields, "promptTokenCount")
     candidates = count(usage_fields, "candidatesTokenCount")
     if candidates is None:
@@ -196,7 +250,7 @@ def _usage(usage_fields: Json, searches: int) -> Usage | None:
         output_audio=out.get("AUDIO", 0),
         output_image=out.get("IMAGE", 0),
         output_video=out.get("VIDEO", 0),
-        web_searches=searches,
+        **_fees(grounding),
         reported_total=count(usage_fields, "totalTokenCount"),
     )
 

@@ -36,7 +36,7 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def response(body: Json, request: Request | None = None) -> Response:  # noqa: ARG001 - the protocol's
+def response(body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG001 - the protocol's
     into, out = (count(body, name) for name in COUNTS)
     reason = label(body, "done_reason")
     return Response(

@@ -6,13 +6,18 @@ speech and transcription, `openai_jobs.py` what is asked about later (runs, vide
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final, cast
 
 from spanledger.providers import Request, Response, compact_usage, openai_jobs, openai_media, prompt_hash, texts
 from spanledger.providers.openai_endpoints import DECISION, endpoint
 from spanledger.providers.openai_usage import read_usage
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number
+from spanledger.semconv.dialects import KNOWN, stated_cost, usage_of
+from spanledger.semconv.evidence import FEE_UNKNOWN, TOKENS_MISSING
+from spanledger.semconv.usage import Usage
 
 NAME: Final = "openai"
 
@@ -78,7 +83,7 @@ def _fold_chat(body: Json, event: Json) -> Json:
         body["id"] = event.get("id")
         body["model"] = event.get("model") or body.get("model")
         body["streamed"] = True
-    used = event.get("usage") or get_path(event, "x_groq", "usage")  # Groq's own place, beside the stream's
+    used = usage_of(event)
     if used:
         body["usage"] = used
         body["model"] = event.get("model") or body.get("model")
@@ -87,6 +92,9 @@ def _fold_chat(body: Json, event: Json) -> Json:
     choices = event["choices"]
     if choices and isinstance(choices, list):
         choice = cast("list[object]", choices)[0]
+        delta = get_path(choice, "delta")
+        if isinstance(delta, dict) and delta.get("annotations"):  # pyright: ignore[reportUnknownMemberType]
+            body["cited"] = True
         if len(cast("list[object]", choices)) == 1 and get_path(choice, "finish_reason") is None:
             return body
         reasons = cast("Json", body.setdefault("reasons", {}))
@@ -108,10 +116,11 @@ def _accounting_fields(answer: Json) -> Json:
     counted = _tool_counts(answer)
     if not counted:
         return fields
-    return {**fields, "tool_counts": counted, "image_model": _image_model(answer)}
+    extra = {"container_ids": list(_containers(answer)), "memory": _memory(answer), "made_images": _made_images(answer)}
+    return {**fields, "tool_counts": counted, "image_model": _image_model(answer), **extra}
 
 
-def response(body: Json, request: Request | None = None) -> Response:
+def response(body: Json, request: Request | None = None, provider: str = "") -> Response:
     if request is not None:
         if request.is_json_lines:
             return openai_jobs.read_line(body, response)
@@ -119,35 +128,56 @@ def response(body: Json, request: Request | None = None) -> Response:
             return openai_jobs.read_poll(body, response)
         if request.operation in openai_media.OPERATIONS:
             return openai_media.response(body, request)
-    usage_fields = mapping(body, "usage")
+    usage_fields = usage_of(body)
     streamed = body.get("streamed") is True
-    cost = number(usage_fields, "cost") if "cost" in usage_fields else None
-    ticks = count(usage_fields, "cost_in_usd_ticks") if "cost_in_usd_ticks" in usage_fields else None  # xAI: 1e-10 USD
-    usage = read_usage(usage_fields, cast("Json", body["tool_counts"]) if "tool_counts" in body else _tool_counts(body))
+    model = label(body, "model")
+    tools: Json = cast("Json", body["tool_counts"]) if "tool_counts" in body else _tool_counts(body)
+    if not tools and model is not None and SEARCH_MODEL.search(model):
+        tools = {"web_searches": 1 if _has_citation(body) else 0}
+    usage = read_usage(usage_fields, tools, provider, model or (request.model if request else None) or "")
     return Response(
         label(body, "id"),
-        label(body, "model"),
+        model,
         _finish_reasons(body),
         usage,
         "decisions" if request is not None and request.operation == DECISION else label(body, "service_tier"),
         None,
         None,
-        f"{ticks}E-10" if ticks else repr(cost) if cost is not None and cost > 0 else None,
+        stated_cost(usage_fields),
         compact_usage(usage_fields),
         not streamed or body.get("finished") is True or (usage is not None and "status" not in body),
-        extras=_hosted_tools(body) if "tool_usage" in body else (),
+        size=_memory(body),
+        extras=_hosted_tools(body),
+        unread=unread_names(usage_fields, KNOWN),
+        doubts=_doubts(body, usage, model),
+        containers=_containers(body),
     )
 
 
 def _hosted_tools(body: Json) -> tuple[Response, ...]:
     """Images that a hosted tool made: tokens of a model of its own, outside the response's usage
-    (openai 3.57 `types/responses/response.py` ToolUsage)."""
+    (openai 3.57 `types/responses/response.py` ToolUsage). Where it does not state these, the images that it shows, by size
+    and quality."""
     usage_fields = mapping(body, "tool_usage", "image_gen")
-    usage = read_usage(usage_fields, {}, image_output=True)
-    if usage is None or not usage.total:
-        return ()
-    model = label(body, "image_model") or _image_model(body)
+    usage = read_usage(usage_fields, {}, whole_output="output_image")
     name = label(body, "id")
+    if usage is None or not usage.total:
+        made = items(body, "made_images") if "made_images" in body else _made_images(body) if "output" in body else []
+        model = label(body, "image_model") or (_image_model(body) if made else "")
+        return tuple(
+            Response(
+                f"{name}#image_generation_{number}",
+                model,
+                (),
+                Usage(images=1),
+                operation="image_generation",
+                size=label(image, "size"),
+                quality=label(image, "quality"),
+                doubts=(TOKENS_MISSING,),
+            )
+            for number, image in enumerate(made)
+        )
+    model = label(body, "image_model") or _image_model(body)
     return (
         Response(
             f"{name}#image_generation",
@@ -169,6 +199,59 @@ IMAGE_TOOL: Final = "gpt-image-1"
 """The image tool's model where the request names none (openai 3.57 `types/responses/tool.py`)."""
 
 
+SEARCH_MODEL: Final = re.compile(r"^gpt-[\w.]+-search\b")
+"""Chat models that search by themselves, and state no count of it."""
+
+
+def _has_citation(body: Json) -> bool:
+    return body.get("cited") is True or any(
+        get_path(note, "type") == "url_citation"
+        for choice in items(body, "choices")[:64]
+        for note in items(choice, "message", "annotations")
+    )
+
+
+def _doubts(body: Json, usage: Usage | None, model: str | None) -> tuple[str, ...]:
+    """What the answer leaves open. A chat model that searches shows by its citations that it did; without one nobody knows."""
+    is_open = usage is not None and model is not None and SEARCH_MODEL.search(model) and not usage.web_searches
+    return (FEE_UNKNOWN,) if is_open and "choices" in body else ()
+
+
+def _containers(body: Json) -> tuple[str, ...]:
+    """Where code ran: containers of the code interpreter, and of the hosted shell."""
+    if "container_ids" in body:
+        return tuple(str(name) for name in items(body, "container_ids"))
+    names = (
+        label(item, "container_id")
+        if get_path(item, "type") == "code_interpreter_call"
+        else label(item, "environment", "container_id")
+        if get_path(item, "type") == "shell_call"
+        else None
+        for item in items(body, "output")
+    )
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _memory(body: Json) -> str | None:
+    """The memory of the containers that it made, if it says so: it decides their price."""
+    if "memory" in body:
+        return label(body, "memory")
+    limits = (
+        label(tool, place, "memory_limit") for tool in items(body, "tools") for place in ("container", "environment")
+    )
+    return next((limit for limit in limits if limit), None)
+
+
+def _made_images(body: Json) -> list[Json]:
+    """Size and quality of each image that the hosted tool has made."""
+    made = [item for item in items(body, "output") if get_path(item, "type") == "image_generation_call"]
+    return [
+        {"size": label(item, "size"), "quality": label(item, "quality")}
+        for item in made[:64]
+        if get_path(item, "status") in ("completed", None)
+    ]
+
+
 def _finish_reasons(body: Json) -> tuple[str, ...]:
     reasons = mapping(body, "reasons")
     if reasons:
@@ -186,10 +269,18 @@ def _tool_counts(body: Json) -> Json:
     if not output and "tool_usage" not in body:
         return {}
     kinds = [get_path(item, "type") for item in output]
-    containers = {label(item, "container_id") for item in output if get_path(item, "type") == "code_interpreter_call"}
     searches = count(body, "tool_usage", "web_search", "num_requests")
     return {
-        "web_searches": kinds.count("web_search_call") if searches is None else searches,
+        "web_searches": sum(map(_is_search, output)) if searches is None else searches,
         "file_searches": kinds.count("file_search_call"),
-        "code_sessions": len(containers),
+        "code_sessions": len(_containers(body)),
     }
+
+
+def _is_search(item: object) -> bool:
+    """Whether a web search is billed: opening a page, looking in it, and a search that failed are not."""
+    return (
+        get_path(item, "type") == "web_search_call"
+        and get_path(item, "action", "type") in ("search", None)
+        and get_path(item, "status") != "failed"
+    )

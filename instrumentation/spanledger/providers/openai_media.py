@@ -6,7 +6,9 @@ from typing import Final, NamedTuple
 
 from spanledger.providers import Request, Response, compact_usage
 from spanledger.providers.openai_usage import read_usage
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, items, label, mapping, number
+from spanledger.semconv.dialects import KNOWN
 from spanledger.semconv.usage import Usage
 
 DEFAULT_SECONDS: Final = 4
@@ -37,7 +39,7 @@ def media_request(operation: str, body: Json) -> MediaRequest:
         text = body.get("input")
         return MediaRequest(Usage(characters=len(text))) if isinstance(text, str) else NO_MEDIA
     if operation == "create_container":
-        return MediaRequest(Usage(code_sessions=1))
+        return MediaRequest(Usage(code_sessions=1), label(body, "memory_limit"))
     return MediaRequest(Usage(queries=1)) if operation == "retrieval" else NO_MEDIA
 
 
@@ -52,7 +54,8 @@ def response(body: Json, request: Request) -> Response:
     """An answer's tokens or seconds; the request's expectation stands in where it has neither."""
     usage_fields = mapping(body, "usage")
     image = request.operation == "image_generation"
-    usage = read_usage(usage_fields, {}, image_output=image and "output_tokens_details" not in usage_fields)
+    whole_output = "output_audio" if request.operation == "speech" else "output_image" if image else ""
+    usage = read_usage(usage_fields, {}, whole_output="" if "output_tokens_details" in usage_fields else whole_output)
     seconds = number(body, "duration")
     if usage is None and seconds is not None and request.operation == "transcription" and 0 <= seconds < 1e6:
         usage = Usage(audio_input_ms=round(seconds * 1000))  # whisper-1's verbose_json
@@ -68,6 +71,8 @@ def response(body: Json, request: Request) -> Response:
         size=label(body, "size"),
         quality=label(body, "quality"),
         extras=_svg_responses(usage_fields),
+        containers=(label(body, "id") or "",) if request.operation == "create_container" and "id" in body else (),
+        unread=unread_names(usage_fields, KNOWN),
     )
 
 

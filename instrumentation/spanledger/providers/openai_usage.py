@@ -2,26 +2,28 @@
 
 Totals include everything: cached and cache-write tokens, audio and image are parts of the input,
 reasoning is a part of the output (openai 3.57 `types/completion_usage.py`, `types/responses/response_usage.py`).
-Dialects read as well: DeepSeek `prompt_cache_hit_tokens`, Mistral `num_cached_tokens`, Together
-`cached_tokens`; xAI, and Gemini behind its OpenAI-compatible endpoint, leave reasoning outside of
-`completion_tokens` but inside of `total_tokens`, so what a total has beyond its parts is reasoning.
+`semconv/dialects.py` says who deviates, and how.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from spanledger.runtime.untrusted_json import Json, count, counts, number
+from spanledger.semconv import dialects
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import Usage
 
-DIALECTS: Final = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
 
+def read_usage(
+    usage_fields: Json, tools: Json, provider: str = "", model: str = "", *, whole_output: str = ""
+) -> Usage | None:
+    """A usage object.
 
-def read_usage(usage_fields: Json, tools: Json, *, image_output: bool = False) -> Usage | None:
-    """A usage object; `tools` are counts of billed tool calls, by meter.
-
-    `image_output`: output that no detail calls text is images.
+    Args:
+        usage_fields: as it was sent.
+        tools: counts of billed tool calls, by meter.
+        provider: `gen_ai.provider.name`, for its dialect.
+        model: any of its names.
+        whole_output: the meter of output that no detail calls text (output_image, output_audio).
     """
     if usage_fields.get("type") == "duration":
         seconds = number(usage_fields, "seconds")
@@ -48,31 +50,39 @@ def read_usage(usage_fields: Json, tools: Json, *, image_output: bool = False) -
     prompt, completion = prompt or 0, completion or 0
     reasoning = n(f"{out}.reasoning_tokens", 0)
     total = n("total_tokens")
-    beyond = (total or 0) - prompt - completion
-    if beyond > 0:
-        completion += beyond
-        reasoning = max(reasoning, beyond)
     cached = n(f"{into}.cached_tokens")
-    for dialect in DIALECTS:
+    for name in dialects.READ_NAMES:
         if cached is None:
-            cached = n(dialect)
+            cached = n(name)
+    cached = cached or 0
     writes = n(f"{into}.cache_write_tokens", 0)
+    if not writes:
+        writes = next((w for name in dialects.WRITE_NAMES if (w := n(name.replace("*", into)))), 0)
+    if cached + writes or (total or 0) > prompt + completion:
+        prompt, completion, reasoning = dialects.settled(
+            provider, model, prompt, completion, cached + writes, reasoning, total
+        )
     writes_12h = min(writes, n(f"{into}.cache_write_tokens_details.ttl_12h_tokens", 0)) if writes else 0
     cached_audio = n(f"{into}.cached_tokens_details.audio_tokens", 0)
     cached_image = n(f"{into}.cached_tokens_details.image_tokens", 0)
     return usages.from_totals(
         prompt,
         completion,
-        cache_read=cached or 0,
+        cache_read=cached,
         cache_write=writes,
         cache_write_12h=writes_12h,
         reasoning=reasoning,
         input_audio=max(0, n(f"{into}.audio_tokens", 0) - cached_audio),
         input_image=max(0, n(f"{into}.image_tokens", 0) - cached_image),
+        input_video=n(f"{into}.video_tokens", 0),
         cache_read_audio=cached_audio,
         cache_read_image=cached_image,
-        output_audio=n(f"{out}.audio_tokens", 0),
-        output_image=max(0, completion - n(f"{out}.text_tokens", 0)) if image_output else n(f"{out}.image_tokens", 0),
         reported_total=total,
-        **{meter: count(tools, meter) or 0 for meter in tools},
+        **{
+            "output_audio": n(f"{out}.audio_tokens", 0),
+            "output_image": n(f"{out}.image_tokens", 0),
+            "output_video": n(f"{out}.video_tokens", 0),
+            **({whole_output: max(0, completion - n(f"{out}.text_tokens", 0))} if whole_output else {}),
+            **{meter: count(tools, meter) or 0 for meter in tools},
+        },
     )

@@ -1,7 +1,8 @@
 """The lines of a batch's result file within one span: what each used, in short keys.
 
 A line is an object: `i` the id of what was billed, `r` of the response, `m` the model, `t` the tier, `g` the geography,
-`s` the speed, `o` the operation (where it is not the span's), `c` Unix seconds, `u` the meters that are not zero.
+`s` the speed, `o` the operation (where it is not the span's), `c` Unix seconds, `u` the meters that are not zero, `n` what of
+the usage is not read, `d` what else is in doubt.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ LABELS: Final = {
     "g": a.INFERENCE_GEO,
     "s": a.SPEED,
     "o": a.OPERATION,
+    "n": a.USAGE_UNREAD,
+    "d": a.USAGE_DOUBTS,
 }
 """Key of a line -> the span attribute of the same meaning."""
 ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -39,9 +42,21 @@ def entry(
     speed: str | None,
     operation: str | None,
     created: int | None,
+    unread: str | None = None,
+    doubts: str | None = None,
 ) -> str:
     """One line, as JSON: text, which the garbage collector does not look at. What is None is left out."""
-    texts = {"i": job_id, "r": response_id, "m": model, "t": tier, "g": geo, "s": speed, "o": operation}
+    texts = {
+        "i": job_id,
+        "r": response_id,
+        "m": model,
+        "t": tier,
+        "g": geo,
+        "s": speed,
+        "o": operation,
+        "n": unread,
+        "d": doubts,
+    }
     line: Json = {key: value for key, value in texts.items() if value is not None}
     if created is not None:
         line["c"] = created
