@@ -21,7 +21,7 @@ from canned import Canned
 from empty_ledger import empty_ledger
 from redis_server import RedisServer
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.context import queues, runtime_context, threads
+from spanledger.context import queues, runtime_context, servers, threads
 from spanledger.context.open_scopes import entered_scopes
 from spanledger.hooks.google import STREAMS, GooglePatches
 from spanledger.hooks.google_interactions import GoogleInteractionsPatches
@@ -165,6 +165,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenTelemetry's runtime context, as the start of a program wraps it."""
     monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", otel_context._RUNTIME_CONTEXT)
     runtime_context.watch_context()
+    servers.watch_servers()
 
 
 @pytest.fixture

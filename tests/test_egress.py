@@ -143,3 +143,20 @@ def test_other_requests_of_the_application_keep_their_baggage(listener: Listener
     httpx2.get(f"{listener.url}/elsewhere")
     [(_, headers)] = listener.requests
     assert headers["baggage"] == "user.id=ada"
+
+
+def test_what_the_application_puts_into_a_header_itself_stays_at_home_too(ledger: Recorded):
+    sent: list[httpx2.Headers] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers)
+        return httpx2.Response(500)
+
+    http_client = httpx2.Client(transport=httpx2.MockTransport(answer))
+    client = openai.OpenAI(api_key="x", http_client=http_client, max_retries=0)
+    headers = {"baggage": "user.id=ada,theirs=1"}
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(model="gpt-5.4-mini", messages=[], extra_headers=headers)
+    http_client.post("https://api.openai.com/v1/models", headers=headers)
+    http_client.post("https://example.com/", headers=headers)
+    assert [each["baggage"] for each in sent] == ["theirs=1", "theirs=1", "user.id=ada,theirs=1"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import types
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
@@ -16,26 +18,34 @@ from opentelemetry import context as otel_context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 import spanledger
 from calls_by_hand import ask, user, users
 from conftest import Recorded
 from spanledger.capture.request_totals import MAX_OPEN, OpenRequests, RequestTotal
-from spanledger.context import propagation
+from spanledger.context import baggage_header, propagation, servers
 from spanledger.context.llm_call import CALL_KEY, Outbound
+from spanledger.context.open_scopes import current
 from spanledger.context.unattributed import Strictness
+from spanledger.middleware import AsgiAttribution
 
 pytestmark = pytest.mark.usefixtures("by_hand")
 
 
 @contextmanager
-def acting_as(name: str) -> Iterator[None]:
+def acting_as(name: str) -> Generator[None]:
     with spanledger.attribution(user=name):
         yield
 
 
 @asynccontextmanager
-async def asynchronously_acting_as(name: str) -> AsyncIterator[None]:
+async def asynchronously_acting_as(name: str) -> AsyncGenerator[None]:
     with spanledger.attribution(user=name):
         yield
 
@@ -51,6 +61,10 @@ class Acting:
 
     def __exit__(self, *error: object) -> None:
         self._scope.__exit__(None, None, None)
+
+
+class Client:
+    """What is lent."""
 
 
 def plain(name: str) -> Iterator[object]:
@@ -125,7 +139,7 @@ def test_asynchronous_generators_that_take_turns_keep_their_users(way: str):
 
 def test_a_generator_within_a_helpers_block_does_not_leak_into_it():
     @contextmanager
-    def helper() -> Iterator[object]:
+    def helper() -> Generator[object]:
         items = plain("bob")
         first = next(items)
         yield first
@@ -231,6 +245,7 @@ def test_a_message_that_is_handled_where_it_was_sent_does_not_end_the_outer_requ
         left.append(user())
         has_looked.set()
 
+    outer: Any
     with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER) as outer:
         token = otel_context.attach(baggage.set_baggage("user.id", "ada"))
         with tracer.start_as_current_span("handle", kind=SpanKind.CONSUMER):
@@ -241,7 +256,7 @@ def test_a_message_that_is_handled_where_it_was_sent_does_not_end_the_outer_requ
     may_look.set()
     assert has_looked.wait(5)
     assert left == [None]
-    assert outer.attributes["spanledger.request.calls"] == 1  # pyright: ignore[reportAttributeAccessIssue]
+    assert outer.attributes["spanledger.request.calls"] == 1
 
 
 def test_a_request_that_is_forgotten_counts_no_more(ledger: Recorded):
@@ -300,7 +315,7 @@ def test_only_the_task_that_takes_work_of_others_has_no_user():
 def test_a_pool_of_clients_is_known_by_what_is_put_back():
     async def main() -> list[object]:
         clients: asyncio.Queue[object] = asyncio.Queue()
-        clients.put_nowait(object())
+        clients.put_nowait(Client())
 
         async def use() -> object:
             client = await clients.get()
@@ -318,7 +333,7 @@ def test_a_pool_of_clients_is_known_by_what_is_put_back():
 
 def test_a_pool_of_clients_in_a_pool_of_threads_that_a_request_started():
     clients: queue.Queue[object] = queue.Queue()
-    clients.put(object())
+    clients.put(Client())
 
     def use() -> object:
         client = clients.get()
@@ -331,3 +346,219 @@ def test_a_pool_of_clients_in_a_pool_of_threads_that_a_request_started():
         for name in ("ada", "bob", "ada"):
             with spanledger.attribution(user=name, request_id=name):
                 assert pool.submit(use).result(5) == name
+
+
+def test_a_worker_that_hands_work_on_does_not_hand_on_its_user():
+    first: queue.Queue[str] = queue.Queue()
+    second: queue.Queue[str] = queue.Queue()
+    seen: queue.Queue[object] = queue.Queue()
+
+    def relay() -> None:
+        for _ in range(3):
+            second.put(first.get())
+
+    def serve() -> None:
+        for _ in range(3):
+            second.get()
+            seen.put(user())
+
+    with spanledger.attribution(user="ada", request_id="r"):
+        threading.Thread(target=relay, daemon=True).start()
+        threading.Thread(target=serve, daemon=True).start()
+        for name in ("bob", "cyd"):
+            with spanledger.attribution(user=name, request_id=name):
+                first.put(name)
+        first.put("ada")
+        assert [seen.get(timeout=5) for _ in range(3)] == [None] * 3
+
+
+def test_work_that_happens_to_be_where_other_work_was_does_not_make_a_pool():
+    jobs: queue.Queue[dict[str, int]] = queue.Queue()
+    seen: list[object] = []
+
+    def work() -> None:
+        while jobs.get():
+            seen.append(user())
+
+    with spanledger.attribution(user="ada", request_id="r"):
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        for number in range(200):
+            with spanledger.attribution(user="bob", request_id="b"):
+                jobs.put({"number": number})
+        jobs.put({})
+        worker.join(5)
+    assert set(seen) == {None}
+
+
+@pytest.mark.parametrize("way", ["a loop in a pool", "to_thread of get", "a copied context"])
+def test_workers_in_pools_serve_others_without_a_user(way: str):
+    jobs: queue.Queue[object] = queue.Queue()
+    seen: queue.Queue[object] = queue.Queue()
+
+    def work() -> None:
+        jobs.get()
+        seen.put(user())
+
+    async def work_async() -> None:
+        await asyncio.to_thread(jobs.get)
+        seen.put(user())
+
+    async def put_as_bob() -> None:
+        with spanledger.attribution(user="bob", request_id="b"):
+            jobs.put("job")
+
+    async def main() -> object:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(int).result(5)  # it has a thread, from before
+            bob = asyncio.create_task(put_as_bob())
+            await bob
+            with spanledger.attribution(user="ada", request_id="r"):
+                if way == "a loop in a pool":
+                    pool.submit(work)
+                elif way == "a copied context":
+                    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+                else:
+                    await asyncio.create_task(work_async())
+                return await asyncio.to_thread(seen.get, timeout=5)
+
+    assert asyncio.run(main()) is None
+
+
+# --- requests that begin or end where nothing says so -----------------------------------------------------------
+
+
+def test_a_request_begins_without_the_one_before_on_its_connection(watched: None):
+    class RequestResponseCycle:
+        async def run_asgi(self) -> list[object]:
+            seen = [user(), await asyncio.create_task(ask_in_task())]
+            with spanledger.attribution(feature="f"):
+                return [*seen, user()]
+
+    async def ask_in_task() -> object:
+        return user()
+
+    module: Any = types.ModuleType("uvicorn.protocols.http.h11_impl")
+    module.RequestResponseCycle = RequestResponseCycle
+    servers._patch_runner(module, "RequestResponseCycle")
+
+    async def main() -> list[object]:
+        with spanledger.attribution(user="ada", request_id="r"):
+            return await asyncio.create_task(RequestResponseCycle().run_asgi())
+
+    assert asyncio.run(main()) == [None, None, None]
+
+
+def test_a_request_in_whose_task_a_context_stays_attached_ends_with_it(watched: None):
+    async def request() -> asyncio.Task[object]:
+        otel_context.attach(baggage.set_baggage("user.id", "ada"))
+        assert user() == "ada"
+        return asyncio.create_task(left())
+
+    async def left() -> object:
+        await asyncio.sleep(0.01)
+        return user()
+
+    async def main() -> object:
+        return await (await asyncio.create_task(request()))
+
+    assert asyncio.run(main()) is None
+
+
+def test_baggage_on_an_empty_context_is_a_scope_as_well(watched: None):
+    async def main() -> list[object]:
+        with spanledger.feature("f"):
+            token = otel_context.attach(baggage.set_baggage("user.id", "ada", otel_context.Context()))
+            task = asyncio.create_task(later())
+            inside = user()
+            otel_context.detach(token)
+        over.set()
+        return [inside, await task]
+
+    async def later() -> object:
+        await over.wait()
+        return user()
+
+    over = asyncio.Event()
+    assert asyncio.run(main()) == ["ada", None]
+
+
+def test_contexts_that_are_never_detached_do_not_add_up(watched: None):
+    for number in range(1000):
+        otel_context.attach(baggage.set_baggage("user.id", str(number)))
+    scope, depth = current().scope, 0
+    while scope is not None:
+        scope, depth = scope.parent, depth + 1
+    assert (user(), depth < 150) == ("999", True)
+
+
+def test_a_background_task_under_a_middleware_has_its_requests_user(ledger: Recorded, watched: None):
+    async def endpoint(request: Any) -> Any:
+        return PlainTextResponse("x", background=BackgroundTask(ask))
+
+    app: Any = Starlette(routes=[Route("/", endpoint)])
+
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        with spanledger.attribution(user="ada", feature="f", request_id="r"):
+            return await call_next(request)
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        with ledger.tracing.get_tracer("server").start_as_current_span("GET /", kind=SpanKind.SERVER):
+            await app(scope, receive, send)
+
+    TestClient(served).get("/")
+    assert users(ledger) == [("ada", "")]
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def test_names_that_differ_in_what_cannot_be_printed_stay_two(ledger: Recorded):
+    for name in ("ab", "a\u200bb", "a\u200cb"):
+        with spanledger.attribution(user=name):
+            ask()
+    assert len({name for name, _ in users(ledger)}) == 3
+
+
+def test_a_header_is_read_as_utf_8():
+    headers = [(b"x-user", "Łukasz".encode()), (b"x-tenant", "Jürgen".encode("latin-1"))]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.update(current().entries)
+
+    seen: dict[str, object] = {}
+    asyncio.run(
+        AsgiAttribution(app, user="x-user", tenant="x-tenant")({"type": "http", "headers": headers}, None, None)
+    )
+    assert (seen["user.id"], seen["spanledger.tenant.id"]) == ("Łukasz", "Jürgen")
+
+
+def test_a_value_that_has_no_text_is_missing_and_named(ledger: Recorded, watched: None):
+    class Lazy:
+        def __str__(self) -> str:
+            raise RuntimeError("detached from its session")
+
+    token = otel_context.attach(baggage.set_baggage("user.id", Lazy(), baggage.set_baggage("feature", "f")))  # pyright: ignore[reportArgumentType]
+    ask()
+    otel_context.detach(token)
+    assert [(row["user_id"], row["feature"], row["attribution_reason"]) for row in ledger.rows] == [
+        (None, "f", "partial")
+    ]
+
+
+def test_the_name_of_a_label_adds_no_member_to_a_header():
+    written = baggage_header.written({"spanledger.label.x,user.id": "bob", "user.id": "ada"})
+    assert written == "user.id=ada"
+
+
+def test_a_decorated_function_that_returns_a_coroutine_runs_in_its_scope():
+    async def inner() -> object:
+        return user()
+
+    @spanledger.attribution(user="ada")
+    def outer() -> Any:
+        return inner()
+
+    assert asyncio.run(outer()) == "ada"

@@ -27,7 +27,7 @@ from opentelemetry.trace import Tracer
 from spanledger import metrics
 from spanledger.capture import call, result_files, sampler
 from spanledger.capture.processor import LedgerProcessor
-from spanledger.context import background_tasks, propagation, queues, runtime_context, threads, unattributed
+from spanledger.context import background_tasks, propagation, queues, runtime_context, servers, threads, unattributed
 from spanledger.limits import api
 from spanledger.runtime import finalizers, forks, notices, settings
 from spanledger.runtime.file_locks import IS_POSIX
@@ -143,6 +143,7 @@ def _watch_contexts() -> None:
     runtime_context.watch_context()
     threads.carry_context()
     queues.watch_queues()
+    servers.watch_servers()
     background_tasks.keep_background_tasks()
 
 

@@ -75,6 +75,14 @@ class AttributionRules:
         return None
 
 
+def _decoded(value: bytes) -> str:
+    """A header's value, which most programs send as UTF-8; Latin-1 reads anything."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 class AsgiAttribution:
     """ASGI middleware (FastAPI, Starlette, ...): streaming responses and background tasks included.
 
@@ -89,7 +97,7 @@ class AsgiAttribution:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope.get("headers", ())}
+        headers = {key.decode("latin-1"): _decoded(value) for key, value in scope.get("headers", ())}
         with self._rules.scope(scope, scope.get("path", ""), lambda name: headers.get(name.lower())):
             await self._app(scope, receive, send)
 
@@ -106,7 +114,8 @@ class WsgiAttribution:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         def header(name: str) -> str | None:
-            return environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+            value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+            return _decoded(value.encode("latin-1", "replace")) if isinstance(value, str) else None
 
         scope, context = self._rules.scope(environ, environ.get("PATH_INFO", ""), header).open()
         token = otel_context.attach(context)
@@ -281,7 +290,7 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
     from celery import signals  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
     celery_signals: Any = signals
-    begun: dict[str, tuple[OpenScope, Any]] = {}
+    begun: dict[str, tuple[OpenScope, Any, Context]] = {}
 
     def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
         with quietly("sending a task's attribution"):
@@ -292,19 +301,25 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
 
     def begin(task_id: str = "", task: Any = None, **_: Any) -> None:
         with quietly("receiving a task's attribution"):
-            carrier: Any = getattr(task.request, CELERY_HEADER, None) or {}
-            context = propagate.extract(carrier, otel_context.get_current(), _MessageGetter())
+            context = otel_context.get_current()
+            if not task.request.is_eager:  # else it is a function that runs where it was called
+                carrier: Any = getattr(task.request, CELERY_HEADER, None) or {}
+                context = propagate.extract(carrier, context, _MessageGetter())
             with quietly("naming the feature of a task"):
                 if feature is not None and a.FEATURE not in budget_dimensions(context):
                     context = attribution(feature=feature(task.name)).context(context)
             scope = OpenScope({}, current(context), is_request=True)
-            begun[task_id] = scope, otel_context.attach(in_scope(context, scope))
+            token = otel_context.attach(in_scope(context, scope))
+            begun[task_id] = scope, token, otel_context.get_current()
 
     def end(task_id: str = "", **_: Any) -> None:
-        scope, token = begun.pop(task_id, (None, None))
+        scope, token, context = begun.pop(task_id, (None, None, None))
         if scope is not None and token is not None:
             scope.close()
-            otel_context.detach(token)
+            if (
+                otel_context.get_current() is context
+            ):  # else OpenTelemetry's instrumentation has left what was around both
+                otel_context.detach(token)
 
     celery_signals.before_task_publish.connect(publish, weak=False, dispatch_uid="spanledger")
     celery_signals.task_prerun.connect(begin, weak=False, dispatch_uid="spanledger")

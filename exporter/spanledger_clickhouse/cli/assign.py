@@ -96,8 +96,8 @@ def read(file: Path) -> list[Assignment]:
         for by in BY:
             for value, assigned in _table(tables, by, f"{file}: [{dimension}.{by}]").items():
                 name = (label(assigned) or "").strip()
-                key = (label(value) or "").strip()
-                if not key:
+                key = label(value) or ""
+                if not key.strip():
                     raise DatabaseError(f'{file}: [{dimension}.{by}] "" is no {by}')
                 if not name:
                     raise DatabaseError(

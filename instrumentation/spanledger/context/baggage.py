@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from spanledger.context.call_site import call_site
 from spanledger.context.open_scopes import Current, current
 from spanledger.runtime import settings
-from spanledger.runtime.untrusted_json import label
+from spanledger.runtime.untrusted_json import DIGEST, MAX_LABEL, label
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import BAGGAGE_KEYS, BUDGET_DIMENSIONS, DIMENSIONS
 
@@ -125,7 +125,18 @@ def is_missing(value: object) -> bool:
 
 def _dimension_text(value: object) -> str | None:
     """A value in baggage as it stands on rows; None where it is missing."""
-    return None if is_missing(value) else _label(value if isinstance(value, str) else str(value))
+    if is_missing(value):
+        return None
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except Exception:  # noqa: BLE001 - the application's own
+        return None
+    cleaned = _label(text)
+    if cleaned is not None and len(text) <= MAX_LABEL and len(cleaned) < len(text):
+        # Two names that differ in what cannot be printed are two.
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST]
+        return f"{cleaned[: MAX_LABEL - DIGEST - 1]}~{digest}"
+    return cleaned
 
 
 def _set_dimension(attributes: dict[str, Any], name: str, value: object) -> None:

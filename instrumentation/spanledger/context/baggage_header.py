@@ -48,5 +48,5 @@ def _decoded(value: str) -> str | None:
 
 
 def written(entries: Mapping[str, str]) -> str:
-    """Entries as a header."""
-    return ",".join(f"{key}={quote(value, safe='')}" for key, value in entries.items())
+    """Entries as a header; a key that is no token (a label of a strange name) cannot be one's."""
+    return ",".join(f"{key}={quote(value, safe='')}" for key, value in entries.items() if TOKEN.fullmatch(key))

@@ -21,7 +21,9 @@ import itertools
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Final, NamedTuple, Protocol
@@ -42,7 +44,8 @@ GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 ASYNC_GENERATOR: Final = inspect.CO_ASYNC_GENERATOR
 DELEGATES: Final = dis.opmap["SEND"]
 """The instruction of `yield from`, while the generator runs that it hands over to."""
-MAX_FRAMES: Final = 12
+MAX_DEPTH: Final = 100
+"""Of scopes within each other."""
 TEST_MODULES: Final = ("_pytest.", "pytest_asyncio.", "anyio.pytest_plugin")
 """Who runs a generator up to its `yield` for the sake of a test."""
 
@@ -107,9 +110,11 @@ class OpenScope:
         "_process",
         "_replaced",
         "_request",
-        "_response_task",
+        "_response",
+        "_task",
         "after",
         "before",
+        "depth",
         "is_request",
         "number",
         "owner",
@@ -138,7 +143,11 @@ class OpenScope:
         self.work: OpenScope = self if is_own or self.parent is None else self.parent.work
         """The request that it is in, or the block that says for whom; itself, where there is none."""
         self._request = outside.request
-        self._response_task = _response_task() if is_request else None
+        self._response = _own_response() if is_request else None
+        self._task = _task_reference() if is_request else None
+        self.depth = 0 if self.parent is None else self.parent.depth + 1
+        if self.depth > MAX_DEPTH:  # attached again and again, and never detached: what is outside counts as it is
+            self.parent, self.depth = None, 0
         self._process = os.getpid()
         self.owner = owner()
         """The thread, and its task, that entered it."""
@@ -173,6 +182,8 @@ class OpenScope:
         """Whether it counts no more for whoever asks."""
         if self._process != os.getpid() or (self.number < taken.get().number and self.owner != owner()):
             return True  # for a process that was forked inside, or a worker of several
+        if self._task is not None and self.is_request and self._has_lost_its_task:
+            return True
         if self._follows is not None:
             return not self._follows._is_open
         if self._is_open:
@@ -182,13 +193,19 @@ class OpenScope:
         return self._is_generators or self.owner == owner()
 
     @property
+    def _has_lost_its_task(self) -> bool:
+        """Whether the task that has entered it has ended without leaving it."""
+        task = None if self._task is None else self._task()
+        return self._is_open and (task is None or task.done())
+
+    @property
     def _is_being_answered(self) -> bool:
         """Whether the request is open although the block has been left: its span is, or a middleware's response is being sent."""
         if self._is_generators or self.owner == owner():
             return False
-        if self._request is not None:
-            return not self._request.is_over
-        return self._response_task is not None and not self._response_task.done()
+        if self._request is not None and not self._request.is_over:
+            return True
+        return self._response is not None and not self._response.is_sent
 
     @property
     def is_open(self) -> bool:
@@ -235,7 +252,7 @@ def current(context: Context | None = None) -> Current:
         entries, scope = over.before, over.parent
         if over.is_anybodys:  # only what it leaves as it was is certain
             certain = {key: value for key, value in entries.items() if over.after.get(key) == value}
-            return Current(certain, scope, request, is_stale=len(certain) < len(entries))
+            return Current(certain, scope, request, is_stale=len(certain) < len(over.after))
     if context is running:
         block = _block_around(scope, context)
         if block is not None:
@@ -343,19 +360,38 @@ def owner() -> tuple[int, int]:
     running_loop = getattr(asyncio, "_get_running_loop", None)  # without an exception where there is none
     loop = None if running_loop is None else running_loop()
     task = asyncio.current_task(loop) if loop is not None else None
+    if task is None and (trio := sys.modules.get("trio")) is not None:
+        with suppress(RuntimeError, AttributeError):  # it does not run here
+            task = trio.lowlevel.current_task()
     return threading.get_ident(), 0 if task is None else id(task)
 
 
-def _response_task() -> Any:
-    """The task that will send the response, where a scope is entered in a middleware of Starlette's kind: that ends before."""
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(MAX_FRAMES):
-        if frame is None:
-            return None
-        if frame.f_globals.get("__name__") == "starlette.middleware.base":
-            return sys.modules["asyncio"].current_task()
-        frame = frame.f_back
-    return None
+class Response:
+    """What a middleware of Starlette's kind sends, after what it has called has been left."""
+
+    __slots__ = ("is_sent", "owner")
+
+    def __init__(self) -> None:
+        self.is_sent = False
+        self.owner = owner()
+
+
+response: Final[ContextVar[Response | None]] = ContextVar("spanledger_response", default=None)
+"""The one that is being made around what runs now (`servers.py`)."""
+
+
+def _own_response() -> Response | None:
+    """The response of the middleware in which a scope is entered, which ends before it is sent."""
+    made = response.get()
+    return made if made is not None and not made.is_sent and made.owner == owner() else None
+
+
+def _task_reference() -> weakref.ref[Any] | None:
+    """The task that runs now, if one does."""
+    asyncio: Any = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    task: Any = None if asyncio is None or loop is None else asyncio.current_task(loop)
+    return None if task is None else weakref.ref(task)
 
 
 def generator_frame(frame: FrameType | None) -> FrameType | None:

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from opentelemetry import baggage, propagate
+from opentelemetry import context as otel_context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
@@ -26,7 +27,7 @@ from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator,
 from spanledger.context import baggage_header
 from spanledger.context.baggage import is_attribution_key, is_missing
 from spanledger.context.llm_call import in_call
-from spanledger.context.open_scopes import current, merged
+from spanledger.context.open_scopes import ORDER_KEY, current, merged
 from spanledger.runtime import settings
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.replaced_functions import ReplacedFunctions
@@ -72,11 +73,6 @@ def _is_brokers(accessor: object) -> bool:
     return frame is not None and _is_within(str(frame.f_globals.get("__name__", "")), modules)
 
 
-def _is_eager(getter: object) -> bool:
-    """Whether a job without any header may be a function that runs where it was called: Celery's `task_always_eager`."""
-    return type(getter).__module__.startswith(("opentelemetry.instrumentation.celery", MIDDLEWARE))
-
-
 def _is_within(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(package + ".") for package in packages)
 
@@ -97,14 +93,15 @@ class FilteringPropagator(TextMapPropagator):
     def __init__(self, inner: TextMapPropagator, *, trusting: bool) -> None:
         self.inner = inner
         self._trusts_carriers = trusting
-        self._fields = {HEADER, *inner.fields}
 
     def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
         extracted_context = self.inner.extract(carrier, context, getter)
         with quietly("guarding incoming baggage"):
             is_message = _is_brokers(getter)
             if self._trusts_carriers or is_message:
-                replaces = is_message and (not _is_eager(getter) or any(getter.get(carrier, f) for f in self._fields))
+                replaces = is_message and not getattr(
+                    carrier, "is_eager", False
+                )  # Celery's: it runs where it was called
                 return _with_entries(extracted_context, _of_carrier(carrier, getter), context, replaces=replaces)
             return self._without_untrusted(extracted_context, context)
         return extracted_context
@@ -125,7 +122,7 @@ class FilteringPropagator(TextMapPropagator):
         return context
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
-        if in_call(context):
+        if in_call(context) or in_call():
             self.inner.inject(carrier, baggage.clear(context), setter)
             return
         with quietly("guarding outgoing baggage"):
@@ -156,7 +153,7 @@ def _with_entries(context: Context, entries: dict[str, str], before: Context | N
         context = baggage.remove_baggage(key, context)
     for key, value in merged({} if replaces else own, entries).items():
         context = baggage.set_baggage(key, value, context)
-    return context
+    return context or otel_context.set_value(ORDER_KEY, 0, context)  # an empty one would not be attached by some
 
 
 def _without_blank_entries(context: Context | None) -> Context | None:
@@ -176,7 +173,7 @@ def without_attribution(headers: Any) -> Any:
     name = next((name for name in headers or () if isinstance(name, str) and name.lower() == HEADER), None)
     if name is None:
         return headers
-    members = [m for m in str(headers[name]).split(",") if not is_attribution_key(m.partition("=")[0].strip())]
+    members = [m.strip() for m in str(headers[name]).split(",") if not is_attribution_key(m.partition("=")[0].strip())]
     copied = headers.copy()
     del copied[name]
     if members:
@@ -217,7 +214,7 @@ def _guarding_inject(inject: Any) -> Any:
 
     @wraps(inject)
     def guarded(self: Any, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
-        if in_call(context):
+        if in_call(context) or in_call():
             return
         with quietly("guarding outgoing baggage"):
             context = _without_blank_entries(context)

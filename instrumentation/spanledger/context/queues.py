@@ -15,17 +15,18 @@ import inspect
 import queue
 import sys
 import weakref
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import wraps
 from types import ModuleType
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import wrapt
 from opentelemetry import context as otel_context
 
 from spanledger.context.open_scopes import Taken, next_order, owner, taken, work_of
-from spanledger.context.threads import is_started
+from spanledger.context.threads import is_pooled
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.replaced_functions import ReplacedFunctions
 
@@ -37,9 +38,22 @@ _marks: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
 
 _pools: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 """Queues into which somebody has put back what he had taken out."""
-_last_taken: Final[weakref.WeakKeyDictionary[Any, deque[int]]] = weakref.WeakKeyDictionary()
-"""Queue -> ids of what was taken out of it last."""
-MAX_TAKEN: Final = 64
+
+
+class _Held(NamedTuple):
+    """What was taken out of a queue last, by what runs now; neither is kept alive."""
+
+    queue: weakref.ref[Any]
+    item: weakref.ref[Any]
+    before: Taken
+
+
+_held: Final[ContextVar[_Held | None]] = ContextVar("spanledger_held", default=None)
+RESOURCES: Final = (
+    "sqlalchemy.", "psycopg", "asyncpg.", "aiomysql.", "redis.", "pymongo.", "httpx", "aiohttp.", "requests.", "urllib3.", "boto3.",
+    "botocore.", "openai.", "anthropic.", "google.",
+)  # fmt: skip
+"""Modules of drivers and clients: what is of their classes is no work, but is lent."""
 SERVER_MESSAGES: Final = ("http.", "websocket.", "lifespan.")
 """Begin of the types of ASGI's messages."""
 
@@ -77,12 +91,17 @@ def _putting(put: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _note_putting(filled: Any, item: object) -> None:
-    last_taken = _last_taken.get(filled)
-    if last_taken and id(item) in last_taken:
+    held = _held.get()
+    if held is not None and held.item() is item and held.queue() is filled:
         _pools.add(filled)
+        taken.set(held.before)
+        _held.set(None)
     mark = _marks.get(filled)
     if mark is not SEVERAL:
-        work = work_of(otel_context.get_current())
+        work: Any = work_of(otel_context.get_current())
+        if work is not None and work.number < taken.get().number and work.owner != owner():
+            _marks[filled] = SEVERAL  # a worker of several hands something on
+            return
         if mark is None:
             _marks[filled] = NOBODY if work is None else weakref.ref(work)
         elif (NOBODY if mark is NOBODY else mark()) is not (work or NOBODY):
@@ -94,10 +113,13 @@ def _taking(get: Callable[..., Any]) -> Callable[..., Any]:
     def get_from_somebody(self: Any, *args: Any, **kwargs: Any) -> Any:
         item = get(self, *args, **kwargs)
         with quietly("watching a queue"):
-            context = otel_context.get_current()
-            work: Any = work_of(context)
-            if work is not None and _is_of_others(self, work, item) and _is_started_in(work):
-                _note_taking()
+            work: Any = work_of(otel_context.get_current())
+            if work is not None and self not in _pools:
+                before = taken.get()
+                if _is_of_others(self, work, item) and _is_started_in(work, _marks.get(self) is NOBODY):
+                    _note_taking()
+                with suppress(TypeError):  # what cannot be referred to weakly is not lent
+                    _held.set(_Held(weakref.ref(self), weakref.ref(item), Taken(before.number)))
         return item
 
     return get_from_somebody
@@ -128,13 +150,20 @@ def _is_of_others(emptied: Any, work: Any, item: object) -> bool:
     if isinstance(emptied, queue.LifoQueue | getattr(sys.modules.get("asyncio"), "LifoQueue", queue.LifoQueue)):
         return False
     mark = _marks.get(emptied)
-    if mark is None or not (mark in (SEVERAL, NOBODY) or mark() is not work) or emptied in _pools:
+    if mark is None or not (mark in (SEVERAL, NOBODY) or mark() is not work):
         return False
-    _last_taken.setdefault(emptied, deque(maxlen=MAX_TAKEN)).append(id(item))
+    if type(item).__module__.startswith(RESOURCES):
+        return False
     return not (isinstance(item, dict) and str(cast("Any", item).get("type", "")).startswith(SERVER_MESSAGES))
 
 
-def _is_started_in(work: Any) -> bool:
-    """Whether what runs now was started in a request or block, and is not that itself, nor a function that a pool runs for it."""
+def _is_started_in(work: Any, is_nobodys: bool) -> bool:
+    """Whether what runs now was started in a request or block, and is not that itself.
+
+    A function that a pool of threads runs for it may be a worker's loop, or may be lent something: what other requests have put
+    there is work, and what nobody has (`is_nobodys`) is not.
+    """
     running = owner()
-    return work.owner != running and (running[1] != 0 or is_started())
+    if work.owner == running:
+        return False
+    return running[1] != 0 or taken.get().is_expected or not is_pooled() or not is_nobodys

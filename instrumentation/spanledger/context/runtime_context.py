@@ -53,8 +53,11 @@ class WatchedRuntimeContext(_RuntimeContext):
         running = self.get_current()
         if context.get(_BAGGAGE_KEY) is not running.get(_BAGGAGE_KEY):
             with quietly("reading baggage"):
-                if context.get(SCOPE_KEY) is running.get(SCOPE_KEY):
+                scope_of_context = context.get(SCOPE_KEY)
+                if scope_of_context is running.get(SCOPE_KEY):
                     context, scope = _raw_scope(context, running)
+                elif scope_of_context is None:  # made from an empty context
+                    context, scope = _raw_scope(context, Context())
                 context = otel_context.set_value(ORDER_KEY, next_order(), context)
         token = self._attach(context)
         return token if scope is None else _RawToken(token, scope)

@@ -109,7 +109,12 @@ class Scope:
     def _function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             with self:
-                return function(*args, **kwargs)
+                value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):  # of a function that is no `async def` itself
+                return self._coroutine(lambda: value)()
+            if inspect.isgenerator(value):
+                return self._generator(lambda: value)()
+            return self._async_generator(lambda: value)() if inspect.isasyncgen(value) else value
 
         return wrapper
 

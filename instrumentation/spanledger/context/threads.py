@@ -7,13 +7,14 @@ instrumentations: as a dependency it would keep Spanledger out of environments t
 
 from __future__ import annotations
 
+import contextvars
 import os
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from types import MethodType
 from typing import Any, Final
 
@@ -27,12 +28,18 @@ OWN_THREADS: Final = "spanledger-"
 """Begin of the names of our own threads, which belong to no request."""
 
 _patched: Final = ReplacedFunctions()
-_is_started: Final[ContextVar[bool]] = ContextVar("spanledger_started", default=False)
+_running: Final = threading.local()
 
 
-def is_started() -> bool:
-    """Whether this is what a thread was started for; not a function that a pool runs in it, in a copied context of its caller."""
-    return _is_started.get()
+def is_pooled() -> bool:
+    """Whether this is a function that a pool runs for its caller, or the main thread; not what a thread was started for."""
+    return getattr(_running, "is_pooled", False) or threading.current_thread() is threading.main_thread()
+
+
+def takes_from_queue(function: Any) -> bool:
+    """Whether what a pool will run is the `get` of a queue: whoever asked for it gets what comes."""
+    parts = (function.func, *function.args) if isinstance(function, partial) else (function,)
+    return any(isinstance(getattr(part, "__self__", None), queue.Queue) for part in parts)
 
 
 def carry_context() -> None:
@@ -82,7 +89,6 @@ def _bind_context(thread: threading.Thread) -> bool:
 
     def run_with_context(thread: threading.Thread) -> None:
         _restore_run(thread, before)  # the thread must not keep itself alive
-        _is_started.set(True)
         taken.set(Taken(taken_before))
         _call_in(current, run)
 
@@ -102,19 +108,27 @@ def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
     def submit_with_context(self: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # An empty context, too: the worker has that of the request in which it was started.
         current = handed_over(context.get_current())
-        return submit(self, _call_for, taken.get().number, current, function, *args, **kwargs)
+        if takes_from_queue(function):
+            mark = Taken(taken.get().number, is_expected=True)
+            taken.set(mark)
+            copied = getattr(getattr(function, "func", None), "__self__", None)
+            if isinstance(copied, contextvars.Context):  # as `asyncio.to_thread` has copied it before
+                with suppress(RuntimeError):
+                    copied.run(taken.set, mark)
+        return submit(self, _call_for, taken.get(), current, function, *args, **kwargs)
 
     return submit_with_context
 
 
-def _call_for(taken_before: int, current: Context, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def _call_for(mark: Taken, current: Context, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """In a worker of a pool: in the context of whoever has submitted it, whoever started the worker."""
-    started_token, taken_token = _is_started.set(False), taken.set(Taken(taken_before))
+    was_pooled, token = getattr(_running, "is_pooled", False), taken.set(mark)
+    _running.is_pooled = True
     try:
         return _call_in(current, function, *args, **kwargs)
     finally:
-        _is_started.reset(started_token)
-        taken.reset(taken_token)
+        _running.is_pooled = was_pooled
+        taken.reset(token)
 
 
 def _call_in(current: Context, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -22,7 +22,7 @@ from opentelemetry.trace import Tracer
 
 from spanledger.capture import admission
 from spanledger.capture.call import Call, Sending
-from spanledger.context.llm_call import is_claimed, note_network, reached_network, watched_libraries
+from spanledger.context.llm_call import in_call, is_claimed, note_network, reached_network, watched_libraries
 from spanledger.context.propagation import without_attribution
 from spanledger.hooks.answer_headers import is_from_cache, read_headers
 from spanledger.hooks.binary_streams import EventStreamTap, LineTap
@@ -180,6 +180,8 @@ class HttpPatches(Patches):
         with quietly("beginning a call"):
             url = request.url
             raw_host, path = url.raw_host.decode("ascii", "replace"), url.raw_path.decode("ascii", "replace")
+            if "baggage" in request.headers and (in_call() or by_host.provider_at(raw_host, url.port) is not None):
+                request.headers = without_attribution(request.headers)  # the application has put it there by itself
             return self._begin(
                 request.method, raw_host, url.port, path, lambda: getattr(request, "_content", None), client
             )
