@@ -26,6 +26,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import SpanKind
 
 import spanledger
+from spanledger.context.runtime_context import WatchedRuntimeContext
 
 USERS = [f"user-{number}" for number in range(50)]
 DEPTH = 3
@@ -52,6 +53,9 @@ class Workers:
         self.timer: threading.Timer | None = None
         self.timed: queue.Queue[str] = queue.Queue()
         self.is_over = False
+        self.clients: asyncio.Queue[Client] = asyncio.Queue()
+        for _ in range(3):
+            self.clients.put_nowait(Client())
 
     def serve_in_thread(self, user: str) -> None:
         if self.thread is None:
@@ -101,6 +105,17 @@ class Workers:
         self.pool.shutdown()
 
 
+class Client:
+    """What is lent."""
+
+
+@contextmanager
+def acting_as(user: str) -> Generator[None]:
+    """A helper of the application."""
+    with spanledger.attribution(user=user, request_id="other"):
+        yield
+
+
 @contextmanager
 def by_scope(user: str) -> Generator[None]:
     with spanledger.attribution(user=user, feature="f", request_id=f"r-{next(_numbers)}"):
@@ -140,7 +155,10 @@ class Requests:
             await self.dice.choice(self.steps(depth))(user, depth)
 
     def steps(self, depth: int) -> list[Callable[[str, int], Any]]:
-        plain = [self.call, self.generator, self.pooled, self.thread, self.left_thread, self.worker]
+        plain = [
+            self.call, self.generator, self.pooled, self.thread, self.left_thread, self.worker, self.job, self.alias, self.message,
+            self.lent,
+        ]  # fmt: skip
         return plain if depth == 0 else [*plain, self.nested, self.gathered, self.left_task, self.async_generator]
 
     async def call(self, user: str, _: int) -> None:
@@ -179,8 +197,10 @@ class Requests:
         """A block around a `yield`, left early: whoever asks is somebody else."""
         other = self.dice.choice(USERS)
 
+        enter = self.dice.choice([acting_as, lambda name: spanledger.attribution(user=name, request_id="other")])
+
         def items() -> Iterator[int]:
-            with spanledger.attribution(user=other, request_id="other"):
+            with enter(other):
                 for number in range(3):
                     ask(other, is_open=True)
                     yield number
@@ -212,6 +232,35 @@ class Requests:
         if self.dice.random() < 0.5:
             await one.aclose()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         ask(user, is_open=True)
+
+    async def job(self, user: str, _: int) -> None:
+        """A job of somebody else, or of nobody, that is carried here."""
+        other = self.dice.choice([*USERS, ""])
+        with spanledger.carried({"user.id": other, "spanledger.feature": "job"} if other else {}):
+            ask(other, is_open=bool(other))
+        ask(user, is_open=True)
+
+    async def alias(self, user: str, _: int) -> None:
+        """Somebody else under another name of the dimension."""
+        if not isinstance(otel_context._RUNTIME_CONTEXT, WatchedRuntimeContext):
+            return  # nothing says which of two names is the inner one
+        other = self.dice.choice(USERS)
+        token = otel_context.attach(baggage.set_baggage(self.dice.choice(["enduser.id", "user_id"]), other))
+        ask(other, is_open=True)
+        otel_context.detach(token)
+        ask(user, is_open=True)
+
+    async def message(self, user: str, _: int) -> None:
+        """A message that is handled where it was sent."""
+        with trace.get_tracer("server").start_as_current_span("handle", kind=SpanKind.CONSUMER):
+            ask(user, is_open=True)
+        ask(user, is_open=True)
+
+    async def lent(self, user: str, _: int) -> None:
+        """A client of a pool that all requests share."""
+        client = await self.workers.clients.get()
+        ask(user, is_open=True)
+        self.workers.clients.put_nowait(client)
 
     async def worker(self, user: str, _: int) -> None:
         workers = self.workers

@@ -117,14 +117,16 @@ class KeptRuntimeContext(WatchedRuntimeContext):
 
 def _raw_scope(context: Context, running: Context) -> tuple[Context, OpenScope | None]:
     """A context that is attached with other baggage, inside a scope of its own if that is attribution."""
-    before = current(running)
-    entries = baggage.get_all(context)
-    added = {key: v for key, v in entries.items() if is_attribution_key(key) and before.entries.get(key) != v}
+    entries, entries_before = baggage.get_all(context), baggage.get_all(running)
+    # What was there already may be over: only what is new was said now.
+    added = {key: v for key, v in entries.items() if is_attribution_key(key) and entries_before.get(key) != v}
     if not added:
         return context, None
+    before = current(running)
     scope = OpenScope(added, before, is_request=True)
-    unchanged = {key: value for key, value in entries.items() if key not in added}
-    scope.after = merged(unchanged, added)
+    unchanged = {key: v for key, v in before.entries.items() if key in entries or key not in entries_before}
+    others = {key: v for key, v in entries.items() if not is_attribution_key(key)}
+    scope.after = merged({**unchanged, **others}, added)
     return in_scope(context, scope), scope
 
 
