@@ -113,6 +113,7 @@ class Call:
         "answered",
         "asks_usage",
         "context",
+        "gateway_cost",
         "hides_usage",
         "is_local",
         "is_stored",
@@ -166,6 +167,8 @@ class Call:
         """Whether the answer is known to come from a cache: nothing was sold."""
         self.records_unread = False
         """Whether an answer of unknown kind is a row, although it states no usage."""
+        self.gateway_cost: str | None = None
+        """What a gateway says in a header that the answer costs, in USD."""
         self.project: str | None = None
         """The provider project that is billed, where provider and SDK report it."""
         self.on_end: Callable[[int | None, bool, str], object] | None = None
@@ -589,7 +592,7 @@ class Call:
             (a.SERVICE_TIER, response.service_tier),
             (a.INFERENCE_GEO, response.inference_geo),
             (a.SPEED, response.speed),
-            (a.PROVIDER_COST, response.provider_cost_usd),
+            (a.PROVIDER_COST, response.provider_cost_usd or self.gateway_cost),
             (a.USAGE_RAW, response.raw_usage),
             (a.USAGE_UNREAD, response.unread),
             (a.USAGE_DOUBTS, _doubts(response)),

@@ -26,6 +26,9 @@ CACHE_STATUS: Final = frozenset(
     }
 )
 """Headers that say HIT, alone or among other words, where a cache answered."""
+COST: Final = b"x-litellm-response-cost"
+"""In the answers of a LiteLLM proxy (https://docs.litellm.ai/docs/proxy/response_headers)."""
+AMOUNT: Final = re.compile(rb"\d{1,9}(?:\.\d{1,18})?(?:[eE]-?\d{1,2})?")
 EXTENSIONS: Final = ("hishel_from_cache", "from_cache")
 """Extensions that hishel sets on a stored response (1.0, and before)."""
 
@@ -46,6 +49,8 @@ class AnswerHeaders(NamedTuple):
     request_id: str | None = None
     is_stored: bool = False
     """Whether a cache says that it answered, and not the provider."""
+    cost: str | None = None
+    """What a gateway says that the answer costs, a decimal string in USD."""
 
 
 def answer_headers(response: Any) -> AnswerHeaders:
@@ -61,11 +66,13 @@ def is_from_cache(response: Any) -> bool:
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
     """Headers as (lower-case name, value)."""
-    project = request_id = None
+    project = request_id = cost = None
     hit = miss = aged = False
     for name, value in headers:
         if name in REQUEST_IDS:
             request_id = label(value.decode("latin-1"))
+        elif name == COST:
+            cost = value.decode("latin-1").strip() if AMOUNT.fullmatch(value.strip()) else None
         elif name == PROJECT:
             project = label(value.decode("latin-1"))
         elif name in CACHE_STATUS:
@@ -78,7 +85,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
             miss = miss or any(name.startswith(b"fwd") for member in parameters for name in member)
         elif name == b"age":
             aged = AGE.match(value) is not None
-    return AnswerHeaders(project, request_id, hit or (aged and not miss))
+    return AnswerHeaders(project, request_id, hit or (aged and not miss), cost)
 
 
 def _parameters(member: bytes) -> set[bytes]:

@@ -118,7 +118,10 @@ class StainlessPatches(Patches):
         url = client.base_url
         server_entry = client.__dict__.get("_spanledger_server")
         if server_entry is None or server_entry[0] is not url:
-            server_entry = client.__dict__["_spanledger_server"] = url, _server(url, self._provider.NAME)
+            server_entry = client.__dict__["_spanledger_server"] = (
+                url,
+                _server(url, provider_of_client(client) or self._provider.NAME),
+            )
         name, server = server_entry[1]
         return Call(self._tracer(), self._provider, request, name, server, otel_context.get_current())
 
@@ -269,7 +272,7 @@ class StainlessPatches(Patches):
             call.answered = True
             if call.hides_usage:
                 self._note_acceptance(client.base_url.host, call.request.model)
-            call.project, call.answer_id, call.is_stored = answer_headers(response)
+            call.project, call.answer_id, call.is_stored, call.gateway_cost = answer_headers(response)
             call.is_local = not reached_network(response)
             if not stream and hasattr(response, "_content"):
                 response._spanledger = Followed(call, whole=True)
@@ -332,6 +335,23 @@ class StainlessPatches(Patches):
             return original(client, data=data, cast_to=cast_to, response=response)
 
         return process_response_data
+
+
+PROVIDER_OF_CLASS: Final = {
+    "AnthropicBedrock": "aws.bedrock",
+    "AnthropicBedrockMantle": "aws.bedrock",
+    "AnthropicVertex": "gcp.vertex_ai",
+    "AnthropicFoundry": "azure.ai.inference",
+    "AzureOpenAI": "azure.ai.openai",
+    "BedrockOpenAI": "aws.bedrock",
+}
+"""Class of an SDK's client (without Async) -> who serves it, also behind a host that is not known."""
+
+
+def provider_of_client(client: object) -> str | None:
+    """Who serves a client by its class; None where its host alone says so."""
+    names = (cls.__name__.removeprefix("Async") for cls in type(client).__mro__)
+    return next((PROVIDER_OF_CLASS[name] for name in names if name in PROVIDER_OF_CLASS), None)
 
 
 def _server(url: Any, default: str) -> tuple[str, tuple[str, int | None]]:

@@ -34,6 +34,8 @@ MAX_REPORTED: Final = 10**18
 """Picodollars, a million dollars: no single call costs as much."""
 
 BEDROCK: Final = "aws.bedrock"
+MANTLE: Final = "bedrock_mantle"
+"""Bedrock's other API, which has prices of its own in the table (`bedrock-mantle.<region>.api.aws`)."""
 
 
 def quote(
@@ -343,7 +345,9 @@ def _resolve(
             *(sized for name in names for sized in non_token_meters.size_specific_names(name, size, quality)),
             *names,
         )
-    resolution = resolve(table, provider, names, _bedrock_region(geo, host))
+    resolution = resolve(
+        table, MANTLE if host.startswith("bedrock-mantle.") else provider, names, _bedrock_region(geo, host)
+    )
     if host and provider_hosts.is_private(host):
         if isinstance(resolution, Match) and {"exact", "alias"} & set(resolution.flags):
             return Match(
@@ -374,12 +378,12 @@ def _reported(
 
 
 def _host_geo(host: str) -> str:
-    """The processing region that a host implies: eu.api.openai.com, europe-west4-aiplatform.googleapis.com."""
+    """The processing region that a host implies: eu.api.openai.com, europe-west4-aiplatform.googleapis.com,
+    aiplatform.eu.rep.googleapis.com."""
     if host.endswith(".api.openai.com"):
         return host.partition(".")[0]
-    if host.endswith("-aiplatform.googleapis.com"):
-        return host.removesuffix("-aiplatform.googleapis.com")
-    return ""
+    vertex = provider_hosts.VERTEX_HOST.match(host)
+    return (vertex["location"] or vertex["multiregion"] or "") if vertex else ""
 
 
 def _bedrock_region(geo: str, host: str) -> str:

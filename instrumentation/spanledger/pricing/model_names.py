@@ -61,6 +61,7 @@ LITELLM_NAMES: Final = {
     "text-completion-openai": "openai",
 }
 
+GOOGLE: Final = ("gcp.vertex_ai", "gcp.gemini")
 ARN: Final = re.compile(r"arn:aws[\w-]*:(?P<service>\w+):(?P<region>[\w-]*):\d*:(?P<kind>[\w-]+)/(?P<model>.+)")
 CUSTOMER_ARN_KINDS: Final = (
     "application-inference-profile",
@@ -116,6 +117,7 @@ def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str =
     namespace; the home vendor's list price.
     """
     provider = canonical(provider)
+    names = _without_vendor(names) if provider in GOOGLE else names
     needs_mapping = False
     for name in names:
         alias = prices.overrides.aliases.get(name)
@@ -139,6 +141,11 @@ def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str =
             if match:
                 return Match(match.entry, match.table, ("home_vendor", *(f for f in match.flags if f != "exact")))
     return Unresolved(needs_mapping or (provider in ("azure.ai.openai", "azure.ai.inference") and bool(names)))
+
+
+def _without_vendor(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names without their vendor's before them, as Google's OpenAI-compatible endpoint has it."""
+    return tuple(dict.fromkeys(name.removeprefix("google/").removeprefix("anthropic/") for name in names))
 
 
 def parse_model_name(name: str) -> tuple[str, str, bool]:

@@ -17,6 +17,8 @@ VERTEX_MODELS: Final = re.compile(
 """What serves models at aiplatform.googleapis.com, among much else."""
 AZURE_MODELS: Final = re.compile(r"/openai/|/models/|/anthropic/|^/v1/|/chat/completions$|/embeddings$")
 """What serves models at Azure AI services' hosts, beside vision, speech and search."""
+DATABRICKS_MODELS: Final = re.compile(r"/serving-endpoints/|/ai-gateway/")
+"""What serves models at a Databricks workspace's host, beside everything else."""
 OPENAI_PATH: Final = re.compile(r"/(?:chat/completions|completions|responses)$")
 """Paths of OpenAI's format, in which nearly everybody can be asked."""
 OLLAMA_PORT: Final = 11434
@@ -40,7 +42,8 @@ def reader(name: str, path: str) -> Provider | None:
         if not VERTEX_MODELS.search(path):
             return None
         return anthropic if "/publishers/anthropic/" in path else openai if "/openapi/" in path else google
-    if name.startswith("azure.") and not AZURE_MODELS.search(path):
+    beside = AZURE_MODELS if name.startswith("azure.") else DATABRICKS_MODELS if name == "databricks" else None
+    if beside is not None and not beside.search(path):
         return None
     if name == anthropic.NAME or (MESSAGES.search(path) and "/threads/" not in path):
         return anthropic

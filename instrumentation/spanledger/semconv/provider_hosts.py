@@ -18,7 +18,7 @@ PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "models.ai.azure.com": "azure.ai.inference",
     "api.anthropic.com": "anthropic",
     "generativelanguage.googleapis.com": "gcp.gemini",
-    "aiplatform.googleapis.com": "gcp.vertex_ai",
+    "generativelanguage.mtls.googleapis.com": "gcp.gemini",
     "api.x.ai": "x_ai",
     "api.deepseek.com": "deepseek",
     "api.groq.com": "groq",
@@ -42,19 +42,70 @@ PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "integrate.api.nvidia.com": "nvidia_nim",
     "api.sambanova.ai": "sambanova",
     "models.github.ai": "github",
+    "models.inference.ai.azure.com": "github",
+    "claude.googleapis.com": "anthropic",  # Claude's own platform, paid through Google (anthropic 2.14 `lib/google_cloud`)
+    "dashscope-intl.aliyuncs.com": "dashscope",
+    "dashscope-us.aliyuncs.com": "dashscope",
+    "open.bigmodel.cn": "bigmodel",
+    "api.minimaxi.com": "minimax",
+    "api.minimax.chat": "minimax",
+    "api.studio.nebius.ai": "nebius",
+    "api.tokenfactory.nebius.com": "nebius",
+    "router.huggingface.co": "huggingface",
+    "api-inference.huggingface.co": "huggingface",
+    "volces.com": "volcengine",
+    "bytepluses.com": "volcengine",
+    "ai-gateway.vercel.sh": "vercel_ai_gateway",
+    "api.inference.wandb.ai": "wandb",
+    "cloud.databricks.com": "databricks",
+    "gcp.databricks.com": "databricks",
+    "azuredatabricks.net": "databricks",
+    "codestral.mistral.ai": "codestral",
+    "api.hyperbolic.xyz": "hyperbolic",
+    "api.lambda.ai": "lambda_ai",
+    "api.lambdalabs.com": "lambda_ai",
+    "api.ai21.com": "ai21",
+    "api.friendli.ai": "friendliai",
+    "inference.baseten.co": "baseten",
+    "api.gmi-serving.com": "gmi",
+    "api.aimlapi.com": "aiml",
+    "aihubmix.com": "aihubmix",
+    "api.featherless.ai": "featherless_ai",
+    "api.inceptionlabs.ai": "inception",
+    "api.morphllm.com": "morph",
+    "api.scaleway.ai": "scaleway",
+    "inference.do-ai.run": "gradient_ai",
+    "inference.api.nscale.com": "nscale",
+    "api.voyageai.com": "voyage",
+    "api.jina.ai": "jina_ai",
+    "api.v0.dev": "v0",
+    "api.llama.com": "meta_llama",
+    "api.hunyuan.cloud.tencent.com": "tencent",
+    "api.githubcopilot.com": "github_copilot",
+    "endpoints.kepler.ai.cloud.ovh.net": "ovhcloud",
+    "api.siliconflow.cn": "siliconflow",
+    "api.siliconflow.com": "siliconflow",
+    "api.stepfun.com": "stepfun",
+    "qianfan.baidubce.com": "qianfan",
 }
-"""Host suffix -> `gen_ai.provider.name` (the convention's names, LiteLLM's where it has none)."""
+"""Host suffix -> `gen_ai.provider.name` (the convention's names, LiteLLM's where it has none). SPANLEDGER_MODEL_HOSTS adds more."""
 
 
 BEDROCK_HOST: Final = re.compile(
     r"(?:^|\.)bedrock-(?:runtime|agent-runtime|mantle)[\w-]*\.(?:[\w-]+\.)+(?:amazonaws\.com(?:\.cn)?|api\.aws)$"
 )
 """Where Bedrock serves models, VPC endpoints included; not its own administration, nor S3 and the others there."""
+CLAUDE_ON_AWS: Final = re.compile(r"^aws-external-anthropic\.[\w-]+\.api\.aws$")
+"""Claude's own platform, paid through AWS (anthropic 2.14 `lib/aws`): at Anthropic's prices, not Bedrock's."""
+VERTEX_HOST: Final = re.compile(
+    r"^(?:(?P<location>[\w-]+)-)?aiplatform(?:\.(?P<multiregion>[a-z]+)\.rep|\.mtls)?(?:\.sandbox)?\.googleapis\.com$"
+)
+"""Vertex AI's hosts: global, of a region, of several regions (`location="eu"`), with a client's certificate."""
 
 
 SELF_HOSTED: Final = ("ollama", "vllm")
 """Providers that are software of one's own: nobody sends an invoice."""
-PROVIDERS: Final = frozenset({*PROVIDER_BY_SUFFIX.values(), "aws.bedrock", *SELF_HOSTED})
+PROVIDERS: Final = frozenset({*PROVIDER_BY_SUFFIX.values(), "aws.bedrock", "gcp.vertex_ai", *SELF_HOSTED})
 """Every `gen_ai.provider.name` that SPANLEDGER_MODEL_HOSTS may give to a host."""
 MODEL_HOST: Final = re.compile(
     r"(?:\w+://)?(?P<host>[\w.-]+|\[[0-9a-f:.]+\])(?P<port>:\d{1,5})?(?:/[^=]*)?\s*=\s*(?P<provider>[\w.-]+)"
@@ -169,11 +220,13 @@ def server_of_id(host: str, port: int | None, name: str) -> str:
 def _listed_provider(host: str) -> str | None:
     if BEDROCK_HOST.search(host):
         return "aws.bedrock"
+    if VERTEX_HOST.search(host):
+        return "gcp.vertex_ai"
+    if CLAUDE_ON_AWS.search(host):
+        return "anthropic"
     while host:
         if host in PROVIDER_BY_SUFFIX:
             return PROVIDER_BY_SUFFIX[host]
-        if host.endswith("-aiplatform.googleapis.com"):
-            return "gcp.vertex_ai"
         _, _, host = host.partition(".")
     return None
 
