@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator, Iterator
 
+import httpx2
 import openai
 import pytest
 from pydantic import BaseModel
@@ -319,7 +320,7 @@ def test_a_failed_call_is_a_row_that_cost_nothing_and_has_no_price(client: opena
     assert (row["cost_usd"], row["price_status"], row["usage_source"]) == (None, "not_billed", "")
 
 
-def test_a_call_without_a_response_is_possibly_billed(ledger: Recorded):
+def test_a_call_that_reached_nobody_is_not_billed(ledger: Recorded):
     with (
         openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1", max_retries=1) as client,
         pytest.raises(openai.APIConnectionError),
@@ -327,6 +328,21 @@ def test_a_call_without_a_response_is_possibly_billed(ledger: Recorded):
         client.chat.completions.create(**CHAT)
     row = ledger.row
     assert (row["outcome"], row["error_type"]) == ("error", "APIConnectionError")
+    assert (row["attempt_billed"], row["price_status"]) == (["no", "no"], "not_billed")
+
+
+def test_a_call_without_a_response_is_possibly_billed(ledger: Recorded):
+    def hang_up(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("no answer", request=request)
+
+    transport = httpx2.MockTransport(hang_up)
+    with (
+        openai.OpenAI(api_key="k", http_client=httpx2.Client(transport=transport), max_retries=1) as client,
+        pytest.raises(openai.APITimeoutError),
+    ):
+        client.chat.completions.create(**CHAT)
+    row = ledger.row
+    assert (row["outcome"], row["error_type"]) == ("error", "APITimeoutError")
     assert (row["attempt_billed"], row["price_status"]) == (["unknown", "unknown"], "unpriced:no_usage")
 
 

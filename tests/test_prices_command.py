@@ -32,11 +32,11 @@ def invoke(*arguments: str, stdin: str | None = None):
 
 def test_prices_shows_source_version_checksum_and_age():
     [bundled, retired] = json.loads(invoke("prices", "--json").output)
-    assert (bundled["source"], bundled["version"], bundled["models"]) == ("bundled", "1.109.1", 4551)
+    assert (bundled["source"], bundled["version"], bundled["models"]) == ("bundled", "1.110.2", 4876)
     assert len(bundled["sha256"]) == 64
     assert bundled["age_days"] >= 0
     assert retired["source"] == "retired"
-    assert "1.109.1" in invoke("prices").output
+    assert "1.110.2" in invoke("prices").output
 
 
 def test_quote_explains_quantity_times_rate():
@@ -120,7 +120,7 @@ def test_a_wheel_of_a_compromised_release_is_refused(version: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("version", "source"), [("1.109.0", "bundled"), ("1.110.2", "litellm"), ("1.107.0", "bundled")]
+    ("version", "source"), [("1.109.0", "bundled"), ("1.111.0", "litellm"), ("1.107.0", "bundled")]
 )
 def test_an_installed_litellm_is_used_if_it_is_newer_and_valid(version: str, source: str, tmp_path: Path, monkeypatch):
     (tmp_path / "litellm").mkdir()
@@ -272,7 +272,9 @@ def test_diff_lists_added_removed_and_changed_models(tmp_path: Path):
 
 def test_check_accepts_the_snapshot_and_reports_errors_of_a_custom_table(tmp_path: Path, monkeypatch):
     found = json.loads(invoke("prices", "check", "--json").output)
-    assert [finding for finding in found if "days old" not in finding["problem"]] == []
+    problems = [finding for finding in found if "days old" not in finding["problem"]]
+    assert {finding["model"] for finding in problems} == {"gemini-2.5-flash"}, "a slip of litellm 1.110.2"
+    assert all(finding["problem"].endswith("(corrected)") for finding in problems)
     file = tmp_path / "prices.toml"
     file.write_text('[aliases]\n"mine" = "no-such-model"\n[models.own]\ninput_cost_per_token = 1e-06\n')
     monkeypatch.setenv("SPANLEDGER_PRICE_OVERRIDES", str(file))

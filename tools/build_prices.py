@@ -54,6 +54,20 @@ def rates(entry: Entry) -> Entry:
     return {name: value for name, value in entry.items() if not name.startswith("_") and name not in NOT_RATES}
 
 
+def changes(former: Entry, entry: Entry) -> Entry:
+    """Fields of a former entry that the new one has with another value, within objects as well."""
+    changed: Entry = {}
+    for name, value in former.items():
+        later = entry.get(name, value)
+        if isinstance(value, dict) and isinstance(later, dict):
+            inner = changes(value, later)
+            if inner:
+                changed[name] = inner
+        elif value != later:
+            changed[name] = value
+    return changed
+
+
 def moved(old: Models, new: Models) -> list[str]:
     """Rates that changed more than fivefold: a mistake in the table more often than a new price."""
     found: list[str] = []
@@ -76,7 +90,7 @@ def succeed(old: Models, new: Models, old_version: str, version: str, day: date)
             continue
         entry["_first_seen"] = former.get("_first_seen", old_version)
         # A field that a release adds is the table learning more, not a price that changed.
-        changed = {name: value for name, value in rates(former).items() if entry.get(name, value) != value}
+        changed = changes(rates(former), entry)
         history = [{**changed, **state} for state in former.get("_history", [])]
         if changed:
             history.append({"_until": day.isoformat(), **changed})

@@ -14,13 +14,17 @@ from spanledger.pricing import Price, price_table
 from spanledger.pricing.model_names import parse_model_name
 from spanledger.pricing.price import Component
 from spanledger.pricing.price_table import Prices, Table
-from spanledger.pricing.rates import GRAMMAR, attousd
+from spanledger.pricing.rates import GRAMMAR, Entry, Rate, attousd, compile_entry
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
+from spanledger_clickhouse.prices import second_opinion
 from spanledger_clickhouse.rows.rows import billed_call
 
 STALE_DAYS: Final = 60
 """A table older than this misses models that its providers sell today."""
+CORRECTED: Final = " (corrected)"
+"""End of a finding that `pricing/data/corrections.toml` puts right."""
+EXPLAINED: Final = " (explained)"
 IMPLAUSIBLE_RATIO: Final = 50
 """A cached or batch rate this many times the plain rate is an error of the table."""
 
@@ -141,15 +145,19 @@ def _normalized_rate(entry: Json, field: str) -> str | None:
 
 
 @click.command()
+@click.option("--against", type=click.Choice(["genai-prices"]), help="Compare with another list of prices.")
 @as_json
-def check(as_json: bool) -> None:
-    """Check the prices in force for errors; exit with status 1 if there are any.
+def check(against: str | None, as_json: bool) -> None:
+    """Check the prices in force for errors; exit with status 1 if there are any that are not corrected.
+
+    With --against genai-prices (pip install genai-prices) a second opinion: where the input or output price of the 100
+    most common models differs by more than 0.5 %, and what is known of it.
 
     \b
     Example:
       SPANLEDGER_PRICE_OVERRIDES=prices.toml spanledger prices check
     """
-    findings = list(_findings(price_table.prices()))
+    findings = list(_findings(price_table.prices()) if against is None else _second_opinion())
     if as_json:
         click.echo(json.dumps(findings, indent=2))
     else:
@@ -158,8 +166,19 @@ def check(as_json: bool) -> None:
         console().print(
             f"{len(findings)} findings in {sum(len(t.models) for t in price_table.prices().tables):,} entries"
         )
-    if findings:
+    if any(not finding["problem"].endswith((CORRECTED, EXPLAINED)) for finding in findings):
         raise SystemExit(1)
+
+
+def _second_opinion() -> Iterator[dict[str, str]]:
+    try:
+        differences = list(second_opinion.differences(price_table.prices()))
+    except ModuleNotFoundError:
+        raise click.ClickException("genai-prices is not installed here: pip install genai-prices") from None
+    for difference in differences:
+        problem = f"{difference.field}: {difference.ours:g} USD/M here, {difference.theirs:g} in genai-prices"
+        explained = f": {difference.explanation}{EXPLAINED}" if difference.explanation else ""
+        yield {"model": difference.model, "problem": problem + explained}
 
 
 def _findings(prices: Prices) -> Iterator[dict[str, str]]:
@@ -179,8 +198,11 @@ def _findings(prices: Prices) -> Iterator[dict[str, str]]:
 
 
 def _implausible_rates(table: Table) -> Iterator[dict[str, str]]:
-    for key in table.models:
+    for key, published in table.models.items():
         compiled = table.entry(key)
+        left = set(_contradictions(compiled)) if compiled is not None else set[str]()
+        for problem in _contradictions(compile_entry(key, published)):
+            yield {"model": key, "problem": problem if problem in left else f"{problem}{CORRECTED}"}
         plain = compiled.fields.get(("input_cost_per_token", 0, 0, "")) if compiled else None
         if compiled is None or plain is None or not plain.atto:
             continue
@@ -190,6 +212,25 @@ def _implausible_rates(table: Table) -> Iterator[dict[str, str]]:
                 and rate.atto > IMPLAUSIBLE_RATIO * plain.atto
             ):
                 yield {"model": key, "problem": f"{rate.field} is {rate.atto / plain.atto:.0f} times the plain rate"}
+
+
+def _contradictions(entry: Entry) -> Iterator[str]:
+    """What no provider's price list has: more tokens, a cache or a batch that make a token dearer or cheaper the wrong way."""
+    for (base, hours, threshold, tier), rate in entry.fields.items():
+        below = entry.fields.get((base, hours, 0, tier))
+        if threshold and below is not None and 0 < rate.atto < below.atto:
+            yield f"{rate.field} is cheaper than below the threshold ({_per_million(rate)} < {_per_million(below)} USD/M)"
+        standard = entry.fields.get((base, hours, threshold, ""))
+        if tier in ("batches", "flex") and standard is not None and rate.atto > standard.atto > 0:
+            yield f"{rate.field} is dearer than the standard rate ({_per_million(rate)} > {_per_million(standard)} USD/M)"
+        if base == "cache_read_input_token_cost":
+            plain = entry.fields.get(("input_cost_per_token", 0, threshold, tier))
+            if plain is not None and rate.atto > plain.atto > 0:
+                yield f"{rate.field} is dearer than uncached input ({_per_million(rate)} > {_per_million(plain)} USD/M)"
+
+
+def _per_million(rate: Rate) -> str:
+    return f"{rate.atto / 1e12:g}"
 
 
 ROW_QUERY: Final = "SELECT * FROM llm_calls FINAL WHERE span_id = {id:String} OR response_id = {id:String} LIMIT 2"

@@ -58,6 +58,25 @@ def after_fork() -> None:
     _jobs.after_fork()
 
 
+NEVER_SENT: Final = frozenset({
+    "ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ProxyError",
+    "ConnectionRefusedError", "gaierror", "NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ClientConnectorError",
+    "ClientConnectorDNSError", "ClientConnectorCertificateError", "SSLCertVerificationError",
+})  # fmt: skip
+"""Classes of errors of httpx, urllib3, aiohttp and sockets that say that no request left this machine."""
+
+
+def _was_never_sent(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was made of, says that the request reached nobody."""
+    for _ in range(8):
+        if error is None:
+            return False
+        if any(cls.__name__ in NEVER_SENT for cls in type(error).__mro__):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _doubts(response: Response) -> str | None:
     """Flags of what an answer leaves open, as an attribute."""
     flags = (*response.doubts, USAGE_UNREAD) if response.unread else response.doubts
@@ -254,11 +273,14 @@ class Call:
         """An HTTP attempt is being sent."""
         self._attempt_began = time.time_ns()
 
-    def record_retry(self, status: int | None) -> None:
-        """An attempt failed and another follows; `status` is None where no answer came (billed: unknown)."""
-        self._attempts.append(
-            self._attempt_facts(str(status) if status else "no_answer", "no" if status else "unknown")
-        )
+    def record_retry(self, status: int | None, error: BaseException | None = None) -> None:
+        """An attempt failed and another follows; `status` is None where no answer came."""
+        self._attempts.append(self._failed_attempt(status, error))
+
+    def _failed_attempt(self, status: int | None, error: BaseException | None) -> tuple[str, int, str]:
+        """Whether it was billed is unknown where it may have been served, and no answer came."""
+        billed = "no" if status or _was_never_sent(error) else "unknown"
+        return self._attempt_facts(str(status) if status else "no_answer", billed)
 
     def _attempt_facts(self, status: str, billed: str) -> tuple[str, int, str]:
         return status, (time.time_ns() - self._attempt_began) // 1000, billed
@@ -505,8 +527,7 @@ class Call:
         self._finished = True
         with quietly("recording a failed call"):
             if self._span is not None:
-                status_text = str(status) if status else "no_answer"
-                self._attempts.append(self._attempt_facts(status_text, "no" if status else "unknown"))
+                self._attempts.append(self._failed_attempt(status, error))
                 self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 self._span.set_attribute(a.ERROR_TYPE, str(status) if status else type(error).__qualname__)
                 self._end(self._span, Response(), "error")

@@ -63,7 +63,7 @@ class InFlightCall:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.failed: tuple[int | None] | None = None
+        self.failed: tuple[int | None, BaseException] | None = None
 
 
 _in_flight: ContextVar[InFlightCall | None] = ContextVar("spanledger_sent", default=None)
@@ -257,7 +257,7 @@ class _Attempt:
         sent = self._sent
         if sent is not None:
             if sent.failed is not None:
-                sent.call.record_retry(sent.failed[0])
+                sent.call.record_retry(*sent.failed)
                 sent.failed = None
             sent.call.start_attempt()
 
@@ -265,7 +265,7 @@ class _Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._sent is not None and error is not None:
-            self._sent.failed = (_status(error),)
+            self._sent.failed = _status(error), error
 
 
 def _status(error: BaseException) -> int | None:

@@ -14,6 +14,7 @@ A peer may have wrapped `request` on a subclass (OpenInference and Logfire do); 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import ModuleType, TracebackType
@@ -248,7 +249,7 @@ class StainlessPatches(Patches):
             if call is not None:
                 with quietly("recording an attempt"):
                     response = kwargs.get("response")
-                    call.record_retry(None if response is None else response.status_code)
+                    call.record_retry(None if response is None else response.status_code, sys.exc_info()[1])
             return original(client, *args, **kwargs)
 
         return sleep_for_retry

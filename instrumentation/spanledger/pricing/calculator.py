@@ -382,6 +382,8 @@ def _host_geo(host: str) -> str:
     aiplatform.eu.rep.googleapis.com."""
     if host.endswith(".api.openai.com"):
         return host.partition(".")[0]
+    if host.startswith("bedrock-runtime."):
+        return host.split(".")[1]
     vertex = provider_hosts.VERTEX_HOST.match(host)
     return (vertex["location"] or vertex["multiregion"] or "") if vertex else ""
 

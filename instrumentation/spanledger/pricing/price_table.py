@@ -2,7 +2,9 @@
 
 Precedence: the user's own rates (SPANLEDGER_PRICE_OVERRIDES) > `SPANLEDGER_PRICES_FILE` (a LiteLLM table as .json, or a litellm wheel, read as a zip
 archive; none of its code is executed) > an installed litellm newer than the bundled snapshot > the
-bundled snapshot; and for models that LiteLLM has dropped, the retired prices. An installed litellm is
+bundled snapshot; and for models that LiteLLM has dropped, the retired prices. Whichever it is, the former prices of the bundled
+history stand behind it (a price has two times: since when it holds, and since when it is known), and `data/corrections.toml` before
+it. An installed litellm is
 found by its metadata and read from its files, never imported: importing it takes seconds and fetches
 a table over the network. Its compromised releases are refused.
 """
@@ -19,16 +21,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import metadata, resources
 from io import BytesIO
 from pathlib import Path
 from typing import Final, cast
 
-from spanledger.pricing.rates import Entry, compile_entry
+from spanledger.pricing.rates import Entry, attousd, compile_entry
 from spanledger.runtime import notices, settings
 from spanledger.runtime.guard import log
-from spanledger.runtime.untrusted_json import Json, label, mapping
+from spanledger.runtime.untrusted_json import Json, get_path, items, label, mapping
 
 TABLE_IN_WHEEL: Final = "litellm/model_prices_and_context_window_backup.json"
 COMPROMISED_RELEASES: Final = ("1.82.7", "1.82.8", "1.107.")
@@ -92,6 +94,9 @@ class Table:
     origin: str
     """The file it was read from."""
     models: dict[str, Json]
+    past: Table | None = None
+    """The bundled snapshot, where this is another table: its history, and its own prices if this is newer."""
+    corrections: Corrections | None = None
     _entries: dict[str, Entry | None] = field(default_factory=dict[str, "Entry | None"])
 
     def entry(self, key: str) -> Entry | None:
@@ -99,14 +104,106 @@ class Table:
         try:
             return self._entries[key]
         except KeyError:
-            raw_entry = self.models.get(key)
+            raw_entry = self.raw(key)
             entry = self._entries[key] = compile_entry(key, raw_entry) if raw_entry is not None else None
             return entry
+
+    def raw(self, key: str) -> Json | None:
+        """The entry of `key` as it counts: with its former prices, and corrected."""
+        entry = self.models.get(key)
+        if entry is None:
+            return None
+        former = self.past.models.get(key) if self.past is not None else None
+        if former is not None and self.past is not None:
+            entry = _with_history(entry, former, self.dated if self.is_newer_than(self.past) else None)
+        return entry if self.corrections is None else self.corrections.corrected(key, entry)
+
+    def is_newer_than(self, other: Table) -> bool:
+        """Whether it was published later; of tables without a version, by their day."""
+        own, others = _version_key(self.version.removeprefix("litellm ")), _version_key(other.version)
+        if own and others:
+            return own > others
+        return self.dated is not None and other.dated is not None and self.dated > other.dated
 
     @cached_property
     def folded(self) -> dict[str, str]:
         """Keys by their lower-case spelling."""
         return {key.lower(): key for key in self.models}
+
+
+def _with_history(entry: Json, former: Json, day: date | None) -> Json:
+    """An entry with the history that the bundled snapshot has of it, and with that snapshot's own price until `day`."""
+    changed = {} if day is None else _changes(former, entry)
+    history: list[object] = [{**changed, **mapping(state)} for state in items(former, "_history")]
+    if changed and day is not None:
+        history.append({"_until": day.isoformat(), **changed})
+    return {**entry, "_history": history} if history else entry
+
+
+NO_RATES: Final = frozenset({"mode", "deprecation_date"})
+
+
+def _changes(former: Json, entry: Json) -> Json:
+    """The fields of a former entry that a later one has with another value; what the later one adds was not known before."""
+    changed: Json = {}
+    for name, value in former.items():
+        later = entry.get(name, value)
+        if name.startswith("_") or name in NO_RATES or later == value or attousd(later) == attousd(value) is not None:
+            continue
+        if isinstance(value, dict) and isinstance(later, dict):
+            inner = _changes(cast("Json", value), cast("Json", later))
+            if inner:
+                changed[name] = inner
+        else:
+            changed[name] = value
+    return changed
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """`data/corrections.toml`: what is wrong in LiteLLM's table now, and what was when it was published."""
+
+    prices: dict[str, list[tuple[Json, Json]]]
+    """Key -> (values that are known to be wrong, the right ones)."""
+    published: dict[str, list[tuple[str, frozenset[str]]]]
+    """Key -> (the day until which it was published, the fields that were wrong)."""
+
+    def corrected(self, key: str, entry: Json) -> Json:
+        for wrong, right in self.prices.get(key, ()):
+            if all(_is_equal(entry.get(name), value) for name, value in wrong.items()):
+                entry = {name: value for name, value in {**entry, **right}.items() if value != ""}
+        for until, names in self.published.get(key, ()):
+            history: list[object] = [
+                {
+                    n: v
+                    for n, v in mapping(state).items()
+                    if n not in names or str(mapping(state).get("_until", "")) > until
+                }
+                for state in items(entry, "_history")
+            ]
+            entry = {**entry, "_history": history}
+        return entry
+
+
+def _is_equal(value: object, text: object) -> bool:
+    return value is None if text == "" else attousd(value) == attousd(text) is not None
+
+
+@lru_cache(maxsize=1)
+def corrections() -> Corrections:
+    """The corrections that ship with Spanledger."""
+    file = resources.files("spanledger.pricing") / "data" / "corrections.toml"
+    document = mapping(tomllib.loads(file.read_text(encoding="utf-8")))
+    prices: dict[str, list[tuple[Json, Json]]] = {}
+    published: dict[str, list[tuple[str, frozenset[str]]]] = {}
+    for each in items(document, "price"):
+        for key in items(each, "keys"):
+            prices.setdefault(str(key), []).append((mapping(each, "was"), mapping(each, "set")))
+    for each in items(document, "published"):
+        until, names = str(get_path(each, "until")), frozenset(str(name) for name in items(each, "fields"))
+        for key in items(each, "keys"):
+            published.setdefault(str(key), []).append((until, names))
+    return Corrections(prices, published)
 
 
 def _numbers_as_text(data: bytes) -> Json:
@@ -185,7 +282,7 @@ def from_file(path: Path) -> Table:
         ValueError: it is not a LiteLLM price table, or it is a wheel of a compromised release.
     """
     if path.suffix == ".whl":
-        version = path.name.split("-")[1] if path.name.count("-") >= 2 else ""
+        version = path.stem.split("-")[1] if "-" in path.stem else ""
         if version.startswith(COMPROMISED_RELEASES):
             raise ValueError(f"litellm {version} is a compromised release; its files are not read")
         try:
@@ -317,8 +414,15 @@ def load() -> Prices:
         except (OSError, ValueError) as error:
             log.error("cannot use the prices of %s: %s. The next price source is used.", name, error)
             continue
-        if table is not None:
+        if table is not None and table.version.startswith("litellm ") and snapshot.is_newer_than(table):
+            notices.add(
+                f"SPANLEDGER_PRICES_FILE: {table.version} is older than the bundled prices ({snapshot.version}), which are used. "
+                "To price by a table of another day, `spanledger prices diff` shows what differs"
+            )
+        elif table is not None:
+            table.past, table.corrections = snapshot, corrections()
             return Prices(table, retired(), overrides)
+    snapshot.corrections = corrections()
     return Prices(snapshot, retired(), overrides)
 
 

@@ -168,10 +168,17 @@ def compile_entry(key: str, entry: Json) -> Entry:
 
 
 def _former_entries(key: str, entry: Json) -> tuple[tuple[date, Entry], ...]:
-    """`_history` of an entry: former fields, each with `_until`, the day on which they were replaced."""
+    """`_history` of an entry: former fields, each with `_until`, the day on which they were replaced.
+
+    A field that a former table lacked was not known, which is no other price: it has the value with which it first came,
+    also within a field that is an object.
+    """
     former_entries: list[tuple[date, Entry]] = []
     for former in items(entry, "_history"):
-        fields = {**entry, **mapping(former)}
+        fields: Json = {**entry}
+        for name, value in mapping(former).items():
+            inner = mapping(former, name)
+            fields[name] = {**mapping(entry, name), **inner} if inner else value
         fields.pop("_history", None)
         try:
             until = date.fromisoformat(str(fields.pop("_until", "")))
