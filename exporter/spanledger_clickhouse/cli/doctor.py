@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -62,6 +63,11 @@ WHERE (operation = 'unknown' OR scope = 'spanledger.http') AND price_status = 'u
 GROUP BY provider, host, path ORDER BY calls DESC LIMIT 5
 """
 """What crossed to a host that serves models, and nobody could read."""
+EVIDENCE: Final = """
+SELECT evidence, ifNull(sum(cost_usd), 0) AS cost FROM llm_calls FINAL
+WHERE start_time > now() - INTERVAL 30 DAY AND evidence NOT IN ('', 'unpriced') GROUP BY evidence ORDER BY cost DESC
+"""
+NEW_FLAGS: Final = "SELECT provider, model, flag, calls, unread FROM new_price_flags ORDER BY calls DESC LIMIT 5"
 PROCESSES: Final = "SELECT uniqExact(process_id) FROM llm_calls WHERE process_id != ''"
 
 
@@ -314,6 +320,7 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
         process_count = ledger.query(PROCESSES).rows[0][0]
         text = f"no row number is missing of the {process_count:,} processes that this ledger knows of"
         yield Finding(OK, "holes", text)
+    yield from _evidence(ledger)
     unread = ledger.query(UNREAD).rows
     if unread:
         calls = ", ".join(
@@ -326,6 +333,20 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
             f"calls of the last 7 days that may have been billed, and state no usage: {calls}",
             'see "What cannot be read" in docs/http.md',
         )
+
+
+def _evidence(ledger: Ledger) -> Iterator[Finding]:
+    """How much of the spend of the last 30 days is exact, and what came into doubt in the last day."""
+    rows = ledger.query(EVIDENCE).rows
+    total = sum((cost for _, cost in rows), Decimal(0))
+    if total:
+        shares = ", ".join(f"{evidence} {cost / total:.1%}" for evidence, cost in rows if cost)
+        yield Finding(OK, "evidence", f"of the spend of the last 30 days: {shares} (view price_evidence)")
+    for provider, model, flag, calls, unread in ledger.query(NEW_FLAGS).rows:
+        text = (
+            f"{calls:,} calls of {provider} {model} have {flag}{f' ({unread})' if unread else ''} since less than a day"
+        )
+        yield Finding(WARNING, "evidence", text, 'see "Evidence" in docs/pricing.md')
 
 
 def _redis_drift(ledger: Ledger) -> Iterator[Finding]:

@@ -67,7 +67,7 @@ def differences(prices: Prices, *, at: datetime | None = None) -> Iterator[Diffe
     compared = 0
     for name, provider in PROVIDERS.items():
         for model in _models(providers, name):
-            if compared == MODELS:
+            if compared >= MODELS:
                 return
             own = {field: _ours(prices, provider, model, usage, moment) for field, usage in FIELDS.items()}
             if own["input"] is None or own["output"] is None:

@@ -114,6 +114,8 @@ class DataQuality:
     """What they cost, as far as their processes reported it."""
     residual_usd: Decimal | None
     """Invoice less ledger, over the whole days of the period that have an invoice; None if no day has one."""
+    evidence: tuple[tuple[str, Decimal, int], ...] = ()
+    """(exact | estimated | reported | unpriced, its cost, its calls), the largest cost first."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
         tuple(UserCost(*row) for row in window.query_rows("users")),
         tuple(ModelCost(*row) for row in window.query_rows("models")),
         window.efficiency(), tuple(window.anomalies()), tuple(window.query_rows("rising")), budgets, Waste(*window.query_row("waste")),
-        DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, lost_cost or Decimal(0), window.query_row("residual")[0]), daily,
+        DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, lost_cost or Decimal(0), window.query_row("residual")[0],
+                    tuple(map(tuple, window.query_rows("evidence")))), daily,
     )  # fmt: skip
 
 

@@ -188,6 +188,11 @@ def _data_quality(report: Report) -> Section:
     return Section("Data quality", ("", ""), [
         ("unattributed", f"{share(t.unattributed_usd, report.total_usd)} of cost, {t.unattributed_calls:,} calls"),
         ("unpriced", f"{share(t.unpriced_calls, report.calls)} of calls, {t.unpriced_calls:,} calls"),
+        *(
+            (f"{evidence} costs", f"{share(cost, report.total_usd)} of cost, {calls:,} calls")
+            for evidence, cost, calls in t.evidence
+            if evidence != "unpriced"
+        ),
         ("missing rows", _missing_rows(t)),
         ("difference to invoice", difference),
     ])  # fmt: skip
