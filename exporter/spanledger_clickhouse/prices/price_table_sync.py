@@ -97,7 +97,7 @@ def llm_rate_rows(prices: Prices) -> Iterator[tuple[Any, ...]]:
                         names[provider, key.removeprefix(prefix)] = None
     for provider, name in names:
         match = resolve(prices, provider, (name,))
-        if isinstance(match, Match) and {"exact", "alias"} & set(match.flags):
+        if isinstance(match, Match) and match.flags in (("exact",), ("alias",), ("archived",)):
             yield from _rate_rows(provider, name, match.entry, match.table.version)
 
 
