@@ -64,6 +64,7 @@ check: setup ## Lint, format, types, import contracts
 	$(RUN)ruff format --check .
 	$(RUN)pyright
 	$(RUN)lint-imports
+	$(RUN)python tools/sdk_endpoints.py --check
 
 format: setup ## Fix what the linter and the formatter can
 	$(RUN)ruff check --fix .

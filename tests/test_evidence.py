@@ -494,3 +494,45 @@ def test_a_vendors_model_behind_a_private_proxy_is_never_free(model: str, ledger
     ask("http://litellm:4000/v1", Answer(chat(model, PLAIN)), model)
     row = ledger.row
     assert row["cost_usd"] is None or (float(row["cost_usd"]) > 0 and "proxy" in row["price_flags"])
+
+
+# --- what the newest SDKs sell ----------------------------------------------------------------------------------------
+
+
+def test_a_dream_is_billed_once_when_it_is_over(ledger: Recorded):
+    usage = {"input_tokens": 1000, "output_tokens": 100, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
+    states = iter(["pending", "running", "completed", "completed"])
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        state = next(states)
+        body = {
+            "id": "drm_1", "type": "dream", "status": state, "model": {"id": "claude-opus-5-5"}, "created_at": "2026-11-29T10:00:00Z",
+            "inputs": [], "outputs": [], "usage": usage if state == "completed" else dict.fromkeys(usage, 0),
+        }  # fmt: skip
+        return httpx2.Response(200, json=body)
+
+    client = anthropic.Anthropic(api_key="x", http_client=httpx2.Client(transport=httpx2.MockTransport(answer)))
+    client.post("/v1/dreams", body={}, cast_to=object)
+    for _ in range(3):
+        client.get("/v1/dreams/drm_1", cast_to=object)
+    assert (ledger.row["operation"], cost(ledger)) == ("invoke_agent", 0.006)
+
+
+def test_what_graders_use_is_a_row_each(ledger: Recorded):
+    by_model = {"gpt-4.1": PLAIN, "gpt-4.1-mini": PLAIN}
+    body = {"reward": 1.0, "metadata": {}, "sub_rewards": {}, "model_grader_token_usage_per_model": by_model}
+    client = openai.OpenAI(api_key="x", http_client=httpx2.Client(transport=Answer(body).transport()))
+    client.post("/fine_tuning/alpha/graders/run", body={}, cast_to=object)
+    assert sorted((row["response_model"], float(row["cost_usd"])) for row in ledger.rows) == [
+        ("gpt-4.1", 0.00028), ("gpt-4.1-mini", 0.000056),
+    ]  # fmt: skip
+
+
+def test_a_credit_that_is_not_stated_makes_an_estimate(ledger: Recorded):
+    usage = {"input_tokens": 1000, "output_tokens": 100, "fallback_credit": {"status": {"type": "redeemed"}}}
+    body = {
+        "id": "m", "type": "message", "role": "assistant", "model": "claude-opus-5-5", "content": [], "stop_reason": "end_turn", "usage": usage,
+    }  # fmt: skip
+    client = anthropic.Anthropic(api_key="x", http_client=httpx2.Client(transport=Answer(body).transport()))
+    client.messages.create(model="claude-opus-5-5", max_tokens=5, messages=MESSAGES)
+    assert ledger.row["price_flags"] == ["estimated", "credit_applied"]

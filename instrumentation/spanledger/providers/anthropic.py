@@ -16,6 +16,7 @@ from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number, unix_seconds
 from spanledger.semconv import usage as usages
 from spanledger.semconv.dialects import stated_cost
+from spanledger.semconv.evidence import CREDIT_APPLIED
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "anthropic"
@@ -38,9 +39,13 @@ BILLED_PATH: Final = re.compile(
 )
 BATCH_PATH: Final = re.compile(r"/messages/batches/(?P<batch>[^/]+)(?P<lines>/results)?$")
 SESSION_PATH: Final = re.compile(r"/sessions/(?P<session>[^/]+)(?:/threads/[^/]+)?/events(?:/stream)?$")
+DREAM_PATH: Final = re.compile(r"/dreams(?:/(?P<dream>[^/]+))?$")
+"""A dream reorganizes a memory store: a job, whose tokens it states (anthropic 2.14 `types/beta/beta_dream.py`)."""
+DREAMT: Final = frozenset({"completed", "failed", "canceled"})
 UNBILLED_PATH: Final = re.compile(
     r"/messages/(?:count_tokens|batches)|count-tokens:rawPredict"
-    r"|/(?:agents|deployments|environments|files|memory_stores|models|organizations|sessions|skills|vaults)\b"
+    r"|/(?:agents|deployments|environments|files|memory_stores|models|organizations|sessions|skills|vaults|tunnels|user_profiles)\b"
+    r"|/dreams/"
 )
 """Paths that sell nothing; a session sells by its events, and its own usage is their sum."""
 
@@ -50,6 +55,9 @@ def request(method: str, path: str, body: object) -> Request | None:
     results = BATCH_PATH.search(endpoint)
     if results is not None:
         return _poll_request("chat", body, results["batch"], lines=results["lines"] is not None)
+    dream = DREAM_PATH.search(endpoint)
+    if dream is not None and (method.upper() == "GET" or dream["dream"] is None):
+        return Request("invoke_agent", is_poll=True, parent_id=dream["dream"], starts_job=dream["dream"] is None)
     if SESSION_PATH.search(endpoint):
         return _poll_request("chat", body, None, lines=False)
     if method.upper() == "POST" and endpoint.endswith("/messages/batches"):
@@ -136,6 +144,7 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
             for other, usage in others.items()
         ),
         unread=unread_names(usage_fields, KNOWN),
+        doubts=(CREDIT_APPLIED,) if get_path(usage_fields, "fallback_credit", "status", "type") == "redeemed" else (),
     )
 
 
@@ -204,12 +213,35 @@ def _read_batch_line(line: Json, request: Request) -> Response:
 def _read_poll(body: Json, request: Request) -> Response:
     """A batch states when it was created; a session's events state what each of its model requests used."""
     created = unix_seconds(body, "created_at")
+    if body.get("type") == "dream":
+        return _read_dream(body, created)
     if request.starts_job:
         return Response(pending_job_id=label(body, "id"), created=created)
     if request.parent_id is not None:
         return Response(job_id=request.parent_id, pending_job_id=request.parent_id, created=created)
     events = [event for event in items(body, "data") if get_path(event, "type") == MODEL_REQUEST]
     return Response(extras=tuple(_model_request(cast("Json", event)) for event in events))
+
+
+def _read_dream(body: Json, created: int | None) -> Response:
+    """A dream counts once, when it is over; until then its figures grow."""
+    name = label(body, "id")
+    usage_fields = mapping(body, "usage")
+    usage = _usage([usage_fields], {}) if usage_fields else None
+    if label(body, "status") not in DREAMT:
+        return Response(pending_job_id=name, created=created)
+    if usage is None or not usage.total:
+        return Response(cancelled_job_id=name)
+    return Response(
+        name,
+        label(body, "model", "id") or label(body, "model"),
+        (),
+        usage,
+        raw_usage=compact_usage(usage_fields),
+        job_id=name,
+        created=created,
+        unread=unread_names(usage_fields, KNOWN),
+    )
 
 
 def _model_request(event: Json) -> Response:

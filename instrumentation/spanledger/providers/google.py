@@ -45,7 +45,7 @@ BATCHES: Final = {
 
 UNBILLED_VERBS: Final = frozenset({
     "countTokens", "computeTokens", "tuningJobs", "tunedModels", "files", "upload", "auth_tokens", "cancel", "register", "fileSearchStores", "agents",
-    "importFile", "uploadToFileSearchStore", "webhooks", "triggers", "environments",
+    "validateReinforcementTuningReward", "importFile", "uploadToFileSearchStore", "webhooks", "triggers", "environments",
 })  # fmt: skip
 
 MODEL: Final = re.compile(r"([^/:?]+):(\w+)(?:\?.*)?$")

@@ -56,6 +56,7 @@ BILLED_POST: Final[dict[str, Endpoint]] = {
     "fine_tuning/jobs": Endpoint("fine_tuning", is_poll=True, starts_job=True),
     "fine_tuning/jobs/*/cancel": Endpoint("fine_tuning", is_poll=True),
     "evals/*/runs": Endpoint("evaluation", is_poll=True, starts_job=True),
+    "fine_tuning/alpha/graders/run": Endpoint("evaluation", is_poll=True),
     "batches": Endpoint("chat", is_poll=True, starts_job=True, batch=True),
     "evals/*/runs/*": Endpoint("evaluation", is_poll=True),
     "vector_stores/*/search": Endpoint("retrieval"),
@@ -109,9 +110,54 @@ UNBILLED_POST: Final = (
     "realtime/transcription_sessions",
     "realtime/client_secrets",
     "chatkit/sessions",
+    "chatkit/sessions/*/cancel",
     "skills",
+    "skills/*",
+    "skills/*/versions",
+    "agents",
+    "agents/*",
+    "agents/sessions/*",
+    "agents/automations",
+    "agents/automations/*",
+    "agents/automations/*/invocations",
+    "agents/automations/*/pause",
+    "agents/automations/*/resume",
+    "agents/environments",
+    "agents/environments/templates",
+    "agents/environments/templates/*",
+    "agents/environments/*/files",
+    "audio/voices",
+    "audio/voice_consents",
+    "audio/voice_consents/*",
+    "content_provenance_checks",
+    "evals/*/runs/*/cancel",
+    "fine_tuning/alpha/graders/validate",
+    "live/sessions",
+    "live/sessions/*/accept",
+    "live/sessions/*/fork",
+    "live/sessions/*/hangup",
+    "live/sessions/*/refer",
+    "live/sessions/*/reject",
+    "realtime/calls",
+    "realtime/calls/*/accept",
+    "realtime/calls/*/hangup",
+    "realtime/calls/*/refer",
+    "realtime/calls/*/reject",
+    "realtime/translations/client_secrets",
+    "vaults",
+    "vaults/*",
+    "vaults/*/credentials",
+    "vaults/*/credentials/*",
+    "videos/characters",
+    "webhook_endpoints",
+    "webhook_endpoints/*",
+    "webhook_endpoints/*/rotate_secret",
+    "webhook_endpoints/*/test",
 )
-"""POSTs that sell nothing (or whose sale never passes this process)."""
+"""POSTs that sell nothing, or whose sale is seen elsewhere (of a call or a live session by its socket, of an automation by the
+turns of its session); `tools/sdk_endpoints.py` lists those of the installed SDKs that stand nowhere here."""
+ADMINISTRATION: Final = re.compile(r"(?:^|/)(?:organization|projects/[^/]+/(?:groups|roles|users))(?:/|$)")
+"""Users, keys, limits: nothing below is sold."""
 
 
 def _pattern(paths: Iterable[str]) -> re.Pattern[str]:
@@ -137,7 +183,7 @@ def endpoint(method: str, path: str) -> Endpoint | None:
     if method == "POST":
         match = _POST.match(path)
         if match is None or match.lastindex is None:
-            return Endpoint(UNKNOWN_OPERATION)
+            return None if ADMINISTRATION.search(path) else Endpoint(UNKNOWN_OPERATION)
         return BILLED_POST.get(_POST_PATHS[match.lastindex - 1])
     if method == "GET":
         match = _GET.match(path)

@@ -29,6 +29,8 @@ ACCOUNTING_FIELDS: Final = (
     "size",
     "trained_tokens",
 )
+GRADED: Final = "model_grader_token_usage_per_model"
+"""Of a grader's run (openai 3.57 `types/fine_tuning/alpha/grader_run_response.py`)."""
 TURN: Final = "agent.session.turn."
 EMPTY_RESPONSE: Final = Response()
 
@@ -71,8 +73,10 @@ def _update_run(body: Json, fields: Json) -> None:
 
 def read_poll(body: Json, read: Reader) -> Response:
     """Read a polled object; it has no usage until it is finished. `read` reads a response."""
-    if "turns" in body:
-        return Response(extras=tuple(_turn_response(cast("Json", turn)) for turn in items(body, "turns")))
+    if "turns" in body or GRADED in body:
+        turns = [_turn_response(cast("Json", turn)) for turn in items(body, "turns")]
+        graders = [_grader_response(model, used) for model, used in mapping(body, GRADED).items()]
+        return Response(extras=(*turns, *graders))
     kind = label(body, "object")
     if kind == "batch":  # its lines are billed, in the file of its results
         files = (label(body, name) for name in ("output_file_id", "error_file_id"))
@@ -137,6 +141,11 @@ def _eval_response(run: Json, per_model: object) -> Response:
         created=count(run, "created_at"),
         begun_job_id=label(run, "id"),
     )
+
+
+def _grader_response(model: str, usage: object) -> Response:
+    usage_fields = mapping(usage)
+    return Response(None, label(model), (), read_usage(usage_fields, {}), raw_usage=compact_usage(usage_fields))
 
 
 def _turn_response(turn: Json) -> Response:

@@ -31,5 +31,8 @@ MODALITY_UNKNOWN: Final = "modality_unknown"
 TOKENS_MISSING: Final = "tokens_missing"
 """It is billed by tokens that it does not state, and was priced by the list of sizes."""
 
-READING_FLAGS: Final = frozenset({USAGE_UNREAD, FEE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING})
+CREDIT_APPLIED: Final = "credit_applied"
+"""The provider has repriced it by a credit that it does not state (Anthropic's `fallback_credit`)."""
+
+READING_FLAGS: Final = frozenset({USAGE_UNREAD, FEE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING, CREDIT_APPLIED})
 """Those that the answer has given, not the table: a new price keeps them."""
