@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from spanledger.semconv import attributes as a
+from spanledger.semconv import dialects
 from spanledger.semconv.dimensions import BAGGAGE_KEYS
 from spanledger.semconv.provider_hosts import provider_for_host
 from spanledger.semconv.usage import USAGE_ATTRIBUTES, exact_count
@@ -111,6 +112,8 @@ class Quirk:
 
 
 GOOGLE: Final = ("gcp.gemini", "gcp.vertex_ai")
+NATIVE: Final = ("anthropic", "aws.bedrock", *GOOGLE)
+"""Providers with formats of their own, which the instrumentors' quirks are about; all others speak a dialect of OpenAI's."""
 QUIRKS: Final = (
     Quirk("openlit", input_without_cache=("anthropic", "aws.bedrock"), output_without_reasoning=GOOGLE),
     Quirk("opentelemetry.instrumentation.bedrock", input_without_cache=("aws.bedrock",)),
@@ -197,6 +200,18 @@ def _correct_totals(attributes: dict[str, Value], quirk: Quirk) -> None:
     if provider in quirk.input_without_cache:
         attributes[a.INPUT_TOKENS] = tokens(a.INPUT_TOKENS) + tokens(a.CACHE_READ_TOKENS) + tokens(a.CACHE_WRITE_TOKENS)
         attributes.pop(a.REPORTED_TOTAL, None)
+    elif attributes.get(a.REPORTED_TOTAL) is not None and provider not in NATIVE:
+        totals = dialects.settled(
+            provider,
+            text(attributes.get(a.RESPONSE_MODEL)) or text(attributes.get(a.REQUEST_MODEL)),
+            tokens(a.INPUT_TOKENS),
+            tokens(a.OUTPUT_TOKENS),
+            tokens(a.CACHE_READ_TOKENS) + tokens(a.CACHE_WRITE_TOKENS),
+            tokens(a.REASONING_TOKENS),
+            natural(attributes.get(a.REPORTED_TOTAL)),
+        )
+        if totals != (tokens(a.INPUT_TOKENS), tokens(a.OUTPUT_TOKENS), tokens(a.REASONING_TOKENS)):
+            attributes[a.INPUT_TOKENS], attributes[a.OUTPUT_TOKENS], attributes[a.REASONING_TOKENS] = totals
     if provider in quirk.output_without_reasoning:
         thought = tokens(a.REASONING_TOKENS) or max(
             0, tokens(a.REPORTED_TOTAL) - tokens(a.INPUT_TOKENS) - tokens(a.OUTPUT_TOKENS)
