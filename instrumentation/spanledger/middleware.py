@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
 
 from spanledger.context.baggage import budget_dimensions, is_missing
-from spanledger.context.open_scopes import OpenScope, current, in_scope
+from spanledger.context.open_scopes import SCOPE_KEY, Current, OpenScope, current, in_scope
 from spanledger.context.scopes import Scope, attribution
 from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
@@ -75,6 +75,14 @@ class AttributionRules:
         return None
 
 
+def _decoded_again(value: str) -> str:
+    """A header's value as WSGI has it: bytes as Latin-1, unless the server has decoded it."""
+    try:
+        return _decoded(value.encode("latin-1"))
+    except UnicodeEncodeError:
+        return value
+
+
 def _decoded(value: bytes) -> str:
     """A header's value, which most programs send as UTF-8; Latin-1 reads anything."""
     try:
@@ -115,7 +123,7 @@ class WsgiAttribution:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         def header(name: str) -> str | None:
             value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
-            return _decoded(value.encode("latin-1", "replace")) if isinstance(value, str) else None
+            return None if value is None else _decoded_again(value)
 
         scope, context = self._rules.scope(environ, environ.get("PATH_INFO", ""), header).open()
         token = otel_context.attach(context)
@@ -278,6 +286,20 @@ class _MessageSetter(Setter[Any]):
         carrier[key] = value
 
 
+def _scope_of_task(said: Current, *, is_eager: bool) -> OpenScope:
+    """The scope of a task: what its message says, and once it is over, nothing; of an eager one, within its caller's."""
+    if is_eager:
+        return OpenScope({}, said, is_request=True)
+    return OpenScope(said.entries, Current({}, None, None, is_stale=False), is_request=True)
+
+
+def _is_inside(context: Context, scope: OpenScope) -> bool:
+    inner: Any = context.get(SCOPE_KEY)
+    while inner is not None and inner is not scope:
+        inner = inner.parent
+    return inner is not None
+
+
 def celery_attribution(*, feature: Callable[[str], str | None] | None = None) -> None:
     """Propagate attribution (and the trace) from the sender of a Celery task to the worker that runs it.
 
@@ -290,7 +312,7 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
     from celery import signals  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
     celery_signals: Any = signals
-    begun: dict[str, tuple[OpenScope, Any, Context]] = {}
+    begun: dict[str, tuple[OpenScope, Any]] = {}
 
     def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
         with quietly("sending a task's attribution"):
@@ -308,17 +330,15 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
             with quietly("naming the feature of a task"):
                 if feature is not None and a.FEATURE not in budget_dimensions(context):
                     context = attribution(feature=feature(task.name)).context(context)
-            scope = OpenScope({}, current(context), is_request=True)
+            scope = _scope_of_task(current(context), is_eager=task.request.is_eager)
             token = otel_context.attach(in_scope(context, scope))
-            begun[task_id] = scope, token, otel_context.get_current()
+            begun[task_id] = scope, token
 
     def end(task_id: str = "", **_: Any) -> None:
-        scope, token, context = begun.pop(task_id, (None, None, None))
+        scope, token = begun.pop(task_id, (None, None))
         if scope is not None and token is not None:
             scope.close()
-            if (
-                otel_context.get_current() is context
-            ):  # else OpenTelemetry's instrumentation has left what was around both
+            if _is_inside(otel_context.get_current(), scope):  # else OpenTelemetry's instrumentation has left it before
                 otel_context.detach(token)
 
     celery_signals.before_task_publish.connect(publish, weak=False, dispatch_uid="spanledger")

@@ -17,7 +17,16 @@ from opentelemetry import baggage
 from opentelemetry import context as otel_context
 
 from spanledger.context.baggage import is_attribution_key
-from spanledger.context.open_scopes import NOTHING, Current, OpenScope, current, in_scope, owner, response
+from spanledger.context.open_scopes import (
+    NOTHING,
+    Current,
+    OpenScope,
+    current,
+    in_scope,
+    is_before_work,
+    owner,
+    response,
+)
 from spanledger.runtime.guard import quietly
 
 MODULES: Final = ("starlette.background", "litestar.background_tasks")
@@ -48,7 +57,8 @@ def _in_its_request() -> Generator[None]:
     counts = current()
     request = counts.request
     made = response.get()  # its middleware runs it in a task of its own, before it has returned
-    is_own = request is not None and (request.owner == owner() or (made is not None and not made.is_sent))
+    is_sending = made is not None and not made.is_sent
+    is_own = request is not None and (request.owner == owner() or (is_sending and not is_before_work(request)))
     if not counts.is_stale or request is None or not is_own:
         yield
         return

@@ -64,11 +64,13 @@ _numbers: Final = itertools.count(1)
 class Taken:
     """When a worker took work of others last (`queues.py`), for it and for what it starts then."""
 
-    __slots__ = ("is_expected", "number")
+    __slots__ = ("is_expected", "is_request", "number")
 
-    def __init__(self, number: int = 0, *, is_expected: bool = False) -> None:
+    def __init__(self, number: int = 0, *, is_expected: bool = False, is_request: bool = False) -> None:
         self.number = number
         """Scopes and requests of before that are not the worker's own count no more."""
+        self.is_request = is_request
+        """Whether it is no worker, but a request that begins: of what was before, what was said around the server still counts."""
         self.is_expected = is_expected
         """Whether it waits for work now."""
 
@@ -144,10 +146,13 @@ class OpenScope:
         """The request that it is in, or the block that says for whom; itself, where there is none."""
         self._request = outside.request
         self._response = _own_response() if is_request else None
-        self._task = _task_reference() if is_request else None
+        self._task: weakref.ref[Any] | None = None
         self.depth = 0 if self.parent is None else self.parent.depth + 1
-        if self.depth > MAX_DEPTH:  # attached again and again, and never detached: what is outside counts as it is
-            self.parent, self.depth = None, 0
+        if (
+            self.depth > MAX_DEPTH
+        ):  # attached again and again, and never detached: of what is outside, the first request counts
+            self.parent = self._first_request()
+            self.depth = 0 if self.parent is None else 1
         self._process = os.getpid()
         self.owner = owner()
         """The thread, and its task, that entered it."""
@@ -160,6 +165,18 @@ class OpenScope:
         if frame is not None:
             self._replaced = _paused.get(id(frame))
             _paused[id(frame)] = self
+
+    def _first_request(self) -> OpenScope | None:
+        """The outermost request around it."""
+        first, scope = None, self.parent
+        while scope is not None:
+            first = scope if scope.is_request else first
+            scope = scope.parent
+        return first
+
+    def end_with_task(self) -> None:
+        """Count no more once the task has ended that runs now, although nobody leaves it (a context that stays attached)."""
+        self._task = _task_reference()
 
     def close(self) -> None:
         self._is_open = False
@@ -180,9 +197,9 @@ class OpenScope:
     @property
     def is_over(self) -> bool:
         """Whether it counts no more for whoever asks."""
-        if self._process != os.getpid() or (self.number < taken.get().number and self.owner != owner()):
+        if self._process != os.getpid() or is_before_work(self):
             return True  # for a process that was forked inside, or a worker of several
-        if self._task is not None and self.is_request and self._has_lost_its_task:
+        if self._task is not None and self._has_lost_its_task:
             return True
         if self._follows is not None:
             return not self._follows._is_open
@@ -227,6 +244,14 @@ class OpenScope:
         return scope
 
 
+def is_before_work(began: OpenScope | Request) -> bool:
+    """Whether a scope or request is of before what runs now took work of others, or before the request that it serves."""
+    mark = taken.get()
+    if began.number >= mark.number or began.owner == owner():
+        return False
+    return not mark.is_request or (bool(began.owner[1]) and getattr(began, "is_request", True))
+
+
 class Current(NamedTuple):
     """What counts in a context."""
 
@@ -258,7 +283,7 @@ def current(context: Context | None = None) -> Current:
         if block is not None:
             return Current(block.after, block, request, is_stale=False)
     if request is not None and since is not request and not has_request:
-        if request.is_over or (request.number < taken.get().number and request.owner != owner()):
+        if request.is_over or is_before_work(request):
             return Current(NOTHING, None, request, is_stale=bool(entries) or over is not None)
         if request.inherited:
             new_entries = {key: value for key, value in entries.items() if request.inherited.get(key) != value}

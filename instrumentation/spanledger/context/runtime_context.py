@@ -124,6 +124,7 @@ def _raw_scope(context: Context, running: Context) -> tuple[Context, OpenScope |
         return context, None
     before = current(running)
     scope = OpenScope(added, before, is_request=True)
+    scope.end_with_task()
     unchanged = {key: v for key, v in before.entries.items() if key in entries or key not in entries_before}
     others = {key: v for key, v in entries.items() if not is_attribution_key(key)}
     scope.after = merged({**unchanged, **others}, added)

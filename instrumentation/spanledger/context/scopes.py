@@ -27,7 +27,15 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from spanledger.context.baggage import is_attribution_key, is_missing
-from spanledger.context.open_scopes import Entered, OpenScope, current, entered_scopes, generator_frame, in_scope
+from spanledger.context.open_scopes import (
+    Entered,
+    OpenScope,
+    current,
+    entered_scopes,
+    generator_frame,
+    in_scope,
+    merged,
+)
 from spanledger.runtime.guard import log
 from spanledger.semconv import attributes as a
 from spanledger.semconv.dimensions import DIMENSIONS, Attribution
@@ -195,7 +203,7 @@ class _Carried(Scope):
         outside_context = otel_context.get_current() if context is None else context
         outside = current(outside_context)
         others = {key: "" for key in outside.entries if is_attribution_key(key)}
-        scope = OpenScope({**others, **self.entries()}, outside, is_request=self._is_request, frame=frame)
+        scope = OpenScope(merged(others, self.entries()), outside, is_request=self._is_request, frame=frame)
         return scope, in_scope(outside_context, scope)
 
 

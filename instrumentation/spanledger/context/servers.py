@@ -41,7 +41,7 @@ def _patch_runner(module: ModuleType, name: str) -> None:
 
         @wraps(original)
         async def run_asgi(self: Any, *args: Any, **kwargs: Any) -> Any:
-            taken.set(Taken(next_order()))
+            taken.set(Taken(next_order(), is_request=True))
             return await original(self, *args, **kwargs)
 
         runner.run_asgi = run_asgi

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial, wraps
-from types import MethodType
-from typing import Any, Final
+from types import BuiltinMethodType, MethodType
+from typing import Any, Final, cast
 
 from opentelemetry import context
 from opentelemetry.context import Context
@@ -33,13 +33,23 @@ _running: Final = threading.local()
 
 def is_pooled() -> bool:
     """Whether this is a function that a pool runs for its caller, or the main thread; not what a thread was started for."""
-    return getattr(_running, "is_pooled", False) or threading.current_thread() is threading.main_thread()
+    if getattr(_running, "is_pooled", False):
+        return True
+    thread = threading.current_thread()
+    return thread is threading.main_thread() or type(thread).__module__.startswith("anyio.")
 
 
 def takes_from_queue(function: Any) -> bool:
     """Whether what a pool will run is the `get` of a queue: whoever asked for it gets what comes."""
-    parts = (function.func, *function.args) if isinstance(function, partial) else (function,)
-    return any(isinstance(getattr(part, "__self__", None), queue.Queue) for part in parts)
+    called: Any = function
+    if type(called) is partial and called.args and _is_run_of_context(called.func):
+        called = called.args[0]  # of `asyncio.to_thread`
+    # By its type only: an argument of the application's may be an object that does something when it is asked for anything.
+    return type(called) is MethodType and issubclass(type(called.__self__), queue.Queue)
+
+
+def _is_run_of_context(function: Any) -> bool:
+    return type(function) is BuiltinMethodType and type(function.__self__) is contextvars.Context
 
 
 def carry_context() -> None:
@@ -108,13 +118,12 @@ def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
     def submit_with_context(self: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # An empty context, too: the worker has that of the request in which it was started.
         current = handed_over(context.get_current())
-        if takes_from_queue(function):
-            mark = Taken(taken.get().number, is_expected=True)
-            taken.set(mark)
-            copied = getattr(getattr(function, "func", None), "__self__", None)
-            if isinstance(copied, contextvars.Context):  # as `asyncio.to_thread` has copied it before
-                with suppress(RuntimeError):
-                    copied.run(taken.set, mark)
+        with suppress(RuntimeError):
+            if takes_from_queue(function):
+                mark = Taken(taken.get().number, is_expected=True)
+                taken.set(mark)
+                if type(function) is partial:  # `asyncio.to_thread` has copied the context before
+                    cast("Any", function).func.__self__.run(taken.set, mark)
         return submit(self, _call_for, taken.get(), current, function, *args, **kwargs)
 
     return submit_with_context

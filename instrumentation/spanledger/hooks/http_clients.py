@@ -237,6 +237,8 @@ class HttpPatches(Patches):
                 _ = parts.port
             except ValueError:
                 return None  # aiohttp says so
+            if kwargs.get("headers") and by_host.provider_at(parts.hostname or "", parts.port) is not None:
+                kwargs["headers"] = without_attribution(kwargs["headers"])
             body = kwargs.get("json")
             content = kwargs.get("data") if body is None else body
             return self._begin(method, parts.hostname or "", parts.port, f"{parts.path}?{parts.query}", lambda: content)
@@ -259,8 +261,8 @@ class HttpPatches(Patches):
             with quietly("keeping baggage at home"):  # an instrumentation of requests has put it there before
                 if args:
                     args = (without_attribution(args[0]), *args[1:])
-                elif "headers" in kwargs:
-                    kwargs["headers"] = without_attribution(kwargs["headers"])
+                else:
+                    kwargs["headers"] = without_attribution(kwargs.get("headers") or getattr(pool, "headers", None))
             with _Sending(call):
                 response = original(pool, method, url, body, *args, **kwargs)
                 self._read_urllib3(call, response, f"{pool.scheme}://{host}:{port or ''}{url}")
