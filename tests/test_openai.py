@@ -320,7 +320,7 @@ def test_a_failed_call_is_a_row_that_cost_nothing_and_has_no_price(client: opena
     assert (row["cost_usd"], row["price_status"], row["usage_source"]) == (None, "not_billed", "")
 
 
-def test_a_call_that_reached_nobody_is_not_billed(ledger: Recorded):
+def test_a_call_that_reached_no_server_is_not_billed(ledger: Recorded):
     with (
         openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1", max_retries=1) as client,
         pytest.raises(openai.APIConnectionError),

@@ -129,7 +129,7 @@ def test_keys_that_functions_in_a_pool_are_lent_keep_the_users():
                 assert pool.submit(use).result(5) == name
 
 
-def test_waiting_for_a_queue_of_ones_own_costs_nobody_a_user():
+def test_waiting_for_a_queue_of_ones_own_loses_no_user():
     async def main() -> list[object]:
         news: asyncio.Queue[int] = asyncio.Queue()
         filled: queue.Queue[str] = queue.Queue()

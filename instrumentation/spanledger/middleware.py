@@ -212,7 +212,11 @@ def django_attribution(get_response: Callable[[Any], Any]) -> Callable[[Any], An
     rules = AttributionRules(**configured)
 
     def begin(request: Any) -> tuple[OpenScope, Context]:
-        return rules.scope(request, request.path, request.headers.get).open()
+        def header(name: str) -> str | None:
+            value = request.headers.get(name)
+            return None if value is None else _decoded_again(value)
+
+        return rules.scope(request, request.path, header).open()
 
     def end(response: Any, scope: OpenScope) -> Any:
         """The request is over, unless its body is still to be made."""

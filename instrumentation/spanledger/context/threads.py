@@ -42,7 +42,7 @@ def is_pooled() -> bool:
 def takes_from_queue(function: Any) -> bool:
     """Whether what a pool will run is the `get` of a queue: whoever asked for it gets what comes."""
     called: Any = function
-    if type(called) is partial and called.args and _is_run_of_context(called.func):
+    if type(function) is partial and called.args and _is_run_of_context(called.func):
         called = called.args[0]  # of `asyncio.to_thread`
     # By its type only: an argument of the application's may be an object that does something when it is asked for anything.
     return type(called) is MethodType and issubclass(type(called.__self__), queue.Queue)
