@@ -53,8 +53,6 @@ PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "api.tokenfactory.nebius.com": "nebius",
     "router.huggingface.co": "huggingface",
     "api-inference.huggingface.co": "huggingface",
-    "volces.com": "volcengine",
-    "bytepluses.com": "volcengine",
     "ai-gateway.vercel.sh": "vercel_ai_gateway",
     "api.inference.wandb.ai": "wandb",
     "cloud.databricks.com": "databricks",
@@ -97,6 +95,8 @@ BEDROCK_HOST: Final = re.compile(
 """Where Bedrock serves models, VPC endpoints included; not its own administration, nor S3 and the others there."""
 CLAUDE_ON_AWS: Final = re.compile(r"^aws-external-anthropic\.[\w-]+\.api\.aws$")
 """Claude's own platform, paid through AWS (anthropic 2.14 `lib/aws`): at Anthropic's prices, not Bedrock's."""
+VOLCENGINE_HOST: Final = re.compile(r"^ark\.[\w-]+\.(?:volces|bytepluses)\.com$")
+"""Where Volcengine serves models; its object storage has the same domain."""
 VERTEX_HOST: Final = re.compile(
     r"^(?:(?P<location>[\w-]+)-)?aiplatform(?:\.(?P<multiregion>[a-z]+)\.rep|\.mtls)?(?:\.sandbox)?\.googleapis\.com$"
 )
@@ -105,7 +105,7 @@ VERTEX_HOST: Final = re.compile(
 
 SELF_HOSTED: Final = ("ollama", "vllm")
 """Providers that are software of one's own: nobody sends an invoice."""
-PROVIDERS: Final = frozenset({*PROVIDER_BY_SUFFIX.values(), "aws.bedrock", "gcp.vertex_ai", *SELF_HOSTED})
+PROVIDERS: Final = frozenset({*PROVIDER_BY_SUFFIX.values(), "aws.bedrock", "gcp.vertex_ai", "volcengine", *SELF_HOSTED})
 """Every `gen_ai.provider.name` that SPANLEDGER_MODEL_HOSTS may give to a host."""
 MODEL_HOST: Final = re.compile(
     r"(?:\w+://)?(?P<host>[\w.-]+|\[[0-9a-f:.]+\])(?P<port>:\d{1,5})?(?:/[^=]*)?\s*=\s*(?P<provider>[\w.-]+)"
@@ -224,6 +224,8 @@ def _listed_provider(host: str) -> str | None:
         return "gcp.vertex_ai"
     if CLAUDE_ON_AWS.search(host):
         return "anthropic"
+    if VOLCENGINE_HOST.search(host):
+        return "volcengine"
     while host:
         if host in PROVIDER_BY_SUFFIX:
             return PROVIDER_BY_SUFFIX[host]
