@@ -308,7 +308,7 @@ def text(value: object, most: int = MAX_LABEL) -> str:
 
 
 def as_list(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else []
+    return list(cast("tuple[object, ...]", value)) if isinstance(value, list | tuple) else []
 
 
 def texts(value: object) -> list[str]:

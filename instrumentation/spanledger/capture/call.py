@@ -29,15 +29,15 @@ from spanledger.runtime.span_attributes import keep_whole, set_attributes_fast, 
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
 from spanledger.semconv import result_lines
-from spanledger.semconv.evidence import USAGE_UNREAD
+from spanledger.semconv.evidence import GATEWAY, USAGE_UNREAD
 from spanledger.semconv.provider_hosts import is_listed, server_of_id
 from spanledger.semconv.usage import Usage, to_attributes
 
 EMPTY_RESPONSE: Final = Response()
-DELIVERED: Final = frozenset(
-    {"stop", "length", "tool_calls", "end_turn", "max_tokens", "tool_use", "STOP", "MAX_TOKENS", "completed"}
+REFUSED: Final = frozenset(
+    {"content_filter", "refusal", "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "RECITATION", "SPII"}
 )
-"""Finish reasons that only an answer with content has."""
+"""Finish reasons of answers that hold nothing."""
 SESSION_SECONDS: Final = {"openai": 20 * 60, "azure.ai.openai": 60 * 60}
 """How long a container that code runs in is paid for at once (developers.openai.com/api/docs/pricing; Azure's page)."""
 container_sessions: Final = Sessions()
@@ -77,9 +77,15 @@ def _was_never_sent(error: BaseException | None) -> bool:
     return False
 
 
-def _doubts(response: Response) -> str | None:
+def _is_uncounted(usage: Usage, response: Response) -> bool:
+    """Whether all counts are 0 although something was answered: a server that does not count. What was refused costs nothing."""
+    return not any(usage[:-1]) and not (response.finish_reasons and REFUSED.issuperset(response.finish_reasons))
+
+
+def _doubts(response: Response, *, is_gateways: bool = False) -> str | None:
     """Flags of what an answer leaves open, as an attribute."""
     flags = (*response.doubts, USAGE_UNREAD) if response.unread else response.doubts
+    flags = (*flags, GATEWAY) if is_gateways else flags
     return ",".join(flags) if flags else None
 
 
@@ -134,6 +140,7 @@ class Call:
         "context",
         "gateway_cost",
         "hides_usage",
+        "is_gateways",
         "is_local",
         "is_stored",
         "job_id",
@@ -188,6 +195,8 @@ class Call:
         """Whether an answer of unknown kind is a row, although it states no usage."""
         self.gateway_cost: str | None = None
         """What a gateway says in a header that the answer costs, in USD."""
+        self.is_gateways = False
+        """Whether a gateway has answered, which serves no models itself."""
         self.project: str | None = None
         """The provider project that is billed, where provider and SDK report it."""
         self.on_end: Callable[[int | None, bool, str], object] | None = None
@@ -333,7 +342,11 @@ class Call:
         """What a line used, as text; None if nothing."""
         with quietly("reading what was used"):  # the other lines are rows all the same
             response = self._provider.response(mapping(body), self.request, self.provider_name)
-            if response.usage is not None and response.job_id is not None:
+            if (
+                response.usage is not None
+                and response.job_id is not None
+                and not _is_uncounted(response.usage, response)
+            ):
                 created = response.created if response.created is not None else self._job_created
                 return result_lines.entry(
                     response.usage,
@@ -568,8 +581,8 @@ class Call:
     def _usage(self, response: Response, outcome: str) -> tuple[Usage | None, str | None]:
         """(usage, where it is from)."""
         usage, expected = response.usage, self.request.expected_usage
-        if usage is not None and not any(usage) and DELIVERED.intersection(response.finish_reasons):
-            usage = None  # a server that does not count
+        if usage is not None and _is_uncounted(usage, response):
+            usage = None
         if usage is not None and usage.code_sessions and response.containers:
             usage = usage._replace(code_sessions=self._new_sessions(response.containers))
         if usage is None and outcome == "ok" and expected is not None:
@@ -616,7 +629,7 @@ class Call:
             (a.PROVIDER_COST, response.provider_cost_usd or self.gateway_cost),
             (a.USAGE_RAW, response.raw_usage),
             (a.USAGE_UNREAD, response.unread),
-            (a.USAGE_DOUBTS, _doubts(response)),
+            (a.USAGE_DOUBTS, _doubts(response, is_gateways=self.is_gateways)),
             (a.BILLED_TO, request.billed_to),
             (a.MEDIA_SIZE, response.size or request.size),
             (a.MEDIA_QUALITY, response.quality or request.quality),

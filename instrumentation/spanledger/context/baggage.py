@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import unicodedata
 from functools import lru_cache
 from typing import Any, Final
 
@@ -132,11 +133,15 @@ def _dimension_text(value: object) -> str | None:
     except Exception:  # noqa: BLE001 - the application's own
         return None
     cleaned = _label(text)
-    if cleaned is not None and len(text) <= MAX_LABEL and len(cleaned) < len(text):
-        # Two names that differ in what cannot be printed are two.
+    if cleaned is not None and len(cleaned) < len(text) <= MAX_LABEL and any(map(_is_mark, text)):
+        # Two names that differ in what is not seen (a zero-width space) are two; control characters are nobody's name.
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST]
         return f"{cleaned[: MAX_LABEL - DIGEST - 1]}~{digest}"
     return cleaned
+
+
+def _is_mark(character: str) -> bool:
+    return not character.isprintable() and unicodedata.category(character) not in ("Cc", "Cs", "Zs", "Zl", "Zp")
 
 
 def _set_dimension(attributes: dict[str, Any], name: str, value: object) -> None:

@@ -26,6 +26,7 @@ CACHE_STATUS: Final = frozenset(
     }
 )
 """Headers that say HIT, alone or among other words, where a cache answered."""
+GATEWAY: Final = b"x-litellm-"
 COST: Final = b"x-litellm-response-cost"
 """In the answers of a LiteLLM proxy (https://docs.litellm.ai/docs/proxy/response_headers)."""
 AMOUNT: Final = re.compile(rb"\d{1,9}(?:\.\d{1,18})?(?:[eE]-?\d{1,2})?")
@@ -51,6 +52,8 @@ class AnswerHeaders(NamedTuple):
     """Whether a cache says that it answered, and not the provider."""
     cost: str | None = None
     """What a gateway says that the answer costs, a decimal string in USD."""
+    is_gateways: bool = False
+    """Whether a LiteLLM proxy has answered."""
 
 
 def answer_headers(response: Any) -> AnswerHeaders:
@@ -67,12 +70,16 @@ def is_from_cache(response: Any) -> bool:
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
     """Headers as (lower-case name, value)."""
     project = request_id = cost = None
-    hit = miss = aged = False
+    hit = miss = aged = gateway = False
     for name, value in headers:
         if name in REQUEST_IDS:
             request_id = label(value.decode("latin-1"))
-        elif name == COST:
-            cost = value.decode("latin-1").strip() if AMOUNT.fullmatch(value.strip()) else None
+        elif name.startswith(GATEWAY):
+            gateway = True
+            if name != COST:
+                continue
+            amount = value.decode("latin-1").strip()
+            cost = amount if AMOUNT.fullmatch(value.strip()) and float(amount) else None  # 0: it has no price itself
         elif name == PROJECT:
             project = label(value.decode("latin-1"))
         elif name in CACHE_STATUS:
@@ -85,7 +92,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> AnswerHeaders:
             miss = miss or any(name.startswith(b"fwd") for member in parameters for name in member)
         elif name == b"age":
             aged = AGE.match(value) is not None
-    return AnswerHeaders(project, request_id, hit or (aged and not miss), cost)
+    return AnswerHeaders(project, request_id, hit or (aged and not miss), cost, gateway)
 
 
 def _parameters(member: bytes) -> set[bytes]:

@@ -388,7 +388,7 @@ def _read_head(call: Call, headers: Any) -> str:
     """Read the headers of an answer; returns its content type."""
     pairs = [(name.lower(), value) for name, value in headers]
     facts = read_headers((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs)
-    call.project, call.answer_id, call.is_stored, call.gateway_cost = facts
+    call.project, call.answer_id, call.is_stored, call.gateway_cost, call.is_gateways = facts
     metrics = {bedrock.HEADERS[name]: int(v) for name, v in pairs if name in bedrock.HEADERS and COUNT.fullmatch(v)}
     if metrics:
         call.state({"headers": metrics})

@@ -273,7 +273,7 @@ class StainlessPatches(Patches):
             call.answered = True
             if call.hides_usage:
                 self._note_acceptance(client.base_url.host, call.request.model)
-            call.project, call.answer_id, call.is_stored, call.gateway_cost = answer_headers(response)
+            call.project, call.answer_id, call.is_stored, call.gateway_cost, call.is_gateways = answer_headers(response)
             call.is_local = not reached_network(response)
             if not stream and hasattr(response, "_content"):
                 response._spanledger = Followed(call, whole=True)

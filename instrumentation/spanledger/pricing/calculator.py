@@ -27,7 +27,7 @@ from spanledger.semconv import evidence, provider_hosts
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import CACHE_WRITE, METERS, Usage, counts_of, non_token_counts
 
-COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai", "perplexity"})
+COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai", "perplexity", "deepinfra"})
 """Providers whose reported cost is the price (R12); so is that of a gateway of one's own."""
 
 MAX_REPORTED: Final = 10**18
@@ -125,7 +125,9 @@ def _by_table(
     media = (size, quality) if by_other_meters else ("", "")
     resolution = _resolve(table, provider, model, request_model, geo, host, *media)
     if isinstance(resolution, Price):
-        return resolution
+        is_mapped = resolution.status == p.SELF_HOSTED and evidence.GATEWAY in doubts
+        return Price(p.NEEDS_MAPPING, flags=(evidence.GATEWAY,)) if is_mapped else resolution
+    doubts = tuple(doubt for doubt in doubts if doubt != evidence.GATEWAY)
     place = geo or _host_geo(host) if host else geo
     price = _price(resolution, usage, tier, place, speed, at, size if by_other_meters else None, size, doubts)
     return _with_router(price, table, request_model, usage) if canonical(provider) in AZURE else price

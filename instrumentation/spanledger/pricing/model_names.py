@@ -73,9 +73,9 @@ CUSTOMER_ARN_KINDS: Final = (
 GEO: Final = re.compile(r"^(?:us-gov|us|eu|apac|au|jp|global|ca|in|sa|me|af|amer)\.(?=\w+\.)")
 DATE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4}|\d{3}))$")
 PROPRIETARY_MODEL: Final = re.compile(
-    r"(?:^|[-_./: ])(?:(?:claude|gemini|grok(?!-1\b)|chatgpt|dall-e|sora|imagen|veo|sonar|palmyra|learnlm)(?![a-z])"
+    r"(?:^|[-_./: ])(?:(?:claude|sonnet|haiku|opus(?!-mt)|doubao|abab\d|gemini|grok(?!-1\b)|chatgpt|dall-e|sora|imagen|veo|sonar|palmyra|learnlm)(?![a-z])"
     r"|gpt[-_.]?(?:[3-9]|\d\d|image|audio|realtime)(?!all)|text-(?:embedding-\d|davinci)|omni-moderation|nova-(?:\d|pro|lite|micro)"
-    r"|voyage-\d|inflection-\d|mistral-medium|qwen[\d.]*-(?:max|plus|turbo))|(?:^|[/:])o\d(?:-|$)"
+    r"|voyage-\d|inflection-\d|mistral-medium|qwen[\d.]*-(?:max|plus|turbo)|hunyuan-(?:turbo|large|pro)|ernie-[\d.]+-(?:turbo|speed|lite)|step-\d)|(?:^|[/:])o\d(?:-|$)"
 )
 """Families with proprietary weights, anywhere in a name ("azure-gpt-4o", "ft:gpt-6:acme::x"): a name newer than the
 table is not taken for a self-hosted model."""
@@ -117,7 +117,7 @@ def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str =
     namespace; the home vendor's list price.
     """
     provider = canonical(provider)
-    names = _without_vendor(names) if provider in GOOGLE else names
+    names = _without_vendor(provider, names) if provider in (*GOOGLE, "github") else names
     needs_mapping = False
     for name in names:
         alias = prices.overrides.aliases.get(name)
@@ -143,8 +143,10 @@ def resolve(prices: Prices, provider: str, names: tuple[str, ...], region: str =
     return Unresolved(needs_mapping or (provider in ("azure.ai.openai", "azure.ai.inference") and bool(names)))
 
 
-def _without_vendor(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names without their vendor's before them, as Google's OpenAI-compatible endpoint has it."""
+def _without_vendor(provider: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names without their vendor's before them, as Google's OpenAI-compatible endpoint and GitHub have it."""
+    if provider == "github":
+        return tuple(dict.fromkeys(name.rpartition("/")[2] for name in names))
     return tuple(dict.fromkeys(name.removeprefix("google/").removeprefix("anthropic/") for name in names))
 
 

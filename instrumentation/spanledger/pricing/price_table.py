@@ -115,12 +115,14 @@ class Table:
             return None
         former = self.past.models.get(key) if self.past is not None else None
         if former is not None and self.past is not None:
-            entry = _with_history(entry, former, self.dated if self.is_newer_than(self.past) else None)
+            # A file says nothing of when its prices began to hold: what is other than in the snapshot holds since that.
+            day = self.dated if self.is_newer_than(self.past) else None if self.dated else self.past.dated
+            entry = _with_history(entry, former, day)
         return entry if self.corrections is None else self.corrections.corrected(key, entry)
 
     def is_newer_than(self, other: Table) -> bool:
         """Whether it was published later; of tables without a version, by their day."""
-        own, others = _version_key(self.version.removeprefix("litellm ")), _version_key(other.version)
+        own, others = _version_key(self.version), _version_key(other.version)
         if own and others:
             return own > others
         return self.dated is not None and other.dated is not None and self.dated > other.dated
@@ -290,20 +292,26 @@ def from_file(path: Path) -> Table:
                 if wheel.getinfo(TABLE_IN_WHEEL).file_size > MAX_TABLE_BYTES:
                     raise ValueError(f"the table in {path} is larger than {MAX_TABLE_BYTES >> 20} MB")
                 data = wheel.read(TABLE_IN_WHEEL)
+                built = _built(wheel)
         except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{path} does not contain {TABLE_IN_WHEEL}") from error
         except (RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} cannot be unpacked: {error}") from error
-        return _read("file", f"litellm {version}", path, data)
-    return _read("file", path.name, path, _read_bytes(path))
+        return _read("file", f"litellm {version}", path, data, built)
+    return _read("file", path.name, path, _read_bytes(path), None)
 
 
-def _read(source: str, version: str, path: Path, data: bytes) -> Table:
+def _built(wheel: zipfile.ZipFile) -> date | None:
+    """When a wheel was built, by its files' times; None where they are those of a reproducible build."""
+    year, month, day = wheel.getinfo(TABLE_IN_WHEEL).date_time[:3]
+    return date(year, month, day) if year > 2020 else None
+
+
+def _read(source: str, version: str, path: Path, data: bytes, dated: date | None) -> Table:
     models = _models(_numbers_as_text(data))
     if not any("input_cost_per_token" in entry for entry in models.values()):
         raise ValueError(f"{path} is not a LiteLLM price table: no entry has input_cost_per_token")
-    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
-    return Table(source, version, hashlib.sha256(data).hexdigest(), changed, str(path), models)
+    return Table(source, version, hashlib.sha256(data).hexdigest(), dated, str(path), models)
 
 
 def installed(newer_than: str) -> Table | None:
@@ -321,11 +329,12 @@ def installed(newer_than: str) -> Table | None:
     if _version_key(version) <= _version_key(newer_than):
         return None
     path = Path(str(distribution.locate_file(TABLE_IN_WHEEL)))
-    return _read("litellm", version, path, _read_bytes(path))
+    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
+    return _read("litellm", version, path, _read_bytes(path), changed)
 
 
 def _version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.removeprefix("litellm ").split(".") if part.isdigit())
 
 
 @dataclass(frozen=True, eq=False)

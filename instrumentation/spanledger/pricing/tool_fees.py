@@ -18,6 +18,9 @@ from spanledger.semconv.usage import INPUT_RATE, METERS, NON_TOKEN_METERS, TOOLS
 FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
 """OpenAI's price list; LiteLLM has it as a constant of its code (1.109.1 `tool_call_cost_tracking.py`)."""
 
+WEB_SEARCH: Final = ("web search 10 USD a thousand calls", 10**16)
+"""OpenAI's tool `web_search`, of all models (developers.openai.com/api/docs/pricing), where the table has none for the model."""
+
 CODE_SESSION: Final = {"azure": ("azure/container.code_interpreter_cost_per_session", 33 * 10**15)}
 CODE_SESSION_DEFAULT: Final = ("openai/container.code_interpreter_cost_per_session", 3 * 10**16)
 
@@ -64,6 +67,8 @@ def components(entry: Entry, usage: Usage, size: str) -> tuple[list[Component], 
         if not quantity or name in PER_CALL_METERS:
             continue
         rate, field = _rate(entry, meter.prices)
+        if rate is None and name == "web_searches" and entry.provider == "openai":
+            rate, field = WEB_SEARCH[1], WEB_SEARCH[0]
         if rate is None:
             complete = False
             continue

@@ -16,7 +16,7 @@ from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number, unix_seconds
 from spanledger.semconv import usage as usages
 from spanledger.semconv.dialects import stated_cost
-from spanledger.semconv.evidence import CREDIT_APPLIED
+from spanledger.semconv.evidence import CREDIT_APPLIED, FEE_UNKNOWN
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "anthropic"
@@ -62,10 +62,10 @@ def request(method: str, path: str, body: object) -> Request | None:
         return _poll_request("chat", body, None, lines=False)
     if method.upper() == "POST" and endpoint.endswith("/messages/batches"):
         return Request("chat", is_poll=True, starts_job=True, batch=True)
-    if method.upper() != "POST" or UNBILLED_PATH.search(endpoint):
+    billed = BILLED_PATH.search(endpoint)
+    if method.upper() != "POST" or (billed is None and UNBILLED_PATH.search(endpoint)):
         return None
     fields = mapping(body)
-    billed = BILLED_PATH.search(endpoint)
     operation = UNKNOWN_OPERATION if billed is None else "text_completion" if endpoint.endswith("/complete") else "chat"
     model = (billed["vertex"] or billed["bedrock"]) if billed is not None else None
     return Request(
@@ -144,8 +144,18 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
             for other, usage in others.items()
         ),
         unread=unread_names(usage_fields, KNOWN),
-        doubts=(CREDIT_APPLIED,) if get_path(usage_fields, "fallback_credit", "status", "type") == "redeemed" else (),
+        doubts=_doubts(body, usage_fields),
     )
+
+
+def _doubts(body: Json, usage_fields: Json) -> tuple[str, ...]:
+    """A credit that was redeemed without its amount; a container that code ran in, which is billed by the hour."""
+    doubts: list[str] = []
+    if get_path(usage_fields, "fallback_credit", "status", "type") == "redeemed":
+        doubts.append(CREDIT_APPLIED)
+    if mapping(body, "container"):
+        doubts.append(FEE_UNKNOWN)
+    return tuple(doubts)
 
 
 def _by_model(usage_fields: Json, model: str | None) -> tuple[Usage | None, dict[str, Usage]]:

@@ -16,7 +16,7 @@ from spanledger.providers.google_jobs import modalities
 from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, number
 from spanledger.semconv import usage as usages
-from spanledger.semconv.evidence import MODALITY_UNKNOWN
+from spanledger.semconv.evidence import FEE_UNKNOWN, MODALITY_UNKNOWN
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "gcp.gemini"
@@ -54,7 +54,7 @@ POLL_PATH: Final = re.compile(
     r"/(operations|batches|batchPredictionJobs|tuningJobs|tunedModels|interactions)/([^/?:]+)(?:\?.*)?$"
 )
 DETAILS: Final = (
-    "promptTokensDetails", "cacheTokensDetails", "candidatesTokensDetails", "responseTokensDetails", "toolUsePromptTokensDetails",
+    "promptTokensDetails", "promptTokenDetails", "cacheTokensDetails", "candidatesTokensDetails", "responseTokensDetails", "toolUsePromptTokensDetails",
 )  # fmt: skip
 KNOWN: Final = frozenset({
     "promptTokenCount", "candidatesTokenCount", "responseTokenCount", "totalTokenCount", "thoughtsTokenCount", "toolUsePromptTokenCount",
@@ -156,18 +156,20 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
     if usage is not None and model is not None and "-image" in model and not _states_output(usage_fields):
         made = usage.output - usage.reasoning  # such a model answers in images; text would be ten times cheaper
         usage, doubts = usage._replace(output=usage.reasoning, output_image=made), (MODALITY_UNKNOWN,) if made else ()
+    if any(items(candidate, "groundingMetadata", "imageSearchQueries") for candidate in candidates[:64]):
+        doubts = (*doubts, FEE_UNKNOWN)
     return Response(
         label(body, "responseId"),
         model,
         reasons,
-        usage or _embedding_usage(body),
+        usage or _embedding_usage(body, (request.model if request is not None else None) or model or ""),
         label(usage_fields, "serviceTier") or label(usage_fields, "trafficType"),
         None,
         None,
         None,
         compact_usage(usage_fields),
         body.get("streamed") is not True or bool(reasons),
-        quantity=_delivered(items(body, "predictions")),
+        quantity=_delivered(body) if request is not None and request.expected_usage is not None else 1,
         unread=unread_names(usage_fields, KNOWN),
         doubts=doubts,
     )
@@ -178,10 +180,10 @@ def _finish_reasons(candidates: list[object]) -> tuple[str, ...]:
     return tuple(reason for reason in reasons if reason)
 
 
-def _delivered(predictions: list[object]) -> int:
-    """How many of a prediction's parts were delivered; what a filter has withheld is not billed."""
-    delivered = [part for part in predictions if get_path(part, "raiFilteredReason") is None]
-    return len(delivered) if predictions else 1
+def _delivered(body: Json) -> int:
+    """How many images were delivered; what a filter has withheld is not billed."""
+    images = ("bytesBase64Encoded", "gcsUri")
+    return sum(any(get_path(part, name) for name in images) for part in items(body, "predictions"))
 
 
 def _states_output(usage_fields: Json) -> bool:
@@ -228,7 +230,7 @@ def _usage(usage_fields: Json, grounding: Json) -> Usage | None:
         return usages.from_totals(cached, reported_total=cached) if cached else None
     thoughts = count(usage_fields, "thoughtsTokenCount") or 0
     tool_use = count(usage_fields, "toolUsePromptTokenCount") or 0
-    into = modalities(usage_fields, "promptTokensDetails")
+    into = modalities(usage_fields, "promptTokensDetails") or modalities(usage_fields, "promptTokenDetails")
     tools = modalities(usage_fields, "toolUsePromptTokensDetails")
     cached = modalities(usage_fields, "cacheTokensDetails")
     out = modalities(usage_fields, "candidatesTokensDetails") or modalities(usage_fields, "responseTokensDetails")
@@ -255,10 +257,10 @@ def _usage(usage_fields: Json, grounding: Json) -> Usage | None:
     )
 
 
-def _embedding_usage(body: Json) -> Usage | None:
-    """Vertex's `:predict` answers embeddings with statistics for each text, or with characters."""
+def _embedding_usage(body: Json, model: str) -> Usage | None:
+    """Vertex's `:predict` answers embeddings with statistics for each text, and with characters, which older models are billed by."""
     characters = count(body, "metadata", "billableCharacterCount")
-    if characters:
+    if characters and "gemini-embedding" not in model:
         return Usage(characters=characters)
     counts = [
         count(cast("Json", get_path(prediction, "embeddings")), "statistics", "token_count")

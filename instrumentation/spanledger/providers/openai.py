@@ -15,7 +15,7 @@ from spanledger.providers.openai_endpoints import DECISION, endpoint
 from spanledger.providers.openai_usage import read_usage
 from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number
-from spanledger.semconv.dialects import KNOWN, stated_cost, usage_of
+from spanledger.semconv.dialects import KNOWN, stated_cost, unstated_fees, usage_of
 from spanledger.semconv.evidence import FEE_UNKNOWN, TOKENS_MISSING
 from spanledger.semconv.usage import Usage
 
@@ -199,7 +199,7 @@ IMAGE_TOOL: Final = "gpt-image-1"
 """The image tool's model where the request names none (openai 3.57 `types/responses/tool.py`)."""
 
 
-SEARCH_MODEL: Final = re.compile(r"^gpt-[\w.]+-search\b")
+SEARCH_MODEL: Final = re.compile(r"^(?:openai/)?gpt-[\w.-]+-search\b")
 """Chat models that search by themselves, and state no count of it."""
 
 
@@ -213,8 +213,12 @@ def _has_citation(body: Json) -> bool:
 
 def _doubts(body: Json, usage: Usage | None, model: str | None) -> tuple[str, ...]:
     """What the answer leaves open. A chat model that searches shows by its citations that it did; without one nobody knows."""
-    is_open = usage is not None and model is not None and SEARCH_MODEL.search(model) and not usage.web_searches
-    return (FEE_UNKNOWN,) if is_open and "choices" in body else ()
+    if usage is None:
+        return ()
+    is_open = "choices" in body and model is not None and SEARCH_MODEL.search(model) and not usage.web_searches
+    fields = usage_of(body)
+    used_tools = any(get_path(choice, "message", "executed_tools") for choice in items(body, "choices")[:64])
+    return (FEE_UNKNOWN,) if is_open or used_tools or unstated_fees(fields) else ()
 
 
 def _containers(body: Json) -> tuple[str, ...]:

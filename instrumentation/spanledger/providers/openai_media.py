@@ -59,6 +59,11 @@ def response(body: Json, request: Request) -> Response:
     seconds = number(body, "duration")
     if usage is None and seconds is not None and request.operation == "transcription" and 0 <= seconds < 1e6:
         usage = Usage(audio_input_ms=round(seconds * 1000))  # whisper-1's verbose_json
+    heard = number(usage_fields, "prompt_audio_seconds")
+    if heard is not None and request.operation == "transcription" and 0 < heard < 1e6:
+        usage = Usage(
+            audio_input_ms=round(heard * 1000)
+        )  # Mistral's, which bills what was heard (docs.mistral.ai/capabilities/audio)
     streamed = body.get("streamed") is True
     return Response(
         label(body, "id"),

@@ -45,8 +45,11 @@ def read_usage(
         )
         if "input_token_details" in usage_fields:  # the realtime API's spelling
             into, out = "input_token_details", "output_token_details"
+    if "prompt_token_details" in usage_fields:
+        into = "prompt_token_details"
     if prompt is None and completion is None:
-        return None
+        total = n("total_tokens")  # of embeddings, where that is all there is (Voyage, Jina)
+        return usages.from_totals(total, reported_total=total) if total else None
     prompt, completion = prompt or 0, completion or 0
     reasoning = n(f"{out}.reasoning_tokens", 0)
     total = n("total_tokens")

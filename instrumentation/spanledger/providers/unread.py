@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from spanledger.runtime.untrusted_json import Json, label
 
-NO_MONEY: Final = re.compile(r"(?:time|latency|duration|_ms|_ns|per_sec(?:ond)?|_at|modality)$")
+NO_MONEY: Final = re.compile(r"time_to_|per_sec|(?:time|latency|duration|_ms|_ns|per_sec(?:ond)?|_at|modality)$")
 """Ends of names of numbers that say how long something took, or when it was."""
 MAX_NAMES: Final = 8
 MAX_ITEMS: Final = 64

@@ -69,6 +69,7 @@ DIALECTS: Final[dict[str, Dialect]] = {
         "openrouter.ai/docs/guides/administration/usage-accounting",
         informs=("cost", "cost_details.*", "server_tool_use.*"),
     ),
+    "deepinfra": Dialect("deepinfra.com/docs/openai_api: usage.estimated_cost", informs=("estimated_cost",)),
     "perplexity": Dialect(
         "docs.perplexity.ai/api-reference: usage.cost is the sum",
         informs=("cost.*", "citation_tokens", "num_search_queries", "reasoning_tokens"),
@@ -143,7 +144,19 @@ def _is_reasoning_apart(provider: str, model: str) -> bool:
     )
 
 
-INTO: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+FEES_OF_TOOLS: Final = (
+    "num_search_queries", "citation_tokens", "search_context_size", "num_sources_used", "num_server_side_tools_used",
+    "server_side_tool_usage_details",
+)  # fmt: skip
+"""What Perplexity and xAI count of searches and tools, which they bill beside the tokens."""
+
+
+def unstated_fees(usage_fields: Json) -> bool:
+    """Whether tools were used that are billed, and the answer does not state its cost."""
+    return any(usage_fields.get(name) for name in FEES_OF_TOOLS) and stated_cost(usage_fields) is None
+
+
+INTO: Final = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details", "input_token_details")
 OUT: Final = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 COUNTED: Final = (
     "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens", "seconds", "cost_in_usd_ticks", "cost",
@@ -178,12 +191,12 @@ def stated_cost(usage_fields: Json) -> str | None:
     """The provider's own statement of what the answer costs, a decimal string in USD; None where it makes none.
 
     OpenRouter: `cost`, and with a key of one's own, what that key was charged (`cost_details.upstream_inference_cost`), which is
-    no part of it. xAI: `cost_in_usd_ticks` of 1e-10 USD. Perplexity: `cost.total_cost`.
+    no part of it. xAI: `cost_in_usd_ticks` of 1e-10 USD. Perplexity: `cost.total_cost`. DeepInfra: `estimated_cost`.
     """
     ticks = usage_fields.get("cost_in_usd_ticks")
-    if type(ticks) is int and ticks >= 0:
+    if type(ticks) is int and ticks > 0:
         return f"{ticks}E-10"
-    cost: object = usage_fields.get("cost")
+    cost: object = usage_fields.get("cost", usage_fields.get("estimated_cost"))
     if isinstance(cost, dict):
         cost = get_path(usage_fields, "cost", "total_cost")  # pyright: ignore[reportUnknownVariableType]
     if isinstance(cost, bool) or not isinstance(cost, int | float) or cost < 0:

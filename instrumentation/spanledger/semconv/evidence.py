@@ -1,7 +1,7 @@
 """Flags of a price that is not exact: what the answer, or the price table, leaves open that can cost money.
 
-A price has either `exact` or `estimated` and at least one of these; the flags of names (`variant`, `home_vendor`, ...) say how
-the model was found (`pricing/model_names.py`).
+Such a price has `estimated` and at least one of these. Any other has the flags of its name: `exact`, or how the model was found
+(`variant`, `archived`, ...; `pricing/model_names.py`).
 """
 
 from __future__ import annotations
@@ -34,5 +34,8 @@ TOKENS_MISSING: Final = "tokens_missing"
 CREDIT_APPLIED: Final = "credit_applied"
 """The provider has repriced it by a credit that it does not state (Anthropic's `fallback_credit`)."""
 
-READING_FLAGS: Final = frozenset({USAGE_UNREAD, FEE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING, CREDIT_APPLIED})
+GATEWAY: Final = "gateway"
+"""A LiteLLM proxy has answered, which serves no models itself: of a name that no vendor has, nobody knows the price."""
+
+READING_FLAGS: Final = frozenset({GATEWAY, USAGE_UNREAD, FEE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING, CREDIT_APPLIED})
 """Those that the answer has given, not the table: a new price keeps them."""

@@ -1,0 +1,147 @@
+"""10,000 random calls, priced here, by litellm and by genai-prices: where they differ, what kind of difference it is.
+
+A call is a model of the table, a usage (input, output, cache reads and writes, reasoning) and a service tier. litellm and genai-prices run
+in an environment of their own (`.bench/`, see bench_pricing.py). The kinds are judged in docs/pricing.md, "A second opinion".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from bench_pricing import peers
+
+from spanledger.pricing import Price, quote
+from spanledger.pricing.model_names import canonical
+from spanledger.pricing.price_table import prices
+
+CALLS, SEED = 10_000, 23
+TOLERANCE = 1e-6
+MODES = {"chat", "responses", "completion"}
+PROVIDERS = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "gemini": "google",
+    "xai": "x-ai",
+    "mistral": "mistral",
+    "deepseek": "deepseek",
+    "groq": "groq",
+    "azure": "azure",
+    "bedrock_converse": "aws",
+    "moonshot": "moonshotai",
+}
+"""LiteLLM's name of a provider -> genai-prices'."""
+
+LITELLM = """
+import json, sys
+import litellm
+from litellm.types.utils import Usage
+for line in sys.stdin:
+    call = json.loads(line)
+    u = call["usage"]
+    details = {"cached_tokens": u["cache_read"]}
+    usage = Usage(prompt_tokens=u["input"], completion_tokens=u["output"], total_tokens=u["input"] + u["output"], reasoning_tokens=u["reasoning"],
+                  prompt_tokens_details=details, cache_creation_input_tokens=u["cache_write"], cache_read_input_tokens=u["cache_read"])
+    try:
+        cost = sum(litellm.cost_per_token(model=call["key"], custom_llm_provider=call["provider"], usage_object=usage, service_tier=call["tier"] or None))
+    except Exception as error:
+        cost = None
+    print(json.dumps(cost))
+"""
+GENAI_PRICES = """
+import json, sys
+from genai_prices import Usage, calc_price
+for line in sys.stdin:
+    call = json.loads(line)
+    u = call["usage"]
+    usage = Usage(input_tokens=u["input"], output_tokens=u["output"], cache_read_tokens=u["cache_read"] or None, cache_write_tokens=u["cache_write"] or None)
+    try:
+        cost = float(calc_price(usage, call["key"].rpartition("/")[2], provider_id=call["genai"]).total_price)
+    except Exception as error:
+        cost = None
+    print(json.dumps(cost))
+"""
+
+
+def calls(dice: random.Random) -> list[dict[str, Any]]:
+    models = [
+        (key, entry)
+        for key, entry in prices().live.models.items()
+        if entry.get("litellm_provider") in PROVIDERS and entry.get("mode") in MODES
+    ]
+    made: list[dict[str, Any]] = []
+    for _ in range(CALLS):
+        key, entry = dice.choice(models)
+        total = int(10 ** dice.uniform(1, 5.9))
+        read = dice.choice([0, 0, int(total * dice.random())])
+        written = dice.choice([0, 0, 0, int((total - read) * dice.random())])
+        output = int(10 ** dice.uniform(0, 4))
+        usage = {
+            "input": total, "output": output, "cache_read": read, "cache_write": written,
+            "reasoning": dice.choice([0, int(output * dice.random())]),
+        }  # fmt: skip
+        provider = str(entry["litellm_provider"])
+        made.append({
+            "key": key, "provider": provider, "genai": PROVIDERS[provider], "tier": dice.choice(["", "", "", "flex", "priority"]), "usage": usage,
+        })  # fmt: skip
+    return made
+
+
+def asked(code: str, made: list[dict[str, Any]]) -> list[float | None]:
+    env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    text = "\n".join(json.dumps(call) for call in made)
+    done = subprocess.run([peers(), "-c", code], input=text, capture_output=True, text=True, check=True, env=env)
+    return [json.loads(line) for line in done.stdout.splitlines() if line[:1] in "n0123456789-"][-len(made) :]
+
+
+def kind(call: dict[str, Any], price: Price, theirs: float | None) -> str:
+    """What a figure of a peer is beside ours."""
+    usage, entry = call["usage"], prices().live.entry(call["key"])
+    ours = price.total_picousd / 1e12 if price.total_picousd is not None else None
+    if ours is None or theirs is None:
+        return "no price there" if ours is not None else "no price here" if theirs is not None else "no price at all"
+    if abs(ours - theirs) <= TOLERANCE * max(ours, theirs) + 1e-11:
+        return "equal"
+    assert entry is not None
+    long = bool(entry.thresholds) and usage["input"] >= entry.thresholds[0]
+    cached = bool(usage["cache_read"] or usage["cache_write"])
+    reasons = {
+        "price by the hour": bool(entry.off_peak),
+        "prices by bracket": bool(entry.brackets),
+        "service tier": bool(call["tier"]),
+        "reasoning of xAI": call["provider"] == "xai" and usage["reasoning"] > 0,
+        "a region's price": call["key"].startswith(("azure/us/", "azure/eu/")) or "anthropic." in call["key"],
+        "long context": long,
+        "cache rate": cached,
+    }
+    return next((name for name, holds in reasons.items() if holds), "another list price")
+
+
+def main() -> None:
+    dice = random.Random(SEED)
+    made = calls(dice)
+    now = datetime.now(UTC)
+    ours: list[Price] = []
+    for call in made:
+        usage = {name: count for name, count in call["usage"].items() if count}
+        ours.append(quote(canonical(call["provider"]), call["key"], usage, tier=call["tier"], at=now))
+    for peer, code in (("litellm", LITELLM), ("genai-prices", GENAI_PRICES)):
+        theirs = asked(code, made)
+        kinds: dict[str, list[int]] = {}
+        for number, (call, price, other) in enumerate(zip(made, ours, theirs, strict=True)):
+            kinds.setdefault(kind(call, price, other), []).append(number)
+        both = sum(len(numbers) for name, numbers in kinds.items() if not name.startswith("no price"))
+        print(f"{peer}: {both:,} of {len(made):,} priced by both, {len(kinds.get('equal', [])) / both:.2%} equal")
+        for name, numbers in sorted(kinds.items(), key=lambda item: -len(item[1])):
+            models = Counter(made[number]["key"] for number in numbers)
+            example = "" if name == "equal" else f"  e.g. {', '.join(model for model, _ in models.most_common(3))}"
+            print(f"  {len(numbers):6,}  {name}{example}")
+
+
+if __name__ == "__main__":
+    main()
