@@ -16,6 +16,7 @@ from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database.connection import DatabaseError, Target
 from spanledger_clickhouse.database.rollups import Rollups
 from spanledger_clickhouse.prices import price_table_sync, repricing
+from spanledger_clickhouse.rows.rows import billed_call
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -163,3 +164,10 @@ def test_the_price_list_has_former_prices_too(ledger):
         f"ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS next FROM `{where.database}`.llm_prices FINAL) WHERE next != valid_to"
     ).result_rows[0][0]
     assert overlapping == 0
+
+
+def test_what_the_answer_left_open_stays_open_and_what_the_table_lacked_does_not():
+    row = call(
+        price_flags=["estimated", "fee_unknown", "usage_unread"], attributes={"spanledger.usage.doubts": "usage_unread"}
+    )
+    assert billed_call(row).doubts == ("usage_unread",)

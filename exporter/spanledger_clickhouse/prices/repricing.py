@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from spanledger.pricing import Price
-from spanledger.pricing.price import CACHE_HIT, ERROR, NOT_BILLED, PROVIDER_REPORTED
+from spanledger.pricing.price import BILLED_ELSEWHERE, CACHE_HIT, ERROR, NOT_BILLED, PROVIDER_REPORTED
 from spanledger.runtime.guard import quietly
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
@@ -125,7 +125,7 @@ def _corrections(client: Any, target: Target, since: datetime, until: datetime, 
             "since": since,
             "until": until,
             "model": model or "",
-            "excluded": [NOT_BILLED, PROVIDER_REPORTED, CACHE_HIT],
+            "excluded": [NOT_BILLED, PROVIDER_REPORTED, CACHE_HIT, BILLED_ELSEWHERE],
         },
     )
     corrections: list[Correction] = []

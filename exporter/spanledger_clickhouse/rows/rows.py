@@ -149,6 +149,7 @@ MAPPED_ATTRIBUTES: Final = (
     a.JOB_SERVER,
     a.PROVIDER_PROJECT,
     a.USAGE_UNREAD,
+    a.USAGE_DOUBTS,
     a.BILLED_TO,
     a.BUDGET_WARNINGS,
     a.REQUESTED_MODEL,
@@ -403,7 +404,7 @@ def billed_call(values: Mapping[str, Any]) -> BilledCall:
         size=values["media_size"],
         quality=values["media_quality"],
         completed_at=values["start_time"] + timedelta(microseconds=values["duration_us"]),
-        doubts=tuple(flag for flag in values["price_flags"] if flag in READING_FLAGS),
+        doubts=tuple(flag for flag in values["attributes"].get(a.USAGE_DOUBTS, "").split(",") if flag in READING_FLAGS),
     )
 
 
