@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 from collections import Counter
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ from spanledger.pricing.price_table import prices
 
 CALLS, SEED = 10_000, 23
 TOLERANCE = 1e-6
+REGIONAL = re.compile(
+    r"azure/(?:us|eu|apac)/|bedrock/|bedrock_mantle/|(?:us|eu|apac|jp|au|us-gov|global)\.|anthropic\.|openai\."
+)
+"""Keys of Azure's and Bedrock's regions, and of Bedrock's own price of a vendor's model."""
 MODES = {"chat", "responses", "completion"}
 PROVIDERS = {
     "openai": "openai",
@@ -115,7 +120,7 @@ def kind(call: dict[str, Any], price: Price, theirs: float | None) -> str:
         "prices by bracket": bool(entry.brackets),
         "service tier": bool(call["tier"]),
         "reasoning of xAI": call["provider"] == "xai" and usage["reasoning"] > 0,
-        "a region's price": call["key"].startswith(("azure/us/", "azure/eu/")) or "anthropic." in call["key"],
+        "a region's price": REGIONAL.match(call["key"]) is not None,
         "long context": long,
         "cache rate": cached,
     }

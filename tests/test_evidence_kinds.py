@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -19,6 +21,7 @@ from conftest import Recorded
 from spanledger.pricing import price_table, quote
 from spanledger.pricing.price_table import Corrections, Prices, Table
 from spanledger.runtime import finalizers
+from spanledger_clickhouse.prices import second_opinion
 
 
 def test_a_batchs_lines_keep_their_doubts(ledger: Recorded):
@@ -262,10 +265,35 @@ def test_the_corrections_name_models_of_the_table_their_source_and_their_date():
     for each in (*document["price"], *document["published"]):
         assert each["source"]
         assert isinstance(each["date"], date)
-        assert all(key in snapshot or key.startswith("gpt-4o-mini-tts-") for key in each["keys"])
+        assert all(key in snapshot for key in each["keys"])
 
 
 def test_a_field_that_a_release_adds_was_true_before():
     at = datetime(2026, 11, 1, tzinfo=UTC)
     price = quote("anthropic", "claude-opus-5-5", {"input": 1_000_000}, geo="us", at=at)
     assert (price.total_picousd, price.flags) == (4_400_000_000_000, ("exact", "former"))
+
+
+# --- the second opinion -------------------------------------------------------------------------------------------------
+
+
+def test_where_another_list_differs_is_named_and_what_is_not_known_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    def calc_price(usage: Any, model: str, **_: Any) -> Any:
+        if model == "unknown-there":
+            raise LookupError(model)
+        rate = 3 if model == "dearer-there" else 2
+        return SimpleNamespace(total_price=usage.input_tokens * rate / 1e6)
+
+    models = [
+        SimpleNamespace(id=name, deprecated=None) for name in ("same", "dearer-there", "unknown-there", "unknown-here")
+    ]
+    theirs: Any = SimpleNamespace(Usage=SimpleNamespace, calc_price=calc_price)
+    data: Any = SimpleNamespace(providers=[SimpleNamespace(id="openai", models=models)])
+    monkeypatch.setitem(sys.modules, "genai_prices", theirs)
+    monkeypatch.setitem(sys.modules, "genai_prices.data", data)
+    entry = {"input_cost_per_token": "2e-06", "output_cost_per_token": "0", "cache_read_input_token_cost": "2e-06"}
+    live = table("1.1.0", None, **dict.fromkeys(("same", "dearer-there", "unknown-there"), entry))
+    prices = Prices(live, Table("retired", "", "", None, "", {}), price_table.NO_OVERRIDES)
+    assert [(d.model, d.field, d.ours, d.theirs) for d in second_opinion.differences(prices)] == [
+        ("openai dearer-there", "input", 2.0, 3.0), ("openai dearer-there", "cached input", 2.0, 3.0),
+    ]  # fmt: skip

@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
 
 from spanledger.context.baggage import budget_dimensions, is_missing
-from spanledger.context.open_scopes import SCOPE_KEY, Current, OpenScope, current, in_scope
+from spanledger.context.open_scopes import SCOPE_KEY, Current, OpenScope, contains, current, in_scope
 from spanledger.context.scopes import Scope, attribution
 from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
@@ -297,13 +297,6 @@ def _scope_of_task(said: Current, *, is_eager: bool) -> OpenScope:
     return OpenScope(said.entries, Current({}, None, None, is_stale=False), is_request=True)
 
 
-def _is_inside(context: Context, scope: OpenScope) -> bool:
-    inner: Any = context.get(SCOPE_KEY)
-    while inner is not None and inner is not scope:
-        inner = inner.parent
-    return inner is not None
-
-
 def celery_attribution(*, feature: Callable[[str], str | None] | None = None) -> None:
     """Propagate attribution (and the trace) from the sender of a Celery task to the worker that runs it.
 
@@ -342,7 +335,9 @@ def celery_attribution(*, feature: Callable[[str], str | None] | None = None) ->
         scope, token = begun.pop(task_id, (None, None))
         if scope is not None and token is not None:
             scope.close()
-            if _is_inside(otel_context.get_current(), scope):  # else OpenTelemetry's instrumentation has left it before
+            if contains(
+                cast("Any", otel_context.get_current().get(SCOPE_KEY)), scope
+            ):  # else OpenTelemetry's instrumentation has left it before
                 otel_context.detach(token)
 
     celery_signals.before_task_publish.connect(publish, weak=False, dispatch_uid="spanledger")

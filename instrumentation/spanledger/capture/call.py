@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 
 from spanledger.capture.dedup import SeenResponses, Sessions
 from spanledger.capture.jobs import Jobs, PendingJob, attribution_of, tenant_of
+from spanledger.capture.unsent import was_never_sent
 from spanledger.context.call_site import Site, call_site, pinned
 from spanledger.context.llm_call import CALL_KEY, Outbound
 from spanledger.pricing.span_costs import billed_call
@@ -56,25 +57,6 @@ def after_fork() -> None:
     seen_responses.after_fork()
     container_sessions.after_fork()
     _jobs.after_fork()
-
-
-NEVER_SENT: Final = frozenset({
-    "ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ProxyError",
-    "ConnectionRefusedError", "gaierror", "NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ClientConnectorError",
-    "ClientConnectorDNSError", "ClientConnectorCertificateError", "SSLCertVerificationError",
-})  # fmt: skip
-"""Classes of errors of httpx, urllib3, aiohttp and sockets that say that no request left this machine."""
-
-
-def _was_never_sent(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was made of, says that the request reached nobody."""
-    for _ in range(8):
-        if error is None:
-            return False
-        if any(cls.__name__ in NEVER_SENT for cls in type(error).__mro__):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _is_uncounted(usage: Usage, response: Response) -> bool:
@@ -288,7 +270,7 @@ class Call:
 
     def _failed_attempt(self, status: int | None, error: BaseException | None) -> tuple[str, int, str]:
         """Whether it was billed is unknown where it may have been served, and no answer came."""
-        billed = "no" if status or _was_never_sent(error) else "unknown"
+        billed = "no" if status or was_never_sent(error) else "unknown"
         return self._attempt_facts(str(status) if status else "no_answer", billed)
 
     def _attempt_facts(self, status: str, billed: str) -> tuple[str, int, str]:
@@ -583,15 +565,13 @@ class Call:
         usage, expected = response.usage, self.request.expected_usage
         if usage is not None and _is_uncounted(usage, response):
             usage = None
+        source = "exact" if response.complete else "partial"
+        if usage is None and outcome == "ok" and expected is not None:
+            usage, source = Usage(*(n * response.quantity for n in expected[:-1])), "request"
         if usage is not None and usage.code_sessions and response.containers:
             usage = usage._replace(code_sessions=self._new_sessions(response.containers))
-        if usage is None and outcome == "ok" and expected is not None:
-            usage = Usage(*(n * response.quantity for n in expected[:-1]))
-            if usage.code_sessions and response.containers:
-                usage = usage._replace(code_sessions=self._new_sessions(response.containers))
-            return usage, "request"
         if usage is not None:
-            return usage, "exact" if response.complete else "partial"
+            return usage, source
         if outcome == "ok" and self.unasked_host is not None:
             notices.add(
                 f"chat streams of {self.unasked_host} state no usage, so their calls have no tokens and no price. If it "

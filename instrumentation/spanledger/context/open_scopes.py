@@ -148,9 +148,8 @@ class OpenScope:
         self._response = _own_response() if is_request else None
         self._task: weakref.ref[Any] | None = None
         self.depth = 0 if self.parent is None else self.parent.depth + 1
-        if (
-            self.depth > MAX_DEPTH
-        ):  # attached again and again, and never detached: of what is outside, the first request counts
+        if self.depth > MAX_DEPTH:
+            # Attached again and again, and never detached: of what is outside, the first request counts.
             self.parent = self._first_request()
             self.depth = 0 if self.parent is None else 1
         self._process = os.getpid()
@@ -176,7 +175,8 @@ class OpenScope:
 
     def end_with_task(self) -> None:
         """Count no more once the task has ended that runs now, although nobody leaves it (a context that stays attached)."""
-        self._task = _task_reference()
+        task = _running_task()
+        self._task = None if task is None else weakref.ref(task)
 
     def close(self) -> None:
         self._is_open = False
@@ -302,7 +302,7 @@ def _block_around(scope: OpenScope | None, context: Context) -> OpenScope | None
         block = _innermost_block()
         if block is None or not block.is_newer(scope, order):
             return None
-    return None if _contains(scope, block) else block
+    return None if contains(scope, block) else block
 
 
 def _walk(scope: OpenScope | None) -> tuple[OpenScope | None, bool, Request | None]:
@@ -371,7 +371,7 @@ def _innermost_block() -> OpenScope | None:
     return next((scope for scope in blocks if scope.is_open and _walk(scope)[0] is None), None)
 
 
-def _contains(scope: OpenScope | None, member: OpenScope) -> bool:
+def contains(scope: OpenScope | None, member: OpenScope) -> bool:
     while scope is not None:
         if scope is member:
             return True
@@ -381,14 +381,19 @@ def _contains(scope: OpenScope | None, member: OpenScope) -> bool:
 
 def owner() -> tuple[int, int]:
     """The thread, and its task, that runs now; 0 for none."""
-    asyncio: Any = sys.modules.get("asyncio")
-    running_loop = getattr(asyncio, "_get_running_loop", None)  # without an exception where there is none
-    loop = None if running_loop is None else running_loop()
-    task = asyncio.current_task(loop) if loop is not None else None
+    task = _running_task()
     if task is None and (trio := sys.modules.get("trio")) is not None:
         with suppress(RuntimeError, AttributeError):  # it does not run here
             task = trio.lowlevel.current_task()
     return threading.get_ident(), 0 if task is None else id(task)
+
+
+def _running_task() -> Any:
+    """The task of asyncio's that runs now, or None."""
+    asyncio: Any = sys.modules.get("asyncio")
+    running_loop = getattr(asyncio, "_get_running_loop", None)  # without an exception where there is none
+    loop = None if running_loop is None else running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
 class Response:
@@ -409,14 +414,6 @@ def _own_response() -> Response | None:
     """The response of the middleware in which a scope is entered, which ends before it is sent."""
     made = response.get()
     return made if made is not None and not made.is_sent and made.owner == owner() else None
-
-
-def _task_reference() -> weakref.ref[Any] | None:
-    """The task that runs now, if one does."""
-    asyncio: Any = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()
-    task: Any = None if asyncio is None or loop is None else asyncio.current_task(loop)
-    return None if task is None else weakref.ref(task)
 
 
 def generator_frame(frame: FrameType | None) -> FrameType | None:

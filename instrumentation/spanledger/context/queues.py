@@ -25,7 +25,7 @@ from typing import Any, Final, cast
 import wrapt
 from opentelemetry import context as otel_context
 
-from spanledger.context.open_scopes import Taken, next_order, owner, taken, work_of
+from spanledger.context.open_scopes import Taken, is_before_work, next_order, owner, taken, work_of
 from spanledger.context.threads import is_pooled
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.replaced_functions import ReplacedFunctions
@@ -96,7 +96,7 @@ def _note_putting(filled: Any, item: object) -> None:
     mark = _marks.get(filled)
     if mark is not SEVERAL:
         work: Any = work_of(otel_context.get_current())
-        if work is not None and work.number < taken.get().number and work.owner != owner():
+        if work is not None and is_before_work(work):
             _marks[filled] = SEVERAL  # a worker of several hands something on
             return
         if mark is None:

@@ -287,29 +287,32 @@ def _price(
 ) -> Price:
     """`size` is None for a call that is priced by its tokens, `container` that of what code ran in."""
 
-    def priced_as(other: Usage) -> tuple[Price, set[str]]:
-        return _charged(match, other, tier, geo, speed, completed_at, size, container)
-
-    price, flags = priced_as(usage)
+    terms = _Terms(tier, geo, speed, completed_at, size, container)
+    price, flags = _charged(match, usage, terms)
     if price.total_picousd is None:
         return price
     flags.update(doubts)
     if usage.reported_total is not None and usage.reported_total != usage.total and size is None:
         flags.add(evidence.TOTALS_DISAGREE)
-    return _estimate(price, flags, usage, lambda other: priced_as(other)[0].total_picousd) if flags else price
+    return (
+        _estimate(price, flags, usage, lambda other: _charged(match, other, terms)[0].total_picousd) if flags else price
+    )
 
 
-def _charged(
-    match: Match,
-    usage: Usage,
-    tier: str,
-    geo: str,
-    speed: str,
-    completed_at: datetime | None,
-    size: str | None,
-    container: str,
-) -> tuple[Price, set[str]]:
+class _Terms(NamedTuple):
+    """What a price depends on beside model and usage: the arguments of `_price`."""
+
+    tier: str
+    geo: str
+    speed: str
+    completed_at: datetime | None
+    size: str | None
+    container: str
+
+
+def _charged(match: Match, usage: Usage, terms: _Terms) -> tuple[Price, set[str]]:
     """The price, and what makes it an estimate."""
+    tier, geo, speed, completed_at, size, container = terms
     entry, table, match_flags = match
     if entry.former_entries and completed_at is not None:
         entry = entry.valid_at(completed_at)

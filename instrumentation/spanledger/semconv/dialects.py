@@ -104,7 +104,7 @@ def usage_of(answer: Json) -> Json:
             used = mapping(answer, *path) if path[0] in answer else {}
         if used:
             return used
-    return mapping(answer, "speech", "audio", "done", "usage") if "speech" in answer else {}
+    return {}
 
 
 class Totals(NamedTuple):
@@ -177,9 +177,7 @@ def _known_names() -> frozenset[str]:
     names.update(f"{details}.{name}" for details in OUT for name in COUNTED_OUT)
     for dialect in DIALECTS.values():
         for name in (*dialect.cache_read, *dialect.cache_write, *dialect.informs):
-            names.update(name.replace("*.", f"{details}.", 1) for details in INTO) if name.startswith(
-                "*."
-            ) else names.add(name)
+            names.update(name.replace("*.", f"{details}.", 1) for details in INTO)
     return frozenset(names)
 
 
