@@ -31,6 +31,8 @@ def message(name: str = "msg_1", **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def server(monkeypatch, public_host) -> Iterator[Canned]:
     monkeypatch.setattr("spanledger.capture.call.seen_responses", dedup.SeenResponses())
+    monkeypatch.setattr("spanledger.capture.call.growing_records", dedup.GrowingRecords())
+    monkeypatch.setattr("spanledger.capture.call.session_models", dedup.PendingJobs())
     canned = Canned()
     yield canned
     canned.close()
@@ -182,3 +184,83 @@ def test_spans_of_the_sdks_own_tracing_are_kept_and_not_priced(server, ledger: R
         client.messages.create(**ASKED)
     assert len(ledger.rows) == 1
     assert ended == ["spanledger.anthropic", "com.anthropic.sdk.python"]
+
+
+def session(active: float, searches: int = 0, **other: object) -> dict[str, object]:
+    """A session of a managed agent, as it is retrieved."""
+    usage = {"input_tokens": 900, "active_seconds": active, "server_tool_use": {"web_search_requests": searches}}
+    agent = {"id": "agent_1", "model": {"id": "claude-haiku-4-5"}}
+    return {
+        "type": "session",
+        "id": "sesn_7",
+        "created_at": "2026-11-01T09:00:00Z",
+        "agent": agent,
+        "usage": usage,
+        **other,
+    }
+
+
+def test_the_runtime_of_a_session_is_one_row_that_grows(client, server, ledger: Recorded):
+    server.answers["/sessions/sesn_7"] = session(90.0, 2)
+    for answer in (
+        session(90.0, 2),
+        session(90.0, 2),
+        session(450.0, 3),
+        session(90.0, 2),
+    ):  # the last one is an older one, from a cache
+        server.answers["/sessions/sesn_7"] = answer
+        client.beta.sessions.retrieve("sesn_7")
+    first, last = ledger.rows
+    assert values(first, "session_ms", "web_searches", "cost_usd") == (90_000, 2, Decimal("0.022"))
+    assert values(last, "session_ms", "web_searches", "cost_usd") == (450_000, 3, Decimal("0.04"))
+    assert (first["trace_id"], first["span_id"], first["start_time"]) == (
+        last["trace_id"],
+        last["span_id"],
+        last["start_time"],
+    )
+    assert last["duration_us"] - first["duration_us"] > 359_000_000, (
+        "the later statement is the later version of the row"
+    )
+    assert values(last, "operation", "price_status", "price_flags", "job_id") == (
+        "invoke_agent",
+        "priced",
+        ["exact"],
+        "sesn_7",
+    )
+
+
+def test_a_session_s_requests_have_the_model_of_its_agent(client, server, ledger: Recorded):
+    ended = {
+        "id": "sevt_9",
+        "type": "span.model_request_end",
+        "processed_at": "2026-11-01T10:00:00Z",
+        "model_usage": USAGE,
+    }
+    snapshot = {
+        "id": "sevt_a",
+        "type": "session.usage",
+        "processed_at": "2026-11-01T10:00:01Z",
+        "usage": {"active_seconds": 36},
+    }
+    server.answers["/sessions"] = session(0)
+    server.answers["/events"] = {"data": [ended, snapshot], "next_page": None}
+    client.beta.sessions.create(agent="agent_1", environment_id="env_1")
+    list(client.beta.sessions.events.list("sesn_7"))
+    model, runtime = ledger.rows
+    assert values(model, "operation", "request_model", "price_status") == ("chat", "claude-haiku-4-5", "priced")
+    assert values(runtime, "session_ms", "cost_usd") == (36_000, Decimal("0.0008"))
+
+
+def test_a_session_of_several_agents_names_no_model(client, server, ledger: Recorded):
+    ended = {
+        "id": "sevt_b",
+        "type": "span.model_request_end",
+        "processed_at": "2026-11-01T10:00:00Z",
+        "model_usage": USAGE,
+    }
+    agent = {"id": "agent_1", "model": {"id": "claude-haiku-4-5"}, "multiagent": {"type": "coordinator", "agents": []}}
+    server.answers["/sessions/sesn_8"] = session(0, id="sesn_8", agent=agent)
+    server.answers["/events"] = {"data": [ended], "next_page": None}
+    client.beta.sessions.retrieve("sesn_8")
+    list(client.beta.sessions.events.list("sesn_8"))
+    assert ledger.row["price_status"] == "unpriced:no_model"

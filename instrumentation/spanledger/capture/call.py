@@ -17,11 +17,12 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from spanledger.capture.dedup import SeenResponses, Sessions
+from spanledger.capture.dedup import GrowingRecords, PendingJobs, SeenResponses, Sessions
 from spanledger.capture.jobs import Jobs, PendingJob, attribution_of, tenant_of
 from spanledger.capture.unsent import was_never_sent
 from spanledger.context.call_site import Site, call_site, pinned
 from spanledger.context.llm_call import CALL_KEY, Outbound
+from spanledger.pricing import quote
 from spanledger.pricing.span_costs import billed_call
 from spanledger.providers import UNKNOWN_OPERATION, Provider, Request, Response, is_result
 from spanledger.runtime import notices
@@ -48,6 +49,12 @@ seen_responses: Final = SeenResponses()
 """The responses that this process has recorded, by provider and id, and the SDK objects parsed from them."""
 
 
+growing_records: Final = GrowingRecords[tuple[int, int]]()
+"""Milliseconds and searches of the sessions of hosted agents, as far as this process has seen."""
+
+session_models: Final = PendingJobs[str]()
+"""(space, session) -> the model that serves it."""
+
 _jobs: Final = Jobs()
 """The jobs whose results this process may see."""
 
@@ -56,6 +63,8 @@ def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
     seen_responses.after_fork()
     container_sessions.after_fork()
+    growing_records.after_fork()
+    session_models.after_fork(str)
     _jobs.after_fork()
 
 
@@ -103,6 +112,7 @@ class Call:
         "_attempts",
         "_began",
         "_body",
+        "_counted_picousd",
         "_end_notified",
         "_finished",
         "_first_chunk_ns",
@@ -144,6 +154,7 @@ class Call:
         context: Context | None = None,
         *,
         job_id: str | None = None,
+        ran_ms: int = 0,
     ) -> None:
         """Begin. An endpoint of unknown kind gets its span only when its answer turns out to carry usage."""
         self._tracer = tracer
@@ -166,6 +177,7 @@ class Call:
         """The job whose result this is, by the id under which it was begun."""
         self._job_created: int | None = None
         self._lines_picousd = 0
+        self._counted_picousd = 0
         self._site: Site = {}
         self.answer_id: str | None = None
         """The provider's id of the request, which names an answer that has no id of its own."""
@@ -190,7 +202,7 @@ class Call:
         """Whether the stream has a usage event that we asked for and the caller did not."""
         self.unasked_host: str | None = None
         """The host of a stream for which no usage was asked, because it is not known to understand that."""
-        self._began = time.time_ns()
+        self._began = time.time_ns() - ran_ms * 10**6
         self._attempt_began = self._began
         self._span = None if request.deferred else self._start()
 
@@ -208,8 +220,11 @@ class Call:
         keep_whole(span, attributes)
         return span
 
-    def sibling(self, request: Request | None = None) -> Call:
-        """A separate call for one more billed response to the same request (a middleware's second hop)."""
+    def sibling(self, request: Request | None = None, ran_ms: int = 0) -> Call:
+        """A separate call for one more billed response to the same request (a middleware's second hop).
+
+        `ran_ms`: how long it has run, in milliseconds, where that is not the time of the request.
+        """
         server = self._server
         call = Call(
             self._tracer,
@@ -219,6 +234,7 @@ class Call:
             server,
             self.context,
             job_id=self.job_id,
+            ran_ms=ran_ms,
         )
         call.project = self.project
         call.on_end = self.on_end
@@ -440,6 +456,9 @@ class Call:
                 job = _jobs.forget(self._id_space(response.cancelled_job_id), response.cancelled_job_id)
                 if job is not None and job.on_end is not None:
                     job.on_end(0, False, "")
+            if response.session_model is not None:
+                session, model = response.session_model
+                session_models.put((self._id_space(session), session), model)
             if self._span is not None or self._is_first_sight(response) or self._is_unread(response):
                 self._record(response)
             for extra in response.extras:
@@ -491,24 +510,53 @@ class Call:
 
     def _record_extra(self, extra: Response) -> None:
         """Record a further billed response of the same HTTP response."""
-        if extra.usage is None or (
-            extra.job_id and not seen_responses.add_if_new(self._id_space(extra.job_id), extra.job_id)
+        usage = extra.usage
+        if usage is None or (
+            extra.job_id
+            and not extra.grows
+            and not seen_responses.add_if_new(self._id_space(extra.job_id), extra.job_id)
         ):
             return
-        request = self.request
+        request, counted = self.request, None
         if extra.job_id:
             job = self._adopt_job(extra)
             if extra.created is None and job is not None:
                 extra = extra._replace(created=job.created)
+            if extra.grows:
+                created, counted = self._grown(extra, usage)
+                if created is None:
+                    return
+                extra = extra._replace(created=created)
         operation = extra.operation or ("chat" if request.operation == UNKNOWN_OPERATION else request.operation)
         extra_request = request._replace(
-            operation=operation, model=extra.model, is_poll=False, is_json_lines=False, expected_usage=None
+            operation=operation,
+            model=extra.model or self._session_model(extra),
+            is_poll=False,
+            is_json_lines=False,
+            expected_usage=None,
         )
-        call = self.sibling(extra_request)
+        call = self.sibling(extra_request, usage.session_ms)
         call._finished = True
+        if counted is not None:
+            call._counted_picousd = quote(self.provider_name, None, counted).total_picousd or 0
         if call._span is not None:
             call._attempts.append(call._attempt_facts("200", "yes"))
             call._end(call._span, extra, "ok")
+
+    def _session_model(self, extra: Response) -> str | None:
+        """The model that serves the session which one of its requests, that names none, belongs to."""
+        session = self.request.parent_id
+        return session_models.get((self._id_space(session), session)) if session and not extra.grows else None
+
+    def _grown(self, extra: Response, usage: Usage) -> tuple[int | None, Usage | None]:
+        """(the time that its first statement gave, what it had used by the last one); (None, None) if it has not grown since."""
+        name = extra.job_id or ""
+        figures = usage.session_ms, usage.web_searches
+        key = self._id_space(name), name
+        created, before = growing_records.replace(key, extra.created or int(time.time()), figures)
+        if before is not None and before >= figures:
+            return None, None
+        return created, None if before is None else Usage(session_ms=before[0], web_searches=before[1])
 
     def abandon(self) -> None:
         """The answer sends the client elsewhere: no row, as the request that follows is a call by itself."""
@@ -553,7 +601,7 @@ class Call:
                 name = f"{self._id_space(response.job_id)}:{response.job_id}" if response.job_id else ""
                 # What is asked about later, is over and has no usage was not sold.
                 sold = outcome != "error" and (usage is not None or not name)
-                self._notify_end(cost if isinstance(cost, int) else None, sold=sold, name=name)
+                self._notify_end(cost - self._counted_picousd if isinstance(cost, int) else None, sold=sold, name=name)
 
     def _notify_end(self, cost: int | None, *, sold: bool, name: str = "") -> None:
         if self.on_end is not None and not self._end_notified:
@@ -611,6 +659,7 @@ class Call:
             (a.USAGE_UNREAD, response.unread),
             (a.USAGE_DOUBTS, _doubts(response, is_gateways=self.is_gateways)),
             (a.BILLED_TO, request.billed_to),
+            (a.COST_COUNTED, self._counted_picousd or None),
             (a.MEDIA_SIZE, response.size or request.size),
             (a.MEDIA_QUALITY, response.quality or request.quality),
             (a.BATCH, response.batch or None),

@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 CAPACITY: Final = 100_000
 
 Value = TypeVar("Value")
+Figures = TypeVar("Figures", bound=tuple[int, ...])
 
 
 class SeenResponses:
@@ -96,6 +97,11 @@ class PendingJobs(Generic[Value]):
                     self._values.popitem(last=False)
             return known
 
+    def put(self, key: Hashable, value: Value) -> None:
+        """Store a value in place of any other."""
+        if self.put_if_absent(key, value) is not None:
+            self.replace(key, value)
+
     def replace(self, key: Hashable, value: Value) -> None:
         """Store another value, if `key` still has one."""
         with self._lock:
@@ -110,6 +116,32 @@ class PendingJobs(Generic[Value]):
         """Remove and return the value."""
         with self._lock:
             return self._values.pop(key, None)
+
+
+class GrowingRecords(Generic[Figures]):
+    """What was last stated of things whose figures grow (a hosted agent's session), bounded."""
+
+    def __init__(self, capacity: int = 10_000) -> None:
+        self._capacity = capacity
+        self._stated: OrderedDict[Hashable, tuple[int, Figures]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that no thread of the parent holds."""
+        self._lock = threading.Lock()
+
+    def replace(self, key: Hashable, created: int, value: Figures) -> tuple[int, Figures | None]:
+        """Store a statement, unless there is a greater one.
+
+        Returns:
+            When the thing was created, by the first statement, and the statement before.
+        """
+        with self._lock:
+            first, before = self._stated.pop(key, (created, None))
+            self._stated[key] = first, value if before is None else max(before, value)
+            if len(self._stated) > self._capacity:
+                self._stated.popitem(last=False)
+            return first, before
 
 
 class Sessions:

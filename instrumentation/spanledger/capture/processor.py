@@ -125,7 +125,7 @@ class LedgerProcessor(SpanProcessor):
                 facts.update(cost_attributes(attributes, usage))
             set_attributes_fast(span, facts)
             if total is not None:
-                total.add(facts, usage.total if usage else 0)
+                total.add(facts, usage.total if usage else 0, attributes.get(a.COST_COUNTED, 0))
 
     def on_end(self, span: ReadableSpan) -> None:
         with quietly("spooling a call"):

@@ -56,13 +56,14 @@ class RequestTotal:
     def end(self) -> None:
         self._is_over = True
 
-    def add(self, facts: Mapping[str, Any], tokens: int) -> None:
+    def add(self, facts: Mapping[str, Any], tokens: int, counted: int = 0) -> None:
+        """Add a call. `counted`: picodollars of it that were added before."""
         cost = facts.get(a.COST_TOTAL)
         with self._lock:
             self.calls += 1
             self.tokens += tokens
             if cost is not None:
-                self.picousd += cost
+                self.picousd += cost - counted
             elif str(facts.get(a.PRICE_STATUS)).startswith("unpriced:"):
                 self.unpriced += 1
 

@@ -27,7 +27,7 @@ from spanledger.semconv import evidence, provider_hosts
 from spanledger.semconv import usage as usages
 from spanledger.semconv.usage import CACHE_WRITE, METERS, Usage, counts_of, non_token_counts
 
-COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai", "perplexity", "deepinfra"})
+COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai", "perplexity", "deepinfra", "vercel_ai_gateway"})
 """Providers whose reported cost is the price (R12); so is that of a gateway of one's own."""
 
 MAX_REPORTED: Final = 10**18
@@ -71,7 +71,7 @@ def quote(
         host: where the request went; a private host serves its own models at no cost.
         provider_cost_usd: the cost reported by the provider, in USD.
         size: of the image or video made ("1024x1024", "1080p"), or of the container that code ran in ("4g").
-        quality: of the image made ("hd", "low").
+        quality: of the image made ("hd", "low"), or the type of the search tool used ("web_search_preview").
         at: when the call completed (default: now); decides off-peak rates, and which price was valid.
         doubts: what is not known of the usage (`evidence.READING_FLAGS`).
         table: the prices to use (default: those in force).
@@ -129,7 +129,7 @@ def _by_table(
         return Price(p.NEEDS_MAPPING, flags=(evidence.GATEWAY,)) if is_mapped else resolution
     doubts = tuple(doubt for doubt in doubts if doubt != evidence.GATEWAY)
     place = geo or _host_geo(host) if host else geo
-    price = _price(resolution, usage, tier, place, speed, at, size if by_other_meters else None, size, doubts)
+    price = _price(resolution, usage, tier, place, speed, at, size if by_other_meters else None, size, doubts, quality)
     return _with_router(price, table, request_model, usage) if canonical(provider) in AZURE else price
 
 
@@ -284,10 +284,10 @@ def _price(
     size: str | None,
     container: str = "",
     doubts: tuple[str, ...] = (),
+    search_tool: str = "",
 ) -> Price:
     """`size` is None for a call that is priced by its tokens, `container` that of what code ran in."""
-
-    terms = _Terms(tier, geo, speed, completed_at, size, container)
+    terms = _Terms(tier, geo, speed, completed_at, size, container, search_tool)
     price, flags = _charged(match, usage, terms)
     if price.total_picousd is None:
         return price
@@ -308,11 +308,12 @@ class _Terms(NamedTuple):
     completed_at: datetime | None
     size: str | None
     container: str
+    search_tool: str
 
 
 def _charged(match: Match, usage: Usage, terms: _Terms) -> tuple[Price, set[str]]:
     """The price, and what makes it an estimate."""
-    tier, geo, speed, completed_at, size, container = terms
+    tier, geo, speed, completed_at, size, container, search_tool = terms
     entry, table, match_flags = match
     if entry.former_entries and completed_at is not None:
         entry = entry.valid_at(completed_at)
@@ -326,7 +327,7 @@ def _charged(match: Match, usage: Usage, terms: _Terms) -> tuple[Price, set[str]
         return unpriced, set()
     parts, flags = priced
     if tool_fees.uses_tools(usage):
-        fees, complete = tool_fees.components(entry, usage, container)
+        fees, complete = tool_fees.components(entry, usage, container, search_tool)
         parts.extend(fees)
         if not complete:
             flags.add(evidence.FEE_UNKNOWN)
@@ -355,15 +356,16 @@ def _resolve(
     )
     if host and provider_hosts.is_private(host):
         if isinstance(resolution, Match) and {"exact", "alias"} & set(resolution.flags):
-            return Match(
-                resolution.entry, resolution.table, ("proxy",)
-            )  # a vendor's model cannot run here: this is a proxy
+            # A vendor's model cannot run here: this is a proxy, of that vendor's API if the user says so.
+            return resolution if provider_hosts.is_billed(host, provider) else resolution._replace(flags=("proxy",))
         if provider_hosts.is_proxy(host) or is_vendor_model(table, names):
             return Price(p.NEEDS_MAPPING)  # also a proxy, but the vendor is unknown
         if not provider_hosts.is_billed(host, provider):
             return Price(p.SELF_HOSTED, 0, source="self_hosted")
     if isinstance(resolution, Unresolved):
         return Price(p.NEEDS_MAPPING if resolution.needs_mapping else p.NO_MODEL)
+    if provider_hosts.is_unknown(host) and resolution.table.source != "override":
+        return resolution._replace(flags=("proxy", *(flag for flag in resolution.flags if flag != "exact")))
     return resolution
 
 

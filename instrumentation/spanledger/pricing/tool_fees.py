@@ -19,16 +19,21 @@ FILE_SEARCH: Final = ("file_search $0.0025 a call", 25 * 10**14)
 """OpenAI's price list; LiteLLM has it as a constant of its code (1.109.1 `tool_call_cost_tracking.py`)."""
 
 WEB_SEARCH: Final = ("web search 10 USD a thousand calls", 10**16)
-"""OpenAI's tool `web_search`, of all models (developers.openai.com/api/docs/pricing), where the table has none for the model."""
+SEARCHES_OF_ALL_MODELS: Final = ("openai", "anthropic")
+"""Whose web search costs the same with all models, where the table has no price of it for the model (developers.openai.com/api/docs/pricing
+and platform.claude.com/docs/en/about-claude/pricing)."""
+
+SESSION_HOUR: Final = ("session runtime 0.08 USD an hour", 8 * 10**16)
+"""Of a managed agent, by the millisecond in which it runs (platform.claude.com/docs/en/about-claude/pricing)."""
 
 CODE_SESSION: Final = {"azure": ("azure/container.code_interpreter_cost_per_session", 33 * 10**15)}
 CODE_SESSION_DEFAULT: Final = ("openai/container.code_interpreter_cost_per_session", 3 * 10**16)
 
 TOOL_METERS: Final = {name: meter for name, meter in METERS.items() if meter.group == TOOLS}
-PER_CALL_METERS: Final = ("file_searches", "code_sessions")
+PER_CALL_METERS: Final = ("file_searches", "code_sessions", "session_ms")
 """Tools whose price does not depend on the model."""
 _tool_counts: Final = counts_of(*TOOL_METERS)
-_other_counts: Final = counts_of(*(name for name in NON_TOKEN_METERS if name not in PER_CALL_METERS))
+_other_counts: Final = counts_of(*(name for name in NON_TOKEN_METERS if name not in (*PER_CALL_METERS, "web_searches")))
 
 
 def uses_tools(usage: Usage) -> bool:
@@ -38,9 +43,12 @@ def uses_tools(usage: Usage) -> bool:
 
 def standalone_components(provider: str, usage: Usage, size: str) -> list[Component] | None:
     """The components of a call that used only tools with a per-call price, independent of the model; else None."""
-    if usage.total or any(_other_counts(usage)):
+    if usage.total or any(_other_counts(usage)) or (usage.web_searches and provider not in SEARCHES_OF_ALL_MODELS):
         return None
-    return _per_call_components("azure" if provider.startswith("azure") else provider, usage, size) or None
+    parts = _per_call_components("azure" if provider.startswith("azure") else provider, usage, size)
+    if usage.web_searches:
+        parts.append(_component("web_searches", usage.web_searches, *WEB_SEARCH))
+    return parts or None
 
 
 MEMORY: Final = re.compile(r"(\d{1,3})g")
@@ -55,11 +63,20 @@ def _per_call_components(provider: str, usage: Usage, size: str) -> list[Compone
         field, rate = CODE_SESSION.get(provider, CODE_SESSION_DEFAULT)
         memory = MEMORY.fullmatch(size)
         parts.append(_component("code_sessions", usage.code_sessions, field, rate * (int(memory[1]) if memory else 1)))
+    if usage.session_ms:
+        parts.append(_component("session_ms", usage.session_ms, *SESSION_HOUR))
     return parts
 
 
-def components(entry: Entry, usage: Usage, size: str) -> tuple[list[Component], bool]:
-    """One component per tool used, and whether the table has the price of each; `size` is that of a container ("4g")."""
+PREVIEW: Final = ("web_search_preview 25 USD a thousand calls", 25 * 10**15)
+"""OpenAI's older tool, with models that do not reason (developers.openai.com/api/docs/pricing); with others it costs as `web_search`."""
+
+
+def components(entry: Entry, usage: Usage, size: str, search_tool: str = "") -> tuple[list[Component], bool]:
+    """One component per tool used, and whether the price of each is known.
+
+    `size` is that of a container ("4g"), `search_tool` the type of the search tool that the request named ("web_search").
+    """
     parts = _per_call_components(entry.provider, usage, size)
     complete = True
     for name, meter in TOOL_METERS.items():
@@ -67,7 +84,10 @@ def components(entry: Entry, usage: Usage, size: str) -> tuple[list[Component], 
         if not quantity or name in PER_CALL_METERS:
             continue
         rate, field = _rate(entry, meter.prices)
-        if rate is None and name == "web_searches" and entry.provider == "openai":
+        if name == "web_searches" and entry.provider == "openai" and search_tool:
+            is_old = search_tool.startswith("web_search_preview") and not entry.json.get("supports_reasoning")
+            field, rate = PREVIEW if is_old else WEB_SEARCH
+        if rate is None and name == "web_searches" and entry.provider in SEARCHES_OF_ALL_MODELS:
             rate, field = WEB_SEARCH[1], WEB_SEARCH[0]
         if rate is None:
             complete = False
@@ -110,4 +130,5 @@ def _rate(entry: Entry, prices: tuple[str, ...]) -> tuple[int | None, str]:
 
 
 def _component(meter: str, quantity: int, field: str, rate: int) -> Component:
-    return Component(meter, quantity, rate, field, round_half_even(quantity * rate))
+    per = METERS[meter].per if meter in METERS else 1
+    return Component(meter, quantity, rate // per, field, round_half_even(quantity * rate, per))

@@ -104,6 +104,10 @@ class Response(NamedTuple):
     """Names of numbers in the usage object that are not read, with commas: its price may lack something."""
     doubts: tuple[str, ...] = ()
     """What else the answer leaves open that can cost money (`semconv/evidence.py`)."""
+    session_model: tuple[str, str] | None = None
+    """A session and the model that serves it: the session's requests do not name it."""
+    grows: bool = False
+    """Whether `usage` is what `job_id` has used so far: a later statement replaces an earlier one."""
     containers: tuple[str, ...] = ()
     """Ids of the containers that it ran code in, each billed once for a session."""
 

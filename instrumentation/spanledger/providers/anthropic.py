@@ -38,7 +38,12 @@ BILLED_PATH: Final = re.compile(
     r"|/models/(?P<vertex>[^/]+):(?:streamR|r)awPredict$|/model/(?P<bedrock>[^/]+)/invoke(?:-with-response-stream)?$"
 )
 BATCH_PATH: Final = re.compile(r"/messages/batches/(?P<batch>[^/]+)(?P<lines>/results)?$")
-SESSION_PATH: Final = re.compile(r"/sessions/(?P<session>[^/]+)(?:/threads/[^/]+)?/events(?:/stream)?$")
+SESSION_PATH: Final = re.compile(
+    r"/sessions(?:/(?P<session>[^/]+))?(?P<events>(?:/threads/[^/]+)?/events(?:/stream)?)?$"
+)
+"""Sessions of managed agents, and their events."""
+SNAPSHOT: Final = "session.usage"
+"""The event of a session that states what it has used so far."""
 DREAM_PATH: Final = re.compile(r"/dreams(?:/(?P<dream>[^/]+))?$")
 """A dream reorganizes a memory store: a job, whose tokens it states (anthropic 2.14 `types/beta/beta_dream.py`)."""
 DREAMT: Final = frozenset({"completed", "failed", "canceled"})
@@ -58,8 +63,11 @@ def request(method: str, path: str, body: object) -> Request | None:
     dream = DREAM_PATH.search(endpoint)
     if dream is not None and (method.upper() == "GET" or dream["dream"] is None):
         return Request("invoke_agent", is_poll=True, parent_id=dream["dream"], starts_job=dream["dream"] is None)
-    if SESSION_PATH.search(endpoint):
-        return _poll_request("chat", body, None, lines=False)
+    session = SESSION_PATH.search(endpoint)
+    if session is not None:
+        begins = method.upper() == "POST" and session["session"] is None
+        # Not a job with one result: whoever began it is known for what it will use.
+        return Request("invoke_agent", is_poll=True, parent_id=session["session"], starts_job=begins, batch=begins)
     if method.upper() == "POST" and endpoint.endswith("/messages/batches"):
         return Request("chat", is_poll=True, starts_job=True, batch=True)
     billed = BILLED_PATH.search(endpoint)
@@ -106,7 +114,7 @@ def fold(body: Json, event: Json) -> Json:
         body["finished"] = body["stop_reason"] is not None  # with the last counts; some readers stop here
     elif kind == "message_stop":
         body["finished"] = True
-    elif kind == MODEL_REQUEST:
+    elif kind in (MODEL_REQUEST, SNAPSHOT):
         cast("list[Json]", body.setdefault("data", [])).append(event)
     return body
 
@@ -225,12 +233,71 @@ def _read_poll(body: Json, request: Request) -> Response:
     created = unix_seconds(body, "created_at")
     if body.get("type") == "dream":
         return _read_dream(body, created)
+    if request.operation == "invoke_agent":
+        return _read_session(body, request, created)
     if request.starts_job:
         return Response(pending_job_id=label(body, "id"), created=created)
     if request.parent_id is not None:
         return Response(job_id=request.parent_id, pending_job_id=request.parent_id, created=created)
-    events = [event for event in items(body, "data") if get_path(event, "type") == MODEL_REQUEST]
-    return Response(extras=tuple(_model_request(cast("Json", event)) for event in events))
+    return Response()
+
+
+def _read_session(body: Json, request: Request, created: int | None) -> Response:
+    """A session, a list of sessions, or a session's events: each model request, and the last statement of what it used so far."""
+    extras: list[Response] = []
+    if body.get("type") == "session":
+        extras.append(_session_usage(label(body, "id"), mapping(body, "usage"), created))
+    last: Json = {}
+    for item in items(body, "data"):
+        kind = get_path(item, "type")
+        if kind == MODEL_REQUEST:
+            extras.append(_model_request(cast("Json", item)))
+        elif kind == SNAPSHOT:
+            last = max(last, mapping(item, "usage"), key=_session_ms)
+        elif kind == "session":
+            usage = mapping(item, "usage")
+            extras.append(_session_usage(label(item, "id"), usage, unix_seconds(cast("Json", item), "created_at")))
+    if last:
+        extras.append(_session_usage(request.parent_id, last, None))
+    return Response(
+        pending_job_id=label(body, "id") if request.starts_job else None,
+        created=created,
+        session_model=_session_model(body),
+        extras=tuple(extra for extra in extras if extra.usage is not None),
+    )
+
+
+def _session_model(body: Json) -> tuple[str, str] | None:
+    """A session and its agent's model; None where several agents, whose models may differ, take part."""
+    session, model = label(body, "id"), label(body, "agent", "model", "id")
+    is_alone = body.get("type") == "session" and not mapping(body, "agent", "multiagent")
+    return (session, model) if session and model and is_alone else None
+
+
+def _session_ms(usage_fields: Json) -> int:
+    """How long a session was running, in milliseconds (anthropic 2.14 `types/beta/beta_managed_agents_session_usage.py`)."""
+    seconds = number(usage_fields, "active_seconds")
+    return round(seconds * 1000) if seconds is not None and 0 < seconds < MAX_SECONDS else 0
+
+
+MAX_SECONDS: Final = 4_000_000
+
+
+def _session_usage(session: str | None, usage_fields: Json, created: int | None) -> Response:
+    """The runtime of a session and its searches, which its model requests do not state; its tokens are theirs."""
+    usage = Usage(
+        session_ms=_session_ms(usage_fields),
+        web_searches=count(usage_fields, "server_tool_use", "web_search_requests") or 0,
+    )
+    return Response(
+        f"{session}#runtime",
+        usage=usage if session and any(usage[:-1]) else None,
+        raw_usage=compact_usage(usage_fields),
+        job_id=f"{session}#runtime",
+        created=created,
+        begun_job_id=session,
+        grows=True,
+    )
 
 
 def _read_dream(body: Json, created: int | None) -> Response:
@@ -263,13 +330,10 @@ def _model_request(event: Json) -> Response:
     return Response(
         name,
         label(event, "model"),
-        (),
-        usage,
-        None,
-        None,
-        speed,
-        None,
-        compact_usage(usage_fields),
+        usage=usage,
+        speed=speed,
+        raw_usage=compact_usage(usage_fields),
+        operation="chat",
         job_id=name,
         created=created,
     )

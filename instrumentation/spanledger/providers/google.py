@@ -139,7 +139,7 @@ def fold(body: Json, event: Json) -> Json:
     return body
 
 
-def response(body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG001 - one dialect
+def response(body: Json, request: Request | None = None, provider: str = "") -> Response:
     if request is not None and request.is_json_lines:
         return google_jobs.read_line(body, request, response)
     if request is not None and (request.is_poll or "done" in body):
@@ -156,8 +156,8 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
     if usage is not None and model is not None and "-image" in model and not _states_output(usage_fields):
         made = usage.output - usage.reasoning  # such a model answers in images; text would be ten times cheaper
         usage, doubts = usage._replace(output=usage.reasoning, output_image=made), (MODALITY_UNKNOWN,) if made else ()
-    if any(items(candidate, "groundingMetadata", "imageSearchQueries") for candidate in candidates[:64]):
-        doubts = (*doubts, FEE_UNKNOWN)
+    if "retrievedContext" in items(grounding, "kinds") and provider == "gcp.vertex_ai":
+        doubts = (*doubts, FEE_UNKNOWN)  # grounding with data of one's own has a fee there, by its kind
     return Response(
         label(body, "responseId"),
         model,
@@ -201,10 +201,11 @@ def _grounding(candidates: list[object], before: Json) -> Json:
         metadata = mapping(candidate, "groundingMetadata")
         if not metadata:
             continue
-        texts_asked = (query.strip() for query in items(metadata, "webSearchQueries") if isinstance(query, str))
-        queries.update(hash(query) for query in texts_asked if query)
+        for kind in ("webSearchQueries", "imageSearchQueries"):
+            texts_asked = (query.strip() for query in items(metadata, kind) if isinstance(query, str))
+            queries.update(hash((kind, query)) for query in texts_asked if query)
         for chunk in items(metadata, "groundingChunks"):
-            kinds.update(kind for kind in ("maps", "web") if kind in mapping(chunk))
+            kinds.update(kind for kind in ("maps", "web", "retrievedContext") if kind in mapping(chunk))
         if metadata.get("googleMapsWidgetContextToken"):
             kinds.add("maps")
     return {"queries": sorted(queries), "kinds": sorted(kinds)} if queries or kinds else {}

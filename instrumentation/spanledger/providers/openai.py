@@ -116,7 +116,12 @@ def _accounting_fields(answer: Json) -> Json:
     counted = _tool_counts(answer)
     if not counted:
         return fields
-    extra = {"container_ids": list(_containers(answer)), "memory": _memory(answer), "made_images": _made_images(answer)}
+    extra = {
+        "container_ids": list(_containers(answer)),
+        "memory": _memory(answer),
+        "made_images": _made_images(answer),
+        "search_tool": _search_tool(answer),
+    }
     return {**fields, "tool_counts": counted, "image_model": _image_model(answer), **extra}
 
 
@@ -147,6 +152,7 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
         compact_usage(usage_fields),
         not streamed or body.get("finished") is True or (usage is not None and "status" not in body),
         size=_memory(body),
+        quality=_search_tool(body) if usage is not None and usage.web_searches else None,
         extras=_hosted_tools(body),
         unread=unread_names(usage_fields, KNOWN),
         doubts=_doubts(body, usage, model),
@@ -244,6 +250,14 @@ def _memory(body: Json) -> str | None:
         label(tool, place, "memory_limit") for tool in items(body, "tools") for place in ("container", "environment")
     )
     return next((limit for limit in limits if limit), None)
+
+
+def _search_tool(body: Json) -> str | None:
+    """The type of the search tool that the answer repeats from its request: it decides the fee."""
+    if "search_tool" in body:
+        return label(body, "search_tool")
+    kinds = (label(tool, "type") for tool in items(body, "tools"))
+    return next((kind for kind in kinds if kind and kind.startswith("web_search")), None)
 
 
 def _made_images(body: Json) -> list[Json]:

@@ -7,7 +7,7 @@ completion. Others deviate, and some of them only for some models, so a deviatio
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Final, NamedTuple
 
 from spanledger.runtime.untrusted_json import Json, get_path, items, mapping
@@ -68,6 +68,10 @@ DIALECTS: Final[dict[str, Dialect]] = {
     "openrouter": Dialect(
         "openrouter.ai/docs/guides/administration/usage-accounting",
         informs=("cost", "cost_details.*", "server_tool_use.*"),
+    ),
+    "vercel_ai_gateway": Dialect(
+        "vercel.com/docs/ai-gateway: usage.cost is what it charges, market_cost what the model's provider does",
+        informs=("cost", "market_cost", "cost_details.*"),
     ),
     "deepinfra": Dialect("deepinfra.com/docs/openai_api: usage.estimated_cost", informs=("estimated_cost",)),
     "perplexity": Dialect(
@@ -197,11 +201,25 @@ def stated_cost(usage_fields: Json) -> str | None:
     cost: object = usage_fields.get("cost", usage_fields.get("estimated_cost"))
     if isinstance(cost, dict):
         cost = get_path(usage_fields, "cost", "total_cost")  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or cost < 0:
+    charged = _amount(cost)
+    if charged is None:
         return None
     if usage_fields.get("is_byok") is True:
-        upstream = get_path(usage_fields, "cost_details", "upstream_inference_cost")
-        if isinstance(upstream, bool) or not isinstance(upstream, int | float) or upstream < 0:
-            return None  # the fee alone would be a wrong price
-        return str(Decimal(repr(cost)) + Decimal(repr(upstream)))
-    return repr(cost)
+        upstream = _amount(get_path(usage_fields, "cost_details", "upstream_inference_cost"))
+        upstream = _amount(usage_fields.get("market_cost")) if upstream is None else upstream
+        return None if upstream is None else str(charged + upstream)  # the fee alone would be a wrong price
+    return str(charged)
+
+
+def _amount(value: object) -> Decimal | None:
+    """An amount in USD, which some state as text; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or len(str(value)) > MAX_DIGITS:
+        return None
+    try:
+        amount = Decimal(repr(value) if isinstance(value, float) else value)
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() and amount >= 0 else None
+
+
+MAX_DIGITS: Final = 40

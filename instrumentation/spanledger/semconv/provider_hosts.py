@@ -59,6 +59,9 @@ PROVIDER_BY_SUFFIX: Final[dict[str, str]] = {
     "gcp.databricks.com": "databricks",
     "azuredatabricks.net": "databricks",
     "codestral.mistral.ai": "codestral",
+    "api.eu.mistral.ai": "mistral_ai",
+    "api.us.mistral.ai": "mistral_ai",
+    "maas.aliyuncs.com": "dashscope",  # <workspace>.<region>.maas.aliyuncs.com
     "api.hyperbolic.xyz": "hyperbolic",
     "api.lambda.ai": "lambda_ai",
     "api.lambdalabs.com": "lambda_ai",
@@ -193,6 +196,14 @@ def provider_for_host(host: str, port: int | None = None) -> str | None:
         if name := next((configured[name] for name in names if name in configured), None):
             return name
     return _listed_provider(host)
+
+
+@lru_cache(maxsize=1024)
+def is_unknown(host: str) -> bool:
+    """Whether a public name is in no list, neither ours nor the user's: nobody knows whose prices it has."""
+    host = host.lower().rstrip(".")
+    is_name = any(character.isalpha() for character in host.rpartition(".")[2])
+    return is_name and not is_private(host) and provider_for_host(host) is None
 
 
 UNIQUE_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16}")

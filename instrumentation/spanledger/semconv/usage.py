@@ -164,6 +164,8 @@ class Usage(NamedTuple):
     maps_queries: Annotated[
         int, Meter(a.MAPS_QUERIES, "maps_queries", TOOLS, ("google_maps_grounding_cost_per_query",))
     ] = 0
+    session_ms: Annotated[int, Meter(a.SESSION_MS, "session_ms", TOOLS, per=3_600_000)] = 0
+    """Milliseconds during which a hosted agent's session was running, which is billed by the hour."""
     images: Annotated[int, Meter(a.IMAGES, "images", OTHER, ("output_cost_per_image", "input_cost_per_image"))] = 0
     """Images made, where they are not counted in tokens."""
     audio_input_ms: Annotated[
