@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +18,14 @@ from google.oauth2.credentials import Credentials
 
 from asked_servers import CITED, MESSAGES, OPENAI, PLAIN, Answer, ask, chat, cost, generate, respond, response
 from conftest import Recorded
+from spanledger.capture.unsent import was_never_sent
 from spanledger.pricing import price_table, quote
-from spanledger.pricing.price_table import Corrections, Prices, Table
+from spanledger.pricing.price_table import NO_OVERRIDES, Corrections, Prices, Table
+from spanledger.providers import anthropic as anthropic_format
+from spanledger.providers import bedrock as bedrock_format
+from spanledger.providers import cohere as cohere_format
+from spanledger.providers import google as google_format
+from spanledger.providers import openai as openai_format
 from spanledger.runtime import finalizers
 from spanledger_clickhouse.prices import second_opinion
 
@@ -188,15 +194,15 @@ def test_code_that_claude_runs_is_billed_by_the_hour(ledger: Recorded):
     assert ledger.row["price_flags"] == ["estimated", "fee_unknown"]
 
 
-def test_grounding_in_images_has_a_fee_that_is_not_known(ledger: Recorded):
+def test_grounding_in_images_is_a_search(ledger: Recorded):
     candidate = {
         "content": {"parts": [{"text": "x"}]},
         "finishReason": "STOP",
         "groundingMetadata": {"imageSearchQueries": ["a"]},
     }
     usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
-    generate({"modelVersion": "gemini-2.5-flash", "candidates": [candidate], "usageMetadata": usage})
-    assert ledger.row["price_flags"] == ["estimated", "fee_unknown"]
+    generate({"modelVersion": "gemini-3-pro-image-preview", "candidates": [candidate], "usageMetadata": usage})
+    assert (ledger.row["web_searches"], float(ledger.row["tools_cost_usd"])) == (1, 0.014)
 
 
 # --- the price book ---------------------------------------------------------------------------------------------------
@@ -297,3 +303,155 @@ def test_where_another_list_differs_is_named_and_what_is_not_known_is_left_out(m
     assert [(d.model, d.field, d.ours, d.theirs) for d in second_opinion.differences(prices)] == [
         ("openai dearer-there", "input", 2.0, 3.0), ("openai dearer-there", "cached input", 2.0, 3.0),
     ]  # fmt: skip
+
+
+# --- what a second look found -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("named", "usage", "more", "right", "flags"),
+    [
+        (("openai", "gpt-4.1"), {"web_searches": 1}, {"quality": "web_search"}, 0.01, ("exact",)),
+        (("openai", "gpt-4o"), {"web_searches": 1}, {"quality": "web_search_preview"}, 0.025, ("exact",)),
+        (("openai", "gpt-5"), {"web_searches": 1}, {"quality": "web_search_preview_2025_03_11"}, 0.01, ("exact",)),
+        (("gcp.vertex_ai", "claude-sonnet-4-5@20250929"), {"web_searches": 5}, {}, 0.05, ("exact",)),
+        (("openai", "gpt-4.1"), {"input": 100, "web_searches": 50}, {"tier": "scale"}, 1.25, ()),
+        (("mistral_ai", "mistral-large-latest"), {"file_searches": 3}, {}, 0, ("estimated", "fee_unknown")),
+        (("openai", "whisper-1"), {"audio_input_ms": 60_000}, {"tier": "batch"}, 0.006, ("estimated", "batch_estimated")),
+        (("openai", None), {"code_sessions": 1}, {"doubts": ("usage_unread",)}, 0.03, ("estimated", "usage_unread")),
+        (("openai", "gpt-4.1"), {"input": 1000}, {"host": "llm.example.com"}, 0.002, ("proxy",)),
+        (("anthropic", None), {"session_ms": 3_600_000, "web_searches": 1}, {}, 0.09, ("exact",)),
+    ],
+)  # fmt: skip
+def test_a_fee_belongs_to_whoever_charges_it(
+    named: tuple[str, str | None], usage: dict[str, int], more: dict[str, Any], right: float, flags: tuple[str, ...]
+):
+    price = quote(*named, usage, **more)
+    assert ((price.total_picousd or 0) / 1e12, price.flags) == (right, flags)
+
+
+def test_a_container_of_a_private_server_has_no_price():
+    assert quote("openai", None, {"code_sessions": 1}, host="10.1.2.3").status == "unpriced:needs_mapping"
+    assert quote("mistral_ai", None, {"file_searches": 3}).total_picousd is None
+
+
+def test_a_batch_above_a_threshold_of_which_only_the_lower_rate_is_known_is_an_estimate():
+    model = "anthropic.claude-sonnet-4-5-20250929-v1:0"
+    price = quote("aws.bedrock", model, {"input": 300_000, "output": 1_000}, tier="batch")
+    assert {"estimated", "batch_estimated"} <= set(price.flags)
+
+
+@pytest.mark.parametrize("stated", ["inf", "nan", "1e7", "-1", "x"])
+def test_what_is_no_cost_leaves_the_price_of_the_table_with_all_that_is_known_of_the_call(stated: str):
+    known = {"tier": "flex", "doubts": ("fee_unknown",), "host": "openrouter.ai"}
+    usage = {"input": 1000}
+    assert quote("openrouter", "openai/gpt-5", usage, provider_cost_usd=stated, **known) == quote(
+        "openrouter", "openai/gpt-5", usage, **known
+    )
+
+
+def test_the_gateway_of_vercel_states_its_cost_as_text(ledger: Recorded):
+    usage = {**PLAIN, "cost": "0.0021", "market_cost": "0.0021"}
+    ask("https://ai-gateway.vercel.sh/v1", Answer(chat("openai/gpt-5", usage)), "openai/gpt-5")
+    assert (ledger.row["price_status"], float(ledger.row["cost_usd"])) == ("provider_reported", 0.0021)
+
+
+def test_every_model_of_a_batch_s_answer_is_a_row(ledger: Recorded):
+    parts = [
+        {"type": "message", "model": "claude-haiku-4-5", "input_tokens": 10, "output_tokens": 5},
+        {"type": "advisor_message", "model": "claude-opus-5", "input_tokens": 90_000, "output_tokens": 5_000},
+    ]
+    message = {"id": "msg_b", "type": "message", "role": "assistant", "model": "claude-haiku-4-5", "content": [],
+               "usage": {"input_tokens": 10, "output_tokens": 5, "iterations": parts}}  # fmt: skip
+    line = json.dumps({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
+    batch = {
+        "id": "msgbatch_2",
+        "type": "message_batch",
+        "results_url": "https://api.anthropic.com/v1/messages/batches/msgbatch_2/results",
+    }
+    transport = httpx2.MockTransport(
+        lambda asked: (
+            httpx2.Response(200, content=line.encode())
+            if asked.url.path.endswith("results")
+            else httpx2.Response(200, json=batch)
+        )
+    )
+    batches = anthropic.Anthropic(api_key="x", http_client=httpx2.Client(transport=transport)).messages.batches
+    list(batches.results("msgbatch_2"))
+    assert finalizers.wait(10)
+    rows = sorted((row["response_model"], row["output_text_tokens"], row["is_batch"]) for row in ledger.rows)
+    assert rows == [("claude-haiku-4-5", 5, True), ("claude-opus-5", 5_000, True)]
+
+
+def test_a_model_that_stood_in_is_counted_once_however_it_is_spelled():
+    usage = {"input_tokens": 100, "output_tokens": 20, "iterations": [
+        {"type": "message", "model": "claude-opus-5", "input_tokens": 7, "output_tokens": 0},
+        {"type": "fallback_message", "model": "claude-opus-5-5", "input_tokens": 100, "output_tokens": 20},
+    ]}  # fmt: skip
+    answer = anthropic_format.response({"id": "m", "model": "claude-opus-5-5-20261001", "usage": usage})
+    used = [(part.model, part.usage.total_input) for part in (answer, *answer.extras) if part.usage]
+    assert used == [("claude-opus-5-5-20261001", 100), ("claude-opus-5", 7)]
+
+
+@pytest.mark.parametrize(
+    ("reader", "events", "flag"),
+    [
+        (anthropic_format, [
+            {"type": "message_start", "message": {"id": "m", "model": "claude-opus-5", "usage": {"input_tokens": 1, "output_tokens": 1}}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn", "container": {"id": "c"}}, "usage": {"output_tokens": 1}},
+        ], "fee_unknown"),
+        (openai_format, [
+            {"id": "c", "model": "groq/compound", "choices": [{"index": 0, "delta": {"executed_tools": [{"type": "search"}]}}]},
+            {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": PLAIN},
+        ], "fee_unknown"),
+        (google_format, [
+            {"event_type": "interaction.completed", "interaction": {"id": "i", "model": "gemini-2.5-flash-image", "usage": {
+                "total_input_tokens": 10, "total_output_tokens": 1290, "total_tokens": 1300}}},
+        ], "modality_unknown"),
+        (google_format, [
+            {"event_type": "interaction.completed", "interaction": {"id": "i", "model": "gemini-2.5-flash", "usage": {
+                "total_input_tokens": 10, "total_output_tokens": 1, "grounding_tool_count": [{"type": "enterprise_search", "count": 4}]}}},
+        ], "fee_unknown"),
+    ],
+)  # fmt: skip
+def test_a_stream_leaves_open_what_the_whole_answer_does(reader: Any, events: list[dict[str, Any]], flag: str):
+    body: dict[str, Any] = {}
+    for event in events:
+        body = reader.fold(body, event)
+    assert reader.response(body).doubts == (flag,)
+
+
+@pytest.mark.parametrize(
+    ("reader", "body"),
+    [
+        (openai_format, {"choices": [], "usage": {**PLAIN, "prompt_tokens_details": {"cache_write_tokens_details": {"ttl_24h_tokens": 8}}}}),
+        (openai_format, {"choices": [], "usage": {**PLAIN, "audio_duration": 3600}}),
+        (openai_format, {"choices": [], "usage": {**PLAIN, "server_tool_use": {"web_search_requests": 7}}}),
+        (anthropic_format, {"usage": {"input_tokens": 1, "output_tokens": 1, "iterations": [{"type": "message", "holograms": 9}]}}),
+        (google_format, {"id": "i", "usage": {"total_input_tokens": 10, "total_output_tokens": 1, "holograms": 9}}),
+        (cohere_format, {"usage": {"billed_units": {"input_tokens": 1, "output_tokens": 1, "holograms": 9}}}),
+        (bedrock_format, {"metrics": {"inputTokenCount": 1, "outputTokenCount": 1, "holograms": 9}}),
+    ],
+)  # fmt: skip
+def test_what_nobody_reads_is_named_in_every_format(reader: Any, body: dict[str, Any]):
+    assert reader.response(body).unread
+
+
+def test_a_call_in_an_except_block_does_not_inherit_that_another_was_never_sent():
+    refused, slow = RuntimeError("the first call"), RuntimeError("the call that stands in for it")
+    refused.__cause__ = httpx2.ConnectError("refused")
+    slow.__cause__, slow.__context__ = httpx2.ReadTimeout("slow"), refused
+    assert (was_never_sent(refused), was_never_sent(slow)) == (True, False)
+
+
+def test_the_name_of_a_file_is_no_release():
+    snapshot = table("litellm 1.110.2", date(2026, 11, 20))
+    assert not table("prices.2026.json", None).is_newer_than(snapshot)
+    assert table("litellm 1.111.0", None).is_newer_than(snapshot)
+
+
+def test_a_price_of_ones_own_that_begins_on_a_later_day_does_not_count_yet():
+    until = (datetime.now(UTC) + timedelta(days=3)).date().isoformat()
+    entry = {"input_cost_per_token": "2e-06", "_history": [{"_until": until, "input_cost_per_token": "1e-06"}]}
+    prices = Prices(table("x", None, gpt=entry), table("y", None), NO_OVERRIDES)
+    assert quote("openai", "gpt", {"input": 1_000_000}, table=prices).total_picousd == 10**12

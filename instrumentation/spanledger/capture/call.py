@@ -336,30 +336,39 @@ class Call:
         self._finished = True  # what comes is recorded, and charged, when it has been read
         return True
 
-    def line_entry(self, body: object) -> str | None:
-        """What a line used, as text; None if nothing."""
+    def line_entries(self, body: object) -> list[str]:
+        """What a line used, as text: an entry for each model that took part, none if nothing was used."""
         with quietly("reading what was used"):  # the other lines are rows all the same
             response = self._provider.response(mapping(body), self.request, self.provider_name)
-            if (
-                response.usage is not None
-                and response.job_id is not None
-                and not _is_uncounted(response.usage, response)
-            ):
-                created = response.created if response.created is not None else self._job_created
-                return result_lines.entry(
-                    response.usage,
-                    response.job_id,
-                    response.id,
-                    response.model,
-                    response.service_tier,
-                    response.inference_geo,
-                    response.speed,
-                    response.operation,
-                    created,
-                    response.unread,
-                    _doubts(response),
-                )
-        return None
+            created = response.created if response.created is not None else self._job_created
+            extras = (
+                extra._replace(job_id=f"{response.job_id}#{number}")
+                for number, extra in enumerate(response.extras, start=1)
+            )
+            return [
+                self._line_entry(part, part.usage, created)
+                for part in (response, *extras)
+                if response.job_id is not None and part.usage is not None and not _is_uncounted(part.usage, part)
+            ]
+        return []
+
+    def _line_entry(self, response: Response, usage: Usage, created: int | None) -> str:
+        if usage.code_sessions and response.containers:
+            usage = usage._replace(code_sessions=self._new_sessions(response.containers))
+        labels = {
+            a.JOB_ID: response.job_id,
+            a.RESPONSE_ID: response.id,
+            a.RESPONSE_MODEL: response.model,
+            a.SERVICE_TIER: response.service_tier,
+            a.INFERENCE_GEO: response.inference_geo,
+            a.SPEED: response.speed,
+            a.OPERATION: response.operation,
+            a.MEDIA_SIZE: response.size,
+            a.MEDIA_QUALITY: response.quality,
+            a.USAGE_UNREAD: response.unread,
+            a.USAGE_DOUBTS: _doubts(response),
+        }
+        return result_lines.entry(usage, labels, created)
 
     def record_lines(self, entries: list[str]) -> None:
         """Record some lines, as one span."""

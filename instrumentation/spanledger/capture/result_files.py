@@ -158,9 +158,8 @@ class ResultFile:
         complete = complete and not self._is_given_up
         entries: list[str] = []
         for line in _paused(self._lines()) if pauses else self._lines():
-            entry = self._call.line_entry(parse_json(line)) if line else None
-            if entry is not None:
-                entries.append(entry)
+            if line:
+                entries.extend(self._call.line_entries(parse_json(line)))
             if len(entries) >= LINES_PER_ROW:
                 self._call.record_lines(entries)
                 entries = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 NEVER_SENT: Final = frozenset({
-    "ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ProxyError",
+    "ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL", "ProxyError",
     "ConnectionRefusedError", "gaierror", "NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ClientConnectorError",
     "ClientConnectorDNSError", "ClientConnectorCertificateError", "SSLCertVerificationError",
 })  # fmt: skip
@@ -19,5 +19,5 @@ def was_never_sent(error: BaseException | None) -> bool:
             return False
         if any(cls.__name__ in NEVER_SENT for cls in type(error).__mro__):
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__  # not the context, which can be that of another call: one made in an `except` block
     return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
@@ -14,8 +14,10 @@ from spanledger.pricing.model_names import Match, Unresolved, canonical, is_vend
 from spanledger.pricing.price import Component, Price
 from spanledger.pricing.price_table import Prices, prices
 from spanledger.pricing.rates import (
+    BATCH_ESTIMATED,
     CHARGED_METERS,
     PREPAID_TIERS,
+    TIER_ESTIMATED,
     TIERS,
     components,
     multiplier,
@@ -25,7 +27,7 @@ from spanledger.pricing.rates import (
 from spanledger.runtime.untrusted_json import MAX_COUNT
 from spanledger.semconv import evidence, provider_hosts
 from spanledger.semconv import usage as usages
-from spanledger.semconv.usage import CACHE_WRITE, METERS, Usage, counts_of, non_token_counts
+from spanledger.semconv.usage import CACHE_WRITE, METERS, TOOLS, Usage, counts_of, non_token_counts
 
 COST_REPORTING_PROVIDERS: Final = frozenset({"openrouter", "x_ai", "perplexity", "deepinfra", "vercel_ai_gateway"})
 """Providers whose reported cost is the price (R12); so is that of a gateway of one's own."""
@@ -85,18 +87,26 @@ def quote(
     if provider_cost_usd is not None and (
         canonical(provider) in COST_REPORTING_PROVIDERS or (host and not provider_hosts.is_listed(host))
     ):
-        return _reported(provider, provider_cost_usd, usage, model or request_model, tier, table)
+        table_price = quote(
+            provider, model, usage, request_model=request_model, tier=tier, geo=geo, speed=speed, host=host, size=size,
+            quality=quality, at=at, doubts=doubts, table=table,
+        )  # fmt: skip
+        return _reported(provider_cost_usd, table_price)
     if usage is None:
         return Price(p.NO_USAGE)
     table = table or prices()
-    if tier and tier.lower() in PREPAID_TIERS:
-        paid = _by_table(
-            table, usage, (provider, model or "", request_model or "", "", geo, speed, host), size, quality, at, ()
-        )
-        return Price(p.PREPAID, 0, (), paid.key, paid.source, paid.version, (), paid.total_picousd)
-    return _by_table(
-        table, usage, (provider, model or "", request_model or "", tier, geo, speed, host), size, quality, at, doubts
-    )
+    is_prepaid = bool(tier) and tier.lower() in PREPAID_TIERS
+    named = (provider, model or "", request_model or "", "" if is_prepaid else tier, geo, speed, host)
+    price = _by_table(table, usage, named, size, quality, at, doubts)
+    return _prepaid(price) if is_prepaid else price
+
+
+def _prepaid(price: Price) -> Price:
+    """What is left of a price where capacity is paid by time: the tools, which it does not pay for."""
+    fees = tuple(part for part in price.components if p.GROUP_OF.get(part.meter) == TOOLS)
+    total = sum(part.amount for part in fees)
+    flags = price.flags if evidence.ESTIMATED in price.flags else ()
+    return Price(p.PREPAID, total, fees, price.key, price.source, price.version, flags, price.total_picousd)
 
 
 _Named = tuple[str, str, str, str, str, str, str]
@@ -112,10 +122,11 @@ def _by_table(
         standalone = tool_fees.standalone_components(canonical(provider), usage, size)
         if standalone is None:
             return Price(p.NO_MODEL)
-        live = table.live
-        return Price(
-            p.PRICED, sum(c.amount for c in standalone), tuple(standalone), None, live.source, live.version, ("exact",)
-        )
+        if host and provider_hosts.is_private(host) and not provider_hosts.is_billed(host, provider):
+            return Price(p.NEEDS_MAPPING)
+        total, live = sum(c.amount for c in standalone), table.live
+        price = Price(p.PRICED, total, tuple(standalone), None, live.source, live.version, ("exact",))
+        return _estimate(price, set(doubts), usage, lambda _: None) if doubts else price
     rates = _flat_rates(table, *named)
     if rates is not None and not doubts and (at is None or not rates.entry.former_entries):
         priced = rates.price(usage)
@@ -157,7 +168,8 @@ def _estimate(price: Price, flags: set[str], usage: Usage, priced_as: Callable[[
     if flags == {evidence.TOTALS_DISAGREE}:
         beyond = (usage.reported_total or 0) - usage.total
         if beyond > 0:
-            low, high = total, priced_as(usage._replace(output=usage.output + beyond))
+            dearer = [usage._replace(output=usage.output + beyond), usage._replace(input=usage.input + beyond)]
+            low, high = total, max((cost for part in dearer if (cost := priced_as(part)) is not None), default=None)
         else:
             high = total
     elif flags == {evidence.MODALITY_UNKNOWN}:
@@ -260,6 +272,8 @@ def _flat_rates(
         return None
     entry = resolution.entry
     geo = geo or _host_geo(host)
+    if entry.former_entries and entry.former_entries[-1][0] > datetime.now(UTC).date():
+        return None
     if entry.off_peak or entry.brackets or ((geo or speed) and multiplier(entry.json, geo, speed) != (1, 1)):
         return None
     if unknown_modifiers(entry, tier, geo, speed) or request_model.startswith(tool_fees.ROUTER):
@@ -315,12 +329,15 @@ def _charged(match: Match, usage: Usage, terms: _Terms) -> tuple[Price, set[str]
     """The price, and what makes it an estimate."""
     tier, geo, speed, completed_at, size, container, search_tool = terms
     entry, table, match_flags = match
-    if entry.former_entries and completed_at is not None:
-        entry = entry.valid_at(completed_at)
+    if entry.former_entries:
+        entry = entry.valid_at(completed_at or datetime.now(UTC))
         match_flags = match_flags if entry is match.entry else (*match_flags, "former")
     priced = components(entry, usage, tier, geo=geo, speed=speed, completed_at=completed_at)
     if size is not None and priced is not None:
-        others = non_token_meters.components(entry, usage, TIERS.get(tier.lower(), ""), size)
+        suffix = TIERS.get(tier.lower(), "")
+        others = non_token_meters.components(entry, usage, suffix, size)
+        if others is not None and suffix and not all(part.field.endswith(f"_{suffix}") for part in others):
+            priced[1].add(BATCH_ESTIMATED if suffix == "batches" else TIER_ESTIMATED)
         priced = None if others is None else (others, priced[1])
     if priced is None:
         unpriced = Price(p.NO_PRICE, key=entry.key, source=table.source, version=table.version, flags=match_flags)
@@ -369,17 +386,14 @@ def _resolve(
     return resolution
 
 
-def _reported(
-    provider: str, cost: str, usage: Usage | None, model: str | None, tier: str, table: Prices | None
-) -> Price:
+def _reported(cost: str, computed: Price) -> Price:
     """The provider's reported cost as the price, with the table's figure for comparison."""
     try:
         picousd = int((Decimal(cost) * 10**12).to_integral_value())
-    except (InvalidOperation, ValueError):
+    except (InvalidOperation, ValueError, OverflowError):
         picousd = MAX_REPORTED
     if not 0 <= picousd < MAX_REPORTED:  # not a cost, and more than the ledger's column holds
-        return quote(provider, model, usage, tier=tier, table=table)
-    computed = quote(provider, model, usage, tier=tier, table=table)
+        return computed
     part = Component("provider", 1, picousd * p.ATTO_PER_PICO, "usage.cost", picousd)
     return Price(p.PROVIDER_REPORTED, picousd, (part,), computed.key, "provider", None, (), computed.total_picousd)
 

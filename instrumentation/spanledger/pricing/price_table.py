@@ -334,7 +334,12 @@ def installed(newer_than: str) -> Table | None:
 
 
 def _version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.removeprefix("litellm ").split(".") if part.isdigit())
+    """Of a release of litellm; () of a file, whose name can have numbers, too."""
+    release = RELEASE.fullmatch(version)
+    return tuple(int(part) for part in release[1].split(".") if part.isdigit()) if release else ()
+
+
+RELEASE: Final = re.compile(r"(?:litellm )?(\d+(?:\.\w+)+)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -286,7 +286,8 @@ class _Lookup:
                 factor = FALLBACK_FACTORS.get((self.entry.provider, chain[0][0], base)) if position else None
                 if factor is not None:
                     return Rate(rate.atto * factor[0] // factor[1], rate.field, rate.estimated)
-                is_missing = position and meter not in USUALLY_EQUAL and rate.atto
+                is_usual = meter in USUALLY_EQUAL and not (meter.startswith("cache_read") and base == INPUT_RATE)
+                is_missing = position and not is_usual and rate.atto
                 return Rate(rate.atto, rate.field, rate.estimated or RATE_MISSING) if is_missing else rate
         # An embedding's output is its vector, which no table prices: counted by some servers, sold by none.
         return (
@@ -306,20 +307,17 @@ class _Lookup:
                 return Rate(rate.atto, rate.field, TIER_ESTIMATED)
         return None
 
-    def standard_rate(self, base: str, hours: int) -> Rate | None:
-        for threshold in (*self.thresholds, 0):
-            rate = self.fields.get((base, hours, threshold, ""))
-            if rate is not None:
-                return rate
-        return None
-
     def batch_rate(self, base: str, hours: int) -> Rate | None:
-        """`*_batches`, else half of standard (R7); cache reads keep their price where that is lower."""
+        """`*_batches`, else half of standard (R7); cache reads keep their price where that is lower.
+
+        The batch rate below a threshold counts above it, too, where there is no other; but then it is an estimate.
+        """
+        standard = None
         for threshold in (*self.thresholds, 0):
             rate = self.fields.get((base, hours, threshold, "batches"))
             if rate is not None:
-                return rate
-        standard = self.standard_rate(base, hours)
+                return rate if standard is None else rate._replace(estimated=BATCH_ESTIMATED)
+            standard = standard or self.fields.get((base, hours, threshold, ""))
         if standard is None:
             return None
         if base.startswith("cache_read") and "claude" not in self.entry.key:

@@ -26,8 +26,14 @@ and platform.claude.com/docs/en/about-claude/pricing)."""
 SESSION_HOUR: Final = ("session runtime 0.08 USD an hour", 8 * 10**16)
 """Of a managed agent, by the millisecond in which it runs (platform.claude.com/docs/en/about-claude/pricing)."""
 
-CODE_SESSION: Final = {"azure": ("azure/container.code_interpreter_cost_per_session", 33 * 10**15)}
-CODE_SESSION_DEFAULT: Final = ("openai/container.code_interpreter_cost_per_session", 3 * 10**16)
+PER_CALL_PRICES: Final = {
+    ("openai", "file_searches"): FILE_SEARCH,
+    ("azure", "file_searches"): FILE_SEARCH,
+    ("openai", "code_sessions"): ("openai/container.code_interpreter_cost_per_session", 3 * 10**16),
+    ("azure", "code_sessions"): ("azure/container.code_interpreter_cost_per_session", 33 * 10**15),
+    ("anthropic", "session_ms"): SESSION_HOUR,
+}
+"""(vendor, meter) -> (where the price stands, attodollars): the fee of another's tool of the same kind is not known."""
 
 TOOL_METERS: Final = {name: meter for name, meter in METERS.items() if meter.group == TOOLS}
 PER_CALL_METERS: Final = ("file_searches", "code_sessions", "session_ms")
@@ -45,27 +51,29 @@ def standalone_components(provider: str, usage: Usage, size: str) -> list[Compon
     """The components of a call that used only tools with a per-call price, independent of the model; else None."""
     if usage.total or any(_other_counts(usage)) or (usage.web_searches and provider not in SEARCHES_OF_ALL_MODELS):
         return None
-    parts = _per_call_components("azure" if provider.startswith("azure") else provider, usage, size)
+    parts, complete = _per_call_components(provider, usage, size)
     if usage.web_searches:
         parts.append(_component("web_searches", usage.web_searches, *WEB_SEARCH))
-    return parts or None
+    return parts if parts and complete else None
 
 
 MEMORY: Final = re.compile(r"(\d{1,3})g")
 """The memory of a container; its price is that of 1 GB, times as much (developers.openai.com/api/docs/pricing)."""
 
 
-def _per_call_components(provider: str, usage: Usage, size: str) -> list[Component]:
+def _per_call_components(provider: str, usage: Usage, size: str) -> tuple[list[Component], bool]:
+    """Components of the tools whose price no model decides, and whether the provider's price of each is known."""
+    vendor = "azure" if provider.startswith("azure") else provider.removeprefix("text-completion-")
     parts: list[Component] = []
-    if usage.file_searches:
-        parts.append(_component("file_searches", usage.file_searches, *FILE_SEARCH))
-    if usage.code_sessions:
-        field, rate = CODE_SESSION.get(provider, CODE_SESSION_DEFAULT)
-        memory = MEMORY.fullmatch(size)
-        parts.append(_component("code_sessions", usage.code_sessions, field, rate * (int(memory[1]) if memory else 1)))
-    if usage.session_ms:
-        parts.append(_component("session_ms", usage.session_ms, *SESSION_HOUR))
-    return parts
+    complete = True
+    for meter in PER_CALL_METERS:
+        quantity = getattr(usage, meter)
+        price = PER_CALL_PRICES.get((vendor, meter))
+        if quantity and price is not None:
+            memory = MEMORY.fullmatch(size) if meter == "code_sessions" else None
+            parts.append(_component(meter, quantity, price[0], price[1] * (int(memory[1]) if memory else 1)))
+        complete = complete and (not quantity or price is not None)
+    return parts, complete
 
 
 PREVIEW: Final = ("web_search_preview 25 USD a thousand calls", 25 * 10**15)
@@ -77,16 +85,14 @@ def components(entry: Entry, usage: Usage, size: str, search_tool: str = "") -> 
 
     `size` is that of a container ("4g"), `search_tool` the type of the search tool that the request named ("web_search").
     """
-    parts = _per_call_components(entry.provider, usage, size)
-    complete = True
+    parts, complete = _per_call_components(entry.provider, usage, size)
     for name, meter in TOOL_METERS.items():
         quantity = getattr(usage, name)
         if not quantity or name in PER_CALL_METERS:
             continue
         rate, field = _rate(entry, meter.prices)
         if name == "web_searches" and entry.provider == "openai" and search_tool:
-            is_old = search_tool.startswith("web_search_preview") and not entry.json.get("supports_reasoning")
-            field, rate = PREVIEW if is_old else WEB_SEARCH
+            field, rate = _openai_search(entry, search_tool, rate, field)
         if rate is None and name == "web_searches" and entry.provider in SEARCHES_OF_ALL_MODELS:
             rate, field = WEB_SEARCH[1], WEB_SEARCH[0]
         if rate is None:
@@ -96,6 +102,19 @@ def components(entry: Entry, usage: Usage, size: str, search_tool: str = "") -> 
             quantity = 1
         parts.append(_component(name, quantity, field, rate))
     return parts, complete
+
+
+REASONS: Final = re.compile(r"(?:^|/)(?:o\d|gpt-(?:[5-9]|\d\d))")
+"""Names of OpenAI's models that reason."""
+
+
+def _openai_search(entry: Entry, tool: str, table_rate: int | None, table_field: str) -> tuple[str, int]:
+    """(where it stands, attodollars) of a search: the table has the preview tool's fee, the newer tool's is the same with all models."""
+    if not tool.startswith("web_search_preview"):
+        return WEB_SEARCH
+    if table_rate is not None:
+        return table_field, table_rate
+    return WEB_SEARCH if REASONS.search(entry.key) else PREVIEW
 
 
 ROUTER: Final = "model-router"
@@ -116,7 +135,9 @@ def router_component(table: Table, request_model: str, usage: Usage) -> Componen
 def _is_billed_per_prompt(entry: Entry) -> bool:
     """Google: one fee a prompt, however many queries the model made of it."""
     return (
-        entry.provider.startswith(("gemini", "vertex_ai")) and entry.json.get("web_search_billing_unit") != "per_query"
+        entry.provider.startswith(("gemini", "vertex_ai"))
+        and "claude" not in entry.key
+        and entry.json.get("web_search_billing_unit") != "per_query"
     )
 
 

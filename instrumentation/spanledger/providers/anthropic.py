@@ -26,10 +26,13 @@ MODEL_REQUEST: Final = "span.model_request_end"
 """The event of a managed agent's session that carries usage; the session's own figures are sums of these."""
 
 
-KNOWN: Final = frozenset({
+COUNTED: Final = (
     "input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens_details.thinking_tokens",
-    "cache_creation.ephemeral_5m_input_tokens", "cache_creation.ephemeral_1h_input_tokens", "server_tool_use.web_search_requests",
-    "server_tool_use.web_fetch_requests", "iterations.*", "cost", "cost_details.*",
+    "cache_creation.ephemeral_5m_input_tokens", "cache_creation.ephemeral_1h_input_tokens",
+)  # fmt: skip
+KNOWN: Final = frozenset({
+    *COUNTED, *(f"iterations.{name}" for name in COUNTED), "server_tool_use.web_search_requests", "server_tool_use.web_fetch_requests",
+    "cost", "cost_details.*",
 })  # fmt: skip
 """Numbers of a usage object that are read, or cost nothing (fetching a page; OpenRouter's own cost, which is stated apart)."""
 
@@ -107,7 +110,12 @@ def fold(body: Json, event: Json) -> Json:
         message = mapping(event, "message")
         body.update({key: message.get(key) for key in MESSAGE_FIELDS}, streamed=True)
         body["usage"] = dict(mapping(message, "usage"))
+        if message.get("container"):
+            body["container"] = message["container"]
     elif kind == "message_delta":
+        container = get_path(event, "delta", "container")
+        if container:
+            body["container"] = container
         changed = {key: value for key, value in mapping(event, "usage").items() if value is not None}
         body["usage"] = {**mapping(body, "usage"), **changed}
         body["stop_reason"] = get_path(event, "delta", "stop_reason")
@@ -178,11 +186,13 @@ def _by_model(usage_fields: Json, model: str | None) -> tuple[Usage | None, dict
     if not iterations:
         return _usage([usage_fields], usage_fields), {}
     fell_back = any(get_path(part, "type") == "fallback_message" for part in iterations)
+    fallbacks = [label(part, "model") for part in iterations if get_path(part, "type") == "fallback_message"]
+    answering = fallbacks[-1] if fallbacks else model
     own: list[object] = [] if fell_back else [usage_fields]
     others: dict[str, list[object]] = {}
     for part in iterations:
         kind, at_model = get_path(part, "type"), label(part, "model")
-        if at_model is not None and at_model != model and (fell_back or kind == "advisor_message"):
+        if at_model is not None and at_model not in (model, answering) and (fell_back or kind == "advisor_message"):
             others.setdefault(at_model, []).append(part)
         elif fell_back or kind == "compaction":
             own.append(part)
@@ -333,6 +343,7 @@ def _model_request(event: Json) -> Response:
         usage=usage,
         speed=speed,
         raw_usage=compact_usage(usage_fields),
+        unread=unread_names(usage_fields, KNOWN),
         operation="chat",
         job_id=name,
         created=created,

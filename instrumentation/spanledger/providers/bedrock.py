@@ -35,7 +35,7 @@ HEADERS: Final = {
 """Headers of an answer -> the metric of the same meaning."""
 KNOWN: Final = frozenset({
     "inputTokens", "outputTokens", "totalTokens", "cacheReadInputTokens", "cacheWriteInputTokens", "cacheReadInputTokenCount",
-    "cacheWriteInputTokenCount", "cacheDetails.inputTokens",
+    "cacheWriteInputTokenCount", "inputTokenCount", "outputTokenCount", "invocationLatency", "firstByteLatency", "cacheDetails.inputTokens",
 })  # fmt: skip
 """Numbers of Converse's usage that are read."""
 VENDOR_COUNTS: Final = (
@@ -114,7 +114,7 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
         raw_usage=compact_usage(usage_fields or metrics),
         complete=complete,
         operation=request.operation if request else None,
-        unread=unread_names(usage_fields, KNOWN),
+        unread=unread_names(usage_fields or metrics, KNOWN),
     )
 
 

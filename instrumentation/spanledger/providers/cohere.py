@@ -6,8 +6,10 @@ import re
 from typing import Final
 
 from spanledger.providers import UNKNOWN_OPERATION, Request, Response, compact_usage
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, label, mapping, number
 from spanledger.semconv import usage as usages
+from spanledger.semconv.evidence import FEE_UNKNOWN
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "cohere"
@@ -23,6 +25,8 @@ OPERATIONS: Final = {
 UNBILLED: Final = frozenset(
     {"tokenize", "detokenize", "check-api-key", "datasets", "connectors", "embed-jobs", "models"}
 )
+KNOWN: Final = frozenset({"input_tokens", "output_tokens", "search_units", "classifications", "image_tokens"})
+"""Of the billed units, those that are read."""
 PATH: Final = re.compile(r"/v[12]/([\w-]+)")
 
 
@@ -60,13 +64,16 @@ def fold(body: Json, event: Json) -> Json:
 def response(body: Json, request: Request | None = None, provider: str = "") -> Response:  # noqa: ARG001 - the protocol's
     stated = mapping(body, "usage") or mapping(body, "meta")
     reason = label(body, "finish_reason")
+    usage = _usage(stated)
     return Response(
         label(body, "id") or label(body, "generation_id"),
         None,
         (reason,) if reason else (),
-        _usage(stated),
+        usage,
         raw_usage=compact_usage({key: value for key, value in stated.items() if key != "api_version"}),
         complete=body.get("streamed") is not True or body.get("finished") is True,
+        unread=unread_names(mapping(stated, "billed_units"), KNOWN),
+        doubts=(FEE_UNKNOWN,) if usage is not None and usage.total and usage.queries else (),
     )
 
 

@@ -16,7 +16,7 @@ from spanledger.providers.google_jobs import modalities
 from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, number
 from spanledger.semconv import usage as usages
-from spanledger.semconv.evidence import FEE_UNKNOWN, MODALITY_UNKNOWN
+from spanledger.semconv.evidence import FEE_UNKNOWN
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "gcp.gemini"
@@ -46,7 +46,9 @@ BATCHES: Final = {
 UNBILLED_VERBS: Final = frozenset({
     "countTokens", "computeTokens", "tuningJobs", "tunedModels", "files", "upload", "auth_tokens", "cancel", "register", "fileSearchStores", "agents",
     "validateReinforcementTuningReward", "importFile", "uploadToFileSearchStore", "webhooks", "triggers", "environments",
+    "credentials", "executions", "ping", "rotateSigningSecret",
 })  # fmt: skip
+"""Verbs and collections that sell nothing; what the execution of a trigger uses is its interaction's."""
 
 MODEL: Final = re.compile(r"([^/:?]+):(\w+)(?:\?.*)?$")
 COLLECTION: Final = re.compile(r"/(\w+)(?:\?.*)?$")
@@ -152,10 +154,7 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
     model = label(body, "modelVersion")
     grounding = mapping(body, "grounding") or _grounding(candidates, {})
     usage = _usage(usage_fields, grounding)
-    doubts: tuple[str, ...] = ()
-    if usage is not None and model is not None and "-image" in model and not _states_output(usage_fields):
-        made = usage.output - usage.reasoning  # such a model answers in images; text would be ten times cheaper
-        usage, doubts = usage._replace(output=usage.reasoning, output_image=made), (MODALITY_UNKNOWN,) if made else ()
+    usage, doubts = google_jobs.as_images(usage, model, is_stated=_states_output(usage_fields))
     if "retrievedContext" in items(grounding, "kinds") and provider == "gcp.vertex_ai":
         doubts = (*doubts, FEE_UNKNOWN)  # grounding with data of one's own has a fee there, by its kind
     return Response(

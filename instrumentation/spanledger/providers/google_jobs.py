@@ -11,13 +11,21 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from spanledger.providers import Request, Response, compact_usage
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, unix_seconds
 from spanledger.semconv import usage as usages
+from spanledger.semconv.evidence import FEE_UNKNOWN, MODALITY_UNKNOWN
 from spanledger.semconv.usage import Usage
 
 MODALITIES: Final = {1: "TEXT", 2: "IMAGE", 3: "VIDEO", 4: "AUDIO", 5: "DOCUMENT"}
 """The enum's numbers, as proto-JSON transports write them."""
 GROUNDING: Final = {"google_search": "web_searches", "google_maps": "maps_queries"}
+KNOWN: Final = frozenset({
+    "total_input_tokens", "total_output_tokens", "input_tokens", "output_tokens", "total_thought_tokens", "total_tool_use_tokens",
+    "total_cached_tokens", "cached_tokens", "total_tokens", "initial_input_tokens", "input_tokens_by_modality.tokens",
+    "cached_tokens_by_modality.tokens", "output_tokens_by_modality.tokens", "tool_use_tokens_by_modality.tokens", "grounding_tool_count.count",
+})  # fmt: skip
+"""Numbers of an interaction's usage that are read, or are parts of others."""
 PENDING: Final = frozenset({"in_progress", "queued", "requires_action"})
 
 Reader = Callable[[Json], Response]
@@ -39,15 +47,30 @@ def interaction(body: Json) -> Response:
     """An interaction, a decision or a voice: an object with an id, a model and `usage`."""
     usage_fields = mapping(body, "usage")
     status = label(body, "status")
+    usage, model = _usage(usage_fields), label(body, "model")
+    usage, doubts = as_images(usage, model, is_stated=bool(items(usage_fields, "output_tokens_by_modality")))
+    used = (label(item, "type") for item in items(usage_fields, "grounding_tool_count")[:16] if count(item, "count"))
+    if any(tool not in GROUNDING for tool in used):
+        doubts = (*doubts, FEE_UNKNOWN)
     return Response(
         label(body, "id"),
-        label(body, "model"),
+        model,
         (status,) if status else (),
-        _usage(usage_fields),
+        usage,
         label(usage_fields, "service_tier") or label(body, "service_tier"),
         raw_usage=compact_usage(usage_fields),
         complete=body.get("streamed") is not True or body.get("finished") is True,
+        unread=unread_names(usage_fields, KNOWN),
+        doubts=doubts,
     )
+
+
+def as_images(usage: Usage | None, model: str | None, *, is_stated: bool) -> tuple[Usage | None, tuple[str, ...]]:
+    """The output of an image model that does not say what it is: images, as text would be ten times cheaper; and the doubt."""
+    if usage is None or is_stated or model is None or "-image" not in model:
+        return usage, ()
+    made = usage.output - usage.reasoning
+    return usage._replace(output=usage.reasoning, output_image=made), (MODALITY_UNKNOWN,) if made else ()
 
 
 def _usage(usage_fields: Json) -> Usage | None:
@@ -76,6 +99,9 @@ def _usage(usage_fields: Json) -> Usage | None:
         input_audio=max(0, input_modalities.get("AUDIO", 0) - cached.get("AUDIO", 0)),
         input_image=max(0, input_modalities.get("IMAGE", 0) - cached.get("IMAGE", 0)),
         input_video=max(0, input_modalities.get("VIDEO", 0) - cached.get("VIDEO", 0)),
+        cache_read_audio=cached.get("AUDIO", 0),
+        cache_read_image=cached.get("IMAGE", 0),
+        cache_read_video=cached.get("VIDEO", 0),
         output_audio=output_modalities.get("AUDIO", 0),
         output_image=output_modalities.get("IMAGE", 0),
         output_video=output_modalities.get("VIDEO", 0),

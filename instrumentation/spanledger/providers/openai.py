@@ -15,7 +15,7 @@ from spanledger.providers.openai_endpoints import DECISION, endpoint
 from spanledger.providers.openai_usage import read_usage
 from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number
-from spanledger.semconv.dialects import KNOWN, stated_cost, unstated_fees, usage_of
+from spanledger.semconv.dialects import known_names, stated_cost, unstated_fees, usage_of
 from spanledger.semconv.evidence import FEE_UNKNOWN, TOKENS_MISSING
 from spanledger.semconv.usage import Usage
 
@@ -95,6 +95,8 @@ def _fold_chat(body: Json, event: Json) -> Json:
         delta = get_path(choice, "delta")
         if isinstance(delta, dict) and delta.get("annotations"):  # pyright: ignore[reportUnknownMemberType]
             body["cited"] = True
+        if isinstance(delta, dict) and delta.get("executed_tools"):  # pyright: ignore[reportUnknownMemberType]
+            body["executed_tools"] = True
         if len(cast("list[object]", choices)) == 1 and get_path(choice, "finish_reason") is None:
             return body
         reasons = cast("Json", body.setdefault("reasons", {}))
@@ -132,7 +134,7 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
         if request.is_poll:
             return openai_jobs.read_poll(body, response)
         if request.operation in openai_media.OPERATIONS:
-            return openai_media.response(body, request)
+            return openai_media.response(body, request, provider)
     usage_fields = usage_of(body)
     streamed = body.get("streamed") is True
     model = label(body, "model")
@@ -154,7 +156,7 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
         size=_memory(body),
         quality=_search_tool(body) if usage is not None and usage.web_searches else None,
         extras=_hosted_tools(body),
-        unread=unread_names(usage_fields, KNOWN),
+        unread=unread_names(usage_fields, known_names(provider)),
         doubts=_doubts(body, usage, model),
         containers=_containers(body),
     )
@@ -192,6 +194,7 @@ def _hosted_tools(body: Json) -> tuple[Response, ...]:
             usage,
             raw_usage=compact_usage(usage_fields),
             operation="image_generation",
+            unread=unread_names(usage_fields, known_names("openai")),
         ),
     )
 
@@ -223,7 +226,9 @@ def _doubts(body: Json, usage: Usage | None, model: str | None) -> tuple[str, ..
         return ()
     is_open = "choices" in body and model is not None and SEARCH_MODEL.search(model) and not usage.web_searches
     fields = usage_of(body)
-    used_tools = any(get_path(choice, "message", "executed_tools") for choice in items(body, "choices")[:64])
+    used_tools = body.get("executed_tools") is True or any(
+        get_path(choice, "message", "executed_tools") for choice in items(body, "choices")[:64]
+    )
     return (FEE_UNKNOWN,) if is_open or used_tools or unstated_fees(fields) else ()
 
 

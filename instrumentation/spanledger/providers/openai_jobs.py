@@ -12,7 +12,9 @@ from typing import Final, cast
 from spanledger.providers import Response, compact_usage
 from spanledger.providers.openai_media import video_seconds
 from spanledger.providers.openai_usage import read_usage
+from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping
+from spanledger.semconv.dialects import known_names
 from spanledger.semconv.usage import Usage
 
 TERMINAL_STATUSES: Final = frozenset(
@@ -107,8 +109,16 @@ def read_poll(body: Json, read: Reader) -> Response:
             (),
             read_usage(usage_fields, {}),
             raw_usage=compact_usage(usage_fields),
+            unread=_unread(usage_fields),
         ),
     )
+
+
+def _unread(usage_fields: Json) -> str | None:
+    return unread_names(usage_fields, EVERYTHING_READ)
+
+
+EVERYTHING_READ: Final = known_names("openai") | {"invocation_count"}
 
 
 def _with_job_id(body: Json, response: Response) -> Response:
@@ -140,19 +150,33 @@ def _eval_response(run: Json, per_model: object) -> Response:
         job_id=name,
         created=count(run, "created_at"),
         begun_job_id=label(run, "id"),
+        unread=_unread(usage_fields),
     )
 
 
 def _grader_response(model: str, usage: object) -> Response:
     usage_fields = mapping(usage)
-    return Response(None, label(model), (), read_usage(usage_fields, {}), raw_usage=compact_usage(usage_fields))
+    return Response(
+        None,
+        label(model),
+        (),
+        read_usage(usage_fields, {}),
+        raw_usage=compact_usage(usage_fields),
+        unread=_unread(usage_fields),
+    )
 
 
 def _turn_response(turn: Json) -> Response:
     name = label(turn, "id") or label(turn, "turn")
     usage_fields = mapping(turn, "usage")
     return Response(
-        name, label(turn, "model"), (), read_usage(usage_fields, {}), raw_usage=compact_usage(usage_fields), job_id=name
+        name,
+        label(turn, "model"),
+        (),
+        read_usage(usage_fields, {}),
+        raw_usage=compact_usage(usage_fields),
+        job_id=name,
+        unread=_unread(usage_fields),
     )
 
 

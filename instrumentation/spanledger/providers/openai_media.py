@@ -8,7 +8,7 @@ from spanledger.providers import Request, Response, compact_usage
 from spanledger.providers.openai_usage import read_usage
 from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, items, label, mapping, number
-from spanledger.semconv.dialects import KNOWN
+from spanledger.semconv.dialects import known_names, stated_cost
 from spanledger.semconv.usage import Usage
 
 DEFAULT_SECONDS: Final = 4
@@ -50,7 +50,7 @@ def video_seconds(body: Json) -> float | None:
     return seconds if seconds is not None and 0 <= seconds < 1e6 else None
 
 
-def response(body: Json, request: Request) -> Response:
+def response(body: Json, request: Request, provider: str = "") -> Response:
     """An answer's tokens or seconds; the request's expectation stands in where it has neither."""
     usage_fields = mapping(body, "usage")
     image = request.operation == "image_generation"
@@ -77,7 +77,8 @@ def response(body: Json, request: Request) -> Response:
         quality=label(body, "quality"),
         extras=_svg_responses(usage_fields),
         containers=(label(body, "id") or "",) if request.operation == "create_container" and "id" in body else (),
-        unread=unread_names(usage_fields, KNOWN),
+        unread=unread_names({k: v for k, v in usage_fields.items() if k != "svg_usage"}, known_names(provider)),
+        provider_cost_usd=stated_cost(usage_fields),
     )
 
 
@@ -87,4 +88,7 @@ def _svg_responses(usage_fields: Json) -> tuple[Response, ...]:
     usage = read_usage(svg, {})
     if usage is None:
         return ()
-    return (Response(None, label(svg, "model"), (), usage, raw_usage=compact_usage(svg), operation="chat"),)
+    unread = unread_names(svg, known_names("openai"))
+    return (
+        Response(None, label(svg, "model"), (), usage, raw_usage=compact_usage(svg), operation="chat", unread=unread),
+    )

@@ -53,11 +53,9 @@ def read_usage(
     prompt, completion = prompt or 0, completion or 0
     reasoning = n(f"{out}.reasoning_tokens", 0)
     total = n("total_tokens")
-    cached = n(f"{into}.cached_tokens")
-    for name in dialects.READ_NAMES:
-        if cached is None:
-            cached = n(name)
-    cached = cached or 0
+    cached = n(f"{into}.cached_tokens", 0)
+    if not cached:
+        cached = next((read for name in dialects.READ_NAMES if (read := n(name))), 0)
     writes = n(f"{into}.cache_write_tokens", 0)
     if not writes:
         writes = next((w for name in dialects.WRITE_NAMES if (w := n(name.replace("*", into)))), 0)

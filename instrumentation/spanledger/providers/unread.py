@@ -8,8 +8,11 @@ from typing import Final, cast
 
 from spanledger.runtime.untrusted_json import Json, label
 
-NO_MONEY: Final = re.compile(r"time_to_|per_sec|(?:time|latency|duration|_ms|_ns|per_sec(?:ond)?|_at|modality)$")
-"""Ends of names of numbers that say how long something took, or when it was."""
+NO_MONEY: Final = re.compile(
+    r"(?:.*\.)?(?:time_to_\w+|\w*per_sec(?:ond)?(?:_\w+)?|(?:\w+_)?latency(?:_m?s)?|created(?:_at)?|\w*modality"
+    r"|(?:queue|prompt|completion|total|load|eval|prompt_eval|inference|processing|prefill|decode|generation|server)_?(?:time|duration)(?:_m?s)?)"
+)
+"""Numbers that say how fast an answer was, or when it came. A length of time that can be sold (audio, a container) is not among them."""
 MAX_NAMES: Final = 8
 MAX_ITEMS: Final = 64
 MAX_DEPTH: Final = 5
@@ -22,7 +25,7 @@ def unread_names(usage_fields: Json, known: frozenset[str]) -> str | None:
     """
     names: list[str] = []
     for name in _numbers(usage_fields, "", MAX_DEPTH):
-        if name not in known and name not in names and not NO_MONEY.search(name) and not _is_below(name, known):
+        if name not in known and name not in names and not NO_MONEY.fullmatch(name) and not _is_below(name, known):
             names.append(name)
             if len(names) == MAX_NAMES:
                 break

@@ -8,7 +8,8 @@ completion. Others deviate, and some of them only for some models, so a deviatio
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple, cast
 
 from spanledger.runtime.untrusted_json import Json, get_path, items, mapping
 
@@ -27,7 +28,7 @@ class Dialect(NamedTuple):
     is_reasoning_apart: bool = False
     """Whether `completion_tokens` leaves reasoning out; `total_tokens` includes it."""
     informs: tuple[str, ...] = ()
-    """Further numbers in usage that cost nothing by themselves."""
+    """Further numbers in usage that are not read: they cost nothing, or are a part of what the answer states as its cost."""
 
 
 DIALECTS: Final[dict[str, Dialect]] = {
@@ -76,7 +77,7 @@ DIALECTS: Final[dict[str, Dialect]] = {
     "deepinfra": Dialect("deepinfra.com/docs/openai_api: usage.estimated_cost", informs=("estimated_cost",)),
     "perplexity": Dialect(
         "docs.perplexity.ai/api-reference: usage.cost is the sum",
-        informs=("cost.*", "citation_tokens", "num_search_queries", "reasoning_tokens"),
+        informs=("cost.*", "citation_tokens", "num_search_queries"),
     ),
     "litellm": Dialect(
         "docs.litellm.ai/docs/completion/prompt_caching: cache_creation_tokens, also Claude's names beside prompt_tokens",
@@ -133,10 +134,12 @@ def settled(
         reasoning: tokens as stated.
         total: the answer's own total.
     """
-    if cached > prompt or (cached and total == prompt + cached + completion):
+    is_apart = _is_reasoning_apart(provider, model)
+    sums_with_reasoning = is_apart and total == prompt + completion + reasoning
+    if cached > prompt or (cached and total == prompt + cached + completion and not sums_with_reasoning):
         prompt += cached  # as Claude's own format counts, which gateways in front of it pass on
     beyond = (total or 0) - prompt - completion
-    if beyond > 0 and (beyond == reasoning or _is_reasoning_apart(provider, model)):
+    if beyond > 0 and (beyond == reasoning or is_apart):
         return Totals(prompt, completion + beyond, max(reasoning, beyond))
     return Totals(prompt, completion, reasoning)
 
@@ -149,7 +152,7 @@ def _is_reasoning_apart(provider: str, model: str) -> bool:
 
 
 FEES_OF_TOOLS: Final = (
-    "num_search_queries", "citation_tokens", "search_context_size", "num_sources_used", "num_server_side_tools_used",
+    "num_search_queries", "citation_tokens", "server_tool_use", "search_context_size", "num_sources_used", "num_server_side_tools_used",
     "server_side_tool_usage_details",
 )  # fmt: skip
 """What Perplexity and xAI count of searches and tools, which they bill beside the tokens."""
@@ -157,7 +160,12 @@ FEES_OF_TOOLS: Final = (
 
 def unstated_fees(usage_fields: Json) -> bool:
     """Whether tools were used that are billed, and the answer does not state its cost."""
-    return any(usage_fields.get(name) for name in FEES_OF_TOOLS) and stated_cost(usage_fields) is None
+    return stated_cost(usage_fields) is None and any(_is_used(usage_fields.get(name)) for name in FEES_OF_TOOLS)
+
+
+def _is_used(value: object) -> bool:
+    """Whether a count, or one of several, is not 0."""
+    return any(cast("Json", value).values()) if isinstance(value, dict) else bool(value)
 
 
 INTO: Final = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details", "input_token_details")
@@ -166,8 +174,9 @@ COUNTED: Final = (
     "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens", "seconds", "cost_in_usd_ticks", "cost",
 )  # fmt: skip
 COUNTED_INTO: Final = (
-    "cached_tokens", "cache_write_tokens", "cache_write_tokens_details.*", "cached_tokens_details.*", "audio_tokens", "image_tokens",
-    "text_tokens", "video_tokens",
+    "cached_tokens", "cache_write_tokens", "cache_write_tokens_details.ttl_30m_tokens", "cache_write_tokens_details.ttl_12h_tokens",
+    "cached_tokens_details.audio_tokens", "cached_tokens_details.image_tokens", "cached_tokens_details.text_tokens", "audio_tokens",
+    "image_tokens", "text_tokens", "video_tokens",
 )  # fmt: skip
 COUNTED_OUT: Final = (
     "reasoning_tokens", "audio_tokens", "image_tokens", "text_tokens", "video_tokens", "accepted_prediction_tokens",
@@ -175,18 +184,19 @@ COUNTED_OUT: Final = (
 )  # fmt: skip
 
 
-def _known_names() -> frozenset[str]:
+@lru_cache(maxsize=256)
+def known_names(provider: str) -> frozenset[str]:
+    """Dotted names of all numbers in a provider's usage that are read, or cost nothing; "*" at the end stands for anything.
+
+    What is read of everybody is known of everybody; what only informs, of the provider that says so.
+    """
     names = {*COUNTED}
     names.update(f"{details}.{name}" for details in INTO for name in COUNTED_INTO)
     names.update(f"{details}.{name}" for details in OUT for name in COUNTED_OUT)
-    for dialect in DIALECTS.values():
-        for name in (*dialect.cache_read, *dialect.cache_write, *dialect.informs):
-            names.update(name.replace("*.", f"{details}.", 1) for details in INTO)
+    own = DIALECTS.get(provider)
+    for name in (*READ_NAMES, *WRITE_NAMES, *(own.informs if own is not None else ())):
+        names.update(name.replace("*.", f"{details}.", 1) for details in INTO)
     return frozenset(names)
-
-
-KNOWN: Final = _known_names()
-"""Dotted names of all numbers in usage that are read, or cost nothing; "*" at the end stands for anything."""
 
 
 def stated_cost(usage_fields: Json) -> str | None:

@@ -1,14 +1,14 @@
 """The lines of a batch's result file within one span: what each used, in short keys.
 
 A line is an object: `i` the id of what was billed, `r` of the response, `m` the model, `t` the tier, `g` the geography,
-`s` the speed, `o` the operation (where it is not the span's), `c` Unix seconds, `u` the meters that are not zero, `n` what of
+`s` the speed, `o` the operation (where it is not the span's), `z` size and `q` quality, `c` Unix seconds, `u` the meters that are not zero, `n` what of
 the usage is not read, `d` what else is in doubt.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from spanledger.runtime.untrusted_json import Json, count, label, mapping, parse_json
@@ -23,6 +23,8 @@ LABELS: Final = {
     "g": a.INFERENCE_GEO,
     "s": a.SPEED,
     "o": a.OPERATION,
+    "z": a.MEDIA_SIZE,
+    "q": a.MEDIA_QUALITY,
     "n": a.USAGE_UNREAD,
     "d": a.USAGE_DOUBTS,
 }
@@ -32,32 +34,12 @@ MAX_LINES: Final = 1000
 """Lines in a span; we write 500."""
 
 
-def entry(
-    usage: Usage,
-    job_id: str,
-    response_id: str | None,
-    model: str | None,
-    tier: str | None,
-    geo: str | None,
-    speed: str | None,
-    operation: str | None,
-    created: int | None,
-    unread: str | None = None,
-    doubts: str | None = None,
-) -> str:
-    """One line, as JSON: text, which the garbage collector does not look at. What is None is left out."""
-    texts = {
-        "i": job_id,
-        "r": response_id,
-        "m": model,
-        "t": tier,
-        "g": geo,
-        "s": speed,
-        "o": operation,
-        "n": unread,
-        "d": doubts,
-    }
-    line: Json = {key: value for key, value in texts.items() if value is not None}
+def entry(usage: Usage, labels: Mapping[str, str | None], created: int | None) -> str:
+    """One line, as JSON: text, which the garbage collector does not look at.
+
+    `labels`: span attribute -> its value, those of `LABELS`; what is None is left out.
+    """
+    line: Json = {key: value for key, name in LABELS.items() if (value := labels.get(name)) is not None}
     if created is not None:
         line["c"] = created
     line["u"] = {name: value for name, value in zip(Usage._fields, usage, strict=True) if value}
