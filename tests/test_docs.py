@@ -29,7 +29,7 @@ from redis_server import RedisServer
 from spanledger import attribution
 from spanledger.limits.policy_documents import load
 from spanledger.runtime import settings
-from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.cli import assign, main
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.demo.loopback_provider import Provider
 from synthetic import open_shop
@@ -275,6 +275,10 @@ def python_block(text: str) -> None:
 
 
 def toml_block(text: str) -> None:
+    if {"team", "project"} & tomllib.loads(text).keys():
+        Path("teams.toml").write_text(text)
+        assert assign.read(Path("teams.toml"))
+        return
     if "budget" in tomllib.loads(text):
         Path("limits.toml").write_text(text)
         assert load("limits.toml").budgets

@@ -323,7 +323,7 @@ def test_where_another_list_differs_is_named_and_what_is_not_known_is_left_out(m
         (("anthropic", None), {"session_ms": 3_600_000, "web_searches": 1}, {}, 0.09, ("exact",)),
     ],
 )  # fmt: skip
-def test_a_fee_belongs_to_whoever_charges_it(
+def test_a_fee_is_that_of_the_vendor_who_charges_it(
     named: tuple[str, str | None], usage: dict[str, int], more: dict[str, Any], right: float, flags: tuple[str, ...]
 ):
     price = quote(*named, usage, **more)
@@ -433,7 +433,7 @@ def test_a_stream_leaves_open_what_the_whole_answer_does(reader: Any, events: li
         (bedrock_format, {"metrics": {"inputTokenCount": 1, "outputTokenCount": 1, "holograms": 9}}),
     ],
 )  # fmt: skip
-def test_what_nobody_reads_is_named_in_every_format(reader: Any, body: dict[str, Any]):
+def test_an_unread_number_is_named_in_every_format(reader: Any, body: dict[str, Any]):
     assert reader.response(body).unread
 
 

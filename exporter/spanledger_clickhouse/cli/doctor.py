@@ -214,6 +214,8 @@ def _shipper(directory: Path, waiting: int) -> Finding:
 
 
 def _prices() -> Iterator[Finding]:
+    for problem in prices().problems:
+        yield Finding(WARNING, "prices", problem, "correct the setting, then check it: spanledger prices check")
     live = prices().live
     age = (datetime.now(UTC).date() - live.dated).days if live.dated else None
     text = f"{live.source} {live.version}, {len(live.models):,} models, sha256 {live.sha256[:12]}"

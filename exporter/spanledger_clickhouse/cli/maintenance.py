@@ -185,7 +185,8 @@ def reprice(since: datetime, until: datetime | None, model: str | None, dry_run:
     """Reprice calls with the current price tables, as of the time of each call.
 
     Changes are recorded in the table `corrections` with old and new figures, and the rollups are updated. Unpriced calls
-    get a price if there is one now. After an interruption, run the command again to resume.
+    get a price if there is one now ("healed"); "unpriced" have none any more. Run it with the SPANLEDGER_PRICE_OVERRIDES and
+    SPANLEDGER_PRICES_FILE of the application: rows priced by own rates are left alone without them. After an interruption, run the command again to resume.
 
     \b
     Example:
@@ -205,9 +206,9 @@ def reprice(since: datetime, until: datetime | None, model: str | None, dry_run:
             )
         if not dry_run and changes:
             Rollups(database.client, database.target).refresh()
-    rows = [(c.model, c.calls, c.newly_priced, c.old_usd, c.new_usd, c.new_usd - c.old_usd) for c in changes]
-    columns = ("model", "calls", "healed", "old_cost_usd", "new_cost_usd", "difference_usd")
-    types = ("String", "UInt64", "UInt64", "Decimal(38, 12)", "Decimal(38, 12)", "Decimal(38, 12)")
+    rows = [(c.model, c.calls, c.newly_priced, c.lost, c.old_usd, c.new_usd, c.new_usd - c.old_usd) for c in changes]
+    columns = ("model", "calls", "healed", "unpriced", "old_cost_usd", "new_cost_usd", "difference_usd")
+    types = ("String", "UInt64", "UInt64", "UInt64", "Decimal(38, 12)", "Decimal(38, 12)", "Decimal(38, 12)")
     show(Result(columns, types, rows), "Would change" if dry_run else "Changed", json_output=as_json)
 
 

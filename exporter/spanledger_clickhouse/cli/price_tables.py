@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import click
 from spanledger.pricing import Price, price_table
 from spanledger.pricing.model_names import parse_model_name
 from spanledger.pricing.price import Component
-from spanledger.pricing.price_table import Prices, Table
+from spanledger.pricing.price_table import Overrides, Prices, Table
 from spanledger.pricing.rates import GRAMMAR, Entry, Rate, attousd, compile_entry
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
@@ -57,7 +58,10 @@ def show(model: str, as_json: bool) -> None:
     Example:
       spanledger prices show gpt-4.1-mini
     """
-    model_name = parse_model_name(model)[0].lower()
+    alias = price_table.prices().overrides.aliases.get(model)
+    if alias is not None and not as_json:
+        console().print(f"{model} is your name of {alias}")
+    model_name = parse_model_name(alias or model)[0].lower().rpartition("/")[2]
     entries = [
         {"key": key, "source": table.source, "version": table.version, **table.models[key]}
         for table in price_table.prices().tables
@@ -150,22 +154,26 @@ def _normalized_rate(entry: Json, field: str) -> str | None:
 def check(against: str | None, as_json: bool) -> None:
     """Check the prices in force for errors; exit with status 1 if there are any that are not corrected.
 
-    With --against genai-prices (pip install genai-prices) a second opinion: where the input or output price of the 100
-    most common models differs by more than 0.5 %, and what is known of it.
+    With --against genai-prices (install it: uv pip install genai-prices, or pip) a second opinion instead: where the
+    input, cached or output price of the 100 newest models that both lists have differs by more than 0.5 %, and why.
 
     \b
     Example:
       SPANLEDGER_PRICE_OVERRIDES=prices.toml spanledger prices check
     """
-    findings = list(_findings(price_table.prices()) if against is None else _second_opinion())
+    prices = price_table.prices()
+    findings = list(_findings(prices) if against is None else _second_opinion())
+    subjects = (
+        "the 100 newest models that both lists have"
+        if against
+        else f"{sum(len(t.models) for t in prices.tables):,} entries"
+    )
     if as_json:
         click.echo(json.dumps(findings, indent=2))
     else:
         for finding in findings:
-            console().print(f"{finding['model'] or '-'}: {finding['problem']}")
-        console().print(
-            f"{len(findings)} findings in {sum(len(t.models) for t in price_table.prices().tables):,} entries"
-        )
+            console().print(f"{finding['model'] or '-'}: {finding['problem']}", markup=False)
+        console().print(f"{len(findings)} finding{'s' * (len(findings) != 1)} in {subjects}")
     if any(not finding["problem"].endswith((CORRECTED, EXPLAINED)) for finding in findings):
         raise SystemExit(1)
 
@@ -174,7 +182,9 @@ def _second_opinion() -> Iterator[dict[str, str]]:
     try:
         differences = list(second_opinion.differences(price_table.prices()))
     except ModuleNotFoundError:
-        raise click.ClickException("genai-prices is not installed here: pip install genai-prices") from None
+        raise click.ClickException(
+            "genai-prices is not installed here: pip install genai-prices (uv pip install genai-prices, without pip)"
+        ) from None
     for difference in differences:
         problem = f"{difference.field}: {difference.ours:g} USD/M here, {difference.theirs:g} in genai-prices"
         explained = f": {difference.explanation}{EXPLAINED}" if difference.explanation else ""
@@ -183,6 +193,8 @@ def _second_opinion() -> Iterator[dict[str, str]]:
 
 def _findings(prices: Prices) -> Iterator[dict[str, str]]:
     live = prices.live
+    yield from ({"model": "", "problem": problem} for problem in prices.problems)
+    yield from _mistakes(prices.overrides, {name for entry in price_table.bundled().models.values() for name in entry})
     age = (datetime.now(UTC).date() - live.dated).days if live.dated else 0
     if age > STALE_DAYS:
         advice = "pip install a newer spanledger, or set SPANLEDGER_PRICES_FILE to a newer litellm wheel"
@@ -195,6 +207,40 @@ def _findings(prices: Prices) -> Iterator[dict[str, str]]:
             yield {"model": key, "problem": "your rates lack litellm_provider: they count for every provider"}
     for table in (prices.overrides.table, live):
         yield from _implausible_rates(table)
+
+
+def _mistakes(own: Overrides, field_names: set[str]) -> Iterator[dict[str, str]]:
+    """What in the user's own file means nothing, or can hardly be meant."""
+    for section in own.unknown_sections:
+        yield {
+            "model": "",
+            "problem": f"your rates have a section [{section}], which means nothing: write [aliases] or [models]",
+        }
+    for key, entry in own.table.models.items():
+        for name, value in entry.items():
+            problem = _mistake(name, value, field_names)
+            if problem:
+                yield {"model": key, "problem": problem}
+
+
+def _mistake(name: str, value: object, field_names: set[str]) -> str:
+    if name == "_history" or name in field_names or GRAMMAR.fullmatch(name):
+        rate = attousd(value)
+        if not GRAMMAR.fullmatch(name):
+            return ""
+        if rate is None:
+            return f"your {name} = {json.dumps(value)} is not a number of USD a token"
+        return (
+            f"your {name} is {rate / 1e12:,.0f} USD a million tokens: is it meant for a million?"
+            if rate > DEAREST
+            else ""
+        )
+    near = difflib.get_close_matches(name, field_names, 1)
+    return f"your field {name} means nothing" + (f": did you mean {near[0]}?" if near else "")
+
+
+DEAREST: Final = 10**15
+"""Attodollars a token: 1,000 USD a million, which no model costs."""
 
 
 def _implausible_rates(table: Table) -> Iterator[dict[str, str]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 
 from spanledger.pricing import Price, quote
+from spanledger.pricing.calculator import SHORT_NAMES
 from spanledger.pricing.price_table import prices as in_force
-from spanledger.runtime.untrusted_json import count, get_path, label, mapping
+from spanledger.runtime.untrusted_json import Json, count, get_path, label, mapping
+from spanledger.semconv.usage import METERS
 from spanledger_clickhouse.cli import price_tables
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
 from spanledger_clickhouse.cli.price_tables import price_breakdown
@@ -82,9 +84,18 @@ def prices(context: click.Context, as_json: bool) -> None:
 @click.option("--tier", default="", help="batch, flex, priority, ...")
 @click.option("--geo", default="", help="A processing region or geography (eu, us, europe-west4).")
 @click.option("--speed", default="", help="fast")
+@click.option("--host", default="", help="Where the call goes: llm.example.com; it decides whose price counts.")
 @as_json
 def quote_command(
-    jsonl: bool, provider: str | None, model: str | None, tier: str, geo: str, speed: str, as_json: bool, **tokens: int
+    jsonl: bool,
+    provider: str | None,
+    model: str | None,
+    tier: str,
+    geo: str,
+    speed: str,
+    host: str,
+    as_json: bool,
+    **tokens: int,
 ) -> None:
     """Quote the cost of a usage.
 
@@ -92,13 +103,19 @@ def quote_command(
     Examples:
       spanledger prices quote --provider openai --model gpt-4.1-mini --input 1200 --output 300
       spanledger prices quote --jsonl < usages.jsonl
+        {"provider": "openai", "model": "gpt-4.1-mini", "usage": {"input": 1200, "output": 300}, "tier": "batch"}
     """
     if jsonl:
         _quote_lines()
         return
     if not provider or not model:
         raise click.UsageError("give --provider and --model, or --jsonl")
-    price = quote(provider, model, tokens, tier=tier, geo=geo, speed=speed)
+    within = sum(tokens[name] for name in ("cache_read", "cache_write", "cache_write_1h", "cache_write_12h"))
+    if within > tokens["input"] or tokens["reasoning"] > tokens["output"]:
+        raise click.UsageError(
+            "--input includes what was read from the cache and written to it, and --output the reasoning"
+        )
+    price = quote(provider, model, tokens, tier=tier, geo=geo, speed=speed, host=host)
     if as_json:
         click.echo(json.dumps(as_dict(price)))
         return
@@ -127,6 +144,9 @@ def _quote_line(line: str) -> str:
             '{"total_picousd": null, "status": "error", "error": "an object with provider, model and usage is needed"}'
         )
     usage = mapping(request, "usage")
+    unknown = sorted((cast("Json", request).keys() - LINE_FIELDS) | (usage.keys() - USAGE_FIELDS))
+    if unknown:
+        return json.dumps({"total_picousd": None, "status": "error", "error": f"unknown: {', '.join(unknown)[:200]}"})
     price = quote(
         provider,
         label(request, "model"),
@@ -134,9 +154,14 @@ def _quote_line(line: str) -> str:
         tier=label(request, "tier") or "",
         geo=label(request, "geo") or "",
         speed=label(request, "speed") or "",
+        host=label(request, "host") or "",
         at=_parse_time(get_path(request, "at")),
     )
     return json.dumps(as_dict(price))
+
+
+LINE_FIELDS: Final = frozenset({"provider", "model", "usage", "tier", "geo", "speed", "host", "at"})
+USAGE_FIELDS: Final = frozenset({*METERS, *SHORT_NAMES})
 
 
 def _parse_time(value: object) -> datetime | None:

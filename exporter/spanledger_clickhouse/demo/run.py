@@ -182,7 +182,8 @@ def run(requests: int, directory: Path) -> bool:
     true = Decimal(sum(sold.picousd or 0 for sold in provider.sold)).scaleb(-12)
     same = Decimal(row["usd"]) == true and row["calls"] == len(provider.sold)
     print(f"the ledger:   {row['usd']} USD in {row['calls']} calls")
-    print(f"the provider: {true} USD in {len(provider.sold)} calls  -> {'the same' if same else 'NOT THE SAME'}\n")
+    print(f"the provider: {true} USD in {len(provider.sold)} calls  -> {'the same' if same else 'NOT THE SAME'}")
+    print("(Its rows have the flag proxy: a host that is not a provider's own is priced by list, as an estimate.)\n")
     print(f"The database is {directory / 'spanledger' / 'ledger'}. Ask it more:")
     command = BIN / "spanledger"
     here = Path.cwd()

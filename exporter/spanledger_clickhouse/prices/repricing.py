@@ -7,7 +7,7 @@ at which they ended. What the provider itself stated as the cost, and what it ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from spanledger.pricing import Price
 from spanledger.pricing.price import BILLED_ELSEWHERE, CACHE_HIT, ERROR, NOT_BILLED, PROVIDER_REPORTED
+from spanledger.pricing.price_table import prices
 from spanledger.runtime.guard import quietly
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
@@ -52,6 +53,8 @@ class ModelChange:
     """Calls that had no price before."""
     old_usd: Decimal = Decimal(0)
     new_usd: Decimal = Decimal(0)
+    lost: int = 0
+    """Calls that had a price before, and have none now: their new cost counts as 0 in `new_usd`."""
 
 
 class Correction(NamedTuple):
@@ -75,7 +78,8 @@ def reprice(
 ) -> list[ModelChange]:
     """Price the calls of a window with the current prices, and correct those whose cost differs.
 
-    It is idempotent and resumable: correct rows are skipped.
+    It is idempotent and resumable: correct rows are skipped. Rows that were priced by the user's own rates are left alone where
+    this process has none (`SPANLEDGER_PRICE_OVERRIDES`).
 
     Args:
         client: an open connection whose schema is in place.
@@ -142,6 +146,8 @@ def correction_for(row: dict[str, Any]) -> Correction | None:
     Args:
         row: column -> value, all of `COLUMNS`; times are aware.
     """
+    if is_of_own_rates(row) and not prices().overrides.table.version:
+        return None
     price = Price(ERROR)
     with quietly("pricing a row"):
         price = billed_call(row).price()
@@ -160,12 +166,18 @@ def correction_for(row: dict[str, Any]) -> Correction | None:
     return Correction(tuple(new[column] for column in COLUMNS), audit)
 
 
+def is_of_own_rates(row: Mapping[str, Any]) -> bool:
+    """Whether the user's own rates or names gave a row its price: without them it would only lose it."""
+    return row["price_source"] == "override" or "alias" in row["price_flags"]
+
+
 def _add_to_changes(changes: dict[str, ModelChange], correction: Correction) -> None:
     audit = dict(zip(AUDIT_COLUMNS, correction.audit, strict=True))
     name = str(audit["model"])
     change = changes.setdefault(name, ModelChange(name))
     change.calls += 1
     change.newly_priced += audit["old_cost_usd"] is None and audit["new_cost_usd"] is not None
+    change.lost += audit["new_cost_usd"] is None and audit["old_cost_usd"] is not None
     change.old_usd += _amount(audit["old_cost_usd"])
     change.new_usd += _amount(audit["new_cost_usd"])
 

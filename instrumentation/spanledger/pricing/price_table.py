@@ -19,7 +19,7 @@ import tomllib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache
 from importlib import metadata, resources
@@ -349,6 +349,10 @@ class Overrides:
     table: Table
     aliases: dict[str, str]
     """Deployment, ARN, tuned model or proxy name -> model name or key of the table."""
+    unknown_sections: tuple[str, ...] = ()
+    """Sections of the file that mean nothing."""
+    problem: str = ""
+    """Why the file is not used."""
 
 
 NO_OVERRIDES: Final = Overrides(Table("override", "", "", None, "", {}), {})
@@ -364,12 +368,14 @@ def read_overrides() -> Overrides:
         data = _read_bytes(path)
         document = mapping(tomllib.loads(data.decode(), parse_float=_number))
     except (OSError, ValueError, RecursionError) as error:
-        log.error("cannot use SPANLEDGER_PRICE_OVERRIDES=%s: %s. It is ignored.", path, error)
-        return NO_OVERRIDES
+        problem = f"cannot use SPANLEDGER_PRICE_OVERRIDES={path}: {error}"
+        log.error("%s. It is ignored.", problem)
+        return replace(NO_OVERRIDES, problem=problem)
     digest = hashlib.sha256(data).hexdigest()
     models = {key: mapping(value) for key, value in mapping(document, "models").items()}
     table = Table("override", digest[:12], digest, None, str(path), models)
-    return Overrides(table, {name: str(model) for name, model in mapping(document, "aliases").items()})
+    aliases = {name: str(model) for name, model in mapping(document, "aliases").items()}
+    return Overrides(table, aliases, tuple(sorted(document.keys() - {"models", "aliases"})))
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,6 +385,8 @@ class Prices:
     live: Table
     retired: Table
     overrides: Overrides
+    problems: tuple[str, ...] = ()
+    """Sources of prices that are configured, or there, and cannot be used."""
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -417,6 +425,7 @@ def load() -> Prices:
     """Load the table in force; a source that cannot be read is logged, and the next one is used."""
     snapshot = bundled()
     overrides = read_overrides()
+    problems = [overrides.problem] if overrides.problem else []
     configured = settings.setting("prices_file")
     candidates: list[tuple[str, Callable[[], Table | None]]] = []
     if configured:
@@ -426,7 +435,8 @@ def load() -> Prices:
         try:
             table = read()
         except (OSError, ValueError) as error:
-            log.error("cannot use the prices of %s: %s. The next price source is used.", name, error)
+            problems.append(f"cannot use the prices of {name}: {error}")
+            log.error("%s. The next price source is used.", problems[-1])
             continue
         if table is not None and table.version.startswith("litellm ") and snapshot.is_newer_than(table):
             notices.add(
@@ -435,9 +445,9 @@ def load() -> Prices:
             )
         elif table is not None:
             table.past, table.corrections = snapshot, corrections()
-            return Prices(table, retired(), overrides)
+            return Prices(table, retired(), overrides, tuple(problems))
     snapshot.corrections = corrections()
-    return Prices(snapshot, retired(), overrides)
+    return Prices(snapshot, retired(), overrides, tuple(problems))
 
 
 _prices: Prices | None = None
