@@ -188,7 +188,12 @@ def serves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Non
     """Says which provider answers at "host:port" of a URL."""
 
     def forget() -> None:
-        hosts = (provider_hosts.configured_hosts, provider_hosts.provider_for_host, provider_hosts.is_billed)
+        hosts = (
+            provider_hosts.configured_hosts,
+            provider_hosts.provider_for_host,
+            provider_hosts.is_billed,
+            provider_hosts.is_unknown,
+        )
         for cache in (*hosts, by_host.provider_at, calculator._resolve, calculator._flat_rates):
             cache.cache_clear()
 

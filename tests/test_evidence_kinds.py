@@ -319,7 +319,7 @@ def test_where_another_list_differs_is_named_and_what_is_not_known_is_left_out(m
         (("mistral_ai", "mistral-large-latest"), {"file_searches": 3}, {}, 0, ("estimated", "fee_unknown")),
         (("openai", "whisper-1"), {"audio_input_ms": 60_000}, {"tier": "batch"}, 0.006, ("estimated", "batch_estimated")),
         (("openai", None), {"code_sessions": 1}, {"doubts": ("usage_unread",)}, 0.03, ("estimated", "usage_unread")),
-        (("openai", "gpt-4.1"), {"input": 1000}, {"host": "llm.example.com"}, 0.002, ("proxy",)),
+        (("openai", "gpt-4.1"), {"input": 1000}, {"host": "gateway.in-no-list.example"}, 0.002, ("proxy",)),
         (("anthropic", None), {"session_ms": 3_600_000, "web_searches": 1}, {}, 0.09, ("exact",)),
     ],
 )  # fmt: skip

@@ -237,6 +237,12 @@ def test_a_running_process_is_reported_once_a_minute_and_at_once_if_it_loses_row
     spool = new_spool(tmp_path, max_bytes=20_000, deadline_ms=5000)  # what is reported is what is on the disk
     calls = Calls(spool)
     calls.make(3)
+    until = time.monotonic() + 10
+    while (
+        noted := spool._process.noted
+    ) is None or noted.next_sequence < 3:  # the thread notes a row after it is written
+        assert time.monotonic() < until
+        time.sleep(0.01)
     sink = Events()
     shipper.drain(tmp_path, sink)
     assert [event[1] for event in sink.events] == ["start"]
