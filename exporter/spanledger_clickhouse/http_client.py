@@ -1,4 +1,4 @@
-"""HTTP client for Collectors and alert destinations: one POST, without redirects and without addresses in errors.
+"""HTTP client for Collectors, alert destinations and cost APIs: one request, without redirects and without addresses in errors.
 
 A redirected POST would become a GET without its body, and any page's 200 would look like an acceptance.
 """
@@ -56,6 +56,21 @@ def post(
     Raises:
         NoResponseError: no attempt got a response, or the body broke off.
     """
+    return _send("POST", url, body, headers, timeout, attempts, max_body)
+
+
+def get(url: str, headers: Mapping[str, str], timeout: float, *, attempts: int = 1, max_body: int) -> Response:
+    """GET a document; see `post`.
+
+    Raises:
+        NoResponseError: no attempt got a response, or the body broke off.
+    """
+    return _send("GET", url, None, headers, timeout, attempts, max_body)
+
+
+def _send(
+    method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: float, attempts: int, max_body: int
+) -> Response:
     retry = _BoundedRetry(
         attempts - 1,
         backoff_factor=BACKOFF_SECONDS,
@@ -73,7 +88,7 @@ def post(
     try:
         with requests.Session() as session:
             session.mount(f"{urlsplit(url).scheme}://", HTTPAdapter(max_retries=retry))
-            with session.post(url, data=body, **options) as answer:
+            with session.request(method, url, data=body, **options) as answer:
                 tried = getattr(answer.raw, "retries", None)
                 return Response(
                     answer.status_code,

@@ -25,6 +25,14 @@ GRANT INSERT ON {db}.budgets TO spanledger_guard;
 GRANT INSERT ON {db}.feature_rules TO spanledger_guard;
 GRANT INSERT ON {db}.limit_events TO spanledger_guard;
 
+-- Whoever reconciles invoices, closes months and enters contracts and rates.
+CREATE ROLE IF NOT EXISTS spanledger_accountant;
+GRANT SELECT ON {db}.* TO spanledger_accountant;
+GRANT INSERT ON {db}.invoices TO spanledger_accountant;
+GRANT INSERT ON {db}.exchange_rates TO spanledger_accountant;
+GRANT INSERT ON {db}.closed_months TO spanledger_accountant;
+GRANT INSERT ON {db}.contracts TO spanledger_accountant;
+
 CREATE ROLE IF NOT EXISTS spanledger_maintainer;
 GRANT SELECT, INSERT, ALTER, CREATE TABLE, CREATE VIEW, CREATE DICTIONARY, DROP TABLE, DROP VIEW, DROP DICTIONARY, OPTIMIZE, TRUNCATE, dictGet ON {db}.* TO spanledger_maintainer;
 GRANT CREATE DATABASE ON {db}.* TO spanledger_maintainer;

@@ -98,14 +98,14 @@ def notes_on_other_rows(directories: Sequence[Path]) -> list[str]:
 
 
 @contextmanager
-def spinner(what: str) -> Generator[None]:
-    """Shows a spinner on a terminal during work of unknown length."""
+def spinner(what: str) -> Generator[Callable[[str], None]]:
+    """Shows a spinner on a terminal during work of unknown length; yields a callback that adds how far it is."""
     shown = Console(stderr=True)
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
-    with shown.status(what):
-        yield
+    with shown.status(what) as status:
+        yield lambda progress: status.update(f"{what}: {progress}")
 
 
 @contextmanager

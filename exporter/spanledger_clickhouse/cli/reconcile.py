@@ -1,31 +1,46 @@
-"""`spanledger reconcile`: compares an invoice with the ledger and explains the variance."""
+"""`spanledger reconcile`, `close` and `rates`: invoices compared with the ledger, months sealed, exchange rates."""
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
+from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, spinner
-from spanledger_clickhouse.database.ledger import Result
-from spanledger_clickhouse.invoices import provider_exports
+from spanledger_clickhouse.cli.periods import MONTH, days_of
+from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.invoices import closing, exchange_rates, fetch, provider_exports
 from spanledger_clickhouse.invoices import reconcile as reconciling
+from spanledger_clickhouse.invoices.lines import InvoiceError, InvoiceLine
 from spanledger_clickhouse.invoices.reconcile import CAUSES, Residual
 from spanledger_clickhouse.report.sections import share, usd
 
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--provider", default="", help="The provider of the invoice, if the file does not name it (openai, anthropic, ...)."
-)
-@click.option(
+PROJECT_BY: Final = click.option(
     "--project-by", default="provider", show_default=True,
     help="The source of a call's project: provider (as OpenAI and Vertex report it), service, environment, "
          "feature, tenant, tier, label:<name>.",
 )  # fmt: skip
+
+
+@click.command()
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--fetch", "source", type=click.Choice(list(fetch.SOURCES)), help="Fetch the costs from the provider's API."
+)
+@click.option("--month", type=MONTH, help="With --fetch: the month, e.g. 2026-10.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="With --fetch: the first day; default: 3 days ago.")
+@click.option(
+    "--until", type=click.DateTime(["%Y-%m-%d"]), help="With --fetch: the last day, inclusive; default: yesterday."
+)
+@click.option("--base-url", default="", help="With --fetch: the API's address, if it is not the provider's own.")
+@click.option(
+    "--provider", default="", help="The provider of the invoice, if the file does not name it (openai, anthropic, ...)."
+)
+@PROJECT_BY
 @click.option("--dry-run", is_flag=True, help="Compare only; do not store the invoice in the table invoices.")
 @click.option(
     "--fail-over",
@@ -35,34 +50,55 @@ from spanledger_clickhouse.report.sections import share, usd
 @as_json
 @report_user_errors
 def reconcile(
-    file: Path, provider: str, project_by: str, dry_run: bool, fail_over: float | None, as_json: bool
+    files: tuple[Path, ...],
+    source: str | None,
+    month: date | None,
+    since: datetime | None,
+    until: datetime | None,
+    base_url: str,
+    provider: str,
+    project_by: str,
+    dry_run: bool,
+    fail_over: float | None,
+    as_json: bool,
 ) -> None:
-    """Compare an invoice with the ledger: the residual of each day, project and model, and what explains it.
+    """Compare invoices with the ledger: the residual of each day, project and model, and what explains it.
 
-    FILE is OpenAI's costs (JSON of /v1/organization/costs, or CSV), Anthropic's cost report (JSON of
-    /v1/organizations/cost_report), Google's billing export (JSON lines or CSV), or a CSV with the columns day, provider,
-    project, model, amount_usd. Only days and providers of the invoice are compared. Causes of a residual:
-
-    \b
-    rounding      decimals that the invoice left out
-    unpriced      calls of the ledger without a price (at the mean of those that have one)
-    unattributed  calls whose project is unknown
-    tier          calls whose service tier or batch rate was estimated
-    maybe_billed  attempts whose response was lost (at the mean cost of a call)
-    outside       a model without calls in the ledger on that day: they bypassed the instrumentation
+    FILE is an export of OpenAI's costs, Anthropic's cost report or console, AWS (cost and usage report), Azure (cost
+    management) or Google (billing export), or a CSV with day, provider, project, model, amount_usd; packed (gzip) or not.
+    With --fetch the costs come from the provider's API, with the key in OPENAI_ADMIN_KEY, ANTHROPIC_ADMIN_KEY or
+    GOOGLE_ACCESS_TOKEN. Only days and providers of the invoice are compared. Causes of a residual:
 
     \b
-    Example:
+    rounding       decimals that the invoice left out
+    tax, credit, refund, commitment   what the invoice itself says is no usage
+    contract       negotiated discounts (`spanledger contract`)
+    unpriced       calls of the ledger without a price (at the mean of those that have one)
+    unattributed   calls whose project is unknown
+    lost_rows      rows that processes numbered and that never arrived
+    duplicates     responses that have more than one row
+    price          calls that today's prices would price otherwise (`spanledger reprice`)
+    tier           calls whose service tier or batch rate was estimated
+    maybe_billed   attempts whose response was lost (at the mean cost of a call)
+    other_account  calls of a project that the invoice does not have
+    outside        a model or a project without calls in the ledger: they bypassed the instrumentation
+
+    \b
+    Examples:
       spanledger reconcile costs.json --fail-over 1
+      spanledger reconcile --fetch openai --month 2026-10
     """
-    try:
-        lines = provider_exports.read(file.read_bytes(), provider)
-    except (provider_exports.InvoiceError, OSError) as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    with ledger() as database, spinner("comparing"):
-        residuals = reconciling.reconcile(database, lines, project_by)
-        if not dry_run:
-            reconciling.store_invoice(database, lines)
+    if bool(files) == (source is not None):
+        raise click.UsageError("give FILE, or --fetch PROVIDER")
+    if source is None and (month or since or until or base_url):
+        raise click.UsageError("--month, --since, --until and --base-url belong to --fetch: a file has its own days")
+    fetched = _fetched(source, month, since, until, base_url) if source is not None else None
+    with ledger() as database:
+        lines = _lines(database, files, fetched, provider)
+        with spinner("comparing"):
+            residuals = reconciling.reconcile(database, lines, project_by)
+            if not dry_run:
+                reconciling.store_invoice(database, lines)
     _show(residuals, as_json=as_json)
     billed = sum((residual.invoiced for residual in residuals), Decimal(0))
     unexplained = sum((abs(residual.unexplained) for residual in residuals), Decimal(0))
@@ -77,6 +113,34 @@ def reconcile(
         raise click.exceptions.Exit(1)
 
 
+def _fetched(source: str, month: date | None, since: datetime | None, until: datetime | None, base_url: str) -> bytes:
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    if month is not None:
+        first, end = days_of(month)
+    else:
+        first = since.date() if since else yesterday - timedelta(days=2)
+        end = (until.date() if until else yesterday) + timedelta(days=1)
+    try:
+        with spinner(f"fetching the costs of {source}") as note:
+            return fetch.fetch(source, first, end, base_url, lambda pages: note(f"{pages} page{'s' * (pages != 1)}"))
+    except InvoiceError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _lines(database: Ledger, files: tuple[Path, ...], fetched: bytes | None, provider: str) -> list[InvoiceLine]:
+    rates = exchange_rates.stored(database)
+    lines: list[InvoiceLine] = []
+    for name, read in (
+        *((str(file), file.read_bytes) for file in files),
+        *([("the report", lambda: fetched)] if fetched else []),
+    ):
+        try:
+            lines += provider_exports.read(read() or b"", provider, rates)
+        except (InvoiceError, OSError) as error:
+            raise click.ClickException(f"{name}: {error}") from error
+    return lines
+
+
 def _show(residuals: list[Residual], *, as_json: bool) -> None:
     if as_json:
         names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd",
@@ -88,15 +152,190 @@ def _show(residuals: list[Residual], *, as_json: bool) -> None:
     else:
         names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd", "explained by", "unexplained_usd")  # fmt: skip
         rows = [
-            (r.day, r.provider, r.project, r.model, r.invoiced, r.ledger, r.residual, _explanation(r), r.unexplained)
+            (
+                r.day,
+                r.provider,
+                r.project,
+                r.model,
+                r.invoiced,
+                r.ledger,
+                r.residual,
+                _explanation(r.causes),
+                r.unexplained,
+            )
             for r in residuals
         ]
     types = tuple("Decimal" if name.endswith("_usd") else "String" for name in names)
     show(Result(names, types, list(rows)), "Invoice and ledger (USD)", json_output=as_json)
 
 
-def _explanation(residual: Residual) -> str:
-    return ", ".join(f"{cause} {usd(amount)}" for cause, amount in residual.causes.items() if amount) or "-"
+def _explanation(causes: dict[str, Decimal]) -> str:
+    return ", ".join(f"{cause} {usd(amount)}" for cause, amount in causes.items() if amount) or "-"
 
 
-COMMANDS: Final = (reconcile,)
+# --- months -----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("month", type=MONTH, required=False)
+@click.option("--without-invoice", multiple=True, metavar="PROVIDER", help="A provider that sends no invoice for it.")
+@PROJECT_BY
+@click.option(
+    "--max-unexplained", type=click.FloatRange(0), default=0.1, show_default=True,
+    help="Per cent of a provider's invoice that may be unexplained.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Close although more is unexplained, or the invoice lacks days.")
+@click.option("--reopen", is_flag=True, help="Open a closed month again; who did it, and why, is kept in limit_events.")
+@click.option("--note", default="", help="Recorded with who closed it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sealed.")
+@as_json
+@report_user_errors
+def close(
+    month: date | None,
+    without_invoice: tuple[str, ...],
+    project_by: str,
+    max_unexplained: float,
+    force: bool,
+    reopen: bool,
+    note: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Close MONTH: seal ledger and invoice, the causes of their difference, and who closed it. Without MONTH, list the closed ones.
+
+    The month's invoices are those that `spanledger reconcile` has stored. A closed month is not changed: what comes later,
+    late rows or a price that was put right, is an adjustment, which the next month to be closed carries.
+
+    \b
+    Examples:
+      spanledger close 2026-10 --note "November board"
+      spanledger close
+    """
+    with ledger() as database:
+        if month is None:
+            result = database.query("SELECT * FROM month_closing")
+            show(result, "Closed months (USD)", json_output=as_json)
+            return
+        is_closed = closing.closed(database, month)
+        if reopen:
+            if not is_closed:
+                raise click.ClickException(f"{month:%Y-%m} is not closed")
+            _reopen(database, month, note)
+            return
+        if is_closed:
+            raise click.ClickException(
+                f"{month:%Y-%m} is closed; later corrections are carried by the next month. To open it: --reopen"
+            )
+        with spinner("comparing"):
+            sealed = closing.statements(database, month, project_by, without_invoice=without_invoice)
+            uncovered = closing.uncovered_days(database, month)
+        _show_statements(sealed, as_json=as_json)
+        problems = list(_problems(sealed, uncovered, max_unexplained))
+        if dry_run:
+            for problem in problems:
+                click.echo(problem, err=True)
+            return
+        if problems and not force:
+            raise click.ClickException("; ".join(problems) + ". Reconcile these, or close with --force")
+        closing.seal(database, sealed, note)
+        audit.log_change(database, "close", "month", f"{month:%Y-%m}", note)
+    if not as_json:
+        console().print(f"\n{month:%Y-%m} is closed")
+
+
+def _problems(sealed: list[closing.Statement], uncovered: dict[str, list[date]], percent: float) -> list[str]:
+    problems = [
+        f"{usd(s.unexplained)} ({s.unexplained_share:.2%}) of {s.provider} are unexplained, more than {percent:g}%"
+        for s in sealed
+        if s.invoiced and s.unexplained_share * 100 > percent
+    ]
+    problems += [
+        f"the invoice of {provider} has no line for {len(days)} day{'s' * (len(days) != 1)} with spend ({days[0]} ...)"
+        for provider, days in uncovered.items()
+    ]
+    return problems
+
+
+def _reopen(database: Ledger, month: date, note: str) -> None:
+    rows = database.query("SELECT provider FROM closed_months FINAL WHERE month = {month:Date}", {"month": month}).rows
+    nothing = [
+        closing.Statement(month, str(name), Decimal(0), Decimal(0), 0, {}, Decimal(0), Decimal(0)) for (name,) in rows
+    ]
+    closing.seal(database, nothing, note, is_open=True)
+    audit.log_change(database, "reopen", "month", f"{month:%Y-%m}", note)
+    console().print(f"{month:%Y-%m} is open again")
+
+
+def _show_statements(sealed: list[closing.Statement], *, as_json: bool) -> None:
+    names = (
+        "provider",
+        "calls",
+        "invoiced_usd",
+        "ledger_usd",
+        "difference_usd",
+        "causes",
+        "unexplained_usd",
+        "adjustments_usd",
+    )
+    rows: list[tuple[Any, ...]] = [
+        (
+            s.provider, s.calls, s.invoiced, s.ledger, s.invoiced - s.ledger,
+            {cause: str(amount) for cause, amount in s.causes.items()} if as_json else _explanation(s.causes),
+            s.unexplained, s.adjustments,
+        )
+        for s in sealed
+    ]  # fmt: skip
+    types = tuple("Decimal" if name.endswith("_usd") else "UInt64" if name == "calls" else "String" for name in names)
+    title = f"{sealed[0].month:%Y-%m} (USD)" if sealed else "No spend"
+    show(Result(names, types, rows), title, json_output=as_json)
+
+
+# --- exchange rates -----------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def rates() -> None:
+    """Exchange rates of days, for invoices and reports in other currencies than USD."""
+
+
+@rates.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@report_user_errors
+def import_rates(file: Path) -> None:
+    """Import FILE: the European Central Bank's eurofxref-hist.csv, or a CSV with day, currency, rate (what one US dollar costs).
+
+    \b
+    Example:
+      spanledger rates import eurofxref-hist.csv
+    """
+    try:
+        read = exchange_rates.read(file.read_bytes())
+    except (InvoiceError, OSError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
+    with ledger() as database, spinner("storing the rates"):
+        count = exchange_rates.store(database, read, file.name)
+    days = [day for rates_of_days in read.per_usd.values() for day in rates_of_days]
+    currencies = ", ".join(sorted(read.per_usd))
+    console().print(f"{count:,} rates of {min(days)} to {max(days)}: {currencies}", markup=False)
+
+
+@rates.command("list")
+@as_json
+@report_user_errors
+def list_rates(as_json: bool) -> None:
+    """List the currencies of which the ledger has rates.
+
+    \b
+    Example:
+      spanledger rates list
+    """
+    query = (
+        "SELECT toString(currency) AS currency, count() AS days, min(day) AS first, max(day) AS last, "
+        "argMax(per_usd, day) AS last_per_usd FROM exchange_rates FINAL GROUP BY currency ORDER BY currency"
+    )
+    with ledger() as database:
+        result = database.query(query)
+    show(result, "Exchange rates (what one USD costs)", json_output=as_json)
+
+
+COMMANDS: Final = (reconcile, close, rates)

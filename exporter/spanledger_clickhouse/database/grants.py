@@ -12,7 +12,7 @@ from importlib import resources
 
 from spanledger_clickhouse.database.connection import DatabaseError
 
-TENANT_TABLES = ("llm_calls", "llm_jobs", "llm_costs_1d", "llm_costs_1d_user", "corrections", "revenue")
+TENANT_TABLES = ("llm_calls", "llm_jobs", "llm_costs_1d", "llm_costs_1d_user", "corrections", "revenue", "outcomes")
 """Tables with a tenant_id."""
 SHARED_TABLES = (
     "llm_costs_1h",
@@ -22,6 +22,9 @@ SHARED_TABLES = (
     "budgets",
     "feature_rules",
     "invoices",
+    "exchange_rates",
+    "closed_months",
+    "contracts",
     "limit_events",
     "llm_prices",
     "assignments",

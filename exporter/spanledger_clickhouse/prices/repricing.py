@@ -7,11 +7,11 @@ at which they ended. What the provider itself stated as the cost, and what it ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from spanledger.pricing import Price
 from spanledger.pricing.price import BILLED_ELSEWHERE, CACHE_HIT, ERROR, NOT_BILLED, PROVIDER_REPORTED
@@ -19,6 +19,7 @@ from spanledger.pricing.price_table import prices
 from spanledger.runtime.guard import quietly
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.rows.rows import COLUMNS, Row, billed_call, price_columns
 
@@ -129,7 +130,7 @@ def _corrections(client: Any, target: Target, since: datetime, until: datetime, 
             "since": since,
             "until": until,
             "model": model or "",
-            "excluded": [NOT_BILLED, PROVIDER_REPORTED, CACHE_HIT, BILLED_ELSEWHERE],
+            "excluded": list(NOT_REPRICED),
         },
     )
     corrections: list[Correction] = []
@@ -138,6 +139,38 @@ def _corrections(client: Any, target: Target, since: datetime, until: datetime, 
         if correction is not None:
             corrections.append(correction._replace(old_version=values[-1]))
     return corrections
+
+
+def differences(
+    ledger: Ledger, since: datetime, until: datetime, project: str, parameters: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], Decimal]]:
+    """What the prices in force now would change in the cost of each call of a window.
+
+    Args:
+        ledger: an open ledger.
+        since: start, inclusive, UTC.
+        until: end, exclusive.
+        project: SQL expression of a call's provider project.
+        parameters: of that expression.
+
+    Yields:
+        (the row with `project` and `model`, the new cost less the old one in USD), for priced calls whose cost would differ.
+    """
+    columns = ", ".join(f"c.{column}" for column in COLUMNS)
+    query = statement("prices/calls_of_projects", columns=columns, project=project)
+    window = {"since": since, "until": until, "excluded": list(NOT_REPRICED), **parameters}
+    for values in ledger.query(query, window).rows:
+        row = dict(zip((*COLUMNS, "project", "model"), values, strict=True))
+        if row["cost_usd"] is None:
+            continue
+        correction = correction_for(row)
+        if correction is not None and (new := correction.row[COST]) is not None:
+            yield row, cast("Decimal", new) - row["cost_usd"]
+
+
+NOT_REPRICED: Final = (NOT_BILLED, PROVIDER_REPORTED, CACHE_HIT, BILLED_ELSEWHERE)
+"""Statuses of costs that no price list decides."""
+COST: Final = list(COLUMNS).index("cost_usd")
 
 
 def correction_for(row: dict[str, Any]) -> Correction | None:

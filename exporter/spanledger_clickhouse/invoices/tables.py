@@ -1,0 +1,396 @@
+"""Reads exports that are tables: which columns each provider names, and what its lines are about.
+
+One `Dialect` for each kind of table, the first that fits the columns is taken. Sources: OpenAI's and Anthropic's console exports,
+AWS Data Exports (docs.aws.amazon.com/cur/latest/userguide/table-dictionary-cur2.html, and the legacy report's names), Azure Cost
+Management (learn.microsoft.com/azure/cost-management-billing/automate/understand-usage-details-fields), Google's standard and
+detailed usage cost (cloud.google.com/billing/docs/how-to/export-data-bigquery-tables).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, cast
+
+from spanledger_clickhouse.invoices.exchange_rates import ExchangeRates
+from spanledger_clickhouse.invoices.lines import (
+    InvoiceError,
+    InvoiceLine,
+    is_day_first,
+    model_key,
+    parse_amount,
+    parse_day,
+)
+
+Record = dict[str, Any]
+"""Column, in lower case -> value."""
+
+OPENAI: Final = "openai"
+ANTHROPIC: Final = "anthropic"
+DEFAULT_WORKSPACE: Final = "default"
+"""What Anthropic's console calls the workspace that its API has no id for."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one kind of table names what a line has."""
+
+    source: str
+    signs: tuple[str, ...]
+    """Columns of which a table has at least one, if it is of this kind."""
+    day: tuple[str, ...]
+    amount: tuple[str, ...]
+    """The best first: those in USD, then those in a currency of its own."""
+    currency: tuple[str, ...] = ()
+    project: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    item: tuple[str, ...] = ()
+    """Line items, SKUs or meters, whose text names the model."""
+    kind: tuple[str, ...] = ()
+    """What a line is about: usage, tax, credit."""
+    service: tuple[str, ...] = ()
+    """Of which product it is; lines of other products are left out."""
+    provider: str = ""
+    services: tuple[tuple[str, str], ...] = ()
+    """Part of a service's name -> gen_ai.provider.name; () where all lines count."""
+    day_first: bool | None = None
+    """Of days with slashes, where the format says so."""
+
+
+GOOGLE_SERVICES: Final = (("vertex", "gcp.vertex_ai"), ("generative language", "gcp.gemini"), ("gemini", "gcp.gemini"))
+AZURE_SERVICES: Final = (
+    ("openai", "azure.ai.openai"), ("foundry", "azure.ai.inference"), ("cognitive services", "azure.ai.openai"),
+    ("azure ai services", "azure.ai.inference"),
+)  # fmt: skip
+
+DIALECTS: Final = (
+    Dialect(
+        "aws cost and usage report",
+        signs=("line_item_unblended_cost", "lineitem/unblendedcost"),
+        day=("line_item_usage_start_date", "lineitem/usagestartdate"),
+        amount=("line_item_net_unblended_cost", "lineitem/netunblendedcost", "line_item_unblended_cost", "lineitem/unblendedcost"),
+        currency=("line_item_currency_code", "lineitem/currencycode"),
+        project=("line_item_usage_account_id", "lineitem/usageaccountid"),
+        model=(),
+        item=("product_product_name", "product/productname", "product.product_name", "line_item_usage_type", "lineitem/usagetype",
+              "line_item_line_item_description", "lineitem/lineitemdescription"),
+        kind=("line_item_line_item_type", "lineitem/lineitemtype"),
+        service=("product_product_name", "product/productname", "product.product_name", "line_item_product_code", "lineitem/productcode"),
+        services=(("bedrock", "aws.bedrock"),),
+    ),
+    Dialect(
+        "azure cost management",
+        signs=("metercategory", "meter_category"),
+        day=("date", "usagedate", "usagedatetime", "usage_date"),
+        amount=("costinusd", "cost_in_usd", "costinbillingcurrency", "cost_in_billing_currency", "pretaxcost", "cost", "costinpricingcurrency"),
+        currency=("billingcurrency", "billingcurrencycode", "currency", "pricingcurrency"),
+        project=("subscriptionid", "subscriptionguid", "subscriptionname"),
+        item=("metername", "meter_name", "meter", "product", "productname", "metersubcategory"),
+        kind=("chargetype", "charge_type"),
+        service=("metersubcategory", "metercategory", "meter_category", "servicename", "productname", "product"),
+        services=AZURE_SERVICES,
+        day_first=False,
+    ),
+    Dialect(
+        "google billing",
+        signs=("sku.description", "sku_description", "service.description", "service_description"),
+        day=("usage_start_time", "usage_start_date", "day", "date"),
+        amount=("cost", "amount", "amount_usd"),
+        currency=("currency",),
+        project=("project.id", "project_id", "project.name", "project"),
+        item=("sku.description", "sku_description"),
+        kind=("cost_type",),
+        service=("service.description", "service_description", "service"),
+        services=GOOGLE_SERVICES,
+    ),
+    Dialect(
+        "anthropic console",
+        signs=("usage_date_utc",),
+        day=("usage_date_utc",),
+        amount=("cost_usd", "list_price_usd"),
+        project=("workspace_id", "workspace"),
+        model=("model",),
+        kind=("cost_type",),
+        provider=ANTHROPIC,
+    ),
+    Dialect(
+        "anthropic cost report",
+        signs=("starting_at",),
+        day=("starting_at",),
+        amount=("amount",),
+        currency=("currency",),
+        project=("workspace_id",),
+        model=("model",),
+        item=("description",),
+        kind=("cost_type",),
+        provider=ANTHROPIC,
+    ),
+    Dialect(
+        "openai costs",
+        signs=("line_item",),
+        day=("start_time_iso", "start_time", "date"),
+        amount=("amount_value", "amount.value", "amount", "cost"),
+        currency=("amount_currency", "amount.currency", "currency"),
+        project=("project_id", "project_name"),
+        item=("line_item",),
+        provider=OPENAI,
+    ),
+    Dialect(
+        "csv",
+        signs=(),
+        day=("day", "date", "usage_date", "start_time_iso", "start_time", "starting_at"),
+        amount=("amount_usd", "cost_usd", "amount", "cost", "usd"),
+        currency=("currency", "amount_currency"),
+        project=("project", "project_id", "workspace_id", "workspace", "account", "project_name"),
+        model=("model", "model_name"),
+        item=("description",),
+        kind=("kind", "type", "cost_type"),
+        service=("service",),
+    ),
+)  # fmt: skip
+
+KINDS: Final = (
+    ("tax", "tax"), ("vat", "tax"), ("refund", "refund"), ("credit", "credit"), ("discount", "credit"), ("adjustment", "credit"),
+    ("savingsplan", "commitment"), ("purchase", "commitment"), ("rifee", "commitment"), ("commitment", "commitment"),
+    ("provisioned", "commitment"),
+)  # fmt: skip
+"""Part of what a line is about, in lower case -> `InvoiceLine.kind`; anything else is usage."""
+NOT_ADDED: Final = frozenset(
+    {"savingspluscoveredusage", "savingsplancoveredusage", "savingsplannegation", "unusedreservation"}
+)
+"""Types of AWS lines whose money another line has."""
+
+
+def read(text: str, provider: str, rates: ExchangeRates) -> list[InvoiceLine]:
+    """The lines of a table with a header: separated by commas, semicolons, tabs or bars.
+
+    Raises:
+        InvoiceError: see `provider_exports.read`.
+    """
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count) if header else ","
+    rows = list(csv.DictReader(io.StringIO(text, newline=None), delimiter=delimiter))
+    names = [name for name in rows[0] if name] if rows else []
+    for number, row in enumerate(rows, start=2):
+        if any(row[name] is None for name in names):
+            raise InvoiceError(
+                f"line {number} has fewer columns than the first line: the file is cut off. Export it again"
+            )
+    records = [flattened(row) for row in rows]
+    return of_records(records, provider, rates, decimal_comma=_has_decimal_comma(records, delimiter))
+
+
+def _has_decimal_comma(records: Sequence[Record], delimiter: str) -> bool:
+    """Whether amounts are written as 1.234,50: another separator stands between columns, and an amount has such a comma."""
+    amounts = {name for dialect in DIALECTS for name in dialect.amount}
+    written = [str(record[name]).strip() for record in records for name in amounts & record.keys()]
+    if delimiter != ",":
+        return any("," in amount for amount in written)
+    return any(re.fullmatch(r"-?\d{1,3}(\.\d{3})*,\d{1,2}", amount) for amount in written)
+
+
+def of_records(
+    records: Sequence[Record], provider: str, rates: ExchangeRates, *, decimal_comma: bool = False
+) -> list[InvoiceLine]:
+    """The lines of flat records: rows of a table, or objects."""
+    lines: list[InvoiceLine] = []
+    day_first: dict[str, bool | None] = {}
+    for record in records:
+        dialect = next(d for d in DIALECTS if not d.signs or any(sign in record for sign in d.signs))
+        if dialect.source not in day_first:
+            shown = is_day_first(str(_first(other, dialect.day) or "") for other in records)
+            day_first[dialect.source] = dialect.day_first if shown is None else shown
+        line = _Reader(dialect, provider, rates, decimal_comma, day_first[dialect.source]).line(record)
+        if line is not None:
+            lines.append(line)
+    return lines
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads records of one kind of table."""
+
+    dialect: Dialect
+    provider: str
+    rates: ExchangeRates
+    decimal_comma: bool
+    day_first: bool | None
+
+    def line(self, record: Record) -> InvoiceLine | None:
+        """A line; None if it is of another product, of a day without any use, or of money that another line has."""
+        dialect = self.dialect
+        written, day_text = _first(record, dialect.amount), _first(record, dialect.day)
+        if written is None and not any(_first(record, names) for names in (dialect.item, dialect.model)):
+            if day_text is None:
+                raise InvoiceError(_missing("day", record))
+            if any(name in record for name in dialect.amount):
+                return None  # a day without any use
+        if day_text is None or written is None:
+            raise InvoiceError(_missing("day" if day_text is None else "amount", record))
+        service = " ".join(str(record[name]) for name in dialect.service if record.get(name)).lower()
+        if dialect.services and service and not any(part in service for part, _ in dialect.services):
+            return None
+        kind_text = str(_first(record, dialect.kind) or "").lower().replace(" ", "").replace("_", "")
+        if kind_text in NOT_ADDED:
+            return None
+        provider = self._provider(record, service)
+        amount_name = next(name for name in dialect.amount if record.get(name) not in (None, ""))
+        usd, places, day = self._usd(record, amount_name, parse_day(day_text, day_first=self.day_first))
+        project = str(_first(record, dialect.project) or "")
+        kind = next((kind for part, kind in KINDS if part in kind_text), "usage")
+        return InvoiceLine(
+            day,
+            provider,
+            "" if provider == ANTHROPIC and project.lower() == DEFAULT_WORKSPACE else project,
+            self._model(record),
+            usd,
+            dialect.source,
+            places,
+            kind if kind == "usage" or usd else "usage",
+        )
+
+    def _provider(self, record: Record, service: str) -> str:
+        named = record.get("provider") or next((name for part, name in self.dialect.services if part in service), "")
+        provider = str(named or self.dialect.provider or self.provider).strip().lower()
+        if not provider and self.dialect.source == "csv":
+            provider = next((name for part, name in GOOGLE_SERVICES if part in service), "")
+        if not provider:
+            raise InvoiceError("the file does not name the provider: add a column provider, or pass --provider")
+        return provider
+
+    def _usd(self, record: Record, name: str, day: Any) -> tuple[Decimal, int, Any]:
+        amount, places = parse_amount(record[name], decimal_comma=self.decimal_comma)
+        amount += _credits(_first(record, ("credits", "credits_amount")))
+        if self.dialect.source == "anthropic cost report":
+            amount, places = amount / 100, places + 2  # cents
+        if "usd" in name:
+            return amount, places, day
+        own_rate = _first(record, ("currency_conversion_rate",))
+        if own_rate is not None:
+            return amount / parse_amount(own_rate)[0], places, day
+        currency = str(_first(record, self.dialect.currency) or "USD").strip().upper()
+        return self.rates.usd(amount, currency, day), places, day
+
+    def _model(self, record: Record) -> str:
+        named = _first(record, self.dialect.model)
+        if named:
+            return model_key(str(named))
+        for name in self.dialect.item:
+            text = str(record.get(name) or "")
+            for read in MODEL_READERS:
+                if model := read(text):
+                    return model
+        return ""
+
+
+def _missing(what: str, record: Record) -> str:
+    return f"a line has no {what}: its columns are {', '.join(record)}; a CSV has day, provider, project, model, amount_usd"
+
+
+def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((record[name] for name in names if record.get(name) not in (None, "")), None)
+
+
+def flattened(record: Mapping[Any, Any], prefix: str = "") -> Record:
+    """A record with the names of nested objects joined by dots, in lower case."""
+    flat: Record = {}
+    for key, value in record.items():
+        name = f"{prefix}{str(key).strip().lower()}"
+        if isinstance(value, dict):
+            flat.update(flattened(cast("dict[str, Any]", value), f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+# --- models in line items ---------------------------------------------------------------------------------------------
+
+
+def model_of_line_item(item: Any) -> str:
+    """The model of OpenAI's "gpt-5.4-mini-2026-03-17, cached input"; "web search tool calls" has none."""
+    name, comma, _ = str(item or "").partition(", ")
+    return model_key(name) if comma and " " not in name else ""
+
+
+def model_of_description(description: str) -> str:
+    """The model of Anthropic's "Claude Sonnet 4.6 Usage - Input Tokens", and of AWS Marketplace's "Claude Sonnet 4.6 (Amazon
+    Bedrock Edition)"."""
+    name, usage, _ = description.partition(" Usage")
+    marketplace, edition, _ = description.partition(" (Amazon Bedrock")
+    if edition:
+        return model_key(marketplace)
+    return model_key(name) if usage and name.lower().startswith("claude") else ""
+
+
+def _model_of_google_sku(sku: str) -> str:
+    """Of "Gemini 3.5 Flash Text Output - Predictions", or "Claude Sonnet 4.5 Input Tokens"."""
+    if google := re.search(r"gemini[ -](\d+(?:\.\d+)?)[ -](pro|flash(?:[ -]lite)?|ultra|nano)", sku, re.IGNORECASE):
+        return model_key(f"gemini {google[1]} {google[2]}")
+    if claude := re.search(
+        r"claude (?:(sonnet|opus|haiku) )?(\d(?:\.\d+)?)(?: (sonnet|opus|haiku))?", sku, re.IGNORECASE
+    ):
+        return model_key(f"claude {claude[1] or claude[3] or ''} {claude[2]}".replace("  ", " "))
+    return ""
+
+
+AZURE_METER: Final = re.compile(
+    r"^(?:azure openai )?(?P<model>(?:gpt[- ]?)?\d(?:\.\d)?o?(?:[- ](?:mini|nano|pro|turbo|codex|chat))*|gpt[- ]?[\w.]+?(?:[- ](?:mini|nano|pro|turbo|codex|audio|realtime|image))*"
+    r"|o\d(?:[- ](?:mini|pro))?|text[- ]embedding[- ][\w-]+?)"
+    r"(?:[- ]\d{4})?[- ](?:batch[- ]|pp[- ]|pty[- ]|cc?c?h?d[- ]|cached[- ]|ccchd[- ]|shortco[- ]|longco[- ])*(?:inp|in|outp|out|opt|input|output|glbl|regnl|dz|cd|gl|rg)\b",
+    re.IGNORECASE,
+)
+"""Meters of Azure OpenAI: "gpt-4o-mini-0718-Inp-glbl Tokens", "gpt 4.1 cached Inp regnl Tokens", "5.4 mini cd Inp Gl 1M Tokens"."""
+
+
+def _model_of_azure_meter(meter: str) -> str:
+    match = AZURE_METER.match(meter.strip())
+    if match is None:
+        return ""
+    model = match["model"]
+    return model_key(model if re.match(r"(?i)gpt|o\d|text", model) else f"gpt-{model}")
+
+
+AWS_USAGE: Final = re.compile(
+    r"^(?:[A-Z]{2,4}\d?-)?(?P<model>(?:Claude|Nova|Llama|Titan|Mistral|Command|DeepSeek|Qwen)[\w.]*?)-(?:input|output|cache|text|embed|[A-Za-z]*[Tt]oken)",
+    re.IGNORECASE,
+)
+"""Usage types of Bedrock's own models: "USE1-NovaLite-input-tokens", "USW2-Claude4.5Sonnet-output-tokens"."""
+
+
+def _model_of_aws_usage(usage: str) -> str:
+    match = AWS_USAGE.match(usage)
+    if match is None:
+        return ""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=\d)(?=[A-Z])", "-", match["model"])
+    if claude := re.fullmatch(r"(?i)claude-?(\d(?:\.\d+)?)-?(sonnet|haiku|opus)", spaced):
+        return model_key(f"claude-{claude[2]}-{claude[1]}")
+    return model_key(spaced)
+
+
+MODEL_READERS: Final[tuple[Callable[[str], str], ...]] = (
+    model_of_description, _model_of_google_sku, _model_of_aws_usage, model_of_line_item, _model_of_azure_meter,
+)  # fmt: skip
+
+
+def _credits(value: Any) -> Decimal:
+    """Credits (discounts, free tiers): a negative number, or a list of objects with one."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value, parse_float=Decimal)
+        except json.JSONDecodeError as error:
+            raise InvoiceError(f"the credits {value[:60]!r} are not valid JSON: {error}") from error
+    if isinstance(value, list):
+        amounts = [credit.get("amount", 0) for credit in objects(cast("list[Any]", value))]
+        return sum((parse_amount(amount)[0] for amount in amounts), Decimal(0))
+    return Decimal(0) if value is None else parse_amount(value)[0]
+
+
+def objects(value: object) -> Iterator[dict[str, Any]]:
+    """The objects in a list; other elements are skipped."""
+    if isinstance(value, list):
+        yield from (cast("dict[str, Any]", part) for part in cast("list[Any]", value) if isinstance(part, dict))

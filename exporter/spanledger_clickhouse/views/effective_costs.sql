@@ -1,0 +1,81 @@
+-- Cost by month and consumer at list price, at the negotiated price, and with what contracts add or take: credits, commitments that
+-- were not used up, capacity, seats. Flat amounts are shared by use: of capacity, the list price of what ran on it; of seats, the
+-- calls; of credits and commitments, the negotiated cost. Where nobody used them, the row has no consumer.
+CREATE OR REPLACE VIEW {db}.effective_costs AS
+WITH
+    (SELECT groupArray((toString(provider), model, since, until, toFloat64(percent))) FROM {db}.contracts FINAL WHERE kind = 'discount') AS discounts,
+    costs AS
+    (
+        SELECT month, provider, model, team, feature, tenant_id, service,
+               sum(list) AS list_usd, sum(list * (1 - discount / 100)) AS contracted_usd, sum(prepaid) AS prepaid_usd, sum(n) AS calls
+        FROM
+        (
+            SELECT
+                toDate(c.start_time) AS day, toStartOfMonth(day) AS month, toString(c.provider) AS provider, c.model AS model,
+                coalesce(toString(c.team), f.assigned, s.assigned) AS team, toString(c.feature) AS feature,
+                toString(c.tenant_id) AS tenant_id, toString(c.service) AS service,
+                toFloat64(ifNull(sum(c.cost_usd), 0)) AS list,
+                toFloat64(ifNull(sumIf(c.computed_cost_usd, c.price_status = 'prepaid'), 0)) AS prepaid,
+                count() AS n,
+                arrayMax(arrayPushBack(arrayMap(d -> d.5, arrayFilter(d -> (d.1 IN ('', provider)) AND (d.2 IN ('', model)
+                    OR (endsWith(d.2, '*') AND startsWith(model, substring(d.2, 1, length(d.2) - 1)))) AND day >= d.3 AND day < d.4, discounts)), 0.)) AS discount
+            FROM {db}.llm_calls AS c FINAL
+            LEFT JOIN (
+                SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
+                WHERE dimension = 'team' AND by_dimension = 'feature'
+            ) AS f ON f.value = ifNull(toString(c.feature), '')
+            LEFT JOIN (
+                SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
+                WHERE dimension = 'team' AND by_dimension = 'service'
+            ) AS s ON s.value = toString(c.service)
+            WHERE {window}
+            GROUP BY day, provider, model, team, feature, tenant_id, service
+        )
+        GROUP BY month, provider, model, team, feature, tenant_id, service
+    ),
+    flats AS
+    (
+        SELECT name, toString(kind) AS kind, toString(provider) AS provider, model, toFloat64(amount_usd) AS amount,
+               arrayJoin(arrayMap(i -> addMonths(toStartOfMonth(since), i),
+                   range(toUInt64(greatest(0, dateDiff('month', toStartOfMonth(since), least(until, toDate(now()) + 1) - 1) + 1))))) AS month
+        FROM {db}.contracts FINAL
+        WHERE kind != 'discount'
+    ),
+    matched AS
+    (
+        SELECT f.name AS name, f.kind AS kind, f.amount AS amount, f.month AS month,
+               if(c.calls = 0, f.provider, c.provider) AS provider, if(c.calls = 0, f.model, c.model) AS model,
+               c.team AS team, c.feature AS feature, c.tenant_id AS tenant_id, c.service AS service,
+               multiIf(c.calls = 0, 0., f.kind = 'capacity', c.prepaid_usd, f.kind = 'seats', toFloat64(c.calls), c.contracted_usd) AS weight
+        FROM flats AS f
+        LEFT JOIN costs AS c ON c.month = f.month AND (f.provider IN ('', c.provider))
+            AND (f.model IN ('', c.model) OR (endsWith(f.model, '*') AND startsWith(c.model, substring(f.model, 1, length(f.model) - 1))))
+    ),
+    bases AS
+    (
+        SELECT name, kind, month, any(amount) AS amount, sum(weight) AS base,
+               sum(base) OVER (PARTITION BY name ORDER BY month ROWS UNBOUNDED PRECEDING) AS used,
+               multiIf(kind = 'credit', least(amount, used - base) - least(amount, used), kind = 'commitment', greatest(0., amount - base), amount) AS flat
+        FROM matched
+        GROUP BY name, kind, month
+    )
+SELECT
+    month, provider, model, team, feature, tenant_id, service,
+    sum(list)                                         AS list_usd,
+    sum(contracted)                                   AS contracted_usd,
+    sum(flat)                                         AS amortised_usd,
+    sum(contracted) + sum(flat)                       AS effective_usd,
+    sum(n)                                            AS calls
+FROM
+(
+    SELECT month, provider, model, team, feature, tenant_id, service, list_usd AS list, contracted_usd AS contracted, 0. AS flat, calls AS n
+    FROM costs
+    UNION ALL
+    SELECT m.month, m.provider, m.model, m.team, m.feature, m.tenant_id, m.service, 0., 0.,
+           if(b.base > 0, b.flat * m.weight / b.base, b.flat / count() OVER (PARTITION BY m.name, m.month)), 0
+    FROM matched AS m
+    INNER JOIN bases AS b ON b.name = m.name AND b.month = m.month
+    WHERE b.flat != 0
+)
+GROUP BY month, provider, model, team, feature, tenant_id, service
+ORDER BY month, effective_usd DESC
