@@ -38,14 +38,14 @@ NOTEWORTHY_SHARE: Final = 0.5
 
 
 class Forecast(NamedTuple):
-    """The end of a period at the burn rate of the last seven full days (of an hour: its own); see `forecast.sql`."""
+    """The end of a period by the last seven full days and their weekdays (of an hour: its own rate); see `forecast.sql`."""
 
     projected_usd: float
-    low_usd: float
-    high_usd: float
-    """The band that holds 80 %, if days are independent."""
+    low_usd: float | None
+    high_usd: float | None
+    """The band that holds 80 %; None: there are less than seven full days to tell from."""
     exhausted_at: datetime | None
-    """When the amount is exhausted; None: not within a century."""
+    """When the amount was, or will be, used up; None: not in this period."""
     exhausted_earliest: datetime | None
     exhausted_latest: datetime | None
 
@@ -115,7 +115,7 @@ def _status_query(budget: Budget, running: Window, until: datetime) -> tuple[str
         rate="ifNull(d.daily_burn_rate, 0.)" if is_by_day else f"toFloat64(s.spent_usd) / {elapsed_days!r}",
         burn_rates=_burn_rates(budget, today, live=is_current(running, until))
         if is_by_day
-        else "SELECT '' AS value, 0. AS daily_deviation",
+        else "SELECT '' AS value, CAST([], 'Array(Tuple(Date, Float64))') AS daily",
         forecast=statement("budgets/forecast"),
     )
     return query, {

@@ -93,9 +93,9 @@ class Forecast:
 
     spent_usd: float
     month_usd: float
-    low_usd: float
-    high_usd: float
-    """The 80 % band, if days are independent."""
+    low_usd: float | None
+    high_usd: float | None
+    """The 80 % band; None below seven full days."""
     exhausted_at: datetime | None
     """When the monthly budget is exhausted; None if it lasts to the end of the month, or there is no budget."""
 

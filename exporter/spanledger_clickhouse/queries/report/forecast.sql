@@ -4,7 +4,7 @@ WITH
     toDateTime(toStartOfMonth(as_of - 1), 'UTC') AS period_start,
     toDateTime(toStartOfMonth(as_of - 1) + INTERVAL 1 MONTH, 'UTC') AS period_end,
     toFloat64({budget}) AS amount
-SELECT spent, projected_usd, projected_low_usd, projected_high_usd, if(remaining <= 0 OR exhausted_at < period_end, exhausted_at, NULL)
+SELECT spent, projected_usd, projected_low_usd, projected_high_usd, exhausted_at
 FROM
 (
     SELECT *, {forecast}
