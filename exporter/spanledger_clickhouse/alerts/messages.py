@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from spanledger_clickhouse.budgets.status import BudgetStatus
+from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.report.slack import escape_mrkdwn
 
 SEVERITIES: Final = ((1.0, "critical"), (0.95, "error"), (0.0, "warning"))
@@ -67,9 +68,9 @@ def webhook_payload(alert: Alert) -> dict[str, Any]:
 def headline(alert: Alert) -> str:
     status = alert.status
     share = int(status.spent_usd * 100 / status.amount_usd)  # rounded down
-    text = f"Budget {_printable(status.label)}: {share}% of {_usd(status.amount_usd)} for the {status.budget.window} is spent ({_usd(status.spent_usd)})"
+    text = f"Budget {_printable(status.label)}: {share}% of {usd(status.amount_usd)} for the {status.budget.window} is spent ({usd(status.spent_usd)})"
     if status.projected_usd is not None and status.projected_usd > status.spent_usd:
-        text += f"; at the current burn rate {_usd(status.projected_usd)} by the end of the period"
+        text += f"; at the current burn rate {usd(status.projected_usd)} by the end of the period"
     return text
 
 
@@ -80,7 +81,7 @@ def slack(payload: dict[str, Any]) -> dict[str, Any]:
     for title, key, name in (("Features", "top_features", "feature"), ("Users", "top_users", "user")):
         if payload[key]:
             shown = ", ".join(
-                f"{escape_mrkdwn(_printable(entry[name] or 'unattributed'))} {_usd(Decimal(entry['cost_usd']))}"
+                f"{escape_mrkdwn(_printable(entry[name] or 'unattributed'))} {usd(Decimal(entry['cost_usd']))}"
                 for entry in payload[key]
             )
             parts.append(f"{title}: {shown}")
@@ -116,7 +117,3 @@ def _printable(name: str) -> str:
 
 def _decimal_string(amount: Decimal) -> str:
     return format(amount.quantize(Decimal("0.000001")), "f")
-
-
-def _usd(amount: Decimal) -> str:
-    return f"${amount:,.2f}" if amount >= 1 else f"${amount:,.4f}"

@@ -12,8 +12,9 @@ import click
 from spanledger_clickhouse.cli.output import Usd, as_json, console, json_value, report_user_errors, table
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.report.run_costs import FeatureDifference, RunError, differences, read_run
-from spanledger_clickhouse.report.sections import NO_FEATURE, usd
+from spanledger_clickhouse.report.sections import NO_FEATURE
 from spanledger_clickhouse.report.text import escape_markdown, markdown_table
 from spanledger_clickhouse.session import open_ledger
 

@@ -17,7 +17,8 @@ from spanledger_clickhouse.invoices import closing, exchange_rates, fetch, provi
 from spanledger_clickhouse.invoices import reconcile as reconciling
 from spanledger_clickhouse.invoices.lines import InvoiceError, InvoiceLine
 from spanledger_clickhouse.invoices.reconcile import CAUSES, Residual
-from spanledger_clickhouse.report.sections import share, usd
+from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.report.sections import share
 
 PROJECT_BY: Final = click.option(
     "--project-by", default="provider", show_default=True,

@@ -36,6 +36,16 @@ class FeatureCost:
 
 
 @dataclass(frozen=True)
+class TeamCost:
+    team: str | None
+    """None: neither the call says it nor a rule (`spanledger assign`)."""
+    cost_usd: Decimal | None
+    calls: int
+    before_usd: Decimal
+    """Cost in the previous period."""
+
+
+@dataclass(frozen=True)
 class UserCost:
     user_id: str
     cost_usd: Decimal | None
@@ -136,7 +146,7 @@ class Report:
     total_usd: Decimal
     calls: int
     before_usd: Decimal
-    """Cost in the previous period of the same length."""
+    """Cost in the previous period: the month before, or as many hours."""
     projected_month_usd: Decimal
     budget_usd: Decimal | None
     """The monthly budget."""
@@ -152,6 +162,9 @@ class Report:
     budgets: tuple[Budget, ...]
     waste: Waste
     trust: DataQuality
+    adjustments_usd: Decimal
+    """Corrections of months that are closed, which no later one has carried so far (`spanledger close`)."""
+    teams: tuple[TeamCost, ...]
     daily: tuple[tuple[date, Decimal], ...]
     """The last 29 days in order, up to the current day; days without calls are included."""
 
@@ -160,22 +173,31 @@ class Report:
         return (self.until - self.since) / timedelta(days=1)
 
     @property
-    def projected_utilisation(self) -> float | None:
-        """projected_month_usd / budget_usd; None without a budget. See `Budget.utilisation` for the share that is spent."""
-        return float(self.projected_month_usd / self.budget_usd) if self.budget_usd else None
+    def utilisation(self) -> float | None:
+        """Spend of the month over its budget; None without a budget."""
+        return self.forecast.spent_usd / float(self.budget_usd) if self.budget_usd else None
+
+    @property
+    def forecast_utilisation(self) -> float | None:
+        """Forecast of the month over its budget; None without a budget."""
+        return self.forecast.month_usd / float(self.budget_usd) if self.budget_usd else None
 
     @property
     def over_budget(self) -> bool:
-        return self.projected_utilisation is not None and self.projected_utilisation > 1
+        """Whether the month has, or will have, cost more than its budget."""
+        return self.forecast_utilisation is not None and self.forecast_utilisation > 1
 
 
-def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal | None = None) -> Report:
+def report(
+    ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal | None = None, before: datetime | None = None
+) -> Report:
     """Queries the report of a period.
 
     Args:
         ledger: an open ledger.
         since: start, inclusive, rounded down to the full hour; with a time zone.
         until: end, exclusive, rounded up to the full hour. Budgets, anomalies and the forecast are as of `until`.
+        before: start of the previous period, which ends at `since`; None: it is as long as this one.
         budget_usd: monthly budget; None: the smallest of the global monthly budgets in the ledger, if there is one.
 
     Raises:
@@ -183,23 +205,24 @@ def report(ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal
     """
     as_of = until
     since, until = _start_of_hour(since), end_of_hour(until)
-    window = _Window(ledger, since, until, as_of)
+    window = _Window(ledger, since, until, as_of, before or since - (until - since))
     budgets = tuple(window.budgets())
     if budget_usd is None:
         monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
         budget_usd = min(monthly, default=None)
-    total, calls, unattributed, unattributed_calls, unpriced, before = window.query_row("total")
+    total, calls, unattributed, unattributed_calls, unpriced, before_usd = window.query_row("total")
     lost, holes, lost_cost = window.query_row("missing_rows")
     daily = tuple(window.daily())
     return Report(
-        since, until, total, calls, before, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
+        since, until, total, calls, before_usd, total * MONTH_DAYS / Decimal((until - since) / timedelta(days=1)),
         budget_usd, window.forecast(budget_usd),
         tuple(FeatureCost(*row[:5]) for row in window.query_rows("features")),
         tuple(UserCost(*row) for row in window.query_rows("users")),
         tuple(ModelCost(*row) for row in window.query_rows("models")),
         window.efficiency(), tuple(window.anomalies()), tuple(window.query_rows("rising")), budgets, Waste(*window.query_row("waste")),
         DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, lost_cost or Decimal(0), window.query_row("residual")[0],
-                    tuple(map(tuple, window.query_rows("evidence")))), daily,
+                    tuple(map(tuple, window.query_rows("evidence")))),
+        window.query_row("adjustments")[0], tuple(TeamCost(*row) for row in window.query_rows("teams")), daily,
     )  # fmt: skip
 
 
@@ -220,13 +243,14 @@ class _Window:
     since: datetime
     until: datetime
     as_of: datetime
+    before: datetime
 
     def query_rows(self, name: str, **fragments: str) -> list[tuple[Any, ...]]:
         times = {
             "since": self.since,
             "until": self.until,
             "as_of": self.as_of.astimezone(UTC),
-            "before": self.since - (self.until - self.since),
+            "before": self.before,
         }
         words = {name: f"toDateTime('{moment:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, moment in times.items()}
         # A report that ends at midnight covers the day before.

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
+from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.report.queries import MAX_ANOMALIES, DataQuality, Report
 
 NO_FEATURE: Final = "(no feature)"
+NO_TEAM: Final = "(no team)"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,14 @@ class Section:
 
 def sections(report: Report) -> list[Section]:
     """The sections in the order of the report."""
-    cost_sections = [_summary(report), _features(report), _users(report), _models(report), _efficiency(report)]
+    cost_sections = [
+        _summary(report),
+        *_teams(report),
+        _features(report),
+        _users(report),
+        _models(report),
+        _efficiency(report),
+    ]
     others = [_anomalies(report), *_budgets(report), _waste(report), _data_quality(report)]
     return [
         replace(section, rows=[tuple(map(visible, row)) for row in section.rows], note=visible(section.note))
@@ -45,17 +54,9 @@ def headline(report: Report) -> str:
     """The report in one line."""
     return (
         f"{usd(report.total_usd)} in {report.days:g} days ({percent_change(report.total_usd, report.before_usd)}), "
-        f"{usd(report.projected_month_usd)} projected per month"
-        + (f", {_projected_utilisation(report)}" if report.budget_usd is not None else "")
+        f"{usd(report.forecast.month_usd)} forecast for the month"
+        + (f", {_utilisation(report)} used" if report.budget_usd is not None else "")
     )
-
-
-def usd(amount: Any) -> str:
-    """An amount in dollars: two decimals, four below one dollar; "-" if it is unknown."""
-    if amount is None:
-        return "-"
-    value = Decimal(str(amount))
-    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:,.4f}"
 
 
 def share(part: Any, whole: Any) -> str:
@@ -66,11 +67,21 @@ def percent_change(now: Decimal | None, before: Decimal) -> str:
     return "-" if now is None else f"{float(now / before) - 1:+.1%}" if before else "new"
 
 
-def _projected_utilisation(report: Report) -> str:
-    """The projected month as a share of the monthly budget."""
-    if report.projected_utilisation is None:
+def _utilisation(report: Report) -> str:
+    """The spend of the month as a share of its budget, and a warning."""
+    if report.utilisation is None:
         return "no budget"
-    return f"{report.projected_utilisation:.1%} of budget" + (" - OVER BUDGET" if report.over_budget else "")
+    warning = " - OVER BUDGET" if report.utilisation > 1 else " - forecast OVER BUDGET" if report.over_budget else ""
+    return f"{report.utilisation:.1%} of budget{warning}"
+
+
+def _forecast(report: Report) -> str:
+    ahead = report.forecast
+    if ahead.low_usd is None or ahead.high_usd is None:
+        return f"{usd(ahead.month_usd)} (too little data for a band: less than seven full days)"
+    if ahead.low_usd == ahead.high_usd:
+        return usd(ahead.month_usd)
+    return f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80% band)"
 
 
 def _summary(report: Report) -> Section:
@@ -79,15 +90,13 @@ def _summary(report: Report) -> Section:
         (f"{report.days:g}-day total", usd(report.total_usd)),
         ("calls", f"{report.calls:,}"),
         ("previous period", f"{usd(report.before_usd)} ({percent_change(report.total_usd, report.before_usd)})"),
-        ("projected month", usd(report.projected_month_usd)),
-        ("monthly budget", usd(report.budget_usd)),
-        ("projected utilization", _projected_utilisation(report)),
         ("month to date", usd(ahead.spent_usd)),
-        (
-            "forecast for this month",
-            f"{usd(ahead.month_usd)} ({usd(ahead.low_usd)} to {usd(ahead.high_usd)}, 80% band)",
-        ),
+        ("monthly budget", usd(report.budget_usd)),
+        ("budget used", _utilisation(report)),
+        ("forecast for this month", _forecast(report)),
     ]
+    if report.adjustments_usd:
+        rows.append(("adjustments of closed months", usd(report.adjustments_usd)))
     if report.budget_usd is not None:
         exhausted_at = ahead.exhausted_at
         rows.append(
@@ -111,6 +120,18 @@ def _features(report: Report) -> Section:
     rising = ", ".join(f"{feature or NO_FEATURE} (+{growth:.0%} per week)" for feature, growth in report.rising)
     note = f"Growing week over week for four weeks: {rising}" if rising else ""
     return Section("Cost by feature", ("feature", "cost", "share", "calls", "$/call", "change"), rows, note)
+
+
+def _teams(report: Report) -> Iterator[Section]:
+    """By team, where calls or rules name any."""
+    if not any(t.team for t in report.teams):
+        return
+    rows = [
+        (t.team or NO_TEAM, usd(t.cost_usd), share(t.cost_usd, report.total_usd), f"{t.calls:,}",
+         usd(t.before_usd), percent_change(t.cost_usd, t.before_usd))
+        for t in report.teams
+    ]  # fmt: skip
+    yield Section("Cost by team", ("team", "cost", "share", "calls", "before", "change"), rows)
 
 
 def _users(report: Report) -> Section:
@@ -158,11 +179,11 @@ def _budgets(report: Report) -> Iterator[Section]:
     rows = [
         (f"{b.name} ({b.scope}{f' {b.key}' if b.key else ''})", usd(b.spent_usd), f"{usd(b.amount_usd)}/{b.period}",
          "-" if b.utilisation is None else f"{b.utilisation:.1%}" + (" OVER" if b.utilisation > 1 else ""),
-         "-" if b.exhausted_at is None else f"{b.exhausted_at:%Y-%m-%d}")
+         "not in this period" if b.exhausted_at is None else f"{b.exhausted_at:%Y-%m-%d}")
         for b in report.budgets
     ]  # fmt: skip
     if rows:
-        yield Section("Budgets", ("budget", "spent", "amount", "utilization", "exhausted on"), rows)
+        yield Section("Budgets", ("budget", "spent", "amount", "used", "exhausted on"), rows)
 
 
 def _waste(report: Report) -> Section:

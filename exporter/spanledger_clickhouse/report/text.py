@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 from spanledger_clickhouse.report.queries import Report
 from spanledger_clickhouse.report.sections import Section, sections
 
 RULE = "-" * 78
+LEAST_WIDTH = 12
 
 
 def plain(report: Report) -> str:
@@ -27,13 +29,21 @@ def _table(section: Section) -> list[str]:
     titled = any(section.head)
     rows = [section.head, *section.rows] if titled else list(section.rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(section.head))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 or not titled else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    if titled:
+        room = len(RULE) - sum(widths[1:]) - 2 * len(widths[1:])
+        widths[0] = min(widths[0], max(LEAST_WIDTH, room))
+    lines: list[str] = []
+    for row in rows:
+        first, *others = textwrap.wrap(row[0], widths[0], break_on_hyphens=False) or [""] if titled else [row[0]]
+        cells = [
+            first.ljust(widths[0]),
+            *(
+                cell.rjust(width) if titled else cell.ljust(width)
+                for cell, width in zip(row[1:], widths[1:], strict=True)
+            ),
+        ]
+        lines += ["  ".join(cells), *others]
+    return lines
 
 
 def markdown(report: Report) -> str:

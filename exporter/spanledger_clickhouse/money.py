@@ -1,0 +1,56 @@
+"""Amounts for people: one function for reports, alerts and commands, in US dollars or in the currency of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+SYMBOLS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥"}
+WHOLE: Final = frozenset({"JPY", "KRW"})
+"""Currencies without a smaller unit."""
+
+
+class Shown(NamedTuple):
+    currency: str = "USD"
+    per_usd: Decimal = Decimal(1)
+
+
+DOLLARS: Final = Shown()
+_shown: Final[ContextVar[Shown]] = ContextVar("spanledger_currency", default=DOLLARS)
+
+
+@contextmanager
+def shown_in(currency: str, per_usd: Decimal) -> Generator[None]:
+    """Show amounts in another currency: `per_usd` is what one US dollar costs in it."""
+    token = _shown.set(Shown(currency, per_usd))
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def currency() -> str:
+    """The currency that amounts are shown in."""
+    return _shown.get().currency
+
+
+def usd(amount: Any) -> str:
+    """An amount in US dollars: two decimals, four below one, two digits where it is less; "-" if it is unknown, "-$0.02"."""
+    if amount is None:
+        return "-"
+    shown = _shown.get()
+    value = Decimal(str(amount)) * shown.per_usd
+    size = abs(value)
+    if size >= 1 or size == 0:
+        places = 0 if shown.currency in WHOLE else 2
+    elif size >= Decimal("0.0001"):
+        places = 4
+    else:
+        places = min(12, 1 - size.adjusted())
+    text = f"{size:,.{places}f}"
+    sign = "-" if value < 0 and any(digit in "123456789" for digit in text) else ""
+    symbol = SYMBOLS.get(shown.currency)
+    return f"{sign}{symbol}{text}" if symbol else f"{sign}{text} {shown.currency}"
