@@ -15,6 +15,8 @@ from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
 
 FORMATS: Final = {"csv": "CSVWithNames", "parquet": "Parquet", "jsonl": "JSONEachRow"}
+CSV_SETTINGS: Final = {"format_csv_null_representation": "", "output_format_decimal_trailing_zeros": 1}
+"""A column without a value is empty; a cost has all its decimals, so that no reader takes a column for whole numbers."""
 VIEWS: Final = {"focus": "focus_cost_and_usage_between", "calls": "llm_call_record_between"}
 """Kind of export -> its view."""
 
@@ -48,7 +50,7 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
     with ledger() as database, spinner("exporting"):
         query = f"SELECT {_csv_columns(database, source) if form in ('focus', 'csv') else '*'} FROM {source}"
         try:
-            data: bytes = database.client.raw_query(query, fmt=FORMATS.get(form, FORMATS["csv"]))
+            data: bytes = database.client.raw_query(query, settings=CSV_SETTINGS, fmt=FORMATS.get(form, FORMATS["csv"]))
         except Error as error:
             raise DatabaseError(f"exporting failed: {reason(error)}") from error
     write(data, out)
@@ -57,10 +59,17 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
 def _csv_columns(database: Ledger, source: str) -> str:
     """The columns, with a quote before text that a spreadsheet would run as a formula (OWASP, CSV injection)."""
     columns = database.query(f"DESCRIBE (SELECT * FROM {source} LIMIT 0)").rows
-    return ", ".join(
-        statement("cli/csv_text", column=name) if "String" in kind and "Map" not in kind else f"`{name}`"
-        for name, kind, *_ in columns
-    )
+    return ", ".join(_csv_column(str(name), str(kind)) for name, kind, *_ in columns)
+
+
+def _csv_column(name: str, kind: str) -> str:
+    if "DateTime" in kind:
+        return f"formatDateTime(`{name}`, '%Y-%m-%dT%H:%i:%SZ', 'UTC') AS `{name}`"
+    if name == "Tags" or "Map" in kind or "String" not in kind:
+        return f"`{name}`" if "Map" not in kind and "Array" not in kind else f"toJSONString(`{name}`) AS `{name}`"
+    if "Array" in kind:
+        return f"toJSONString(`{name}`) AS `{name}`"
+    return statement("cli/csv_text", column=name)
 
 
 COMMANDS: Final = (export,)
