@@ -3,6 +3,7 @@ CREATE ROLE IF NOT EXISTS spanledger_writer;
 GRANT INSERT ON {db}.llm_calls TO spanledger_writer;
 GRANT INSERT ON {db}.ledger_events TO spanledger_writer;
 GRANT INSERT ON {db}.llm_jobs TO spanledger_writer;
+GRANT INSERT ON {db}.outcomes TO spanledger_writer;
 CREATE SETTINGS PROFILE IF NOT EXISTS spanledger_writer SETTINGS async_insert = 1, wait_for_async_insert = 1, max_execution_time = 60, max_memory_usage = 2000000000 TO spanledger_writer;
 
 -- A gateway adds rows, and asks whether an answer has one already: it sees no cost of anybody, and of users only who began a job.
@@ -10,6 +11,7 @@ CREATE ROLE IF NOT EXISTS spanledger_gateway;
 GRANT INSERT ON {db}.llm_calls TO spanledger_gateway;
 GRANT INSERT ON {db}.ledger_events TO spanledger_gateway;
 GRANT SELECT, INSERT ON {db}.llm_jobs TO spanledger_gateway;
+GRANT INSERT ON {db}.outcomes TO spanledger_gateway;
 GRANT SELECT(tenant_id, start_time, provider, response_id, trace_id, span_id) ON {db}.llm_calls TO spanledger_gateway;
 
 CREATE ROLE IF NOT EXISTS spanledger_reader;

@@ -3,7 +3,7 @@
 Most applications import nothing from this package: they start with `opentelemetry-instrument`. The public API is
 for applications that build their own TracerProvider (`install`), ship rows immediately (`flush`), set attribution
 without middleware (`attribution`, `feature`, `unit`, `carry`, `carried`), call a model through a client that
-Spanledger does not instrument (`record`), or enforce limits in their own code (`check_request_allowed`,
+Spanledger does not instrument (`record`), pay for what is no model (`charge`), say what became of the work (`outcome`), or enforce limits in their own code (`check_request_allowed`,
 `record_actual_cost`).
 
 PYTEST_DONT_REWRITE: pytest rewrites the assertions of plugins, and warns of those that were imported before it began.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spanledger.context.unattributed import AttributionRequired
     from spanledger.limits.api import check_request_allowed, record_actual_cost
     from spanledger.limits.errors import BudgetExceeded
-    from spanledger.manual import record
+    from spanledger.manual import charge, outcome, record
 
 __version__ = VERSION
 
@@ -33,10 +33,12 @@ __all__ = [
     "attribution",
     "carried",
     "carry",
+    "charge",
     "check_request_allowed",
     "feature",
     "flush",
     "install",
+    "outcome",
     "record",
     "record_actual_cost",
     "unit",
@@ -46,7 +48,7 @@ __all__ = [
 _EXPORT_MODULES = {
     "install": "bootstrap",
     "flush": "bootstrap",
-    "record": "manual",
+    **dict.fromkeys(("record", "charge", "outcome"), "manual"),
     "AttributionRequired": "context.unattributed",
     "BudgetExceeded": "limits.errors",
     **dict.fromkeys(("check_request_allowed", "record_actual_cost"), "limits.api"),

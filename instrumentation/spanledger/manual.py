@@ -1,4 +1,5 @@
-"""Manual recording: `spanledger.record()` writes a row for a call that is not instrumented.
+"""Manual recording: `record()` writes a row for a call that is not instrumented, `charge()` for what is no model, and `outcome()` says
+what became of the work.
 
 A response that the instrumentation has already recorded is not recorded again: it is recognised by object identity
 (held weakly), or by provider and response id. So code that logged its calls before Spanledger came can stay as it is.
@@ -7,15 +8,22 @@ A response that the instrumentation has already recorded is not recorded again: 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final, cast
+
+from opentelemetry import baggage
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind
 
 from spanledger import bootstrap
 from spanledger.capture import admission
 from spanledger.capture.call import Call, seen_responses
+from spanledger.capture.jobs import attribution_of, tenant_of
 from spanledger.pricing.calculator import usage_from_totals
 from spanledger.providers import Provider, Request, Response, anthropic, google, openai
 from spanledger.runtime.guard import log, quietly
-from spanledger.runtime.untrusted_json import Json, mapping
+from spanledger.runtime.untrusted_json import Json, label, mapping
+from spanledger.semconv import attributes as a
 
 PROVIDER_BY_MODULE: Final[dict[str, Provider]] = {"openai": openai, "anthropic": anthropic, "google": google}
 """First part of a response class's module -> the provider module that reads it."""
@@ -102,6 +110,129 @@ def record(
         call.finish()
         if response is not None:
             seen_responses.add_object(response)
+        return True
+    return False
+
+
+MAX_CHARGE: Final = Decimal(1_000_000)
+"""USD: what no single thing costs."""
+
+
+def charge(
+    vendor: str, amount: Decimal | str | float, *, unit: str = "", quantity: float = 1, charge_id: str | None = None
+) -> bool:
+    """Record the cost of something that is no model, as a row of the request that is going on: a search, a sandbox, a paid API.
+
+    Args:
+        vendor: who charges it, e.g. "tavily"; the row's provider.
+        amount: in USD, of all units together; a string or a Decimal is exact.
+        unit: what was bought, e.g. "search".
+        quantity: how many units.
+        charge_id: names the charge: said again, by whichever process, it counts once.
+
+    Returns:
+        Whether a row was written. Nothing is raised: an amount that is none is logged.
+    """
+    with quietly("recording a charge"):
+        if bootstrap.disabled():
+            return False
+        usd, name = _amount(amount), label(vendor)
+        if usd is None or name is None:
+            log.error(
+                "spanledger.charge(): %r of %r is no amount in USD from 0 to 1,000,000: no row was written",
+                amount,
+                vendor,
+            )
+            return False
+        if charge_id is not None and not _is_new(name, charge_id):
+            return False
+        response = Response(charge_id, usage=None, job_id=f"charge {charge_id}" if charge_id else None)
+        call = Call(
+            bootstrap.tracer(f"spanledger.{name}"),
+            _ManualProvider(response),
+            Request("charge", label(unit)),
+            name,
+            ("", None),
+        )
+        admission.charge(call)
+        call.note(a.CHARGE_AMOUNT, format(usd, "f"))
+        call.note(a.CHARGE_UNIT, label(unit) or "")
+        call.note(a.CHARGE_QUANTITY, repr(quantity))
+        call.finish()
+        return True
+    return False
+
+
+def _amount(value: object) -> Decimal | None:
+    """An amount in USD; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, Decimal | str | int | float):
+        return None
+    try:
+        usd = Decimal(repr(value) if isinstance(value, float) else value)
+    except InvalidOperation:
+        return None
+    return usd if usd.is_finite() and 0 <= usd <= MAX_CHARGE else None
+
+
+def outcome(
+    kind: str,
+    outcome_id: str,
+    *,
+    status: str = "accepted",
+    accepted: bool | None = None,
+    value_usd: Decimal | str | float | None = None,
+    request_id: str | None = None,
+    unit_id: str | None = None,
+) -> bool:
+    """Say what became of a request or a unit of work: a ticket was solved, a document was rejected.
+
+    It may be said long after the request, by any process, and again: the last statement about an `outcome_id` counts. The view
+    `cost_per_outcome` has what an accepted outcome costs, with all retries and failures.
+
+    Args:
+        kind: of the thing, e.g. "ticket".
+        outcome_id: the application's name of the thing, unique within its kind and tenant.
+        status: a word for what became of it.
+        accepted: whether it is what the work was for; default: whether `status` is "accepted".
+        value_usd: what it is worth, where that is known.
+        request_id: the request whose calls it cost; default: the one that is going on.
+        unit_id: the unit of work, where that is no request.
+
+    Returns:
+        Whether it was recorded. Nothing is raised.
+    """
+    with quietly("recording an outcome"):
+        if bootstrap.disabled():
+            return False
+        worth = _amount(value_usd)
+        if label(kind) is None or label(outcome_id) is None or (value_usd is not None and worth is None):
+            log.error(
+                "spanledger.outcome(): %r %r worth %r is not an outcome: it needs a kind, an id, and a value in USD",
+                kind,
+                outcome_id,
+                value_usd,
+            )
+            return False
+        facts: dict[str, Any] = {
+            a.MARKER: "outcome",
+            a.OUTCOME_KIND: label(kind),
+            a.OUTCOME_ID: label(outcome_id),
+            a.OUTCOME_STATUS: label(status) or "",
+            a.OUTCOME_ACCEPTED: status == "accepted" if accepted is None else bool(accepted),
+        }
+        if worth is not None:
+            facts[a.OUTCOME_VALUE] = format(worth, "f")
+        context = None
+        if request_id is not None or unit_id is not None:
+            context = Context()
+            for name, value in ((a.REQUEST_ID, request_id), (a.UNIT_ID, unit_id)):
+                context = baggage.set_baggage(name, value, context) if value is not None else context
+            tenant = tenant_of(attribution_of(None))
+            context = baggage.set_baggage(a.TENANT_ID, tenant, context) if tenant else context
+        span = bootstrap.tracer("spanledger.outcome").start_span(
+            "spanledger.outcome", context, SpanKind.INTERNAL, facts
+        )
+        span.end()
         return True
     return False
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
 from spanledger_clickhouse.database.jobs import attributed
 from spanledger_clickhouse.database.statements import statement
-from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, Contents, Row
+from spanledger_clickhouse.rows.rows import COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, OUTCOME_COLUMNS, Contents, Row
 
 T = TypeVar("T")
 
@@ -125,6 +125,8 @@ def insert_contents(client: Any, target: Target, contents: Iterable[Contents], t
     contents = list(contents)
     jobs = [job for line in contents for job in line.jobs]
     _insert(client, target, "llm_jobs", JOB_COLUMNS, jobs, repr(sorted(map(repr, jobs))))
+    outcomes = [outcome for line in contents for outcome in line.outcomes]
+    _insert(client, target, "outcomes", OUTCOME_COLUMNS, outcomes, repr(sorted(map(repr, outcomes))))
     insert(client, target, attributed(client, target, [row for line in contents for row in line.rows], tenant))
     insert_events(client, target, [event for line in contents for event in line.events])
 

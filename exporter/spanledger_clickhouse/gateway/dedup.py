@@ -19,7 +19,19 @@ from spanledger_clickhouse.prices import repricing
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span, Value, text
 from spanledger_clickhouse.rows.result_lines import expanded
-from spanledger_clickhouse.rows.rows import COLUMNS, COSTS, PRICE_LABELS, Contents, Row, event, is_job, job, row
+from spanledger_clickhouse.rows.rows import (
+    COLUMNS,
+    COSTS,
+    PRICE_LABELS,
+    Contents,
+    Row,
+    event,
+    is_job,
+    is_outcome,
+    job,
+    outcome,
+    row,
+)
 
 SpanKey = tuple[str, str]
 """(trace id, span id)."""
@@ -201,6 +213,9 @@ def _add_entry(classification: Classification, number: int, tenant: str, span: S
     try:
         if is_job(span):
             classification.entries.append(Entry(number, span, Contents([], [], [job(span)]), tenant))
+            return
+        if is_outcome(span):
+            classification.entries.append(Entry(number, span, Contents([], [], [], [outcome(span)]), tenant))
             return
         priced_row = with_price(row(span, "otlp"))
     except Exception as error:  # noqa: BLE001 - one bad span must not fail the others of the batch

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from itertools import islice
 from typing import Any, Final, NamedTuple, cast
 
@@ -201,6 +201,21 @@ UNDATED: Final = "spanledger.job.undated"
 """Among the `attributes` of a result whose answer does not say when it was made: its time is that of its job."""
 
 
+OUTCOME_COLUMNS: Final[dict[str, str]] = {
+    "tenant_id": LOW,
+    "kind": LOW,
+    "outcome_id": TEXT,
+    "status": LOW,
+    "accepted": "UInt8",
+    "value_usd": "Nullable(Decimal(18, 6))",
+    "request_id": TEXT,
+    "unit_id": TEXT,
+    "trace_id": TEXT,
+    "at": "DateTime64(6, 'UTC')",
+}
+"""Column of `outcomes` -> its type, in the order of an outcome."""
+
+
 class Contents(NamedTuple):
     """Rows and markers of one line."""
 
@@ -209,6 +224,8 @@ class Contents(NamedTuple):
     """Markers that a process reports about itself (`ledger_events`)."""
     jobs: Sequence[Row] = ()
     """Who began which job (`llm_jobs`)."""
+    outcomes: Sequence[Row] = ()
+    """What became of requests and units of work (`outcomes`)."""
 
 
 def contents(line: bytes | str, source: str = "spool") -> Contents:
@@ -223,19 +240,51 @@ def contents(line: bytes | str, source: str = "spool") -> Contents:
     rows: list[Row] = []
     events: list[Row] = []
     jobs: list[Row] = []
+    outcomes: list[Row] = []
     for span in spans_from_json(cast("Json", document)):
         if span.scope == a.MARKER_SCOPE:
             events.append(event(span))
         elif is_job(span):
             jobs.append(job(span))
+        elif is_outcome(span):
+            outcomes.append(outcome(span))
         elif span.scope.startswith(a.SCOPE_PREFIX):
             rows += [row(call, source) for call in expanded(span)]
-    return Contents(rows, events, jobs)
+    return Contents(rows, events, jobs, outcomes)
 
 
 def is_job(span: Span) -> bool:
     """Whether a span says who began a job, and is no call."""
     return span.scope.startswith(a.SCOPE_PREFIX) and span.attributes.get(a.MARKER) == "job"
+
+
+def is_outcome(span: Span) -> bool:
+    """Whether a span says what became of a request, and is no call."""
+    return span.scope.startswith(a.SCOPE_PREFIX) and span.attributes.get(a.MARKER) == "outcome"
+
+
+def outcome(span: Span) -> Row:
+    """What became of a request, in the order of `OUTCOME_COLUMNS`."""
+    attributes = span.attributes
+    try:
+        value = Decimal(str(attributes[a.OUTCOME_VALUE])) if a.OUTCOME_VALUE in attributes else None
+    except InvalidOperation:
+        value = None
+    return (
+        text(attributes.get(a.TENANT_ID)),
+        text(attributes.get(a.OUTCOME_KIND)),
+        text(attributes.get(a.OUTCOME_ID)),
+        text(attributes.get(a.OUTCOME_STATUS)),
+        int(attributes.get(a.OUTCOME_ACCEPTED) is True),
+        value if value is not None and abs(value) < MAX_VALUE else None,
+        text(attributes.get(a.REQUEST_ID)),
+        text(attributes.get(a.UNIT_ID)),
+        span.trace_id,
+        EPOCH + timedelta(microseconds=min(span.start, MAX_TIMESTAMP_SECONDS * 10**9) // 1000),
+    )
+
+
+MAX_VALUE: Final = Decimal(10) ** 12
 
 
 def job(span: Span) -> Row:

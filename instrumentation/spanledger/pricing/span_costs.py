@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from spanledger.pricing import BilledCall, Price
-from spanledger.pricing.price import BILLED_ELSEWHERE, CACHE_HIT, NOT_BILLED, PROVIDER_REPORTED
+from spanledger.pricing.price import (
+    ATTO_PER_PICO,
+    BILLED_ELSEWHERE,
+    CACHE_HIT,
+    NOT_BILLED,
+    PROVIDER_REPORTED,
+    Component,
+)
 from spanledger.semconv import attributes as a
 from spanledger.semconv.usage import COST_ATTRIBUTES, Usage, from_attributes
 
@@ -19,6 +27,8 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
     """
     if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
         return {a.PRICE_STATUS: NOT_BILLED}
+    if a.CHARGE_AMOUNT in attributes:
+        return price_attributes(charged(str(attributes[a.CHARGE_AMOUNT]), str(attributes.get(a.CHARGE_UNIT, ""))))
     price = billed_call(attributes, usage or from_attributes(attributes)).price()
     if a.BILLED_TO in attributes and price.total_picousd is not None:
         price = Price(BILLED_ELSEWHERE, 0, (), price.key, price.source, price.version, (), price.total_picousd)
@@ -26,6 +36,13 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
         free = price_attributes(Price(CACHE_HIT, 0, key=price.key, source=price.source, version=price.version))
         return free if price.total_picousd is None else {**free, a.COST_AVOIDED: price.total_picousd}
     return price_attributes(price)
+
+
+def charged(amount: str, unit: str) -> Price:
+    """The price of something that is no model, whose amount in USD the application states."""
+    picousd = int((Decimal(amount) * 10**12).to_integral_value())
+    part = Component(unit or "charge", 1, picousd * ATTO_PER_PICO, "spanledger.charge", picousd)
+    return Price(PROVIDER_REPORTED, picousd, (part,), None, "application")
 
 
 def _maybe_billed(attributes: Mapping[str, object]) -> bool:

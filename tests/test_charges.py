@@ -1,0 +1,78 @@
+"""`spanledger.charge` and `spanledger.outcome`: money that is no model, and what the work came to."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import spanledger
+from conftest import Recorded
+from empty_ledger import empty_ledger
+from spanledger.semconv import attributes as a
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
+from spanledger_clickhouse.rows.rows import contents
+from synthetic import call
+
+pytestmark = pytest.mark.usefixtures("by_hand")
+
+
+@pytest.mark.parametrize("amount", ["0.008", Decimal("0.008"), 0.008])
+def test_a_charge_is_a_row_of_its_request_with_its_exact_amount(amount: Decimal | str | float, ledger: Recorded):
+    with spanledger.attribution(user="ada", request_id="r-1"):
+        assert spanledger.charge("tavily", amount, unit="search", quantity=2)
+    row = ledger.row
+    assert (row["provider"], row["operation"], row["cost_usd"], row["other_cost_usd"]) == (
+        "tavily",
+        "charge",
+        Decimal("0.008"),
+        Decimal("0.008"),
+    )
+    assert (row["price_status"], row["request_model"], row["user_id"]) == ("provider_reported", "search", "ada")
+
+
+@pytest.mark.parametrize("amount", ["eight", -1, float("nan"), True, None, 10**9])
+def test_an_amount_that_is_none_is_no_row_and_no_error(
+    amount: object, ledger: Recorded, caplog: pytest.LogCaptureFixture
+):
+    assert not spanledger.charge("tavily", amount)  # pyright: ignore[reportArgumentType]
+    assert ledger.rows == []
+    assert "is no amount in USD" in caplog.text
+
+
+def test_a_charge_with_a_name_counts_once(ledger: Recorded):
+    for _ in range(2):
+        spanledger.charge("e2b", "0.02", unit="sandbox minute", charge_id="sb-1")
+    keys = {(row["trace_id"], row["span_id"]) for row in ledger.rows}
+    assert len(keys) == 1, "rows of one key are one row of the ledger"
+
+
+def test_an_outcome_is_said_later_and_its_cost_has_all_that_it_took(ledger: Recorded, tmp_path: Path):
+    assert spanledger.outcome("ticket", "T-1", status="rejected", request_id="r-1")
+    assert spanledger.outcome("ticket", "T-1", value_usd="12.5", request_id="r-1")
+    assert spanledger.outcome("ticket", "T-2", status="rejected", request_id="r-2")
+    assert not spanledger.outcome("", "T-3")
+    where = empty_ledger(tmp_path / "ledger")
+    rows = [
+        call(span_id=f"{n:016x}", response_id=f"c-{n}", request_id=request, cost_usd=cost, outcome=outcome)
+        for n, (request, cost, outcome) in enumerate([
+            ("r-1", Decimal("0.10"), "ok"), ("r-1", Decimal("0.02"), "aborted"), ("r-2", Decimal("0.30"), "ok"), ("r-9", Decimal(5), "ok"),
+        ])
+    ]  # fmt: skip
+    with open_client(where) as client:
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
+        insert.insert_contents(client, where, [contents(line) for line in ledger.lines])
+        client.command(f"USE `{where.database}`")
+        [found] = client.query(
+            "SELECT kind, outcomes, accepted_outcomes, round(total_cost_usd, 9), round(cost_per_accepted_usd, 9), failed_calls, total_value_usd "
+            "FROM cost_per_outcome"
+        ).result_rows
+    assert found == ("ticket", 2, 1, 0.42, 0.42, 1, 12.5)
+
+
+def test_an_outcome_is_no_call(ledger: Recorded):
+    spanledger.outcome("ticket", "T-1", request_id="r-1")
+    assert ledger.rows == []
+    assert a.OUTCOME_KIND
