@@ -121,7 +121,10 @@ def test_grafana_gets_every_variable_of_its_provisioning():
     assert used <= set(SERVICES["grafana"]["environment"])
     contact = yaml.safe_load((folder / "alerting/contact-points.yaml").read_text())
     names = {point["name"] for point in contact["contactPoints"]}
-    [policy] = contact["policies"]
+    assert not [file for file in folder.rglob("*.yaml") if "policies" in yaml.safe_load(file.read_text())], (
+        "it would replace the user's tree"
+    )
+    [policy] = yaml.safe_load((folder.parent / "notification-policies/policies.yaml").read_text())["policies"]
     assert {policy["receiver"], *(route["receiver"] for route in policy["routes"])} <= names
 
 

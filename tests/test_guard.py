@@ -271,3 +271,73 @@ def test_the_guard_publishes_budgets_and_spend_to_redis(settings, tmp_path: Path
         assert '"a user\'s day"' in store.controls().published, "published anew"
     finally:
         server.stop()
+
+
+def test_many_users_over_their_limit_are_one_message(ledger: Ledger, receiver: Receiver):
+    put(ledger, "a user's day", 1, per="user", window="day")
+    at = MARCH + timedelta(hours=5, minutes=10)
+    for number in range(60):
+        spend(ledger, at, 1 + number / 100, user_id=f"u{number:02}")
+    hooks = [Destination("webhook", receiver.url("hook")), Destination("pagerduty", receiver.url("pd"), "key")]
+    evaluate.evaluate(ledger, at + timedelta(minutes=5), hooks)
+    [payload] = receiver.bodies("hook")
+    assert payload["text"].startswith(
+        "Budget a user's day: 60 users have reached 100% of $1.00 for the day: u59 $1.59, u58 $1.58,"
+    )
+    assert "and 55 more" in payload["text"]
+    assert len(payload["top_users"]) == 5
+    assert len(receiver.bodies("pd")) == 1
+    evaluate.evaluate(ledger, at + timedelta(minutes=6), hooks)
+    assert len(receiver.bodies("hook")) == 1, "each of them is alerted once"
+
+
+def test_an_incident_is_resolved_when_its_period_is_over_or_its_budget_is_raised(ledger: Ledger, receiver: Receiver):
+    put(ledger, "day", 1, window="day")
+    put(ledger, "month", 1)
+    at = MARCH + timedelta(days=3, hours=5)
+    spend(ledger, at, 5, feature="summarize")
+    pages = [Destination("pagerduty", receiver.url("pd"), "key")]
+    evaluate.evaluate(ledger, at + timedelta(minutes=5), pages)
+    put(ledger, "month", 100)
+    evaluate.evaluate(ledger, at + timedelta(days=3), pages)
+    evaluate.evaluate(ledger, at + timedelta(days=3, hours=1), pages)
+    events = [(body["event_action"], body["dedup_key"]) for body in receiver.bodies("pd")]
+    triggered = {key for action, key in events if action == "trigger"}
+    assert len(triggered) == 2
+    assert sorted(key for action, key in events if action == "resolve") == sorted(triggered)
+    assert len(events) == 4, "each incident is resolved once"
+
+
+def test_refused_calls_are_alerted_although_no_budget_is_used_up(ledger: Ledger, receiver: Receiver):
+    at = MARCH + timedelta(hours=5, minutes=20)
+    refused = {
+        "error_type": "BudgetExceeded",
+        "outcome": "error",
+        "attributes": {"spanledger.budget.refusal": "budget 'u' of user ada"},
+    }
+    for minute in range(7):
+        spend(ledger, at + timedelta(minutes=minute), 0, user_id="ada", **refused)
+    hooks = [Destination("webhook", receiver.url("hook"))]
+    for minute in (10, 11):
+        evaluate.evaluate(ledger, at + timedelta(minutes=minute), hooks)
+    [payload] = receiver.bodies("hook")
+    assert (payload["type"], payload["refused_calls"]) == ("refused", 7)
+    assert payload["text"].startswith(
+        "7 calls were refused in the last hour, of 1 caller (ada 7): budget 'u' of user ada"
+    )
+
+
+def test_a_message_says_what_changed_how_to_stop_it_and_where_to_look(
+    ledger: Ledger, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPANLEDGER_DASHBOARD_URL", "https://grafana.example/d/spanledger")
+    put(ledger, "all", 10, window="day")
+    at = MARCH + timedelta(days=3, hours=5)
+    spend(ledger, at - timedelta(days=1, hours=1), 1, feature="summarize")
+    spend(ledger, at - timedelta(hours=1), 12, feature="summarize")
+    evaluate.evaluate(ledger, at, [Destination("slack", receiver.url("slack"))])
+    [message] = receiver.bodies("slack")
+    text = message["blocks"][1]["elements"][0]["text"]
+    assert "Changed most: summarize $12.00, $1.00 at this point of the day before" in text
+    assert "Stop it: spanledger stop feature=summarize" in text
+    assert "Dashboard: https://grafana.example/d/spanledger" in text

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,10 @@ from spanledger import BudgetExceeded
 from spanledger.limits import api
 from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.demo.loopback_provider import Provider
+from synthetic import call
 
 pytestmark = pytest.mark.services
 
@@ -51,7 +56,8 @@ def test_a_stop_is_enforced_within_seconds_and_each_change_is_a_row(
     assert eventually(refused, 5)
     with spanledger.attribution(user="ada", feature="search"):
         call_openai(provider.url)
-    assert run("stop") == "feature=summarize\n"
+    listed = run("stop")
+    assert all(word in listed for word in ("feature=summarize", getpass.getuser(), "loops")), listed
     run("resume", "feature=summarize")
     assert eventually(lambda: not refused(), 5)
     assert "is not stopped" in CliRunner().invoke(main, ["resume", "feature=summarize"]).output
@@ -118,3 +124,20 @@ def test_a_budget_from_the_command_line_is_enforced_within_seconds(
 
 def test_a_stop_without_redis_is_an_error():
     assert "SPANLEDGER_REDIS_URL is not set" in CliRunner().invoke(main, ["stop", "feature=x"]).output
+
+
+def test_a_name_that_no_call_has_is_not_stopped_without_force(
+    own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    where = empty_ledger(tmp_path / "known")
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+    monkeypatch.setenv("SPANLEDGER_REDIS_URL", own_redis.url)
+    with open_client(where) as client:
+        insert.insert(client, where, [tuple(call(start_time=datetime.now(UTC), feature="summarize").values())])
+    refused = CliRunner().invoke(main, ["stop", "feature=sumarize"])
+    assert refused.exit_code == 1
+    assert "Did you mean feature=summarize?" in " ".join(refused.output.split())
+    assert CliRunner().invoke(main, ["stop"]).stdout == "nothing is stopped\n"
+    for words in (["feature=sumarize", "--force"], ["feature=summarize"]):
+        assert CliRunner().invoke(main, ["stop", *words]).exit_code == 0
+    assert json.loads(CliRunner().invoke(main, ["stop", "--json"]).stdout) == ["feature=sumarize", "feature=summarize"]

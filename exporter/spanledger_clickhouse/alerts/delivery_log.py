@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,7 +20,16 @@ from typing import Any, Final, NamedTuple
 
 from spanledger.runtime.guard import log
 from spanledger_clickhouse.alerts.destinations import Delivery, Destination
-from spanledger_clickhouse.alerts.messages import Alert, headline, webhook_payload
+from spanledger_clickhouse.alerts.messages import (
+    GROUPED_FROM,
+    Alert,
+    Refusals,
+    grouped_payload,
+    headline,
+    refusal_payload,
+    resolved_payload,
+    webhook_payload,
+)
 from spanledger_clickhouse.budgets.table import insert
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
@@ -29,11 +38,14 @@ CLAIMED: Final = "claimed"
 DELIVERED: Final = "delivered"
 DEAD: Final = "dead"
 DISMISSED: Final = "dismissed"
+RESOLVED: Final = "resolved"
+RESOLVING: Final = ("pagerduty", "webhook")
+"""Kinds of destinations that keep an incident open until it is resolved."""
 SETTLE_SECONDS: Final = 1.0
 """Time within which every guard sees a claim that was already written."""
 CLAIM_EXPIRY_SECONDS: Final = 900
 """A claim of this age without an outcome belongs to a guard that crashed."""
-MAX_ALERTS_PER_EVALUATION: Final = 100
+MAX_ALERTS_PER_EVALUATION: Final = 1000
 """Alerts per evaluation; the others are sent by the next one."""
 SENDERS: Final = 8
 MAX_FAILURES: Final = 3
@@ -66,7 +78,7 @@ class DeliveryResult(NamedTuple):
 
 def deliver_once(
     ledger: Ledger,
-    alerts: Sequence[Alert],
+    alerts: Sequence[Alert | Refusals],
     destinations: Sequence[Destination],
     add_details: Callable[[Alert], Alert] = lambda alert: alert,
 ) -> list[DeliveryResult]:
@@ -83,9 +95,13 @@ def deliver_once(
     """
     fresh = _unclaimed(ledger, alerts)
     if not destinations:
-        return [DeliveryResult(headline(alert), "", Delivery(0), alert.id) for alert in fresh]
+        return [DeliveryResult(_headline(alert), "", Delivery(0), alert.id) for alert in fresh]
     mine = _claim_alerts(ledger, fresh, [destination.name for destination in destinations])
-    outcomes = _deliver(ledger, [(alert.id, webhook_payload(add_details(alert))) for alert in mine], destinations)
+    detailed = [(alert, _payload(add_details(alert) if isinstance(alert, Alert) else alert)) for alert in mine]
+    outcomes: list[DeliveryResult] = []
+    for fewest in dict.fromkeys(GROUPED_FROM[destination.kind] for destination in destinations):
+        alike = [destination for destination in destinations if GROUPED_FROM[destination.kind] == fewest]
+        outcomes += _deliver(ledger, _grouped(detailed, fewest), alike)
     for destination in destinations:
         parameters = {"seconds": CLAIM_EXPIRY_SECONDS, "destination": destination.name}
         left = {
@@ -94,6 +110,56 @@ def deliver_once(
             if payload_json
         }
         outcomes += _redeliver(ledger, left, destination.name, [destination])
+    return outcomes
+
+
+def _headline(alert: Alert | Refusals) -> str:
+    return headline(alert) if isinstance(alert, Alert) else str(refusal_payload(alert)["text"]).partition("\n")[0]
+
+
+def _payload(alert: Alert | Refusals) -> dict[str, Any]:
+    return webhook_payload(alert) if isinstance(alert, Alert) else refusal_payload(alert)
+
+
+def _grouped(
+    alerts: Sequence[tuple[Alert | Refusals, dict[str, Any]]], fewest: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """(alert id, the payload that is sent of it): at least so many values of one budget and threshold share one."""
+    groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for alert, payload in alerts:
+        key: tuple[Any, ...] = (alert.id,)
+        if isinstance(alert, Alert) and alert.status.budget.per:
+            key = (alert.status.budget.name, alert.status.window.start, alert.threshold)
+        groups.setdefault(key, {})[alert.id] = payload
+    payloads: list[tuple[str, dict[str, Any]]] = []
+    for group in groups.values():
+        shared = grouped_payload(group) if len(group) >= fewest else None
+        payloads += [(alert, shared or payload) for alert, payload in group.items()]
+    return payloads
+
+
+def resolve(ledger: Ledger, current: Collection[str], destinations: Sequence[Destination]) -> list[DeliveryResult]:
+    """Resolve the incidents of alerts that do not hold any more.
+
+    Args:
+        ledger: records what was resolved.
+        current: ids of all alerts that hold now.
+        destinations: those that keep incidents open are notified.
+
+    Raises:
+        DatabaseError: the ledger cannot be queried or written to.
+    """
+    outcomes: list[DeliveryResult] = []
+    for destination in destinations:
+        if destination.kind not in RESOLVING:
+            continue
+        rows = ledger.query(statement("alerts/open_incidents"), {"destination": destination.name}).rows
+        payloads = {alert: json.loads(text) for alert, text in rows if text}
+        holding = {
+            payload["id"] for alert, payload in payloads.items() if alert in current
+        }  # a group is over with its last member
+        over = [(alert, resolved_payload(p)) for alert, p in payloads.items() if p["id"] not in holding]
+        outcomes += _deliver(ledger, over, [destination], RESOLVED)
     return outcomes
 
 
@@ -107,7 +173,7 @@ def _redeliver(
     return _deliver(ledger, [(alert, letters[alert]) for alert in won_alerts], destinations)
 
 
-def _unclaimed(ledger: Ledger, alerts: Sequence[Alert]) -> list[Alert]:
+def _unclaimed(ledger: Ledger, alerts: Sequence[Alert | Refusals]) -> list[Alert | Refusals]:
     """The alerts that no guard has claimed."""
     ids = [alert.id for alert in alerts]
     claimed_ids: set[str] = set()
@@ -125,10 +191,10 @@ def _unclaimed(ledger: Ledger, alerts: Sequence[Alert]) -> list[Alert]:
     return list(fresh.values())[:MAX_ALERTS_PER_EVALUATION]
 
 
-def _claim_alerts(ledger: Ledger, fresh: Sequence[Alert], destinations: list[str]) -> list[Alert]:
+def _claim_alerts(ledger: Ledger, fresh: Sequence[Alert | Refusals], destinations: list[str]) -> list[Alert | Refusals]:
     """Claim alerts; returns those whose claim this process won."""
     claim = uuid.uuid4().hex
-    rows = [_row(alert.id, webhook_payload(alert), CLAIMED, "", claim, destinations=destinations) for alert in fresh]
+    rows = [_row(alert.id, _payload(alert), CLAIMED, "", claim, destinations=destinations) for alert in fresh]
     won = set(_claims_won(ledger, rows, claim, ""))
     return [alert for alert in fresh if alert.id in won]
 
@@ -152,16 +218,25 @@ def _row(
 ) -> list[Any]:  # fmt: skip
     begun = datetime.fromisoformat(payload["period_start"]).astimezone(UTC)
     return [
-        alert, state, list(destinations), destination, claim, payload["budget"], payload["value"], begun, payload["threshold"],
+        alert, state, list(destinations), destination, claim, payload["budget"], payload.get("members", {}).get(alert, payload["value"]), begun, payload["threshold"],
         Decimal(payload["spent_usd"]), Decimal(payload["budget_usd"]), delivery.attempts, delivery.error, json.dumps(payload, ensure_ascii=False),
     ]  # fmt: skip
 
 
 def _deliver(
-    ledger: Ledger, payloads: Iterable[tuple[str, dict[str, Any]]], destinations: Sequence[Destination]
+    ledger: Ledger,
+    payloads: Iterable[tuple[str, dict[str, Any]]],
+    destinations: Sequence[Destination],
+    done: str = DELIVERED,
 ) -> list[DeliveryResult]:
-    """Send payloads to destinations in parallel, and record each outcome as soon as it is known."""
-    jobs = [(alert, payload, destination) for alert, payload in payloads for destination in destinations]
+    """Send payloads to destinations in parallel, each once, and record the outcome of each of its alerts as soon as it is known.
+
+    `done`: the state of what was accepted.
+    """
+    members: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for alert, payload in payloads:
+        members.setdefault(str(payload["id"]), ([], payload))[0].append(alert)
+    jobs = [(alerts, payload, destination) for alerts, payload in members.values() for destination in destinations]
     if not jobs:
         return []
     outcomes: list[DeliveryResult] = []
@@ -170,16 +245,20 @@ def _deliver(
     written = time.monotonic()
     with ThreadPoolExecutor(min(SENDERS, len(jobs))) as pool:
         running = {
-            pool.submit(_send, payload, destination, failures): (alert, payload, destination)
-            for alert, payload, destination in jobs
+            pool.submit(_send, payload, destination, failures): (alerts, payload, destination)
+            for alerts, payload, destination in jobs
         }
         for future in as_completed(running):
-            alert, payload, destination = running[future]
+            alerts, payload, destination = running[future]
             delivery = future.result()
-            rows.append(
-                _row(alert, payload, DEAD if delivery.error else DELIVERED, destination.name, delivery=delivery)
-            )
-            outcomes.append(DeliveryResult(str(payload["text"]), destination.display_name, delivery, alert))
+            failed = DEAD if done == DELIVERED else ""
+            if not delivery.error or failed:
+                rows += [
+                    _row(alert, payload, failed if delivery.error else done, destination.name, delivery=delivery)
+                    for alert in alerts
+                ]
+            text = str(payload["text"]).partition("\n")[0]
+            outcomes.append(DeliveryResult(text, destination.display_name, delivery, alerts[0]))
             if delivery.error:
                 log.error("an alert of budget %r was not delivered after %d attempts: %s", payload["budget"], delivery.attempts, delivery.error)  # fmt: skip
             if time.monotonic() - written > SETTLE_SECONDS or len(outcomes) == len(jobs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -14,12 +14,13 @@ from spanledger.runtime.guard import log
 from spanledger_clickhouse.alerts import delivery_log
 from spanledger_clickhouse.alerts.delivery_log import DeliveryResult
 from spanledger_clickhouse.alerts.destinations import Destination
-from spanledger_clickhouse.alerts.messages import Alert
+from spanledger_clickhouse.alerts.messages import Alert, Refusals
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.status import BudgetStatus
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Ledger
+from spanledger_clickhouse.database.statements import statement
 
 TOP_SPENDERS: Final = 5
 MAX_DETAILED: Final = 20
@@ -47,8 +48,20 @@ def evaluate(ledger: Ledger, now: datetime, destinations: Sequence[Destination])
         *budget_status.noteworthy(budget_status.statuses(ledger, now)),
         *budget_status.noteworthy(_previous_periods(ledger, now)),
     ]
-    alerts = [Alert(status, threshold) for status, threshold in crossed_thresholds(statuses)]
-    return delivery_log.deliver_once(ledger, alerts, destinations, _details(ledger, now))
+    alerts: list[Alert | Refusals] = [Alert(status, threshold) for status, threshold in crossed_thresholds(statuses)]
+    alerts += _refusals(ledger, now)
+    outcomes = delivery_log.deliver_once(ledger, alerts, destinations, _details(ledger, now))
+    holding = {Alert(status, threshold).id for status in statuses for threshold in _reached(status)}
+    return outcomes + delivery_log.resolve(ledger, holding | {alert.id for alert in alerts}, destinations)
+
+
+def _refusals(ledger: Ledger, now: datetime) -> Iterator[Refusals]:
+    """Calls that were refused in the hour under way and the one before, by reason: one alert an hour."""
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    for begun in (hour - timedelta(hours=1), hour):
+        window = {"since": begun, "until": min(now, begun + timedelta(hours=1))}
+        for reason, count, users, top in ledger.query(statement("alerts/refusals"), window).rows:
+            yield Refusals(str(reason), count, users, tuple((name or "", n) for name, n in top), begun)
 
 
 def _previous_periods(ledger: Ledger, now: datetime) -> Iterator[BudgetStatus]:
@@ -65,10 +78,15 @@ def crossed_thresholds(statuses: Iterable[BudgetStatus]) -> list[tuple[BudgetSta
     """(status of a budget, the highest threshold that it has crossed)."""
     crossings: list[tuple[BudgetStatus, float]] = []
     for status in statuses:
-        reached = [t for t in status.budget.thresholds if status.spent_usd >= status.amount_usd * Decimal(str(t))]
+        reached = _reached(status)
         if reached:
             crossings.append((status, max(reached)))
     return crossings
+
+
+def _reached(status: BudgetStatus) -> list[float]:
+    """The thresholds that a budget has crossed."""
+    return [t for t in status.budget.thresholds if status.spent_usd >= status.amount_usd * Decimal(str(t))]
 
 
 def _details(ledger: Ledger, now: datetime) -> Callable[[Alert], Alert]:
@@ -88,9 +106,34 @@ def _details(ledger: Ledger, now: datetime) -> Callable[[Alert], Alert]:
                 tops.append(_top_spenders(ledger, replace(budget, scope=scope, per=dimension), status.window, now))
             else:
                 tops.append(())
-        return Alert(status, alert.threshold, *tops)
+        changed = _changed(ledger, status, scope, now) if detailed_count <= MAX_DETAILED else None
+        return Alert(status, alert.threshold, tops[0], tops[1], changed)
 
     return with_details
+
+
+def _changed(
+    ledger: Ledger, status: BudgetStatus, scope: dict[str, str], now: datetime
+) -> tuple[str, Decimal, Decimal] | None:
+    """The feature whose spend grew most against the same time of the period before; None where that is not known."""
+    if "feature" in scope:
+        return None
+    running = status.window
+    previous = window(status.budget.window, running.start - timedelta(microseconds=1), status.budget.zone)
+    elapsed = min(now, running.end) - running.start
+    features = replace(status.budget, scope=scope, per="feature")
+    try:
+        spent = budget_status.spending(
+            ledger, features, running.start, running.start + elapsed, live=budget_status.is_current(running, now)
+        )
+        before = dict(
+            budget_status.spending(ledger, features, previous.start, min(previous.end, previous.start + elapsed))
+        )
+    except DatabaseError:
+        return None
+    growth = [(cost - before.get(name, Decimal(0)), name, cost) for name, cost in spent]
+    grown, name, cost = max(growth, default=(Decimal(0), "", Decimal(0)))
+    return (name, cost, before.get(name, Decimal(0))) if grown > 0 and before else None
 
 
 def _top_spenders(ledger: Ledger, budget: Budget, running: Window, now: datetime) -> tuple[tuple[str, Decimal], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from typing import Any, Final
 
@@ -13,8 +14,10 @@ from spanledger.limits.store.redis import RedisStore
 from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets.publish import shared_store
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
+from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show
 from spanledger_clickhouse.database.connection import DatabaseError
+from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.database.statements import statement
 
 
 class StopTarget(click.ParamType[tuple[str, str]]):
@@ -44,12 +47,14 @@ def _redis_store() -> RedisStore:
 @click.command()
 @click.argument("what", type=StopTarget(), required=False)
 @click.option("--reason", "why", default="", help="The reason; recorded with user and time in the table limit_events.")
+@click.option("--force", is_flag=True, help="Stop a name that no call of the last 90 days has.")
 @as_json
 @report_user_errors
-def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
+def stop(what: tuple[str, str] | None, why: str, force: bool, as_json: bool) -> None:
     """Refuse the calls of a user, feature, tenant or tier, in every process within five seconds; without WHAT, list the stops.
 
-    A stop applies to applications that enforce limits (docs/limits.md).
+    A stop applies to applications that enforce limits (docs/limits.md). A name that no call has is refused: it may be
+    misspelt, and the calls that cost money go on. Where the ledger does not answer, the name is not checked.
 
     \b
     Example:
@@ -61,19 +66,63 @@ def stop(what: tuple[str, str] | None, why: str, as_json: bool) -> None:
         if what is not None and as_json:
             raise click.UsageError("--json is only for the list of stops")
         store = _redis_store()
+        stopped = sorted(store.controls().stopped)
         if what is None:
-            stops = sorted(store.controls().stopped)
-            if as_json:
-                click.echo(json.dumps(stops))
-            for line in [] if as_json else stops or ["nothing is stopped"]:
-                console().print(line, markup=False)
+            _list_stops(stopped, as_json=as_json)
             return
+        if not force:
+            _check_name(*what)
         store.stop("=".join(what))
     except StoreError as error:
         prefix = "" if what is None else f"nothing is stopped ({'='.join(what)}): "
         raise click.ClickException(f"{prefix}{error}") from error
     console().print(f"{'='.join(what)} is stopped", markup=False)
     _record_audit("stop", what, why)
+
+
+def _check_name(dimension: str, key: str) -> None:
+    """Refuse a name that no call has.
+
+    Raises:
+        click.ClickException: the ledger has calls, and none of that name; the message has similar names.
+    """
+    try:
+        with ledger() as database:
+            query = statement("cli/known_names", column=BUDGET_DIMENSIONS[dimension].column)
+            names = [str(name) for (name,) in database.query(query).rows]
+            exact = statement("cli/knows_name", column=BUDGET_DIMENSIONS[dimension].column)
+            is_known = bool(database.query(exact, {"name": key}).rows[0][0])
+    except DatabaseError:
+        return  # in an emergency the stop is worth more than the check
+    if is_known or not names:
+        return
+    near = difflib.get_close_matches(key, names, 3)
+    advice = f" Did you mean {' or '.join(f'{dimension}={name}' for name in near)}?" if near else ""
+    raise click.ClickException(
+        f"nothing is stopped: no call of the last 90 days has {dimension}={key}.{advice} To stop it all the same: --force"
+    )
+
+
+def _list_stops(stops: list[str], *, as_json: bool) -> None:
+    """Lists the stops; for people with who, when and why, as far as the ledger knows."""
+    if as_json:
+        click.echo(json.dumps(stops))
+        return
+    known: dict[str, tuple[Any, ...]] = {}
+    try:
+        with ledger() as database:
+            known = {str(name): tuple(rest) for name, *rest in database.query(statement("budgets/stops")).rows}
+    except DatabaseError as error:
+        click.echo(f"note: who stopped what is not known: {error}", err=True)
+    rows = [(name, *known.get(name, (None, "", ""))) for name in stops]
+    if not rows:
+        console().print("nothing is stopped")
+        return
+    show(
+        Result(("stopped", "at", "who", "reason"), ("String", "DateTime", "String", "String"), rows),
+        "Stopped",
+        json_output=False,
+    )
 
 
 @click.command()

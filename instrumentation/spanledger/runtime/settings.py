@@ -25,6 +25,7 @@ NAMES: Final = frozenset(
         "anonymous",
         "brokers",
         "cluster",
+        "dashboard_url",
         "disabled",
         "dsn",
         "flush_timeout_ms",
