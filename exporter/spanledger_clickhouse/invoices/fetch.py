@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, Final, cast
 from urllib.parse import urlencode
 
@@ -79,7 +78,7 @@ class Fetcher:
                 f"{self.url} refuses the key (HTTP {response.status}): costs need an administrator's key"
             )
         try:
-            document: Any = json.loads(response.body, parse_float=Decimal)
+            document: Any = json.loads(response.body)
         except ValueError:
             document = None
         if response.status != 200 or not isinstance(document, dict):
@@ -139,12 +138,17 @@ def _google(fetcher: Fetcher, first: date, last: date) -> list[Any]:
     while True:
         names = names or [label(field, "name") or "" for field in items(answer, "schema", "fields")]
         rows = ([get_path(cell, "v") for cell in items(row, "f")] for row in items(answer, "rows"))
-        records.extend(dict(zip(names, row, strict=False)) for row in rows)
+        records.extend(_exact(dict(zip(names, row, strict=False))) for row in rows)
         token = label(answer, "pageToken")
         if answer.get("jobComplete") is not False and token is None:
             return records
         more = [("pageToken", token)] if token else []
         answer = fetcher.get(path, [*place, *more, ("maxResults", str(BIGQUERY_ROWS))], headers)
+
+
+def _exact(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose cost is a number, as BigQuery's text of it is not rounded."""
+    return {**record, "cost": float(record.get("cost") or 0)}
 
 
 def _seconds(day: date) -> int:
@@ -180,4 +184,4 @@ def fetch(name: str, first: date, last: date, url: str = "", progress: Progress 
         raise InvoiceError(f"there is nothing to fetch: {first} is not before {last}")
     fetcher = Fetcher(url.rstrip("/") or source.url, key, progress)
     documents = source.document(fetcher, first, last)
-    return json.dumps(documents, default=str).encode()
+    return json.dumps(documents).encode()
