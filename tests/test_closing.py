@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -270,3 +272,12 @@ def test_a_month_that_is_not_over_or_has_no_invoice_is_not_closed(books: Books):
     assert CliRunner().invoke(main, ["close", "2025-03", "--without-invoice", "openai"]).exit_code == 0
     assert "is open again" in run("close", "2025-03", "--reopen", "--note", "an invoice came")
     assert json.loads(run("close", "--json")) == []
+
+
+def test_the_band_of_the_forecast_holds_as_often_as_it_claims():
+    program = Path(__file__).parent.parent / "benchmarks/bench_forecast.py"
+    done = subprocess.run([sys.executable, program, "--json"], capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
+    assert figures["all"]["questions"] == 200
+    assert 0.72 <= figures["all"]["coverage"] <= 0.88
+    assert figures["all"]["mean_error"] < 0.12

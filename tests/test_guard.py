@@ -308,7 +308,7 @@ def test_an_incident_is_resolved_when_its_period_is_over_or_its_budget_is_raised
     assert len(events) == 4, "each incident is resolved once"
 
 
-def test_refused_calls_are_alerted_although_no_budget_is_used_up(ledger: Ledger, receiver: Receiver):
+def test_refused_calls_are_alerted_while_their_budget_is_below_its_limit(ledger: Ledger, receiver: Receiver):
     at = MARCH + timedelta(hours=5, minutes=20)
     refused = {
         "error_type": "BudgetExceeded",

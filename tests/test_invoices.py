@@ -350,7 +350,6 @@ def test_each_team_gets_a_file(quarter: None, tmp_path: Path):
         "2026-03-search.csv", "2026-03-search.html", "2026-03-support.csv", "2026-03-support.html",
     ]  # fmt: skip
     lines = (tmp_path / "march/2026-03-search.csv").read_text().splitlines()
-    assert lines[1].startswith("2026-03,search,app,feature-") and lines[1].endswith(
-        ",1,30.000000,30.000000,0.000000,30.000000"
-    )
+    assert lines[1].startswith("2026-03,search,app,feature-")
+    assert lines[1].endswith(",1,30.000000,30.000000,0.000000,30.000000")
     assert "<h1>LLM costs of search, March 2026</h1>" in (tmp_path / "march/2026-03-search.html").read_text()

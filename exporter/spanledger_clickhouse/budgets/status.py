@@ -43,7 +43,7 @@ class Forecast(NamedTuple):
     projected_usd: float
     low_usd: float | None
     high_usd: float | None
-    """The band that holds 80 %; None: there are less than seven full days to tell from."""
+    """The band that holds 80 %; None: there are less than seven full days of spend."""
     exhausted_at: datetime | None
     """When the amount was, or will be, used up; None: not in this period."""
     exhausted_earliest: datetime | None

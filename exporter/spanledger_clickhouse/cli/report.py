@@ -157,6 +157,8 @@ def _mean_rate(database: Ledger, begin: datetime, end: datetime, currency: str) 
     }
     rows = database.query(statement("report/rates", **words), {"currency": currency}).rows
     mean, missing, last = rows[0] if rows else (None, (), begin.date())
+    if mean is None and not missing:
+        return Decimal(1)  # nothing was spent
     if missing or mean is None:
         day = next(iter(missing), last)
         raise click.ClickException(
