@@ -138,7 +138,8 @@ def _write_showback(month: date, directory: Path, form: str) -> None:
     with ledger() as database, spinner("adding up"):
         shown = showbacks.showbacks(database, month)
     if not shown:
-        raise click.ClickException(f"the ledger has no costs in {month:%Y-%m}")
+        click.echo(f"no file is written: the ledger has no costs in {month:%Y-%m}", err=True)
+        return
     directory.mkdir(parents=True, exist_ok=True)
     for part in shown:
         file = directory / f"{part.file_name}.{form}"
