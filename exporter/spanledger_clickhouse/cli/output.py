@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from math import isfinite
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -33,7 +34,26 @@ R = TypeVar("R")
 PROGRESS_BAR_BYTES = 1 << 20
 """Bytes to ship below which a progress bar would only flicker."""
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, money as decimal strings.")
+_json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, money as decimal strings.")
+
+
+def _set_wide(context: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: ARG001 - click's signature
+    if value:
+        _wide.set(True)
+
+
+_wide_option: Final = click.option(
+    "--wide",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_wide,
+    help="Show all columns, however wide the terminal is.",
+)
+
+
+def as_json(command: Callable[P, R]) -> Callable[P, R]:
+    """The options of a command that shows a table: --json and --wide."""
+    return _json_option(_wide_option(command))
 
 
 class Usd(click.ParamType[Decimal]):
@@ -143,7 +163,66 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
     if len(result.rows) == 1 and len(result.columns) == 1 and isinstance(result.rows[0][0], str):
         console().print(Text("\n".join([visible(result.columns[0]), *map(visible, result.rows[0][0].split("\n"))])))
         return
-    console().print(table(result, title) if result.rows else Text(f"{title}\nno rows"))
+    if not result.rows:
+        console().print(Text(f"{title}\nno rows"))
+        return
+    shown = console()
+    fitted, left_out = fitting(result, shown.width if sys.stdout.isatty() and not _wide.get() else None)
+    shown.print(table(fitted, title))
+    if left_out:
+        note = f"{len(left_out)} column{'s' * (len(left_out) != 1)} left out: {', '.join(left_out)} (--wide)"
+        shown.print(Text(note, style="dim"))
+
+
+_wide: Final[ContextVar[bool]] = ContextVar("spanledger_wide", default=False)
+"""Whether all columns are wanted, however wide the terminal is."""
+
+
+def fitting(result: Result, width: int | None) -> tuple[Result, list[str]]:
+    """The columns of a result that fit into a terminal, and the names of the others.
+
+    Numbers and times are never cut or folded. Long names lose their middle; then columns are left out, the last ones first: the
+    first says what a row is about.
+
+    Args:
+        result: at least one row.
+        width: characters of a line; None: no limit.
+    """
+    cells = [[format_cell(name, value) for name, value in zip(result.columns, row, strict=True)] for row in result.rows]
+    names = [visible(name) for name in result.columns]
+    widths = [max(len(names[n]), *(len(row[n]) for row in cells)) for n in range(len(names))]
+    if width is None or sum(widths) + GAP * (len(widths) - 1) <= width:
+        return Result(tuple(names), result.types, [tuple(row) for row in cells]), []
+    is_text = [not _is_numeric(kind) and "Date" not in kind for kind in result.types]
+    least = [
+        min(w, max(LEAST_TEXT, len(name))) if text else w for w, name, text in zip(widths, names, is_text, strict=True)
+    ]
+    kept = len(names)
+    while kept > 1 and sum(least[:kept]) + GAP * (kept - 1) > width:
+        kept -= 1
+    spare = width - sum(least[:kept]) - GAP * (kept - 1)
+    for n in range(kept):  # what is left goes to the columns of text, the first one first
+        more = min(spare, widths[n] - least[n])
+        least[n] += max(0, more)
+        spare -= max(0, more)
+    rows = [
+        tuple(_shortened(cell, least[n]) if is_text[n] else cell for n, cell in enumerate(row[:kept])) for row in cells
+    ]
+    return Result(tuple(names[:kept]), result.types[:kept], rows), names[kept:]
+
+
+GAP: Final = 2
+"""Characters between two columns."""
+LEAST_TEXT: Final = 16
+"""Characters that a name keeps: its begin and its end."""
+
+
+def _shortened(text: str, width: int) -> str:
+    """A text of at most `width` characters, without its middle."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
 def table(result: Result, title: str) -> Table:
@@ -152,7 +231,8 @@ def table(result: Result, title: str) -> Table:
         title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
     )
     for column, kind in zip(result.columns, result.types, strict=True):
-        rich_table.add_column(Text(visible(column)), justify="right" if _is_numeric(kind) else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if _is_numeric(kind) else "left"
+        rich_table.add_column(Text(visible(column)), justify=justify, overflow="fold")
     for row in result.rows:
         rich_table.add_row(
             *(Text(format_cell(column, value)) for column, value in zip(result.columns, row, strict=True))

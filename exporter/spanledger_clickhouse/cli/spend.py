@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
 
 import click
 
@@ -17,13 +18,58 @@ from spanledger_clickhouse.cli.output import (
     spinner,
     usd,
 )
-from spanledger_clickhouse.database.ledger import NotReadOnlyError
+from spanledger_clickhouse.cli.periods import MONTH, days_of
+from spanledger_clickhouse.database.ledger import Ledger, NotReadOnlyError, Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.session import spools_of
 
 VIEWS: Final = ("feature", "user", "request", "model", "team", "project")
 """Groups with a view of their own, which has more columns than the generic query."""
-GROUPS: Final = (*VIEWS, *(label for label in BY_LABEL if label not in VIEWS))
+EXPRESSIONS: Final = {
+    **{label: f"c.{dimension.column}" for label, dimension in BY_LABEL.items()},
+    "model": "c.model",
+    "provider": "toString(c.provider)",
+    "service": "toString(c.service)",
+    "environment": "toString(c.environment)",
+    "evidence": "c.evidence",
+    "day": "toDate(c.start_time)",
+    "hour": "toStartOfHour(c.start_time)",
+}
+"""What spend can be grouped by -> its SQL."""
+TIMES: Final = ("day", "hour")
+SORTS: Final = {
+    "cost": "total_cost_usd DESC NULLS LAST",
+    "calls": "calls DESC",
+    "tokens": "tokens DESC",
+    "mean": "mean_cost_usd DESC NULLS LAST",
+}
+BAR: Final = 24
+"""Characters of the longest bar."""
+
+
+class Groups(click.ParamType[tuple[str, ...]]):
+    """One or more dimensions, with commas."""
+
+    name = "DIMENSION[,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for name in names:
+            if name not in EXPRESSIONS:
+                self.fail(f"{name!r} is none of {', '.join(EXPRESSIONS)}", param, ctx)
+        return names
+
+
+class Filter(click.ParamType[tuple[str, str]]):
+    """DIMENSION=VALUE."""
+
+    name = "DIMENSION=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, wanted = str(value).partition("=")
+        if name not in EXPRESSIONS or not equals:
+            self.fail(f"{value!r} is not DIMENSION=VALUE, e.g. user=ada ({', '.join(EXPRESSIONS)})", param, ctx)
+        return name, wanted
 
 
 NO_CALLS_HINT: Final = (
@@ -33,37 +79,153 @@ NO_CALLS_HINT: Final = (
 
 
 @click.command()
-@click.option("--by", type=click.Choice(GROUPS), default="feature", show_default=True, help="What to group by.")
+@click.option(
+    "--by", type=Groups(), default="feature", show_default=True,
+    help=f"What to group by, one or several with commas: {', '.join(EXPRESSIONS)}.",
+)  # fmt: skip
+@click.option("--days", type=click.IntRange(1, 3660), help="The last so many days; default: all time.")
+@click.option("--since", type=click.DateTime(), help="Start (UTC, inclusive).")
+@click.option("--until", type=click.DateTime(), help="End (UTC, exclusive); default: now.")
+@click.option("--month", type=MONTH, help="A calendar month, e.g. 2026-10.")
+@click.option(
+    "--where", type=Filter(), multiple=True, help='Only calls of this value, e.g. user=ada; "user=" for none.'
+)
+@click.option("--compare", type=click.Choice(["previous"]), help="Beside the period before, which is as long.")
+@click.option("--sort", type=click.Choice(list(SORTS)), default="cost", show_default=True)
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
 @as_json
 @report_user_errors
-def spend(by: str, top: int, as_json: bool) -> None:
-    """Show spend by feature, user, request, model or another dimension, highest first.
+def spend(
+    by: tuple[str, ...],
+    days: int | None,
+    since: datetime | None,
+    until: datetime | None,
+    month: date | None,
+    where: tuple[tuple[str, str], ...],
+    compare: str | None,
+    sort: str,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Show spend by feature, user, request, model, day or any other dimensions, highest first.
 
     \b
-    Example:
+    Examples:
       spanledger spend --by user --top 5
+      spanledger spend --by feature,model --month 2026-10 --compare previous
+      spanledger spend --by day --days 14 --where user=ada
     """
+    if sum((days is not None, month is not None, since is not None or until is not None)) > 1:
+        raise click.UsageError("give one of --days, --month and --since/--until")
+    begin, end = _period(days, since, until, month)
+    if begin is not None and begin >= end:
+        raise click.UsageError(f"{begin:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M}")
+    if compare and begin is None:
+        raise click.UsageError("--compare needs a period: --days, --month or --since")
+    is_plain = len(by) == 1 and begin is None and until is None and not where and sort == "cost"
+    window = "all time" if begin is None else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    title = f"Spend by {', '.join(by)} (USD), {window}"
+    filters, parameters = _filters(where, begin, end)
     with ledger() as database, spinner("querying the ledger"):
-        query = (
-            statement(f"cli/spend_by_{by}")
-            if by in VIEWS
-            else statement("cli/spend_by_dimension", column=BY_LABEL[by].column)
-        )
-        show(database.query(query, {"limit": top}), f"Spend by {by} (USD)", json_output=as_json)
+        if is_plain and by[0] in VIEWS:
+            result = database.query(statement(f"cli/spend_by_{by[0]}"), {"limit": top})
+        else:
+            result = _grouped(database, by, begin, end, filters, parameters, compare=bool(compare), sort=sort, top=top)
+        if not as_json and by[0] in TIMES and len(by) == 1 and result.rows:
+            result = _with_bars(result)
+        show(result, title, json_output=as_json)
         if not as_json:
-            total, calls, unpriced, unattributed, lost, avoided, hits = database.query(statement("cli/total")).rows[0]
-            if not calls:
-                if not notes_on_other_rows(spools_of(database.target)):
-                    console().print(NO_CALLS_HINT)
-                return
-            console().print(
-                f"\ntotal {usd(total or 0)} USD in {calls:,} calls; {unpriced:,} without a price; "
-                f"{usd(unattributed or 0)} USD in {lost:,} calls not fully attributed (spanledger who-forgot)"
-            )
-            if hits:
-                answered = f"{hits:,} call{'s' if hits != 1 else ''}"
-                console().print(f"{usd(avoided or 0)} USD not spent: caches answered {answered}")
+            _show_total(database, filters, parameters)
+
+
+def _period(
+    days: int | None, since: datetime | None, until: datetime | None, month: date | None
+) -> tuple[datetime | None, datetime]:
+    """(begin, end) of the period; no begin: all time."""
+    now = datetime.now(UTC)
+    if month is not None:
+        first, after = days_of(month)
+        return datetime(first.year, first.month, first.day, tzinfo=UTC), datetime(
+            after.year, after.month, after.day, tzinfo=UTC
+        )
+    if days is not None:
+        return now - timedelta(days=days), now
+    return since.replace(tzinfo=UTC) if since else None, (until.replace(tzinfo=UTC) if until else now)
+
+
+def _filters(where: tuple[tuple[str, str], ...], begin: datetime | None, end: datetime) -> tuple[str, dict[str, Any]]:
+    """A condition on calls `c`, and its parameters."""
+    parts = ["c.start_time < {until:DateTime64(6, 'UTC')}"]
+    parameters: dict[str, Any] = {"until": end}
+    if begin is not None:
+        parts.append("c.start_time >= {since:DateTime64(6, 'UTC')}")
+        parameters["since"] = begin
+    for number, (name, wanted) in enumerate(where):
+        parts.append(f"ifNull(toString({EXPRESSIONS[name]}), '') = {{w{number}:String}}")
+        parameters[f"w{number}"] = wanted
+    return " AND ".join(parts), parameters
+
+
+def _grouped(
+    database: Ledger,
+    by: tuple[str, ...],
+    begin: datetime | None,
+    end: datetime,
+    filters: str,
+    parameters: dict[str, Any],
+    *,
+    compare: bool,
+    sort: str,
+    top: int,
+) -> Result:
+    start = begin or datetime(2000, 1, 1, tzinfo=UTC)
+    names = [BY_LABEL[name].column if name in BY_LABEL else name for name in by]
+    only = " AND ".join(part for part in filters.split(" AND ") if not part.startswith("c.start_time"))
+    query = statement(
+        "cli/spend",
+        names=", ".join(f"{EXPRESSIONS[name]} AS `{column}`" for name, column in zip(by, names, strict=True)),
+        groups=", ".join(f"`{column}`" for column in names),
+        compared="sumIf(c.cost_usd, c.start_time < {since:DateTime64(6, 'UTC')}) AS previous_cost_usd, "
+        "toFloat64(total_cost_usd) / nullIf(toFloat64(previous_cost_usd), 0) - 1 AS change_share, " if compare else "",
+        also=" OR previous_cost_usd > 0" if compare else "",
+        filters=f" AND {only}" if only else "",
+        order=", ".join(f"`{column}`" for column in names) if by[0] in TIMES else f"{SORTS[sort]}, {', '.join(f'`{c}`' for c in names)}",
+    )  # fmt: skip
+    window = {
+        "since": start,
+        "before": start - (end - start) if compare else start,
+        "until": end,
+        "limit": top if by[0] not in TIMES else max(top, 400),
+    }
+    return database.query(query, {**parameters, **window})
+
+
+def _with_bars(result: Result) -> Result:
+    """A result by day or hour with a bar for each row's cost."""
+    column = result.columns.index("total_cost_usd")
+    most = max((float(row[column] or 0) for row in result.rows), default=0.0)
+    bars = [("█" * round(BAR * float(row[column] or 0) / most) if most > 0 else "") for row in result.rows]
+    rows = [(*row[: column + 1], bar, *row[column + 1 :]) for row, bar in zip(result.rows, bars, strict=True)]
+    columns = (*result.columns[: column + 1], "", *result.columns[column + 1 :])
+    return Result(columns, (*result.types[: column + 1], "String", *result.types[column + 1 :]), rows)
+
+
+def _show_total(database: Ledger, filters: str, parameters: dict[str, Any]) -> None:
+    total, calls, unpriced, unattributed, lost, avoided, hits = database.query(
+        statement("cli/total", condition=filters), parameters
+    ).rows[0]
+    if not calls:
+        is_empty = not database.query("SELECT count() FROM (SELECT 1 FROM llm_calls LIMIT 1)").rows[0][0]
+        if is_empty and not notes_on_other_rows(spools_of(database.target)):
+            console().print(NO_CALLS_HINT)
+        return
+    console().print(
+        f"\ntotal {usd(total or 0)} USD in {calls:,} call{'s' * (calls != 1)}; {unpriced:,} without a price; "
+        f"{usd(unattributed or 0)} USD in {lost:,} call{'s' * (lost != 1)} not fully attributed (spanledger who-forgot)"
+    )
+    if hits:
+        answered = f"{hits:,} call{'s' if hits != 1 else ''}"
+        console().print(f"{usd(avoided or 0)} USD not spent: caches answered {answered}")
 
 
 @click.command()

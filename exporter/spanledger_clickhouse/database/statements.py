@@ -13,7 +13,7 @@ def statement(name: str, /, **fragments: str) -> str:
     """The statement of `queries/<name>.sql`.
 
     Args:
-        name: e.g. "cli/spend_by_dimension".
+        name: e.g. "cli/spend_by_user".
         fragments: SQL that replaces `{fragment}` in the file; values are bound as query parameters (`{id:String}`).
     """
     text = _text(name)

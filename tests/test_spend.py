@@ -1,0 +1,118 @@
+"""`spanledger spend`: periods, dimensions, comparison; tables that fit the terminal and never split a number."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from empty_ledger import empty_ledger
+from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.cli.output import fitting
+from spanledger_clickhouse.database import insert
+from spanledger_clickhouse.database.connection import open_client
+from spanledger_clickhouse.database.ledger import Result
+from synthetic import call
+
+pytestmark = pytest.mark.clock
+
+
+@pytest.fixture
+def spring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = empty_ledger(tmp_path / "ledger")
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+    rows = [
+        call(span_id=f"{n:016x}", response_id=f"r-{n}", start_time=datetime(2026, month, day, 12, tzinfo=UTC), cost_usd=Decimal(cost),
+             feature=feature, user_id=user, response_model=model)
+        for n, (month, day, cost, feature, user, model) in enumerate([
+            (2, 5, 10, "chat", "ada", "gpt-4.1"), (2, 6, 5, "search", "bob", "gpt-4.1"),
+            (3, 1, 20, "chat", "ada", "gpt-4.1"), (3, 1, 4, "chat", "bob", "gpt-5"), (3, 2, 7, "search", None, "gpt-5"),
+        ])
+    ]  # fmt: skip
+    with open_client(where) as client:
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
+
+
+def spent(*words: str) -> list[dict[str, object]]:
+    done = CliRunner().invoke(main, ["spend", *words, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_month_by_several_dimensions(spring: None):
+    rows = spent("--month", "2026-03", "--by", "feature,model")
+    assert [(row["feature"], row["model"], Decimal(str(row["total_cost_usd"]))) for row in rows] == [
+        ("chat", "gpt-4.1", 20), ("search", "gpt-5", 7), ("chat", "gpt-5", 4),
+    ]  # fmt: skip
+
+
+def test_a_period_stands_beside_the_one_before(spring: None):
+    rows = spent("--since", "2026-03-01", "--until", "2026-03-29", "--by", "user", "--compare", "previous")
+    assert [(row["user_id"], Decimal(str(row["previous_cost_usd"] or 0)), row["change_share"]) for row in rows] == [
+        ("ada", 10, 1.0), (None, 0, None), ("bob", 5, pytest.approx(-0.2)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "total"),
+    [
+        (("--where", "user=bob"), 9),
+        (("--where", "user="), 7),
+        (("--where", "feature=chat", "--where", "model=gpt-5"), 4),
+    ],
+)
+def test_a_filter_takes_values_as_they_are(words: tuple[str, ...], total: int, spring: None):
+    assert sum(Decimal(str(row["total_cost_usd"])) for row in spent("--by", "provider", *words)) == total
+    assert spent("--where", "user=' OR 1=1 --") == []
+
+
+def test_days_are_in_order_and_have_bars(spring: None):
+    done = CliRunner().invoke(main, ["spend", "--by", "day", "--month", "2026-03"])
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Spend by day (USD), 2026-03-01 00:00 to 2026-04-01 00:00 UTC"
+    assert [line.split()[0] for line in lines[2:4]] == ["2026-03-01", "2026-03-02"]
+    assert lines[2].count("█") == 24
+    assert lines[3].count("█") == 7
+    assert "total 31.000000 USD in 3 calls" in done.stdout
+
+
+def test_all_time_is_said_and_wrong_words_are_refused(spring: None):
+    assert CliRunner().invoke(main, ["spend"]).stdout.startswith("Spend by feature (USD), all time")
+    assert "total 46.000000 USD in 5 calls" in CliRunner().invoke(main, ["spend", "--sort", "calls"]).stdout
+    for words in (
+        ["--by", "planet"],
+        ["--where", "user"],
+        ["--days", "3", "--month", "2026-03"],
+        ["--compare", "previous"],
+        ["--since", "2099-01-01"],
+    ):
+        assert CliRunner().invoke(main, ["spend", *words]).exit_code == 2, words
+
+
+TABLE = Result(
+    ("request_id", "feature", "total_cost_usd", "calls", "tokens", "at"),
+    ("String", "String", "Decimal(18, 12)", "UInt64", "UInt64", "DateTime"),
+    [("r-" + "0123456789" * 25, "summarize-the-quarterly-report", Decimal("12345.678901"), 1_234_567, 5_665_364, datetime(2026, 3, 1, tzinfo=UTC) + timedelta(hours=1))],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 120, 200, 400])
+def test_a_table_fits_its_terminal_and_never_cuts_a_number(width: int):
+    fitted, left_out = fitting(TABLE, width)
+    widths = [max(len(name), len(str(cell))) for name, cell in zip(fitted.columns, fitted.rows[0], strict=True)]
+    assert sum(widths) + 2 * (len(widths) - 1) <= width
+    assert [*fitted.columns, *left_out] == list(TABLE.columns), "the last columns go first"
+    whole = {"total_cost_usd": "12,345.678901", "calls": "1,234,567", "tokens": "5,665,364"}
+    assert all(cell == whole[name] for name, cell in zip(fitted.columns, fitted.rows[0], strict=True) if name in whole)
+    name = str(fitted.rows[0][0])
+    assert name.startswith("r-012345")
+    assert name.endswith("456789"), "a long name loses its middle"
+
+
+def test_a_table_that_is_piped_is_whole():
+    fitted, left_out = fitting(TABLE, None)
+    assert (len(str(fitted.rows[0][0])), left_out) == (252, [])
