@@ -61,7 +61,12 @@ def set_contract(
     )  # fmt: skip
     with ledger() as database:
         contracts.store(database, [agreed])
-    console().print(f"{name} is set", markup=False)
+        query = "SELECT count() FROM (SELECT 1 FROM llm_calls AS c WHERE c.provider = {provider:String} LIMIT 1)"
+        is_known = not provider or bool(database.query(query, {"provider": provider}).rows[0][0])
+    console().print(
+        f"{name} is set" + ("" if is_known else f"; no call so far is of {provider}: is it spelt as on the calls?"),
+        markup=False,
+    )
 
 
 @contract.command("list")

@@ -109,6 +109,12 @@ def reconcile(
             f"\ninvoiced {usd(billed)}, ledger {usd(total)}, residual {usd(billed - total)}; "
             f"unexplained {usd(unexplained)} ({share(unexplained, billed)} of the invoice)"
         )
+        sums = {cause: sum((residual.causes[cause] for residual in residuals), Decimal(0)) for cause in CAUSES}
+        console().print(f"explained by: {_explanation(sums)}", markup=False)
+        if any(residual.unexplained < 0 for residual in residuals) and any(r.unexplained > 0 for r in residuals):
+            console().print(
+                "(unexplained: the sum of amounts without their signs, as those of two lines may cancel out)"
+            )
     outside = sum((residual.causes["outside"] for residual in residuals), Decimal(0))
     if fail_over is not None and unexplained + outside > billed * Decimal(str(fail_over)) / 100:
         raise click.exceptions.Exit(1)
@@ -171,7 +177,11 @@ def _show(residuals: list[Residual], *, as_json: bool) -> None:
 
 
 def _explanation(causes: dict[str, Decimal]) -> str:
-    return ", ".join(f"{cause} {usd(amount)}" for cause, amount in causes.items() if amount) or "-"
+    return ", ".join(f"{cause} {usd(amount)}" for cause, amount in causes.items() if abs(amount) >= VISIBLE) or "-"
+
+
+VISIBLE: Final = Decimal("0.00005")
+"""USD: less is not worth a word."""
 
 
 # --- months -----------------------------------------------------------------------------------------------------------
@@ -214,6 +224,8 @@ def close(
     """
     with ledger() as database:
         if month is None:
+            if reopen:
+                raise click.UsageError("--reopen needs MONTH")
             result = database.query("SELECT * FROM month_closing")
             show(result, "Closed months (USD)", json_output=as_json)
             return
@@ -230,6 +242,10 @@ def close(
         with spinner("comparing"):
             sealed = closing.statements(database, month, project_by, without_invoice=without_invoice)
             uncovered = closing.uncovered_days(database, month)
+        if not sealed:
+            raise click.ClickException(
+                f"there is nothing to close: neither the ledger nor an invoice has costs in {month:%Y-%m}"
+            )
         _show_statements(sealed, as_json=as_json)
         problems = list(_problems(sealed, uncovered, max_unexplained))
         if dry_run:

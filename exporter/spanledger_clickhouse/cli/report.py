@@ -98,7 +98,9 @@ def weekly(
     if showback is not None:
         if month is None or form not in SHOWBACK:
             raise click.UsageError("--showback needs --month, and --format csv or html")
-        _write_showback(month, showback, form)
+        if currency.strip().upper() != "USD" and form == "csv":
+            raise click.UsageError("a CSV for a program is in USD: leave --currency out, or write --format html")
+        _write_showback(month, showback, form, currency.strip().upper())
         return
     if form == "csv":
         raise click.UsageError("--format csv belongs to --showback")
@@ -134,17 +136,20 @@ def weekly(
 SHOWBACK: Final = {"csv": showbacks.as_csv, "html": showbacks.as_html}
 
 
-def _write_showback(month: date, directory: Path, form: str) -> None:
+def _write_showback(month: date, directory: Path, form: str, currency: str) -> None:
     with ledger() as database, spinner("adding up"):
         shown = showbacks.showbacks(database, month)
+        begin, end = (_midnight(day) for day in days_of(month))
+        per_usd = Decimal(1) if currency == "USD" else _mean_rate(database, begin, end, currency)
     if not shown:
         click.echo(f"no file is written: the ledger has no costs in {month:%Y-%m}", err=True)
         return
     directory.mkdir(parents=True, exist_ok=True)
-    for part in shown:
-        file = directory / f"{part.file_name}.{form}"
-        write(SHOWBACK[form](part), file)
-        click.echo(f"{file}  {usd(part.total('effective_usd'))}")
+    with money.shown_in(currency, per_usd):
+        for part in shown:
+            file = directory / f"{part.file_name}.{form}"
+            write(SHOWBACK[form](part), file)
+            click.echo(f"{file}  {usd(part.total('effective_usd'))}")
 
 
 def _midnight(day: date) -> datetime:

@@ -49,7 +49,7 @@ class ExchangeRates:
             if (rate := rates.get(day - timedelta(days=back))) is not None:
                 return rate
         raise InvoiceError(
-            f"the amounts are in {currency}, and the ledger has no exchange rate of {currency} for {day}: import the rates "
+            f"the amounts are in {currency}, and the ledger has no exchange rate of {currency} for {day}, nor for the ten days before: import the rates "
             "(`spanledger rates import eurofxref-hist.csv`), or add a column currency_conversion_rate"
         )
 
@@ -64,14 +64,16 @@ def read(data: bytes) -> ExchangeRates:
         InvoiceError: it is neither, or a rate is not a number above 0.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=None)))
+        text = data.decode("utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(csv.DictReader(io.StringIO(text, newline=None), delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvoiceError(f"the file cannot be read: {error}") from error
     per_usd: dict[str, dict[date, Decimal]] = {}
     for row in rows:
         record = {str(name).strip().lower(): str(value).strip() for name, value in row.items() if name and value}
         if {"day", "currency", "rate"} <= record.keys():
-            _put(per_usd, record["currency"].upper(), parse_day(record["day"]), _positive(record["rate"]))
+            _put(per_usd, record["currency"].upper(), parse_day(record["day"]), _positive(record["rate"], delimiter))
         elif "date" in record and "usd" in record:
             if record["usd"] == "N/A":
                 continue
@@ -90,8 +92,8 @@ def read(data: bytes) -> ExchangeRates:
     return ExchangeRates(per_usd)
 
 
-def _positive(text: str) -> Decimal:
-    rate = parse_amount(text)[0]
+def _positive(text: str, delimiter: str = ",") -> Decimal:
+    rate = parse_amount(text, decimal_comma=delimiter != "," and "," in text)[0]
     if rate <= 0:
         raise InvoiceError(f"{text!r} is not a rate: it must be above 0")
     return rate

@@ -2,7 +2,8 @@
 
     residual = invoiced - ledger = the sum of `CAUSES` + unexplained
 
-What the invoice itself says is not usage (taxes, credits, refunds, commitments) is taken as it stands. Then the other causes are
+What the invoice itself says is not usage (taxes, credits, refunds, commitments) and the discounts that were agreed are taken as they
+stand. Then the other causes are
 applied in their order, each limited by its own evidence, so they always add up to the residual; the remainder is `unexplained`.
 """
 
@@ -229,7 +230,6 @@ def explain_variance(
         change = evidence.price_changes.get(key, ZERO)
         limits: dict[str, tuple[int | None, Decimal]] = {
             "rounding": (None, sum((line.rounding for line in lines), ZERO)),
-            "contract": (-1, evidence.discounts.get(key, ZERO)),
             "unpriced": (1, _unpriced(ledger_slice, usage_bill)),
             "unattributed": (1, unallocated.get(pool, ZERO) if key[2] else ZERO),
             "lost_rows": (1, lost.get(key[0], ZERO) if ledger_slice.calls else ZERO),
@@ -244,6 +244,8 @@ def explain_variance(
         for line in lines:
             if line.kind in STATED:
                 causes[line.kind] += line.usd
+        # A discount that was agreed is expected: where the invoice does not have it, the rest shows that.
+        causes["contract"] = -evidence.discounts.get(key, ZERO)
         remainder = bill - ledger_slice.cost - sum(causes.values(), ZERO)
         if key in unallocated:  # spend without a project: the part that was allocated to other projects
             causes["unattributed"] = unallocated[key] - ledger_slice.cost

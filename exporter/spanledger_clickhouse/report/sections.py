@@ -53,9 +53,9 @@ def visible(text: str) -> str:
 def headline(report: Report) -> str:
     """The report in one line."""
     return (
-        f"{usd(report.total_usd)} in {report.days:g} days ({percent_change(report.total_usd, report.before_usd)}), "
+        f"{usd(report.total_usd)} in {round(report.days, 1):g} days ({percent_change(report.total_usd, report.before_usd)}), "
         f"{usd(report.forecast.month_usd)} forecast for the month"
-        + (f", {_utilisation(report)} used" if report.budget_usd is not None else "")
+        + (f", {_utilisation(report)}" if report.budget_usd is not None else "")
     )
 
 
@@ -72,7 +72,7 @@ def _utilisation(report: Report) -> str:
     if report.utilisation is None:
         return "no budget"
     warning = " - OVER BUDGET" if report.utilisation > 1 else " - forecast OVER BUDGET" if report.over_budget else ""
-    return f"{report.utilisation:.1%} of budget{warning}"
+    return f"{report.utilisation:.1%} of budget used{warning}"
 
 
 def _forecast(report: Report) -> str:
@@ -87,7 +87,7 @@ def _forecast(report: Report) -> str:
 def _summary(report: Report) -> Section:
     ahead = report.forecast
     rows = [
-        (f"{report.days:g}-day total", usd(report.total_usd)),
+        (f"{round(report.days, 1):g}-day total", usd(report.total_usd)),
         ("calls", f"{report.calls:,}"),
         ("previous period", f"{usd(report.before_usd)} ({percent_change(report.total_usd, report.before_usd)})"),
         ("month to date", usd(ahead.spent_usd)),

@@ -16,7 +16,7 @@ from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.report.html import STYLE
 
-NO_TEAM: Final = "unassigned"
+NO_TEAM: Final = "(no team)"
 CENTS: Final = Decimal("0.000001")
 COLUMNS: Final = (
     "month",
@@ -26,6 +26,7 @@ COLUMNS: Final = (
     "provider",
     "model",
     "calls",
+    "unpriced_calls",
     "list_usd",
     "contracted_usd",
     "amortised_usd",

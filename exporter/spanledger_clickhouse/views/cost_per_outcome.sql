@@ -14,7 +14,7 @@ WITH
     shares AS
     (
         SELECT toString(o.kind) AS kind, o.accepted AS accepted, o.value_usd AS value_usd,
-               toFloat64(s.cost) / count() OVER (PARTITION BY o.tenant_id, thing) AS cost, s.calls AS calls, s.failed AS failed, s.unpriced AS unpriced
+               count() OVER (PARTITION BY o.tenant_id, thing) AS n, toFloat64(s.cost) / n AS cost, s.calls / n AS calls, s.failed / n AS failed, s.unpriced / n AS unpriced
         FROM (SELECT *, if(request_id != '', request_id, unit_id) AS thing FROM {db}.outcomes FINAL) AS o
         INNER JOIN spent AS s ON s.tenant_id = toString(o.tenant_id) AND s.thing = o.thing
     )
@@ -26,9 +26,9 @@ SELECT
     sum(cost)                                         AS total_cost_usd,
     sumIf(cost, NOT accepted)                         AS not_accepted_cost_usd,
     total_cost_usd / nullIf(accepted_outcomes, 0)     AS cost_per_accepted_usd,
-    sum(calls)                                        AS calls,
-    sum(failed)                                       AS failed_calls,
-    sum(unpriced)                                     AS unpriced_calls,
+    toUInt64(round(sum(calls)))                                        AS calls,
+    toUInt64(round(sum(failed)))                                       AS failed_calls,
+    toUInt64(round(sum(unpriced)))                                     AS unpriced_calls,
     sumIf(toFloat64(value_usd), accepted)             AS total_value_usd
 FROM shares
 GROUP BY kind

@@ -7,7 +7,7 @@ WITH
     costs AS
     (
         SELECT month, provider, model, team, feature, tenant_id, service,
-               sum(list) AS list_usd, sum(list * (1 - discount / 100)) AS contracted_usd, sum(prepaid) AS prepaid_usd, sum(n) AS calls
+               sum(list) AS list_usd, sum(list * (1 - discount / 100)) AS contracted_usd, sum(prepaid) AS prepaid_usd, sum(n) AS calls, sum(unpriced) AS unpriced
         FROM
         (
             SELECT
@@ -16,7 +16,7 @@ WITH
                 toString(c.tenant_id) AS tenant_id, toString(c.service) AS service,
                 toFloat64(ifNull(sum(c.cost_usd), 0)) AS list,
                 toFloat64(ifNull(sumIf(c.computed_cost_usd, c.price_status = 'prepaid'), 0)) AS prepaid,
-                count() AS n,
+                count() AS n, countIf(c.unpriced_reason != '') AS unpriced,
                 arrayMax(arrayPushBack(arrayMap(d -> d.5, arrayFilter(d -> (d.1 IN ('', provider)) AND (d.2 IN ('', model)
                     OR (endsWith(d.2, '*') AND startsWith(model, substring(d.2, 1, length(d.2) - 1)))) AND day >= d.3 AND day < d.4, discounts)), 0.)) AS discount
             FROM {db}.llm_calls AS c FINAL
@@ -65,14 +65,15 @@ SELECT
     sum(contracted)                                   AS contracted_usd,
     sum(flat)                                         AS amortised_usd,
     sum(contracted) + sum(flat)                       AS effective_usd,
-    sum(n)                                            AS calls
+    sum(n)                                            AS calls,
+    sum(unpriced)                                     AS unpriced_calls
 FROM
 (
-    SELECT month, provider, model, team, feature, tenant_id, service, list_usd AS list, contracted_usd AS contracted, 0. AS flat, calls AS n
+    SELECT month, provider, model, team, feature, tenant_id, service, list_usd AS list, contracted_usd AS contracted, 0. AS flat, calls AS n, unpriced
     FROM costs
     UNION ALL
     SELECT m.month, m.provider, m.model, m.team, m.feature, m.tenant_id, m.service, 0., 0.,
-           if(b.base > 0, b.flat * m.weight / b.base, b.flat / count() OVER (PARTITION BY m.name, m.month)), 0
+           if(b.base > 0, b.flat * m.weight / b.base, b.flat / count() OVER (PARTITION BY m.name, m.month)), 0, 0
     FROM matched AS m
     INNER JOIN bases AS b ON b.name = m.name AND b.month = m.month
     WHERE b.flat != 0

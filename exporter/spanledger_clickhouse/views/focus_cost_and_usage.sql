@@ -1,10 +1,10 @@
 -- Usage in the columns of FOCUS (focus.finops.org) for FinOps tools: one row per hour, consumer, model and meter. Columns
 -- that FOCUS does not have begin with x_. FOCUS has no unknown cost: unpriced usage costs 0 there, and x_PriceStatus says so.
--- ContractedCost has negotiated discounts (`spanledger contract`); credits and flat amounts are no usage (`effective_costs`).
+-- BilledCost has negotiated discounts (`spanledger contract`), ListCost has not; credits and flat amounts are no usage (`effective_costs`).
 CREATE OR REPLACE VIEW {db}.focus_cost_and_usage AS
 WITH (SELECT groupArray((toString(provider), model, since, until, toDecimal64(percent, 6))) FROM {db}.contracts FINAL WHERE kind = 'discount') AS discounts
 SELECT
-    sum(ifNull(meter.3, 0))                           AS BilledCost,
+    toDecimal128(ListCost * (1 - discount / 100), 12) AS BilledCost,
     'spanledger'                                      AS BillingAccountId,
     'Spanledger'                                      AS BillingAccountName,
     'USD'                                             AS BillingCurrency,
@@ -23,13 +23,13 @@ SELECT
     CAST(NULL, 'Nullable(String)')                    AS CommitmentDiscountType,
     toDecimal128(sum(meter.2), 6)                     AS ConsumedQuantity,
     if(meter.1 IN ('tools', 'other'), 'Units', 'Tokens') AS ConsumedUnit,
-    toDecimal128(BilledCost * (1 - discount / 100), 12) AS ContractedCost,
+    BilledCost                                        AS ContractedCost,
     if(PricingQuantity = 0, NULL, toDecimal128(toFloat64(ContractedCost) / toFloat64(PricingQuantity), 18)) AS ContractedUnitPrice,
     ContractedCost                                    AS EffectiveCost,
     c.provider                                        AS HostProviderName,
     c.provider                                        AS InvoiceIssuer,
     c.provider                                        AS InvoiceIssuerName,
-    BilledCost                                        AS ListCost,
+    sum(ifNull(meter.3, 0))                           AS ListCost,
     if(PricingQuantity = 0, NULL, toDecimal128(toFloat64(ListCost) / toFloat64(PricingQuantity), 18)) AS ListUnitPrice,
     'Standard'                                        AS PricingCategory,
     'USD'                                             AS PricingCurrency,
