@@ -40,7 +40,7 @@ def read_table(*rows: str) -> list[InvoiceLine]:
 @pytest.mark.parametrize(
     ("name", "count", "total", "models", "places"),
     [
-        ("openai_cost_grouped.csv", 21, "692.0861766", {"gpt-4.1-mini", "gpt-5.4", "text-embedding-3-small"}, 6),
+        ("openai_cost_grouped.csv", 21, "692.0861766", {"gpt-4.1-mini", "gpt-5.4", "text-embedding-3-small"}, 7),
         ("openai_costs.json", 21, "692.0861766", {"gpt-4.1-mini", "gpt-5.4", "text-embedding-3-small"}, 12),
         ("claude_api_cost.csv", 18, "1886.32", {"claude-haiku-4-5", "claude-sonnet-4-6"}, 2),
         ("anthropic_cost_report.json", 18, "1886.337922", {"claude-haiku-4-5", "claude-sonnet-4-6"}, 8),
@@ -60,7 +60,12 @@ def test_a_part_of_an_export_is_refused():
     with pytest.raises(InvoiceError, match="cut off"):
         read(whole[: whole.rindex(b",proj_abc")])
     more, last = (json.loads((EXPORTS / name).read_text()) for name in ("openai_costs_more.json", "openai_costs.json"))
-    assert read(json.dumps([more, last]).encode()), "all pages, in one list"
+    rest = {**last, "data": last["data"][len(more["data"]) :]}
+    assert sum(line.usd for line in read(json.dumps([more, rest]).encode())) == Decimal("692.0861766"), (
+        "all pages, in one list"
+    )
+    with pytest.raises(InvoiceError, match="twice"):
+        read(json.dumps([more, more, rest]).encode())
     assert read(gzip.compress(whole)) == read(whole)
 
 
@@ -120,6 +125,29 @@ def test_a_spreadsheet_is_read_or_refused(rows: tuple[str, ...], day: date | Non
         return
     [line] = read_table(*rows)
     assert (line.day, line.usd) == (day, Decimal(str(amount)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "total"),
+    [
+        (("day\tprovider\tamount_usd", "2026-11-20\topenai\t1,234.50", "2026-11-20\topenai\t12.34"), "1246.84"),
+        (("day,provider,amount_usd", "2026-11-20,openai,12,50"), None),
+        (("day,provider,amount_usd", '2026-11-20,openai,"0,567"'), "0.567"),
+        (("day;provider;amount_usd", "2026-11-20;openai;1,234"), None),
+        (("day,provider,amount_usd", '2026-11-20,openai,"12,34'), None),
+        (("day,provider,amount", "2026-11-20,openai,€90.00"), None),
+        (("day,provider,cost,credits", "2026-11-20,openai,10,250"), "10"),
+        (("day,provider,kind,amount_usd", "2026-11-20,openai,private endpoint usage,10"), "10"),
+    ],
+)
+def test_an_amount_that_can_be_two_is_refused(rows: tuple[str, ...], total: str | None):
+    if total is None:
+        with pytest.raises(InvoiceError):
+            read_table(*rows)
+        return
+    lines = read_table(*rows)
+    assert sum(line.usd for line in lines) == Decimal(total)
+    assert {line.kind for line in lines} == {"usage"}
 
 
 @pytest.mark.parametrize(
@@ -351,5 +379,5 @@ def test_each_team_gets_a_file(quarter: None, tmp_path: Path):
     ]  # fmt: skip
     lines = (tmp_path / "march/2026-03-search.csv").read_text().splitlines()
     assert lines[1].startswith("2026-03,search,app,feature-")
-    assert lines[1].endswith(",1,30.000000,30.000000,0.000000,30.000000")
+    assert lines[1].endswith(",1,0,30.000000,30.000000,0.000000,30.000000")
     assert "<h1>LLM costs of search, March 2026</h1>" in (tmp_path / "march/2026-03-search.html").read_text()

@@ -185,6 +185,7 @@ def test_every_statement_parses_and_grants_the_least(embedded):
         "GRANT INSERT ON `llm`.llm_calls TO spanledger_writer",
         "GRANT INSERT ON `llm`.ledger_events TO spanledger_writer",
         "GRANT INSERT ON `llm`.llm_jobs TO spanledger_writer",
+        "GRANT INSERT ON `llm`.outcomes TO spanledger_writer",
     ]
     assert grants["spanledger_reader"] == ["GRANT SELECT ON `llm`.* TO spanledger_reader"]
     tenant = {grant.split(" ON `llm`.")[1].split()[0] for grant in grants["`spanledger_tenant_acme`"]}

@@ -114,6 +114,7 @@ def record(
     return False
 
 
+PICODOLLAR: Final = Decimal(1).scaleb(-12)
 MAX_CHARGE: Final = Decimal(1_000_000)
 """USD: what no single thing costs."""
 
@@ -128,7 +129,8 @@ def charge(
         amount: in USD, of all units together; a string or a Decimal is exact.
         unit: what was bought, e.g. "search".
         quantity: how many units.
-        charge_id: names the charge: said again, by whichever process, it counts once.
+        charge_id: names the charge within its tenant and vendor: said again by this process, or by another one within the hour, it
+            counts once.
 
     Returns:
         Whether a row was written. Nothing is raised: an amount that is none is logged.
@@ -144,7 +146,8 @@ def charge(
                 vendor,
             )
             return False
-        if charge_id is not None and not _is_new(name, charge_id):
+        tenant = tenant_of(attribution_of(None))
+        if charge_id is not None and not _is_new(name, f"charge {tenant} {charge_id}"):
             return False
         response = Response(charge_id, usage=None, job_id=f"charge {charge_id}" if charge_id else None)
         call = Call(
@@ -171,7 +174,10 @@ def _amount(value: object) -> Decimal | None:
         usd = Decimal(repr(value) if isinstance(value, float) else value)
     except InvalidOperation:
         return None
-    return usd if usd.is_finite() and 0 <= usd <= MAX_CHARGE else None
+    if not usd.is_finite() or not 0 <= usd < MAX_CHARGE:
+        return None
+    exact = usd.quantize(PICODOLLAR)
+    return exact if exact < MAX_CHARGE and (exact or not usd) else None
 
 
 def outcome(

@@ -57,7 +57,8 @@ ALERT_COLUMNS: Final = [
     "amount_usd", "attempts", "error", "payload",
 ]  # fmt: skip
 
-CLAIMED_ALERTS: Final = "SELECT DISTINCT alert FROM budget_alerts WHERE alert IN {ids:Array(String)}"
+CLAIMED_ALERTS: Final = "SELECT alert FROM budget_alerts WHERE alert IN {ids:Array(String)} GROUP BY alert HAVING max(at) > maxIf(at, state = 'resolved')"
+"""Alerts that were claimed, and not resolved since."""
 UNKNOWN_ERROR: Final = "the guard that claimed it stopped before sending"
 """The error shown for an alert that has none recorded."""
 

@@ -65,6 +65,8 @@ def _csv_columns(database: Ledger, source: str) -> str:
 def _csv_column(name: str, kind: str) -> str:
     if "DateTime" in kind:
         return f"formatDateTime(`{name}`, '%Y-%m-%dT%H:%i:%SZ', 'UTC') AS `{name}`"
+    if name.endswith("Quantity"):
+        return f"toDecimal128(`{name}`, 6) AS `{name}`"  # FOCUS: a decimal, which readers take from its point
     if name == "Tags" or "Map" in kind or "String" not in kind:
         return f"`{name}`" if "Map" not in kind and "Array" not in kind else f"toJSONString(`{name}`) AS `{name}`"
     if "Array" in kind:

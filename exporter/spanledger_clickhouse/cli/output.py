@@ -248,27 +248,30 @@ def format_cell(column: str, value: Any) -> str:
     """A value for people: money to six digits, shares as per cent, - for unknown."""
     if value is None:
         return "-"
-    numeric = isinstance(value, int | float | Decimal)
-    if numeric and not isfinite(value):
-        return str(value)
-    if numeric and column.endswith("_usd"):
-        return usd(value)
-    if numeric and (column.endswith("_share") or column == "utilisation"):
-        return f"{float(value):.1%}"
-    if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 100 or value.is_integer() else format(Decimal(f"{value:.4g}"), "f")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _format_number(column, value)
     if isinstance(value, datetime) and value.utcoffset() == timedelta(0):
         value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
     if isinstance(value, dict):
         parts = cast("dict[Any, Any]", value).items()
         return ", ".join(f"{visible(str(name))} {format_cell('', part)}" for name, part in parts)
-    if isinstance(value, Decimal):
-        return format(value.normalize() if value else Decimal(0), ",f")
     if isinstance(value, list | tuple):
         return ", ".join(str(part) if part is None else format_cell("", part) for part in cast("list[Any]", value))
     return visible(str(value))
+
+
+def _format_number(column: str, value: float | Decimal) -> str:
+    if not isfinite(value):
+        return str(value)
+    if column.endswith("_usd"):
+        return usd(value)
+    if column.endswith("_share") or column == "utilisation":
+        return f"{float(value):.1%}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Decimal):
+        return format(value.normalize() if value else Decimal(0), ",f")
+    return f"{value:,.1f}" if abs(value) >= 100 or value.is_integer() else format(Decimal(f"{value:.4g}"), "f")
 
 
 def usd(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -137,6 +138,12 @@ def _fetched(source: str, month: date | None, since: datetime | None, until: dat
 def _lines(database: Ledger, files: tuple[Path, ...], fetched: bytes | None, provider: str) -> list[InvoiceLine]:
     rates = exchange_rates.stored(database)
     lines: list[InvoiceLine] = []
+    contents: dict[bytes, str] = {}
+    for file in files:
+        digest = hashlib.sha256(file.read_bytes()).digest()
+        if digest in contents:
+            raise click.ClickException(f"{file} is the same as {contents[digest]}: its amounts would count twice")
+        contents[digest] = str(file)
     for name, read in (
         *((str(file), file.read_bytes) for file in files),
         *([("the report", lambda: fetched)] if fetched else []),
@@ -229,25 +236,11 @@ def close(
             result = database.query("SELECT * FROM month_closing")
             show(result, "Closed months (USD)", json_output=as_json)
             return
-        is_closed = closing.closed(database, month)
         if reopen:
-            if not is_closed:
-                raise click.ClickException(f"{month:%Y-%m} is not closed")
             _reopen(database, month, note)
             return
-        if is_closed:
-            raise click.ClickException(
-                f"{month:%Y-%m} is closed; later corrections are carried by the next month. To open it: --reopen"
-            )
-        with spinner("comparing"):
-            sealed = closing.statements(database, month, project_by, without_invoice=without_invoice)
-            uncovered = closing.uncovered_days(database, month)
-        if not sealed:
-            raise click.ClickException(
-                f"there is nothing to close: neither the ledger nor an invoice has costs in {month:%Y-%m}"
-            )
+        sealed, problems = _compared(database, month, project_by, without_invoice, max_unexplained)
         _show_statements(sealed, as_json=as_json)
-        problems = list(_problems(sealed, uncovered, max_unexplained))
         if dry_run:
             for problem in problems:
                 click.echo(problem, err=True)
@@ -260,11 +253,35 @@ def close(
         console().print(f"\n{month:%Y-%m} is closed")
 
 
+def _compared(
+    database: Ledger, month: date, project_by: str, without_invoice: tuple[str, ...], max_unexplained: float
+) -> tuple[list[closing.Statement], list[str]]:
+    """What would be sealed of a month that is open, and what speaks against it."""
+    if closing.closed(database, month):
+        raise click.ClickException(
+            f"{month:%Y-%m} is closed; later corrections are carried by the next month. To open it: --reopen"
+        )
+    with spinner("comparing"):
+        sealed = closing.statements(database, month, project_by, without_invoice=without_invoice)
+        uncovered = closing.uncovered_days(database, month)
+    if not sealed:
+        raise click.ClickException(
+            f"there is nothing to close: neither the ledger nor an invoice has costs in {month:%Y-%m}"
+        )
+    return sealed, _problems(sealed, uncovered, max_unexplained)
+
+
 def _problems(sealed: list[closing.Statement], uncovered: dict[str, list[date]], percent: float) -> list[str]:
     problems = [
         f"{usd(s.unexplained)} ({s.unexplained_share:.2%}) of {s.provider} are unexplained, more than {percent:g}%"
         for s in sealed
-        if s.invoiced and s.unexplained_share * 100 > percent
+        if s.unexplained_share * 100 > percent
+    ]
+    problems += [
+        f"{usd(s.causes[cause])} ({s.share_of(s.causes[cause]):.2%}) of {s.provider} are {cause}: {meaning}"
+        for s in sealed
+        for cause, meaning in UNSEEN.items()
+        if cause in s.causes and s.share_of(s.causes[cause]) * 100 > percent
     ]
     problems += [
         f"the invoice of {provider} has no line for {len(days)} day{'s' * (len(days) != 1)} with spend ({days[0]} ...)"
@@ -273,7 +290,16 @@ def _problems(sealed: list[closing.Statement], uncovered: dict[str, list[date]],
     return problems
 
 
+UNSEEN: Final = {
+    "outside": "spend that no call of the ledger shows",
+    "unpriced": "calls without a price, whose cost is only assumed",
+}
+"""Causes that have a name, and still mean that the ledger does not know the cost."""
+
+
 def _reopen(database: Ledger, month: date, note: str) -> None:
+    if not closing.closed(database, month):
+        raise click.ClickException(f"{month:%Y-%m} is not closed")
     rows = database.query("SELECT provider FROM closed_months FINAL WHERE month = {month:Date}", {"month": month}).rows
     nothing = [
         closing.Statement(month, str(name), Decimal(0), Decimal(0), 0, {}, Decimal(0), Decimal(0)) for (name,) in rows

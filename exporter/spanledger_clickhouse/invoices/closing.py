@@ -49,8 +49,12 @@ class Statement:
 
     @property
     def unexplained_share(self) -> float:
-        """Of the invoice."""
-        return float(self.unexplained / self.invoiced) if self.invoiced else float(bool(self.unexplained))
+        """Of what was invoiced or, where credits make that less, of what the ledger has."""
+        return self.share_of(self.unexplained)
+
+    def share_of(self, amount: Decimal) -> float:
+        whole = max(abs(self.invoiced), self.ledger)
+        return float(abs(amount) / whole) if whole else float(bool(amount))
 
 
 def next_month(month: date) -> date:

@@ -19,6 +19,8 @@ from spanledger_clickhouse.database.ledger import Ledger
 KINDS: Final = ("discount", "credit", "commitment", "capacity", "seats")
 MONTHLY: Final = ("commitment", "capacity", "seats")
 ENDLESS: Final = date(2149, 6, 6)
+SMALLEST: Final = Decimal("0.000001")
+"""Per cent, as the column holds them."""
 COLUMNS: Final = [
     "name",
     "kind",
@@ -63,10 +65,14 @@ class Contract:
             raise ContractError(f"{self.name}: {self.kind!r} is none of {', '.join(KINDS)}")
         if not self.name.strip():
             raise ContractError("a contract needs a name")
+        if self.kind != "discount" and any(day.day != 1 for day in (self.since, self.until) if day != ENDLESS):
+            raise ContractError(
+                f"{self.name}: a {self.kind} is shared by month: let it begin and end on the first day of one"
+            )
         if self.since >= self.until:
             raise ContractError(f"{self.name}: it ends on {self.until}, which is not after {self.since}")
         if self.kind == "discount":
-            if not 0 < self.percent < 100:
+            if not SMALLEST <= self.percent < 100:
                 raise ContractError(f"{self.name}: a discount needs a percentage between 0 and 100")
             if self.amount_usd:
                 raise ContractError(f"{self.name}: a discount has a percentage, not an amount")
@@ -80,8 +86,12 @@ def store(ledger: Ledger, contracts: Sequence[Contract], *, is_deleted: bool = F
     """Write contracts, in place of earlier ones of the same names.
 
     Raises:
+        ContractError: two credits would be used up by the same spend.
         DatabaseError: ClickHouse refused them.
     """
+    if not is_deleted:
+        names = {contract.name for contract in contracts}
+        _refuse_overlapping_credits([*(c for c in stored(ledger) if c.name not in names), *contracts])
     rows = [
         [
             c.name,
@@ -99,6 +109,18 @@ def store(ledger: Ledger, contracts: Sequence[Contract], *, is_deleted: bool = F
         for c in contracts
     ]
     insert(ledger, "contracts", COLUMNS, rows)
+
+
+def _refuse_overlapping_credits(contracts: Sequence[Contract]) -> None:
+    in_order = sorted((c for c in contracts if c.kind == "credit"), key=lambda c: c.since)
+    for number, one in enumerate(in_order):
+        for other in in_order[number + 1 :]:
+            alike = one.provider in ("", other.provider) or other.provider == ""
+            if alike and one.since < other.until and other.since < one.until:
+                raise ContractError(
+                    f"{one.name} and {other.name} are credits for the same spend at the same time: which is used up first? Put them "
+                    "together, or let the second begin when the first is used up"
+                )
 
 
 def stored(ledger: Ledger) -> list[Contract]:

@@ -86,6 +86,8 @@ def parse_amount(value: Any, *, decimal_comma: bool = False) -> tuple[Decimal, i
         text = f"-{text[1:-1]}"
     if decimal_comma:
         text = text.replace(".", "").replace(",", ".")
+    elif re.fullmatch(r"-?0,\d+", text):
+        text = text.replace(",", ".")
     elif re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text):
         text = text.replace(",", "")
     try:

@@ -112,22 +112,34 @@ def _json(text: str) -> Iterator[dict[str, Any]]:
 
 def _of_json(records: list[dict[str, Any]], provider: str, rates: ExchangeRates) -> list[InvoiceLine]:
     pages = [record for record in records if isinstance(record.get("data"), list)]
-    if pages and pages[-1].get("has_more") is True:
+    if pages and _has_more(pages[-1]):
         raise InvoiceError(
             "this is a page after which there are more (has_more): fetch the rest with page=next_page, and put all pages into one "
             "list, or use `spanledger reconcile --fetch`"
         )
     lines: list[InvoiceLine] = []
     flat: list[dict[str, Any]] = []
+    read_buckets: set[str] = set()
+    is_paged = any(map(_has_more, pages))
     for record in records:
         if isinstance(record.get("data"), list):
             for bucket in objects(record["data"]):
+                text = json.dumps(bucket, sort_keys=True, default=str)
+                if is_paged and text in read_buckets and bucket.get("results"):
+                    raise InvoiceError("a day stands in the file twice: a page was put into it more than once")
+                read_buckets.add(text)
                 lines += _bucket(bucket, rates)
         elif isinstance(record.get("results"), list):
             lines += _bucket(record, rates)
         else:
             flat.append(flattened(record))
     return lines + of_records(flat, provider, rates)
+
+
+def _has_more(page: dict[str, Any]) -> bool:
+    """Whether there are pages after this one, however it says so."""
+    more = page.get("has_more")
+    return bool(page.get("next_page")) if more is None else str(more).strip().lower() not in ("false", "0", "no", "")
 
 
 def _bucket(bucket: dict[str, Any], rates: ExchangeRates) -> Iterator[InvoiceLine]:

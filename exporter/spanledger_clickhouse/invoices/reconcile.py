@@ -291,7 +291,8 @@ def store_invoice(ledger: Ledger, lines: Iterable[InvoiceLine]) -> None:
         (*key, sum((line.usd for line in group), ZERO), sum((line.rounding for line in group), ZERO), group[0].source)
         for key, group in groups.items()
     ]
-    rows += [(*key, ZERO, ZERO, "replaced") for key in _replaced_keys(ledger, groups)]
+    sources = {key[:2]: group[0].source for key, group in groups.items()}
+    rows += [(*key, ZERO, ZERO, "replaced") for key in _replaced_keys(ledger, groups, sources)]
     try:
         ledger.client.insert(f"`{ledger.target.database}`.invoices", rows, column_names=columns)
     except Error as error:
@@ -311,9 +312,11 @@ def stored_invoice(ledger: Ledger, first: date, last: date) -> list[InvoiceLine]
     ]
 
 
-def _replaced_keys(ledger: Ledger, lines: Collection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def _replaced_keys(
+    ledger: Ledger, lines: Collection[tuple[Any, ...]], sources: Mapping[tuple[Any, ...], str]
+) -> list[tuple[Any, ...]]:
     """Stored keys that an invoice replaces: lines of its projects that it no longer has, and all lines of a day whose
-    split by project has changed."""
+    split by project has changed, or that are from another kind of report."""
     days = sorted(day for day, *_ in lines)
     stored_keys = ledger.query(
         statement("invoices/stored_lines"),
@@ -322,7 +325,9 @@ def _replaced_keys(ledger: Ledger, lines: Collection[tuple[Any, ...]]) -> list[t
     replaced_keys: list[tuple[Any, ...]] = []
     for day, provider in {key[:2] for key in lines}:
         new = {key[2] for key in lines if key[:2] == (day, provider)}
-        old = [key for key in stored_keys if key[:2] == (day, provider)]
+        stored = [key for key in stored_keys if key[:2] == (day, provider)]
+        old = [key[:-1] for key in stored]
+        replaced_keys += [key[:-1] for key in stored if key[-1] != sources[day, provider] and key[:-1] not in lines]
         split_alike = any(new) == any(key[2] for key in old)
         replaced_keys += [key for key in old if key not in lines and (key[2] in new or not split_alike)]
     return replaced_keys

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 
 from spanledger_clickhouse.invoices.exchange_rates import ExchangeRates
 from spanledger_clickhouse.invoices.lines import (
+    EXACT_PLACES,
     InvoiceError,
     InvoiceLine,
     is_day_first,
@@ -155,11 +156,12 @@ DIALECTS: Final = (
 )  # fmt: skip
 
 KINDS: Final = (
-    ("tax", "tax"), ("vat", "tax"), ("refund", "refund"), ("credit", "credit"), ("discount", "credit"), ("adjustment", "credit"),
-    ("savingsplan", "commitment"), ("purchase", "commitment"), ("rifee", "commitment"), ("commitment", "commitment"),
-    ("provisioned", "commitment"),
+    ("tax", "tax"), ("vat", "tax"), ("refund", "refund"), ("credit", "credit"), ("credits", "credit"), ("discount", "credit"),
+    ("adjustment", "credit"), ("savings", "commitment"), ("purchase", "commitment"), ("fee", "commitment"),
+    ("commitment", "commitment"), ("provisioned", "commitment"),
 )  # fmt: skip
-"""Part of what a line is about, in lower case -> `InvoiceLine.kind`; anything else is usage."""
+"""Word of what a line is about, in lower case -> `InvoiceLine.kind`; anything else is usage."""
+AWS: Final = "aws cost and usage report"
 NOT_ADDED: Final = frozenset(
     {"savingspluscoveredusage", "savingsplancoveredusage", "savingsplannegation", "unusedreservation"}
 )
@@ -176,6 +178,10 @@ def read(text: str, provider: str, rates: ExchangeRates) -> list[InvoiceLine]:
     delimiter = max(",;\t|", key=header.count) if header else ","
     rows = list(csv.DictReader(io.StringIO(text, newline=None), delimiter=delimiter))
     names = [name for name in rows[0] if name] if rows else []
+    if text.count('"') % 2:
+        raise InvoiceError("a quote is not closed: the file is cut off. Export it again")
+    if any(None in row for row in rows):
+        raise InvoiceError("a line has more columns than the first line: amounts with commas must be in quotes")
     for number, row in enumerate(rows, start=2):
         if any(row[name] is None for name in names):
             raise InvoiceError(
@@ -189,9 +195,15 @@ def _has_decimal_comma(records: Sequence[Record], delimiter: str) -> bool:
     """Whether amounts are written as 1.234,50: another separator stands between columns, and an amount has such a comma."""
     amounts = {name for dialect in DIALECTS for name in dialect.amount}
     written = [str(record[name]).strip() for record in records for name in amounts & record.keys()]
-    if delimiter != ",":
-        return any("," in amount for amount in written)
-    return any(re.fullmatch(r"-?\d{1,3}(\.\d{3})*,\d{1,2}", amount) for amount in written)
+    plain = [re.sub(r"[^\d.,]", "", amount) for amount in written]
+    has_points = any(re.fullmatch(r"\d+\.(\d{1,2}|\d{4,})|\d{1,3}(,\d{3})+\.\d+|0\.\d+", amount) for amount in plain)
+    has_commas = any(re.fullmatch(r"\d+,(\d{1,2}|\d{4,})|\d{1,3}(\.\d{3})+,\d+|0,\d+", amount) for amount in plain)
+    if has_points and has_commas:
+        raise InvoiceError("some amounts have a decimal comma and some a decimal point: export them in one way")
+    is_open = delimiter != "," and any(re.fullmatch(r"\d{1,3}(,\d{3})+", amount) for amount in plain)
+    if is_open and not has_points and not has_commas:
+        raise InvoiceError("1,234 can be two amounts: export them with a decimal point")
+    return has_commas
 
 
 def of_records(
@@ -200,15 +212,21 @@ def of_records(
     """The lines of flat records: rows of a table, or objects."""
     lines: list[InvoiceLine] = []
     day_first: dict[str, bool | None] = {}
+    column: dict[str, str] = {}
     for record in records:
         dialect = next(d for d in DIALECTS if not d.signs or any(sign in record for sign in d.signs))
         if dialect.source not in day_first:
             shown = is_day_first(str(_first(other, dialect.day) or "") for other in records)
             day_first[dialect.source] = dialect.day_first if shown is None else shown
-        line = _Reader(dialect, provider, rates, decimal_comma, day_first[dialect.source]).line(record)
+            # One column for all: a line that has none in it has no amount, whatever stands beside it.
+            stated = (name for name in dialect.amount if any(other.get(name) not in (None, "") for other in records))
+            column[dialect.source] = next(stated, "")
+        reader = _Reader(dialect, provider, rates, decimal_comma, day_first[dialect.source], column[dialect.source])
+        line = reader.line(record)
         if line is not None:
             lines.append(line)
-    return lines
+    finest = max((line.places for line in lines if line.places < EXACT_PLACES), default=None)
+    return [line if finest is None or line.places >= finest else line._replace(places=finest) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -220,29 +238,36 @@ class _Reader:
     rates: ExchangeRates
     decimal_comma: bool
     day_first: bool | None
+    amount: str
+    """The column of the amounts."""
 
     def line(self, record: Record) -> InvoiceLine | None:
         """A line; None if it is of another product, of a day without any use, or of money that another line has."""
         dialect = self.dialect
-        written, day_text = _first(record, dialect.amount), _first(record, dialect.day)
+        record = _with_product(record)
+        written, day_text = _first(record, (self.amount,)), _first(record, dialect.day)
         if written is None and not any(_first(record, names) for names in (dialect.item, dialect.model)):
             if day_text is None:
                 raise InvoiceError(_missing("day", record))
-            if any(name in record for name in dialect.amount):
+            if self.amount in record:
                 return None  # a day without any use
+        if written is None and self.amount in record and dialect.services:
+            return None  # a line of a cloud's bill whose money stands in another column, or in another line
         if day_text is None or written is None:
             raise InvoiceError(_missing("day" if day_text is None else "amount", record))
         service = " ".join(str(record[name]) for name in dialect.service if record.get(name)).lower()
         if dialect.services and service and not any(part in service for part, _ in dialect.services):
             return None
-        kind_text = str(_first(record, dialect.kind) or "").lower().replace(" ", "").replace("_", "")
-        if kind_text in NOT_ADDED:
+        if "cognitive services" in service and not ("openai" in service or self._model(record)):
+            return None  # speech, vision and others, which are no language models
+        kind_text = str(_first(record, dialect.kind) or "")
+        if dialect.source == AWS and kind_text.lower() in NOT_ADDED:
             return None
         provider = self._provider(record, service)
-        amount_name = next(name for name in dialect.amount if record.get(name) not in (None, ""))
-        usd, places, day = self._usd(record, amount_name, parse_day(day_text, day_first=self.day_first))
+        usd, places, day = self._usd(record, self.amount, parse_day(day_text, day_first=self.day_first))
         project = str(_first(record, dialect.project) or "")
-        kind = next((kind for part, kind in KINDS if part in kind_text), "usage")
+        words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", kind_text)}
+        kind = next((kind for word, kind in KINDS if word in words), "usage") if "usage" not in words else "usage"
         return InvoiceLine(
             day,
             provider,
@@ -265,15 +290,19 @@ class _Reader:
 
     def _usd(self, record: Record, name: str, day: Any) -> tuple[Decimal, int, Any]:
         amount, places = parse_amount(record[name], decimal_comma=self.decimal_comma)
-        amount += _credits(_first(record, ("credits", "credits_amount")))
+        if self.dialect.source == "google billing":
+            taken = _first(record, ("credits", "credits.amount", "credits_amount", "total_credits"))
+            amount += _credits(taken, decimal_comma=self.decimal_comma)
         if self.dialect.source == "anthropic cost report":
             amount, places = amount / 100, places + 2  # cents
         if "usd" in name:
             return amount, places, day
         own_rate = _first(record, ("currency_conversion_rate",))
         if own_rate is not None:
-            return amount / parse_amount(own_rate)[0], places, day
-        currency = str(_first(record, self.dialect.currency) or "USD").strip().upper()
+            return amount / parse_amount(own_rate, decimal_comma="," in str(own_rate))[0], places, day
+        names = ("pricingcurrency",) if "pricing" in name else self.dialect.currency
+        sign = next((code for symbol, code in SIGNS.items() if symbol in str(record[name])), "USD")
+        currency = str(_first(record, names) or sign).strip().upper()
         return self.rates.usd(amount, currency, day), places, day
 
     def _model(self, record: Record) -> str:
@@ -377,17 +406,34 @@ MODEL_READERS: Final[tuple[Callable[[str], str], ...]] = (
 )  # fmt: skip
 
 
-def _credits(value: Any) -> Decimal:
+def _with_product(record: Record) -> Record:
+    """A record of CUR 2.0 whose product is a map, with the product's name beside it."""
+    product = record.get("product")
+    if isinstance(product, str) and product.lstrip().startswith("{"):
+        try:
+            named = json.loads(product)
+        except json.JSONDecodeError:
+            return record
+        return {**record, "product.product_name": named.get("product_name", "")}
+    return record
+
+
+SIGNS: Final = {"€": "EUR", "£": "GBP", "¥": "JPY"}
+
+
+def _credits(value: Any, *, decimal_comma: bool = False) -> Decimal:
     """Credits (discounts, free tiers): a negative number, or a list of objects with one."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value, parse_float=Decimal)
         except json.JSONDecodeError as error:
             raise InvoiceError(f"the credits {value[:60]!r} are not valid JSON: {error}") from error
+    if isinstance(value, dict):
+        value = [value]
     if isinstance(value, list):
         amounts = [credit.get("amount", 0) for credit in objects(cast("list[Any]", value))]
         return sum((parse_amount(amount)[0] for amount in amounts), Decimal(0))
-    return Decimal(0) if value is None else parse_amount(value)[0]
+    return Decimal(0) if value is None else parse_amount(value, decimal_comma=decimal_comma)[0]
 
 
 def objects(value: object) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 -- outcomes that were not accepted included. Of several outcomes of one request each has its share.
 CREATE OR REPLACE VIEW {db}.cost_per_outcome AS
 WITH
-    spent AS
+    by_tenant AS
     (
         SELECT toString(c.tenant_id) AS tenant_id, thing, sum(ifNull(c.cost_usd, 0)) AS cost, count() AS calls,
                countIf(c.outcome != 'ok') AS failed, countIf(c.unpriced_reason != '') AS unpriced
@@ -10,6 +10,13 @@ WITH
         ARRAY JOIN arrayFilter(name -> name != '', [ifNull(c.request_id, ''), c.unit_id]) AS thing
         WHERE {window}
         GROUP BY tenant_id, thing
+    ),
+    spent AS
+    (
+        SELECT * FROM by_tenant
+        UNION ALL -- an outcome that names no tenant has that of its request, if only one has it
+        SELECT '', thing, any(cost), any(calls), any(failed), any(unpriced) FROM by_tenant
+        GROUP BY thing HAVING uniqExact(tenant_id) = 1 AND any(tenant_id) != ''
     ),
     shares AS
     (

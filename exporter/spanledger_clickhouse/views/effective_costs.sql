@@ -17,8 +17,7 @@ WITH
                 toFloat64(ifNull(sum(c.cost_usd), 0)) AS list,
                 toFloat64(ifNull(sumIf(c.computed_cost_usd, c.price_status = 'prepaid'), 0)) AS prepaid,
                 count() AS n, countIf(c.unpriced_reason != '') AS unpriced,
-                arrayMax(arrayPushBack(arrayMap(d -> d.5, arrayFilter(d -> (d.1 IN ('', provider)) AND (d.2 IN ('', model)
-                    OR (endsWith(d.2, '*') AND startsWith(model, substring(d.2, 1, length(d.2) - 1)))) AND day >= d.3 AND day < d.4, discounts)), 0.)) AS discount
+                arrayMax(arrayPushBack(arrayMap(d -> d.5, arrayFilter(d -> (d.1 IN ('', provider)) AND (d.2 IN ('', model) OR startsWith(model, concat(d.2, '-20')) OR (endsWith(d.2, '*') AND startsWith(model, substring(d.2, 1, length(d.2) - 1)))) AND day >= d.3 AND day < d.4, discounts)), 0.)) AS discount
             FROM {db}.llm_calls AS c FINAL
             LEFT JOIN (
                 SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
@@ -37,25 +36,25 @@ WITH
     (
         SELECT name, toString(kind) AS kind, toString(provider) AS provider, model, toFloat64(amount_usd) AS amount,
                arrayJoin(arrayMap(i -> addMonths(toStartOfMonth(since), i),
-                   range(toUInt64(greatest(0, dateDiff('month', toStartOfMonth(since), least(until, toDate(now()) + 1) - 1) + 1))))) AS month
+                   range(toUInt64(greatest(0, dateDiff('month', toStartOfMonth(since), least(until, toDate(now('UTC')) + 1) - 1) + 1))))) AS month
         FROM {db}.contracts FINAL
         WHERE kind != 'discount'
     ),
     matched AS
     (
-        SELECT f.name AS name, f.kind AS kind, f.amount AS amount, f.month AS month,
+        SELECT f.name AS name, f.kind AS kind, f.amount AS amount, f.month AS month, f.provider AS contract_provider,
                if(c.calls = 0, f.provider, c.provider) AS provider, if(c.calls = 0, f.model, c.model) AS model,
                c.team AS team, c.feature AS feature, c.tenant_id AS tenant_id, c.service AS service,
                multiIf(c.calls = 0, 0., f.kind = 'capacity', c.prepaid_usd, f.kind = 'seats', toFloat64(c.calls), c.contracted_usd) AS weight
         FROM flats AS f
         LEFT JOIN costs AS c ON c.month = f.month AND (f.provider IN ('', c.provider))
-            AND (f.model IN ('', c.model) OR (endsWith(f.model, '*') AND startsWith(c.model, substring(f.model, 1, length(f.model) - 1))))
+            AND (f.model IN ('', c.model) OR startsWith(c.model, concat(f.model, '-20')) OR (endsWith(f.model, '*') AND startsWith(c.model, substring(f.model, 1, length(f.model) - 1))))
     ),
     bases AS
     (
-        SELECT name, kind, month, any(amount) AS amount, sum(weight) AS base,
+        SELECT name, kind, month, any(contract_provider) AS provider, any(amount) AS amount, sum(weight) AS base,
                sum(base) OVER (PARTITION BY name ORDER BY month ROWS UNBOUNDED PRECEDING) AS used,
-               multiIf(kind = 'credit', least(amount, used - base) - least(amount, used), kind = 'commitment', greatest(0., amount - base), amount) AS flat
+               multiIf(kind = 'credit', least(amount, used - base) - least(amount, used), kind = 'commitment', if(month >= toStartOfMonth(now('UTC')), 0., greatest(0., amount - base)), amount) AS flat
         FROM matched
         GROUP BY name, kind, month
     )
@@ -72,7 +71,7 @@ FROM
     SELECT month, provider, model, team, feature, tenant_id, service, list_usd AS list, contracted_usd AS contracted, 0. AS flat, calls AS n, unpriced
     FROM costs
     UNION ALL
-    SELECT m.month, m.provider, m.model, m.team, m.feature, m.tenant_id, m.service, 0., 0.,
+    SELECT m.month, if(b.base > 0, m.provider, b.provider), if(b.base > 0, m.model, ''), if(b.base > 0, m.team, NULL), if(b.base > 0, m.feature, NULL), if(b.base > 0, m.tenant_id, ''), if(b.base > 0, m.service, ''), 0., 0.,
            if(b.base > 0, b.flat * m.weight / b.base, b.flat / count() OVER (PARTITION BY m.name, m.month)), 0, 0
     FROM matched AS m
     INNER JOIN bases AS b ON b.name = m.name AND b.month = m.month

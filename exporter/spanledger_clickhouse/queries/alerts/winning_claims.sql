@@ -1,7 +1,7 @@
 -- The winning claim per alert: the first since the last failure that has not expired.
 SELECT alert, argMinIf(claim, (at, claim), state = 'claimed' AND at > failed) FROM
 (
-    SELECT alert, state, claim, at, maxIf(at, state = 'dead') OVER (PARTITION BY alert) AS failed FROM budget_alerts
+    SELECT alert, state, claim, at, maxIf(at, state IN ('dead', 'resolved')) OVER (PARTITION BY alert) AS failed FROM budget_alerts
     WHERE alert IN {ids:Array(String)} AND destination = {destination:String}
 )
 WHERE at > now() - toIntervalSecond({seconds:UInt32})
