@@ -76,3 +76,24 @@ def test_an_outcome_is_no_call(ledger: Recorded):
     spanledger.outcome("ticket", "T-1", request_id="r-1")
     assert ledger.rows == []
     assert a.OUTCOME_KIND
+
+
+def test_an_outcome_that_names_no_tenant_has_that_of_its_request(ledger: Recorded, tmp_path: Path):
+    spanledger.outcome("ticket", "T-1", request_id="r-1")
+    where = empty_ledger(tmp_path / "ledger")
+    with open_client(where) as client:
+        insert.insert(
+            client, where, [tuple(call(request_id="r-1", tenant_id="acme", cost_usd=Decimal("0.2")).values())]
+        )
+        insert.insert_contents(client, where, [contents(line) for line in ledger.lines])
+        client.command(f"USE `{where.database}`")
+        assert client.query("SELECT kind, calls, round(total_cost_usd, 9) FROM cost_per_outcome").result_rows == [
+            ("ticket", 1, 0.2)
+        ]
+
+
+def test_charges_of_two_tenants_may_have_one_name(ledger: Recorded):
+    for tenant in ("a", "b"):
+        with spanledger.attribution(tenant=tenant):
+            assert spanledger.charge("vendor", "1.00", charge_id="inv-1")
+    assert {row["tenant_id"] for row in ledger.rows} == {"a", "b"}

@@ -281,3 +281,79 @@ def test_the_band_of_the_forecast_holds_as_often_as_it_claims():
     assert figures["all"]["questions"] == 200
     assert 0.72 <= figures["all"]["coverage"] <= 0.88
     assert figures["all"]["mean_error"] < 0.12
+
+
+def test_what_the_ledger_does_not_know_does_not_close(books: Books):
+    books.bill(DAY, books.sell(DAY))
+    books.bill(DAY, Decimal(1000), "proj_forgotten")
+    books.write()
+    books.reconcile()
+    refused = CliRunner().invoke(main, ["close", "2025-03"])
+    assert refused.exit_code == 1
+    assert "are outside: spend that no call of the ledger shows" in " ".join(refused.output.split())
+
+
+def test_a_credit_does_not_hide_what_is_unexplained(books: Books):
+    cost = books.sell(DAY, calls=20)
+    books.bill(DAY, cost * Decimal("0.5"))
+    books.bill(DAY, -2 * cost, "", "", "credit")
+    books.write()
+    books.reconcile()
+    assert CliRunner().invoke(main, ["close", "2025-03"]).exit_code == 1
+
+
+def test_a_discount_that_the_invoice_lacks_is_unexplained(books: Books):
+    run(
+        "contract", "set", "d", "--kind", "discount", "--provider", "openai", "--percent", "10", "--since", "2025-01-01"
+    )
+    cost = books.sell(DAY)
+    books.bill(DAY, cost)
+    causes = books.causes()
+    assert causes["contract"] == pytest.approx(-cost / 10, abs=Decimal("0.001"))
+    assert causes["unexplained"] == pytest.approx(cost / 10, abs=Decimal("0.001"))
+
+
+def test_a_provider_that_comes_into_a_closed_month_is_carried(books: Books):
+    january, february = date(2025, 1, 3), date(2025, 2, 3)
+    for day in (january, february):
+        books.bill(day, books.sell(day))
+    books.write()
+    books.reconcile()
+    run("close", "2025-01")
+    late = books.sell(january, provider="anthropic")
+    books.write()
+    run("close", "2025-02")
+    carried = {
+        row["provider"]: Decimal(row["carried_usd"])
+        for row in json.loads(run("close", "--json"))
+        if row["month"] == "2025-02-01"
+    }
+    assert carried == {"anthropic": late, "openai": 0}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kind", "discount", "--percent", "0.0000001", "--since", "2025-01-01"], "between 0 and 100"),
+        (["--kind", "capacity", "--amount", "10", "--since", "2025-01-15"], "first day"),
+        (["--kind", "credit", "--amount", "10", "--since", "2025-02-01", "--provider", "openai"], "the same spend"),
+        (["--kind", "seats", "--since", "2025-01-01"], "needs an amount"),
+        (["--kind", "discount", "--percent", "10", "--since", "2025-02-01", "--until", "2025-01-01"], "is not after"),
+    ],
+)
+def test_a_contract_that_cannot_be_meant_is_refused(words: list[str], message: str, books: Books):
+    run("contract", "set", "first", "--kind", "credit", "--amount", "50", "--since", "2025-01-01")
+    refused = CliRunner().invoke(main, ["contract", "set", "second", *words])
+    assert refused.exit_code == 1
+    assert message in " ".join(refused.output.split())
+    assert [row["name"] for row in json.loads(run("contract", "list", "--json"))] == ["first"]
+
+
+def test_contracts_of_a_file_are_set(books: Books, tmp_path: Path):
+    file = tmp_path / "contracts.toml"
+    file.write_text('[contract.openai]\nkind = "discount"\nprovider = "openai"\npercent = 12.5\nsince = 2025-01-01\n')
+    assert run("contract", "import", str(file)) == "1 contract is set\n"
+    file.write_text('[contract.openai]\nkind = "discount"\nprocent = 12.5\nsince = 2025-01-01\n')
+    assert "which means nothing" in CliRunner().invoke(main, ["contract", "import", str(file)]).output
+    run("contract", "remove", "openai")
+    assert json.loads(run("contract", "list", "--json")) == []

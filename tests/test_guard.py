@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -341,3 +342,14 @@ def test_a_message_says_what_changed_how_to_stop_it_and_where_to_look(
     assert "Changed most: summarize $12.00, $1.00 at this point of the day before" in text
     assert "Stop it: spanledger stop feature=summarize" in text
     assert "Dashboard: https://grafana.example/d/spanledger" in text
+
+
+def test_a_limit_that_is_crossed_again_after_it_was_resolved_alerts_again(ledger: Ledger, receiver: Receiver):
+    put(ledger, "all", 100, window="day")
+    at = MARCH + timedelta(days=3, hours=5)
+    hooks = [Destination("webhook", receiver.url("hook"))]
+    for minute, amount in ((1, 120), (3, -50), (5, 500)):
+        spend(ledger, at + timedelta(minutes=minute), amount)
+        evaluate.evaluate(ledger, at + timedelta(minutes=minute + 1), hooks)
+        time.sleep(0.01)  # alerts are in order of their milliseconds
+    assert [body["type"] for body in receiver.bodies("hook")] == ["exceeded", "resolved", "exceeded"]
