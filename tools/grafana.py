@@ -85,7 +85,7 @@ BURN = Dashboard(
               description="Month to date, plus the burn rate of the last seven days for the rest of the month. Requires a global monthly budget: spanledger budget set."),
         Panel("Monthly budget utilization", STAT, "SELECT max(utilisation) AS used FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=SHARE, red_above=0.9),
         Panel("Forecast of the monthly budget", STAT, "SELECT max(projected_utilisation) AS share FROM budget_status WHERE scope = 'global' AND period = 'month'", unit=SHARE, red_above=1.0,
-              description="The forecast of the month over the global monthly budget. The table of budgets says when it is used up, if that is in this month."),
+              description="The forecast of the month over the global monthly budget. The table of budgets says when it is exhausted, if that is in this month."),
         Panel("Cost per 1,000 calls", STAT, f"SELECT 1000 * sum(cost_usd) / nullIf(sum(calls), 0) AS cost FROM llm_costs WHERE {HOURS}"),
         "Trends",
         Panel("Spend by feature", SERIES,
@@ -98,7 +98,7 @@ BURN = Dashboard(
               "SELECT name, concat(scope, if(key = '', '', concat(' ', key))) AS applies_to, period, amount_usd AS amount, spent_usd AS spent, utilisation, projected_usd AS projected, "
               "exhausted_at, exhausted_earliest AS earliest, exhausted_latest AS latest FROM budget_status ORDER BY utilisation DESC", 16, 8,
               units={"amount": USD, "spent": USD, "projected": USD, "utilisation": SHARE},
-              description="exhausted_at: when the amount was, or will be, used up in this period; earliest and latest: the 80 % band."),
+              description="exhausted_at: when the amount was, or will be, exhausted in this period; earliest and latest: the 80 % band."),
         "Cost allocation",
         Panel("Cost by feature", TABLE,
               f"SELECT feature, sum(cost_usd) AS cost, sum(calls) AS calls, cost / calls AS per_call FROM llm_costs WHERE {HOURS} GROUP BY feature ORDER BY cost DESC LIMIT 50", 8, 9,

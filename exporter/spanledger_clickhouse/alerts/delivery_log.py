@@ -228,11 +228,11 @@ def _deliver(
     ledger: Ledger,
     payloads: Iterable[tuple[str, dict[str, Any]]],
     destinations: Sequence[Destination],
-    done: str = DELIVERED,
+    accepted_state: str = DELIVERED,
 ) -> list[DeliveryResult]:
     """Send payloads to destinations in parallel, each once, and record the outcome of each of its alerts as soon as it is known.
 
-    `done`: the state of what was accepted.
+    `accepted_state`: of what was accepted.
     """
     members: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for alert, payload in payloads:
@@ -252,10 +252,16 @@ def _deliver(
         for future in as_completed(running):
             alerts, payload, destination = running[future]
             delivery = future.result()
-            failed = DEAD if done == DELIVERED else ""
+            failed = DEAD if accepted_state == DELIVERED else ""
             if not delivery.error or failed:
                 rows += [
-                    _row(alert, payload, failed if delivery.error else done, destination.name, delivery=delivery)
+                    _row(
+                        alert,
+                        payload,
+                        failed if delivery.error else accepted_state,
+                        destination.name,
+                        delivery=delivery,
+                    )
                     for alert in alerts
                 ]
             text = str(payload["text"]).partition("\n")[0]

@@ -88,7 +88,11 @@ NO_CALLS_HINT: Final = (
 @click.option("--until", type=click.DateTime(), help="End (UTC, exclusive); default: now.")
 @click.option("--month", type=MONTH, help="A calendar month, e.g. 2026-10.")
 @click.option(
-    "--where", type=Filter(), multiple=True, help='Only calls of this value, e.g. user=ada; "user=" for none.'
+    "--where",
+    "conditions",
+    type=Filter(),
+    multiple=True,
+    help='Only calls of this value, e.g. user=ada; "user=" for none.',
 )
 @click.option("--compare", type=click.Choice(["previous"]), help="Beside the period before, which is as long.")
 @click.option("--sort", type=click.Choice(list(SORTS)), default="cost", show_default=True)
@@ -101,7 +105,7 @@ def spend(
     since: datetime | None,
     until: datetime | None,
     month: date | None,
-    where: tuple[tuple[str, str], ...],
+    conditions: tuple[tuple[str, str], ...],
     compare: str | None,
     sort: str,
     top: int,
@@ -122,10 +126,10 @@ def spend(
         raise click.UsageError(f"{begin:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M}")
     if compare and begin is None:
         raise click.UsageError("--compare needs a period: --days, --month or --since")
-    is_plain = len(by) == 1 and begin is None and until is None and not where and sort == "cost"
+    is_plain = len(by) == 1 and begin is None and until is None and not conditions and sort == "cost"
     window = "all time" if begin is None else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     title = f"Spend by {', '.join(by)} (USD), {window}"
-    filters, parameters = _filters(where, begin, end)
+    filters, parameters = _filters(conditions, begin, end)
     with ledger() as database, spinner("querying the ledger"):
         if is_plain and by[0] in VIEWS:
             result = database.query(statement(f"cli/spend_by_{by[0]}"), {"limit": top})
@@ -153,14 +157,16 @@ def _period(
     return since.replace(tzinfo=UTC) if since else None, (until.replace(tzinfo=UTC) if until else now)
 
 
-def _filters(where: tuple[tuple[str, str], ...], begin: datetime | None, end: datetime) -> tuple[str, dict[str, Any]]:
+def _filters(
+    conditions: tuple[tuple[str, str], ...], begin: datetime | None, end: datetime
+) -> tuple[str, dict[str, Any]]:
     """A condition on calls `c`, and its parameters."""
     parts = ["c.start_time < {until:DateTime64(6, 'UTC')}"]
     parameters: dict[str, Any] = {"until": end}
     if begin is not None:
         parts.append("c.start_time >= {since:DateTime64(6, 'UTC')}")
         parameters["since"] = begin
-    for number, (name, wanted) in enumerate(where):
+    for number, (name, wanted) in enumerate(conditions):
         parts.append(f"ifNull(toString({EXPRESSIONS[name]}), '') = {{w{number}:String}}")
         parameters[f"w{number}"] = wanted
     return " AND ".join(parts), parameters

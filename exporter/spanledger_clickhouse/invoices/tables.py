@@ -280,8 +280,10 @@ class _Reader:
         )
 
     def _provider(self, record: Record, service: str) -> str:
-        named = record.get("provider") or next((name for part, name in self.dialect.services if part in service), "")
-        provider = str(named or self.dialect.provider or self.provider).strip().lower()
+        provider_name = record.get("provider") or next(
+            (name for part, name in self.dialect.services if part in service), ""
+        )
+        provider = str(provider_name or self.dialect.provider or self.provider).strip().lower()
         if not provider and self.dialect.source == "csv":
             provider = next((name for part, name in GOOGLE_SERVICES if part in service), "")
         if not provider:
@@ -306,9 +308,9 @@ class _Reader:
         return self.rates.usd(amount, currency, day), places, day
 
     def _model(self, record: Record) -> str:
-        named = _first(record, self.dialect.model)
-        if named:
-            return model_key(str(named))
+        model_name = _first(record, self.dialect.model)
+        if model_name:
+            return model_key(str(model_name))
         for name in self.dialect.item:
             text = str(record.get(name) or "")
             for read in MODEL_READERS:
@@ -411,10 +413,10 @@ def _with_product(record: Record) -> Record:
     product = record.get("product")
     if isinstance(product, str) and product.lstrip().startswith("{"):
         try:
-            named = json.loads(product)
+            attributes = json.loads(product)
         except json.JSONDecodeError:
             return record
-        return {**record, "product.product_name": named.get("product_name", "")}
+        return {**record, "product.product_name": attributes.get("product_name", "")}
     return record
 
 

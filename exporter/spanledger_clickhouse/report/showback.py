@@ -61,10 +61,10 @@ def showbacks(ledger: Ledger, month: date) -> list[Showback]:
     """
     by_team: dict[str, list[dict[str, Any]]] = {}
     for row in ledger.query(statement("report/showback"), {"month": month}).rows:
-        named: dict[str, Any] = dict(zip(COLUMNS, (month, *row), strict=True))
-        named |= {column: Decimal(repr(named[column])).quantize(CENTS) for column in AMOUNTS}
-        named["team"] = named["team"] or NO_TEAM
-        by_team.setdefault(named["team"], []).append(named)
+        values: dict[str, Any] = dict(zip(COLUMNS, (month, *row), strict=True))
+        values |= {column: Decimal(repr(values[column])).quantize(CENTS) for column in AMOUNTS}
+        values["team"] = values["team"] or NO_TEAM
+        by_team.setdefault(values["team"], []).append(values)
     return [Showback(month, team, rows) for team, rows in sorted(by_team.items())]
 
 

@@ -96,8 +96,8 @@ def quote(
         return Price(p.NO_USAGE)
     table = table or prices()
     is_prepaid = bool(tier) and tier.lower() in PREPAID_TIERS
-    named = (provider, model or "", request_model or "", "" if is_prepaid else tier, geo, speed, host)
-    price = _by_table(table, usage, named, size, quality, at, doubts)
+    terms = (provider, model or "", request_model or "", "" if is_prepaid else tier, geo, speed, host)
+    price = _by_table(table, usage, terms, size, quality, at, doubts)
     return _prepaid(price) if is_prepaid else price
 
 
