@@ -32,11 +32,6 @@ def shown_in(currency: str, per_usd: Decimal) -> Generator[None]:
         _shown.reset(token)
 
 
-def currency() -> str:
-    """The currency that amounts are shown in."""
-    return _shown.get().currency
-
-
 def usd(amount: Any) -> str:
     """An amount in US dollars: two decimals, four below one, two digits where it is less; "-" if it is unknown, "-$0.02"."""
     if amount is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, report_user_errors, show
-from spanledger_clickhouse.cli.periods import MONTH, days_of
+from spanledger_clickhouse.cli.periods import MONTH
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.invoices import contracts
 from spanledger_clickhouse.invoices.contracts import KINDS, Contract
@@ -135,22 +135,21 @@ def import_contracts(file: Path) -> None:
 )
 @as_json
 @report_user_errors
-def costs(month: object, by: str, as_json: bool) -> None:
+def costs(month: date, by: str, as_json: bool) -> None:
     """Show MONTH at list price, at the negotiated price, and with credits, commitments, capacity and seats.
 
     \b
     Example:
       spanledger contract costs 2026-10 --by team
     """
-    first, _ = days_of(MONTH.convert(month, None, None))
     query = (
         f"SELECT {by}, sum(list_usd) AS list_usd, sum(contracted_usd) AS contracted_usd, sum(amortised_usd) AS amortised_usd, "
         f"sum(effective_usd) AS effective_usd FROM effective_costs "
-        f"WHERE month = '{first}' GROUP BY {by} ORDER BY effective_usd DESC, {by}"
+        f"WHERE month = '{month}' GROUP BY {by} ORDER BY effective_usd DESC, {by}"
     )
     with ledger() as database:
         result = database.query(query)
-    show(result, f"{first:%Y-%m} with its contracts (USD)", json_output=as_json)
+    show(result, f"{month:%Y-%m} with its contracts (USD)", json_output=as_json)
 
 
 COMMANDS: Final = (contract,)

@@ -263,15 +263,14 @@ def _compared(
         )
     with spinner("comparing"):
         sealed = closing.statements(database, month, project_by, without_invoice=without_invoice)
-        uncovered = closing.uncovered_days(database, month)
     if not sealed:
         raise click.ClickException(
             f"there is nothing to close: neither the ledger nor an invoice has costs in {month:%Y-%m}"
         )
-    return sealed, _problems(sealed, uncovered, max_unexplained)
+    return sealed, _problems(sealed, max_unexplained)
 
 
-def _problems(sealed: list[closing.Statement], uncovered: dict[str, list[date]], percent: float) -> list[str]:
+def _problems(sealed: list[closing.Statement], percent: float) -> list[str]:
     problems = [
         f"{usd(s.unexplained)} ({s.unexplained_share:.2%}) of {s.provider} are unexplained, more than {percent:g}%"
         for s in sealed
@@ -284,8 +283,10 @@ def _problems(sealed: list[closing.Statement], uncovered: dict[str, list[date]],
         if cause in s.causes and s.share_of(s.causes[cause]) * 100 > percent
     ]
     problems += [
-        f"the invoice of {provider} has no line for {len(days)} day{'s' * (len(days) != 1)} with spend ({days[0]} ...)"
-        for provider, days in uncovered.items()
+        f"the invoice of {s.provider} has no line for {len(s.uncovered)} day{'s' * (len(s.uncovered) != 1)} with spend "
+        f"({s.uncovered[0]} ...)"
+        for s in sealed
+        if s.uncovered
     ]
     return problems
 

@@ -43,6 +43,8 @@ SORTS: Final = {
     "tokens": "tokens DESC",
     "mean": "mean_cost_usd DESC NULLS LAST",
 }
+FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""Before any call."""
 BAR: Final = 24
 """Characters of the longest bar."""
 
@@ -129,12 +131,13 @@ def spend(
     is_plain = len(by) == 1 and begin is None and until is None and not conditions and sort == "cost"
     window = "all time" if begin is None else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     title = f"Spend by {', '.join(by)} (USD), {window}"
-    filters, parameters = _filters(conditions, begin, end)
+    filters, parameters = _filters(conditions)
+    parameters |= {"since": begin or FIRST, "until": end}
     with ledger() as database, spinner("querying the ledger"):
         if is_plain and by[0] in VIEWS:
             result = database.query(statement(f"cli/spend_by_{by[0]}"), {"limit": top})
         else:
-            result = _grouped(database, by, begin, end, filters, parameters, compare=bool(compare), sort=sort, top=top)
+            result = _grouped(database, by, filters, parameters, compare=bool(compare), sort=sort, top=top)
         if not as_json and by[0] in TIMES and len(by) == 1 and result.rows:
             result = _with_bars(result)
         show(result, title, json_output=as_json)
@@ -158,25 +161,20 @@ def _period(
 
 
 def _filters(
-    conditions: tuple[tuple[str, str], ...], begin: datetime | None, end: datetime
+    conditions: tuple[tuple[str, str], ...],
 ) -> tuple[str, dict[str, Any]]:
-    """A condition on calls `c`, and its parameters."""
-    parts = ["c.start_time < {until:DateTime64(6, 'UTC')}"]
-    parameters: dict[str, Any] = {"until": end}
-    if begin is not None:
-        parts.append("c.start_time >= {since:DateTime64(6, 'UTC')}")
-        parameters["since"] = begin
+    """Further conditions on calls `c`, each after an AND, and their parameters."""
+    parts: list[str] = []
+    parameters: dict[str, Any] = {}
     for number, (name, wanted) in enumerate(conditions):
-        parts.append(f"ifNull(toString({EXPRESSIONS[name]}), '') = {{w{number}:String}}")
+        parts.append(f" AND ifNull(toString({EXPRESSIONS[name]}), '') = {{w{number}:String}}")
         parameters[f"w{number}"] = wanted
-    return " AND ".join(parts), parameters
+    return "".join(parts), parameters
 
 
 def _grouped(
     database: Ledger,
     by: tuple[str, ...],
-    begin: datetime | None,
-    end: datetime,
     filters: str,
     parameters: dict[str, Any],
     *,
@@ -184,9 +182,8 @@ def _grouped(
     sort: str,
     top: int,
 ) -> Result:
-    start = begin or datetime(2000, 1, 1, tzinfo=UTC)
+    start, end = parameters["since"], parameters["until"]
     names = [BY_LABEL[name].column if name in BY_LABEL else name for name in by]
-    only = " AND ".join(part for part in filters.split(" AND ") if not part.startswith("c.start_time"))
     query = statement(
         "cli/spend",
         names=", ".join(f"{EXPRESSIONS[name]} AS `{column}`" for name, column in zip(by, names, strict=True)),
@@ -194,13 +191,11 @@ def _grouped(
         compared="sumIf(c.cost_usd, c.start_time < {since:DateTime64(6, 'UTC')}) AS previous_cost_usd, "
         "toFloat64(total_cost_usd) / nullIf(toFloat64(previous_cost_usd), 0) - 1 AS change_share, " if compare else "",
         also=" OR previous_cost_usd > 0" if compare else "",
-        filters=f" AND {only}" if only else "",
+        filters=filters,
         order=", ".join(f"`{column}`" for column in names) if by[0] in TIMES else f"{SORTS[sort]}, {', '.join(f'`{c}`' for c in names)}",
     )  # fmt: skip
     window = {
-        "since": start,
         "before": start - (end - start) if compare else start,
-        "until": end,
         "limit": top if by[0] not in TIMES else max(top, 400),
     }
     return database.query(query, {**parameters, **window})
@@ -218,7 +213,7 @@ def _with_bars(result: Result) -> Result:
 
 def _show_total(database: Ledger, filters: str, parameters: dict[str, Any]) -> None:
     total, calls, unpriced, unattributed, lost, avoided, hits = database.query(
-        statement("cli/total", condition=filters), parameters
+        statement("cli/total", filters=filters), parameters
     ).rows[0]
     if not calls:
         is_empty = not database.query("SELECT count() FROM (SELECT 1 FROM llm_calls LIMIT 1)").rows[0][0]

@@ -7,7 +7,7 @@ closed carries: the sealed costs and the adjustments add up to what the ledger h
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -21,7 +21,6 @@ from spanledger_clickhouse.invoices import reconcile as reconciling
 from spanledger_clickhouse.invoices.reconcile import CAUSES, Residual
 
 ZERO: Final = Decimal(0)
-CENT: Final = Decimal("0.01")
 COLUMNS: Final = [
     "month", "provider", "invoiced_usd", "ledger_usd", "calls", "adjustments_usd", "causes", "unexplained_usd", "closed_by", "note", "is_open",
 ]  # fmt: skip
@@ -46,6 +45,8 @@ class Statement:
     """The sum of the remainders, each without its sign: two that cancel out are no explanation."""
     adjustments: Decimal
     """What the ledger has of earlier closed months beyond what was sealed and carried: this month carries it."""
+    uncovered: tuple[date, ...] = ()
+    """Days on which the ledger has spend, and the invoice no line."""
 
     @property
     def unexplained_share(self) -> float:
@@ -101,25 +102,14 @@ def statements(
         )
     residuals = reconciling.reconcile(ledger, lines, project_by) if lines else []
     carried = _adjustments(ledger, month)
-    return [
-        _statement(month, provider, [r for r in residuals if r.provider == provider], *spent.get(provider, (ZERO, 0, set()))[:2], carried.get(provider, ZERO))
-        for provider in sorted(spent.keys() | invoiced | carried.keys())
-    ]  # fmt: skip
-
-
-def uncovered_days(ledger: Ledger, month: date) -> dict[str, list[date]]:
-    """Provider -> the days on which the ledger has spend and the stored invoice has no line."""
-    end = next_month(month)
-    billed: dict[str, set[date]] = {}
-    for line in reconciling.stored_invoice(ledger, month, end - timedelta(days=1)):
-        billed.setdefault(line.provider, set()).add(line.day)
-    rows = ledger.query(statement("invoices/month_by_provider"), {"first": month, "end": end}).rows
-    uncovered = {
-        str(provider): sorted(set(days) - billed[str(provider)])
-        for provider, _, _, days in rows
-        if str(provider) in billed
-    }
-    return {provider: days for provider, days in uncovered.items() if days}
+    sealed: list[Statement] = []
+    for provider in sorted(spent.keys() | invoiced | carried.keys()):
+        cost, calls, days = spent.get(provider, (ZERO, 0, set[date]()))
+        own = [residual for residual in residuals if residual.provider == provider]
+        part = _statement(month, provider, own, cost, calls, carried.get(provider, ZERO))
+        billed = {line.day for line in lines if line.provider == provider}
+        sealed.append(replace(part, uncovered=tuple(sorted(days - billed))) if billed else part)
+    return sealed
 
 
 def _statement(

@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from spanledger.runtime.untrusted_json import mapping
 from spanledger_clickhouse.invoices import tables
 from spanledger_clickhouse.invoices.exchange_rates import NO_RATES, ExchangeRates
+from spanledger_clickhouse.invoices.line_items import model_of_description, model_of_line_item
 from spanledger_clickhouse.invoices.lines import (
     InvoiceError,
     InvoiceLine,
@@ -36,8 +37,6 @@ from spanledger_clickhouse.invoices.tables import (
     ANTHROPIC,
     OPENAI,
     flattened,
-    model_of_description,
-    model_of_line_item,
     objects,
     of_records,
 )

@@ -204,7 +204,9 @@ class _LedgerSide:
         return changes
 
     def _rows(self, name: str) -> list[tuple[Any, ...]]:
-        return self._ledger.query(statement(name, project=self._project), self._window).rows
+        return self._ledger.query(
+            statement(name, project=self._project, discount=statement("contracts/discount")), self._window
+        ).rows
 
 
 def explain_variance(

@@ -12,12 +12,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from typing import Any, Final, cast
 
 from spanledger_clickhouse.invoices.exchange_rates import ExchangeRates
+from spanledger_clickhouse.invoices.line_items import model_in
 from spanledger_clickhouse.invoices.lines import (
     EXACT_PLACES,
     InvoiceError,
@@ -264,7 +266,8 @@ class _Reader:
         if dialect.source == AWS and kind_text.lower() in NOT_ADDED:
             return None
         provider = self._provider(record, service)
-        usd, places, day = self._usd(record, self.amount, parse_day(day_text, day_first=self.day_first))
+        day = parse_day(day_text, day_first=self.day_first)
+        usd, places = self._usd(record, day)
         project = str(_first(record, dialect.project) or "")
         words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", kind_text)}
         kind = next((kind for word, kind in KINDS if word in words), "usage") if "usage" not in words else "usage"
@@ -276,7 +279,7 @@ class _Reader:
             usd,
             dialect.source,
             places,
-            kind if kind == "usage" or usd else "usage",
+            kind,
         )
 
     def _provider(self, record: Record, service: str) -> str:
@@ -290,7 +293,9 @@ class _Reader:
             raise InvoiceError("the file does not name the provider: add a column provider, or pass --provider")
         return provider
 
-    def _usd(self, record: Record, name: str, day: Any) -> tuple[Decimal, int, Any]:
+    def _usd(self, record: Record, day: date) -> tuple[Decimal, int]:
+        """(the amount in USD, its decimal places)."""
+        name = self.amount
         amount, places = parse_amount(record[name], decimal_comma=self.decimal_comma)
         if self.dialect.source == "google billing":
             taken = _first(record, ("credits", "credits.amount", "credits_amount", "total_credits"))
@@ -298,25 +303,21 @@ class _Reader:
         if self.dialect.source == "anthropic cost report":
             amount, places = amount / 100, places + 2  # cents
         if "usd" in name:
-            return amount, places, day
+            return amount, places
         own_rate = _first(record, ("currency_conversion_rate",))
         if own_rate is not None:
-            return amount / parse_amount(own_rate, decimal_comma="," in str(own_rate))[0], places, day
+            return amount / parse_amount(own_rate, decimal_comma="," in str(own_rate))[0], places
         names = ("pricingcurrency",) if "pricing" in name else self.dialect.currency
         sign = next((code for symbol, code in SIGNS.items() if symbol in str(record[name])), "USD")
         currency = str(_first(record, names) or sign).strip().upper()
-        return self.rates.usd(amount, currency, day), places, day
+        return self.rates.usd(amount, currency, day), places
 
     def _model(self, record: Record) -> str:
         model_name = _first(record, self.dialect.model)
         if model_name:
             return model_key(str(model_name))
-        for name in self.dialect.item:
-            text = str(record.get(name) or "")
-            for read in MODEL_READERS:
-                if model := read(text):
-                    return model
-        return ""
+        texts = (str(record.get(name) or "") for name in self.dialect.item)
+        return next((model for text in texts if (model := model_in(text))), "")
 
 
 def _missing(what: str, record: Record) -> str:
@@ -337,75 +338,6 @@ def flattened(record: Mapping[Any, Any], prefix: str = "") -> Record:
         else:
             flat[name] = value
     return flat
-
-
-# --- models in line items ---------------------------------------------------------------------------------------------
-
-
-def model_of_line_item(item: Any) -> str:
-    """The model of OpenAI's "gpt-5.4-mini-2026-03-17, cached input"; "web search tool calls" has none."""
-    name, comma, _ = str(item or "").partition(", ")
-    return model_key(name) if comma and " " not in name else ""
-
-
-def model_of_description(description: str) -> str:
-    """The model of Anthropic's "Claude Sonnet 4.6 Usage - Input Tokens", and of AWS Marketplace's "Claude Sonnet 4.6 (Amazon
-    Bedrock Edition)"."""
-    name, usage, _ = description.partition(" Usage")
-    marketplace, edition, _ = description.partition(" (Amazon Bedrock")
-    if edition:
-        return model_key(marketplace)
-    return model_key(name) if usage and name.lower().startswith("claude") else ""
-
-
-def _model_of_google_sku(sku: str) -> str:
-    """Of "Gemini 3.5 Flash Text Output - Predictions", or "Claude Sonnet 4.5 Input Tokens"."""
-    if google := re.search(r"gemini[ -](\d+(?:\.\d+)?)[ -](pro|flash(?:[ -]lite)?|ultra|nano)", sku, re.IGNORECASE):
-        return model_key(f"gemini {google[1]} {google[2]}")
-    if claude := re.search(
-        r"claude (?:(sonnet|opus|haiku) )?(\d(?:\.\d+)?)(?: (sonnet|opus|haiku))?", sku, re.IGNORECASE
-    ):
-        return model_key(f"claude {claude[1] or claude[3] or ''} {claude[2]}".replace("  ", " "))
-    return ""
-
-
-AZURE_METER: Final = re.compile(
-    r"^(?:azure openai )?(?P<model>(?:gpt[- ]?)?\d(?:\.\d)?o?(?:[- ](?:mini|nano|pro|turbo|codex|chat))*|gpt[- ]?[\w.]+?(?:[- ](?:mini|nano|pro|turbo|codex|audio|realtime|image))*"
-    r"|o\d(?:[- ](?:mini|pro))?|text[- ]embedding[- ][\w-]+?)"
-    r"(?:[- ]\d{4})?[- ](?:batch[- ]|pp[- ]|pty[- ]|cc?c?h?d[- ]|cached[- ]|ccchd[- ]|shortco[- ]|longco[- ])*(?:inp|in|outp|out|opt|input|output|glbl|regnl|dz|cd|gl|rg)\b",
-    re.IGNORECASE,
-)
-"""Meters of Azure OpenAI: "gpt-4o-mini-0718-Inp-glbl Tokens", "gpt 4.1 cached Inp regnl Tokens", "5.4 mini cd Inp Gl 1M Tokens"."""
-
-
-def _model_of_azure_meter(meter: str) -> str:
-    match = AZURE_METER.match(meter.strip())
-    if match is None:
-        return ""
-    model = match["model"]
-    return model_key(model if re.match(r"(?i)gpt|o\d|text", model) else f"gpt-{model}")
-
-
-AWS_USAGE: Final = re.compile(
-    r"^(?:[A-Z]{2,4}\d?-)?(?P<model>(?:Claude|Nova|Llama|Titan|Mistral|Command|DeepSeek|Qwen)[\w.]*?)-(?:input|output|cache|text|embed|[A-Za-z]*[Tt]oken)",
-    re.IGNORECASE,
-)
-"""Usage types of Bedrock's own models: "USE1-NovaLite-input-tokens", "USW2-Claude4.5Sonnet-output-tokens"."""
-
-
-def _model_of_aws_usage(usage: str) -> str:
-    match = AWS_USAGE.match(usage)
-    if match is None:
-        return ""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=\d)(?=[A-Z])", "-", match["model"])
-    if claude := re.fullmatch(r"(?i)claude-?(\d(?:\.\d+)?)-?(sonnet|haiku|opus)", spaced):
-        return model_key(f"claude-{claude[2]}-{claude[1]}")
-    return model_key(spaced)
-
-
-MODEL_READERS: Final[tuple[Callable[[str], str], ...]] = (
-    model_of_description, _model_of_google_sku, _model_of_aws_usage, model_of_line_item, _model_of_azure_meter,
-)  # fmt: skip
 
 
 def _with_product(record: Record) -> Record:

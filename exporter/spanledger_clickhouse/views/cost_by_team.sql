@@ -8,14 +8,6 @@ SELECT
     sum(c.total_tokens)                               AS tokens,
     countIf(c.unpriced_reason != '')                  AS unpriced_calls
 FROM {db}.llm_calls AS c FINAL
-LEFT JOIN (
-    SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
-    WHERE dimension = 'team' AND by_dimension = 'feature'
-) AS f ON f.value = ifNull(toString(c.feature), '')
-LEFT JOIN (
-    SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
-    WHERE dimension = 'team' AND by_dimension = 'service'
-) AS s ON s.value = toString(c.service)
-WHERE {window}
+{fragment:assignments/team}WHERE {window}
 GROUP BY team
 ORDER BY total_cost_usd DESC NULLS LAST

@@ -3,11 +3,11 @@
 -- calls; of credits and commitments, the negotiated cost. Where nobody used them, the row has no consumer.
 CREATE OR REPLACE VIEW {db}.effective_costs AS
 WITH
-    (SELECT groupArray((toString(provider), model, since, until, toFloat64(percent))) FROM {db}.contracts FINAL WHERE kind = 'discount') AS discounts,
+    (SELECT groupArray((toString(provider), model, since, until, toDecimal64(percent, 6))) FROM {db}.contracts FINAL WHERE kind = 'discount') AS discounts,
     costs AS
     (
         SELECT month, provider, model, team, feature, tenant_id, service,
-               sum(list) AS list_usd, sum(list * (1 - discount / 100)) AS contracted_usd, sum(prepaid) AS prepaid_usd, sum(n) AS calls, sum(unpriced) AS unpriced
+               sum(list) AS list_usd, sum(list * (1 - toFloat64(discount) / 100)) AS contracted_usd, sum(prepaid) AS prepaid_usd, sum(n) AS calls, sum(unpriced) AS unpriced
         FROM
         (
             SELECT
@@ -17,17 +17,9 @@ WITH
                 toFloat64(ifNull(sum(c.cost_usd), 0)) AS list,
                 toFloat64(ifNull(sumIf(c.computed_cost_usd, c.price_status = 'prepaid'), 0)) AS prepaid,
                 count() AS n, countIf(c.unpriced_reason != '') AS unpriced,
-                arrayMax(arrayPushBack(arrayMap(d -> d.5, arrayFilter(d -> (d.1 IN ('', provider)) AND (d.2 IN ('', model) OR startsWith(model, concat(d.2, '-20')) OR (endsWith(d.2, '*') AND startsWith(model, substring(d.2, 1, length(d.2) - 1)))) AND day >= d.3 AND day < d.4, discounts)), 0.)) AS discount
+                {fragment:contracts/discount} AS discount
             FROM {db}.llm_calls AS c FINAL
-            LEFT JOIN (
-                SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
-                WHERE dimension = 'team' AND by_dimension = 'feature'
-            ) AS f ON f.value = ifNull(toString(c.feature), '')
-            LEFT JOIN (
-                SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
-                WHERE dimension = 'team' AND by_dimension = 'service'
-            ) AS s ON s.value = toString(c.service)
-            WHERE {window}
+            {fragment:assignments/team}            WHERE {window}
             GROUP BY day, provider, model, team, feature, tenant_id, service
         )
         GROUP BY month, provider, model, team, feature, tenant_id, service

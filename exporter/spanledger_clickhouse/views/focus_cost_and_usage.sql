@@ -69,8 +69,7 @@ SELECT
     count()                                           AS x_Calls
 FROM
 (
-    SELECT *, arrayMax(arrayPushBack(arrayMap(d -> d.5, arrayFilter(d -> (d.1 IN ('', toString(provider))) AND (d.2 IN ('', model) OR startsWith(model, concat(d.2, '-20')) OR (endsWith(d.2, '*') AND startsWith(model, substring(d.2, 1, length(d.2) - 1)))) AND toDate(start_time) >= d.3 AND toDate(start_time) < d.4, discounts)),
-        toDecimal64(0, 6))) AS discount, model AS model, input_tokens AS input_tokens, output_tokens AS output_tokens
+    SELECT *, toDate(start_time) AS day, {fragment:contracts/discount} AS discount, model AS model, input_tokens AS input_tokens, output_tokens AS output_tokens
     FROM {db}.llm_calls AS c FINAL
     WHERE {window}
 ) AS c
