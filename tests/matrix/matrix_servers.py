@@ -11,9 +11,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,10 +76,14 @@ def interpreter(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """A state directory, and a working directory with the programs in it."""
-    shutil.copytree(SERVED, tmp_path, dirs_exist_ok=True)
-    return tmp_path
+def state() -> Iterator[Path]:
+    """A state directory, and a working directory with the programs in it.
+
+    Its path is short: the programs' temporary directory is in it, and a forkserver's socket has 107 bytes for its whole path.
+    """
+    with tempfile.TemporaryDirectory(prefix="served-", ignore_cleanup_errors=True) as directory:
+        shutil.copytree(SERVED, directory, dirs_exist_ok=True)
+        yield Path(directory)
 
 
 def settings(interpreter: Path, provider: Provider, state: Path, **more: str) -> dict[str, str]:
