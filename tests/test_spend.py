@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +16,8 @@ from click.testing import CliRunner
 
 from empty_ledger import empty_ledger
 from spanledger_clickhouse.cli import main
-from spanledger_clickhouse.cli.output import fitting
+from spanledger_clickhouse.cli.output import show
+from spanledger_clickhouse.cli.tables import columns_of, fitting
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.database.ledger import Result
@@ -73,16 +78,16 @@ def test_a_filter_takes_values_as_they_are(words: tuple[str, ...], total: int, s
 def test_days_are_in_order_and_have_bars(spring: None):
     done = CliRunner().invoke(main, ["spend", "--by", "day", "--month", "2026-03"])
     lines = done.stdout.splitlines()
-    assert lines[0] == "Spend by day (USD), 2026-03-01 00:00 to 2026-04-01 00:00 UTC"
+    assert lines[0] == "Spend by day, 2026-03-01 00:00 to 2026-04-01 00:00 UTC"
     assert [line.split()[0] for line in lines[2:4]] == ["2026-03-01", "2026-03-02"]
     assert lines[2].count("█") == 24
     assert lines[3].count("█") == 7
-    assert "total 31.000000 USD in 3 calls" in done.stdout
+    assert "total $31.00 in 3 calls" in done.stdout
 
 
 def test_all_time_is_said_and_wrong_words_are_refused(spring: None):
-    assert CliRunner().invoke(main, ["spend"]).stdout.startswith("Spend by feature (USD), all time")
-    assert "total 46.000000 USD in 5 calls" in CliRunner().invoke(main, ["spend", "--sort", "calls"]).stdout
+    assert CliRunner().invoke(main, ["spend"]).stdout.startswith("Spend by feature, all time")
+    assert "total $46.00 in 5 calls" in CliRunner().invoke(main, ["spend", "--sort", "calls"]).stdout
     for words in (
         ["--by", "planet"],
         ["--where", "user"],
@@ -100,19 +105,72 @@ TABLE = Result(
 )  # fmt: skip
 
 
+CALLS = Result(
+    ("start_time", "feature", "user_id", "provider", "model", "input_tokens", "output_tokens", "cost_usd", "price_status", "attempts", "outcome", "trace_id"),
+    ("DateTime64(6)", "String", "Nullable(String)", "String", "String", "UInt64", "UInt64", "Nullable(Decimal(18, 12))", "String", "UInt8", "String", "String"),
+    [
+        (datetime(2026, 3, 1, 12, 0, 1, 250_000, tzinfo=UTC), "summarize", "ada", "openai", "gpt-4.1-2025-04-14", 1_234_567, 5_664, Decimal("2.514446"), "priced", 1, "completed", "0af7651916cd43dd8448eb211c80319c"),
+        (datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC), "chat", None, "anthropic", "claude-haiku-4-5", 25, 8, Decimal("0.000065"), "priced", 2, "completed", "0af7651916cd43dd8448eb211c80319c"),
+        (datetime(2026, 3, 1, 12, 0, 3, tzinfo=UTC), "chat", "bob", "openai", "no-such-model", 25, 8, None, "no_price", 1, "failed", "0af7651916cd43dd8448eb211c80319c"),
+    ],
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("width", [30, 60, 80, 100, 120, 200, 400])
 def test_a_table_fits_its_terminal_and_never_cuts_a_number(width: int):
-    fitted, left_out = fitting(TABLE, width)
-    widths = [max(len(name), len(str(cell))) for name, cell in zip(fitted.columns, fitted.rows[0], strict=True)]
-    assert sum(widths) + 2 * (len(widths) - 1) <= width
-    assert [*fitted.columns, *left_out] == list(TABLE.columns), "the last columns go first"
-    whole = {"total_cost_usd": "12,345.678901", "calls": "1,234,567", "tokens": "5,665,364"}
-    assert all(cell == whole[name] for name, cell in zip(fitted.columns, fitted.rows[0], strict=True) if name in whole)
-    name = str(fitted.rows[0][0])
-    assert name.startswith("r-012345")
-    assert name.endswith("456789"), "a long name loses its middle"
+    columns, left_out = fitting(columns_of(TABLE), width)
+    assert sum(column.width for column in columns) + 2 * (len(columns) - 1) <= width
+    assert sorted([*(column.name for column in columns), *left_out]) == sorted(TABLE.columns)
+    cells = {column.name: column.cells[0] for column in columns}
+    whole = {"total_cost_usd": "$12,345.68", "calls": "1,234,567", "tokens": "5,665,364"}
+    assert "total_cost_usd" in cells or width < 32, "the amount is what is asked for"
+    assert all(cells[name] == whole[name] for name in whole if name in cells)
+    assert cells["request_id"].startswith("r-012345")
+    assert cells["request_id"].endswith("456789"), "a long name loses its middle"
+
+
+def test_amounts_stand_with_their_points_below_each_other():
+    amounts = Result(
+        ("x_usd",), ("Decimal(18, 12)",), [(Decimal(each),) for each in ("1234.5", "0.0123", "0.000012345", "-3")]
+    )
+    [column] = columns_of(amounts)
+    assert column.cells == ["$1,234.50     ", "$0.0123   ", "$0.0000123", "-$3.00     "]
 
 
 def test_a_table_that_is_piped_is_whole():
-    fitted, left_out = fitting(TABLE, None)
-    assert (len(str(fitted.rows[0][0])), left_out) == (252, [])
+    columns, left_out = fitting(columns_of(TABLE), None)
+    assert (columns[0].width, left_out) == (252, [])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200, None])
+def test_what_a_terminal_shows(width: int | None, monkeypatch: pytest.MonkeyPatch):
+    """Golden files are in tests/data/tables; `UPDATE_GOLDEN=1 pytest tests/test_spend.py` rewrites them: check the diff."""
+    shown = Terminal() if width else io.StringIO()
+    monkeypatch.setenv("COLUMNS", str(width or 80))
+    monkeypatch.setattr(sys, "stdout", shown)
+    show(TABLE, "A request with a long id", json_output=False)
+    show(CALLS, "Calls of request req-0036", json_output=False)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
+    golden = Path(__file__).parent / f"data/tables/{width or 'piped'}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_columns_are_chosen_by_name(spring: None):
+    words = ["spend", "--month", "2026-03", "--by", "feature", "--columns"]
+    done = CliRunner().invoke(main, [*words, "calls,feature"])
+    assert [line.split() for line in done.stdout.splitlines()[1:4]] == [
+        ["calls", "feature"],
+        ["2", "chat"],
+        ["1", "search"],
+    ]
+    done = CliRunner().invoke(main, [*words, "planet"])
+    assert done.exit_code == 2
+    assert "no column 'planet'; there are: feature, total_cost_usd, calls" in done.output

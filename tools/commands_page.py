@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from spanledger_clickhouse.cli import main
+from spanledger_clickhouse.cli.groups import commands_below
 
 PAGE = Path(__file__).parent.parent / "docs/commands.md"
 HEAD = """# Commands
@@ -20,17 +20,9 @@ no sense). Colours and progress bars are for terminals; `NO_COLOR=1` switches co
 """
 
 
-def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
-    for each in sorted(group.commands):
-        command = group.commands[each]
-        yield f"{name} {each}", command
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{name} {each}")
-
-
 def page() -> str:
     parts = [HEAD]
-    for name, command in commands(main, "spanledger"):
+    for name, command in commands_below(main, "spanledger"):
         context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
         parts.append(f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)

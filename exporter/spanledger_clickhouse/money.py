@@ -13,6 +13,10 @@ WHOLE: Final = frozenset({"JPY", "KRW"})
 """Currencies without a smaller unit."""
 
 
+CENTS_OF_CENTS: Final = 4
+"""Decimals of an amount below one."""
+
+
 class Shown(NamedTuple):
     currency: str = "USD"
     per_usd: Decimal = Decimal(1)
@@ -33,7 +37,7 @@ def shown_in(currency: str, per_usd: Decimal) -> Generator[None]:
 
 
 def usd(amount: Any) -> str:
-    """An amount in US dollars: two decimals, four below one, two digits where it is less; "-" if it is unknown, "-$0.02"."""
+    """An amount in US dollars: two decimals, four below one, three digits below a cent; "-" if it is unknown, "-$0.02"."""
     if amount is None:
         return "-"
     shown = _shown.get()
@@ -41,11 +45,13 @@ def usd(amount: Any) -> str:
     size = abs(value)
     if size >= 1 or size == 0:
         places = 0 if shown.currency in WHOLE else 2
-    elif size >= Decimal("0.0001"):
-        places = 4
+    elif size >= Decimal("0.01"):
+        places = CENTS_OF_CENTS
     else:
-        places = min(12, 1 - size.adjusted())
+        places = min(12, 2 - size.adjusted())
     text = f"{size:,.{places}f}"
+    if places > CENTS_OF_CENTS:
+        text = text.rstrip("0")
     sign = "-" if value < 0 and any(digit in "123456789" for digit in text) else ""
     symbol = SYMBOLS.get(shown.currency)
     return f"{sign}{symbol}{text}" if symbol else f"{sign}{text} {shown.currency}"

@@ -13,6 +13,7 @@ from typing import Any, Final
 from spanledger.runtime import settings
 from spanledger_clickhouse.budgets.status import BudgetStatus
 from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.printable import one_line
 from spanledger_clickhouse.report.slack import escape_mrkdwn
 
 SEVERITIES: Final = ((1.0, "critical"), (0.95, "error"), (0.0, "warning"))
@@ -86,10 +87,10 @@ def grouped_payload(payloads: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """
     ordered = sorted(payloads.values(), key=lambda payload: -Decimal(payload["spent_usd"]))
     first = ordered[0]
-    top = ", ".join(f"{_printable(p['value'])} {usd(Decimal(p['spent_usd']))}" for p in ordered[:SHOWN])
+    top = ", ".join(f"{one_line(p['value'])} {usd(Decimal(p['spent_usd']))}" for p in ordered[:SHOWN])
     share, kind = f"{first['threshold'] * 100:g}%", f"{first['per']}s"
     head = (
-        f"Budget {_printable(first['budget'])}: {len(ordered)} {kind} have reached {share} of {usd(Decimal(first['budget_usd']))} "
+        f"Budget {one_line(first['budget'])}: {len(ordered)} {kind} have reached {share} of {usd(Decimal(first['budget_usd']))} "
         f"for the {first['period']}: {top} and {len(ordered) - SHOWN} more"
     )
     lines = [head, *_look(f"spanledger budget list --all, spanledger stop {first['per']}=...")]
@@ -119,10 +120,10 @@ class Refusals:
 
 def refusal_payload(refusals: Refusals) -> dict[str, Any]:
     """Payload of refused calls: as of an alert, without amounts."""
-    top = ", ".join(f"{_printable(name or 'unattributed')} {count:,}" for name, count in refusals.top)
+    top = ", ".join(f"{one_line(name or 'unattributed')} {count:,}" for name, count in refusals.top)
     calls = f"{refusals.count:,} call{'s were' if refusals.count != 1 else ' was'} refused"
     callers = f"{refusals.users:,} caller{'s' * (refusals.users != 1)} ({top})"
-    head = f"{calls} in the last hour, of {callers}: {_printable(refusals.reason)}"
+    head = f"{calls} in the last hour, of {callers}: {one_line(refusals.reason)}"
     lines = [head, *_look("spanledger budget list, spanledger stop")]
     return {
         "version": VERSION, "id": refusals.id, "type": "refused", "text": "\n".join(lines), "budget": refusals.reason[:200], "scope": {},
@@ -147,7 +148,7 @@ def _advice(alert: Alert) -> list[str]:
     if alert.changed is not None:
         name, cost, before = alert.changed
         lines.append(
-            f"Changed most: {_printable(name or 'unattributed')} {usd(cost)}, {usd(before)} at this point of the {budget.window} before"
+            f"Changed most: {one_line(name or 'unattributed')} {usd(cost)}, {usd(before)} at this point of the {budget.window} before"
         )
     if not scope and alert.features and alert.features[0][0]:
         scope = {"feature": alert.features[0][0]}
@@ -165,7 +166,7 @@ def _look(command: str) -> list[str]:
 def headline(alert: Alert) -> str:
     status = alert.status
     share = int(status.spent_usd * 100 / status.amount_usd)  # rounded down
-    text = f"Budget {_printable(status.label)}: {share}% of {usd(status.amount_usd)} for the {status.budget.window} is spent ({usd(status.spent_usd)})"
+    text = f"Budget {one_line(status.label)}: {share}% of {usd(status.amount_usd)} for the {status.budget.window} is spent ({usd(status.spent_usd)})"
     if status.projected_usd is not None and status.projected_usd > status.spent_usd:
         text += f"; at the current burn rate {usd(status.projected_usd)} by the end of the period"
     return text
@@ -179,7 +180,7 @@ def slack(payload: dict[str, Any]) -> dict[str, Any]:
     for title, key, name in (("Features", "top_features", "feature"), ("Users", "top_users", "user")):
         if payload[key]:
             shown = ", ".join(
-                f"{escape_mrkdwn(_printable(entry[name] or 'unattributed'))} {usd(Decimal(entry['cost_usd']))}"
+                f"{escape_mrkdwn(one_line(entry[name] or 'unattributed'))} {usd(Decimal(entry['cost_usd']))}"
                 for entry in payload[key]
             )
             parts.append(f"{title}: {shown}")
@@ -210,12 +211,6 @@ def pagerduty(payload: dict[str, Any], routing_key: str) -> dict[str, Any]:
             "custom_details": payload,
         },
     }
-
-
-def _printable(name: str) -> str:
-    """A name as one line of printable characters, truncated to 100."""
-    printable = "".join(character if character.isprintable() else " " for character in name)
-    return printable if len(printable) <= 100 else f"{printable[:99]}…"
 
 
 def _decimal_string(amount: Decimal) -> str:

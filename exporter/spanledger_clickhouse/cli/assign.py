@@ -11,7 +11,7 @@ import click
 
 from spanledger.runtime.untrusted_json import Json, label, mapping
 from spanledger_clickhouse.budgets.table import insert
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Ledger
 
@@ -35,10 +35,10 @@ class Assignment(NamedTuple):
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@as_json
+@as_table
 @report_user_errors
 def assign(file: Path | None, as_json: bool) -> None:
-    """Assign services and features to teams and projects, from a TOML FILE; without a FILE, list what is assigned.
+    """Assign services and features to teams and projects. It takes a TOML FILE; without one, it lists what is assigned.
 
     The FILE replaces all that was assigned before, for the past as well: assignments count when costs are read
     (`spanledger spend --by team`). What a call says itself goes first, then its feature, then its service. A cost centre is a

@@ -21,6 +21,7 @@ from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.publish import publish
 from spanledger_clickhouse.cli.budget_status import STATUS_COMMANDS, format_amount
+from spanledger_clickhouse.cli.groups import Group
 from spanledger_clickhouse.cli.output import Usd, console, ledger, report_user_errors
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Ledger
@@ -30,9 +31,9 @@ PROVIDERS: Final = ("openai", "anthropic", "gcp.gemini", "gcp.vertex_ai", "azure
 SCOPES: Final = ("global", *BUDGET_DIMENSIONS)
 
 
-@click.group()
+@click.group(cls=Group)
 def budget() -> None:
-    """Set budgets, show their status, and refuse or downgrade calls when a budget runs out."""
+    """Set budgets, and show their status. Applications that enforce them refuse or downgrade calls (docs/limits.md)."""
 
 
 for question in STATUS_COMMANDS:

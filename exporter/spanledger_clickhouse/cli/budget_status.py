@@ -14,7 +14,7 @@ from spanledger.limits.policy import Budget
 from spanledger_clickhouse.budgets import status as budget_status
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.status import BudgetStatus
-from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, report_user_errors, show, spinner
+from spanledger_clickhouse.cli.output import Usd, as_table, console, ledger, report_user_errors, show, spinner
 from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.database.statements import statement
 
@@ -49,7 +49,7 @@ UTILISATION: Final = list(LIST_COLUMNS).index("utilisation")
 @click.option(
     "--all", "everyone", is_flag=True, help="Of a budget per user (tenant, ...), list everyone, not only the highest."
 )
-@as_json
+@as_table
 @report_user_errors
 def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
     """List each budget in its period: spent, projected, and when it runs out at the current burn rate.
@@ -115,7 +115,7 @@ def _money(amount: Decimal | None) -> Decimal | None:
 @click.argument("name")
 @click.option("--amount", type=Usd(), help="Simulate this amount instead of the current one.")
 @click.option("--days", default=90, show_default=True, type=click.IntRange(1, 400), help="How far back.")
-@as_json
+@as_table
 @report_user_errors
 def tried(name: str, amount: Decimal | None, days: int, as_json: bool) -> None:
     """Show when the budget NAME would have crossed its thresholds in the past, to the quarter hour.
@@ -180,7 +180,7 @@ def _window_label(budget: Budget, start: datetime) -> str:
 @click.command("history")
 @click.argument("name")
 @click.option("--periods", type=click.IntRange(1, 400), help="How many periods; default: 48 hours, 30 days, 12 months.")
-@as_json
+@as_table
 @report_user_errors
 def history(name: str, periods: int | None, as_json: bool) -> None:
     """Show past periods of the budget NAME with spend and alerts, and who changed the budget when.

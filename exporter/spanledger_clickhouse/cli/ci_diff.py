@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, console, json_value, report_user_errors, table
+from spanledger_clickhouse.cli.output import Usd, as_json, console, json_value, report_user_errors, show
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
@@ -62,7 +62,7 @@ def ci_diff(
     base: Path, head: Path, volume: tuple[tuple[str, int], ...], live: bool, limit: Decimal | None, percent: float | None,
     form: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare the cost of two test runs: of the base branch (BASE) and of the change (HEAD).
+    """Compare the cost of two test runs, BASE and HEAD. BASE is that of the base branch, HEAD that of the change.
 
     Each is the spool directory of a run: SPANLEDGER_SPOOL_DIR=base opentelemetry-instrument pytest. Costs are compared
     by feature and request (calls with the same request id, else the same trace).
@@ -86,9 +86,8 @@ def ci_diff(
         click.echo(_markdown_comment(changes, month, violations))
     else:
         types = ("String", *["Decimal"] * (len(COLUMNS) - 1))
-        console().print(
-            table(Result(COLUMNS, types, [_cells(change) for change in changes]), "Cost per request, before and after")
-        )
+        compared = Result(COLUMNS, types, [_cells(change) for change in changes])
+        show(compared, "Cost per request, before and after", json_output=False)
         console().print(f"\n{_summary(month)}")
     for violation in violations:
         click.echo(f"over the limit: {violation}", err=True)

@@ -9,7 +9,8 @@ from typing import Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, console, ledger, report_user_errors, show
+from spanledger_clickhouse.cli.groups import Group
+from spanledger_clickhouse.cli.output import Usd, as_table, console, ledger, report_user_errors, show
 from spanledger_clickhouse.cli.periods import MONTH
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.invoices import contracts
@@ -18,9 +19,9 @@ from spanledger_clickhouse.invoices.contracts import KINDS, Contract
 DAY: Final = click.DateTime(["%Y-%m-%d"])
 
 
-@click.group()
+@click.group(cls=Group)
 def contract() -> None:
-    """Contracts with providers: discounts, credits, commitments, capacity that is paid by time, seats.
+    """Keep discounts, credits and commitments of providers. Capacity that is paid by time and seats are contracts, too.
 
     The view effective_costs has each consumer's cost at list price, at the negotiated price, and with these.
     """
@@ -70,7 +71,7 @@ def set_contract(
 
 
 @contract.command("list")
-@as_json
+@as_table
 @report_user_errors
 def list_contracts(as_json: bool) -> None:
     """List the contracts.
@@ -133,7 +134,7 @@ def import_contracts(file: Path) -> None:
     default="team",
     show_default=True,
 )
-@as_json
+@as_table
 @report_user_errors
 def costs(month: date, by: str, as_json: bool) -> None:
     """Show MONTH at list price, at the negotiated price, and with credits, commitments, capacity and seats.

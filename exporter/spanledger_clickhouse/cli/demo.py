@@ -21,7 +21,7 @@ NEEDED: Final = ("fastapi", "uvicorn", "httpx", "openai", "anthropic", "google.g
     help="Directory of the application and its ledger; an earlier demo there is replaced.",
 )
 def demo(requests: int, keep: Path) -> None:
-    """Run an application with the three SDKs against a provider on this machine, and show its spend.
+    """See it work: an application with three SDKs, on this machine. It ends with the spend of its requests.
 
     Needs no keys and no network. It uses none of your settings, and writes only to --keep. Exit status 1 if the
     ledger's sum is not what the provider sold.

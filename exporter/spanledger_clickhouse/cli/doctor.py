@@ -30,13 +30,14 @@ from spanledger.runtime.file_locks import Lock, try_lock
 from spanledger_clickhouse.alerts import delivery_log
 from spanledger_clickhouse.budgets import table as budget_table
 from spanledger_clickhouse.budgets.publish import REDIS_TIMEOUT_SECONDS, shared_store
-from spanledger_clickhouse.cli.output import as_json, console, usd
+from spanledger_clickhouse.cli.output import as_table, console
 from spanledger_clickhouse.cli.price_tables import STALE_DAYS
 from spanledger_clickhouse.database import migrations
 from spanledger_clickhouse.database.connection import DatabaseError, is_access_denied, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
-from spanledger_clickhouse.report.sections import visible
+from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.printable import visible
 from spanledger_clickhouse.ship import dead_letters, shipper
 from spanledger_clickhouse.ship.sinks import OtlpSink
 
@@ -72,9 +73,9 @@ PROCESSES: Final = "SELECT uniqExact(process_id) FROM llm_calls WHERE process_id
 
 
 @click.command()
-@as_json
+@as_table
 def doctor(as_json: bool) -> None:
-    """Check everything between a call and its row; exit with status 1 if something is broken.
+    """Check everything between a call and its row. Exit status 1 if something is broken.
 
     Run it in the environment, and with the settings, of the application.
 
@@ -313,7 +314,7 @@ def _last_day(ledger: Ledger) -> Iterator[Finding]:
     missing, unannounced, cost = ledger.query(HOLES).rows[0]
     if missing:
         advice = 'see `spanledger sql "SELECT * FROM ledger_holes"`; rows still in a spool close their gap when shipped'
-        amount = f", which cost ${usd(cost)}" if cost else ""
+        amount = f", which cost {usd(cost)}" if cost else ""
         text = (
             f"{missing:,} rows are missing{amount}; {unannounced:,} gaps are unexplained (the process reported no loss)"
         )

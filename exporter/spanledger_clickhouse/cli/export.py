@@ -33,7 +33,7 @@ VIEWS: Final = {"focus": "focus_cost_and_usage_between", "calls": "llm_call_reco
 )
 @report_user_errors
 def export(form: str, since: datetime, until: datetime | None, out: Path | None) -> None:
-    """Export the calls of a period, or their usage in FOCUS columns, to a file.
+    """Export the calls of a period, or their usage in FOCUS columns.
 
     \b
     Example:

@@ -17,7 +17,7 @@ from spanledger.limits.periods import window
 from spanledger.limits.policy import Budget
 from spanledger_clickhouse.budgets.publish import publish
 from spanledger_clickhouse.budgets.status import BudgetStatus, Forecast
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Result
 
@@ -39,10 +39,10 @@ COLUMNS: Final = {"at": "DateTime", "destination": "String", "budget": "String",
 @click.option("--dead", is_flag=True, help="List the alerts that could not be delivered.")
 @click.option("--retry", is_flag=True, help="With --dead: send them again.")
 @click.option("--dismiss", is_flag=True, help="With --dead: discard them.")
-@as_json
+@as_table
 @report_user_errors
 def guard(once: bool, every: int, tested: bool, dead: bool, retry: bool, dismiss: bool, as_json: bool) -> None:
-    """Evaluate every budget and alert on its thresholds, each once per period: Slack, PagerDuty, webhooks.
+    """Alert when budgets reach their thresholds. Each is alerted once per period: to Slack, PagerDuty, webhooks.
 
     SPANLEDGER_SLACK_WEBHOOK, SPANLEDGER_PAGERDUTY_KEY and SPANLEDGER_ALERT_WEBHOOK set the destinations. An alert that a
     destination does not accept is tried five times, then kept: --dead lists it, --dead --retry sends it again. Any number

@@ -13,7 +13,7 @@ import click
 from spanledger.runtime import settings
 from spanledger.spool.writer import SUFFIX
 from spanledger_clickhouse.cli.output import (
-    as_json,
+    as_table,
     byte_progress,
     console,
     ledger,
@@ -27,7 +27,7 @@ from spanledger_clickhouse.database.connection import DatabaseError, open_client
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.rollups import RebuildReport, Rollups
 from spanledger_clickhouse.prices import repricing
-from spanledger_clickhouse.report.sections import visible
+from spanledger_clickhouse.printable import visible
 from spanledger_clickhouse.rows.rows import EPOCH, MAX_TIMESTAMP_SECONDS
 from spanledger_clickhouse.ship import dead_letters, shipper, sinks
 
@@ -141,7 +141,7 @@ def rollup(follow: bool) -> None:
 @click.option("--force", is_flag=True, help="With --repair: also days with expired calls (their old rollup is lost).")
 @report_user_errors
 def verify(repair: bool, force: bool) -> None:
-    """Compare the rollups with the calls; exit with status 1 if they differ and were not repaired.
+    """Compare the rollups with the calls. Exit status 1 if they differ and were not repaired.
 
     Days whose calls have all expired are skipped: only their rollups remain.
 
@@ -179,10 +179,10 @@ def verify(repair: bool, force: bool) -> None:
 @click.option("--until", type=click.DateTime(), help="End (UTC, exclusive); default: now.")
 @click.option("--model", help="Only calls of this model.")
 @click.option("--dry-run", is_flag=True, help="Only print what would change.")
-@as_json
+@as_table
 @report_user_errors
 def reprice(since: datetime, until: datetime | None, model: str | None, dry_run: bool, as_json: bool) -> None:
-    """Reprice calls with the current price tables, as of the time of each call.
+    """Reprice calls with the current price tables. Each has the prices of its time.
 
     Changes are recorded in the table `corrections` with old and new figures, and the rollups are updated. Unpriced calls
     get a price if there is one now ("healed"); "unpriced" have none any more. Run it with the SPANLEDGER_PRICE_OVERRIDES and
@@ -295,7 +295,7 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
 @click.option("--database", help="Default: that of SPANLEDGER_DSN.")
 @report_user_errors
 def rights(tenants: tuple[str, ...], database: str | None) -> None:
-    """Print SQL for least-privilege users: writer, reader, maintainer, tenants.
+    """Print SQL for least-privilege users. They are writer, reader, maintainer and tenants.
 
     \b
     Example:

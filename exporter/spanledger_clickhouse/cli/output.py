@@ -8,23 +8,22 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from spanledger.runtime import settings
+from spanledger_clickhouse.cli.tables import columns_of, fitting, table
 from spanledger_clickhouse.database.connection import DatabaseError, resolve_target
 from spanledger_clickhouse.database.ledger import Ledger, Result
-from spanledger_clickhouse.report.sections import visible
+from spanledger_clickhouse.printable import visible
 from spanledger_clickhouse.session import open_ledger, spools_of
 from spanledger_clickhouse.ship import shipper
 
@@ -34,26 +33,31 @@ R = TypeVar("R")
 PROGRESS_BAR_BYTES = 1 << 20
 """Bytes to ship below which a progress bar would only flicker."""
 
-_json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, money as decimal strings.")
+as_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, money as decimal strings.")
 
 
-def _set_wide(context: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: ARG001 - click's signature
+_COLUMNS: Final = f"{__name__}.columns"
+"""Where a command's context keeps which columns are wanted: ALL, or their names."""
+ALL: Final = ("*",)
+
+
+def _choose(context: click.Context, parameter: click.Parameter, value: Any) -> None:  # noqa: ARG001 - click's signature
     if value:
-        _wide.set(True)
+        names = tuple(name.strip() for name in str(value).split(","))
+        context.meta[_COLUMNS] = ALL if value is True else names
 
 
 _wide_option: Final = click.option(
-    "--wide",
-    is_flag=True,
-    expose_value=False,
-    callback=_set_wide,
-    help="Show all columns, however wide the terminal is.",
+    "--wide", is_flag=True, expose_value=False, callback=_choose, help="Show all columns, however wide the terminal is."
+)
+_columns_option: Final = click.option(
+    "--columns", metavar="NAME,...", expose_value=False, callback=_choose, help="Show these columns, in this order."
 )
 
 
-def as_json(command: Callable[P, R]) -> Callable[P, R]:
-    """The options of a command that shows a table: --json and --wide."""
-    return _json_option(_wide_option(command))
+def as_table(command: Callable[P, R]) -> Callable[P, R]:
+    """The options of a command that shows a table: --json, --wide and --columns."""
+    return as_json(_wide_option(_columns_option(command)))
 
 
 class Usd(click.ParamType[Decimal]):
@@ -151,11 +155,23 @@ def byte_progress(what: str, size: int) -> Generator[Callable[[int], None]]:
 
 def console() -> Console:
     """A console of the terminal's width; piped output is never truncated."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty())
+    is_terminal = sys.stdout.isatty()
+    return Console(highlight=False, width=None if is_terminal else PIPED, soft_wrap=not is_terminal)
+
+
+PIPED: Final = 1 << 20
+"""Characters of a line that goes to a file or to a program: as many as it has."""
 
 
 def show(result: Result, title: str, *, json_output: bool) -> None:
-    """Print a result; a single value (SHOW CREATE TABLE) keeps its line breaks."""
+    """Print a result; a single value (SHOW CREATE TABLE) keeps its line breaks.
+
+    Raises:
+        UsageError: a column that is wanted does not exist.
+    """
+    wanted = _wanted_columns()
+    if wanted not in (None, ALL):
+        result = chosen(result, wanted or ())
     if json_output:
         rows = [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
         click.echo(readable_json(rows))
@@ -167,115 +183,29 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
         console().print(Text(f"{title}\nno rows"))
         return
     shown = console()
-    fitted, left_out = fitting(result, shown.width if sys.stdout.isatty() and not _wide.get() else None)
-    shown.print(table(fitted, title))
+    if title:
+        shown.print(Text(title, style="bold"))
+    width = shown.width if sys.stdout.isatty() and wanted is None else None
+    columns, left_out = fitting(columns_of(result), width)
+    shown.print(table(columns), crop=width is not None, soft_wrap=width is None)
     if left_out:
         note = f"{len(left_out)} column{'s' * (len(left_out) != 1)} left out: {', '.join(left_out)} (--wide)"
         shown.print(Text(note, style="dim"))
 
 
-_wide: Final[ContextVar[bool]] = ContextVar("spanledger_wide", default=False)
-"""Whether all columns are wanted, however wide the terminal is."""
+def _wanted_columns() -> tuple[str, ...] | None:
+    context = click.get_current_context(silent=True)
+    return context.meta.get(_COLUMNS) if context is not None else None
 
 
-def fitting(result: Result, width: int | None) -> tuple[Result, list[str]]:
-    """The columns of a result that fit into a terminal, and the names of the others.
-
-    Numbers and times are never cut or folded. Long names lose their middle; then columns are left out, the last ones first: the
-    first says what a row is about.
-
-    Args:
-        result: at least one row.
-        width: characters of a line; None: no limit.
-    """
-    cells = [[format_cell(name, value) for name, value in zip(result.columns, row, strict=True)] for row in result.rows]
-    names = [visible(name) for name in result.columns]
-    widths = [max(len(names[n]), *(len(row[n]) for row in cells)) for n in range(len(names))]
-    if width is None or sum(widths) + GAP * (len(widths) - 1) <= width:
-        return Result(tuple(names), result.types, [tuple(row) for row in cells]), []
-    is_text = [not _is_numeric(kind) and "Date" not in kind for kind in result.types]
-    least = [
-        min(w, max(LEAST_TEXT, len(name))) if text else w for w, name, text in zip(widths, names, is_text, strict=True)
-    ]
-    kept = len(names)
-    while kept > 1 and sum(least[:kept]) + GAP * (kept - 1) > width:
-        kept -= 1
-    spare = width - sum(least[:kept]) - GAP * (kept - 1)
-    for n in range(kept):  # what is left goes to the columns of text, the first one first
-        more = min(spare, widths[n] - least[n])
-        least[n] += max(0, more)
-        spare -= max(0, more)
-    rows = [
-        tuple(_shortened(cell, least[n]) if is_text[n] else cell for n, cell in enumerate(row[:kept])) for row in cells
-    ]
-    return Result(tuple(names[:kept]), result.types[:kept], rows), names[kept:]
-
-
-GAP: Final = 2
-"""Characters between two columns."""
-LEAST_TEXT: Final = 16
-"""Characters that a name keeps: its begin and its end."""
-
-
-def _shortened(text: str, width: int) -> str:
-    """A text of at most `width` characters, without its middle."""
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
-
-
-def table(result: Result, title: str) -> Table:
-    """A result as a table for people."""
-    rich_table = Table(
-        title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
-    )
-    for column, kind in zip(result.columns, result.types, strict=True):
-        justify: Literal["left", "right"] = "right" if _is_numeric(kind) else "left"
-        rich_table.add_column(Text(visible(column)), justify=justify, overflow="fold")
-    for row in result.rows:
-        rich_table.add_row(
-            *(Text(format_cell(column, value)) for column, value in zip(result.columns, row, strict=True))
-        )
-    return rich_table
-
-
-def _is_numeric(kind: str) -> bool:
-    return any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
-
-
-def format_cell(column: str, value: Any) -> str:
-    """A value for people: money to six digits, shares as per cent, - for unknown."""
-    if value is None:
-        return "-"
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        return _format_number(column, value)
-    if isinstance(value, datetime) and value.utcoffset() == timedelta(0):
-        value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
-    if isinstance(value, dict):
-        parts = cast("dict[Any, Any]", value).items()
-        return ", ".join(f"{visible(str(name))} {format_cell('', part)}" for name, part in parts)
-    if isinstance(value, list | tuple):
-        return ", ".join(str(part) if part is None else format_cell("", part) for part in cast("list[Any]", value))
-    return visible(str(value))
-
-
-def _format_number(column: str, value: float | Decimal) -> str:
-    if not isfinite(value):
-        return str(value)
-    if column.endswith("_usd"):
-        return usd(value)
-    if column.endswith("_share") or column == "utilisation":
-        return f"{float(value):.1%}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, Decimal):
-        return format(value.normalize() if value else Decimal(0), ",f")
-    return f"{value:,.1f}" if abs(value) >= 100 or value.is_integer() else format(Decimal(f"{value:.4g}"), "f")
-
-
-def usd(value: Any) -> str:
-    return f"{Decimal(str(value)):,.6f}"
+def chosen(result: Result, wanted: Sequence[str]) -> Result:
+    """The wanted columns of a result, in their order. Raises UsageError if one does not exist."""
+    for name in wanted:
+        if name not in result.columns:
+            raise click.UsageError(f"no column {name!r}; there are: {', '.join(filter(None, result.columns))}")
+    places = [result.columns.index(name) for name in wanted]
+    rows = [tuple(row[n] for n in places) for row in result.rows]
+    return Result(tuple(wanted), tuple(result.types[n] for n in places), rows)
 
 
 def readable_json(document: Any) -> str:

@@ -17,7 +17,7 @@ from spanledger.pricing.price import Component
 from spanledger.pricing.price_table import Overrides, Prices, Table
 from spanledger.pricing.rates import GRAMMAR, Entry, Rate, attousd, compile_entry
 from spanledger.runtime.untrusted_json import Json, mapping
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors
 from spanledger_clickhouse.prices import second_opinion
 from spanledger_clickhouse.rows.rows import billed_call
 
@@ -50,7 +50,7 @@ def _format_component(part: Component) -> str:
 
 @click.command()
 @click.argument("model")
-@as_json
+@as_table
 def show(model: str, as_json: bool) -> None:
     """Show the entries for MODEL in the price tables, of every provider, with former prices.
 
@@ -105,7 +105,7 @@ def _load_table(source: str) -> Table:
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@as_json
+@as_table
 def diff(a: str, b: str, as_json: bool) -> None:
     """Show what changed from table A to table B.
 
@@ -150,7 +150,7 @@ def _normalized_rate(entry: Json, field: str) -> str | None:
 
 @click.command()
 @click.option("--against", type=click.Choice(["genai-prices"]), help="Compare with another list of prices.")
-@as_json
+@as_table
 def check(against: str | None, as_json: bool) -> None:
     """Check the prices in force for errors; exit with status 1 if there are any that are not corrected.
 

@@ -15,7 +15,8 @@ from spanledger.pricing.price_table import prices as in_force
 from spanledger.runtime.untrusted_json import Json, count, get_path, label, mapping
 from spanledger.semconv.usage import METERS
 from spanledger_clickhouse.cli import price_tables
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors
+from spanledger_clickhouse.cli.groups import Group
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors
 from spanledger_clickhouse.cli.price_tables import price_breakdown
 from spanledger_clickhouse.prices import price_table_sync
 
@@ -30,9 +31,9 @@ TOKEN_OPTIONS: Final = (
 )
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.pass_context
-@as_json
+@as_table
 def prices(context: click.Context, as_json: bool) -> None:
     """Show the price tables in force: source, version, checksum and age.
 
@@ -85,7 +86,7 @@ def prices(context: click.Context, as_json: bool) -> None:
 @click.option("--geo", default="", help="A processing region or geography (eu, us, europe-west4).")
 @click.option("--speed", default="", help="fast")
 @click.option("--host", default="", help="Where the call goes: llm.example.com; it decides whose price counts.")
-@as_json
+@as_table
 def quote_command(
     jsonl: bool,
     provider: str | None,

@@ -11,7 +11,8 @@ from typing import Any, Final
 import click
 
 from spanledger_clickhouse.budgets import audit
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, spinner
+from spanledger_clickhouse.cli.groups import Group
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show, spinner
 from spanledger_clickhouse.cli.periods import MONTH, days_of
 from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.invoices import closing, exchange_rates, fetch, provider_exports
@@ -49,7 +50,7 @@ PROJECT_BY: Final = click.option(
     type=click.FloatRange(0),
     help="Exit with status 1 if more than this per cent is unexplained or outside.",
 )
-@as_json
+@as_table
 @report_user_errors
 def reconcile(
     files: tuple[Path, ...],
@@ -64,7 +65,7 @@ def reconcile(
     fail_over: float | None,
     as_json: bool,
 ) -> None:
-    """Compare invoices with the ledger: the residual of each day, project and model, and what explains it.
+    """Compare invoices with the ledger, and name what differs. It is by day, project and model.
 
     FILE is an export of OpenAI's costs, Anthropic's cost report or console, AWS (cost and usage report), Azure (cost
     management) or Google (billing export), or a CSV with day, provider, project, model, amount_usd; packed (gzip) or not.
@@ -206,7 +207,7 @@ VISIBLE: Final = Decimal("0.00005")
 @click.option("--reopen", is_flag=True, help="Open a closed month again; who did it, and why, is kept in limit_events.")
 @click.option("--note", default="", help="Recorded with who closed it.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sealed.")
-@as_json
+@as_table
 @report_user_errors
 def close(
     month: date | None,
@@ -219,7 +220,7 @@ def close(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Close MONTH: seal ledger and invoice, the causes of their difference, and who closed it. Without MONTH, list the closed ones.
+    """Seal MONTH's ledger and invoice; without MONTH, list sealed ones. The causes of their difference and who closed it are kept.
 
     The month's invoices are those that `spanledger reconcile` has stored. A closed month is not changed: what comes later,
     late rows or a price that was put right, is an adjustment, which the next month to be closed carries.
@@ -337,9 +338,9 @@ def _show_statements(sealed: list[closing.Statement], *, as_json: bool) -> None:
 # --- exchange rates -----------------------------------------------------------------------------------------------------
 
 
-@click.group()
+@click.group(cls=Group)
 def rates() -> None:
-    """Exchange rates of days, for invoices and reports in other currencies than USD."""
+    """Keep exchange rates, for other currencies than USD. Invoices and reports have the rate of the day."""
 
 
 @rates.command("import")
@@ -364,7 +365,7 @@ def import_rates(file: Path) -> None:
 
 
 @rates.command("list")
-@as_json
+@as_table
 @report_user_errors
 def list_rates(as_json: bool) -> None:
     """List the currencies of which the ledger has rates.

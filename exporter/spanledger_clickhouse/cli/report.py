@@ -84,7 +84,7 @@ def weekly(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Report the spend of a period with breakdowns, trends, forecast and data quality.
+    """Report the spend of a period, its trend, forecast and data quality.
 
     \b
     Examples:

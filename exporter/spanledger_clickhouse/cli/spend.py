@@ -9,18 +9,18 @@ import click
 
 from spanledger.semconv.dimensions import BY_LABEL
 from spanledger_clickhouse.cli.output import (
-    as_json,
+    as_table,
     console,
     ledger,
     notes_on_other_rows,
     report_user_errors,
     show,
     spinner,
-    usd,
 )
 from spanledger_clickhouse.cli.periods import MONTH, days_of
 from spanledger_clickhouse.database.ledger import Ledger, NotReadOnlyError, Result
 from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.session import spools_of
 
 VIEWS: Final = ("feature", "user", "request", "model", "team", "project")
@@ -99,7 +99,7 @@ NO_CALLS_HINT: Final = (
 @click.option("--compare", type=click.Choice(["previous"]), help="Beside the period before, which is as long.")
 @click.option("--sort", type=click.Choice(list(SORTS)), default="cost", show_default=True)
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
-@as_json
+@as_table
 @report_user_errors
 def spend(
     by: tuple[str, ...],
@@ -113,7 +113,7 @@ def spend(
     top: int,
     as_json: bool,
 ) -> None:
-    """Show spend by feature, user, request, model, day or any other dimensions, highest first.
+    """Show spend by feature, user, model, day or any other dimensions. The highest stands first.
 
     \b
     Examples:
@@ -130,7 +130,7 @@ def spend(
         raise click.UsageError("--compare needs a period: --days, --month or --since")
     is_plain = len(by) == 1 and begin is None and until is None and not conditions and sort == "cost"
     window = "all time" if begin is None else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-    title = f"Spend by {', '.join(by)} (USD), {window}"
+    title = f"Spend by {', '.join(by)}, {window}"
     filters, parameters = _filters(conditions)
     parameters |= {"since": begin or FIRST, "until": end}
     with ledger() as database, spinner("querying the ledger"):
@@ -221,17 +221,17 @@ def _show_total(database: Ledger, filters: str, parameters: dict[str, Any]) -> N
             console().print(NO_CALLS_HINT)
         return
     console().print(
-        f"\ntotal {usd(total or 0)} USD in {calls:,} call{'s' * (calls != 1)}; {unpriced:,} without a price; "
-        f"{usd(unattributed or 0)} USD in {lost:,} call{'s' * (lost != 1)} not fully attributed (spanledger who-forgot)"
+        f"\ntotal {usd(total or 0)} in {calls:,} call{'s' * (calls != 1)}; {unpriced:,} without a price; "
+        f"{usd(unattributed or 0)} in {lost:,} call{'s' * (lost != 1)} not fully attributed (spanledger who-forgot)"
     )
     if hits:
         answered = f"{hits:,} call{'s' if hits != 1 else ''}"
-        console().print(f"{usd(avoided or 0)} USD not spent: caches answered {answered}")
+        console().print(f"{usd(avoided or 0)} not spent: caches answered {answered}")
 
 
 @click.command()
 @click.argument("request_id")
-@as_json
+@as_table
 @report_user_errors
 def request(request_id: str, as_json: bool) -> None:
     """List the LLM calls of one application request.
@@ -254,7 +254,7 @@ def request(request_id: str, as_json: bool) -> None:
 @click.command()
 @click.argument("query")
 @click.option("--write", is_flag=True, help="Allow a statement that changes the ledger (ALTER, DELETE, INSERT, ...).")
-@as_json
+@as_table
 @report_user_errors
 def sql(query: str, write: bool, as_json: bool) -> None:
     """Query the ledger in SQL.

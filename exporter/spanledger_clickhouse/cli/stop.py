@@ -14,7 +14,7 @@ from spanledger.limits.store.redis import RedisStore
 from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
 from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets.publish import shared_store
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show
 from spanledger_clickhouse.database.connection import DatabaseError
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.statements import statement
@@ -48,10 +48,11 @@ def _redis_store() -> RedisStore:
 @click.argument("what", type=StopTarget(), required=False)
 @click.option("--reason", "why", default="", help="The reason; recorded with user and time in the table limit_events.")
 @click.option("--force", is_flag=True, help="Stop a name that no call of the last 90 days has.")
-@as_json
+@as_table
 @report_user_errors
 def stop(what: tuple[str, str] | None, why: str, force: bool, as_json: bool) -> None:
-    """Refuse the calls of a user, feature, tenant or tier, in every process within five seconds; without WHAT, list the stops.
+    """Refuse the calls of a user, feature, tenant or tier at once. It holds in every process within five seconds. Without WHAT, list
+    the stops.
 
     A stop applies to applications that enforce limits (docs/limits.md). A name that no call has is refused: it may be
     misspelt, and the calls that cost money go on. Where the ledger does not answer, the name is not checked.

@@ -12,9 +12,11 @@ from rich.live import Live
 from rich.text import Text
 
 from spanledger.semconv.dimensions import DIMENSIONS
-from spanledger_clickhouse.cli.output import as_json, console, ledger, report_user_errors, show, table, usd
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show
+from spanledger_clickhouse.cli.tables import columns_of, fitting, table
 from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.money import usd
 
 GROUP_COLUMNS: Final = {
     **{row.label: f"c.{row.column}" for row in DIMENSIONS.values()},
@@ -31,10 +33,10 @@ GROUP_COLUMNS: Final = {
 @click.option("--top", "rows", default=20, show_default=True, type=click.IntRange(1), help="How many rows.")
 @click.option("--every", default=5.0, show_default=True, type=click.FloatRange(1.0), help="Seconds between refreshes.")
 @click.option("--once", is_flag=True, help="Print once and exit (the default if the output is not a terminal).")
-@as_json
+@as_table
 @report_user_errors
 def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: bool) -> None:
-    """Show current spend by feature, user, model, service or another dimension, highest first.
+    """Show current spend, refreshed, highest first. It is by feature, user, model, service or another dimension.
 
     Press Ctrl-C to quit.
 
@@ -58,8 +60,9 @@ def top(by: str, minutes: int, rows: int, every: float, once: bool, as_json: boo
             with ledger() as database:  # opened anew each time: an embedded ledger is free for others in between
                 result = current_spend(database)
             spent = sum((row[1] or 0 for row in result.rows), 0)
-            below = Text(f"\n{usd(spent)} USD; refreshed every {every:g} s; Ctrl-C quits", style="dim")
-            live.update(Group(table(result, title), below), refresh=True)
+            below = Text(f"\n{usd(spent)}; refreshed every {every:g} s; Ctrl-C quits", style="dim")
+            columns, _ = fitting(columns_of(result), live.console.width)
+            live.update(Group(Text(title, style="bold"), table(columns), below), refresh=True)
             try:
                 time.sleep(every)
             except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from spanledger_clickhouse.cli.output import as_json, ledger, report_user_errors, show, spinner
+from spanledger_clickhouse.cli.output import as_table, ledger, report_user_errors, show, spinner
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.report.codeowners import CodeOwners, repository_owners
@@ -44,10 +44,10 @@ class CallSite(NamedTuple):
 @click.command("who-forgot")
 @click.option("--days", default=7, show_default=True, type=click.IntRange(1, 366), help="How many days back.")
 @click.option("--top", default=50, show_default=True, type=click.IntRange(1), help="How many call sites.")
-@as_json
+@as_table
 @report_user_errors
 def who_forgot(days: int, top: int, as_json: bool) -> None:
-    """List call sites that lack a feature, user or request, most expensive first, with a suggested fix.
+    """List lines of code whose calls lack a feature, user or request. The most expensive stands first, with a suggested fix.
 
     Run it in the repository: the owner is looked up in its CODEOWNERS. reason is context_lost (no trace and no
     baggage: often a thread or a background job), no_baggage (a trace without baggage), stale (the request that has set

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.printable import visible
 from spanledger_clickhouse.report.queries import Report
-from spanledger_clickhouse.report.sections import NO_FEATURE, Section, headline, sections, visible
+from spanledger_clickhouse.report.sections import NO_FEATURE, Section, headline, sections
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --quiet: #5d6875; --line: #dfe4ea; --bar: #2f6fb2; --over: #b3261e; }

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.printable import visible
 from spanledger_clickhouse.report.queries import MAX_ANOMALIES, DataQuality, Report
 
 NO_FEATURE: Final = "(no feature)"
@@ -41,13 +42,6 @@ def sections(report: Report) -> list[Section]:
         replace(section, rows=[tuple(map(visible, row)) for row in section.rows], note=visible(section.note))
         for section in (*cost_sections, *others)
     ]
-
-
-def visible(text: str) -> str:
-    """Text without control characters: a terminal runs them, and a line break forges a line. They are shown as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def headline(report: Report) -> str:

@@ -1,0 +1,140 @@
+"""Tables for people: they fit the terminal, and no number is ever cut or folded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from math import isfinite
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from rich.table import Table
+from rich.text import Text
+
+from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.printable import visible, without_middle
+
+GAP: Final = 2
+"""Characters between two columns."""
+LEAST_TEXT: Final = 16
+"""Characters that a name keeps: its begin and its end."""
+MONEY: Final = "_usd"
+"""End of the names of columns with amounts."""
+
+
+class Column(NamedTuple):
+    """A column of a table, as text."""
+
+    name: str
+    is_text: bool
+    """Whether it may lose its middle; numbers and times may not."""
+    is_numeric: bool
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.name, *self.cells)))
+
+    @property
+    def least(self) -> int:
+        """Characters below which the column is of no use."""
+        return min(self.width, max(LEAST_TEXT, len(self.name))) if self.is_text else self.width
+
+    def fitted(self, width: int) -> Column:
+        return self._replace(cells=[without_middle(cell, width) for cell in self.cells]) if self.is_text else self
+
+
+def columns_of(result: Result) -> list[Column]:
+    """The columns of a result as text; amounts stand with their points below each other."""
+    made: list[Column] = []
+    for n, (name, kind) in enumerate(zip(result.columns, result.types, strict=True)):
+        cells = [format_cell(name, row[n]) for row in result.rows]
+        is_numeric = any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
+        is_text = not is_numeric and "Date" not in kind
+        made.append(
+            Column(
+                visible(name), is_text, is_numeric, _aligned(cells) if is_numeric and name.endswith(MONEY) else cells
+            )
+        )
+    return made
+
+
+def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column], list[str]]:
+    """The columns that fit into a terminal, and the names of the others.
+
+    Long names lose their middle; then columns are left out. The first column stays, which says what a row is about, and the
+    first one of money; of the others, the last ones go first.
+
+    Args:
+        columns: at least one.
+        width: characters of a line; None: no limit.
+    """
+    if width is None or sum(each.width for each in columns) + GAP * (len(columns) - 1) <= width:
+        return list(columns), []
+    numbers = range(len(columns))
+    money = next((n for n in numbers if columns[n].name.endswith(MONEY) and columns[n].is_numeric), 0)
+    kept: list[int] = []
+    for n in dict.fromkeys((0, money, *numbers)):
+        if kept and sum(columns[k].least for k in (*kept, n)) + GAP * len(kept) > width:
+            break
+        kept.append(n)
+    kept.sort()
+    spare = width - sum(columns[n].least for n in kept) - GAP * (len(kept) - 1)
+    fitted: dict[int, Column] = {}
+    for n in sorted(
+        kept, key=lambda n: columns[n].width - columns[n].least
+    ):  # what is left makes as many whole as it can
+        more = max(0, min(spare, columns[n].width - columns[n].least))
+        spare -= more
+        fitted[n] = columns[n].fitted(columns[n].least + more)
+    return [fitted[n] for n in kept], [columns[n].name for n in numbers if n not in kept]
+
+
+def table(columns: Sequence[Column]) -> Table:
+    """Columns as a table of rich."""
+    shown = Table(header_style="bold", box=None, pad_edge=False, padding=(0, GAP, 0, 0), collapse_padding=True)
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.is_numeric else "left"
+        shown.add_column(Text(column.name), justify=justify, overflow="crop", no_wrap=True, width=column.width)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def _aligned(amounts: list[str]) -> list[str]:
+    """Amounts padded on the right, so that their points stand below each other."""
+    places = [len(amount) - amount.rfind(".") if "." in amount else 0 for amount in amounts]
+    return [amount + " " * (max(places) - n) for amount, n in zip(amounts, places, strict=True)]
+
+
+def format_cell(column: str, value: Any) -> str:
+    """A value for people: amounts with their sign, shares as per cent, - for unknown."""
+    if value is None:
+        return "-"
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _format_number(column, value)
+    if isinstance(value, datetime) and value.utcoffset() == timedelta(0):
+        value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
+    if isinstance(value, datetime) and value.microsecond:
+        return value.isoformat(" ", "milliseconds")
+    if isinstance(value, dict):
+        parts = cast("dict[Any, Any]", value).items()
+        return ", ".join(f"{visible(str(name))} {format_cell('', part)}" for name, part in parts)
+    if isinstance(value, list | tuple):
+        return ", ".join(str(part) if part is None else format_cell("", part) for part in cast("list[Any]", value))
+    return visible(str(value))
+
+
+def _format_number(column: str, value: float | Decimal) -> str:
+    if not isfinite(value):
+        return str(value)
+    if column.endswith(MONEY):
+        return usd(value)
+    if column.endswith("_share") or column == "utilisation":
+        return f"{float(value):.1%}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Decimal):
+        return format(value.normalize() if value else Decimal(0), ",f")
+    return f"{value:,.1f}" if abs(value) >= 100 or value.is_integer() else format(Decimal(f"{value:.4g}"), "f")
