@@ -65,6 +65,12 @@ def test_what_a_call_says_goes_before_its_feature_and_its_service(calls: None, t
         "platform": 1,
     }
     assert {row["project"]: row["calls"] for row in run("spend", "--by", "project")} == {"apollo": 2, "zeus": 1}
+    assert {row["team"]: row["calls"] for row in run("spend", "--by", "team", "--days", "3")} == {
+        "search": 1,
+        "docs": 1,
+        "platform": 1,
+    }, "a period has the rules as well"
+    assert [row["feature"] for row in run("spend", "--by", "feature", "--where", "team=docs")] == ["summarize"]
     assert len(run("assign")) == 3
     file.write_text('[team.feature]\nsummarize = "reading"')
     assert run("assign", str(file))["without_calls"] == []

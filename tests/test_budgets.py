@@ -453,6 +453,23 @@ def test_a_budget_without_spend_in_its_period_is_forecast_at_its_burn_rate(monke
     assert status.forecast.projected_usd == pytest.approx(10 * (31 - 0.5 / 24), rel=1e-9)
 
 
+def test_a_budget_that_begins_within_a_day_is_crossed_by_its_own_spend():
+    new_york = [(datetime(2026, 11, 1, 2, tzinfo=UTC), "ada", "500")]  # October there
+    spent(
+        resolve_target(), *new_york, *[(datetime(2026, 11, day, 20, tzinfo=UTC), "ada", "30") for day in range(2, 12)]
+    )
+    with open_client(resolve_target()) as client:
+        client.command("USE spanledger")
+        budget = budget_table.parse_budget("all", amount_usd=100, window="month", zone="America/New_York")
+        [status] = budget_status.statuses(
+            Ledger(client, resolve_target()), datetime(2026, 11, 12, tzinfo=UTC), [budget]
+        )
+    assert status.spent_usd == 300
+    assert status.forecast is not None
+    assert status.forecast.exhausted_at is not None
+    assert datetime(2026, 11, 5, tzinfo=UTC) < status.forecast.exhausted_at < datetime(2026, 11, 6, tzinfo=UTC)
+
+
 def test_an_hour_is_forecast_at_its_own_rate_without_a_band():
     at = datetime(2026, 3, 10, 10, 30, tzinfo=UTC)
     spent(resolve_target(), (at - timedelta(minutes=20), "ada", "1"), *[(at - timedelta(days=n), "ada", f"{n}") for n in range(1, 9)])  # fmt: skip

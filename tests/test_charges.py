@@ -48,6 +48,27 @@ def test_a_charge_with_a_name_counts_once(ledger: Recorded):
     assert len(keys) == 1, "rows of one key are one row of the ledger"
 
 
+def test_names_of_charges_do_not_run_into_those_of_tenants(ledger: Recorded):
+    for tenant, charge_id in (("acme", "eu 1"), ("acme eu", "1")):
+        with spanledger.attribution(tenant=tenant):
+            assert spanledger.charge("tavily", "0.01", charge_id=charge_id)
+    assert len(ledger.rows) == 2
+
+
+@pytest.mark.parametrize("quantity", ["two", -1, 0, float("nan")])
+def test_a_quantity_that_is_none_is_no_row_and_may_be_said_again(quantity: object, ledger: Recorded):
+    assert not spanledger.charge("tavily", "0.01", quantity=quantity, charge_id=f"of {quantity}")  # pyright: ignore[reportArgumentType]
+    assert spanledger.charge("tavily", "0.01", quantity=2, charge_id=f"of {quantity}")
+    assert len(ledger.rows) == 1
+
+
+def test_an_outcome_is_kept_without_a_value_that_is_none(caplog: pytest.LogCaptureFixture, ledger: Recorded):
+    assert spanledger.outcome("deal", "d-1", value_usd=2_000_000)
+    assert spanledger.outcome("deal", "d-2", value_usd="much")
+    assert "'much' is no value in USD: deal d-2 has none" in caplog.text
+    assert not spanledger.outcome("deal", "d-3", accepted="no")  # pyright: ignore[reportArgumentType]
+
+
 def test_an_outcome_is_said_later_and_its_cost_has_all_that_it_took(ledger: Recorded, tmp_path: Path):
     assert spanledger.outcome("ticket", "T-1", status="rejected", request_id="r-1")
     assert spanledger.outcome("ticket", "T-1", value_usd="12.5", request_id="r-1")

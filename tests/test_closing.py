@@ -199,7 +199,7 @@ def test_capacity_is_shared_by_use_to_the_cent(books: Books):
     books.write()
     for month in MONTHS:
         costs = json.loads(run("contract", "costs", f"{month:%Y-%m}", "--json"))
-        assert round(sum(row["amortised_usd"] for row in costs), 2) == 2400.01
+        assert round(sum(Decimal(row["amortised_usd"]) for row in costs), 2) == Decimal("2400.01")
         assert len(costs) == (1 if month.month % 3 == 0 else 2)
 
 
@@ -293,6 +293,36 @@ def test_what_the_ledger_does_not_know_does_not_close(books: Books):
     assert "are outside: spend that no call of the ledger shows" in " ".join(refused.output.split())
 
 
+def test_a_provider_without_any_price_needs_its_invoice_too(books: Books):
+    books.bill(DAY, books.sell(DAY))
+    books.sell(DAY, provider="mistral_ai", cost_usd=None, price_status="unpriced:unknown_model")
+    books.write()
+    books.reconcile()
+    refused = CliRunner().invoke(main, ["close", "2025-03"])
+    assert "there is no invoice of mistral_ai for 2025-03" in " ".join(refused.output.split())
+
+
+def test_an_invoice_of_nothing_is_an_invoice(books: Books):
+    books.sell(DAY, cost_usd=Decimal(0), input_cost_usd=Decimal(0), output_cost_usd=Decimal(0), price_status="prepaid")
+    books.bill(DAY, Decimal(0))
+    books.write()
+    books.reconcile()
+    assert "2025-03 is closed" in run("close", "2025-03")
+
+
+def test_a_closed_month_is_opened_only_as_itself(books: Books):
+    books.bill(DAY, books.sell(DAY))
+    books.write()
+    books.reconcile()
+    run("close", "2025-03")
+    assert CliRunner().invoke(main, ["close", "2025-03", "--reopen", "--dry-run"]).exit_code == 2
+    assert json.loads(run("close", "--json")), "it is still closed"
+    done = CliRunner().invoke(main, ["reconcile", str(books.directory / "invoice.csv")])
+    assert "2025-03 is closed: what was sealed stays as it is" in done.stderr
+    run("close", "2025-03", "--reopen", "--note", "a credit came late")
+    assert json.loads(run("close", "--json")) == []
+
+
 def test_a_credit_does_not_hide_what_is_unexplained(books: Books):
     cost = books.sell(DAY, calls=20)
     books.bill(DAY, cost * Decimal("0.5"))
@@ -322,7 +352,11 @@ def test_a_provider_that_comes_into_a_closed_month_is_carried(books: Books):
     run("close", "2025-01")
     late = books.sell(january, provider="anthropic")
     books.write()
+    report = ("report", "--from", "2025-02-01", "--to", "2025-02-28", "--json")
+    assert Decimal(json.loads(run(*report))["adjustments_usd"]) == late, "the report says what close will carry"
     run("close", "2025-02")
+    report = ("report", "--from", "2025-03-01", "--to", "2025-03-28", "--json")
+    assert Decimal(json.loads(run(*report))["adjustments_usd"]) == 0
     carried = {
         row["provider"]: Decimal(row["carried_usd"])
         for row in json.loads(run("close", "--json"))
@@ -338,6 +372,8 @@ def test_a_provider_that_comes_into_a_closed_month_is_carried(books: Books):
         (["--kind", "capacity", "--amount", "10", "--since", "2025-01-15"], "first day"),
         (["--kind", "credit", "--amount", "10", "--since", "2025-02-01", "--provider", "openai"], "the same spend"),
         (["--kind", "seats", "--since", "2025-01-01"], "needs an amount"),
+        (["--kind", "discount", "--percent", "nan", "--since", "2025-01-01"], "not a number"),
+        (["--kind", "discount", "--percent", "10", "--since", "1950-01-01"], "days are from"),
         (["--kind", "discount", "--percent", "10", "--since", "2025-02-01", "--until", "2025-01-01"], "is not after"),
     ],
 )
@@ -347,6 +383,54 @@ def test_a_contract_that_cannot_be_meant_is_refused(words: list[str], message: s
     assert refused.exit_code == 1
     assert message in " ".join(refused.output.split())
     assert [row["name"] for row in json.loads(run("contract", "list", "--json"))] == ["first"]
+
+
+def test_a_contract_keeps_what_is_not_given(books: Books):
+    run(
+        "contract",
+        "set",
+        "d",
+        "--kind",
+        "discount",
+        "--provider",
+        "openai",
+        "--percent",
+        "12.5",
+        "--since",
+        "2025-01-01",
+    )
+    unknown = CliRunner().invoke(main, ["contract", "set", "e", "--percent", "15"])
+    assert "there is no contract 'e' to change; a new one needs --kind and --since" in " ".join(unknown.output.split())
+    said = run("contract", "set", "d", "--percent", "15")
+    assert said == (
+        "d: discount of 15 % for openai, any model, from 2025-01-01 (was: discount of 12.5 % for openai, any model, from 2025-01-01)\n"
+    )
+
+
+def test_credits_for_different_models_are_not_for_the_same_spend(books: Books):
+    for name, model in (("a", "gpt-5*"), ("b", "claude*"), ("c", "gpt-4.1")):
+        run("contract", "set", name, "--kind", "credit", "--amount", "10", "--since", "2025-01-01", "--model", model)
+    refused = CliRunner().invoke(
+        main,
+        ["contract", "set", "e", "--kind", "credit", "--amount", "1", "--since", "2025-01-01", "--model", "gpt-5-mini"],
+    )
+    assert "a and e are credits for the same spend" in " ".join(refused.output.split())
+
+
+def test_a_window_of_effective_costs_knows_what_months_before_have_used(books: Books):
+    for month in (1, 2, 3):
+        books.sell(date(2025, month, 3), cost_usd=Decimal(20), calls=4)  # 80 a month
+    books.write()
+    run("contract", "set", "c", "--kind", "credit", "--amount", "100", "--since", "2025-01-01")
+    query = "SELECT month, sum(amortised_usd) AS credit FROM {} GROUP BY month ORDER BY month"
+    whole = json.loads(run("sql", query.format("effective_costs"), "--json"))
+    assert [(row["month"], row["credit"]) for row in whole] == [
+        ("2025-01-01", -80),
+        ("2025-02-01", -20),
+        ("2025-03-01", 0),
+    ]
+    march = "effective_costs_between(since = '2025-03-01 00:00:00', until = '2025-04-01 00:00:00')"
+    assert [row["credit"] for row in json.loads(run("sql", query.format(march), "--json"))] == [0]
 
 
 def test_contracts_of_a_file_are_set(books: Books, tmp_path: Path):

@@ -328,6 +328,28 @@ def test_refused_calls_are_alerted_while_their_budget_is_below_its_limit(ledger:
     )
 
 
+def test_refusals_that_differ_in_their_numbers_are_one_message_and_many_reasons_too(ledger: Ledger, receiver: Receiver):
+    at = MARCH + timedelta(hours=5, minutes=20)
+
+    def refuse(user: str, reason: str) -> None:
+        attributes = {"spanledger.budget.refusal": reason}
+        spend(ledger, at, 0, user_id=user, error_type="BudgetExceeded", outcome="error", attributes=attributes)
+
+    for n in range(30):
+        refuse(f"u{n}", f"the request may use {9000 + n:,} tokens of input, and 8,000 are allowed")
+    slack = [Destination("slack", receiver.url("slack"))]
+    for minute in (10, 11):
+        evaluate.evaluate(ledger, at + timedelta(minutes=minute), slack)
+    [message] = receiver.bodies("slack")
+    assert "30 calls were refused in the last hour, of 30 callers" in str(message)
+    for letter in "abcdefgh":
+        refuse("ada", f"budget {letter} is used")
+    evaluate.evaluate(ledger, at + timedelta(minutes=12), slack)
+    _, message = receiver.bodies("slack")
+    assert "38 calls were refused" in str(message)
+    assert "9 reasons, most often the request may use" in str(message)
+
+
 def test_a_message_says_what_changed_how_to_stop_it_and_where_to_look(
     ledger: Ledger, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ):

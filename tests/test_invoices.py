@@ -25,6 +25,7 @@ from spanledger_clickhouse.invoices import exchange_rates, fetch
 from spanledger_clickhouse.invoices.lines import InvoiceError, InvoiceLine, model_key
 from spanledger_clickhouse.invoices.provider_exports import read
 from spanledger_clickhouse.money import shown_in, usd
+from spanledger_clickhouse.report.showback import Showback
 from synthetic import call
 
 pytestmark = [pytest.mark.clock, pytest.mark.services]
@@ -134,6 +135,12 @@ def test_a_spreadsheet_is_read_or_refused(rows: tuple[str, ...], day: date | Non
         (("day,provider,amount_usd", "2026-11-20,openai,12,50"), None),
         (("day,provider,amount_usd", '2026-11-20,openai,"0,567"'), "0.567"),
         (("day;provider;amount_usd", "2026-11-20;openai;1,234"), None),
+        (("day;provider;amount_usd", "2026-11-20;openai;1.234"), None),
+        (("day;provider;amount_usd", "2026-11-20;openai;1.234", "2026-11-20;openai;1.50"), "2.734"),
+        (("day,provider,amount_usd,cost,currency", "2026-11-20,openai,10,,", "2026-11-21,openai,,200,EUR"), None),
+        (("day,provider,amount_usd,currency", "2026-11-20,openai,10,EUR"), None),
+        (("day,provider,amount_usd", "2026-11-20,openai,€10"), None),
+        (("day,provider,amount_usd", "2026-W47,openai,10"), None),
         (("day,provider,amount_usd", '2026-11-20,openai,"12,34'), None),
         (("day,provider,amount", "2026-11-20,openai,€90.00"), None),
         (("day,provider,cost,credits", "2026-11-20,openai,10,250"), "10"),
@@ -148,6 +155,26 @@ def test_an_amount_that_can_be_two_is_refused(rows: tuple[str, ...], total: str 
     lines = read_table(*rows)
     assert sum(line.usd for line in lines) == Decimal(total)
     assert {line.kind for line in lines} == {"usage"}
+
+
+def page(*days: int, more: bool = False) -> dict[str, Any]:
+    start = 1_760_000_000 // 86_400
+    buckets = [
+        {"start_time": (start + n) * 86_400, "end_time": (start + n + 1) * 86_400, "results": [{"amount": {"value": n + 1, "currency": "usd"}}]}
+        for n in days
+    ]  # fmt: skip
+    return {"data": buckets, "has_more": more, "next_page": "p" if more else None}
+
+
+def test_pages_that_follow_each_other_have_all_days():
+    assert sum(line.usd for line in read(json.dumps([page(0, 1, more=True), page(2)]).encode())) == 6
+    with pytest.raises(InvoiceError, match="no page with the days from"):
+        read(json.dumps([page(0, more=True), page(2)]).encode())
+
+
+def test_a_zip_says_to_unpack_it():
+    with pytest.raises(InvoiceError, match="unpack it"):
+        read(b"PK\x03\x04rest")
 
 
 @pytest.mark.parametrize(
@@ -322,7 +349,7 @@ def test_rates_of_the_central_bank_count_until_the_next_day_that_has_one():
 
 @pytest.mark.parametrize(
     ("amount", "text"),
-    [("-0.02", "-$0.0200"), ("-0.0", "$0.00"), ("0", "$0.00"), (None, "-"), ("1234.5", "$1,234.50"), ("-1234.5", "-$1,234.50"), ("0.0000123", "$0.000012"), ("-1e-15", "$0.000000000000")],
+    [("-0.02", "-$0.0200"), ("-0.0", "$0.00"), ("0", "$0.00"), (None, "-"), ("1234.5", "$1,234.50"), ("-1234.5", "-$1,234.50"), ("0.0000123456", "$0.0000123"), ("0.00041", "$0.00041"), ("-1e-15", "$0.00")],
 )  # fmt: skip
 def test_an_amount_is_shown_in_one_way(amount: str | None, text: str):
     assert usd(amount) == text
@@ -366,6 +393,14 @@ def test_a_month_stands_beside_the_one_before_by_team_and_in_another_currency(qu
     assert "one US dollar was 0.8000 EUR on average" in euros
     both = CliRunner().invoke(main, ["report", "--month", "2026-03", "--since", "2026-03-02"])
     assert both.exit_code == 2
+
+
+def test_teams_whose_names_look_alike_have_a_file_each():
+    teams = ["a b", "a-b", "R&D", "R D", "\u652f\u4ed8", "\u641c\u7d22", "x" * 255, "x" * 254, "(no team)"]
+    names = [Showback(date(2026, 3, 1), team, []).file_name for team in teams]
+    assert len(set(names)) == len(teams)
+    assert max(map(len, names)) < 130
+    assert names[1] == "2026-03-a-b"
 
 
 def test_each_team_gets_a_file(quarter: None, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -253,6 +254,37 @@ def test_an_invoice_is_stored_once_and_shown_in_views(where, tmp_path: Path):
         "is not a valid project mapping"
         in CliRunner().invoke(main, ["reconcile", str(file), "--project-by", "x"]).output
     )
+
+
+def test_a_provider_is_compared_on_the_days_of_its_own_invoice(where, tmp_path: Path):
+    file = tmp_path / "bill.csv"
+    file.write_text("day,provider,amount_usd\n2026-03-02,openai,1.46\n2026-03-03,anthropic,1\n")
+    done = CliRunner().invoke(main, ["reconcile", str(file), "--json"])
+    found = [(row["day"], row["provider"], Decimal(row["ledger_usd"])) for row in json.loads(done.stdout)]
+    assert found == [("2026-03-02", "openai", Decimal("1.46")), ("2026-03-03", "anthropic", 0)]
+
+
+def test_a_line_of_two_files_is_not_counted_twice(where, tmp_path: Path):
+    file, packed = tmp_path / "bill.csv", tmp_path / "bill.csv.gz"
+    file.write_text("day,provider,amount_usd\n2026-03-02,openai,1.46\n")
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    done = CliRunner().invoke(main, ["reconcile", str(file), str(packed)])
+    assert done.exit_code == 1
+    assert "have the same line, $1.46 of openai on 2026-03-02: it would count twice" in " ".join(done.output.split())
+
+
+def test_what_looks_wrong_in_an_invoice_is_said(where, tmp_path: Path):
+    file = tmp_path / "bill.csv"
+    file.write_text("day,provider,amount_usd\n2026-03-02,google,1\n")
+    done = CliRunner().invoke(main, ["reconcile", str(file), "--dry-run"])
+    assert "no call so far is of google: is it spelt as on the calls (anthropic, openai)?" in done.stderr
+    assert "is not a number" in CliRunner().invoke(main, ["reconcile", str(file), "--fail-over", "nan"]).output
+
+
+def test_a_refund_that_is_explained_does_not_fail(where, tmp_path: Path):
+    file = tmp_path / "bill.csv"
+    file.write_text("day,provider,amount_usd,kind\n2026-03-02,openai,1.46,\n2026-03-02,openai,-50,refund\n")
+    assert CliRunner().invoke(main, ["reconcile", str(file), "--fail-over", "1"]).exit_code == 0
 
 
 def test_a_day_stored_with_another_split_does_not_count_twice(where, tmp_path: Path):

@@ -45,9 +45,8 @@ SAME_SDK: Final = (
 class _ManualProvider:
     """The provider of a manually reported call: returns the response that was passed to `record`."""
 
-    NAME = "told"
-
-    def __init__(self, response: Response) -> None:
+    def __init__(self, name: str, response: Response) -> None:
+        self.NAME = name
         self._response = response
 
     def request(self, method: str, path: str, body: object) -> Request | None:  # noqa: ARG002 - the protocol's
@@ -78,7 +77,8 @@ def record(
         model: the model, where the answer does not name it.
         usage: inclusive totals in tokens ({"input": 10, "output": 3, "cache_read": 4, ...} as
             `spanledger.pricing.quote` takes them), where the answer is of no known format.
-        response_id: the provider's id of the answer, which keeps it from being counted twice.
+        response_id: the provider's id of the answer, which keeps it from being counted twice; of an answer that is read, its own
+            counts.
         operation: `gen_ai.operation.name`.
 
     Returns:
@@ -89,18 +89,16 @@ def record(
             return False
         reader = _reader(response, provider)
         body = _body(response) if reader else {}
-        if usage is None and reader is None:
+        name = provider or (reader.NAME if reader else None)
+        if usage is not None and name is not None:
+            reader = _ManualProvider(name, Response(response_id, model, usage=usage_from_totals(usage)))
+        if reader is None or name is None:
             log.error(
                 "spanledger.record(): %s is no response that is known; give provider, model and usage",
                 type(response).__name__,
             )
             return False
-        if usage is not None:
-            reader = _ManualProvider(Response(response_id, model, usage=usage_from_totals(usage)))
-        elif reader is None:
-            return False
         answer = reader.response(body)
-        name = provider or reader.NAME
         if answer.id is not None and not _is_new(name, answer.id):
             return False
         request = Request(operation, model or answer.model)
@@ -116,7 +114,9 @@ def record(
 
 PICODOLLAR: Final = Decimal(1).scaleb(-12)
 MAX_CHARGE: Final = Decimal(1_000_000)
-"""USD: what no single thing costs."""
+"""USD: below what no single thing costs."""
+MAX_VALUE: Final = Decimal(10**12)
+"""USD: below what no outcome is worth; the column's limit."""
 
 
 def charge(
@@ -126,9 +126,9 @@ def charge(
 
     Args:
         vendor: who charges it, e.g. "tavily"; the row's provider.
-        amount: in USD, of all units together; a string or a Decimal is exact.
+        amount: in USD, of all units together, from 0 to below 1,000,000; a string or a Decimal is exact, to the picodollar.
         unit: what was bought, e.g. "search".
-        quantity: how many units.
+        quantity: how many units; above 0.
         charge_id: names the charge within its tenant and vendor: said again by this process, or by another one within the hour, it
             counts once.
 
@@ -138,21 +138,28 @@ def charge(
     with quietly("recording a charge"):
         if bootstrap.disabled():
             return False
-        usd, name = _amount(amount), label(vendor)
-        if usd is None or name is None:
+        usd, name, identity = _amount(amount, MAX_CHARGE), label(vendor), label(charge_id)
+        if name is None:
+            log.error("spanledger.charge(): %r names no vendor: no row was written", vendor)
+            return False
+        if usd is None:
             log.error(
-                "spanledger.charge(): %r of %r is no amount in USD from 0 to 1,000,000: no row was written",
+                "spanledger.charge(): %r of %r is no amount in USD from 0 to below 1,000,000: no row was written",
                 amount,
-                vendor,
+                name,
             )
             return False
-        tenant = tenant_of(attribution_of(None))
-        if charge_id is not None and not _is_new(name, f"charge {tenant} {charge_id}"):
+        count = _amount(quantity, MAX_VALUE)
+        if not count:
+            log.error("spanledger.charge(): %r is no quantity above 0: no row was written", quantity)
             return False
-        response = Response(charge_id, usage=None, job_id=f"charge {charge_id}" if charge_id else None)
+        tenant = tenant_of(attribution_of(None))
+        if identity is not None and not _is_new(name, repr(("charge", tenant, identity))):
+            return False
+        response = Response(identity, usage=None, job_id=f"charge {identity}" if identity else None)
         call = Call(
             bootstrap.tracer(f"spanledger.{name}"),
-            _ManualProvider(response),
+            _ManualProvider(name, response),
             Request("charge", label(unit)),
             name,
             ("", None),
@@ -160,24 +167,24 @@ def charge(
         admission.charge(call)
         call.note(a.CHARGE_AMOUNT, format(usd, "f"))
         call.note(a.CHARGE_UNIT, label(unit) or "")
-        call.note(a.CHARGE_QUANTITY, repr(quantity))
+        call.note(a.CHARGE_QUANTITY, format(count.normalize(), "f"))
         call.finish()
         return True
     return False
 
 
-def _amount(value: object) -> Decimal | None:
-    """An amount in USD; None for what is none."""
+def _amount(value: object, limit: Decimal) -> Decimal | None:
+    """A number from 0 to below a limit, to twelve decimals; None for what is none."""
     if isinstance(value, bool) or not isinstance(value, Decimal | str | int | float):
         return None
     try:
         usd = Decimal(repr(value) if isinstance(value, float) else value)
     except InvalidOperation:
         return None
-    if not usd.is_finite() or not 0 <= usd < MAX_CHARGE:
+    if not usd.is_finite() or not 0 <= usd < limit:
         return None
     exact = usd.quantize(PICODOLLAR)
-    return exact if exact < MAX_CHARGE and (exact or not usd) else None
+    return exact if exact < limit and (exact or not usd) else None
 
 
 def outcome(
@@ -199,8 +206,8 @@ def outcome(
         kind: of the thing, e.g. "ticket".
         outcome_id: the application's name of the thing, unique within its kind and tenant.
         status: a word for what became of it.
-        accepted: whether it is what the work was for; default: whether `status` is "accepted".
-        value_usd: what it is worth, where that is known.
+        accepted: whether it is what the work was for, True or False; default: whether `status` is "accepted".
+        value_usd: what it is worth in USD, from 0 to below 10**12, where that is known; what is none is logged, and left out.
         request_id: the request whose calls it cost; default: the one that is going on.
         unit_id: the unit of work, where that is no request.
 
@@ -210,21 +217,21 @@ def outcome(
     with quietly("recording an outcome"):
         if bootstrap.disabled():
             return False
-        worth = _amount(value_usd)
-        if label(kind) is None or label(outcome_id) is None or (value_usd is not None and worth is None):
-            log.error(
-                "spanledger.outcome(): %r %r worth %r is not an outcome: it needs a kind, an id, and a value in USD",
-                kind,
-                outcome_id,
-                value_usd,
-            )
+        if label(kind) is None or label(outcome_id) is None:
+            log.error("spanledger.outcome(): %r %r is not an outcome: it needs a kind and an id", kind, outcome_id)
             return False
+        if not isinstance(cast("object", accepted), bool | None):
+            log.error("spanledger.outcome(): accepted=%r is neither True nor False: nothing was recorded", accepted)
+            return False
+        worth = _amount(value_usd, MAX_VALUE)
+        if value_usd is not None and worth is None:
+            log.error("spanledger.outcome(): %r is no value in USD: %s %s has none", value_usd, kind, outcome_id)
         facts: dict[str, Any] = {
             a.MARKER: "outcome",
             a.OUTCOME_KIND: label(kind),
             a.OUTCOME_ID: label(outcome_id),
             a.OUTCOME_STATUS: label(status) or "",
-            a.OUTCOME_ACCEPTED: status == "accepted" if accepted is None else bool(accepted),
+            a.OUTCOME_ACCEPTED: status == "accepted" if accepted is None else accepted,
         }
         if worth is not None:
             facts[a.OUTCOME_VALUE] = format(worth, "f")

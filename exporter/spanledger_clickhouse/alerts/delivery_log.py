@@ -73,7 +73,7 @@ class DeliveryResult(NamedTuple):
     destination: str
     """'' if no destination is configured."""
     delivery: Delivery
-    alert_id: str = ""
+    alert_ids: tuple[str, ...] = ()
     """The alert's id."""
 
 
@@ -96,7 +96,7 @@ def deliver_once(
     """
     fresh = _unclaimed(ledger, alerts)
     if not destinations:
-        return [DeliveryResult(_headline(alert), "", Delivery(0), alert.id) for alert in fresh]
+        return [DeliveryResult(_headline(alert), "", Delivery(0), (alert.id,)) for alert in fresh]
     mine = _claim_alerts(ledger, fresh, [destination.name for destination in destinations])
     detailed = [(alert, _payload(add_details(alert) if isinstance(alert, Alert) else alert)) for alert in mine]
     outcomes: list[DeliveryResult] = []
@@ -265,7 +265,7 @@ def _deliver(
                     for alert in alerts
                 ]
             text = str(payload["text"]).partition("\n")[0]
-            outcomes.append(DeliveryResult(text, destination.display_name, delivery, alerts[0]))
+            outcomes.append(DeliveryResult(text, destination.display_name, delivery, tuple(alerts)))
             if delivery.error:
                 log.error("an alert of budget %r was not delivered after %d attempts: %s", payload["budget"], delivery.attempts, delivery.error)  # fmt: skip
             if time.monotonic() - written > SETTLE_SECONDS or len(outcomes) == len(jobs):
@@ -313,7 +313,8 @@ def retry(ledger: Ledger, destinations: Sequence[Destination]) -> tuple[list[Del
             continue
         sent = _redeliver(ledger, payloads, name, recipients)
         if not same_address and sent:  # the other addresses have taken them over
-            moved = [_row(alert, payloads[alert], DISMISSED, name) for alert in {outcome.alert_id for outcome in sent}]
+            taken_over = {alert for outcome in sent for alert in outcome.alert_ids}
+            moved = [_row(alert, payloads[alert], DISMISSED, name) for alert in taken_over]
             insert(ledger, "budget_alerts", ALERT_COLUMNS, moved)
         outcomes += sent
     return outcomes, undeliverable

@@ -24,7 +24,9 @@ from spanledger_clickhouse.database.statements import statement
 
 TOP_SPENDERS: Final = 5
 MAX_DETAILED: Final = 20
-"""Alerts per evaluation that list top features and users: each needs two queries."""
+"""Alerts per evaluation that list top features and users: each needs up to four queries."""
+MANY: Final = 6
+"""Reasons of refusals from which they are one alert."""
 GRACE: Final = {"hour": timedelta(minutes=75), "day": timedelta(hours=25), "month": timedelta(hours=25)}
 """How long a period is still evaluated after its end: rows arrive late, and evaluations may be an hour apart, or a day
 if no budget is hourly."""
@@ -44,24 +46,35 @@ def evaluate(ledger: Ledger, now: datetime, destinations: Sequence[Destination])
     Raises:
         DatabaseError: the ledger does not answer.
     """
-    statuses = [
-        *budget_status.noteworthy(budget_status.statuses(ledger, now)),
-        *budget_status.noteworthy(_previous_periods(ledger, now)),
-    ]
+    running = list(budget_status.near_limit(budget_status.statuses(ledger, now)))
+    previous = list(budget_status.near_limit(_previous_periods(ledger, now)))
+    statuses = [*budget_status.highest(running), *budget_status.highest(previous)]
     alerts: list[Alert | Refusals] = [Alert(status, threshold) for status, threshold in crossed_thresholds(statuses)]
     alerts += _refusals(ledger, now)
     outcomes = delivery_log.deliver_once(ledger, alerts, destinations, _details(ledger, now))
-    holding = {Alert(status, threshold).id for status in statuses for threshold in _reached(status)}
+    holding = {Alert(status, threshold).id for status in (*running, *previous) for threshold in _reached(status)}
     return outcomes + delivery_log.resolve(ledger, holding | {alert.id for alert in alerts}, destinations)
 
 
 def _refusals(ledger: Ledger, now: datetime) -> Iterator[Refusals]:
-    """Calls that were refused in the hour under way and the one before, by reason: one alert an hour."""
+    """Calls that were refused in the hour under way and the one before: an alert an hour for each reason, or one for many."""
     hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     for begun in (hour - timedelta(hours=1), hour):
         window = {"since": begun, "until": min(now, begun + timedelta(hours=1))}
-        for reason, count, users, top in ledger.query(statement("alerts/refusals"), window).rows:
-            yield Refusals(str(reason), count, users, tuple((name or "", n) for name, n in top), begun)
+        refusals = [
+            Refusals(str(reason), count, callers, tuple((name or "", n) for name, n in top), begun, str(pattern))
+            for pattern, reason, count, callers, top in ledger.query(statement("alerts/refusals"), window).rows
+        ]
+        yield from refusals if len(refusals) < MANY else [_together(refusals)]
+
+
+def _together(refusals: Sequence[Refusals]) -> Refusals:
+    """Refusals for many reasons as one; whoever is refused for two of them counts for each."""
+    callers = [caller for alert in refusals for caller in alert.top]
+    most = sorted(callers, key=lambda caller: -caller[1])[:TOP_SPENDERS]
+    reason = f"{len(refusals)} reasons, most often {refusals[0].reason}"
+    calls, caller_count = sum(alert.count for alert in refusals), sum(alert.callers for alert in refusals)
+    return Refusals(reason, calls, caller_count, tuple(most), refusals[0].begun, "many")
 
 
 def _previous_periods(ledger: Ledger, now: datetime) -> Iterator[BudgetStatus]:

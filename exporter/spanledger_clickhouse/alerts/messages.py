@@ -107,22 +107,24 @@ class Refusals:
     """Calls that were refused within an hour: of those the budget itself never reaches its limit."""
 
     reason: str
-    """What refused them."""
+    """What refused them, in the words of one of the calls."""
     count: int
-    users: int
+    callers: int
     top: tuple[tuple[str, int], ...]
     begun: datetime
+    pattern: str = ""
+    """The reason without its numbers: what makes two refusals the same alert."""
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(f"refused\x1f{self.reason}\x1f{self.begun.isoformat()}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"refused\x1f{self.pattern}\x1f{self.begun.isoformat()}".encode()).hexdigest()[:32]
 
 
 def refusal_payload(refusals: Refusals) -> dict[str, Any]:
     """Payload of refused calls: as of an alert, without amounts."""
     top = ", ".join(f"{one_line(name or 'unattributed')} {count:,}" for name, count in refusals.top)
     calls = f"{refusals.count:,} call{'s were' if refusals.count != 1 else ' was'} refused"
-    callers = f"{refusals.users:,} caller{'s' * (refusals.users != 1)} ({top})"
+    callers = f"{refusals.callers:,} caller{'s' * (refusals.callers != 1)} ({top})"
     head = f"{calls} in the last hour, of {callers}: {one_line(refusals.reason)}"
     lines = [head, *_look("spanledger budget list, spanledger stop")]
     return {

@@ -32,13 +32,13 @@ def log_change(ledger: Ledger, kind: str, dimension: str, key: str, why: str = "
 
     Args:
         ledger: the ledger to write to.
-        kind: stop, resume, set, remove.
-        dimension: subject of the change: tenant, tier, feature, user, budget.
+        kind: stop, resume, set, remove, close, reopen.
+        dimension: subject of the change: tenant, tier, feature, user, budget, month.
         key: which one.
         why: a free-text reason.
 
     Raises:
-        NotNotedError: the row cannot be written.
+        AuditError: the row cannot be written.
     """
     row = [kind, dimension, key, actor(), why]
     try:

@@ -76,7 +76,11 @@ def _reconcile_counters(ledger: Ledger, store: RedisStore, *, all_values: bool) 
     """Raise the Redis counters to the spend in the ledger, which also has calls of processes that do not enforce, calls
     made before the budget was set or during a Redis outage, and all spend after Redis data loss. Raises DatabaseError,
     StoreError."""
-    statuses = list(_current_spend(ledger)) if all_values else list(budget_status.noteworthy(_current_spend(ledger)))
+    statuses = (
+        list(_current_spend(ledger))
+        if all_values
+        else list(budget_status.highest(budget_status.near_limit(_current_spend(ledger))))
+    )
     amounts: list[tuple[BudgetCounter, int]] = []
     for status in statuses:
         begun, end = status.window.start.timestamp(), status.window.end.timestamp()

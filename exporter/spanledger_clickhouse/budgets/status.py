@@ -142,14 +142,18 @@ def _burn_rates(budget: Budget, midnight: datetime, *, live: bool) -> str:
     return statement("budgets/burn_rates", days=" UNION ALL ".join(days), burn_rate=statement("budgets/burn_rate"))
 
 
-def noteworthy(statuses: Iterable[BudgetStatus]) -> Iterator[BudgetStatus]:
-    """Filters noteworthy statuses: of a budget per user, only users near its limit or thresholds."""
+def near_limit(statuses: Iterable[BudgetStatus]) -> Iterator[BudgetStatus]:
+    """Of a budget per user, only users near its limit or thresholds."""
+    for status in statuses:
+        least = min(NOTEWORTHY_SHARE, float(status.budget.effective_action_share), *status.budget.thresholds)
+        if not status.budget.per or status.utilisation >= least:
+            yield status
+
+
+def highest(statuses: Iterable[BudgetStatus]) -> Iterator[BudgetStatus]:
+    """Of each budget at most `MAX_VALUES`, the first ones."""
     counts: Counter[str] = Counter()
     for status in statuses:
-        if status.budget.per and status.utilisation < min(
-            NOTEWORTHY_SHARE, float(status.budget.effective_action_share), *status.budget.thresholds
-        ):
-            continue
         counts[status.budget.name] += 1
         if counts[status.budget.name] <= MAX_VALUES:
             yield status

@@ -175,7 +175,9 @@ def _parse_scope(scopes: tuple[str, ...], key: str) -> dict[str, str]:
         if dimension in dimensions:
             raise click.UsageError(f"--scope {dimension} is given twice")
         if not (value if equals else key):
-            raise click.UsageError(f"--scope {dimension}={'...'} or --key gives the {dimension}")
+            raise click.UsageError(
+                f"--scope {dimension} needs a value: --scope {dimension}=VALUE, or --key gives the {dimension}"
+            )
         dimensions[dimension] = normalize_dimension(dimension, value if equals else key)
     if key and not dimensions:
         raise click.UsageError("--key does not apply to a global budget")
@@ -309,9 +311,11 @@ def taken_in(file: Path) -> None:
         rules = _rules_with_caps(policy, budget_table.read(database).features)
         for budget in policy.budgets:
             budget_table.put(database, budget)
-            audit.log_change(database, "set", "budget", budget.name, describe_budget(budget))
         for feature, rule in rules.items():
             budget_table.put_rule(database, feature, rule)
+        for budget in policy.budgets:  # after all are set: a note that cannot be written leaves none of them out
+            audit.log_change(database, "set", "budget", budget.name, describe_budget(budget))
+        for feature, rule in rules.items():
             audit.log_change(database, "set", "feature", feature, _describe_rule(rule))
     console().print(f"{len(policy.budgets)} budgets and the rules of {len(rules)} features are set", markup=False)
 

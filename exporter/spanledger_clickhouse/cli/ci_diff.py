@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from spanledger_clickhouse.cli.output import Usd, as_json, console, json_value, report_user_errors, show
+from spanledger_clickhouse.cli.output import PerCent, Usd, as_json, console, json_value, report_user_errors, show
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
@@ -45,7 +45,7 @@ class Volume(click.ParamType[tuple[str, int]]):
 @click.option(
     "--fail-over-percent",
     "percent",
-    type=click.FloatRange(0),
+    type=PerCent(),
     help="Exit with status 1 if the cost per request of a feature rises by more than this per cent.",
 )
 @click.option(

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from spanledger_clickhouse.cli.groups import Group
 from spanledger_clickhouse.cli.output import Usd, as_table, console, ledger, report_user_errors, show
 from spanledger_clickhouse.cli.periods import MONTH
-from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.invoices import contracts
 from spanledger_clickhouse.invoices.contracts import KINDS, Contract
+from spanledger_clickhouse.money import usd
+
+
+class Percent(click.ParamType[Decimal]):
+    """A share in per cent."""
+
+    name = "PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        try:
+            return Decimal(str(value).removesuffix("%").strip())
+        except InvalidOperation:
+            self.fail(f"{value!r} is not a number", param, ctx)
+
 
 DAY: Final = click.DateTime(["%Y-%m-%d"])
 
@@ -29,45 +46,71 @@ def contract() -> None:
 
 @contract.command("set")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), required=True)
-@click.option("--provider", default="", help="gen_ai.provider.name, as on the calls; default: any.")
-@click.option("--model", default="", help="A model, or gpt-5* for all that begin so; default: any.")
-@click.option("--percent", type=float, default=0.0, help="Of a discount.")
+@click.option("--kind", type=click.Choice(KINDS))
+@click.option("--provider", help="gen_ai.provider.name, as on the calls; default: any.")
+@click.option("--model", help="A model, or gpt-5* for all that begin so; default: any.")
+@click.option("--percent", type=Percent(), help="Of a discount.")
 @click.option("--amount", type=Usd(), help="In USD: of a credit in total, of the others a month.")
-@click.option("--since", type=DAY, required=True, help="The first day (UTC).")
+@click.option("--since", type=DAY, help="The first day (UTC).")
 @click.option("--until", type=DAY, help="The first day on which it does not hold any more.")
-@click.option("--note", default="")
+@click.option("--note", help="What it is, for people.")
 @report_user_errors
 def set_contract(
     name: str,
-    kind: str,
-    provider: str,
-    model: str,
-    percent: float,
+    kind: str | None,
+    provider: str | None,
+    model: str | None,
+    percent: Decimal | None,
     amount: Decimal | None,
-    since: datetime,
+    since: datetime | None,
     until: datetime | None,
-    note: str,
+    note: str | None,
 ) -> None:
-    """Set the contract NAME, or change it.
+    """Set the contract NAME, or change it; options that are not given keep their values.
 
     \b
     Examples:
       spanledger contract set openai-2026 --kind discount --provider openai --percent 12.5 --since 2026-01-01
       spanledger contract set azure-ptu --kind capacity --provider azure.ai.openai --amount 2400 --since 2026-03-01
     """
-    agreed = Contract(
-        name, kind, since.date(), provider, model, Decimal(str(percent)), amount or Decimal(0),
-        until.date() if until else contracts.ENDLESS, note,
-    )  # fmt: skip
+    given = {
+        "kind": kind,
+        "provider": provider,
+        "model": model,
+        "percent": percent,
+        "amount_usd": amount,
+        "since": since.date() if since else None,
+        "until": until.date() if until else None,
+        "note": note,
+    }
+    changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     with ledger() as database:
+        before = next((contract for contract in contracts.stored(database) if contract.name == name), None)
+        if before is None and not (kind and since):
+            raise click.UsageError(f"there is no contract {name!r} to change; a new one needs --kind and --since")
+        agreed = replace(before, **changes) if before else Contract(name, **changes)
         contracts.store(database, [agreed])
-        query = "SELECT count() FROM (SELECT 1 FROM llm_calls AS c WHERE c.provider = {provider:String} LIMIT 1)"
-        is_known = not provider or bool(database.query(query, {"provider": provider}).rows[0][0])
-    console().print(
-        f"{name} is set" + ("" if is_known else f"; no call so far is of {provider}: is it spelt as on the calls?"),
-        markup=False,
-    )
+        unknown = _unknown_providers(database, [agreed])
+    was = f" (was: {_described(before)})" if before else ""
+    console().print(f"{name}: {_described(agreed)}{was}", markup=False)
+    _warn_of(unknown)
+
+
+def _described(agreed: Contract) -> str:
+    amount = f"{agreed.percent.normalize():f} %" if agreed.kind == "discount" else usd(agreed.amount_usd)
+    until = "" if agreed.until == contracts.ENDLESS else f" to {agreed.until}"
+    return f"{agreed.kind} of {amount} for {agreed.provider or 'any provider'}, {agreed.model or 'any model'}, from {agreed.since}{until}"
+
+
+def _unknown_providers(database: Ledger, agreed: Sequence[Contract]) -> list[str]:
+    """The providers of contracts that no call so far is of."""
+    known = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
+    return sorted({contract.provider for contract in agreed} - known - {""})
+
+
+def _warn_of(providers: Sequence[str]) -> None:
+    if providers:
+        click.echo(f"no call so far is of {', '.join(providers)}: is it spelt as on the calls?", err=True)
 
 
 @contract.command("list")
@@ -123,7 +166,9 @@ def import_contracts(file: Path) -> None:
     agreed = contracts.read(file)
     with ledger() as database:
         contracts.store(database, agreed)
+        unknown = _unknown_providers(database, agreed)
     console().print(f"{len(agreed)} contract{'s are' if len(agreed) != 1 else ' is'} set")
+    _warn_of(unknown)
 
 
 @contract.command("costs")
@@ -143,14 +188,9 @@ def costs(month: date, by: str, as_json: bool) -> None:
     Example:
       spanledger contract costs 2026-10 --by team
     """
-    query = (
-        f"SELECT {by}, sum(list_usd) AS list_usd, sum(contracted_usd) AS contracted_usd, sum(amortised_usd) AS amortised_usd, "
-        f"sum(effective_usd) AS effective_usd FROM effective_costs "
-        f"WHERE month = '{month}' GROUP BY {by} ORDER BY effective_usd DESC, {by}"
-    )
     with ledger() as database:
-        result = database.query(query)
-    show(result, f"{month:%Y-%m} with its contracts (USD)", json_output=as_json)
+        result = database.query(statement("contracts/costs", by=by), {"month": month})
+    show(result, f"{month:%Y-%m} with its contracts", json_output=as_json)
 
 
 COMMANDS: Final = (contract,)

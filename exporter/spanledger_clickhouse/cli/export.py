@@ -43,6 +43,8 @@ def export(form: str, since: datetime, until: datetime | None, out: Path | None)
 
     view = VIEWS["focus" if form == "focus" else "calls"]
     window = {"since": since, "until": until or datetime.now(UTC)}
+    if window["since"].replace(tzinfo=UTC) >= window["until"].replace(tzinfo=UTC):
+        raise click.UsageError(f"--since {since} is not before --until {window['until']:%Y-%m-%d %H:%M:%S}")
     if out is None and form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("Parquet is binary and is not written to a terminal: give --out FILE")
     times = {name: f"{moment:%Y-%m-%d %H:%M:%S}" for name, moment in window.items()}

@@ -32,7 +32,9 @@ class Group(click.Group):
     def summaries(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
         """Section -> (command, summary)."""
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        return {"Commands": [(name, each.get_short_help_str(UNCUT)) for name, each in commands if each is not None]}
+        return {
+            "Commands": [(name, command.get_short_help_str(UNCUT)) for name, command in commands if command is not None]
+        }
 
 
 class LazyGroup(Group):
@@ -67,10 +69,10 @@ class LazyGroup(Group):
 def commands_below(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
     """Every command below a group, and its whole name: ("spanledger budget set", ...)."""
     context = click.Context(group)
-    for each in group.list_commands(context):
-        command = group.get_command(context, each)
+    for command_name in group.list_commands(context):
+        command = group.get_command(context, command_name)
         if command is None:
             continue
-        yield f"{name} {each}", command
+        yield f"{name} {command_name}", command
         if isinstance(command, click.Group):
-            yield from commands_below(command, f"{name} {each}")
+            yield from commands_below(command, f"{name} {command_name}")

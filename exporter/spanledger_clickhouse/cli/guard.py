@@ -138,11 +138,11 @@ def _evaluate_once(destinations: Sequence[Destination], printed: set[str] | None
         [
             notification
             for notification in notifications
-            if notification.destination or printed is None or notification.alert_id not in printed
+            if notification.destination or printed is None or not printed.issuperset(notification.alert_ids)
         ]
     )
     if printed is not None:
-        printed |= {notification.alert_id for notification in notifications}
+        printed |= {alert for notification in notifications for alert in notification.alert_ids}
     if publish_error is not None:
         raise publish_error
     return notifications

@@ -75,6 +75,21 @@ class Usd(click.ParamType[Decimal]):
         return amount
 
 
+class PerCent(click.FloatRange):
+    """A number of per cent, 0 or more."""
+
+    name = "PER CENT"
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 def report_user_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Reports errors that a user can fix as one line on standard error, with exit status 1."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +12,7 @@ import click
 
 from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.cli.groups import Group
-from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show, spinner
+from spanledger_clickhouse.cli.output import PerCent, as_table, console, ledger, report_user_errors, show, spinner
 from spanledger_clickhouse.cli.periods import MONTH, days_of
 from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.invoices import closing, exchange_rates, fetch, provider_exports
@@ -47,7 +47,7 @@ PROJECT_BY: Final = click.option(
 @click.option("--dry-run", is_flag=True, help="Compare only; do not store the invoice in the table invoices.")
 @click.option(
     "--fail-over",
-    type=click.FloatRange(0),
+    type=PerCent(),
     help="Exit with status 1 if more than this per cent is unexplained or outside.",
 )
 @as_table
@@ -102,7 +102,10 @@ def reconcile(
             residuals = reconciling.reconcile(database, lines, project_by)
             if not dry_run:
                 reconciling.store_invoice(database, lines)
+        notes = list(_notes(database, lines))
     _show(residuals, as_json=as_json)
+    for note in notes:
+        click.echo(note, err=True)
     billed = sum((residual.invoiced for residual in residuals), Decimal(0))
     unexplained = sum((abs(residual.unexplained) for residual in residuals), Decimal(0))
     if not as_json:
@@ -117,9 +120,25 @@ def reconcile(
             console().print(
                 "(unexplained: the sum of amounts without their signs, as those of two lines may cancel out)"
             )
-    outside = sum((residual.causes["outside"] for residual in residuals), Decimal(0))
-    if fail_over is not None and unexplained + outside > billed * Decimal(str(fail_over)) / 100:
-        raise click.exceptions.Exit(1)
+    if fail_over is not None:
+        outside = sum((residual.causes["outside"] for residual in residuals), Decimal(0))
+        ledger_total = sum((residual.ledger for residual in residuals), Decimal(0))
+        if reconciling.share_of(unexplained + outside, billed, ledger_total) * 100 > fail_over:
+            raise click.exceptions.Exit(1)
+
+
+def _notes(database: Ledger, lines: list[InvoiceLine]) -> Iterator[str]:
+    """What somebody should know who has brought these lines."""
+    known = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
+    unknown = sorted({line.provider for line in lines} - known)
+    if unknown:
+        yield f"no call so far is of {', '.join(unknown)}: is it spelt as on the calls ({', '.join(sorted(known)) or 'there are none'})?"
+    for month in sorted({line.day.replace(day=1) for line in lines}):
+        if closing.closed(database, month):
+            yield (
+                f"{month:%Y-%m} is closed: what was sealed stays as it is. To seal it with this invoice: "
+                f"spanledger close {month:%Y-%m} --reopen, then close it again"
+            )
 
 
 def _fetched(source: str, month: date | None, since: datetime | None, until: datetime | None, base_url: str) -> bytes:
@@ -139,20 +158,22 @@ def _fetched(source: str, month: date | None, since: datetime | None, until: dat
 def _lines(database: Ledger, files: tuple[Path, ...], fetched: bytes | None, provider: str) -> list[InvoiceLine]:
     rates = exchange_rates.stored(database)
     lines: list[InvoiceLine] = []
-    contents: dict[bytes, str] = {}
-    for file in files:
-        digest = hashlib.sha256(file.read_bytes()).digest()
-        if digest in contents:
-            raise click.ClickException(f"{file} is the same as {contents[digest]}: its amounts would count twice")
-        contents[digest] = str(file)
+    sources: dict[InvoiceLine, str] = {}
     for name, read in (
         *((str(file), file.read_bytes) for file in files),
         *([("the report", lambda: fetched)] if fetched else []),
     ):
         try:
-            lines += provider_exports.read(read() or b"", provider, rates)
+            own = provider_exports.read(read() or b"", provider, rates)
         except (InvoiceError, OSError) as error:
             raise click.ClickException(f"{name}: {error}") from error
+        twice = next((line for line in own if line.usd and line in sources), None)
+        if twice is not None:
+            raise click.ClickException(
+                f"{name} and {sources[twice]} have the same line, {usd(twice.usd)} of {twice.provider} on {twice.day}: it would count twice"
+            )
+        sources |= dict.fromkeys(own, name)
+        lines += own
     return lines
 
 
@@ -188,7 +209,7 @@ def _explanation(causes: dict[str, Decimal]) -> str:
     return ", ".join(f"{cause} {usd(amount)}" for cause, amount in causes.items() if abs(amount) >= VISIBLE) or "-"
 
 
-VISIBLE: Final = Decimal("0.00005")
+VISIBLE: Final = Decimal("0.000001")
 """USD: less is not worth a word."""
 
 
@@ -200,7 +221,7 @@ VISIBLE: Final = Decimal("0.00005")
 @click.option("--without-invoice", multiple=True, metavar="PROVIDER", help="A provider that sends no invoice for it.")
 @PROJECT_BY
 @click.option(
-    "--max-unexplained", type=click.FloatRange(0), default=0.1, show_default=True,
+    "--max-unexplained", type=PerCent(), default=0.1, show_default=True,
     help="Per cent of a provider's invoice that may be unexplained.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Close although more is unexplained, or the invoice lacks days.")
@@ -230,10 +251,14 @@ def close(
       spanledger close 2026-10 --note "November board"
       spanledger close
     """
+    if reopen and month is None:
+        raise click.UsageError("--reopen needs MONTH")
+    if reopen and (dry_run or force or without_invoice):
+        raise click.UsageError(
+            "--reopen opens the month at once: --dry-run, --force and --without-invoice belong to closing"
+        )
     with ledger() as database:
         if month is None:
-            if reopen:
-                raise click.UsageError("--reopen needs MONTH")
             result = database.query("SELECT * FROM month_closing")
             show(result, "Closed months (USD)", json_output=as_json)
             return
@@ -247,7 +272,9 @@ def close(
                 click.echo(problem, err=True)
             return
         if problems and not force:
-            raise click.ClickException("; ".join(problems) + ". Reconcile these, or close with --force")
+            for problem in problems:
+                click.echo(problem, err=True)
+            raise click.ClickException(f"{month:%Y-%m} is not closed: reconcile these, or close with --force")
         closing.seal(database, sealed, note)
         audit.log_change(database, "close", "month", f"{month:%Y-%m}", note)
     if not as_json:

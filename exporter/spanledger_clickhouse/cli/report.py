@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -25,6 +27,8 @@ from spanledger_clickhouse.cli.output import (
 from spanledger_clickhouse.cli.periods import MONTH, days_of
 from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
+from spanledger_clickhouse.invoices import exchange_rates
+from spanledger_clickhouse.invoices.lines import InvoiceError
 from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.report import html, slack, text
 from spanledger_clickhouse.report import showback as showbacks
@@ -58,7 +62,7 @@ FORMATS: Final[dict[str, Callable[[Report], str]]] = {
     "--currency",
     default="USD",
     show_default=True,
-    help="EUR, GBP, JPY, ...: at the rates of each day (`spanledger rates`).",
+    help="EUR, GBP, JPY, ...: at the mean rate of the period, each day weighted with its spend (`spanledger rates`).",
 )
 @click.option(
     "--showback", type=click.Path(file_okay=False, path_type=Path),
@@ -104,11 +108,17 @@ def weekly(
         return
     if form == "csv":
         raise click.UsageError("--format csv belongs to --showback")
+    currency = currency.strip().upper()
+    if currency != "USD" and (as_json or form == "json"):
+        raise click.UsageError("JSON is for a program, and in USD: leave --currency out, or write another --format")
     before = None
     if month is not None:
         begin, end = (_midnight(day) for day in days_of(month))
-        before = _midnight((month - timedelta(days=1)).replace(day=1))
+        month_before = _midnight((month - timedelta(days=1)).replace(day=1))
+        is_over = end <= datetime.now(UTC)
         end = min(end, datetime.now(UTC))
+        # Of a month that goes on, the same part of the month before.
+        before = (month_before, begin if is_over else min(begin, month_before + (end_of_hour(end) - begin)))
     elif first or last:
         end = min(
             (last or datetime.now(UTC)).replace(tzinfo=UTC, hour=0, minute=0, second=0, microsecond=0)
@@ -122,14 +132,11 @@ def weekly(
     if begin >= end:
         option = "--month" if month else "--from" if first or last else "--since"
         raise click.UsageError(f"{option} {begin:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M}")
-    currency = currency.strip().upper()
     with ledger() as database, spinner("querying the ledger"):
         figures = report(database, begin, end, budget, before)
-        per_usd = Decimal(1) if currency == "USD" else _mean_rate(database, begin, end, currency)
-    with money.shown_in(currency, per_usd):
+        per_usd = None if currency == "USD" else _mean_rate(database, begin, end, currency)
+    with _amounts_in(currency, per_usd):
         document = FORMATS["json" if as_json else form](figures)
-    if currency != "USD" and not as_json and form in ("text", "md"):
-        document += f"\nAmounts in {currency}, at the rate of each day: one US dollar was {per_usd:.4f} {currency} on average.\n"
     write(document, out)
 
 
@@ -140,12 +147,12 @@ def _write_showback(month: date, directory: Path, form: str, currency: str) -> N
     with ledger() as database, spinner("adding up"):
         shown = showbacks.showbacks(database, month)
         begin, end = (_midnight(day) for day in days_of(month))
-        per_usd = Decimal(1) if currency == "USD" else _mean_rate(database, begin, end, currency)
+        per_usd = None if currency == "USD" else _mean_rate(database, begin, end, currency)
     if not shown:
         click.echo(f"no file is written: the ledger has no costs in {month:%Y-%m}", err=True)
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with money.shown_in(currency, per_usd):
+    with _amounts_in(currency, per_usd):
         for part in shown:
             file = directory / f"{part.file_name}.{form}"
             write(SHOWBACK[form](part), file)
@@ -156,15 +163,27 @@ def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _mean_rate(database: Ledger, begin: datetime, end: datetime, currency: str) -> Decimal:
-    """What one US dollar cost in a period, each day weighted with its spend."""
+def _amounts_in(currency: str, per_usd: Decimal | None) -> AbstractContextManager[None]:
+    if currency != "USD" and per_usd is None:
+        click.echo(
+            f"note: nothing was spent, and there is no exchange rate of {currency}: amounts are in USD", err=True
+        )
+    return contextlib.nullcontext() if per_usd is None else money.shown_in(currency, per_usd)
+
+
+def _mean_rate(database: Ledger, begin: datetime, end: datetime, currency: str) -> Decimal | None:
+    """What one US dollar cost in a period, each day weighted with its spend; without any, on its last day, if that is known."""
     words = {
         name: f"toDateTime('{moment:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, moment in (("since", begin), ("until", end))
     }
     rows = database.query(statement("report/rates", **words), {"currency": currency}).rows
     mean, missing, last = rows[0] if rows else (None, (), begin.date())
-    if mean is None and not missing:
-        return Decimal(1)  # nothing was spent
+    if mean is None and not missing:  # nothing was spent: the rate of the last day
+        last = (end - timedelta(microseconds=1)).date()
+        try:
+            return 1 / exchange_rates.stored(database).usd(Decimal(1), currency, last)
+        except InvoiceError:
+            return None
     if missing or mean is None:
         day = next(iter(missing), last)
         raise click.ClickException(

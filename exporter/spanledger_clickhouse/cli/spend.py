@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -27,6 +28,8 @@ VIEWS: Final = ("feature", "user", "request", "model", "team", "project")
 """Groups with a view of their own, which has more columns than the generic query."""
 EXPRESSIONS: Final = {
     **{label: f"c.{dimension.column}" for label, dimension in BY_LABEL.items()},
+    "team": statement("assignments/team"),
+    "project": statement("assignments/project"),
     "model": "c.model",
     "provider": "toString(c.provider)",
     "service": "toString(c.service)",
@@ -36,6 +39,8 @@ EXPRESSIONS: Final = {
     "hour": "toStartOfHour(c.start_time)",
 }
 """What spend can be grouped by -> its SQL."""
+ASSIGNED: Final = ("team", "project")
+"""What rules say of calls that do not say it themselves (`spanledger assign`)."""
 TIMES: Final = ("day", "hour")
 SORTS: Final = {
     "cost": "total_cost_usd DESC NULLS LAST",
@@ -131,18 +136,18 @@ def spend(
     is_plain = len(by) == 1 and begin is None and until is None and not conditions and sort == "cost"
     window = "all time" if begin is None else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     title = f"Spend by {', '.join(by)}, {window}"
-    filters, parameters = _filters(conditions)
-    parameters |= {"since": begin or FIRST, "until": end}
     with ledger() as database, spinner("querying the ledger"):
+        scope = _scope(database.target.database, by, conditions)
+        scope.parameters.update(since=begin or FIRST, until=end)
         if is_plain and by[0] in VIEWS:
             result = database.query(statement(f"cli/spend_by_{by[0]}"), {"limit": top})
         else:
-            result = _grouped(database, by, filters, parameters, compare=bool(compare), sort=sort, top=top)
+            result = _grouped(database, by, scope, compare=bool(compare), sort=sort, top=top)
         if not as_json and by[0] in TIMES and len(by) == 1 and result.rows:
             result = _with_bars(result)
         show(result, title, json_output=as_json)
         if not as_json:
-            _show_total(database, filters, parameters)
+            _show_total(database, scope)
 
 
 def _period(
@@ -160,29 +165,36 @@ def _period(
     return since.replace(tzinfo=UTC) if since else None, (until.replace(tzinfo=UTC) if until else now)
 
 
-def _filters(
-    conditions: tuple[tuple[str, str], ...],
-) -> tuple[str, dict[str, Any]]:
-    """Further conditions on calls `c`, each after an AND, and their parameters."""
+class Scope(NamedTuple):
+    """Which calls `c` are asked for."""
+
+    joins: str
+    """What the expressions need beside the calls."""
+    filters: str
+    """Conditions, each after an AND."""
+    parameters: dict[str, Any]
+
+
+def _scope(database: str, by: tuple[str, ...], conditions: tuple[tuple[str, str], ...]) -> Scope:
     parts: list[str] = []
     parameters: dict[str, Any] = {}
     for number, (name, wanted) in enumerate(conditions):
         parts.append(f" AND ifNull(toString({EXPRESSIONS[name]}), '') = {{w{number}:String}}")
         parameters[f"w{number}"] = wanted
-    return "".join(parts), parameters
+    is_assigned = any(name in ASSIGNED for name in (*by, *(name for name, _ in conditions)))
+    return Scope(statement("assignments/joined", db=f"`{database}`") if is_assigned else "", "".join(parts), parameters)
 
 
 def _grouped(
     database: Ledger,
     by: tuple[str, ...],
-    filters: str,
-    parameters: dict[str, Any],
+    scope: Scope,
     *,
     compare: bool,
     sort: str,
     top: int,
 ) -> Result:
-    start, end = parameters["since"], parameters["until"]
+    start, end = scope.parameters["since"], scope.parameters["until"]
     names = [BY_LABEL[name].column if name in BY_LABEL else name for name in by]
     query = statement(
         "cli/spend",
@@ -191,14 +203,16 @@ def _grouped(
         compared="sumIf(c.cost_usd, c.start_time < {since:DateTime64(6, 'UTC')}) AS previous_cost_usd, "
         "toFloat64(total_cost_usd) / nullIf(toFloat64(previous_cost_usd), 0) - 1 AS change_share, " if compare else "",
         also=" OR previous_cost_usd > 0" if compare else "",
-        filters=filters,
-        order=", ".join(f"`{column}`" for column in names) if by[0] in TIMES else f"{SORTS[sort]}, {', '.join(f'`{c}`' for c in names)}",
+        joins=scope.joins,
+        filters=scope.filters,
+        order=", ".join(f"`{column}`{' DESC' * (name in TIMES)}" for name, column in zip(by, names, strict=True)) if by[0] in TIMES else f"{SORTS[sort]}, {', '.join(f'`{c}`' for c in names)}",
     )  # fmt: skip
     window = {
         "before": start - (end - start) if compare else start,
-        "limit": top if by[0] not in TIMES else max(top, 400),
+        "limit": top,
     }
-    return database.query(query, {**parameters, **window})
+    result = database.query(query, {**scope.parameters, **window})
+    return replace(result, rows=result.rows[::-1]) if by[0] in TIMES else result  # the newest, in their order
 
 
 def _with_bars(result: Result) -> Result:
@@ -211,9 +225,9 @@ def _with_bars(result: Result) -> Result:
     return Result(columns, (*result.types[: column + 1], "String", *result.types[column + 1 :]), rows)
 
 
-def _show_total(database: Ledger, filters: str, parameters: dict[str, Any]) -> None:
+def _show_total(database: Ledger, scope: Scope) -> None:
     total, calls, unpriced, unattributed, lost, avoided, hits = database.query(
-        statement("cli/total", filters=filters), parameters
+        statement("cli/total", joins=scope.joins, filters=scope.filters), scope.parameters
     ).rows[0]
     if not calls:
         is_empty = not database.query("SELECT count() FROM (SELECT 1 FROM llm_calls LIMIT 1)").rows[0][0]

@@ -93,9 +93,10 @@ def _check_name(dimension: str, key: str) -> None:
             names = [str(name) for (name,) in database.query(query).rows]
             exact = statement("cli/knows_name", column=BUDGET_DIMENSIONS[dimension].column)
             is_known = bool(database.query(exact, {"name": key}).rows[0][0])
+            has_calls = bool(names or database.query("SELECT 1 FROM llm_calls LIMIT 1").rows)
     except DatabaseError:
         return  # in an emergency the stop is worth more than the check
-    if is_known or not names:
+    if is_known or not has_calls:
         return
     near = difflib.get_close_matches(key, names, 3)
     advice = f" Did you mean {' or '.join(f'{dimension}={name}' for name in near)}?" if near else ""

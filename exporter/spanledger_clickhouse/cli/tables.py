@@ -70,7 +70,7 @@ def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column],
         columns: at least one.
         width: characters of a line; None: no limit.
     """
-    if width is None or sum(each.width for each in columns) + GAP * (len(columns) - 1) <= width:
+    if width is None or sum(column.width for column in columns) + GAP * (len(columns) - 1) <= width:
         return list(columns), []
     numbers = range(len(columns))
     money = next((n for n in numbers if columns[n].name.endswith(MONEY) and columns[n].is_numeric), 0)

@@ -28,7 +28,7 @@ from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, DIMENSIONS
 from spanledger.semconv.usage import METERS, TOOLS, TOTALS, Meter
 from spanledger_clickhouse.database import rollups
 from spanledger_clickhouse.database.connection import DatabaseError, Target, connect, is_access_denied, reason
-from spanledger_clickhouse.database.statements import statement, with_meter_sums
+from spanledger_clickhouse.database.statements import statement, with_fragments, with_meter_sums
 from spanledger_clickhouse.rows import rows
 
 UNSHARDED_REPLICA: Final = "'/clickhouse/tables/{uuid}/all', '{replica}'"
@@ -144,8 +144,7 @@ def _tables(name: str, text: str, database: str, servers: Topology) -> list[Migr
 
 def _views(name: str, text: str, database: str, servers: Topology) -> list[Migration]:
     text = re.sub(r"\{rollup:(\w+):([^}]*)\}", lambda m: rollups.select(m[1]).replace("{window}", m[2]), text)
-    text = re.sub(r"\{fragment:([\w/]+)\}", lambda m: statement(m[1]), text)
-    text = with_meter_sums(text)
+    text = with_meter_sums(with_fragments(text))
     scopes = [f"('{name}', ifNull(toString(c.{d.column}), ''))" for name, d in BUDGET_DIMENSIONS.items()]
     text = text.replace("{budget_scopes}", ", ".join(scopes))
     text = re.sub(r"^(CREATE OR REPLACE VIEW \{db\}\.\w+) AS$", r"\1{on_cluster} AS", text, count=1, flags=re.MULTILINE)

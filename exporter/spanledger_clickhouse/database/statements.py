@@ -19,7 +19,12 @@ def statement(name: str, /, **fragments: str) -> str:
     text = _text(name)
     for fragment, sql in fragments.items():
         text = text.replace(f"{{{fragment}}}", sql)
-    return text
+    return with_fragments(text)
+
+
+def with_fragments(text: str) -> str:
+    """Replaces each `{fragment:NAME}` by the expression in `queries/<NAME>.sql`, which several statements use."""
+    return re.sub(r"\{fragment:([\w/]+)\}", lambda match: statement(match[1]).rstrip("\n"), text)
 
 
 def with_meter_sums(text: str) -> str:

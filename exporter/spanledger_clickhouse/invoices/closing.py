@@ -54,8 +54,7 @@ class Statement:
         return self.share_of(self.unexplained)
 
     def share_of(self, amount: Decimal) -> float:
-        whole = max(abs(self.invoiced), self.ledger)
-        return float(abs(amount) / whole) if whole else float(bool(amount))
+        return reconciling.share_of(amount, self.invoiced, self.ledger)
 
 
 def next_month(month: date) -> date:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from spanledger.runtime.untrusted_json import mapping
 from spanledger_clickhouse.budgets.audit import actor
@@ -19,8 +20,10 @@ from spanledger_clickhouse.database.ledger import Ledger
 KINDS: Final = ("discount", "credit", "commitment", "capacity", "seats")
 MONTHLY: Final = ("commitment", "capacity", "seats")
 ENDLESS: Final = date(2149, 6, 6)
+FIRST: Final = date(1970, 1, 1)
 SMALLEST: Final = Decimal("0.000001")
-"""Per cent, as the column holds them."""
+LARGEST: Final = Decimal(10**12)
+"""Per cent or USD, as the columns hold them."""
 COLUMNS: Final = [
     "name",
     "kind",
@@ -51,7 +54,7 @@ class Contract:
     provider: str = ""
     """gen_ai.provider.name; "": any."""
     model: str = ""
-    """"": any; "gpt-5*": those that begin so."""
+    """"": any; "gpt-5": that one, and its dated names ("gpt-5-2025-08-07"); "gpt-5*": those that begin so."""
     percent: Decimal = Decimal(0)
     """Of a discount."""
     amount_usd: Decimal = Decimal(0)
@@ -65,21 +68,42 @@ class Contract:
             raise ContractError(f"{self.name}: {self.kind!r} is none of {', '.join(KINDS)}")
         if not self.name.strip():
             raise ContractError("a contract needs a name")
+        self._check_days()
+        self._check_amounts()
+
+    def _check_days(self) -> None:
         if self.kind != "discount" and any(day.day != 1 for day in (self.since, self.until) if day != ENDLESS):
             raise ContractError(
                 f"{self.name}: a {self.kind} is shared by month: let it begin and end on the first day of one"
             )
+        if not FIRST <= self.since <= ENDLESS or self.until > ENDLESS:
+            raise ContractError(f"{self.name}: days are from {FIRST} to {ENDLESS}")
         if self.since >= self.until:
             raise ContractError(f"{self.name}: it ends on {self.until}, which is not after {self.since}")
+
+    def _check_amounts(self) -> None:
+        if not (self.percent.is_finite() and self.amount_usd.is_finite()):
+            raise ContractError(f"{self.name}: {self.percent} per cent, {self.amount_usd} USD: that is not a number")
         if self.kind == "discount":
             if not SMALLEST <= self.percent < 100:
                 raise ContractError(f"{self.name}: a discount needs a percentage between 0 and 100")
             if self.amount_usd:
                 raise ContractError(f"{self.name}: a discount has a percentage, not an amount")
-        elif self.amount_usd <= 0:
-            raise ContractError(f"{self.name}: a {self.kind} needs an amount above 0")
+        elif not SMALLEST <= self.amount_usd < LARGEST:
+            raise ContractError(f"{self.name}: {self.kind} needs an amount in USD above 0, and below {LARGEST:,}")
         elif self.percent:
             raise ContractError(f"{self.name}: a {self.kind} has an amount, not a percentage")
+
+    def shares_spend_with(self, other: Contract) -> bool:
+        """Whether there may be calls that both apply to."""
+        models = [(c.model.removesuffix("*"), c.model.endswith("*")) for c in (self, other)]
+        (one, one_is_open), (two, two_is_open) = models
+        same_model = (
+            one == two
+            or (not one or (one_is_open and two.startswith(one)))
+            or (not two or (two_is_open and one.startswith(two)))
+        )
+        return same_model and ("" in (self.provider, other.provider) or self.provider == other.provider)
 
 
 def store(ledger: Ledger, contracts: Sequence[Contract], *, is_deleted: bool = False) -> None:
@@ -115,8 +139,7 @@ def _refuse_overlapping_credits(contracts: Sequence[Contract]) -> None:
     in_order = sorted((c for c in contracts if c.kind == "credit"), key=lambda c: c.since)
     for number, one in enumerate(in_order):
         for other in in_order[number + 1 :]:
-            alike = one.provider in ("", other.provider) or other.provider == ""
-            if alike and one.since < other.until and other.since < one.until:
+            if one.shares_spend_with(other) and one.since < other.until and other.since < one.until:
                 raise ContractError(
                     f"{one.name} and {other.name} are credits for the same spend at the same time: which is used up first? Put them "
                     "together, or let the second begin when the first is used up"
@@ -179,10 +202,7 @@ def _day(value: object, name: str) -> date:
 
 
 def _number(value: object, name: str) -> Decimal:
-    try:
-        number = Decimal(cast("Any", value))
-    except (InvalidOperation, TypeError, ValueError):
-        raise ContractError(f"{name}: {value!r} is not a number") from None
-    if not number.is_finite():
-        raise ContractError(f"{name}: {value!r} is not a number")
-    return number
+    if isinstance(value, str | int | Decimal) and not isinstance(value, bool):
+        with contextlib.suppress(InvalidOperation):
+            return Decimal(value)
+    raise ContractError(f"{name}: {value!r} is not a number")

@@ -121,7 +121,8 @@ def parse_day(value: Any, *, day_first: bool | None = None) -> date:
                 raise InvoiceError(f"{text!r} can be two days: export days as YYYY-MM-DD")
             day, month = (match[1], match[2]) if day_first else (match[2], match[1])
             return date(int(match[3]), int(month), int(day))
-        timestamp = datetime.fromisoformat(text.replace(" UTC", "+00:00"))
+        is_week = "W" in text  # which fromisoformat takes for its Monday
+        timestamp = datetime.fromisoformat("" if is_week else text.replace(" UTC", "+00:00"))
     except (ValueError, OverflowError, OSError):
         raise InvoiceError(f"{value!r} is not a valid day: use YYYY-MM-DD") from None
     return (timestamp.astimezone(UTC) if timestamp.tzinfo else timestamp).date()

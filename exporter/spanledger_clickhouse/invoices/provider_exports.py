@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ from spanledger_clickhouse.invoices.tables import (
 __all__ = ("InvoiceError", "InvoiceLine", "grouped", "model_key", "read")
 
 GZIP: Final = b"\x1f\x8b"
+ZIP: Final = b"PK\x03\x04"
 PARQUET: Final = b"PAR1"
 UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 MAX_BYTES: Final = 1 << 30
@@ -77,15 +79,28 @@ def read(data: bytes, provider: str = "", rates: ExchangeRates = NO_RATES) -> li
     return lines
 
 
+def unpacked(data: bytes) -> bytes:
+    """A file as it was before it was packed with gzip, if it was.
+
+    Raises:
+        InvoiceError: it is cut off, or too large.
+    """
+    if not data.startswith(GZIP):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            data = packed.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvoiceError(f"the file cannot be unpacked: {error}") from error
+    if len(data) > MAX_BYTES:
+        raise InvoiceError("the file is larger than 1 GB once it is unpacked: export fewer days at a time")
+    return data
+
+
 def _text(data: bytes) -> str:
-    if data.startswith(GZIP):
-        try:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(MAX_BYTES + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InvoiceError(f"the file cannot be unpacked: {error}") from error
-        if len(data) > MAX_BYTES:
-            raise InvoiceError("the file is larger than 1 GB once it is unpacked: export fewer days at a time")
+    data = unpacked(data)
+    if data.startswith(ZIP):
+        raise InvoiceError("the file is a zip: unpack it, and give the files in it")
     if data.startswith(PARQUET):
         raise InvoiceError("Parquet is not read: export as CSV (packed or not), or convert it with `clickhouse local`")
     try:
@@ -120,6 +135,8 @@ def _of_json(records: list[dict[str, Any]], provider: str, rates: ExchangeRates)
     flat: list[dict[str, Any]] = []
     read_buckets: set[str] = set()
     is_paged = any(map(_has_more, pages))
+    if is_paged:
+        _refuse_gaps([bucket for page in pages for bucket in objects(page["data"])])
     for record in records:
         if isinstance(record.get("data"), list):
             for bucket in objects(record["data"]):
@@ -133,6 +150,19 @@ def _of_json(records: list[dict[str, Any]], provider: str, rates: ExchangeRates)
         else:
             flat.append(flattened(record))
     return lines + of_records(flat, provider, rates)
+
+
+def _refuse_gaps(buckets: list[dict[str, Any]]) -> None:
+    """Pages that follow each other have every day between their first and their last."""
+    times = sorted(
+        (str(bucket.get("starting_at", bucket.get("start_time"))), str(bucket.get("ending_at", bucket.get("end_time"))))
+        for bucket in buckets
+    )
+    for (_, end), (begin, _) in itertools.pairwise(times):
+        if "None" not in (begin, end) and begin > end:
+            raise InvoiceError(
+                f"there is no page with the days from {parse_day(end)} on: fetch it, and put all pages into one list"
+            )
 
 
 def _has_more(page: dict[str, Any]) -> bool:

@@ -132,12 +132,18 @@ def reconcile(ledger: Ledger, lines: Sequence[InvoiceLine], project_by: str = "p
     return explain_variance(grouped(lines), slices, evidence._replace(price_changes=changes)) if changes else residuals
 
 
+def share_of(amount: Decimal, invoiced: Decimal, ledger_usd: Decimal) -> float:
+    """An amount as a share of what was invoiced or, where credits make that less, of what the ledger has."""
+    whole = max(abs(invoiced), ledger_usd)
+    return float(abs(amount) / whole) if whole else float(bool(amount))
+
+
 class _LedgerSide:
     """What the ledger knows of the days and providers of an invoice, split as the invoice is."""
 
     def __init__(self, ledger: Ledger, lines: Sequence[InvoiceLine], project_by: str) -> None:
         self._ledger = ledger
-        self._days = {line.day for line in lines}
+        self._days = {(line.provider, line.day) for line in lines}
         self._splits = {
             provider: _split(line for line in lines if line.provider == provider and line.kind == USAGE)
             for provider in {line.provider for line in lines}
@@ -149,11 +155,12 @@ class _LedgerSide:
                 f"{project_by!r} is not a valid project mapping: use {', '.join(PROJECTS)} or label:<name>"
             )
         self._project = expression
-        self._window = {"first": min(self._days), "last": max(self._days), "label": name}
+        days = {line.day for line in lines}
+        self._window = {"first": min(days), "last": max(days), "label": name}
 
     def _key(self, day: date, provider: str, project: str, model: str) -> Key | None:
-        """The key of the invoice's split; None for a day or a provider that is not of the invoice."""
-        if day not in self._days or provider not in self._splits:
+        """The key of the invoice's split; None for a day that is not of the provider's invoice."""
+        if (provider, day) not in self._days:
             return None
         split = self._splits[provider]
         return day, provider, project if split.project else "", model_key(model) if split.model else ""

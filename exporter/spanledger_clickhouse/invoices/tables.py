@@ -164,9 +164,7 @@ KINDS: Final = (
 )  # fmt: skip
 """Word of what a line is about, in lower case -> `InvoiceLine.kind`; anything else is usage."""
 AWS: Final = "aws cost and usage report"
-NOT_ADDED: Final = frozenset(
-    {"savingspluscoveredusage", "savingsplancoveredusage", "savingsplannegation", "unusedreservation"}
-)
+NOT_ADDED: Final = frozenset({"savingsplancoveredusage", "savingsplannegation", "unusedreservation"})
 """Types of AWS lines whose money another line has."""
 
 
@@ -203,8 +201,9 @@ def _has_decimal_comma(records: Sequence[Record], delimiter: str) -> bool:
     if has_points and has_commas:
         raise InvoiceError("some amounts have a decimal comma and some a decimal point: export them in one way")
     is_open = delimiter != "," and any(re.fullmatch(r"\d{1,3}(,\d{3})+", amount) for amount in plain)
+    is_open |= delimiter != "," and any(re.fullmatch(r"[1-9]\d{0,2}(\.\d{3})+", amount) for amount in plain)
     if is_open and not has_points and not has_commas:
-        raise InvoiceError("1,234 can be two amounts: export them with a decimal point")
+        raise InvoiceError("1,234 and 1.234 can be two amounts: export them with two decimals, or between commas")
     return has_commas
 
 
@@ -248,13 +247,18 @@ class _Reader:
         dialect = self.dialect
         record = _with_product(record)
         written, day_text = _first(record, (self.amount,)), _first(record, dialect.day)
+        other = next((n for n in dialect.amount if n != self.amount and record.get(n) not in (None, "")), None)
+        if written is None and other is not None and parse_amount(record[other], decimal_comma=self.decimal_comma)[0]:
+            raise InvoiceError(
+                f"a line has no {self.amount}, which other lines have, but {other} {record[other]}: which one is it?"
+            )
         if written is None and not any(_first(record, names) for names in (dialect.item, dialect.model)):
             if day_text is None:
                 raise InvoiceError(_missing("day", record))
             if self.amount in record:
                 return None  # a day without any use
         if written is None and self.amount in record and dialect.services:
-            return None  # a line of a cloud's bill whose money stands in another column, or in another line
+            return None  # a line of a cloud's bill whose money another line has
         if day_text is None or written is None:
             raise InvoiceError(_missing("day" if day_text is None else "amount", record))
         service = " ".join(str(record[name]) for name in dialect.service if record.get(name)).lower()
@@ -298,18 +302,26 @@ class _Reader:
         name = self.amount
         amount, places = parse_amount(record[name], decimal_comma=self.decimal_comma)
         if self.dialect.source == "google billing":
-            taken = _first(record, ("credits", "credits.amount", "credits_amount", "total_credits"))
-            amount += _credits(taken, decimal_comma=self.decimal_comma)
+            taken = [_first(record, ("credits", "credits.amount", "credits_amount", "total_credits"))]
+            taken += [value or None for name, value in record.items() if re.fullmatch(r"credits\[\d+\]\.amount", name)]
+            amount += sum((_credits(credit, decimal_comma=self.decimal_comma) for credit in taken), Decimal(0))
         if self.dialect.source == "anthropic cost report":
             amount, places = amount / 100, places + 2  # cents
+        sign = next((code for symbol, code in SIGNS.items() if symbol in str(record[name])), "USD")
+        stated = str(_first(record, self.dialect.currency) or sign).strip().upper()
         if "usd" in name:
+            if sign != "USD" or (self.dialect.source == "csv" and stated != "USD"):
+                raise InvoiceError(
+                    f"{name} {record[name]} is in {stated}: name the column amount, and add a column currency"
+                )
             return amount, places
         own_rate = _first(record, ("currency_conversion_rate",))
         if own_rate is not None:
-            return amount / parse_amount(own_rate, decimal_comma="," in str(own_rate))[0], places
-        names = ("pricingcurrency",) if "pricing" in name else self.dialect.currency
-        sign = next((code for symbol, code in SIGNS.items() if symbol in str(record[name])), "USD")
-        currency = str(_first(record, names) or sign).strip().upper()
+            per_usd = parse_amount(own_rate, decimal_comma="," in str(own_rate))[0]
+            if per_usd <= 0:
+                raise InvoiceError(f"a line has the currency_conversion_rate {own_rate}: it is above 0")
+            return amount / per_usd, places
+        currency = str(_first(record, ("pricingcurrency",)) or sign).strip().upper() if "pricing" in name else stated
         return self.rates.usd(amount, currency, day), places
 
     def _model(self, record: Record) -> str:

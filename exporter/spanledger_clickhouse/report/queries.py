@@ -16,7 +16,6 @@ from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
 
 MONTH_DAYS: Final = 30
-"""A projected month is this many days of the window's mean."""
 MAX_ANOMALIES: Final = 3
 CHART_DAYS: Final = 29
 """28 full days and the current day."""
@@ -148,6 +147,7 @@ class Report:
     before_usd: Decimal
     """Cost in the previous period: the month before, or as many hours."""
     projected_month_usd: Decimal
+    """The run rate: thirty days of the window's mean. No forecast of a month: that is `forecast`."""
     budget_usd: Decimal | None
     """The monthly budget."""
     forecast: Forecast
@@ -189,7 +189,11 @@ class Report:
 
 
 def report(
-    ledger: Ledger, since: datetime, until: datetime, budget_usd: Decimal | None = None, before: datetime | None = None
+    ledger: Ledger,
+    since: datetime,
+    until: datetime,
+    budget_usd: Decimal | None = None,
+    before: tuple[datetime, datetime] | None = None,
 ) -> Report:
     """Queries the report of a period.
 
@@ -197,15 +201,15 @@ def report(
         ledger: an open ledger.
         since: start, inclusive, rounded down to the full hour; with a time zone.
         until: end, exclusive, rounded up to the full hour. Budgets, anomalies and the forecast are as of `until`.
-        before: start of the previous period, which ends at `since`; None: it is as long as this one.
-        budget_usd: monthly budget; None: the smallest of the global monthly budgets in the ledger, if there is one.
+        before: begin and end of the previous period; None: it is as long as this one, and ends at `since`.
+        budget_usd: monthly budget; None: the smallest of the global monthly budgets in UTC, if there is one.
 
     Raises:
         DatabaseError: a query failed.
     """
     as_of = until
     since, until = _start_of_hour(since), end_of_hour(until)
-    window = _Window(ledger, since, until, as_of, before or since - (until - since))
+    window = _Window(ledger, since, until, as_of, *(before or (since - (until - since), since)))
     budgets = tuple(window.budgets())
     if budget_usd is None:
         monthly = [b.amount_usd for b in budgets if (b.scope, b.period) == ("global", "month")]
@@ -222,7 +226,7 @@ def report(
         window.efficiency(), tuple(window.anomalies()), tuple(window.query_rows("rising")), budgets, Waste(*window.query_row("waste")),
         DataQuality(unattributed, unattributed_calls, unpriced, lost, holes, lost_cost or Decimal(0), window.query_row("residual")[0],
                     tuple(map(tuple, window.query_rows("evidence")))),
-        window.query_row("adjustments")[0], tuple(TeamCost(*row) for row in window.query_rows("teams")), daily,
+        window.query_row("adjustments", adjustments=statement("invoices/adjustments"))[0], tuple(TeamCost(*row) for row in window.query_rows("teams")), daily,
     )  # fmt: skip
 
 
@@ -244,6 +248,7 @@ class _Window:
     until: datetime
     as_of: datetime
     before: datetime
+    before_until: datetime
 
     def query_rows(self, name: str, **fragments: str) -> list[tuple[Any, ...]]:
         times = {
@@ -251,12 +256,14 @@ class _Window:
             "until": self.until,
             "as_of": self.as_of.astimezone(UTC),
             "before": self.before,
+            "before_until": self.before_until,
         }
         words = {name: f"toDateTime('{moment:%Y-%m-%d %H:%M:%S}', 'UTC')" for name, moment in times.items()}
         # A report that ends at midnight covers the day before.
         times["moment"] = times["as_of"] - timedelta(seconds=1)
         texts = {f"{name}_text": f"'{moment:%Y-%m-%d %H:%M:%S}'" for name, moment in times.items()}
-        return self.ledger.query(statement(f"report/{name}", **fragments, **words, **texts)).rows
+        query = statement(f"report/{name}", **fragments, **words, **texts)
+        return self.ledger.query(query, {"month": self.since.date()}).rows
 
     def query_row(self, name: str, **fragments: str) -> tuple[Any, ...]:
         [row] = self.query_rows(name, **fragments)

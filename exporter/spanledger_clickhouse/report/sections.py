@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.money import currency_note, currency_sign, usd
 from spanledger_clickhouse.printable import visible
 from spanledger_clickhouse.report.queries import MAX_ANOMALIES, DataQuality, Report
 
@@ -96,7 +96,7 @@ def _summary(report: Report) -> Section:
         rows.append(
             ("budget exhausted on", "not this month" if exhausted_at is None else f"{exhausted_at:%Y-%m-%d %H:%M} UTC")
         )
-    return Section("Summary", ("", ""), rows)
+    return Section("Summary", ("", ""), rows, currency_note())
 
 
 def _features(report: Report) -> Section:
@@ -113,7 +113,9 @@ def _features(report: Report) -> Section:
     ]
     rising = ", ".join(f"{feature or NO_FEATURE} (+{growth:.0%} per week)" for feature, growth in report.rising)
     note = f"Growing week over week for four weeks: {rising}" if rising else ""
-    return Section("Cost by feature", ("feature", "cost", "share", "calls", "$/call", "change"), rows, note)
+    return Section(
+        "Cost by feature", ("feature", "cost", "share", "calls", f"{currency_sign()}/call", "change"), rows, note
+    )
 
 
 def _teams(report: Report) -> Iterator[Section]:
@@ -134,7 +136,7 @@ def _users(report: Report) -> Section:
          usd(u.max_usd))
         for u in report.users
     ]  # fmt: skip
-    return Section("Top cost users", ("user", "cost", "share", "calls", "max $/call"), rows)
+    return Section("Top cost users", ("user", "cost", "share", "calls", f"max {currency_sign()}/call"), rows)
 
 
 def _models(report: Report) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from spanledger_clickhouse.database.ledger import Ledger
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.report.html import STYLE
+from spanledger_clickhouse.report.sections import NO_TEAM
 
-NO_TEAM: Final = "(no team)"
-CENTS: Final = Decimal("0.000001")
+MICRODOLLAR: Final = Decimal("0.000001")
 COLUMNS: Final = (
     "month",
     "team",
@@ -33,6 +34,8 @@ COLUMNS: Final = (
     "effective_usd",
 )
 AMOUNTS: Final = COLUMNS[-4:]
+LONGEST_NAME: Final = 100
+"""Characters of a team's name within that of its file."""
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """First characters of text that a spreadsheet would run (OWASP, CSV injection)."""
 
@@ -47,7 +50,11 @@ class Showback(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        return f"{self.month:%Y-%m}-{re.sub(r'[^A-Za-z0-9._-]+', '-', self.team).strip('-.') or 'team'}"
+        """Of letters, digits and dashes; where they do not say which team it is, with a digest of its name."""
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self.team).strip("-.")
+        if self.team not in (plain, NO_TEAM) or len(plain) > LONGEST_NAME:
+            plain = f"{plain[:LONGEST_NAME] or 'team'}-{hashlib.sha256(self.team.encode()).hexdigest()[:6]}"
+        return f"{self.month:%Y-%m}-{plain}"
 
     def total(self, column: str) -> Decimal:
         return sum((row[column] for row in self.rows), Decimal(0))
@@ -62,7 +69,7 @@ def showbacks(ledger: Ledger, month: date) -> list[Showback]:
     by_team: dict[str, list[dict[str, Any]]] = {}
     for row in ledger.query(statement("report/showback"), {"month": month}).rows:
         values: dict[str, Any] = dict(zip(COLUMNS, (month, *row), strict=True))
-        values |= {column: Decimal(repr(values[column])).quantize(CENTS) for column in AMOUNTS}
+        values |= {column: Decimal(repr(values[column])).quantize(MICRODOLLAR) for column in AMOUNTS}
         values["team"] = values["team"] or NO_TEAM
         by_team.setdefault(values["team"], []).append(values)
     return [Showback(month, team, rows) for team, rows in sorted(by_team.items())]

@@ -1,21 +1,14 @@
 -- Cost of each project: what a call says, else what its feature, else its service is assigned to. NULL: nobody's.
 CREATE OR REPLACE VIEW {db}.cost_by_project AS
 SELECT
-    coalesce(toString(c.project), f.assigned, s.assigned) AS project,
+    {fragment:assignments/project} AS project,
     sum(c.cost_usd)                                   AS total_cost_usd,
     count()                                           AS calls,
     total_cost_usd / nullIf(countIf(isNotNull(c.cost_usd)), 0) AS mean_cost_usd,
     sum(c.total_tokens)                               AS tokens,
     countIf(c.unpriced_reason != '')                  AS unpriced_calls
 FROM {db}.llm_calls AS c FINAL
-LEFT JOIN (
-    SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
-    WHERE dimension = 'project' AND by_dimension = 'feature'
-) AS f ON f.value = ifNull(toString(c.feature), '')
-LEFT JOIN (
-    SELECT value, toNullable(assigned) AS assigned FROM {db}.assignments FINAL
-    WHERE dimension = 'project' AND by_dimension = 'service'
-) AS s ON s.value = toString(c.service)
+{fragment:assignments/joined}
 WHERE {window}
 GROUP BY project
 ORDER BY total_cost_usd DESC NULLS LAST

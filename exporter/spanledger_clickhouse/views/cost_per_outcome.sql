@@ -1,5 +1,5 @@
 -- What an accepted outcome costs (`spanledger.outcome`): all calls and charges of its requests or units, retries, failures and the
--- outcomes that were not accepted included. Of several outcomes of one request each has its share.
+-- outcomes that were not accepted included. Of several outcomes of one request each has its share; one without calls costs nothing.
 CREATE OR REPLACE VIEW {db}.cost_per_outcome AS
 WITH
     by_tenant AS
@@ -23,7 +23,7 @@ WITH
         SELECT toString(o.kind) AS kind, o.accepted AS accepted, o.value_usd AS value_usd,
                count() OVER (PARTITION BY o.tenant_id, thing) AS n, toFloat64(s.cost) / n AS cost, s.calls / n AS calls, s.failed / n AS failed, s.unpriced / n AS unpriced
         FROM (SELECT *, if(request_id != '', request_id, unit_id) AS thing FROM {db}.outcomes FINAL) AS o
-        INNER JOIN spent AS s ON s.tenant_id = toString(o.tenant_id) AND s.thing = o.thing
+        LEFT JOIN spent AS s ON s.tenant_id = toString(o.tenant_id) AND s.thing = o.thing
     )
 SELECT
     kind,

@@ -12,14 +12,14 @@ WITH
         (
             SELECT
                 toDate(c.start_time) AS day, toStartOfMonth(day) AS month, toString(c.provider) AS provider, c.model AS model,
-                coalesce(toString(c.team), f.assigned, s.assigned) AS team, toString(c.feature) AS feature,
+                {fragment:assignments/team} AS team, toString(c.feature) AS feature,
                 toString(c.tenant_id) AS tenant_id, toString(c.service) AS service,
                 toFloat64(ifNull(sum(c.cost_usd), 0)) AS list,
                 toFloat64(ifNull(sumIf(c.computed_cost_usd, c.price_status = 'prepaid'), 0)) AS prepaid,
                 count() AS n, countIf(c.unpriced_reason != '') AS unpriced,
                 {fragment:contracts/discount} AS discount
             FROM {db}.llm_calls AS c FINAL
-            {fragment:assignments/team}            WHERE {window}
+            {fragment:assignments/joined}
             GROUP BY day, provider, model, team, feature, tenant_id, service
         )
         GROUP BY month, provider, model, team, feature, tenant_id, service
@@ -60,14 +60,15 @@ SELECT
     sum(unpriced)                                     AS unpriced_calls
 FROM
 (
-    SELECT month, provider, model, team, feature, tenant_id, service, list_usd AS list, contracted_usd AS contracted, 0. AS flat, calls AS n, unpriced
+    SELECT toDateTime(month, 'UTC') AS start_time, month, provider, model, team, feature, tenant_id, service, list_usd AS list, contracted_usd AS contracted, 0. AS flat, calls AS n, unpriced
     FROM costs
     UNION ALL
-    SELECT m.month, if(b.base > 0, m.provider, b.provider), if(b.base > 0, m.model, ''), if(b.base > 0, m.team, NULL), if(b.base > 0, m.feature, NULL), if(b.base > 0, m.tenant_id, ''), if(b.base > 0, m.service, ''), 0., 0.,
+    SELECT toDateTime(m.month, 'UTC'), m.month, if(b.base > 0, m.provider, b.provider), if(b.base > 0, m.model, ''), if(b.base > 0, m.team, NULL), if(b.base > 0, m.feature, NULL), if(b.base > 0, m.tenant_id, ''), if(b.base > 0, m.service, ''), 0., 0.,
            if(b.base > 0, b.flat * m.weight / b.base, b.flat / count() OVER (PARTITION BY m.name, m.month)), 0, 0
     FROM matched AS m
     INNER JOIN bases AS b ON b.name = m.name AND b.month = m.month
     WHERE b.flat != 0
-)
+) AS c
+WHERE {window} -- months, by their first day: what credits and commitments are used up by is all that was before
 GROUP BY month, provider, model, team, feature, tenant_id, service
 ORDER BY month, effective_usd DESC

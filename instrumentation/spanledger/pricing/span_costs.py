@@ -28,7 +28,13 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
     if attributes.get(a.OUTCOME) == "error" and not _maybe_billed(attributes):
         return {a.PRICE_STATUS: NOT_BILLED}
     if a.CHARGE_AMOUNT in attributes:
-        return price_attributes(charged(str(attributes[a.CHARGE_AMOUNT]), str(attributes.get(a.CHARGE_UNIT, ""))))
+        return price_attributes(
+            charged(
+                str(attributes[a.CHARGE_AMOUNT]),
+                str(attributes.get(a.CHARGE_UNIT, "")),
+                str(attributes.get(a.CHARGE_QUANTITY, "1")),
+            )
+        )
     price = billed_call(attributes, usage or from_attributes(attributes)).price()
     if a.BILLED_TO in attributes and price.total_picousd is not None:
         price = Price(BILLED_ELSEWHERE, 0, (), price.key, price.source, price.version, (), price.total_picousd)
@@ -38,10 +44,11 @@ def cost_attributes(attributes: Mapping[str, Any], usage: Usage | None = None) -
     return price_attributes(price)
 
 
-def charged(amount: str, unit: str) -> Price:
-    """The price of something that is no model, whose amount in USD the application states."""
+def charged(amount: str, unit: str, quantity: str) -> Price:
+    """The price of something that is no model, whose amount in USD the application states; parts of a unit count as one charge."""
     picousd = int((Decimal(amount) * 10**12).to_integral_value())
-    part = Component(unit or "charge", 1, picousd * ATTO_PER_PICO, "spanledger.charge", picousd)
+    units = int(quantity) if quantity.isdecimal() else 1
+    part = Component(unit or "charge", units, picousd * ATTO_PER_PICO // units, "spanledger.charge", picousd)
     return Price(PROVIDER_REPORTED, picousd, (part,), None, "application")
 
 

@@ -29,12 +29,14 @@ amount - spent AS remaining,
 spent + daily_burn_rate * days_to_come AS projected_usd,
 if(has_band, least(projected_usd, greatest(spent, projected_usd - if(empty(daily), 0., half_band))), NULL) AS projected_low_usd,
 if(has_band, projected_usd + if(empty(daily), 0., half_band), NULL) AS projected_high_usd,
-arrayFilter(d -> d.1 >= toDate(period_start), daily) AS in_period,
+arrayFilter(d -> d.1 >= toDate(period_start), daily) AS whole_days,
+arraySum(d -> if(d.1 > toDate(period_start), d.2, 0.), whole_days) AS after_first_day,
+arrayMap(d -> if(d.1 > toDate(period_start), d, (d.1, greatest(0., spent - after_first_day))), whole_days) AS in_period, -- a period may begin within a day
 arrayCumSum(arrayMap(d -> d.2, in_period)) AS sums,
 arrayFirstIndex(s -> s >= amount, sums) AS crossing,
-if(remaining > 0, NULL, if(crossing = 0, least(as_of, period_end), greatest(period_start, least(as_of, toDateTime(in_period[crossing].1, 'UTC') + toIntervalSecond(toInt64(
-    if(in_period[crossing].1 = today, dateDiff('second', toStartOfDay(as_of), as_of), 86400)
-    * greatest(0., 1 - (sums[crossing] - amount) / in_period[crossing].2))))))) AS crossed_at,
+if(remaining > 0, NULL, if(crossing = 0, least(as_of, period_end), least(as_of, greatest(period_start, toDateTime(in_period[crossing].1, 'UTC')) + toIntervalSecond(toInt64(
+    dateDiff('second', greatest(period_start, toDateTime(in_period[crossing].1, 'UTC')), least(as_of, toDateTime(in_period[crossing].1 + 1, 'UTC')))
+    * greatest(0., 1 - (sums[crossing] - amount) / in_period[crossing].2)))))) AS crossed_at,
 arrayMap(rate -> if(rate <= 0 OR remaining <= 0, NULL, (
     arrayFirstIndex(s -> s >= remaining / rate, arrayCumSum(weights)) AS k,
     if(k = 0, NULL, greatest(as_of, toDateTime(today + k - 1, 'UTC')) + toIntervalSecond(toInt64(86400 * portions[k]

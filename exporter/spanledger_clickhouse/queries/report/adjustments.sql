@@ -1,1 +1,2 @@
-SELECT ifNull(sum(adjustment_usd) - sum(carried_usd), 0) FROM month_closing WHERE month < {since}
+-- What closed months before the period have cost beyond what was sealed and carried.
+SELECT ifNull(sum(amount), 0) FROM ({adjustments})

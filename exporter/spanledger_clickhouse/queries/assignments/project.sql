@@ -1,0 +1,1 @@
+coalesce(toString(c.project), project_of_feature.assigned, project_of_service.assigned)
