@@ -73,7 +73,7 @@ def set_contract(
       spanledger contract set openai-2026 --kind discount --provider openai --percent 12.5 --since 2026-01-01
       spanledger contract set azure-ptu --kind capacity --provider azure.ai.openai --amount 2400 --since 2026-03-01
     """
-    given = {
+    options = {
         "kind": kind,
         "provider": provider,
         "model": model,
@@ -83,7 +83,7 @@ def set_contract(
         "until": until.date() if until else None,
         "note": note,
     }
-    changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    changes: dict[str, Any] = {field: value for field, value in options.items() if value is not None}
     with ledger() as database:
         before = next((contract for contract in contracts.stored(database) if contract.name == name), None)
         if before is None and not (kind and since):
@@ -104,8 +104,8 @@ def _described(agreed: Contract) -> str:
 
 def _unknown_providers(database: Ledger, agreed: Sequence[Contract]) -> list[str]:
     """The providers of contracts that no call so far is of."""
-    known = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
-    return sorted({contract.provider for contract in agreed} - known - {""})
+    providers = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
+    return sorted({contract.provider for contract in agreed} - providers - {""})
 
 
 def _warn_of(providers: Sequence[str]) -> None:

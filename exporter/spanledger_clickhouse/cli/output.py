@@ -184,9 +184,9 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
     Raises:
         UsageError: a column that is wanted does not exist.
     """
-    wanted = _wanted_columns()
-    if wanted not in (None, ALL):
-        result = chosen(result, wanted or ())
+    names = _wanted_columns()
+    if names not in (None, ALL):
+        result = chosen(result, names or ())
     if json_output:
         rows = [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
         click.echo(readable_json(rows))
@@ -200,7 +200,7 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
     shown = console()
     if title:
         shown.print(Text(title, style="bold"))
-    width = shown.width if sys.stdout.isatty() and wanted is None else None
+    width = shown.width if sys.stdout.isatty() and names is None else None
     columns, left_out = fitting(columns_of(result), width)
     shown.print(table(columns), crop=width is not None, soft_wrap=width is None)
     if left_out:
@@ -213,14 +213,14 @@ def _wanted_columns() -> tuple[str, ...] | None:
     return context.meta.get(_COLUMNS) if context is not None else None
 
 
-def chosen(result: Result, wanted: Sequence[str]) -> Result:
+def chosen(result: Result, names: Sequence[str]) -> Result:
     """The wanted columns of a result, in their order. Raises UsageError if one does not exist."""
-    for name in wanted:
+    for name in names:
         if name not in result.columns:
             raise click.UsageError(f"no column {name!r}; there are: {', '.join(filter(None, result.columns))}")
-    places = [result.columns.index(name) for name in wanted]
+    places = [result.columns.index(name) for name in names]
     rows = [tuple(row[n] for n in places) for row in result.rows]
-    return Result(tuple(wanted), tuple(result.types[n] for n in places), rows)
+    return Result(tuple(names), tuple(result.types[n] for n in places), rows)
 
 
 def readable_json(document: Any) -> str:

@@ -129,10 +129,10 @@ def reconcile(
 
 def _notes(database: Ledger, lines: list[InvoiceLine]) -> Iterator[str]:
     """What somebody should know who has brought these lines."""
-    known = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
-    unknown = sorted({line.provider for line in lines} - known)
+    providers = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
+    unknown = sorted({line.provider for line in lines} - providers)
     if unknown:
-        yield f"no call so far is of {', '.join(unknown)}: is it spelt as on the calls ({', '.join(sorted(known)) or 'there are none'})?"
+        yield f"no call so far is of {', '.join(unknown)}: is it spelt as on the calls ({', '.join(sorted(providers)) or 'there are none'})?"
     for month in sorted({line.day.replace(day=1) for line in lines}):
         if closing.closed(database, month):
             yield (

@@ -47,17 +47,17 @@ class Column(NamedTuple):
 
 def columns_of(result: Result) -> list[Column]:
     """The columns of a result as text; amounts stand with their points below each other."""
-    made: list[Column] = []
+    columns: list[Column] = []
     for n, (name, kind) in enumerate(zip(result.columns, result.types, strict=True)):
         cells = [format_cell(name, row[n]) for row in result.rows]
         is_numeric = any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
         is_text = not is_numeric and "Date" not in kind
-        made.append(
+        columns.append(
             Column(
                 visible(name), is_text, is_numeric, _aligned(cells) if is_numeric and name.endswith(MONEY) else cells
             )
         )
-    return made
+    return columns
 
 
 def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column], list[str]]:
@@ -74,21 +74,21 @@ def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column],
         return list(columns), []
     numbers = range(len(columns))
     money = next((n for n in numbers if columns[n].name.endswith(MONEY) and columns[n].is_numeric), 0)
-    kept: list[int] = []
+    chosen: list[int] = []
     for n in dict.fromkeys((0, money, *numbers)):
-        if kept and sum(columns[k].least for k in (*kept, n)) + GAP * len(kept) > width:
+        if chosen and sum(columns[k].least for k in (*chosen, n)) + GAP * len(chosen) > width:
             break
-        kept.append(n)
-    kept.sort()
-    spare = width - sum(columns[n].least for n in kept) - GAP * (len(kept) - 1)
+        chosen.append(n)
+    chosen.sort()
+    spare = width - sum(columns[n].least for n in chosen) - GAP * (len(chosen) - 1)
     fitted: dict[int, Column] = {}
     for n in sorted(
-        kept, key=lambda n: columns[n].width - columns[n].least
+        chosen, key=lambda n: columns[n].width - columns[n].least
     ):  # what is left makes as many whole as it can
         more = max(0, min(spare, columns[n].width - columns[n].least))
         spare -= more
         fitted[n] = columns[n].fitted(columns[n].least + more)
-    return [fitted[n] for n in kept], [columns[n].name for n in numbers if n not in kept]
+    return [fitted[n] for n in chosen], [columns[n].name for n in numbers if n not in chosen]
 
 
 def table(columns: Sequence[Column]) -> Table:
