@@ -36,6 +36,7 @@ LIST_COLUMNS: Final = {
     "exhausted_at": "DateTime",
     "exhausted_earliest": "DateTime",
     "exhausted_latest": "DateTime",
+    "outlook": "String",
 }
 
 
@@ -52,7 +53,10 @@ UTILISATION: Final = list(LIST_COLUMNS).index("utilisation")
 @as_table
 @report_user_errors
 def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
-    """List each budget in its period: spent, projected, and when it runs out at the current burn rate.
+    """List each budget in its period: spent, projected, and whether it will last.
+
+    `projected_usd` is the forecast for the end of the period; exhausted_at is when the amount is used up by it, and
+    exhausted_earliest and exhausted_latest are the ends of its 80 % band (docs/budgets.md).
 
     \b
     Example:
@@ -74,7 +78,12 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
         for budget in idle_budgets
     ]
     rows.sort(key=lambda row: -row[UTILISATION])
-    show(Result(tuple(LIST_COLUMNS), tuple(LIST_COLUMNS.values()), rows), "Budgets (USD)", json_output=as_json)
+    show(
+        Result(tuple(LIST_COLUMNS), tuple(LIST_COLUMNS.values()), rows),
+        "Budgets",
+        json_output=as_json,
+        important=("amount_usd", "spent_usd", "utilisation", "projected_usd", "outlook"),
+    )
 
 
 def _end_of_day(day: datetime) -> datetime:
@@ -94,8 +103,18 @@ def _status_row(status: BudgetStatus) -> tuple[Any, ...]:
     exhausted = (None,) * 3 if ahead is None else (ahead.exhausted_at, ahead.exhausted_earliest, ahead.exhausted_latest)
     return (
         budget.name, scope, "+".join(budget.scope.values()), budget.per, status.value, budget.window, budget.action, _money(status.amount_usd),
-        _money(status.spent_usd), round(status.utilisation, 4), _money(status.projected_usd), *exhausted,
+        _money(status.spent_usd), round(status.utilisation, 4), _money(status.projected_usd), *exhausted, _outlook(status),
     )  # fmt: skip
+
+
+def _outlook(status: BudgetStatus) -> str:
+    """Whether the budget will last to the end of its period, in words."""
+    ahead = status.forecast
+    if status.spent_usd >= status.amount_usd:
+        return "over"
+    if ahead is None or ahead.exhausted_earliest is None:
+        return "over, by the forecast" if ahead is not None and ahead.exhausted_at is not None else "holds"
+    return "may not hold" if ahead.exhausted_at is None else "over, by the forecast"
 
 
 def format_amount(budget: Budget) -> str:
@@ -136,7 +155,7 @@ def tried(name: str, amount: Decimal | None, days: int, as_json: bool) -> None:
     columns = (budget.window, *([budget.per] if budget.per else []), "spent_usd", "utilisation", *words)
     types = ("String", *(["String"] if budget.per else []), "Decimal", "Float64", *["String"] * len(words))
     title = f"Budget {name} of {format_amount(budget)}"
-    show(Result(columns, types, rows), title, json_output=as_json)
+    show(Result(columns, types, rows), title, json_output=as_json, important=(columns[-1],))
 
 
 def _get_budget(database: Ledger, name: str) -> Budget:

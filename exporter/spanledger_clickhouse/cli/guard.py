@@ -96,6 +96,7 @@ def _dead_letters(destinations: Sequence[Destination], *, retry: bool, dismiss: 
                 Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows),
                 "Alerts that could not be delivered",
                 json_output=as_json,
+                important=("error",),
             )
             return
         notifications, nowhere = delivery_log.retry(database, destinations)

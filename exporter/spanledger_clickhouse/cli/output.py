@@ -178,8 +178,14 @@ PIPED: Final = 1 << 20
 """Characters of a line that goes to a file or to a program: as many as it has."""
 
 
-def show(result: Result, title: str, *, json_output: bool) -> None:
+def show(result: Result, title: str, *, json_output: bool, important: Sequence[str] = ()) -> None:
     """Print a result; a single value (SHOW CREATE TABLE) keeps its line breaks.
+
+    Args:
+        result: the rows.
+        title: above them.
+        json_output: as JSON, with all columns.
+        important: columns that a narrow terminal shows rather than others, the most important first.
 
     Raises:
         UsageError: a column that is wanted does not exist.
@@ -201,7 +207,7 @@ def show(result: Result, title: str, *, json_output: bool) -> None:
     if title:
         shown.print(Text(title, style="bold"))
     width = shown.width if sys.stdout.isatty() and names is None else None
-    columns, left_out = fitting(columns_of(result), width)
+    columns, left_out = fitting(columns_of(result), width, important)
     shown.print(table(columns), crop=width is not None, soft_wrap=width is None)
     if left_out:
         note = f"{len(left_out)} column{'s' * (len(left_out) != 1)} left out: {', '.join(left_out)} (--wide)"

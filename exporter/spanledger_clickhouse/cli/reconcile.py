@@ -202,7 +202,12 @@ def _show(residuals: list[Residual], *, as_json: bool) -> None:
             for r in residuals
         ]
     types = tuple("Decimal" if name.endswith("_usd") else "String" for name in names)
-    show(Result(names, types, list(rows)), "Invoice and ledger (USD)", json_output=as_json)
+    show(
+        Result(names, types, list(rows)),
+        "Invoice and ledger",
+        json_output=as_json,
+        important=("model", "invoiced_usd", "residual_usd", "explained by", "unexplained_usd"),
+    )
 
 
 def _explanation(causes: dict[str, Decimal]) -> str:
@@ -260,7 +265,12 @@ def close(
     with ledger() as database:
         if month is None:
             result = database.query("SELECT * FROM month_closing")
-            show(result, "Closed months (USD)", json_output=as_json)
+            show(
+                result,
+                "Closed months",
+                json_output=as_json,
+                important=("provider", "invoiced_usd", "sealed_usd", "adjustment_usd", "unexplained_usd"),
+            )
             return
         if reopen:
             _reopen(database, month, note)
@@ -358,8 +368,13 @@ def _show_statements(sealed: list[closing.Statement], *, as_json: bool) -> None:
         for s in sealed
     ]  # fmt: skip
     types = tuple("Decimal" if name.endswith("_usd") else "UInt64" if name == "calls" else "String" for name in names)
-    title = f"{sealed[0].month:%Y-%m} (USD)" if sealed else "No spend"
-    show(Result(names, types, rows), title, json_output=as_json)
+    title = f"{sealed[0].month:%Y-%m}" if sealed else "No spend"
+    show(
+        Result(names, types, rows),
+        title,
+        json_output=as_json,
+        important=("invoiced_usd", "ledger_usd", "unexplained_usd", "causes"),
+    )
 
 
 # --- exchange rates -----------------------------------------------------------------------------------------------------

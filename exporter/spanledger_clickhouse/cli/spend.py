@@ -19,6 +19,7 @@ from spanledger_clickhouse.cli.output import (
     spinner,
 )
 from spanledger_clickhouse.cli.periods import MONTH, days_of
+from spanledger_clickhouse.cli.tables import BAR
 from spanledger_clickhouse.database.ledger import Ledger, NotReadOnlyError, Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
@@ -50,7 +51,7 @@ SORTS: Final = {
 }
 FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Before any call."""
-BAR: Final = 24
+BAR_WIDTH: Final = 24
 """Characters of the longest bar."""
 
 
@@ -145,7 +146,12 @@ def spend(
             result = _grouped(database, by, scope, compare=bool(compare), sort=sort, top=top)
         if not as_json and by[0] in TIMES and len(by) == 1 and result.rows:
             result = _with_bars(result)
-        show(result, title, json_output=as_json)
+        show(
+            result,
+            title,
+            json_output=as_json,
+            important=(*map(_column, by), "total_cost_usd", "", "change_share", "calls"),
+        )
         if not as_json:
             _show_total(database, scope)
 
@@ -185,6 +191,11 @@ def _scope(database: str, by: tuple[str, ...], conditions: tuple[tuple[str, str]
     return Scope(statement("assignments/joined", db=f"`{database}`") if is_assigned else "", "".join(parts), parameters)
 
 
+def _column(name: str) -> str:
+    """The column that shows a dimension."""
+    return BY_LABEL[name].column if name in BY_LABEL else name
+
+
 def _grouped(
     database: Ledger,
     by: tuple[str, ...],
@@ -195,7 +206,7 @@ def _grouped(
     top: int,
 ) -> Result:
     start, end = scope.parameters["since"], scope.parameters["until"]
-    names = [BY_LABEL[name].column if name in BY_LABEL else name for name in by]
+    names = [_column(name) for name in by]
     query = statement(
         "cli/spend",
         names=", ".join(f"{EXPRESSIONS[name]} AS `{column}`" for name, column in zip(by, names, strict=True)),
@@ -219,10 +230,10 @@ def _with_bars(result: Result) -> Result:
     """A result by day or hour with a bar for each row's cost."""
     column = result.columns.index("total_cost_usd")
     most = max((float(row[column] or 0) for row in result.rows), default=0.0)
-    bars = [("█" * round(BAR * float(row[column] or 0) / most) if most > 0 else "") for row in result.rows]
+    bars = [("█" * round(BAR_WIDTH * float(row[column] or 0) / most) if most > 0 else "") for row in result.rows]
     rows = [(*row[: column + 1], bar, *row[column + 1 :]) for row, bar in zip(result.rows, bars, strict=True)]
     columns = (*result.columns[: column + 1], "", *result.columns[column + 1 :])
-    return Result(columns, (*result.types[: column + 1], "String", *result.types[column + 1 :]), rows)
+    return Result(columns, (*result.types[: column + 1], BAR, *result.types[column + 1 :]), rows)
 
 
 def _show_total(database: Ledger, scope: Scope) -> None:
@@ -262,7 +273,7 @@ def request(request_id: str, as_json: bool) -> None:
             raise click.ClickException(
                 f"no call has the request id {request_id!r}; see `spanledger spend --by request`"
             )
-        show(result, f"Calls of request {request_id}", json_output=as_json)
+        show(result, f"Calls of request {request_id}", json_output=as_json, important=("cost_usd", "model", "feature"))
 
 
 @click.command()

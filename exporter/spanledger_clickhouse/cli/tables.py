@@ -19,6 +19,8 @@ GAP: Final = 2
 """Characters between two columns."""
 LEAST_TEXT: Final = 16
 """Characters that a name keeps: its begin and its end."""
+BAR: Final = "Bar"
+"""Type of a column of bars."""
 MONEY: Final = "_usd"
 """End of the names of columns with amounts."""
 
@@ -51,7 +53,7 @@ def columns_of(result: Result) -> list[Column]:
     for n, (name, kind) in enumerate(zip(result.columns, result.types, strict=True)):
         cells = [format_cell(name, row[n]) for row in result.rows]
         is_numeric = any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
-        is_text = not is_numeric and "Date" not in kind
+        is_text = not is_numeric and "Date" not in kind and kind != BAR
         columns.append(
             Column(
                 visible(name), is_text, is_numeric, _aligned(cells) if is_numeric and name.endswith(MONEY) else cells
@@ -60,22 +62,28 @@ def columns_of(result: Result) -> list[Column]:
     return columns
 
 
-def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column], list[str]]:
+def fitting(
+    columns: Sequence[Column], width: int | None, important: Sequence[str] = ()
+) -> tuple[list[Column], list[str]]:
     """The columns that fit into a terminal, and the names of the others.
 
-    Long names lose their middle; then columns are left out. The first column stays, which says what a row is about, and the
-    first one of money; of the others, the last ones go first.
+    Long names lose their middle; then columns are left out: those that are empty in every row, then the last ones. The first
+    column stays, which says what a row is about, and then what is important: if nothing is said, the first one of money.
 
     Args:
         columns: at least one.
         width: characters of a line; None: no limit.
+        important: names of columns, the most important first.
     """
     if width is None or sum(column.width for column in columns) + GAP * (len(columns) - 1) <= width:
         return list(columns), []
     numbers = range(len(columns))
     money = next((n for n in numbers if columns[n].name.endswith(MONEY) and columns[n].is_numeric), 0)
+    places = {column.name: n for n, column in enumerate(columns)}
+    first = [0, *(places[name] for name in important if name in places), *([] if important else [money])]
+    filled = [n for n in numbers if any(cell.strip() not in ("", "-") for cell in columns[n].cells)]
     chosen: list[int] = []
-    for n in dict.fromkeys((0, money, *numbers)):
+    for n in dict.fromkeys((*first, *filled, *numbers)):
         if chosen and sum(columns[k].least for k in (*chosen, n)) + GAP * len(chosen) > width:
             break
         chosen.append(n)

@@ -68,7 +68,9 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     owners = repository_owners(Path.cwd())
     rows = [_row(site, owners, days) for site in sites]
     title = f"Calls of the last {days} days that are not fully attributed"
-    show(Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows), title, json_output=as_json)
+    show(
+        Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows), title, json_output=as_json, important=("week_usd", "fix")
+    )
 
 
 def _row(site: CallSite, owners: CodeOwners, days: int) -> tuple[object, ...]:

@@ -25,6 +25,7 @@ import httpx
 from spanledger_clickhouse.demo.loopback_provider import Provider
 
 BIN: Final = Path(sys.executable).parent
+COMMAND: Final = (sys.executable, "-m", "spanledger_clickhouse.cli")
 FEATURES: Final = ("summarize", "chat", "search", "upload")
 USERS: Final = ("ada", "bob", "chloe", "dmitri", "eve")
 MARKER: Final = ".spanledger-demo"
@@ -129,11 +130,19 @@ def load(url: str, requests: int) -> dict[str, str]:
 
 
 def _ask(env: dict[str, str], directory: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "spanledger_clickhouse.cli", *arguments]
-    done = subprocess.run(command, env=env, cwd=directory, capture_output=True, text=True, check=False)
+    """What a command answers."""
+    done = subprocess.run([*COMMAND, *arguments], env=env, cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DemoError(f"spanledger {' '.join(arguments)}: {done.stderr}")
     return done.stdout
+
+
+def _show(env: dict[str, str], directory: Path, *arguments: str) -> None:
+    """Run a command that answers the reader, in the width of the terminal."""
+    print(f"$ spanledger {' '.join(arguments)}", flush=True)
+    if subprocess.run([*COMMAND, *arguments], env=env, cwd=directory, check=False).returncode:
+        raise DemoError(f"spanledger {' '.join(arguments)} failed: its message is above")
+    print()
 
 
 def _prepare(directory: Path) -> None:
@@ -173,10 +182,10 @@ def run(requests: int, directory: Path) -> bool:
         stop(app)
     print(f"3. {requests} requests of {len(USERS)} users made {len(provider.sold)} calls. Where did the money go?\n")
     for by in ("feature", "user", "model"):
-        print(_ask(env, directory, "spend", "--by", by))
+        _show(env, directory, "spend", "--by", by)
     top = json.loads(_ask(env, directory, "spend", "--by", "request", "--top", "1", "--json"))[0]["request_id"]
-    print(_ask(env, directory, "request", top))
-    print(_ask(env, directory, "who-forgot"))
+    _show(env, directory, "request", top)
+    _show(env, directory, "who-forgot")
     total = "SELECT sum(cost_usd) AS usd, count() AS calls FROM llm_calls FINAL"
     row = json.loads(_ask(env, directory, "sql", total, "--json"))[0]
     true = Decimal(sum(sold.picousd or 0 for sold in provider.sold)).scaleb(-12)
