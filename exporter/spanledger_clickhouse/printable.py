@@ -1,9 +1,16 @@
-"""Text that the ledger holds, for people: names come from requests, and may hold anything."""
+"""What the ledger holds, as text for people: names come from requests, and may hold anything."""
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import datetime, timedelta
+from decimal import Decimal
+from math import isfinite
+from typing import Any, Final, cast
 
+from spanledger_clickhouse.money import usd
+
+MONEY: Final = "_usd"
+"""End of the names of columns with amounts."""
 LONGEST_NAME: Final = 100
 """Characters of a name within a message."""
 
@@ -27,3 +34,35 @@ def without_middle(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def format_cell(column: str, value: Any) -> str:
+    """A value for people: amounts with their sign, shares as per cent, - for unknown."""
+    if value is None:
+        return "-"
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _format_number(column, value)
+    if isinstance(value, datetime) and value.utcoffset() == timedelta(0):
+        value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
+    if isinstance(value, datetime) and value.microsecond:
+        return value.isoformat(" ", "milliseconds")
+    if isinstance(value, dict):
+        parts = cast("dict[Any, Any]", value).items()
+        return ", ".join(f"{visible(str(name))} {format_cell('', part)}" for name, part in parts)
+    if isinstance(value, list | tuple):
+        return ", ".join(str(part) if part is None else format_cell("", part) for part in cast("list[Any]", value))
+    return visible(str(value))
+
+
+def _format_number(column: str, value: float | Decimal) -> str:
+    if not isfinite(value):
+        return str(value)
+    if column.endswith(MONEY):
+        return usd(value)
+    if column.endswith("_share") or column == "utilisation":
+        return f"{float(value):.1%}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Decimal):
+        return format(value.normalize() if value else Decimal(0), ",f")
+    return f"{value:,.1f}" if abs(value) >= 100 or value.is_integer() else format(Decimal(f"{value:.4g}"), "f")

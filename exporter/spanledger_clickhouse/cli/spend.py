@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
-from spanledger.semconv.dimensions import BY_LABEL
 from spanledger_clickhouse.cli.output import (
     as_table,
     console,
@@ -23,34 +21,11 @@ from spanledger_clickhouse.cli.tables import BAR
 from spanledger_clickhouse.database.ledger import Ledger, NotReadOnlyError, Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.report.spending import EXPRESSIONS, SORTS, TIMES, Scope, column_of, spent
 from spanledger_clickhouse.session import spools_of
 
 VIEWS: Final = ("feature", "user", "request", "model", "team", "project")
 """Groups with a view of their own, which has more columns than the generic query."""
-EXPRESSIONS: Final = {
-    **{label: f"c.{dimension.column}" for label, dimension in BY_LABEL.items()},
-    "team": statement("assignments/team"),
-    "project": statement("assignments/project"),
-    "model": "c.model",
-    "provider": "toString(c.provider)",
-    "service": "toString(c.service)",
-    "environment": "toString(c.environment)",
-    "evidence": "c.evidence",
-    "day": "toDate(c.start_time)",
-    "hour": "toStartOfHour(c.start_time)",
-}
-"""What spend can be grouped by -> its SQL."""
-ASSIGNED: Final = ("team", "project")
-"""What rules say of calls that do not say it themselves (`spanledger assign`)."""
-TIMES: Final = ("day", "hour")
-SORTS: Final = {
-    "cost": "total_cost_usd DESC NULLS LAST",
-    "calls": "calls DESC",
-    "tokens": "tokens DESC",
-    "mean": "mean_cost_usd DESC NULLS LAST",
-}
-FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""Before any call."""
 BAR_WIDTH: Final = 24
 """Characters of the longest bar."""
 
@@ -104,7 +79,7 @@ NO_CALLS_HINT: Final = (
 )
 @click.option("--compare", type=click.Choice(["previous"]), help="Beside the period before, which is as long.")
 @click.option("--sort", type=click.Choice(list(SORTS)), default="cost", show_default=True)
-@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
+@click.option("--top", type=click.IntRange(1), help="How many rows; default: 20, or all by day or hour.")
 @as_table
 @report_user_errors
 def spend(
@@ -116,7 +91,7 @@ def spend(
     conditions: tuple[tuple[str, str], ...],
     compare: str | None,
     sort: str,
-    top: int,
+    top: int | None,
     as_json: bool,
 ) -> None:
     """Show spend by feature, user, model, day or any other dimensions. The highest stands first.
@@ -138,19 +113,18 @@ def spend(
     window = "all time" if begin is None else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     title = f"Spend by {', '.join(by)}, {window}"
     with ledger() as database, spinner("querying the ledger"):
-        scope = _scope(database.target.database, by, conditions)
-        scope.parameters.update(since=begin or FIRST, until=end)
+        scope = Scope(database.target.database, begin, end, conditions)
         if is_plain and by[0] in VIEWS:
-            result = database.query(statement(f"cli/spend_by_{by[0]}"), {"limit": top})
+            result = database.query(statement(f"cli/spend_by_{by[0]}"), {"limit": top or 20})
         else:
-            result = _grouped(database, by, scope, compare=bool(compare), sort=sort, top=top)
+            result = spent(database, scope.by(by, compare=bool(compare), sort=sort, top=top), by)
         if not as_json and by[0] in TIMES and len(by) == 1 and result.rows:
             result = _with_bars(result)
         show(
             result,
             title,
             json_output=as_json,
-            important=(*map(_column, by), "total_cost_usd", "", "change_share", "calls"),
+            important=(*map(column_of, by), "total_cost_usd", "", "change_share", "calls"),
         )
         if not as_json:
             _show_total(database, scope)
@@ -171,61 +145,6 @@ def _period(
     return since.replace(tzinfo=UTC) if since else None, (until.replace(tzinfo=UTC) if until else now)
 
 
-class Scope(NamedTuple):
-    """Which calls `c` are asked for."""
-
-    joins: str
-    """What the expressions need beside the calls."""
-    filters: str
-    """Conditions, each after an AND."""
-    parameters: dict[str, Any]
-
-
-def _scope(database: str, by: tuple[str, ...], conditions: tuple[tuple[str, str], ...]) -> Scope:
-    parts: list[str] = []
-    parameters: dict[str, Any] = {}
-    for number, (name, wanted) in enumerate(conditions):
-        parts.append(f" AND ifNull(toString({EXPRESSIONS[name]}), '') = {{w{number}:String}}")
-        parameters[f"w{number}"] = wanted
-    is_assigned = any(name in ASSIGNED for name in (*by, *(name for name, _ in conditions)))
-    return Scope(statement("assignments/joined", db=f"`{database}`") if is_assigned else "", "".join(parts), parameters)
-
-
-def _column(name: str) -> str:
-    """The column that shows a dimension."""
-    return BY_LABEL[name].column if name in BY_LABEL else name
-
-
-def _grouped(
-    database: Ledger,
-    by: tuple[str, ...],
-    scope: Scope,
-    *,
-    compare: bool,
-    sort: str,
-    top: int,
-) -> Result:
-    start, end = scope.parameters["since"], scope.parameters["until"]
-    names = [_column(name) for name in by]
-    query = statement(
-        "cli/spend",
-        names=", ".join(f"{EXPRESSIONS[name]} AS `{column}`" for name, column in zip(by, names, strict=True)),
-        groups=", ".join(f"`{column}`" for column in names),
-        compared="sumIf(c.cost_usd, c.start_time < {since:DateTime64(6, 'UTC')}) AS previous_cost_usd, "
-        "toFloat64(total_cost_usd) / nullIf(toFloat64(previous_cost_usd), 0) - 1 AS change_share, " if compare else "",
-        also=" OR previous_cost_usd > 0" if compare else "",
-        joins=scope.joins,
-        filters=scope.filters,
-        order=", ".join(f"`{column}`{' DESC' * (name in TIMES)}" for name, column in zip(by, names, strict=True)) if by[0] in TIMES else f"{SORTS[sort]}, {', '.join(f'`{c}`' for c in names)}",
-    )  # fmt: skip
-    window = {
-        "before": start - (end - start) if compare else start,
-        "limit": top,
-    }
-    result = database.query(query, {**scope.parameters, **window})
-    return replace(result, rows=result.rows[::-1]) if by[0] in TIMES else result  # the newest, in their order
-
-
 def _with_bars(result: Result) -> Result:
     """A result by day or hour with a bar for each row's cost."""
     column = result.columns.index("total_cost_usd")
@@ -237,21 +156,22 @@ def _with_bars(result: Result) -> Result:
 
 
 def _show_total(database: Ledger, scope: Scope) -> None:
-    total, calls, unpriced, unattributed, lost, avoided, hits = database.query(
-        statement("cli/total", joins=scope.joins, filters=scope.filters), scope.parameters
-    ).rows[0]
-    if not calls:
-        is_empty = not database.query("SELECT count() FROM (SELECT 1 FROM llm_calls LIMIT 1)").rows[0][0]
+    total = scope.total(database)
+    if not total.calls:
+        is_empty = not database.query("SELECT 1 FROM llm_calls LIMIT 1").rows
         if is_empty and not notes_on_other_rows(spools_of(database.target)):
             console().print(NO_CALLS_HINT)
         return
     console().print(
-        f"\ntotal {usd(total or 0)} in {calls:,} call{'s' * (calls != 1)}; {unpriced:,} without a price; "
-        f"{usd(unattributed or 0)} in {lost:,} call{'s' * (lost != 1)} not fully attributed (spanledger who-forgot)"
+        f"\ntotal {usd(total.cost_usd or 0)} in {calls(total.calls)}; {total.unpriced_calls:,} without a price; "
+        f"{usd(total.unattributed_cost_usd or 0)} in {calls(total.unattributed_calls)} not fully attributed (spanledger who-forgot)"
     )
-    if hits:
-        answered = f"{hits:,} call{'s' if hits != 1 else ''}"
-        console().print(f"{usd(avoided or 0)} not spent: caches answered {answered}")
+    if total.cache_hits:
+        console().print(f"{usd(total.avoided_cost_usd or 0)} not spent: caches answered {calls(total.cache_hits)}")
+
+
+def calls(count: int) -> str:
+    return f"{count:,} call{'s' * (count != 1)}"
 
 
 @click.command()

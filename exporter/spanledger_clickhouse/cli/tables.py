@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from decimal import Decimal
-from math import isfinite
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from spanledger_clickhouse.database.ledger import Result
-from spanledger_clickhouse.money import usd
-from spanledger_clickhouse.printable import visible, without_middle
+from spanledger_clickhouse.printable import MONEY, format_cell, visible, without_middle
 
 GAP: Final = 2
 """Characters between two columns."""
@@ -21,8 +17,6 @@ LEAST_TEXT: Final = 16
 """Characters that a name keeps: its begin and its end."""
 BAR: Final = "Bar"
 """Type of a column of bars."""
-MONEY: Final = "_usd"
-"""End of the names of columns with amounts."""
 
 
 class Column(NamedTuple):
@@ -114,35 +108,3 @@ def _aligned(amounts: list[str]) -> list[str]:
     """Amounts padded on the right, so that their points stand below each other."""
     places = [len(amount) - amount.rfind(".") if "." in amount else 0 for amount in amounts]
     return [amount + " " * (max(places) - n) for amount, n in zip(amounts, places, strict=True)]
-
-
-def format_cell(column: str, value: Any) -> str:
-    """A value for people: amounts with their sign, shares as per cent, - for unknown."""
-    if value is None:
-        return "-"
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        return _format_number(column, value)
-    if isinstance(value, datetime) and value.utcoffset() == timedelta(0):
-        value = value.replace(tzinfo=None)  # the zone of every table; only another, which a query asked for, is named
-    if isinstance(value, datetime) and value.microsecond:
-        return value.isoformat(" ", "milliseconds")
-    if isinstance(value, dict):
-        parts = cast("dict[Any, Any]", value).items()
-        return ", ".join(f"{visible(str(name))} {format_cell('', part)}" for name, part in parts)
-    if isinstance(value, list | tuple):
-        return ", ".join(str(part) if part is None else format_cell("", part) for part in cast("list[Any]", value))
-    return visible(str(value))
-
-
-def _format_number(column: str, value: float | Decimal) -> str:
-    if not isfinite(value):
-        return str(value)
-    if column.endswith(MONEY):
-        return usd(value)
-    if column.endswith("_share") or column == "utilisation":
-        return f"{float(value):.1%}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, Decimal):
-        return format(value.normalize() if value else Decimal(0), ",f")
-    return f"{value:,.1f}" if abs(value) >= 100 or value.is_integer() else format(Decimal(f"{value:.4g}"), "f")
