@@ -36,6 +36,11 @@ def without_middle(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
+def is_numeric(kind: str) -> bool:
+    """Whether a ClickHouse type is that of numbers."""
+    return any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
+
+
 def format_cell(column: str, value: Any) -> str:
     """A value for people: amounts with their sign, shares as per cent, - for unknown."""
     if value is None:

@@ -15,6 +15,7 @@ SECTIONS: Final = {
     "Look": {
         "spend": Lazy(f"{_HERE}.spend", "Show spend by feature, user, model, day or any other dimensions."),
         "top": Lazy(f"{_HERE}.top", "Show current spend, refreshed, highest first."),
+        "ui": Lazy(f"{_HERE}.ui", "Open the ledger as a page in the browser."),
         "report": Lazy(f"{_HERE}.report", "Report the spend of a period, its trend, forecast and data quality."),
         "sql": Lazy(f"{_HERE}.spend", "Query the ledger in SQL."),
         "export": Lazy(f"{_HERE}.export", "Export the calls of a period, or their usage in FOCUS columns."),

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spanledger_clickhouse.database.ledger import Result
-from spanledger_clickhouse.printable import MONEY, format_cell, visible, without_middle
+from spanledger_clickhouse.printable import MONEY, format_cell, is_numeric, visible, without_middle
 
 GAP: Final = 2
 """Characters between two columns."""
@@ -46,11 +46,11 @@ def columns_of(result: Result) -> list[Column]:
     columns: list[Column] = []
     for n, (name, kind) in enumerate(zip(result.columns, result.types, strict=True)):
         cells = [format_cell(name, row[n]) for row in result.rows]
-        is_numeric = any(word in kind for word in ("Int", "Float", "Decimal")) and "Array" not in kind
-        is_text = not is_numeric and "Date" not in kind and kind != BAR
+        has_numbers = is_numeric(kind)
+        is_text = not has_numbers and "Date" not in kind and kind != BAR
         columns.append(
             Column(
-                visible(name), is_text, is_numeric, _aligned(cells) if is_numeric and name.endswith(MONEY) else cells
+                visible(name), is_text, has_numbers, _aligned(cells) if has_numbers and name.endswith(MONEY) else cells
             )
         )
     return columns

@@ -230,6 +230,11 @@ def report(
     )  # fmt: skip
 
 
+def month_ahead(ledger: Ledger, as_of: datetime, budget_usd: Decimal | None) -> Forecast:
+    """The forecast of the month in which `as_of` is. Raises DatabaseError."""
+    return _Window(ledger, as_of, as_of, as_of, as_of, as_of).forecast(budget_usd)
+
+
 def end_of_hour(moment: datetime) -> datetime:
     """The end of the hour that `moment` is in."""
     return _start_of_hour(moment + timedelta(hours=1, microseconds=-1))

@@ -10,7 +10,7 @@ SELECT
     countIf(c.outcome = 'error')                      AS failed_calls,
     countIf(c.outcome = 'aborted')                    AS aborted_calls,
     sumIf(c.cost_usd, c.outcome = 'aborted')          AS aborted_cost_usd,
-    sumIf(c.cost_usd, lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'incomplete')) AS truncated_cost_usd,
+    sumIf(c.cost_usd, {fragment:calls/truncated}) AS truncated_cost_usd,
     sum(arrayCount(billed -> billed = 'unknown', c.attempt_billed)) AS maybe_billed,
     sum(arraySum(arrayMap((duration, billed) -> if(billed = 'yes', 0, duration), c.attempt_duration_us, c.attempt_billed))) / 1e6 AS lost_seconds
 FROM {db}.llm_calls AS c FINAL

@@ -9,7 +9,7 @@ SELECT
     quantileExact(0.95)(c.output_tokens)              AS p95_output_tokens,
     avg(c.output_tokens / nullIf(c.input_tokens, 0))  AS mean_output_per_input,
     sumMap(map(if(empty(c.finish_reasons), '', toString(c.finish_reasons[1])), toUInt64(1))) AS finish_reasons,
-    countIf(lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'incomplete')) / count() AS truncation_rate,
+    countIf({fragment:calls/truncated}) / count() AS truncation_rate,
     quantileExactIf(0.5)(ifNull(c.max_tokens, 0), isNotNull(c.max_tokens)) AS median_max_tokens,
     arrayFilter(hint -> hint != '', [
         if(p95_input_tokens >= 10 * mean_input_tokens, 'some inputs are ten times the mean: is their size unbounded?', ''),

@@ -25,7 +25,7 @@ SELECT
         c.outcome = 'error', 'error',
         empty(c.finish_reasons), '',
         lower(c.finish_reasons[1]) IN ('stop', 'end_turn', 'stop_sequence', 'completed'), 'stop',
-        lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'model_context_window_exceeded', 'incomplete'), 'length',
+        {fragment:calls/truncated}, 'length',
         lower(c.finish_reasons[1]) IN ('content_filter', 'safety', 'refusal', 'recitation', 'blocklist', 'prohibited_content', 'spii'), 'content_filter',
         lower(c.finish_reasons[1]) IN ('tool_calls', 'tool_use', 'function_call'), 'tool_use',
         lower(c.finish_reasons[1]))                   AS finish_reason,

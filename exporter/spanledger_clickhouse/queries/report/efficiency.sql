@@ -1,3 +1,3 @@
 SELECT count(), avg(c.input_tokens), avg(c.output_tokens), quantileExact(0.95)(c.input_tokens),
-       countIf(lower(c.finish_reasons[1]) IN ('length', 'max_tokens', 'max_output_tokens', 'incomplete')) / count()
+       countIf({fragment:calls/truncated}) / count()
 FROM llm_calls AS c FINAL WHERE c.outcome != 'error' AND c.start_time >= {since} AND c.start_time < {until}

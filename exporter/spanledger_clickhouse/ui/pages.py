@@ -1,0 +1,503 @@
+"""What the pages show: each asks the ledger, and returns titles, tables and charts; templates decide how they look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import accumulate
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from spanledger.pricing.price_table import prices as in_force
+from spanledger.semconv.usage import METERS
+from spanledger_clickhouse.budgets import status as budget_status
+from spanledger_clickhouse.budgets.table import read as read_budgets
+from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.database.statements import statement, with_meter_sums
+from spanledger_clickhouse.invoices import exchange_rates, provider_exports
+from spanledger_clickhouse.invoices import reconcile as reconciling
+from spanledger_clickhouse.money import usd
+from spanledger_clickhouse.printable import MONEY, format_cell, is_numeric
+from spanledger_clickhouse.report.queries import month_ahead
+from spanledger_clickhouse.report.sections import percent_change, share
+from spanledger_clickhouse.report.spending import EXPRESSIONS, TIMES, Query, Scope, column_of, spent
+
+BREAKDOWNS: Final = ("user", "feature", "model")
+ROWS: Final = 50
+CALL_DETAILS: Final = ("trace_id", "span_id", "duration_us", "time_to_first_chunk_us")
+"""Columns of a call that its address or the time axis has."""
+
+
+Row = Mapping[str, Any]
+"""A row of a result, by its columns."""
+
+
+class BadQuestionError(Exception):
+    """A page's address is not valid; the message says why."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of days; its table has the same figures."""
+
+    days: Sequence[date]
+    series: Sequence[Mapping[str, Any]]
+    """label; values, one for each day or None; kind: line, area, dash, bar, band."""
+    summary: str
+    """In words, for who does not see it."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """For the script that draws it: x in Unix seconds."""
+        x = [int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) for day in self.days]
+        return {
+            "x": x,
+            "series": [{**series, "values": list(map(_number, series["values"]))} for series in self.series],
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    kind: str = ""
+    """number, time, or neither."""
+    href: str = ""
+    share: float | None = None
+    """Of the largest in its column: for a bar."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A titled table, perhaps with a chart, and the SQL that made it."""
+
+    title: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[Cell]] = ()
+    sql: str = ""
+    note: str = ""
+    empty: str = "There is nothing in this period."
+    chart: Chart | None = None
+    numeric: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, before it is HTML."""
+
+    name: str
+    title: str
+    panels: Sequence[Panel] = ()
+    stats: Sequence[tuple[str, str, str]] = ()
+    """(name, value, remark)."""
+    bars: Sequence[Mapping[str, Any]] = ()
+    """Of a request: its calls on the time axis."""
+    filters: Filters | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The period, the dimension and the conditions of a page's address."""
+
+    first: date
+    last: date
+    by: str
+    where: tuple[tuple[str, str], ...]
+
+    @property
+    def since(self) -> datetime:
+        return _midnight(self.first)
+
+    @property
+    def until(self) -> datetime:
+        return _midnight(self.last + timedelta(days=1))
+
+    def scope(self, database: str) -> Scope:
+        return Scope(database, self.since, self.until, self.where)
+
+    def link(self, path: str, **changes: Any) -> str:
+        """An address with the same period and conditions; `where` adds one."""
+        where = [*self.where, *([changes.pop("where")] if "where" in changes else [])]
+        without = changes.pop("without", None)
+        query = [("from", self.first), ("to", self.last), ("by", changes.pop("by", self.by)), *changes.items()]
+        return f"{path}?{urlencode([*query, *(('where', f'{name}={value}') for name, value in where if (name, value) != without)])}"
+
+
+def filters_of(parameters: Sequence[tuple[str, str]], today: date) -> Filters:
+    """The filters in an address; by default the month to date by feature.
+
+    Raises:
+        BadQuestionError: a day, a dimension or a condition is none.
+    """
+    given = dict(parameters)
+    try:
+        first = date.fromisoformat(given["from"]) if given.get("from") else today.replace(day=1)
+        last = date.fromisoformat(given["to"]) if given.get("to") else today
+    except ValueError:
+        raise BadQuestionError("a day is written 2026-10-31") from None
+    if first > last:
+        raise BadQuestionError(f"{first} is after {last}")
+    by = given.get("by") or "feature"
+    where = tuple(
+        (name, value) for key, text in parameters if key == "where" and text for name, _, value in [text.partition("=")]
+    )
+    for name in (by, *(name for name, _ in where)):
+        if name not in EXPRESSIONS:
+            raise BadQuestionError(f"{name!r} is none of {', '.join(EXPRESSIONS)}")
+    return Filters(first, last, by, where)
+
+
+# --- pages --------------------------------------------------------------------------------------------------------------
+
+
+def spend(ledger: Ledger, filters: Filters, now: datetime) -> Page:
+    """What was spent: the month against its budget, days, and any dimension."""
+    scope = filters.scope(ledger.target.database)
+    total = scope.total(ledger, rolled_up=True)
+    length = filters.until - filters.since
+    before = Scope(ledger.target.database, filters.since - length, filters.since, filters.where).total(
+        ledger, rolled_up=True
+    )
+    stats = [
+        ("Spend", usd(total.cost_usd or 0), f"{percent_change(total.cost_usd or Decimal(0), before.cost_usd or Decimal(0))} against the {length.days} days before"),
+        ("Calls", f"{total.calls:,}", f"{usd((total.cost_usd or 0) / total.calls)} each" if total.calls else ""),
+        ("Without a price", f"{total.unpriced_calls:,}", "calls whose cost is unknown"),
+        ("Not attributed", usd(total.unattributed_cost_usd or 0), f"{share(total.unattributed_cost_usd, total.cost_usd)} of spend"),
+    ]  # fmt: skip
+    query = scope.by([filters.by], compare=True, top=ROWS)
+    result = spent(ledger, query, [filters.by])
+
+    def drill(column: str, row: Row) -> str:
+        if column != column_of(filters.by) or filters.by in TIMES:
+            return ""
+        return filters.link(
+            "/", where=(filters.by, row[column] or ""), by="model" if filters.by != "model" else "feature"
+        )
+
+    panels = [
+        *([] if filters.where else [_burn_up(ledger, now)]),
+        panel(f"Spend by {filters.by}", result, query, drill, bar="total_cost_usd"),
+        *([] if filters.by in TIMES else [_days(ledger, scope)]),
+    ]
+    return Page("spend", "Spend", panels, stats, filters=filters)
+
+
+def _burn_up(ledger: Ledger, now: datetime) -> Panel:
+    """The month's spend as it adds up, its budget, and the forecast with its band."""
+    month = now.date().replace(day=1)
+    end = (month + timedelta(days=32)).replace(day=1)
+    query = Query(statement("ui/daily"), {"since": _midnight(month), "until": _midnight(end)})
+    costs = {day: float(cost) for day, cost, _ in ledger.query(query.text, query.parameters).rows}
+    monthly = [
+        Decimal(b.amount_picousd).scaleb(-12)
+        for b in read_budgets(ledger).budgets
+        if b.window == "month" and not b.scope and not b.per
+    ]
+    budget = min(monthly, default=None)
+    ahead = month_ahead(ledger, now, budget)
+    days = [month + timedelta(days=n) for n in range((end - month).days)]
+    to_date = list(accumulate(costs.get(day, 0.0) for day in days if day <= now.date()))
+    rest = len(days) - len(to_date)
+
+    def towards(goal: float | None) -> list[float | None]:
+        if goal is None or not rest:
+            return [None] * len(days)
+        step = (goal - to_date[-1]) / rest
+        return [None] * (len(to_date) - 1) + [to_date[-1] + step * n for n in range(rest + 1)]
+
+    series: list[Mapping[str, Any]] = [{"label": "spent", "kind": "area", "values": [*to_date, *[None] * rest]}, {"label": "forecast", "kind": "dash", "values": towards(ahead.month_usd)}]  # fmt: skip
+    if ahead.low_usd is not None and ahead.high_usd is not None:
+        series += [{"label": "80 % band, low", "kind": "band", "values": towards(ahead.low_usd)}, {"label": "80 % band, high", "kind": "band", "values": towards(ahead.high_usd)}]  # fmt: skip
+    if budget is not None:
+        series.append({"label": "budget", "kind": "line", "values": [float(budget)] * len(days)})
+    band = f", between {usd(ahead.low_usd)} and {usd(ahead.high_usd)} in four of five months" if ahead.low_usd is not None and ahead.high_usd is not None else ", with too little data for a band"  # fmt: skip
+    of_budget = (
+        f" of a budget of {usd(budget)}"
+        if budget is not None
+        else "; no budget is set for all of it (spanledger budget set all 10000)"
+    )
+    summary = f"{usd(ahead.spent_usd)} spent{of_budget}; {usd(ahead.month_usd)} by the end of the month{band}."
+    result = Result(("day", "spent_usd"), ("Date", "Decimal"), list(zip(days, to_date, strict=False)))
+    shown = panel(f"{month:%B %Y} against its budget", result, query)
+    return _with_chart(shown, Chart(days, series, summary))
+
+
+def _days(ledger: Ledger, scope: Scope) -> Panel:
+    query = scope.by(["day"])
+    result = spent(ledger, query, ["day"])
+    costs = {row[0]: row[1] for row in result.rows}
+    days = [scope.begin.date() + timedelta(days=n) for n in range((scope.until - scope.begin).days)]
+    chart = Chart(
+        days,
+        [{"label": "cost", "kind": "bar", "values": [costs.get(day, 0) for day in days]}],
+        f"Cost of {len(days)} days.",
+    )
+    return _with_chart(panel("Spend by day", result, query), chart)
+
+
+def requests(ledger: Ledger, filters: Filters) -> Page:
+    """The requests of a period, the most expensive first."""
+    scope = filters.scope(ledger.target.database)
+    query = Query(
+        statement("ui/requests", joins=scope.joins(), filters=scope.filters), {**scope.parameters, "limit": ROWS}
+    )
+
+    def link(column: str, row: Row) -> str:
+        return f"/request?{urlencode({'id': row[column]})}" if column == "request_id" else ""
+
+    table = panel("Requests", ledger.query(query.text, query.parameters), query, link, bar="total_cost_usd",
+                  empty="No call of this period names its request: set the baggage key spanledger.request.id (docs/attribution.md).")  # fmt: skip
+    return Page("requests", "Requests", [table], filters=filters)
+
+
+def request(ledger: Ledger, request_id: str) -> Page:
+    """One request: its calls on the time axis, and as a table."""
+    query = Query(statement("ui/calls"), {"request": request_id})
+    result = ledger.query(query.text, query.parameters)
+    calls = _rows(result)
+
+    def link(column: str, row: Row) -> str:
+        return _call_address(row) if column == "model" else ""
+
+    costs = [call["cost_usd"] for call in calls if call["cost_usd"] is not None]
+    attempts = sum(call["attempts"] for call in calls)
+    stats = [("Cost", usd(sum(costs, Decimal(0))), ""), ("Calls", f"{len(calls):,}", f"{attempts:,} attempts")]
+    table = panel("Calls", result, query, link, hidden=CALL_DETAILS, empty=f"No call has the request id {request_id}.")
+    return Page("requests", f"Request {request_id}", [table], stats, _waterfall(calls))
+
+
+def _waterfall(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each call as shares of the request's time: where it begins, how long its attempts and its stream took."""
+    if not calls:
+        return []
+    begin = min(call["start_time"] for call in calls)
+    micros = [((call["start_time"] - begin) // timedelta(microseconds=1), call["duration_us"]) for call in calls]
+    whole = max(1, *(start + length for start, length in micros))
+    return [
+        {
+            "left": 100 * start / whole,
+            "width": max(0.4, 100 * length / whole),
+            "first": 100 * (call["time_to_first_chunk_us"] or 0) / whole,
+            "text": f"{call['model'] or '-'}  {usd(call['cost_usd'])}  {length / 1e6:,.2f} s",
+            "failed": call["outcome"] != "ok",
+            "href": _call_address(call),
+        }
+        for call, (start, length) in zip(calls, micros, strict=True)
+    ]
+
+
+def _call_address(call: Row) -> str:
+    return f"/call?{urlencode({'trace': call['trace_id'], 'span': call['span_id']})}"
+
+
+def call(ledger: Ledger, trace: str, span: str) -> Page:
+    """One call: what was counted, what it cost, by which price, and where it was made."""
+    query = Query(statement("ui/call"), {"trace": trace, "span": span})
+    result = ledger.query(query.text, query.parameters)
+    if not result.rows:
+        raise BadQuestionError("no call has this trace and span")
+    row = {name.removeprefix("c."): value for name, value in _rows(result)[0].items()}
+    panels = [
+        panel(
+            "What it cost",
+            _components(row),
+            query,
+            note="quantity x rate = amount; a row with several meters has their mean rate",
+        ),
+        panel("What is known of it", _facts(row), query),
+    ]
+    return Page("requests", f"Call {span}", panels, [("Cost", usd(row["cost_usd"]), row["price_status"])])
+
+
+def _components(row: Row) -> Result:
+    """Meters by the group that sums them, with all decimals: amounts for people would be rounded."""
+    parts: list[tuple[Any, ...]] = []
+    for group in dict.fromkeys(meter.group for meter in METERS.values()):
+        meters = {
+            name: row[m.column]
+            for name, m in METERS.items()
+            if m.group == group and not m.subset_of and row.get(m.column)
+        }
+        quantity, amount = sum(meters.values()), row.get(f"{group}_cost_usd")
+        if not meters and not amount:
+            continue
+        rate = None if amount is None or not quantity else amount / quantity * 1_000_000
+        parts.append(
+            (", ".join(f"{name} {count:,}" for name, count in meters.items()) or group, quantity or None, rate, amount)
+        )
+    return Result(("meter", "quantity", "USD a million", "USD"), ("String", "UInt64", "Decimal", "Decimal"), parts)
+
+
+def _facts(row: Row) -> Result:
+    facts = {
+        "when": row["start_time"], "provider": row["provider"], "model": row["model"], "feature": row["feature"], "user": row["user_id"],
+        "request": row["request_id"], "code": f"{row['code_file']}:{row['code_line']} {row['code_function']}" if row["code_file"] else None,
+        "outcome": row["outcome"], "attempts": f"{row['attempts']} ({', '.join(row['attempt_status']) or '-'})", "seconds": row["duration_us"] / 1e6,
+        "price status": row["price_status"], "price key": row["price_key"], "price table": f"{row['price_source']} {row['price_version']}".strip(),
+        "evidence": row["evidence"], "flags": ", ".join(row["price_flags"]), "at least, USD": row["low_cost_usd"], "at most, USD": row["high_cost_usd"],
+    }  # fmt: skip
+    known = [(name, format_cell("", value)) for name, value in facts.items() if value not in (None, "")]
+    return Result(("fact", "value"), ("String", "String"), list(known))
+
+
+def breakdown(ledger: Ledger, filters: Filters, dimension: str) -> Page:
+    """Users, features or models, with what makes them cheap or dear."""
+    scope, column = filters.scope(ledger.target.database), column_of(dimension)
+    text = with_meter_sums(
+        statement(
+            "ui/breakdown",
+            name=f"{EXPRESSIONS[dimension]} AS `{column}`",
+            column=f"`{column}`",
+            joins=scope.joins(),
+            filters=scope.filters,
+        )
+    )
+    query = Query(text, {**scope.parameters, "limit": ROWS})
+
+    def drill(name: str, value: Any) -> str:
+        return filters.link("/", where=(dimension, value or ""), by="day") if name == column else ""
+
+    title = f"{dimension.capitalize()}s"
+    return Page(f"{dimension}s", title, [panel(title, ledger.query(query.text, query.parameters), query, drill, bar="total_cost_usd")], filters=filters)  # fmt: skip
+
+
+def trust(ledger: Ledger, filters: Filters, now: datetime) -> Page:
+    """How far the figures can be trusted, and what to do about the rest."""
+    window: dict[str, Any] = {"since": filters.since, "until": filters.until}
+    questions: dict[str, tuple[str, dict[str, Any], str]] = {
+        "Not attributed, by line of code": ("trust_calls", window, "Every call says its feature, user and request."),
+        "How sure costs are": ("trust_evidence", window, "There is nothing in this period."),
+        "Without a price": ("trust_unpriced", window, "Every call has a price."),
+        "Rows that are missing": ("trust_holes", {}, "No process has numbered a row that is not here."),
+        "Counted twice": ("trust_duplicates", window, "No response has more than one row."),
+    }
+    panels: list[Panel] = []
+    for title, (name, parameters, empty) in questions.items():
+        query = Query(statement(f"ui/{name}"), parameters)
+        panels.append(panel(title, ledger.query(query.text, query.parameters), query, empty=empty))
+    ages = [(table.source, table.version, len(table.models), table.dated, (now.date() - table.dated).days if table.dated else None) for table in in_force().tables]  # fmt: skip
+    tables = Result(
+        ("source", "version", "models", "dated", "age_days"),
+        ("String", "String", "UInt64", "Date", "UInt64"),
+        list(ages),
+    )
+    panels.append(panel("Price tables in force", tables))
+    return Page("trust", "Trust", panels, filters=filters)
+
+
+def budgets(ledger: Ledger, now: datetime) -> Page:
+    """Every budget in its period, and what was alerted."""
+    rows = [
+        (s.label, s.amount_usd, s.spent_usd, round(s.utilisation, 4), s.projected_usd, s.forecast.exhausted_at if s.forecast else None, s.budget.action)
+        for s in budget_status.statuses(ledger, now)
+    ]  # fmt: skip
+    names = ("budget", "amount_usd", "spent_usd", "utilisation", "projected_usd", "exhausted_at", "action")
+    types = ("String", "Decimal", "Decimal", "Float64", "Decimal", "DateTime", "String")
+    now_rows = sorted(rows, key=lambda row: -row[3])[:ROWS]
+    query = Query(statement("ui/alerts"), {})
+    panels = [
+        panel(
+            "Budgets",
+            Result(names, types, now_rows),
+            empty="No budget has spend: set one with `spanledger budget set all 10000`.",
+        ),
+        panel("Alerts", ledger.query(query.text), query, empty="Nothing was alerted (spanledger guard)."),
+    ]
+    return Page("budgets", "Budgets and alerts", panels)
+
+
+def invoice(ledger: Ledger | None = None, data: bytes = b"", provider: str = "") -> Page:
+    """The invoice of a provider beside the ledger; nothing is stored.
+
+    Raises:
+        InvoiceError: the file is not an invoice that is known.
+        DatabaseError: the ledger could not be queried.
+    """
+    if ledger is None:
+        return Page("invoice", "Invoice")
+    lines = provider_exports.read(data, provider, exchange_rates.stored(ledger))
+    residuals = reconciling.reconcile(ledger, lines)
+    billed = sum((r.invoiced for r in residuals), Decimal(0))
+    known = sum((r.ledger for r in residuals), Decimal(0))
+    unexplained = sum((abs(r.unexplained) for r in residuals), Decimal(0))
+    closes = abs(billed - known) < Decimal("0.005")
+    verdict = "to the cent" if closes else f"{usd(billed - known)} apart, {usd(unexplained)} of it unexplained"
+    stats = [
+        ("Invoice", usd(billed), f"{len(lines):,} lines"),
+        ("Ledger", usd(known), ""),
+        ("They are", "equal" if closes else "not equal", verdict),
+    ]
+    causes = {cause: sum((r.causes[cause] for r in residuals), Decimal(0)) for cause in reconciling.CAUSES}
+    sums = [(cause, amount) for cause, amount in causes.items() if amount] + [("unexplained", unexplained)]
+    names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd", "unexplained_usd")
+    types = ("Date", "String", "String", "String", "Decimal", "Decimal", "Decimal", "Decimal")
+    rows = sorted(residuals, key=lambda r: -abs(r.residual))[:ROWS]
+    panels = [
+        panel("What explains the difference", Result(("cause", "amount_usd"), ("String", "Decimal"), list(sums))),
+        panel(
+            f"The {len(rows)} largest differences",
+            Result(
+                names,
+                types,
+                [
+                    (r.day, r.provider, r.project, r.model, r.invoiced, r.ledger, r.residual, r.unexplained)
+                    for r in rows
+                ],
+            ),
+        ),
+    ]
+    return Page("invoice", "Invoice", panels, stats)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+def panel(
+    title: str,
+    result: Result,
+    query: Query | None = None,
+    link: Callable[[str, Row], str] = lambda _column, _row: "",
+    *,
+    bar: str = "",
+    hidden: Sequence[str] = (),
+    note: str = "",
+    empty: str = "There is nothing in this period.",
+) -> Panel:
+    """A result as a panel; `link` gives the address of a cell of a row, `bar` names the column that has bars, `hidden` those that
+    are there for links only."""
+    places = [n for n, name in enumerate(result.columns) if name not in hidden]
+    columns = [_column(result, n, link, has_bars=result.columns[n] == bar) for n in places]
+    heads = [result.columns[n].removesuffix(MONEY).replace("_", " ") for n in places]
+    numeric = frozenset(head for head, n in zip(heads, places, strict=True) if is_numeric(result.types[n]))
+    return Panel(
+        title, heads, list(zip(*columns, strict=True)), query.literal() if query else "", note, empty, None, numeric
+    )
+
+
+def _column(result: Result, number: int, link: Callable[[str, Row], str], *, has_bars: bool) -> list[Cell]:
+    """The cells of one column."""
+    name, values = result.columns[number], [row[number] for row in result.rows]
+    most = max((float(value or 0) for value in values), default=0.0) if has_bars else 0.0
+    kind = "number" if is_numeric(result.types[number]) else "time" if "Date" in result.types[number] else ""
+    return [
+        Cell(format_cell(name, value) or "-", kind, link(name, row), float(value or 0) / most if most > 0 else None)
+        for value, row in zip(values, _rows(result), strict=True)
+    ]
+
+
+def _rows(result: Result) -> list[Row]:
+    return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+
+
+def _with_chart(shown: Panel, chart: Chart) -> Panel:
+    return replace(shown, chart=chart)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

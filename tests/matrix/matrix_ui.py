@@ -1,0 +1,62 @@
+"""The page in a real browser (Debian's Chromium): charts are drawn, axe finds nothing, nothing is wider than a phone, and a keyboard
+is enough to get from a request to a call. `browse.py` also takes pictures, for docs/images."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import synthetic
+from matrix.environments import HERE, python_with_wheel
+from spanledger_clickhouse.database.connection import open_client, resolve_target
+
+
+def chromium() -> str:
+    """The browser, installed where it lacks."""
+    if shutil.which("chromium") is None:
+        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        for words in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            subprocess.run([*sudo, "apt-get", "--quiet", *words], check=True, capture_output=True)
+    browser = shutil.which("chromium")
+    assert browser, "the page is tested in Chromium: apt-get install chromium"
+    return browser
+
+
+def test_the_page_in_a_browser(tmp_path: Path):
+    browser = chromium()
+    interpreter = python_with_wheel("browser", "playwright", "axe-playwright-python")
+    dsn = f"chdb://{tmp_path}/ledger"
+    with open_client(resolve_target(dsn)) as client:
+        synthetic.open_shop(client, resolve_target(dsn), datetime.now(UTC))
+    env = {
+        **os.environ,
+        "SPANLEDGER_DSN": dsn,
+        "SPANLEDGER_SPOOL_DIR": str(tmp_path / "spool"),
+        "XDG_STATE_HOME": str(tmp_path),
+    }
+    command = [sys.executable, "-u", "-m", "spanledger_clickhouse.cli", "ui", "--no-open"]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        line = server.stderr.readline()
+        address = re.search(r"http://\S+", line)
+        assert address, line
+        done = subprocess.run(
+            [interpreter, HERE / "browse.py", browser, address[0]],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        server.terminate()
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout)
+    assert seen["console"] == []
+    assert seen["call"].startswith("Call ")
+    assert {name: page for name, page in seen["pages"].items() if page["wider"] > 0 or page["violations"]} == {}
+    assert all(seen["pages"][f"spend-{width}"]["charts"] == 2 for width in (1280, 768, 390))
