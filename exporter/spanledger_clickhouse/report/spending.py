@@ -40,7 +40,7 @@ SORTS: Final = {
 FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Before any call."""
 ALL_TIMES: Final = 1_000_000
-"""Rows by day or hour, if nobody says how many: all."""
+"""Rows by day or hour, where no number is given: all."""
 
 
 class Query(NamedTuple):
