@@ -129,6 +129,8 @@ def draw(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequen
     if not rows:
         return "<div class=none>No data</div>"
     match panel["type"]:
+        case "stat" if panel["options"]["graphMode"] == "area":
+            return _trend(panel, rows)
         case "stat":
             value = rows[0][0]
             limit = next((step["value"] for step in defaults["thresholds"]["steps"] if step["value"] is not None), None)
@@ -145,6 +147,24 @@ def draw(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequen
             )  # fmt: skip
         case _:
             return _table(panel, columns, rows)
+
+
+def _trend(panel: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> str:
+    """The value of this period with its course, and that of the one before."""
+    adds_up = panel["options"]["reduceOptions"]["calcs"] == ["sum"]
+    parts: list[str] = []
+    for name in ("this period", "the period before"):
+        values = [float(row[2]) for row in rows if row[1] == name and row[2] is not None]
+        if not values:
+            continue
+        text = shown(sum(values) if adds_up else values[-1], panel["fieldConfig"]["defaults"]["unit"])
+        top = max(values) or 1
+        points = " ".join(
+            f"{1000 * n / max(1, len(values) - 1):.1f},{300 * (1 - value / top):.1f}" for n, value in enumerate(values)
+        )
+        course = f"<svg viewBox='0 0 1000 300' preserveAspectRatio=none><polyline points='{points}' fill=none stroke='#6e9fff' stroke-width=2 vector-effect='non-scaling-stroke'/></svg>"
+        parts.append(f"<div class=axis>{name}</div><div class=trend>{html.escape(text)}</div>{course}")
+    return "".join(parts)
 
 
 def _table(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -213,7 +233,7 @@ def _series(panel: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Seq
 
 STYLE: Final = """<meta charset=utf-8><style>*{box-sizing:border-box}body{background:#111217;color:#ccccdc;font:12px sans-serif;margin:8px;position:relative}
 h1{font-size:18px;margin:0 0 8px}.p{position:absolute;background:#181b1f;border:1px solid #2c3235;border-radius:2px;padding:6px;overflow:hidden;display:flex;flex-direction:column}
-.p h2{font-size:12px;margin:0 0 4px;color:#fff}.row{position:absolute;font-size:14px;color:#fff;padding-top:8px}.stat{font-size:30px;margin:auto}
+.p h2{font-size:12px;margin:0 0 4px;color:#fff}.row{position:absolute;font-size:14px;color:#fff;padding-top:8px}.stat{font-size:30px;margin:auto}.trend{font-size:20px;color:#fff}
 svg{flex:1;min-height:0;width:100%;background:#14161a}.axis,.legend{font-size:10px;color:#8e8e99}.legend em{font-style:normal}
 table{border-collapse:collapse;font-size:11px}td,th{text-align:left;padding:2px 8px 2px 0;white-space:nowrap;border-bottom:1px solid #24272b}th{color:#6e9fff}
 .bar{display:flex;align-items:center;margin:3px 0}.bar span{width:30%;overflow:hidden;white-space:nowrap}.bar i{background:#73bf69;height:14px;margin-right:6px}.none{margin:auto;color:#8e8e99}</style>"""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -21,6 +21,32 @@ class Lazy(NamedTuple):
     """The first sentence of its help."""
 
 
+class Commands(MutableMapping[str, click.Command]):
+    """Name -> command, imported at its first use."""
+
+    def __init__(self, lazy: Mapping[str, Lazy]) -> None:
+        self._lazy = lazy
+        self._commands: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._commands:
+            module = importlib.import_module(self._lazy[name].module)
+            self._commands |= {command.name: command for command in module.COMMANDS}
+        return self._commands[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._commands[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._lazy, *self._commands)))
+
+    def __len__(self) -> int:
+        return len(set(self))
+
+
 class Group(click.Group):
     """A group whose help says each command's summary in whole."""
 
@@ -31,10 +57,8 @@ class Group(click.Group):
 
     def summaries(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
         """Section -> (command, summary)."""
-        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        return {
-            "Commands": [(name, command.get_short_help_str(UNCUT)) for name, command in commands if command is not None]
-        }
+        names = self.list_commands(ctx)
+        return {"Commands": [(name, self.commands[name].get_short_help_str(UNCUT)) for name in names]}
 
 
 class LazyGroup(Group):
@@ -44,22 +68,12 @@ class LazyGroup(Group):
         sections: what commands are for -> their names -> where they are.
     """
 
-    def __init__(self, *, sections: dict[str, dict[str, Lazy]], **more: object) -> None:
-        super().__init__(**more)  # type: ignore[arg-type]
+    def __init__(self, *, sections: Mapping[str, Mapping[str, Lazy]], **more: Any) -> None:
+        lazy = {name: each for commands in sections.values() for name, each in commands.items()}
+        super().__init__(commands=Commands(lazy), **more)
         self.sections = sections
-        self.lazy = {name: lazy for commands in sections.values() for name, lazy in commands.items()}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return sorted(self.lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        lazy = self.lazy.get(cmd_name)
-        if lazy is None:
-            return None
-        module = importlib.import_module(lazy.module)
-        return next(command for command in module.COMMANDS if command.name == cmd_name)
-
-    def summaries(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:  # noqa: ARG002
+    def summaries(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:  # noqa: ARG002 - without importing one
         return {
             section: [(name, lazy.summary) for name, lazy in commands.items()]
             for section, commands in self.sections.items()
@@ -68,11 +82,8 @@ class LazyGroup(Group):
 
 def commands_below(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
     """Every command below a group, and its whole name: ("spanledger budget set", ...)."""
-    context = click.Context(group)
-    for command_name in group.list_commands(context):
-        command = group.get_command(context, command_name)
-        if command is None:
-            continue
+    for command_name in sorted(group.commands):
+        command = group.commands[command_name]
         yield f"{name} {command_name}", command
         if isinstance(command, click.Group):
             yield from commands_below(command, f"{name} {command_name}")
