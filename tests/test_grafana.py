@@ -92,6 +92,29 @@ def test_the_query_of_a_panel_returns_what_grafana_can_draw(shop: Shop, panel: g
     assert "<" in draw(grafana.panel(panel, 1, 0, 0), names, result.result_rows)
 
 
+@pytest.mark.parametrize(
+    ("sql", "chosen", "expanded"),
+    [
+        ("$__timeFilter(c.t)", {}, "c.t >= toDateTime(1772323200) AND c.t <= toDateTime(1772326800)"),
+        ("$__dateFilter(d)", {}, "d >= toDate('2026-03-01') AND d <= toDate('2026-03-01')"),
+        ("$__timeInterval(f(a, b))", {}, "toStartOfInterval(toDateTime(f(a, b)), INTERVAL 60 second)"),
+        ("$__fromTime $__toTime", {}, "toDateTime(1772323200) toDateTime(1772326800)"),
+        ("$__conditionalAll(x IN (${feature:singlequote}), $feature)", {}, "1=1"),
+        (
+            "$__conditionalAll(x IN (${feature:singlequote}), $feature)",
+            {"feature": ["a", "it's"]},
+            "x IN ('a', 'it\\'s')",
+        ),
+        ("$__conditionalAll(x IN (${feature:singlequote}), $feature)", {"feature": [""]}, "x IN ('')"),
+        ("x = '$request'", {}, "x = ''"),
+    ],
+)
+def test_macros_are_expanded_as_the_plug_in_does(sql: str, chosen: dict[str, list[str]], expanded: str):
+    """Its pkg/macros/macros.go, 4.20; `$__conditionalAll` is the browser's, before the others."""
+    begin = datetime(2026, 3, 1, tzinfo=UTC)
+    assert expand(sql, Window(begin, begin + timedelta(hours=1), chosen)) == expanded
+
+
 def test_variables_filter_every_panel(shop: Shop):
     one = {"environment": ["prod"], "service": ["service-1"], "feature": ["chat", "it's"], "tenant": ["tenant-1"]}
     for parameter in PANELS:

@@ -19,6 +19,8 @@ MONTH_DAYS: Final = 30
 MAX_ANOMALIES: Final = 3
 CHART_DAYS: Final = 29
 """28 full days and the current day."""
+WHOLE_CHART: Final = timedelta(days=14)
+"""A period from which the chart has its days, and no others."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Report:
     """Corrections of months that are closed, which no later one has carried so far (`spanledger close`)."""
     teams: tuple[TeamCost, ...]
     daily: tuple[tuple[date, Decimal], ...]
-    """The last 29 days in order, up to the current day; days without calls are included."""
+    """The days of the period, or of a short one the last 29 days, in order; days without calls are included."""
 
     @property
     def days(self) -> float:
@@ -281,9 +283,10 @@ class _Window:
 
     def daily(self) -> Iterator[tuple[date, Decimal]]:
         last = (self.until - timedelta(microseconds=1)).date()
-        costs: dict[date, Decimal] = dict(self.query_rows("daily"))
-        for back in range(CHART_DAYS - 1, -1, -1):
-            day = last - timedelta(days=back)
+        first = self.since.date() if self.until - self.since >= WHOLE_CHART else last - timedelta(days=CHART_DAYS - 1)
+        costs: dict[date, Decimal] = dict(self.query_rows("daily", first=f"toDateTime('{first}', 'UTC')"))
+        for number in range((last - first).days + 1):
+            day = first + timedelta(days=number)
             yield day, costs.get(day, Decimal(0))
 
     def efficiency(self) -> Efficiency | None:

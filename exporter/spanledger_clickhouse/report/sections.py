@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -42,6 +43,16 @@ def sections(report: Report) -> list[Section]:
         replace(section, rows=[tuple(map(visible, row)) for row in section.rows], note=visible(section.note))
         for section in (*cost_sections, *others)
     ]
+
+
+def title(report: Report) -> str:
+    """LLM cost report, and of what: a calendar month, or the days up to one."""
+    is_month = (
+        report.since.day == 1
+        and report.since.hour == 0
+        and (report.until - timedelta(seconds=1)).month == report.since.month
+    )
+    return f"LLM cost report, {report.since:%B %Y}" if is_month else f"LLM cost report, {report.until:%Y-%m-%d}"
 
 
 def headline(report: Report) -> str:

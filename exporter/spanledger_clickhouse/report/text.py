@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from spanledger_clickhouse.report.queries import Report
-from spanledger_clickhouse.report.sections import Section, sections
+from spanledger_clickhouse.report.sections import Section, sections, title
 
 RULE = "-" * 78
 LEAST_WIDTH = 12
@@ -15,7 +15,7 @@ LEAST_WIDTH = 12
 
 def plain(report: Report) -> str:
     """The report in a fixed-width font."""
-    lines = [f"LLM COST REPORT  {report.until:%Y-%m-%d}", f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC"]  # fmt: skip
+    lines = [title(report).upper(), f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC"]  # fmt: skip
     for section in sections(report):
         lines += ["", section.title.upper(), RULE, *_table(section)]
         if section.note:
@@ -49,7 +49,7 @@ def _table(section: Section) -> list[str]:
 def markdown(report: Report) -> str:
     """The report as Markdown with tables (GitHub's)."""
     lines = [
-        f"# LLM cost report, {report.until:%Y-%m-%d}",
+        f"# {title(report)}",
         "",
         f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC",
     ]

@@ -1,2 +1,2 @@
 SELECT toDate(bucket) AS day, sum(cost_usd) FROM llm_costs
-WHERE bucket >= toStartOfDay({until} - 1) - INTERVAL 29 DAY AND bucket < {until} GROUP BY day
+WHERE bucket >= {first} AND bucket < {until} GROUP BY day
