@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -21,6 +22,7 @@ from spanledger_clickhouse.cli.tables import columns_of, fitting
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import open_client
 from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.report.spending import period_before
 from synthetic import call
 
 pytestmark = pytest.mark.clock
@@ -62,6 +64,18 @@ def test_a_period_stands_beside_the_one_before(spring: None):
     ]  # fmt: skip
 
 
+def test_a_month_stands_beside_the_whole_month_before(spring: None):
+    rows = spent("--month", "2026-03", "--by", "provider", "--compare", "previous")
+    assert [Decimal(str(row["previous_cost_usd"])) for row in rows] == [15]
+    done = CliRunner().invoke(main, ["spend", "--month", "2026-03", "--compare", "previous"])
+    assert "(previous: 2026-02-01 00:00 to 2026-03-01 00:00)" in done.stdout
+    now = datetime(2026, 3, 11, 6, tzinfo=UTC)
+    march = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
+    assert period_before(*march, now=now) == (datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 2, 11, 6, tzinfo=UTC))
+    assert period_before(*march, now=march[1]) == (datetime(2026, 2, 1, tzinfo=UTC), march[0])
+    assert period_before(march[0] + timedelta(days=1), march[1], now=now)[0] == march[0] - timedelta(days=29)
+
+
 @pytest.mark.parametrize(
     ("words", "total"),
     [
@@ -94,6 +108,7 @@ def test_all_time_is_said_and_wrong_words_are_refused(spring: None):
         ["--days", "3", "--month", "2026-03"],
         ["--compare", "previous"],
         ["--since", "2099-01-01"],
+        ["--by", "day", "--days", "3", "--compare", "previous"],
     ):
         assert CliRunner().invoke(main, ["spend", *words]).exit_code == 2, words
 
@@ -161,6 +176,19 @@ def test_what_a_terminal_shows(width: int | None, monkeypatch: pytest.MonkeyPatc
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+def test_a_wide_table_is_whole_on_a_narrow_terminal(spring: None, monkeypatch: pytest.MonkeyPatch):
+    shown = Terminal()
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", shown)
+    with click.Context(main, info_name="spanledger") as context:
+        context.meta["spanledger_clickhouse.cli.output.columns"] = ("*",)
+        show(CALLS, "Calls", json_output=False)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
+    assert "1,234,567" in text
+    assert "0af7651916cd43dd8448eb211c80319c" in text
+    assert "$0.000065" in text
 
 
 def test_columns_are_chosen_by_name(spring: None):

@@ -121,6 +121,39 @@ def test_spend_adds_up_and_leads_to_a_call(shop: TestClient):
     assert "62,500" in call_text, "1.25 USD for 20 tokens are 62,500 USD a million"
 
 
+@pytest.mark.parametrize(("path", "name"), [("/users", "user"), ("/features", "feature"), ("/models", "model")])
+def test_a_name_leads_to_its_own_spend(path: str, name: str, shop: TestClient):
+    page = shop.get(path)
+    links = [html.unescape(link) for link in re.findall(rf'href="(/\?[^"]*where={name}%3D[^"]*)"', page.text)]
+    spends = [re.search(r"<dt>Spend</dt><dd>([^<]+)", shop.get(link).text) for link in links]
+    assert sum(Decimal(found[1].removeprefix("$")) for found in spends if found) == Decimal("11.25")
+    assert "nan" not in text_of(page).split()
+
+
+def test_an_address_stays_on_its_host_and_a_ticket_lets_in_once(where: Target):
+    pages = Ui(where, TOKEN)
+    ticket = pages.ticket()
+    client = TestClient(pages.app(), base_url="http://127.0.0.1")
+    assert (
+        client.get(f"http://127.0.0.1//evil.example/x?token={TOKEN}", follow_redirects=False).headers["location"]
+        == "/evil.example/x"
+    )
+    other = TestClient(pages.app(), base_url="http://127.0.0.1")
+    assert other.get(f"/?token={ticket}").status_code == 200
+    third = TestClient(pages.app(), base_url="http://127.0.0.1")
+    assert third.get(f"/?token={ticket}").status_code == 401
+
+
+def test_a_long_request_is_whole_in_its_sum(where: Target):
+    at = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    rows = [call(span_id=f"{n:016x}", start_time=at, cost_usd=Decimal("0.01"), request_id="big") for n in range(1200)]
+    with open_client(where) as client:
+        insert.insert(client, where, [tuple(row.values()) for row in rows])
+    text = text_of(client_of(where).get("/request?id=big"))
+    assert "$12.00" in text
+    assert "The first 1,000 of 1,200." in text
+
+
 def test_a_name_from_a_request_stays_text(shop: TestClient):
     for path in ("/", "/features", "/requests"):
         answer = shop.get(path)
@@ -140,11 +173,19 @@ def test_the_sql_of_a_table_gives_its_figures(shop: TestClient, where: Target):
             answers = [client.query(sql) for sql in statements]
         if path == "/":
             by_feature = next(answer for answer in answers if "feature" in answer.column_names)
-            assert sum(row[1] for row in by_feature.result_rows) == Decimal("11.25")
+            assert sum(row[1] or 0 for row in by_feature.result_rows) == Decimal("11.25")
 
 
 @pytest.mark.parametrize(
-    "query", ["from=yesterday", "by=planet", "where=planet%3Dmars", "from=2026-03-02&to=2026-03-01"]
+    "query",
+    [
+        "from=yesterday",
+        "by=planet",
+        "where=planet%3Dmars",
+        "from=2026-03-02&to=2026-03-01",
+        "to=9999-12-31",
+        "from=0001-01-01",
+    ],
 )
 def test_an_address_that_is_wrong_says_so(query: str, shop: TestClient):
     answer = shop.get(f"/?{query}")

@@ -182,7 +182,7 @@ OVERVIEW = Dashboard(
         Panel("Most expensive tenants", TABLE,
               f"SELECT tenant_id AS tenant, customer_tier, sum(cost_usd) AS cost, sum(calls) AS calls FROM llm_costs_daily WHERE {DAYS} GROUP BY tenant, customer_tier ORDER BY cost DESC LIMIT 20", 8, 9,
               units={"cost": USD}, description="Whole days, with the customer tier that the calls name."),
-        "Can it be trusted?",
+        "Trust",
         Panel("Not attributed", STAT, f"SELECT sum(unattributed_cost_usd) / nullIf(sum(cost_usd), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01,
               description="Share of spend without a user, feature or request: Data quality lists the lines of code."),
         Panel("Without a price", STAT, f"SELECT sum(unpriced_calls) / nullIf(sum(calls), 0) AS share FROM llm_costs WHERE {HOURS}", unit=SHARE, red_above=0.01, description="Share of calls whose cost is unknown."),

@@ -82,7 +82,7 @@ def listed(as_of: datetime | None, everyone: bool, as_json: bool) -> None:
         Result(tuple(LIST_COLUMNS), tuple(LIST_COLUMNS.values()), rows),
         "Budgets",
         json_output=as_json,
-        important=("amount_usd", "spent_usd", "utilisation", "projected_usd", "outlook"),
+        important=("value", "period", "spent_usd", "amount_usd", "utilisation", "outlook"),
     )
 
 

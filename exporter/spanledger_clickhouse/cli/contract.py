@@ -14,10 +14,11 @@ import click
 from spanledger_clickhouse.cli.groups import Group
 from spanledger_clickhouse.cli.output import Usd, as_table, console, ledger, report_user_errors, show
 from spanledger_clickhouse.cli.periods import MONTH
-from spanledger_clickhouse.database.ledger import Ledger, Result
+from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.invoices import contracts
 from spanledger_clickhouse.invoices.contracts import KINDS, Contract
+from spanledger_clickhouse.invoices.reconcile import unknown_providers
 from spanledger_clickhouse.money import usd
 
 
@@ -90,7 +91,7 @@ def set_contract(
             raise click.UsageError(f"there is no contract {name!r} to change; a new one needs --kind and --since")
         agreed = replace(before, **changes) if before else Contract(name, **changes)
         contracts.store(database, [agreed])
-        unknown = _unknown_providers(database, [agreed])
+        unknown = unknown_providers(database, {agreed.provider} - {""})
     was = f" (was: {_described(before)})" if before else ""
     console().print(f"{name}: {_described(agreed)}{was}", markup=False)
     _warn_of(unknown)
@@ -100,12 +101,6 @@ def _described(agreed: Contract) -> str:
     amount = f"{agreed.percent.normalize():f} %" if agreed.kind == "discount" else usd(agreed.amount_usd)
     until = "" if agreed.until == contracts.ENDLESS else f" to {agreed.until}"
     return f"{agreed.kind} of {amount} for {agreed.provider or 'any provider'}, {agreed.model or 'any model'}, from {agreed.since}{until}"
-
-
-def _unknown_providers(database: Ledger, agreed: Sequence[Contract]) -> list[str]:
-    """The providers of contracts that no call so far is of."""
-    providers = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
-    return sorted({contract.provider for contract in agreed} - providers - {""})
 
 
 def _warn_of(providers: Sequence[str]) -> None:
@@ -166,7 +161,7 @@ def import_contracts(file: Path) -> None:
     agreed = contracts.read(file)
     with ledger() as database:
         contracts.store(database, agreed)
-        unknown = _unknown_providers(database, agreed)
+        unknown = unknown_providers(database, {contract.provider for contract in agreed} - {""})
     console().print(f"{len(agreed)} contract{'s are' if len(agreed) != 1 else ' is'} set")
     _warn_of(unknown)
 

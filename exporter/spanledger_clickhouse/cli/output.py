@@ -208,7 +208,10 @@ def show(result: Result, title: str, *, json_output: bool, important: Sequence[s
         shown.print(Text(title, style="bold"))
     width = shown.width if sys.stdout.isatty() and names is None else None
     columns, left_out = fitting(columns_of(result), width, important)
+    if width is None:  # the terminal wraps what is wider than it, and cuts nothing
+        shown = Console(highlight=False, width=PIPED)
     shown.print(table(columns), crop=width is not None, soft_wrap=width is None)
+    left_out = [name for name in left_out if name]
     if left_out:
         note = f"{len(left_out)} column{'s' * (len(left_out) != 1)} left out: {', '.join(left_out)} (--wide)"
         shown.print(Text(note, style="dim"))

@@ -20,7 +20,7 @@ class Month(click.ParamType[date]):
         if isinstance(value, date):
             return value
         match = re.fullmatch(r"(\d{4})-(\d{1,2})", str(value).strip())
-        if match is None or not 1 <= int(match[2]) <= 12 or int(match[1]) < 2000:
+        if match is None or not 1 <= int(match[2]) <= 12 or not 2000 <= int(match[1]) < 2149:
             self.fail(f"{value!r} is not a month: write 2026-10", param, ctx)
         return date(int(match[1]), int(match[2]), 1)
 

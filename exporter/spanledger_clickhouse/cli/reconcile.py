@@ -129,10 +129,9 @@ def reconcile(
 
 def _notes(database: Ledger, lines: list[InvoiceLine]) -> Iterator[str]:
     """What somebody should know who has brought these lines."""
-    providers = {str(name) for (name,) in database.query("SELECT DISTINCT provider FROM llm_calls").rows}
-    unknown = sorted({line.provider for line in lines} - providers)
+    unknown = reconciling.unknown_providers(database, {line.provider for line in lines})
     if unknown:
-        yield f"no call so far is of {', '.join(unknown)}: is it spelt as on the calls ({', '.join(sorted(providers)) or 'there are none'})?"
+        yield f"no call so far is of {', '.join(unknown)}: is it spelt as on the calls?"
     for month in sorted({line.day.replace(day=1) for line in lines}):
         if closing.closed(database, month):
             yield (
@@ -206,7 +205,7 @@ def _show(residuals: list[Residual], *, as_json: bool) -> None:
         Result(names, types, list(rows)),
         "Invoice and ledger",
         json_output=as_json,
-        important=("model", "invoiced_usd", "residual_usd", "explained by", "unexplained_usd"),
+        important=("provider", "model", "invoiced_usd", "ledger_usd", "unexplained_usd", "explained by"),
     )
 
 

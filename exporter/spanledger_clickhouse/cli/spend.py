@@ -18,10 +18,20 @@ from spanledger_clickhouse.cli.output import (
 )
 from spanledger_clickhouse.cli.periods import MONTH, days_of
 from spanledger_clickhouse.cli.tables import BAR
-from spanledger_clickhouse.database.ledger import Ledger, NotReadOnlyError, Result
+from spanledger_clickhouse.database.connection import resolve_target
+from spanledger_clickhouse.database.ledger import NotReadOnlyError, Result
 from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
-from spanledger_clickhouse.report.spending import EXPRESSIONS, SORTS, TIMES, Scope, column_of, spent
+from spanledger_clickhouse.report.spending import (
+    EXPRESSIONS,
+    SORTS,
+    TIMES,
+    Scope,
+    Total,
+    column_of,
+    period_before,
+    spent,
+)
 from spanledger_clickhouse.session import spools_of
 
 VIEWS: Final = ("feature", "user", "request", "model", "team", "project")
@@ -77,7 +87,11 @@ NO_CALLS_HINT: Final = (
     multiple=True,
     help='Only calls of this value, e.g. user=ada; "user=" for none.',
 )
-@click.option("--compare", type=click.Choice(["previous"]), help="Beside the period before, which is as long.")
+@click.option(
+    "--compare",
+    type=click.Choice(["previous"]),
+    help="Beside the period before: of a month the one before, or as much of it; else as long.",
+)
 @click.option("--sort", type=click.Choice(list(SORTS)), default="cost", show_default=True)
 @click.option("--top", type=click.IntRange(1), help="How many rows; default: 20, or all by day or hour.")
 @as_table
@@ -109,9 +123,13 @@ def spend(
         raise click.UsageError(f"{begin:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M}")
     if compare and begin is None:
         raise click.UsageError("--compare needs a period: --days, --month or --since")
+    if compare and by[0] in TIMES:
+        raise click.UsageError(f"--compare is of a whole period: by {by[0]}, no row has one before")
     is_plain = len(by) == 1 and begin is None and until is None and not conditions and sort == "cost"
     window = "all time" if begin is None else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     title = f"Spend by {', '.join(by)}, {window}"
+    if compare and begin is not None:
+        title += " (previous: {:%Y-%m-%d %H:%M} to {:%Y-%m-%d %H:%M})".format(*period_before(begin, end))
     with ledger() as database, spinner("querying the ledger"):
         scope = Scope(database.target.database, begin, end, conditions)
         if is_plain and by[0] in VIEWS:
@@ -120,14 +138,14 @@ def spend(
             result = spent(database, scope.by(by, compare=bool(compare), sort=sort, top=top), by)
         if not as_json and by[0] in TIMES and len(by) == 1 and result.rows:
             result = _with_bars(result)
-        show(
-            result,
-            title,
-            json_output=as_json,
-            important=(*map(column_of, by), "total_cost_usd", "", "change_share", "calls"),
-        )
-        if not as_json:
-            _show_total(database, scope)
+        total = None if as_json else scope.total(database)
+        is_empty = total is not None and not total.calls and not database.query("SELECT 1 FROM llm_calls LIMIT 1").rows
+    important = ("total_cost_usd", *map(column_of, by), "", "previous_cost_usd", "change_share", "calls")
+    show(result, title, json_output=as_json, important=important)
+    if total is not None and total.calls:
+        _show_total(total)
+    elif is_empty and not notes_on_other_rows(spools_of(resolve_target())):
+        console().print(NO_CALLS_HINT)
 
 
 def _period(
@@ -135,6 +153,9 @@ def _period(
 ) -> tuple[datetime | None, datetime]:
     """(begin, end) of the period; no begin: all time."""
     now = datetime.now(UTC)
+    for moment in (since, until):
+        if moment is not None and not 1970 <= moment.year < 2149:
+            raise click.UsageError(f"{moment:%Y-%m-%d}: the ledger has days from 1970 to 2148")
     if month is not None:
         first, after = days_of(month)
         return datetime(first.year, first.month, first.day, tzinfo=UTC), datetime(
@@ -155,13 +176,7 @@ def _with_bars(result: Result) -> Result:
     return Result(columns, (*result.types[: column + 1], BAR, *result.types[column + 1 :]), rows)
 
 
-def _show_total(database: Ledger, scope: Scope) -> None:
-    total = scope.total(database)
-    if not total.calls:
-        is_empty = not database.query("SELECT 1 FROM llm_calls LIMIT 1").rows
-        if is_empty and not notes_on_other_rows(spools_of(database.target)):
-            console().print(NO_CALLS_HINT)
-        return
+def _show_total(total: Total) -> None:
     console().print(
         f"\ntotal {usd(total.cost_usd or 0)} in {calls(total.calls)}; {total.unpriced_calls:,} without a price; "
         f"{usd(total.unattributed_cost_usd or 0)} in {calls(total.unattributed_calls)} not fully attributed (spanledger who-forgot)"
@@ -193,7 +208,8 @@ def request(request_id: str, as_json: bool) -> None:
             raise click.ClickException(
                 f"no call has the request id {request_id!r}; see `spanledger spend --by request`"
             )
-        show(result, f"Calls of request {request_id}", json_output=as_json, important=("cost_usd", "model", "feature"))
+    important = ("model", "cost_usd", "input_tokens", "output_tokens", "feature")
+    show(result, f"Calls of request {request_id}", json_output=as_json, important=important)
 
 
 @click.command()
@@ -218,7 +234,7 @@ def sql(query: str, write: bool, as_json: bool) -> None:
             raise click.UsageError(
                 "only read-only queries are allowed. Pass --write to modify the ledger, or for SETTINGS, file() and url()"
             ) from error
-        show(result, "", json_output=as_json)
+    show(result, "", json_output=as_json)
 
 
 COMMANDS: Final = (spend, request, sql)

@@ -13,7 +13,7 @@ from spanledger_clickhouse.printable import MONEY, format_cell, is_numeric, visi
 
 GAP: Final = 2
 """Characters between two columns."""
-LEAST_TEXT: Final = 16
+LEAST_TEXT: Final = 20
 """Characters that a name keeps: its begin and its end."""
 BAR: Final = "Bar"
 """Type of a column of bars."""

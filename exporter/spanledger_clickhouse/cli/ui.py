@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import socket
 import webbrowser
@@ -41,11 +43,13 @@ def ui(port: int, opens: bool) -> None:
             raise click.ClickException(
                 f"port {port} cannot be used: {error.strerror}; give another one, or none"
             ) from error
-        address = f"http://{HOST}:{listener.getsockname()[1]}/?token={token}"
-        click.echo(f"{target.masked_dsn} at {address}\nCtrl-C ends it", err=True)
+        pages, base = Ui(target, token), f"http://{HOST}:{listener.getsockname()[1]}/?token="
+        click.echo(f"The ledger {target.masked_dsn}: {base}{token}\nCtrl-C ends it.", err=True)
         if opens:
-            webbrowser.open(address)
-        serve(Ui(target, token).app(), listener)
+            webbrowser.open(f"{base}{pages.ticket()}")
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(pages.app(), listener)
+    os._exit(0)  # a page that still waits for its ledger is a thread that cannot be ended
 
 
 HOST: Final = "127.0.0.1"

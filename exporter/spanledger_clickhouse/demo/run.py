@@ -193,6 +193,7 @@ def run(requests: int, directory: Path) -> bool:
     print(f"the ledger:   {row['usd']} USD in {row['calls']} calls")
     print(f"the provider: {true} USD in {len(provider.sold)} calls  -> {'the same' if same else 'NOT THE SAME'}")
     print("(Its rows have the flag proxy: a host that is not a provider's own is priced by list, as an estimate.)\n")
+    print("In the browser: spanledger ui, with the same XDG_STATE_HOME.")
     print(f"The database is {directory / 'spanledger' / 'ledger'}. Ask it more:")
     command = BIN / "spanledger"
     here = Path.cwd()

@@ -284,6 +284,12 @@ def _unpriced(ledger_slice: LedgerSlice, bill: Decimal) -> Decimal:
     return ledger_slice.cost * ledger_slice.unpriced_tokens / ledger_slice.priced_tokens
 
 
+def unknown_providers(ledger: Ledger, names: Iterable[str]) -> list[str]:
+    """Of providers, those that no call of the ledger has: their names may be spelt in another way there. Raises DatabaseError."""
+    providers = {str(name) for (name,) in ledger.query("SELECT DISTINCT provider FROM llm_calls").rows}
+    return sorted(set(names) - providers)
+
+
 def store_invoice(ledger: Ledger, lines: Iterable[InvoiceLine]) -> None:
     """Store an invoice in the table `invoices`, replacing earlier lines of the same days and projects.
 

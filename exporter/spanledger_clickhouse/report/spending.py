@@ -14,13 +14,13 @@ from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.database.statements import statement
 
 EXPRESSIONS: Final = {
-    **{label: f"c.{dimension.column}" for label, dimension in BY_LABEL.items()},
+    **{label: f"nullIf(toString(c.{dimension.column}), '')" for label, dimension in BY_LABEL.items()},
     "team": statement("assignments/team"),
     "project": statement("assignments/project"),
     "model": "c.model",
     "provider": "toString(c.provider)",
     "service": "toString(c.service)",
-    "environment": "toString(c.environment)",
+    "environment": "nullIf(toString(c.environment), '')",
     "evidence": "c.evidence",
     "day": "toDate(c.start_time)",
     "hour": "toStartOfHour(c.start_time)",
@@ -51,7 +51,10 @@ class Query(NamedTuple):
 
     def literal(self) -> str:
         """The statement with its parameters in it, to be copied."""
-        return re.sub(r"\{(\w+):([^{}]+)\}", lambda match: _literal(self.parameters[match[1]], match[2]), self.text)
+        text = re.sub(
+            r"\A(--[^\n]*\n)+", "", self.text
+        )  # a comment at the begin looks like an option on a command line
+        return re.sub(r"\{(\w+):([^{}]+)\}", lambda match: _literal(self.parameters[match[1]], match[2]), text)
 
 
 def _literal(value: Any, kind: str) -> str:
@@ -129,14 +132,24 @@ class Scope:
         query = statement(name, joins=self.joins(), filters=self.filters)
         return Total(*ledger.query(query, self.parameters).rows[0])
 
-    def by(self, by: Sequence[str], *, compare: bool = False, sort: str = "cost", top: int | None = None) -> Query:
+    def by(
+        self,
+        by: Sequence[str],
+        *,
+        compare: bool = False,
+        sort: str = "cost",
+        top: int | None = None,
+        rolled_up: bool = False,
+    ) -> Query:
         """The question of what was spent by dimensions, highest first, or by time, latest first.
 
         Args:
             by: names of `EXPRESSIONS`.
-            compare: with the cost of the period before, which is as long.
+            compare: with the cost of the period before (`period_before`); not by time, where no row has one.
             sort: a name of `SORTS`; by time it does not count.
             top: how many rows; default: 20, or all if it is by time.
+            rolled_up: from the rollup of hours, where it knows the answer: fast, but late rows are in it only after
+                `spanledger rollup`, and a mean is over calls that have a price or were not billed.
         """
         columns = [column_of(name) for name in by]
         is_by_time = by[0] in TIMES
@@ -147,7 +160,7 @@ class Scope:
             else [SORTS[sort], *groups]
         )
         text = statement(
-            "cli/spend_rollup" if self.is_rolled_up(by) else "cli/spend",
+            "cli/spend_rollup" if rolled_up and self.is_rolled_up(by) else "cli/spend",
             names=", ".join(f"{EXPRESSIONS[name]} AS {group}" for name, group in zip(by, groups, strict=True)),
             groups=", ".join(groups),
             compared=statement("cli/spend_compared") if compare else "",
@@ -156,9 +169,20 @@ class Scope:
             filters=self.filters,
             order=", ".join(order),
         )
-        before = self.begin - (self.until - self.begin) if compare else self.begin
+        before, before_until = period_before(self.begin, self.until) if compare else (self.begin, self.begin)
         limit = top or (ALL_TIMES if is_by_time else 20)
-        return Query(text, {**self.parameters, "before": before, "limit": limit})
+        return Query(text, {**self.parameters, "before": before, "before_until": before_until, "limit": limit})
+
+
+def period_before(since: datetime, until: datetime, now: datetime | None = None) -> tuple[datetime, datetime]:
+    """What a period is compared with: a month, or what has passed of it, with the month before, or as much of that; any other
+    period with one before it that is as long."""
+    next_month = (since + timedelta(days=32)).replace(day=1)
+    if since != since.replace(day=1, hour=0, minute=0, second=0, microsecond=0) or until > next_month:
+        return since - (until - since), since
+    month_before = (since - timedelta(days=1)).replace(day=1)
+    end = min(until, now or datetime.now(UTC))
+    return month_before, since if end == next_month else min(since, month_before + (end - since))
 
 
 def column_of(name: str) -> str:

@@ -22,10 +22,15 @@ from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.printable import MONEY, format_cell, is_numeric
 from spanledger_clickhouse.report.queries import month_ahead
 from spanledger_clickhouse.report.sections import percent_change, share
-from spanledger_clickhouse.report.spending import EXPRESSIONS, TIMES, Query, Scope, column_of, spent
+from spanledger_clickhouse.report.spending import EXPRESSIONS, TIMES, Query, Scope, column_of, period_before, spent
 
 BREAKDOWNS: Final = ("user", "feature", "model")
 ROWS: Final = 50
+LARGE: Final = 5_000_000
+"""Calls from which a page has the rollup."""
+FIRST_YEAR: Final = 1970
+LAST_YEAR: Final = 2148
+"""ClickHouse's dates."""
 CALL_DETAILS: Final = ("trace_id", "span_id", "duration_us", "time_to_first_chunk_us")
 """Columns of a call that its address or the time axis has."""
 
@@ -36,6 +41,10 @@ Row = Mapping[str, Any]
 
 class BadQuestionError(Exception):
     """A page's address is not valid; the message says why."""
+
+
+class NotThereError(Exception):
+    """What a page's address names does not exist."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,8 @@ def filters_of(parameters: Sequence[tuple[str, str]], today: date) -> Filters:
         last = date.fromisoformat(given["to"]) if given.get("to") else today
     except ValueError:
         raise BadQuestionError("a day is written 2026-10-31") from None
+    if first.year < FIRST_YEAR or last.year > LAST_YEAR:
+        raise BadQuestionError(f"days are from {FIRST_YEAR} to {LAST_YEAR}")
     if first > last:
         raise BadQuestionError(f"{first} is after {last}")
     by = given.get("by") or "feature"
@@ -155,18 +166,19 @@ def filters_of(parameters: Sequence[tuple[str, str]], today: date) -> Filters:
 def spend(ledger: Ledger, filters: Filters, now: datetime) -> Page:
     """What was spent: the month against its budget, days, and any dimension."""
     scope = filters.scope(ledger.target.database)
-    total = scope.total(ledger, rolled_up=True)
-    length = filters.until - filters.since
-    before = Scope(ledger.target.database, filters.since - length, filters.since, filters.where).total(
-        ledger, rolled_up=True
-    )
+    is_large = _is_large(ledger)
+    total = scope.total(ledger, rolled_up=is_large)
+    begin, end = period_before(filters.since, filters.until, now)
+    before = Scope(ledger.target.database, begin, end, filters.where).total(ledger, rolled_up=is_large)
     stats = [
-        ("Spend", usd(total.cost_usd or 0), f"{percent_change(total.cost_usd or Decimal(0), before.cost_usd or Decimal(0))} against the {length.days} days before"),
+        ("Spend", usd(total.cost_usd or 0), f"{percent_change(total.cost_usd or Decimal(0), before.cost_usd or Decimal(0))} against {begin:%d %b} to {end - timedelta(seconds=1):%d %b}"),
         ("Calls", f"{total.calls:,}", f"{usd((total.cost_usd or 0) / total.calls)} each" if total.calls else ""),
         ("Without a price", f"{total.unpriced_calls:,}", "calls whose cost is unknown"),
-        ("Not attributed", usd(total.unattributed_cost_usd or 0), f"{share(total.unattributed_cost_usd, total.cost_usd)} of spend"),
+        ("Not attributed", usd(total.unattributed_cost_usd or 0), f"{share(total.unattributed_cost_usd or 0, total.cost_usd)} of spend"),
     ]  # fmt: skip
-    query = scope.by([filters.by], compare=True, top=ROWS)
+    query = scope.by(
+        [filters.by], compare=filters.by not in TIMES, top=None if filters.by in TIMES else ROWS, rolled_up=is_large
+    )
     result = spent(ledger, query, [filters.by])
 
     def drill(column: str, row: Row) -> str:
@@ -177,11 +189,16 @@ def spend(ledger: Ledger, filters: Filters, now: datetime) -> Page:
         )
 
     panels = [
-        *([] if filters.where else [_burn_up(ledger, now)]),
+        *([_burn_up(ledger, now)] if not filters.where and filters.last >= now.date().replace(day=1) else []),
         panel(f"Spend by {filters.by}", result, query, drill, bar="total_cost_usd"),
-        *([] if filters.by in TIMES else [_days(ledger, scope)]),
+        *([] if filters.by in TIMES else [_days(ledger, scope, is_large)]),
     ]
     return Page("spend", "Spend", panels, stats, filters=filters)
+
+
+def _is_large(ledger: Ledger) -> bool:
+    """Whether the calls take too long to add up for a page, so that it has the rollup of hours."""
+    return bool(ledger.query(statement("ui/is_large"), {"rows": LARGE}).rows)
 
 
 def _burn_up(ledger: Ledger, now: datetime) -> Panel:
@@ -224,8 +241,8 @@ def _burn_up(ledger: Ledger, now: datetime) -> Panel:
     return _with_chart(shown, Chart(days, series, summary))
 
 
-def _days(ledger: Ledger, scope: Scope) -> Panel:
-    query = scope.by(["day"])
+def _days(ledger: Ledger, scope: Scope, is_large: bool) -> Panel:
+    query = scope.by(["day"], rolled_up=is_large)
     result = spent(ledger, query, ["day"])
     costs = {row[0]: row[1] for row in result.rows}
     days = [scope.begin.date() + timedelta(days=n) for n in range((scope.until - scope.begin).days)]
@@ -261,10 +278,12 @@ def request(ledger: Ledger, request_id: str) -> Page:
     def link(column: str, row: Row) -> str:
         return _call_address(row) if column == "model" else ""
 
-    costs = [call["cost_usd"] for call in calls if call["cost_usd"] is not None]
-    attempts = sum(call["attempts"] for call in calls)
-    stats = [("Cost", usd(sum(costs, Decimal(0))), ""), ("Calls", f"{len(calls):,}", f"{attempts:,} attempts")]
-    table = panel("Calls", result, query, link, hidden=CALL_DETAILS, empty=f"No call has the request id {request_id}.")
+    [(cost, count, attempts)] = ledger.query(statement("ui/request_total"), query.parameters).rows
+    stats = [("Cost", usd(cost), ""), ("Calls", f"{count:,}", f"{attempts:,} attempts")]
+    note = f"The first {len(calls):,} of {count:,}." if len(calls) < count else ""
+    table = panel(
+        "Calls", result, query, link, hidden=CALL_DETAILS, note=note, empty=f"No call has the request id {request_id}."
+    )
     return Page("requests", f"Request {request_id}", [table], stats, _waterfall(calls))
 
 
@@ -297,7 +316,7 @@ def call(ledger: Ledger, trace: str, span: str) -> Page:
     query = Query(statement("ui/call"), {"trace": trace, "span": span})
     result = ledger.query(query.text, query.parameters)
     if not result.rows:
-        raise BadQuestionError("no call has this trace and span")
+        raise NotThereError("No call has this trace and span.")
     row = {name.removeprefix("c."): value for name, value in _rows(result)[0].items()}
     panels = [
         panel(
@@ -356,8 +375,8 @@ def breakdown(ledger: Ledger, filters: Filters, dimension: str) -> Page:
     )
     query = Query(text, {**scope.parameters, "limit": ROWS})
 
-    def drill(name: str, value: Any) -> str:
-        return filters.link("/", where=(dimension, value or ""), by="day") if name == column else ""
+    def drill(name: str, row: Row) -> str:
+        return filters.link("/", where=(dimension, row[column] or ""), by="day") if name == column else ""
 
     title = f"{dimension.capitalize()}s"
     return Page(f"{dimension}s", title, [panel(title, ledger.query(query.text, query.parameters), query, drill, bar="total_cost_usd")], filters=filters)  # fmt: skip
@@ -390,18 +409,18 @@ def trust(ledger: Ledger, filters: Filters, now: datetime) -> Page:
 def budgets(ledger: Ledger, now: datetime) -> Page:
     """Every budget in its period, and what was alerted."""
     rows = [
-        (s.label, s.amount_usd, s.spent_usd, round(s.utilisation, 4), s.projected_usd, s.forecast.exhausted_at if s.forecast else None, s.budget.action)
+        (s.label, s.budget.window, s.amount_usd, s.spent_usd, round(s.utilisation, 4), s.projected_usd, s.forecast.exhausted_at if s.forecast else None, s.budget.action)
         for s in budget_status.statuses(ledger, now)
     ]  # fmt: skip
-    names = ("budget", "amount_usd", "spent_usd", "utilisation", "projected_usd", "exhausted_at", "action")
-    types = ("String", "Decimal", "Decimal", "Float64", "Decimal", "DateTime", "String")
-    now_rows = sorted(rows, key=lambda row: -row[3])[:ROWS]
+    names = ("budget", "period", "amount_usd", "spent_usd", "utilisation", "projected_usd", "exhausted_at", "action")
+    types = ("String", "String", "Decimal", "Decimal", "Float64", "Decimal", "DateTime", "String")
+    now_rows = sorted(rows, key=lambda row: -row[4])[:ROWS]
     query = Query(statement("ui/alerts"), {})
     panels = [
         panel(
             "Budgets",
             Result(names, types, now_rows),
-            empty="No budget has spend: set one with `spanledger budget set all 10000`.",
+            empty="No budget is set, or none has spend: set one with `spanledger budget set all 10000`.",
         ),
         panel("Alerts", ledger.query(query.text), query, empty="Nothing was alerted (spanledger guard)."),
     ]
@@ -425,10 +444,13 @@ def invoice(ledger: Ledger | None = None, data: bytes = b"", provider: str = "")
     closes = abs(billed - known) < Decimal("0.005")
     verdict = "to the cent" if closes else f"{usd(billed - known)} apart, {usd(unexplained)} of it unexplained"
     stats = [
-        ("Invoice", usd(billed), f"{len(lines):,} lines"),
+        ("Invoice", usd(billed), f"{len(lines):,} line{'s' * (len(lines) != 1)}"),
         ("Ledger", usd(known), ""),
         ("They are", "equal" if closes else "not equal", verdict),
     ]
+    unknown = reconciling.unknown_providers(ledger, {line.provider for line in lines})
+    if unknown:
+        stats.append(("No call is of", ", ".join(unknown), "is it spelt as on the calls?"))
     causes = {cause: sum((r.causes[cause] for r in residuals), Decimal(0)) for cause in reconciling.CAUSES}
     sums = [(cause, amount) for cause, amount in causes.items() if amount] + [("unexplained", unexplained)]
     names = ("day", "provider", "project", "model", "invoiced_usd", "ledger_usd", "residual_usd", "unexplained_usd")
@@ -437,7 +459,7 @@ def invoice(ledger: Ledger | None = None, data: bytes = b"", provider: str = "")
     panels = [
         panel("What explains the difference", Result(("cause", "amount_usd"), ("String", "Decimal"), list(sums))),
         panel(
-            f"The {len(rows)} largest differences",
+            "The largest differences",
             Result(
                 names,
                 types,
@@ -469,6 +491,8 @@ def panel(
     are there for links only."""
     places = [n for n, name in enumerate(result.columns) if name not in hidden]
     columns = [_column(result, n, link, has_bars=result.columns[n] == bar) for n in places]
+    if len(result.rows) == ROWS and not note:
+        note = f"The first {ROWS}."
     heads = [result.columns[n].removesuffix(MONEY).replace("_", " ") for n in places]
     numeric = frozenset(head for head, n in zip(heads, places, strict=True) if is_numeric(result.types[n]))
     return Panel(

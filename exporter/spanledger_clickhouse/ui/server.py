@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hmac
 import json
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -30,7 +31,7 @@ from spanledger_clickhouse.invoices.lines import InvoiceError
 from spanledger_clickhouse.report.spending import EXPRESSIONS
 from spanledger_clickhouse.session import open_ledger
 from spanledger_clickhouse.ui import pages
-from spanledger_clickhouse.ui.pages import BadQuestionError, Page
+from spanledger_clickhouse.ui.pages import BadQuestionError, NotThereError, Page
 
 COOKIE: Final = "spanledger_token"
 UPLOAD_HEADER: Final = "x-spanledger-upload"
@@ -48,6 +49,8 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+WAIT_SECONDS: Final = 10
+"""How long a page waits for others to be done with an embedded ledger."""
 LOCAL_HOSTS: Final = ["127.0.0.1", "localhost", "[::1]"]
 """Names in the Host header: another one is a page elsewhere whose name was made to point here (DNS rebinding)."""
 NAVIGATION: Final = {
@@ -68,7 +71,8 @@ class Ui:
     def __init__(self, target: Target, token: str) -> None:
         """`token`: what the address that is printed at the start has, and then a cookie."""
         self._target, self._token = target, token
-        self._one_at_a_time = Lock() if target.embedded else nullcontext()
+        self._one_at_a_time = Lock() if target.embedded else None
+        self._tickets: set[str] = set()
         self._templates = Environment(
             loader=PackageLoader("spanledger_clickhouse.ui"),
             autoescape=select_autoescape(),
@@ -76,6 +80,12 @@ class Ui:
             lstrip_blocks=True,
         )
         self._templates.policies["json.dumps_kwargs"] = {"sort_keys": False}
+
+    def ticket(self) -> str:
+        """A token that lets in once: a browser's command line can be read by others of this machine."""
+        ticket = secrets.token_urlsafe(24)
+        self._tickets.add(ticket)
+        return ticket
 
     def app(self) -> Starlette:
         dimensions = [
@@ -101,16 +111,21 @@ class Ui:
             Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_HOSTS),
             Middleware(BaseHTTPMiddleware, dispatch=self._guarded),
         ]
-        return Starlette(routes=routes, middleware=guards, exception_handlers={404: self._not_found})
+        return Starlette(
+            routes=routes, middleware=guards, exception_handlers={404: self._not_found, Exception: self._failed}
+        )
 
     async def _guarded(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         """Let through who has the token; every answer has the headers."""
         given = request.query_params.get("token", "")
-        if given and self._is_token(given):
+        cookie = f"{COOKIE}_{request.url.port}"  # a cookie is of all ports of a host
+        if given and (self._is_token(given) or given in self._tickets):
+            self._tickets.discard(given)
             rest = request.url.remove_query_params("token")
-            response: Response = RedirectResponse(f"{rest.path}?{rest.query}" if rest.query else rest.path, 303)
-            response.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
-        elif self._is_token(request.cookies.get(COOKIE, "")):
+            path = "/" + rest.path.lstrip("/\\")  # two slashes would name another host
+            response: Response = RedirectResponse(f"{path}?{rest.query}" if rest.query else path, 303)
+            response.set_cookie(cookie, self._token, httponly=True, samesite="strict")
+        elif self._is_token(request.cookies.get(cookie, "")):
             response = await answer(request)
         else:
             response = PlainTextResponse("Open the address that `spanledger ui` has printed: it has the token.\n", 401)
@@ -130,6 +145,8 @@ class Ui:
                 page = await run_in_threadpool(ask)
             except BadQuestionError as error:
                 return self._error(400, str(error))
+            except NotThereError as error:
+                return self._error(404, str(error))
             except DatabaseError as error:
                 return self._error(503, str(error))
             return self._html(page)
@@ -159,14 +176,33 @@ class Ui:
             return PlainTextResponse(f"{error}\n", 422)
         return self._html(page, template="panels.html")
 
+    async def _failed(self, _request: Request, error: Exception) -> Response:
+        """An error of ours: logged by the server, and said to whoever waits."""
+        response = self._error(500, f"The page could not be made ({type(error).__name__}).")
+        response.headers.update(HEADERS)
+        return response
+
     async def _not_found(self, request: Request, _error: Exception) -> Response:
         return self._error(404, f"There is no page {request.url.path}.")
 
     @contextmanager
     def _ledger(self) -> Generator[Ledger]:
-        """The ledger for one page: an embedded one is free for other commands in between."""
-        with self._one_at_a_time, open_ledger(dsn=self._target.dsn) as ledger:
-            yield ledger
+        """The ledger for one page: an embedded one is free for other commands in between.
+
+        Raises:
+            DatabaseError: it does not answer, or other pages have it for too long.
+        """
+        if self._one_at_a_time is None:
+            with open_ledger(dsn=self._target.dsn) as ledger:
+                yield ledger
+            return
+        if not self._one_at_a_time.acquire(timeout=WAIT_SECONDS):
+            raise DatabaseError("other pages wait for the ledger: try again")
+        try:
+            with open_ledger(dsn=self._target.dsn) as ledger:
+                yield ledger
+        finally:
+            self._one_at_a_time.release()
 
     def _html(self, page: Page, *, template: str = "page.html", status: int = 200) -> Response:
         text = self._templates.get_template(template).render(
@@ -205,5 +241,12 @@ async def _body(request: Request) -> bytes | None:
 
 def serve(app: Starlette, listener: socket.socket) -> None:
     """Serve on a socket until it is ended."""
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, proxy_headers=False)
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
     uvicorn.Server(config).run(sockets=[listener])

@@ -5,7 +5,8 @@ SELECT {names}, sumIf(c.cost_usd, c.start_time >= {since:DateTime64(6, 'UTC')}) 
        {compared}sumIf(c.total_tokens, c.start_time >= {since:DateTime64(6, 'UTC')}) AS tokens,
        countIf(c.unpriced_reason != '' AND c.start_time >= {since:DateTime64(6, 'UTC')}) AS unpriced_calls
 FROM llm_calls AS c FINAL {joins}
-WHERE c.start_time >= {before:DateTime64(6, 'UTC')} AND c.start_time < {until:DateTime64(6, 'UTC')}{filters}
+WHERE c.start_time >= {before:DateTime64(6, 'UTC')} AND c.start_time < {until:DateTime64(6, 'UTC')}
+  AND (c.start_time < {before_until:DateTime64(6, 'UTC')} OR c.start_time >= {since:DateTime64(6, 'UTC')}){filters}
 GROUP BY {groups}
 HAVING calls > 0{also}
 ORDER BY {order}
