@@ -3,13 +3,17 @@ call with each SDK becomes a priced row."""
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +21,7 @@ import pytest
 
 from matrix.environments import HERE, ROOT, UV, environment, ledger, wheel
 from spanledger_clickhouse.demo.loopback_provider import Provider
+from spanledger_clickhouse.money import usd
 
 SDKS = ("openai", "anthropic", "google-genai")
 BESIDE = {
@@ -247,3 +252,55 @@ def test_the_metadata_is_complete():
     assert not any("threading" in line for line in required)
     assert (ROOT / "LICENSE").exists()
     assert os.path.getsize(wheel()) < 4 << 20
+
+
+def test_from_install_to_a_drilled_down_dollar_takes_less_than_five_minutes(tmp_path: Path):
+    """A newcomer's way: the demo, the page, the most expensive feature, a request of it, a call of that, down to what its tokens cost."""
+    began = time.monotonic()
+    home = tmp_path / "venv"
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, home], check=True)
+    install = [
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        home / "bin/python",
+        f"spanledger[demo,ui] @ {wheel().as_uri()}",
+    ]
+    subprocess.run(install, check=True)
+    state = tmp_path / "demo"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SPANLEDGER_", "OTEL_"))}
+    env = {**clean, "XDG_STATE_HOME": str(state)}
+    spanledger = home / "bin/spanledger"
+    subprocess.run([spanledger, "demo", "--keep", state], env=env, check=True, capture_output=True)
+    answer = subprocess.run([spanledger, "spend", "--json"], env=env, check=True, capture_output=True, text=True)
+    most = json.loads(answer.stdout)[0]
+    with subprocess.Popen([spanledger, "ui", "--no-open"], env=env, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            [address] = re.findall(r"http://\S+", server.stderr.readline())
+            call = drilled_down(address, most["feature"], usd(most["total_cost_usd"]))
+        finally:
+            server.terminate()
+    [cost] = re.findall(r"<dt>Cost</dt><dd>([^<]+)", call)
+    parts = re.findall(r'class="number">([0-9.]+)</td></tr>', call)
+    assert usd(sum(map(Decimal, parts))) == cost, "quantity x rate of its meters"
+    assert time.monotonic() - began < 300
+
+
+def drilled_down(address: str, feature: str, cost: str) -> str:
+    """The page of a call, by the links from the first page to a feature, its most expensive request, and a call of that."""
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    base = address.partition("/?")[0]
+
+    def read(url: str) -> str:
+        return browser.open(url, timeout=60).read().decode()
+
+    def link(page: str, pattern: str) -> str:
+        return base + html.unescape(re.findall(f'href="({pattern}[^"]*)"', page)[0])
+
+    page = read(link(read(address), rf"/\?[^\"]*where=feature%3D{feature}"))
+    assert cost in page
+    request = read(link(read(link(page, "/requests")), r"/request\?"))
+    return read(link(request, r"/call\?"))

@@ -42,18 +42,21 @@ def test_the_page_in_a_browser(tmp_path: Path):
     }
     command = [sys.executable, "-u", "-m", "spanledger_clickhouse.cli", "ui", "--no-open"]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        line = server.stderr.readline()
-        address = re.search(r"http://\S+", line)
-        assert address, line
-        done = subprocess.run(
-            [interpreter, HERE / "browse.py", browser, address[0]],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=400,
-        )
-        server.terminate()
+        try:
+            assert server.stderr is not None
+            line = server.stderr.readline()
+            address = re.search(r"http://\S+", line)
+            assert address, line
+            done = subprocess.run(
+                [interpreter, HERE / "browse.py", browser, address[0]],
+                env={**os.environ, "TMPDIR": "/tmp"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=400,
+            )
+        finally:
+            server.terminate()
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout)
     assert seen["console"] == []

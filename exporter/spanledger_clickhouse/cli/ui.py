@@ -39,6 +39,7 @@ def ui(port: int, opens: bool) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
+            listener.listen()  # before a browser comes
         except OSError as error:
             raise click.ClickException(
                 f"port {port} cannot be used: {error.strerror}; give another one, or none"
