@@ -253,11 +253,6 @@ def json_value(value: Any) -> Any:
     return value
 
 
-def lines(values: Sequence[str]) -> None:
-    for value in values:
-        console().print(value)
-
-
 def write(text: str | bytes, out: Path | None) -> None:
     """Writes a document to a file, atomically, or to standard output."""
     data = text.encode() if isinstance(text, str) else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
@@ -103,7 +103,7 @@ class Page:
     bars: Sequence[Mapping[str, Any]] = ()
     """Of a request: its calls on the time axis."""
     filters: Filters | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,19 @@ class Filters:
     def scope(self, database: str) -> Scope:
         return Scope(database, self.since, self.until, self.where)
 
-    def link(self, path: str, **changes: Any) -> str:
-        """An address with the same period and conditions; `where` adds one."""
-        where = [*self.where, *([changes.pop("where")] if "where" in changes else [])]
-        without = changes.pop("without", None)
-        query = [("from", self.first), ("to", self.last), ("by", changes.pop("by", self.by)), *changes.items()]
-        return f"{path}?{urlencode([*query, *(('where', f'{name}={value}') for name, value in where if (name, value) != without)])}"
+    def link(
+        self,
+        path: str,
+        *,
+        by: str | None = None,
+        where: tuple[str, str] | None = None,
+        without: tuple[str, str] | None = None,
+    ) -> str:
+        """An address with the same period and conditions; `where` adds a condition, `without` leaves one out."""
+        conditions = [*self.where, *([where] if where else [])]
+        query = [("from", self.first), ("to", self.last), ("by", by or self.by)]
+        query += [("where", f"{name}={value}") for name, value in conditions if (name, value) != without]
+        return f"{path}?{urlencode(query)}"
 
 
 def filters_of(parameters: Sequence[tuple[str, str]], today: date) -> Filters:
@@ -238,7 +245,7 @@ def _burn_up(ledger: Ledger, now: datetime) -> Panel:
     summary = f"{usd(ahead.spent_usd)} spent{of_budget}; {usd(ahead.month_usd)} by the end of the month{band}."
     result = Result(("day", "spent_usd"), ("Date", "Decimal"), list(zip(days, to_date, strict=False)))
     shown = panel(f"{month:%B %Y} against its budget", result, query)
-    return _with_chart(shown, Chart(days, series, summary))
+    return replace(shown, chart=Chart(days, series, summary))
 
 
 def _days(ledger: Ledger, scope: Scope, is_large: bool) -> Panel:
@@ -251,7 +258,7 @@ def _days(ledger: Ledger, scope: Scope, is_large: bool) -> Panel:
         [{"label": "cost", "kind": "bar", "values": [costs.get(day, 0) for day in days]}],
         f"Cost of {len(days)} days.",
     )
-    return _with_chart(panel("Spend by day", result, query), chart)
+    return replace(panel("Spend by day", result, query), chart=chart)
 
 
 def requests(ledger: Ledger, filters: Filters) -> Page:
@@ -513,10 +520,6 @@ def _column(result: Result, number: int, link: Callable[[str, Row], str], *, has
 
 def _rows(result: Result) -> list[Row]:
     return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-
-
-def _with_chart(shown: Panel, chart: Chart) -> Panel:
-    return replace(shown, chart=chart)
 
 
 def _number(value: Any) -> float | None:

@@ -215,7 +215,7 @@ class Ui:
         return HTMLResponse(text, status)
 
     def _error(self, status: int, message: str) -> Response:
-        return self._html(Page("error", "That did not work", extra={"error": message}), status=status)
+        return self._html(Page("error", "That did not work", error=message), status=status)
 
 
 def _chart_data(chart: pages.Chart) -> str:
