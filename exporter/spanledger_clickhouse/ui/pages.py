@@ -500,7 +500,7 @@ def panel(
     columns = [_column(result, n, link, has_bars=result.columns[n] == bar) for n in places]
     if len(result.rows) == ROWS and not note:
         note = f"The first {ROWS}."
-    heads = [result.columns[n].removesuffix(MONEY).replace("_", " ") for n in places]
+    heads = [result.columns[n].removesuffix(MONEY).removesuffix("_share").replace("_", " ") for n in places]
     numeric = frozenset(head for head, n in zip(heads, places, strict=True) if is_numeric(result.types[n]))
     return Panel(
         title, heads, list(zip(*columns, strict=True)), query.literal() if query else "", note, empty, None, numeric
