@@ -92,7 +92,9 @@ def test_sixty_thousand_published_budgets_hold_up_no_call():
     feed = PolicyFeed(Policy(enforce=True), store, CircuitBreaker(lambda: None), time.time)
     began = time.perf_counter()
     feed.refresh()
-    assert time.perf_counter() - began < 0.5, "they are read in a thread (58 s in the call, before)"
+    assert time.perf_counter() - began < 5, (
+        "they are read in a thread (58 s in the call, before); it shares the interpreter with it"
+    )
     assert eventually(lambda: len(feed.policy.budgets) == 60_000, 60)
     began = time.perf_counter()
     [budget] = feed.matched_budgets(Dimensions(user="u59999")).budgets
