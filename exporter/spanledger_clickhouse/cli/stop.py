@@ -54,7 +54,7 @@ def stop(what: tuple[str, str] | None, why: str, force: bool, as_json: bool) -> 
     """Refuse the calls of a user, feature, tenant or tier at once. It holds in every process within five seconds. Without WHAT, list
     the stops.
 
-    A stop applies to applications that enforce limits (docs/limits.md). A name that no call has is refused: it may be
+    A stop applies to applications that enforce limits (docs/limits.md), and reaches them via the Redis of SPANLEDGER_REDIS_URL. A name that no call has is refused: it may be
     misspelt, and the calls that cost money go on. Where the ledger does not answer, the name is not checked.
 
     \b
