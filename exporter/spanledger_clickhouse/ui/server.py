@@ -79,7 +79,6 @@ class Ui:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
     def ticket(self) -> str:
         """A token that lets in once: a browser's command line can be read by others of this machine."""
