@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-
-def binary() -> str:
-    found = shutil.which("redis-server")
-    if found is None:
-        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        for words in (["update"], ["install", "--yes", "--no-install-recommends", "redis-server"]):
-            subprocess.run([*sudo, "apt-get", "--quiet", *words], check=True, capture_output=True)
-        found = shutil.which("redis-server")
-    assert found, "tests of limits need redis-server: apt-get install redis-server"
-    return found
+from debian import program
 
 
 def wait_for(port: int) -> None:
@@ -51,7 +40,9 @@ class RedisServer:
     def start(self) -> None:
         kept = ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else ["--appendonly", "no"]
         words = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *kept, "--dir", str(self._directory)]
-        self.process = subprocess.Popen([binary(), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [program("redis-server"), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         wait_for(self.port)
 
     def signal(self, number: int) -> None:

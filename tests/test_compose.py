@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from redis_server import binary, wait_for
+from debian import program
+from redis_server import wait_for
 from spanledger.limits.store.protocol import Controls, StoreError
 from spanledger.limits.store.redis import RedisStore
 from spanledger_clickhouse.cli import main
@@ -89,7 +90,7 @@ def test_other_commands_and_configurations_exist():
 def test_redis_requires_its_password(tmp_path: Path):
     """The command of the service, as a shell of the image would run it, with the redis-server of this machine."""
     shell, option, script = SERVICES["redis"]["command"]
-    binary()
+    program("redis-server")
     port = demo.free_port()
     for known, ours in {"$$": "$", "/tmp/": f"{tmp_path}/", "/data": str(tmp_path)}.items():
         script = script.replace(known, ours)

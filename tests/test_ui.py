@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from empty_ledger import empty_ledger
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import Target, open_client
-from spanledger_clickhouse.ui.pages import BadQuestionError, filters_of
+from spanledger_clickhouse.ui.filters import BadQuestionError, filters_of
 from spanledger_clickhouse.ui.server import UPLOAD_HEADER, Ui
 from synthetic import call
 

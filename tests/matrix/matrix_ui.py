@@ -6,30 +6,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import synthetic
+from debian import program
 from matrix.environments import HERE, python_with_wheel
 from spanledger_clickhouse.database.connection import open_client, resolve_target
 
 
-def chromium() -> str:
-    """The browser, installed where it lacks."""
-    if shutil.which("chromium") is None:
-        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        for words in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-            subprocess.run([*sudo, "apt-get", "--quiet", *words], check=True, capture_output=True)
-    browser = shutil.which("chromium")
-    assert browser, "the page is tested in Chromium: apt-get install chromium"
-    return browser
-
-
 def test_the_page_in_a_browser(tmp_path: Path):
-    browser = chromium()
+    browser = program("chromium")
     interpreter = python_with_wheel("browser", "playwright", "axe-playwright-python")
     dsn = f"chdb://{tmp_path}/ledger"
     with open_client(resolve_target(dsn)) as client:

@@ -24,6 +24,8 @@ from spanledger_clickhouse.database.statements import statement
 from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.report.spending import (
     EXPRESSIONS,
+    FIRST_YEAR,
+    LAST_YEAR,
     SORTS,
     TIMES,
     Scope,
@@ -154,8 +156,8 @@ def _period(
     """(begin, end) of the period; no begin: all time."""
     now = datetime.now(UTC)
     for moment in (since, until):
-        if moment is not None and not 1970 <= moment.year < 2149:
-            raise click.UsageError(f"{moment:%Y-%m-%d}: the ledger has days from 1970 to 2148")
+        if moment is not None and not FIRST_YEAR <= moment.year <= LAST_YEAR:
+            raise click.UsageError(f"{moment:%Y-%m-%d}: the ledger has days from {FIRST_YEAR} to {LAST_YEAR}")
     if month is not None:
         first, after = days_of(month)
         return datetime(first.year, first.month, first.day, tzinfo=UTC), datetime(

@@ -37,6 +37,9 @@ SORTS: Final = {
     "tokens": "tokens DESC",
     "mean": "mean_cost_usd DESC NULLS LAST",
 }
+FIRST_YEAR: Final = 1970
+LAST_YEAR: Final = 2148
+"""ClickHouse's dates, but for the year in which they end."""
 FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Before any call."""
 ALL_TIMES: Final = 1_000_000

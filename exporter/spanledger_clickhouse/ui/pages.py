@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
 from typing import Any, Final
@@ -19,152 +19,22 @@ from spanledger_clickhouse.database.statements import statement, with_meter_sums
 from spanledger_clickhouse.invoices import exchange_rates, provider_exports
 from spanledger_clickhouse.invoices import reconcile as reconciling
 from spanledger_clickhouse.money import usd
-from spanledger_clickhouse.printable import MONEY, format_cell, is_numeric
+from spanledger_clickhouse.printable import format_cell
 from spanledger_clickhouse.report.queries import month_ahead
 from spanledger_clickhouse.report.sections import percent_change, share
 from spanledger_clickhouse.report.spending import EXPRESSIONS, TIMES, Query, Scope, column_of, period_before, spent
+from spanledger_clickhouse.ui.filters import Filters, midnight
+from spanledger_clickhouse.ui.panels import ROWS, Chart, Page, Panel, Row, panel, rows_of
 
 BREAKDOWNS: Final = ("user", "feature", "model")
-ROWS: Final = 50
 LARGE: Final = 5_000_000
 """Calls from which a page has the rollup."""
-FIRST_YEAR: Final = 1970
-LAST_YEAR: Final = 2148
-"""ClickHouse's dates."""
 CALL_DETAILS: Final = ("trace_id", "span_id", "duration_us", "time_to_first_chunk_us")
 """Columns of a call that its address or the time axis has."""
 
 
-Row = Mapping[str, Any]
-"""A row of a result, by its columns."""
-
-
-class BadQuestionError(Exception):
-    """A page's address is not valid; the message says why."""
-
-
 class NotThereError(Exception):
     """What a page's address names does not exist."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart of days; its table has the same figures."""
-
-    days: Sequence[date]
-    series: Sequence[Mapping[str, Any]]
-    """label; values, one for each day or None; kind: line, area, dash, bar, band."""
-    summary: str
-    """In words, for who does not see it."""
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """For the script that draws it: x in Unix seconds."""
-        x = [int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) for day in self.days]
-        return {
-            "x": x,
-            "series": [{**series, "values": list(map(_number, series["values"]))} for series in self.series],
-        }
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    kind: str = ""
-    """number, time, or neither."""
-    href: str = ""
-    share: float | None = None
-    """Of the largest in its column: for a bar."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A titled table, perhaps with a chart, and the SQL that made it."""
-
-    title: str
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[Cell]] = ()
-    sql: str = ""
-    note: str = ""
-    empty: str = "There is nothing in this period."
-    chart: Chart | None = None
-    numeric: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page, before it is HTML."""
-
-    name: str
-    title: str
-    panels: Sequence[Panel] = ()
-    stats: Sequence[tuple[str, str, str]] = ()
-    """(name, value, remark)."""
-    bars: Sequence[Mapping[str, Any]] = ()
-    """Of a request: its calls on the time axis."""
-    filters: Filters | None = None
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Filters:
-    """The period, the dimension and the conditions of a page's address."""
-
-    first: date
-    last: date
-    by: str
-    where: tuple[tuple[str, str], ...]
-
-    @property
-    def since(self) -> datetime:
-        return _midnight(self.first)
-
-    @property
-    def until(self) -> datetime:
-        return _midnight(self.last + timedelta(days=1))
-
-    def scope(self, database: str) -> Scope:
-        return Scope(database, self.since, self.until, self.where)
-
-    def link(
-        self,
-        path: str,
-        *,
-        by: str | None = None,
-        where: tuple[str, str] | None = None,
-        without: tuple[str, str] | None = None,
-    ) -> str:
-        """An address with the same period and conditions; `where` adds a condition, `without` leaves one out."""
-        conditions = [*self.where, *([where] if where else [])]
-        query = [("from", self.first), ("to", self.last), ("by", by or self.by)]
-        query += [("where", f"{name}={value}") for name, value in conditions if (name, value) != without]
-        return f"{path}?{urlencode(query)}"
-
-
-def filters_of(parameters: Sequence[tuple[str, str]], today: date) -> Filters:
-    """The filters in an address; by default the month to date by feature.
-
-    Raises:
-        BadQuestionError: a day, a dimension or a condition is none.
-    """
-    given = dict(parameters)
-    try:
-        first = date.fromisoformat(given["from"]) if given.get("from") else today.replace(day=1)
-        last = date.fromisoformat(given["to"]) if given.get("to") else today
-    except ValueError:
-        raise BadQuestionError("a day is written 2026-10-31") from None
-    if first.year < FIRST_YEAR or last.year > LAST_YEAR:
-        raise BadQuestionError(f"days are from {FIRST_YEAR} to {LAST_YEAR}")
-    if first > last:
-        raise BadQuestionError(f"{first} is after {last}")
-    by = given.get("by") or "feature"
-    where = tuple(
-        (name, value) for key, text in parameters if key == "where" and text for name, _, value in [text.partition("=")]
-    )
-    for name in (by, *(name for name, _ in where)):
-        if name not in EXPRESSIONS:
-            raise BadQuestionError(f"{name!r} is none of {', '.join(EXPRESSIONS)}")
-    return Filters(first, last, by, where)
 
 
 # --- pages --------------------------------------------------------------------------------------------------------------
@@ -212,7 +82,7 @@ def _burn_up(ledger: Ledger, now: datetime) -> Panel:
     """The month's spend as it adds up, its budget, and the forecast with its band."""
     month = now.date().replace(day=1)
     end = (month + timedelta(days=32)).replace(day=1)
-    query = Query(statement("ui/daily"), {"since": _midnight(month), "until": _midnight(end)})
+    query = Query(statement("ui/daily"), {"since": midnight(month), "until": midnight(end)})
     costs = {day: float(cost) for day, cost, _ in ledger.query(query.text, query.parameters).rows}
     monthly = [
         Decimal(b.amount_picousd).scaleb(-12)
@@ -280,7 +150,7 @@ def request(ledger: Ledger, request_id: str) -> Page:
     """One request: its calls on the time axis, and as a table."""
     query = Query(statement("ui/calls"), {"request": request_id})
     result = ledger.query(query.text, query.parameters)
-    calls = _rows(result)
+    calls = rows_of(result)
 
     def link(column: str, row: Row) -> str:
         return _call_address(row) if column == "model" else ""
@@ -324,7 +194,7 @@ def call(ledger: Ledger, trace: str, span: str) -> Page:
     result = ledger.query(query.text, query.parameters)
     if not result.rows:
         raise NotThereError("No call has this trace and span.")
-    row = {name.removeprefix("c."): value for name, value in _rows(result)[0].items()}
+    row = {name.removeprefix("c."): value for name, value in rows_of(result)[0].items()}
     panels = [
         panel(
             "What it cost",
@@ -434,15 +304,13 @@ def budgets(ledger: Ledger, now: datetime) -> Page:
     return Page("budgets", "Budgets and alerts", panels)
 
 
-def invoice(ledger: Ledger | None = None, data: bytes = b"", provider: str = "") -> Page:
+def invoice(ledger: Ledger, data: bytes, provider: str) -> Page:
     """The invoice of a provider beside the ledger; nothing is stored.
 
     Raises:
         InvoiceError: the file is not an invoice that is known.
         DatabaseError: the ledger could not be queried.
     """
-    if ledger is None:
-        return Page("invoice", "Invoice")
     lines = provider_exports.read(data, provider, exchange_rates.stored(ledger))
     residuals = reconciling.reconcile(ledger, lines)
     billed = sum((r.invoiced for r in residuals), Decimal(0))
@@ -478,53 +346,3 @@ def invoice(ledger: Ledger | None = None, data: bytes = b"", provider: str = "")
         ),
     ]
     return Page("invoice", "Invoice", panels, stats)
-
-
-# --- tables -------------------------------------------------------------------------------------------------------------
-
-
-def panel(
-    title: str,
-    result: Result,
-    query: Query | None = None,
-    link: Callable[[str, Row], str] = lambda _column, _row: "",
-    *,
-    bar: str = "",
-    hidden: Sequence[str] = (),
-    note: str = "",
-    empty: str = "There is nothing in this period.",
-) -> Panel:
-    """A result as a panel; `link` gives the address of a cell of a row, `bar` names the column that has bars, `hidden` those that
-    are there for links only."""
-    places = [n for n, name in enumerate(result.columns) if name not in hidden]
-    columns = [_column(result, n, link, has_bars=result.columns[n] == bar) for n in places]
-    if len(result.rows) == ROWS and not note:
-        note = f"The first {ROWS}."
-    heads = [result.columns[n].removesuffix(MONEY).removesuffix("_share").replace("_", " ") for n in places]
-    numeric = frozenset(head for head, n in zip(heads, places, strict=True) if is_numeric(result.types[n]))
-    return Panel(
-        title, heads, list(zip(*columns, strict=True)), query.literal() if query else "", note, empty, None, numeric
-    )
-
-
-def _column(result: Result, number: int, link: Callable[[str, Row], str], *, has_bars: bool) -> list[Cell]:
-    """The cells of one column."""
-    name, values = result.columns[number], [row[number] for row in result.rows]
-    most = max((float(value or 0) for value in values), default=0.0) if has_bars else 0.0
-    kind = "number" if is_numeric(result.types[number]) else "time" if "Date" in result.types[number] else ""
-    return [
-        Cell(format_cell(name, value) or "-", kind, link(name, row), float(value or 0) / most if most > 0 else None)
-        for value, row in zip(values, _rows(result), strict=True)
-    ]
-
-
-def _rows(result: Result) -> list[Row]:
-    return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -31,7 +31,9 @@ from spanledger_clickhouse.invoices.lines import InvoiceError
 from spanledger_clickhouse.report.spending import EXPRESSIONS
 from spanledger_clickhouse.session import open_ledger
 from spanledger_clickhouse.ui import pages
-from spanledger_clickhouse.ui.pages import BadQuestionError, NotThereError, Page
+from spanledger_clickhouse.ui.filters import BadQuestionError, Filters, filters_of
+from spanledger_clickhouse.ui.pages import NotThereError
+from spanledger_clickhouse.ui.panels import Chart, Page
 
 COOKIE: Final = "spanledger_token"
 UPLOAD_HEADER: Final = "x-spanledger-upload"
@@ -102,7 +104,7 @@ class Ui:
             *dimensions,
             Route("/trust", self._page(lambda ledger, request: pages.trust(ledger, _filters(request), datetime.now(UTC)))),
             Route("/budgets", self._page(lambda ledger, _: pages.budgets(ledger, datetime.now(UTC)))),
-            Route("/invoice", self._page(lambda _ledger, _request: pages.invoice())),
+            Route("/invoice", self.drop_invoice),
             Route("/invoice", self.upload, methods=["POST"]),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ]  # fmt: skip
@@ -151,6 +153,10 @@ class Ui:
             return self._html(page)
 
         return respond
+
+    async def drop_invoice(self, _request: Request) -> Response:
+        """The page that takes a file."""
+        return self._html(Page("invoice", "Invoice"))
 
     async def upload(self, request: Request) -> Response:
         """A provider's file beside the ledger: a part of a page. Nothing is stored."""
@@ -217,13 +223,13 @@ class Ui:
         return self._html(Page("error", "That did not work", error=message), status=status)
 
 
-def _chart_data(chart: pages.Chart) -> str:
+def _chart_data(chart: Chart) -> str:
     """JSON for a script element: nothing in it ends the element."""
     return json.dumps(chart.data).replace("<", "\\u003c")
 
 
-def _filters(request: Request) -> pages.Filters:
-    return pages.filters_of(request.query_params.multi_items(), datetime.now(UTC).date())
+def _filters(request: Request) -> Filters:
+    return filters_of(request.query_params.multi_items(), datetime.now(UTC).date())
 
 
 async def _body(request: Request) -> bytes | None:
