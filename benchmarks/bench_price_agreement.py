@@ -1,7 +1,8 @@
 """10,000 random calls, priced here, by litellm and by genai-prices: where they differ, what kind of difference it is.
 
 A call is a model of the table, a usage (input, output, cache reads and writes, reasoning) and a service tier. litellm and genai-prices run
-in an environment of their own (`.bench/`, see bench_pricing.py). The kinds are judged in docs/pricing.md, "A second opinion".
+in an environment of their own (`.bench/`, see bench_pricing.py). The kinds are judged in docs/pricing.md, "A second opinion"; a difference of no
+judged kind is named, and ends the command with 1.
 """
 
 from __future__ import annotations
@@ -22,11 +23,21 @@ from spanledger.pricing.model_names import canonical
 from spanledger.pricing.price_table import prices
 
 CALLS, SEED = 10_000, 23
+NOT_JUDGED = "not judged"
 TOLERANCE = 1e-6
 REGIONAL = re.compile(
-    r"azure/(?:us|eu|apac)/|bedrock/|bedrock_mantle/|(?:us|eu|apac|jp|au|us-gov|global)\.|anthropic\.|openai\."
+    r"azure/(?:us|eu|apac|us-gov)/|azure/gpt-4-turbo|bedrock/|bedrock_mantle/|(?:us|eu|apac|jp|au|us-gov|global)\.|anthropic\.|openai\."
 )
-"""Keys of Azure's and Bedrock's regions, and of Bedrock's own price of a vendor's model."""
+"""Keys of Azure's and Bedrock's regions, and of Bedrock's own price of a vendor's model; Azure's gpt-4-turbo is a data zone's (+10 %)."""
+JUDGED = {
+    "a moving name": r"mistral/(?:.*-latest|mistral-medium)$",
+    "a former price there": r"(?:deepseek/)?deepseek-(?:chat|reasoner)$|xai/grok-code-fast",
+    "long context": r"claude-sonnet-4-5|gpt-5\.6-cyber",
+    "no cache rate there": r"ft:gpt-4o|azure/gpt-5\.[45]-pro|gpt-4o-search-preview|gemini/gemini-2\.5-pro-preview-tts|mistral/mistral-tiny",
+    "no cache rate here": r"azure/global-standard/gpt-4o-mini",
+    "a list price in doubt": r"mistral/open-mistral-nemo|deepseek/deepseek-v3\.2",
+}
+"""What differs by model -> the models (each looked at, see docs/pricing.md)."""
 MODES = {"chat", "responses", "completion"}
 PROVIDERS = {
     "openai": "openai",
@@ -106,28 +117,26 @@ def asked(code: str, made: list[dict[str, Any]]) -> list[float | None]:
 
 def kind(call: dict[str, Any], price: Price, theirs: float | None) -> str:
     """What a figure of a peer is beside ours."""
-    usage, entry = call["usage"], prices().live.entry(call["key"])
+    entry = prices().live.entry(call["key"])
     ours = price.total_picousd / 1e12 if price.total_picousd is not None else None
     if ours is None or theirs is None:
         return "no price there" if ours is not None else "no price here" if theirs is not None else "no price at all"
     if abs(ours - theirs) <= TOLERANCE * max(ours, theirs) + 1e-11:
         return "equal"
     assert entry is not None
-    long = bool(entry.thresholds) and usage["input"] >= entry.thresholds[0]
-    cached = bool(usage["cache_read"] or usage["cache_write"])
     reasons = {
         "price by the hour": bool(entry.off_peak),
         "prices by bracket": bool(entry.brackets),
         "service tier": bool(call["tier"]),
-        "reasoning of xAI": call["provider"] == "xai" and usage["reasoning"] > 0,
         "a region's price": REGIONAL.match(call["key"]) is not None,
-        "long context": long,
-        "cache rate": cached,
+        **{name: re.match(models, call["key"]) is not None for name, models in JUDGED.items()},
     }
-    return next((name for name, holds in reasons.items() if holds), "another list price")
+    return next((name for name, holds in reasons.items() if holds), NOT_JUDGED)
 
 
-def main() -> None:
+def main() -> int:
+    """The exit code: 1 if a difference is of no judged kind."""
+    not_judged = 0
     dice = random.Random(SEED)
     made = calls(dice)
     now = datetime.now(UTC)
@@ -141,12 +150,14 @@ def main() -> None:
         for number, (call, price, other) in enumerate(zip(made, ours, theirs, strict=True)):
             kinds.setdefault(kind(call, price, other), []).append(number)
         both = sum(len(numbers) for name, numbers in kinds.items() if not name.startswith("no price"))
+        not_judged += len(kinds.get(NOT_JUDGED, []))
         print(f"{peer}: {both:,} of {len(made):,} priced by both, {len(kinds.get('equal', [])) / both:.2%} equal")
         for name, numbers in sorted(kinds.items(), key=lambda item: -len(item[1])):
             models = Counter(made[number]["key"] for number in numbers)
             example = "" if name == "equal" else f"  e.g. {', '.join(model for model, _ in models.most_common(3))}"
             print(f"  {len(numbers):6,}  {name}{example}")
+    return int(bool(not_judged))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -115,6 +115,13 @@ def test_a_price_is_exact_only_if_all_was_understood(
     assert ledger.row["price_flags"] == flags
 
 
+@pytest.mark.parametrize(("cached", "flags"), [(64, ["estimated", "cache_unknown"]), (0, ["exact"])])
+def test_a_cache_of_unknown_kind_makes_an_estimate(cached: int, flags: list[str], ledger: Recorded):
+    usage = {**PLAIN, "prompt_tokens_details": {"cached_tokens": cached}}
+    ask("https://dashscope.aliyuncs.com/compatible-mode/v1", Answer(chat("qwen3.8-max", usage)), "qwen3.8-max")
+    assert ledger.row["price_flags"] == flags
+
+
 def test_what_is_not_read_is_named(ledger: Recorded):
     ask(OPENAI, Answer(chat("gpt-4.1-mini", {**PLAIN, "a": 1, "prompt_tokens_details": {"b": 2}})), "gpt-4.1-mini")
     assert ledger.row["attributes"]["spanledger.usage.unread"] == "a,prompt_tokens_details.b"

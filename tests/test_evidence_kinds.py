@@ -455,3 +455,8 @@ def test_a_price_of_ones_own_that_begins_on_a_later_day_does_not_count_yet():
     entry = {"input_cost_per_token": "2e-06", "_history": [{"_until": until, "input_cost_per_token": "1e-06"}]}
     prices = Prices(table("x", None, gpt=entry), table("y", None), NO_OVERRIDES)
     assert quote("openai", "gpt", {"input": 1_000_000}, table=prices).total_picousd == 10**12
+
+
+def test_a_model_with_two_entries_has_the_rates_of_both():
+    price = quote("aws.bedrock", "moonshotai.kimi-k2.5", {"input": 1_000_000}, tier="priority")
+    assert (price.total_picousd, price.flags) == (1_050_000_000_000, ("exact",))

@@ -15,8 +15,8 @@ from spanledger.providers.openai_endpoints import DECISION, endpoint
 from spanledger.providers.openai_usage import read_usage
 from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, flag, get_path, items, label, mapping, number
-from spanledger.semconv.dialects import known_names, stated_cost, unstated_fees, usage_of
-from spanledger.semconv.evidence import FEE_UNKNOWN, TOKENS_MISSING
+from spanledger.semconv.dialects import DIALECTS, known_names, stated_cost, unstated_fees, usage_of
+from spanledger.semconv.evidence import CACHE_UNKNOWN, FEE_UNKNOWN, TOKENS_MISSING
 from spanledger.semconv.usage import Usage
 
 NAME: Final = "openai"
@@ -157,7 +157,7 @@ def response(body: Json, request: Request | None = None, provider: str = "") -> 
         quality=_search_tool(body) if usage is not None and usage.web_searches else None,
         extras=_hosted_tools(body),
         unread=unread_names(usage_fields, known_names(provider)),
-        doubts=_doubts(body, usage, model),
+        doubts=_doubts(body, usage, model, provider),
         containers=_containers(body),
     )
 
@@ -220,7 +220,7 @@ def _has_citation(body: Json) -> bool:
     )
 
 
-def _doubts(body: Json, usage: Usage | None, model: str | None) -> tuple[str, ...]:
+def _doubts(body: Json, usage: Usage | None, model: str | None, provider: str) -> tuple[str, ...]:
     """What the answer leaves open. A chat model that searches shows by its citations that it did; without one nobody knows."""
     if usage is None:
         return ()
@@ -229,7 +229,9 @@ def _doubts(body: Json, usage: Usage | None, model: str | None) -> tuple[str, ..
     used_tools = body.get("executed_tools") is True or any(
         get_path(choice, "message", "executed_tools") for choice in items(body, "choices")[:64]
     )
-    return (FEE_UNKNOWN,) if is_open or used_tools or unstated_fees(fields) else ()
+    doubts = (FEE_UNKNOWN,) if is_open or used_tools or unstated_fees(fields) else ()
+    dialect = DIALECTS.get(provider) if usage.cache_read else None
+    return (*doubts, CACHE_UNKNOWN) if dialect is not None and dialect.has_cache_kinds else doubts
 
 
 def _containers(body: Json) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class Dialect(NamedTuple):
     """Its names, beside `cached_tokens` of the details."""
     cache_write: tuple[str, ...] = ()
     """Its names, beside `cache_write_tokens` of the details; "*" stands for the details of the prompt."""
+    has_cache_kinds: bool = False
+    """Whether it has several caches with a rate each, and does not say which of them was read."""
     is_reasoning_apart: bool = False
     """Whether `completion_tokens` leaves reasoning out; `total_tokens` includes it."""
     informs: tuple[str, ...] = ()
@@ -57,7 +59,9 @@ DIALECTS: Final[dict[str, Dialect]] = {
     ),
     "groq": Dialect("console.groq.com/docs/api-reference: x_groq.usage of a stream", usage=(("x_groq", "usage"),)),
     "dashscope": Dialect(
-        "help.aliyun.com/zh/model-studio/context-cache: cache_creation_input_tokens is a part of the prompt",
+        "help.aliyun.com/zh/model-studio/context-cache: cache_creation_input_tokens is a part of the prompt; what was read from the implicit "
+        "cache costs 20 % of input, from the explicit one 10 %",
+        has_cache_kinds=True,
         cache_write=("*.cache_creation_input_tokens",),
         informs=("*.cache_creation.*",),
     ),

@@ -26,6 +26,8 @@ RATE_MISSING: Final = "rate_missing"
 TIER_ESTIMATED: Final = "tier_estimated"
 BATCH_ESTIMATED: Final = "batch_estimated"
 """The table has no rate of this tier, or of batches, for the model: the standard one was taken, or half of it (R4, R7)."""
+CACHE_UNKNOWN: Final = "cache_unknown"
+"""The provider has several caches, and does not say which of them was read; the table has one rate."""
 MODALITY_UNKNOWN: Final = "modality_unknown"
 """The answer does not say whether its output is text or images: it was taken for what the model is made for."""
 TOKENS_MISSING: Final = "tokens_missing"
@@ -37,5 +39,7 @@ CREDIT_APPLIED: Final = "credit_applied"
 GATEWAY: Final = "gateway"
 """A LiteLLM proxy has answered, which serves no models itself: of a name that no vendor has, nobody knows the price."""
 
-READING_FLAGS: Final = frozenset({GATEWAY, USAGE_UNREAD, FEE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING, CREDIT_APPLIED})
+READING_FLAGS: Final = frozenset({
+    GATEWAY, USAGE_UNREAD, FEE_UNKNOWN, CACHE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING, CREDIT_APPLIED,
+})  # fmt: skip
 """Those that the answer has given, not the table: a new price keeps them."""
