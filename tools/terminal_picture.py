@@ -2,7 +2,8 @@
 
     python tools/terminal_picture.py
 
-The commands run in a pseudo-terminal of 100 columns, so the picture shows what a terminal does.
+The commands run in a pseudo-terminal of 100 columns, so the picture shows what a terminal does. One after another, each command and
+then its answer appear; who has asked for less motion sees all at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,16 @@ from rich.text import Text
 ROOT: Final = Path(__file__).parent.parent
 PICTURE: Final = ROOT / "docs/images/terminal.svg"
 WIDTH: Final = 100
+PAUSE: Final = 3.0
+"""Seconds from one command to the next."""
+ANSWER: Final = 0.8
+"""Seconds from a command to its answer."""
+MOTION: Final = """
+    @media (prefers-reduced-motion: no-preference) {
+        text[style] { animation: appear 0.01s linear both; }
+    }
+    @keyframes appear { from { opacity: 0 } to { opacity: 1 } }
+    """
 COMMANDS: Final = (
     ("spend", "--by", "feature,model", "--top", "5"),
     ("request", "req-0036"),
@@ -67,15 +78,29 @@ def main() -> None:
         )
         env = {**os.environ, "XDG_STATE_HOME": str(demo), "SPANLEDGER_SPOOL_DIR": str(demo / "spanledger/spool")}
         picture = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-        for arguments in COMMANDS:
+        delays: list[float] = []
+        for number, arguments in enumerate(COMMANDS):
             picture.print(Text(f"$ spanledger {' '.join(arguments)}", style="bold green"))
-            picture.print(Text.from_ansi(in_a_terminal(arguments, env, demo).strip("\n")))
+            answer = in_a_terminal(arguments, env, demo).strip("\n")
+            picture.print(Text.from_ansi(answer))
             picture.print()
+            delays += [number * PAUSE, *[number * PAUSE + ANSWER] * (answer.count("\n") + 2)]
     svg = picture.export_svg(title="spanledger", theme=MONOKAI)
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL).replace(
         "Fira Code", "ui-monospace, Menlo, Consolas"
     )  # nothing from elsewhere
-    PICTURE.write_text(svg)
+    PICTURE.write_text(animated(svg, delays))
+
+
+def animated(svg: str, delays: list[float]) -> str:
+    """A picture whose lines appear after so many seconds each."""
+
+    def delayed(match: re.Match[str]) -> str:
+        delay = delays[int(match[2])] if int(match[2]) < len(delays) else delays[-1]
+        return f'{match[1]} style="animation-delay:{delay:g}s"'
+
+    svg = re.sub(r'(<text [^>]*clip-path="url\(#[\w-]+-line-(\d+)\)")', delayed, svg)
+    return svg.replace("</style>", MOTION + "</style>", 1)
 
 
 if __name__ == "__main__":

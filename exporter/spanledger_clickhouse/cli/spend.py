@@ -87,7 +87,7 @@ NO_CALLS_HINT: Final = (
     "conditions",
     type=Filter(),
     multiple=True,
-    help='Only calls of this value, e.g. user=ada; "user=" for none.',
+    help='Only calls of this value, e.g. user=ada; "user=" for none; of one dimension, any of several.',
 )
 @click.option(
     "--compare",

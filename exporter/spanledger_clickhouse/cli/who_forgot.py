@@ -69,7 +69,7 @@ def who_forgot(days: int, top: int, as_json: bool) -> None:
     rows = [_row(site, owners, days) for site in sites]
     title = f"Calls of the last {days} days that are not fully attributed"
     show(
-        Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows), title, json_output=as_json, important=("week_usd", "fix")
+        Result(tuple(COLUMNS), tuple(COLUMNS.values()), rows), title, json_output=as_json, important=("fix", "week_usd")
     )
 
 

@@ -89,7 +89,7 @@ class Scope:
         database: of the ledger.
         since: begin, inclusive; None: all time.
         until: end, exclusive.
-        conditions: (dimension of `EXPRESSIONS`, the value that it has; "" for none).
+        conditions: (dimension of `EXPRESSIONS`, the value that it has; "" for none); several of one dimension are alternatives.
     """
 
     database: str
@@ -108,9 +108,14 @@ class Scope:
 
     @property
     def filters(self) -> str:
-        """Conditions on the calls `c`, each after an AND."""
-        numbers = enumerate(name for name, _ in self.conditions)
-        return "".join(f" AND ifNull(toString({EXPRESSIONS[name]}), '') = {{w{n}:String}}" for n, name in numbers)
+        """Conditions on the calls `c`, each after an AND; several values of one dimension are alternatives."""
+        values: dict[str, list[str]] = {}
+        for number, (name, _) in enumerate(self.conditions):
+            values.setdefault(name, []).append(f"{{w{number}:String}}")
+        return "".join(
+            f" AND ifNull(toString({EXPRESSIONS[name]}), '') IN ({', '.join(places)})"
+            for name, places in values.items()
+        )
 
     @property
     def parameters(self) -> dict[str, Any]:

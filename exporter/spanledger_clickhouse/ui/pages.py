@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
 from typing import Any, Final
@@ -26,6 +26,8 @@ from spanledger_clickhouse.report.spending import EXPRESSIONS, TIMES, Query, Sco
 from spanledger_clickhouse.ui.filters import Filters, midnight
 from spanledger_clickhouse.ui.panels import ROWS, Chart, Page, Panel, Row, panel, rows_of
 
+COURSES: Final = 5
+"""Values of a dimension whose course is drawn."""
 BREAKDOWNS: Final = ("user", "feature", "model")
 LARGE: Final = 5_000_000
 """Calls from which a page has the rollup."""
@@ -68,7 +70,11 @@ def spend(ledger: Ledger, filters: Filters, now: datetime) -> Page:
     panels = [
         *([_burn_up(ledger, now)] if not filters.where and filters.last >= now.date().replace(day=1) else []),
         panel(f"Spend by {filters.by}", result, query, drill, bar="total_cost_usd"),
-        *([] if filters.by in TIMES else [_days(ledger, scope, is_large)]),
+        *(
+            []
+            if filters.by in TIMES
+            else [_adding_up(ledger, scope, filters.by, result, is_large), _days(ledger, scope, is_large)]
+        ),
     ]
     return Page("spend", "Spend", panels, stats, filters=filters)
 
@@ -118,11 +124,38 @@ def _burn_up(ledger: Ledger, now: datetime) -> Panel:
     return replace(shown, chart=Chart(days, series, summary))
 
 
+def _adding_up(ledger: Ledger, scope: Scope, dimension: str, spend_by: Result, is_large: bool) -> Panel:
+    """The most expensive values of a dimension, as their spend adds up over the period."""
+    names = [row[0] or "" for row in spend_by.rows[:COURSES]]
+    others = [condition for condition in scope.conditions if condition[0] != dimension]
+    among = replace(scope, conditions=[*others, *((dimension, name) for name in names)])
+    query = among.by(["day", dimension], rolled_up=is_large)
+    result = spent(ledger, query, ["day", dimension])
+    costs = {(row[0], row[1] or ""): float(row[2] or 0) for row in result.rows}
+    days = _days_of(scope)
+    courses: list[Mapping[str, Any]] = [
+        {
+            "label": name or "-",
+            "kind": "course",
+            "values": list(accumulate(costs.get((day, name), 0.0) for day in days)),
+        }
+        for name in names
+    ]
+    title = f"Spend by {dimension} as it adds up"
+    return replace(panel(title, result, query), chart=Chart(days, courses, f"The first {len(names)} of {dimension}."))
+
+
+def _days_of(scope: Scope) -> list[date]:
+    """The days of a period, but for those to come."""
+    days = (scope.begin.date() + timedelta(days=n) for n in range((scope.until - scope.begin).days))
+    return [day for day in days if day <= datetime.now(UTC).date()]
+
+
 def _days(ledger: Ledger, scope: Scope, is_large: bool) -> Panel:
     query = scope.by(["day"], rolled_up=is_large)
     result = spent(ledger, query, ["day"])
     costs = {row[0]: row[1] for row in result.rows}
-    days = [scope.begin.date() + timedelta(days=n) for n in range((scope.until - scope.begin).days)]
+    days = _days_of(scope)
     chart = Chart(
         days,
         [{"label": "cost", "kind": "bar", "values": [costs.get(day, 0) for day in days]}],

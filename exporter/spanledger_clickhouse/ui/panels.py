@@ -25,7 +25,7 @@ class Chart:
 
     days: Sequence[date]
     series: Sequence[Mapping[str, Any]]
-    """label; values, one for each day or None; kind: line, area, dash, bar, band."""
+    """label; values, one for each day or None; kind: line, area, dash, bar, band, course (one of several)."""
     summary: str
     """In words, for who does not see it."""
 

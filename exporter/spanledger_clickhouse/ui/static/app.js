@@ -9,6 +9,7 @@ const STYLES = {
   bar: () => ({ stroke: color("--accent"), fill: color("--accent"), width: 0, paths: uPlot.paths.bars({ size: [0.7, 40] }) }),
   line: () => ({ stroke: color("--limit"), width: 2 }),
   dash: () => ({ stroke: color("--accent"), width: 2, dash: [6, 4] }),
+  course: (number) => ({ stroke: color(`--course-${number + 1}`), width: 2, dash: [[], [8, 4], [2, 3], [10, 3, 2, 3], [4, 4]][number] }),
   band: () => ({ stroke: color("--faint"), width: 1, dash: [2, 3] }),
 };
 
@@ -20,7 +21,7 @@ function draw(element) {
     width: element.clientWidth, height: 240, tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "UTC"),
     scales: { x: { time: true, range: (_, first, last) => [first - 43200, last + 43200] }, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.05 : 1] } },
     axes: [axis, { ...axis, size: 84, values: (_, values) => values.map((v) => usd(v).replace(/\.00$/, "")) }],
-    series: [{ label: "day", value: "{YYYY}-{MM}-{DD}" }, ...data.series.map((s) => ({ label: s.label, value: (_, v) => usd(v), points: { show: false }, ...STYLES[s.kind]() }))],
+    series: [{ label: "day", value: "{YYYY}-{MM}-{DD}" }, ...data.series.map((s, number) => ({ label: s.label, value: (_, v) => usd(v), points: { show: false }, ...STYLES[s.kind](number) }))],
   }, [data.x, ...data.series.map((s) => s.values)], element);
   new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height: 240 })).observe(element);
   return plot;
