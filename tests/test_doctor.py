@@ -184,3 +184,16 @@ def test_hosts_of_ones_own_are_listed(value: str, monkeypatch: pytest.MonkeyPatc
 def test_a_net_that_is_off_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPANLEDGER_OBSERVE_HTTP", "false")
     assert "are NOT recorded" in doctor()[1]["http"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("exporter", "spans", "own", "found"),
+    [("otlp_proto_http", "", "", 1), ("none", "", "", 0), ("otlp_proto_http", "ours-only", "", 0), ("otlp_proto_http", "", "false", 0)],
+)  # fmt: skip
+def test_two_spans_of_one_call_are_a_warning(
+    exporter: str, spans: str, own: str, found: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", exporter)
+    monkeypatch.setenv("SPANLEDGER_SPANS", spans)
+    monkeypatch.setenv("ANTHROPIC_OPEN_TELEMETRY", own)
+    assert len([finding for finding in diagnostics.environment() if finding.about == "spans"]) == found

@@ -26,6 +26,7 @@ from opentelemetry.trace import Tracer
 
 from spanledger import metrics
 from spanledger.capture import call, result_files, sampler
+from spanledger.capture.call_metrics import CallMetrics
 from spanledger.capture.processor import LedgerProcessor
 from spanledger.context import background_tasks, propagation, queues, runtime_context, servers, threads, unattributed
 from spanledger.limits import api
@@ -52,6 +53,7 @@ _processor: LedgerProcessor | None = None
 _spool: Spool | None = None
 _attached_providers: WeakSet[TracerProvider] = WeakSet()
 _fallback: TracerProvider | None = None
+_private: TracerProvider | None = None
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _shipper: Any = None
 _shipper_ready = threading.Event()
@@ -67,6 +69,8 @@ def pre_instrument() -> None:
         if disabled():
             return
         settings.pin_working_directory()
+        if settings.spans() == "ours-only":  # read by each client of the Anthropic SDK when it is made
+            os.environ.setdefault("ANTHROPIC_OPEN_TELEMETRY", "false")
         _watch_contexts()  # before the first request: the first call may come much later
         provider = _sdk_provider(trace.get_tracer_provider())
         if provider is not None:
@@ -175,6 +179,8 @@ def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
         return cache_entry[1]
     with _lock:
         provider = _sdk_provider(source_provider) or _fallback_provider()
+        if settings.spans() == "ledger-only":
+            provider = _private_provider(provider.resource)
         if not disabled():
             _attach(provider)
         new_tracer = provider.get_tracer(scope, VERSION)
@@ -246,6 +252,15 @@ def _fallback_provider() -> TracerProvider:
     return _fallback
 
 
+def _private_provider(resource: Resource) -> TracerProvider:
+    """A provider whose spans only the ledger sees, with the application's resource: `SPANLEDGER_SPANS=ledger-only`."""
+    global _private
+    if _private is None or _private.resource is not resource:
+        _private = TracerProvider(resource=resource, shutdown_on_exit=False)
+        call.spans_are_private = True
+    return _private
+
+
 def _sdk_provider(provider: Any) -> TracerProvider | None:
     """The SDK's provider behind a wrapper such as Logfire's proxy (its `.provider`)."""
     for _ in range(4):
@@ -259,7 +274,14 @@ def _ledger_processor() -> LedgerProcessor:
     global _processor, _spool
     if _processor is None:
         _spool = new_spool(_resource)
-        _processor = LedgerProcessor(_spool, unattributed.strictness_from_settings(), _force_flush, _start_in_process)
+        _processor = LedgerProcessor(
+            _spool,
+            unattributed.strictness_from_settings(),
+            _force_flush,
+            _start_in_process,
+            CallMetrics(),
+            settings.choices("also_for"),
+        )
         metrics.register_spool_metrics(_spool)
         metrics.register_limit_metrics()
         forks.in_child(_after_fork)

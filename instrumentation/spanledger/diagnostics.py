@@ -124,7 +124,19 @@ def environment() -> list[Finding]:
     else:
         advice = "add baggage to OTEL_PROPAGATORS, else attribution reaches no other process, job or service"
         findings.append(Finding(WARNING, "propagators", f"{propagators}: baggage is not among them", advice))
-    return [*_settings(), *_exporters(), *findings, _service(), _versions()]
+    return [*_settings(), *_exporters(), *findings, *_spans(), _service(), _versions()]
+
+
+def _spans() -> list[Finding]:
+    """Whether the application's back end gets two spans of each call of the Anthropic SDK, which has traced itself since 2.13."""
+    is_off = os.environ.get("ANTHROPIC_OPEN_TELEMETRY", "").lower() == "false"
+    exports = os.environ.get("OTEL_TRACES_EXPORTER", "none") not in ("", "none")
+    if settings.spans() in ("ours-only", "ledger-only") or is_off or not exports or not _is_importable("anthropic"):
+        return []
+    if importlib.util.find_spec("anthropic._tracing") is None:
+        return []
+    text = "your back end gets two spans of each call of the Anthropic SDK, its own and Spanledger's: the ledger has one row"
+    return [Finding(WARNING, "spans", text, "set SPANLEDGER_SPANS=ours-only, or ledger-only (docs/beside.md)")]
 
 
 def _settings() -> list[Finding]:

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 from spanledger.pricing import BilledCall, Price
 from spanledger.runtime.untrusted_json import Json
 from spanledger.semconv import attributes as a
+from spanledger.semconv import vendors
 from spanledger.semconv.dimensions import DIMENSIONS
 from spanledger.semconv.evidence import READING_FLAGS
 from spanledger.semconv.usage import COST_ATTRIBUTES, METERS, USAGE_ATTRIBUTES, Usage, from_attributes
@@ -145,6 +146,7 @@ COLUMNS: Final[dict[str, str]] = {
 MAPPED_ATTRIBUTES: Final = (
     {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
     | {entry.attribute for entry in (*DIMENSIONS.values(), *METERS.values())}
+    | vendors.NAMES
 ) - {
     a.JOB_SERVER,
     a.PROVIDER_PROJECT,

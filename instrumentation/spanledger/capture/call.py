@@ -59,6 +59,10 @@ _jobs: Final = Jobs()
 """The jobs whose results this process may see."""
 
 
+spans_are_private = False
+"""Whether nobody but the ledger sees our spans, so that none of the application's may have one as its parent."""
+
+
 def after_fork() -> None:
     """In a forked child: nothing is held by a thread that is not there."""
     seen_responses.after_fork()
@@ -263,7 +267,7 @@ class Call:
         """The context to send the request in: our span is the parent of what the HTTP client records."""
         self._outbound = Outbound()
         entries: dict[str, object] = {**(self.context or otel_context.get_current()), CALL_KEY: self._outbound}
-        if self._span is not None:
+        if self._span is not None and not spans_are_private:
             entries[_SPAN_KEY] = self._span  # one copy of the context instead of set_span_in_context's two
         return Context(entries)
 

@@ -9,12 +9,14 @@ they get the sum of the request's calls (`request_totals.py`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
+from spanledger.capture.call_metrics import CallMetrics
 from spanledger.capture.request_totals import OpenRequests, RequestTotal
 from spanledger.context.baggage import attribution_attributes
 from spanledger.context.unattributed import NOT_STRICT, Strictness, unattributed_calls
@@ -31,6 +33,8 @@ from spanledger.runtime.span_attributes import (
     whole_attribute,
 )
 from spanledger.semconv import attributes as a
+from spanledger.semconv import result_lines, vendors
+from spanledger.semconv.usage import Usage
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
 
@@ -44,6 +48,8 @@ class LedgerProcessor(SpanProcessor):
         strict: Strictness = NOT_STRICT,
         flush: Callable[[float], bool] = lambda _: True,
         start: Callable[[], object] = lambda: None,
+        call_metrics: CallMetrics | None = None,
+        also_for: tuple[str, ...] = (),
     ) -> None:
         """
         Args:
@@ -52,12 +58,16 @@ class LedgerProcessor(SpanProcessor):
             flush: ships what is spooled, within a number of seconds.
             start: starts the threads of a process; called when the first call of a forked child begins, and, where the
                 process has none yet, when any call does.
+            call_metrics: counts the calls.
+            also_for: back ends whose own names of tokens and cost a span has as well (`vendors.VENDORS`).
         """
         self._spool = spool
         self._flush = flush
         self._start = start
         self._start_token = [True]
-        self._encoder = Encoder()
+        self._metrics = call_metrics
+        self._translate = vendors.translator(also_for) if also_for else None
+        self._encoder = Encoder(vendors.NAMES if also_for else frozenset())
         self._requests = OpenRequests()
         self.strictness = strict
 
@@ -117,15 +127,47 @@ class LedgerProcessor(SpanProcessor):
             facts[a.PROCESS_ID] = self._spool.process_id
             if a.RESULT_LINES in attributes:  # many rows, numbered and priced where they are made
                 set_attributes_fast(span, facts)
+                self._count_lines(attributes)
                 return
             if not attributes.get(a.JOB_ID):  # a row that any process may write has no number of this one's
                 facts[a.SEQUENCE] = self._spool.next_sequence()
             facts[a.PRICE_STATUS] = ERROR
             with quietly("pricing a call"):
                 facts.update(cost_attributes(attributes, usage))
+            attributes.update(facts)
+            if self._translate is not None:
+                with quietly("translating a call"):
+                    facts.update(self._translate(attributes, usage))
             set_attributes_fast(span, facts)
+            counted = attributes.get(a.COST_COUNTED, 0)
             if total is not None:
-                total.add(facts, usage.total if usage else 0, attributes.get(a.COST_COUNTED, 0))
+                total.add(facts, usage.total if usage else 0, counted)
+            if self._metrics is not None:
+                with quietly("counting a call"):
+                    self._count(span, attributes, usage, counted)
+
+    def _count(self, span: Span, attributes: dict[str, Any], usage: Usage | None, counted: int) -> None:
+        """Its metrics: what its row adds to the ledger, and, of a request, how long it took."""
+        cost, began = attributes.get(a.COST_TOTAL), span.start_time
+        is_request = a.JOB_ID not in attributes and a.CHARGE_AMOUNT not in attributes and began is not None
+        seconds = (time.time_ns() - began) / 1e9 if is_request and began is not None else None
+        assert self._metrics is not None
+        self._metrics.record(attributes, None if counted else usage, None if cost is None else cost - counted, seconds)
+
+    def _count_lines(self, attributes: dict[str, Any]) -> None:
+        """The metrics of a batch's results."""
+        if self._metrics is None:
+            return
+        shared = {
+            name: attributes[name]
+            for name in (a.PROVIDER, a.OPERATION, a.SERVER_ADDRESS, a.BATCH)
+            if name in attributes
+        }
+        with quietly("counting lines"):
+            for line, usage in result_lines.attributes_of_lines(attributes[a.RESULT_LINES]):
+                facts = {**shared, **line}
+                facts |= cost_attributes(facts, usage)
+                self._metrics.record(facts, usage, facts.get(a.COST_TOTAL), None)
 
     def on_end(self, span: ReadableSpan) -> None:
         with quietly("spooling a call"):
@@ -144,6 +186,8 @@ class LedgerProcessor(SpanProcessor):
         """In a forked child: a process of its own."""
         self._spool.after_fork()
         self._requests.after_fork()
+        if self._metrics is not None:
+            self._metrics.after_fork()
         self._start_token = [True]
 
     def shutdown(self) -> None:

@@ -22,6 +22,7 @@ NAMES: Final = frozenset(
     [
         "alert_webhook",
         "alert_webhook_secret",
+        "also_for",
         "anonymous",
         "brokers",
         "cluster",
@@ -35,6 +36,7 @@ NAMES: Final = frozenset(
         "include_usage_hosts",
         "labels",
         "limits",
+        "metric_labels",
         "model_hosts",
         "observe_http",
         "otlp_endpoint",
@@ -49,6 +51,7 @@ NAMES: Final = frozenset(
         "require",
         "require_mode",
         "slack_webhook",
+        "spans",
         "spool_deadline_ms",
         "spool_dir",
         "spool_max_bytes",
@@ -62,6 +65,13 @@ SWITCHES: Final = ("disabled", "observe_http", "replicated", "start_line", "trus
 """Those that are true or false."""
 OTHERS: Final = ("agent_", "collector", "fault_", "gateway", "queue_dir", "start_line_shown")
 """How further variables begin that somebody else reads: a Collector's configuration, the gateway's options, tests."""
+LISTS: Final = {
+    "also_for": ("langfuse", "phoenix", "openlit", "signoz", "logfire", "datadog"),
+    "metric_labels": ("feature", "tenant", "tier", "team", "project"),
+}
+"""Settings that are a list of words -> the words. No user, request or session is a label: each would be a time series."""
+SPANS: Final = ("all", "ledger-only", "ours-only")
+"""Which spans of a call the application's exporters get: `SPANLEDGER_SPANS`."""
 TRUE: Final = frozenset({"1", "true", "yes", "on"})
 FALSE: Final = frozenset({"0", "false", "no", "off"})
 
@@ -100,6 +110,14 @@ def problems() -> list[str]:
             near = difflib.get_close_matches(name, NAMES, 1)
             meant = f": did you mean {prefix}{near[0].upper()}?" if near else ". README.md lists them"
             sentences.append(f"{shown} is no setting of Spanledger{meant}")
+    if spans() is None:
+        sentences.append(f"{prefix}SPANS is none of {', '.join(SPANS)}: it is taken for all")
+    sentences += [
+        f"{prefix}{name.upper()} has {word!r}, which is none of {', '.join(words)}"
+        for name, words in LISTS.items()
+        for word in _words(name)
+        if word not in words
+    ]
     for name in SWITCHES:
         value = (setting(name) or "").strip().lower()
         if value and value not in TRUE | FALSE:
@@ -107,6 +125,21 @@ def problems() -> list[str]:
                 f'{prefix}{name.upper()} is "{value}", neither true nor false: it is taken for its default'
             )
     return sentences
+
+
+def spans() -> str | None:
+    """Which spans of a call are exported, one of `SPANS`; None where the setting is none of them."""
+    value = (setting("spans") or "all").strip().lower()
+    return value if value in SPANS else None
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The words of a setting of `LISTS`, each once; those that are none are left out."""
+    return tuple(dict.fromkeys(word for word in _words(name) if word in LISTS[name]))
+
+
+def _words(name: str) -> list[str]:
+    return [word for part in (setting(name) or "").split(",") if (word := part.strip().lower())]
 
 
 def pin_working_directory() -> None:

@@ -209,6 +209,16 @@ class Usage(NamedTuple):
     def total(self) -> int:
         return self.total_input + self.total_output
 
+    def inclusive(self) -> dict[str, int]:
+        """The totals of the conventions, each with its parts in it, by the ends of their names."""
+        return {
+            "input_tokens": self.total_input,
+            "output_tokens": self.total_output,
+            "cache_read.input_tokens": sum(_read_counts(self)),
+            "cache_write.input_tokens": sum(_write_counts(self)),
+            "reasoning.output_tokens": self.reasoning,
+        }
+
 
 METERS: Final[dict[str, Meter]] = {
     name: hint.__metadata__[0] for name, hint in Usage.__annotations__.items() if hasattr(hint, "__metadata__")
@@ -243,6 +253,8 @@ CACHED_PARTS: Final = {
 
 _prompt_counts: Final = counts_of(*PROMPT_METERS)
 _output_counts: Final = counts_of(OUTPUT, *OUTPUT_PARTS)
+_read_counts: Final = counts_of(CACHE_READ, *READ_PARTS)
+_write_counts: Final = counts_of(CACHE_WRITE, *WRITE_PARTS)
 non_token_counts: Final = counts_of(*NON_TOKEN_METERS)
 
 

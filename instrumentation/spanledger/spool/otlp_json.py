@@ -27,9 +27,14 @@ KINDS: Final = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5}
 
 
 class Encoder:
-    """Spans as OTLP JSON lines. Resource and scope are encoded once."""
+    """Spans as OTLP JSON lines. Resource and scope are encoded once.
 
-    def __init__(self) -> None:
+    Args:
+        without: attributes that are left out.
+    """
+
+    def __init__(self, without: frozenset[str] = frozenset()) -> None:
+        self._without = without
         self._heads: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, str]] = {}
 
     def line(self, span: ReadableSpan) -> bytes:
@@ -38,7 +43,10 @@ class Encoder:
         if context is None:
             raise ValueError("a span without a context")
         parent = f',"parentSpanId":"{span.parent.span_id:016x}"' if span.parent else ""
-        attributes = _attributes(copy_attributes(span))
+        own = copy_attributes(span)
+        if self._without:
+            own = {name: value for name, value in own.items() if name not in self._without}
+        attributes = _attributes(own)
         status = ""
         if span.status.status_code is StatusCode.ERROR:
             status = f',"status":{{"message":{quoted(span.status.description or "")},"code":2}}'

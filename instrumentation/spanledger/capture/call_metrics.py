@@ -1,0 +1,192 @@
+"""GenAI metrics of each call, with its cost, through the application's OpenTelemetry meter: whatever was sampled, every call counts.
+
+A call only leaves what it used in a queue, which takes about a microsecond; when a reader collects, an observable instrument that
+reports nothing empties the queue into the histograms and counters, before they are read (opentelemetry-sdk 1.45
+`MeasurementConsumer.collect`). Names are those of semantic-conventions-genai: by default as dashboards of 2026 know them, with
+OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental those of its #374 and #521 (`gen_ai_latest_experimental/dup`: both). Cost
+follows its proposal #443. The sum of the cost metric is that of the ledger's rows, while no price is corrected later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from spanledger.runtime import settings
+from spanledger.runtime.guard import quietly
+from spanledger.runtime.version import VERSION
+from spanledger.semconv import attributes as a
+from spanledger.semconv.dimensions import DIMENSIONS
+from spanledger.semconv.usage import Usage
+
+LABELS: Final = (
+    a.OPERATION, a.PROVIDER, a.REQUEST_MODEL, a.RESPONSE_MODEL, a.SERVER_ADDRESS, a.SERVER_PORT, a.ERROR_TYPE, a.COST_CURRENCY, a.COST_SOURCE,
+)  # fmt: skip
+"""Attributes of a call that its metrics have."""
+COST_LABELS: Final = (a.COST_CURRENCY, a.COST_SOURCE)
+"""Those of the cost alone."""
+MAX_SERIES: Final = 2000
+"""Combinations of labels; a call of a further one is counted without its models and dimensions, as `other`."""
+MAX_WAITING: Final = 4096
+"""Calls in the queue, beyond which a call empties it: where nothing collects, nothing piles up."""
+OTHER: Final = "other"
+
+TOKEN_BUCKETS: Final = [4**n for n in range(14)]
+SECOND_BUCKETS: Final = [0.01 * 2**n for n in range(14)]
+FIRST_CHUNK_BUCKETS: Final = [
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+]
+COST_BUCKETS: Final = [10.0**n * m for n in range(-6, 2) for m in (1, 2.5, 5)]
+"""USD, from a millionth."""
+
+FORMER, LATEST = "former", "latest"
+
+
+def families() -> frozenset[str]:
+    """Which names are emitted, by OTEL_SEMCONV_STABILITY_OPT_IN (a list with commas)."""
+    words = {word.strip() for word in os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")}
+    if "gen_ai_latest_experimental/dup" in words:
+        return frozenset({FORMER, LATEST})
+    return frozenset({LATEST if "gen_ai_latest_experimental" in words else FORMER})
+
+
+def optional_labels() -> tuple[str, ...]:
+    """The attributes of the dimensions that SPANLEDGER_METRIC_LABELS names."""
+    return tuple(DIMENSIONS[name].attribute for name in settings.choices("metric_labels"))
+
+
+class CallMetrics:
+    """The metrics of this process's calls."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[tuple[Any, ...], Usage | None, int | None, float | None, float | None]] = deque()
+        self._labels = (*LABELS, *optional_labels())
+        self._series: dict[tuple[Any, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._families = families()
+        meter = metrics.get_meter("spanledger", VERSION)
+        meter.create_observable_gauge(
+            "spanledger.metrics.waiting", [self._collect], "{call}", "Calls whose metrics wait"
+        )
+        self._cost = meter.create_histogram(
+            "gen_ai.client.operation.cost", "{currency_unit}", "Cost of a GenAI operation",
+            explicit_bucket_boundaries_advisory=COST_BUCKETS,
+        )  # fmt: skip
+        if FORMER in self._families:
+            self._create_former(meter)
+        if LATEST in self._families:
+            self._create_latest(meter)
+
+    def _create_former(self, meter: metrics.Meter) -> None:
+        create = meter.create_histogram
+        self._tokens = create("gen_ai.client.token.usage", "{token}", "Tokens of an operation, by type", explicit_bucket_boundaries_advisory=TOKEN_BUCKETS)  # fmt: skip
+        self._duration = create("gen_ai.client.operation.duration", "s", "Duration of a GenAI operation", explicit_bucket_boundaries_advisory=SECOND_BUCKETS)  # fmt: skip
+        self._first_chunk = create("gen_ai.client.operation.time_to_first_chunk", "s", "Time to the first chunk of a stream", explicit_bucket_boundaries_advisory=FIRST_CHUNK_BUCKETS)  # fmt: skip
+
+    def _create_latest(self, meter: metrics.Meter) -> None:
+        name, create = "gen_ai.client.inference", meter.create_histogram
+        self._latest_tokens = {
+            direction: create(f"{name}.operation.{direction}_tokens", "{token}", f"Tokens of {direction} of an operation", explicit_bucket_boundaries_advisory=TOKEN_BUCKETS)
+            for direction in ("input", "output")
+        }  # fmt: skip
+        self._latest_duration = create(f"{name}.duration", "s", "Duration of an inference", explicit_bucket_boundaries_advisory=SECOND_BUCKETS)  # fmt: skip
+        self._latest_first_chunk = create(f"{name}.time_to_first_chunk", "s", "Time to the first chunk of a stream", explicit_bucket_boundaries_advisory=FIRST_CHUNK_BUCKETS)  # fmt: skip
+        self._counters = {
+            kind: meter.create_counter(f"{name}.usage.{kind}", "{token}", "Tokens, parts included in their total")
+            for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "cache_write.input_tokens", "reasoning.output_tokens")
+        }  # fmt: skip
+
+    def record(
+        self, facts: Mapping[str, Any], usage: Usage | None, cost_picousd: int | None, seconds: float | None
+    ) -> None:
+        """Count a call.
+
+        Args:
+            facts: its attributes, priced.
+            usage: its meters; None if they are not known.
+            cost_picousd: what its row adds to the ledger; None if it has no price.
+            seconds: how long it took; None for a row that is no request (a result of a job, a charge).
+        """
+        get = facts.get
+        series = tuple([get(name) for name in self._labels])
+        self._waiting.append((series, usage, cost_picousd, seconds, get(a.RESPONSE_TIME_TO_FIRST_CHUNK)))
+        if len(self._waiting) >= MAX_WAITING:
+            self.drain()
+
+    def drain(self) -> None:
+        """Put what waits into the instruments."""
+        while True:
+            try:
+                series, usage, cost, seconds, first_chunk = self._waiting.popleft()
+            except IndexError:
+                return
+            labels, cost_labels = self._series.get(series) or self._new_series(series)
+            if cost is not None:
+                self._cost.record(cost / 1e12, cost_labels)
+            if FORMER in self._families:
+                if usage is not None:
+                    self._tokens.record(usage.total_input, {**labels, a.TOKEN_TYPE: "input"})
+                    self._tokens.record(usage.total_output, {**labels, a.TOKEN_TYPE: "output"})
+                if seconds is not None:
+                    self._duration.record(seconds, labels)
+                if first_chunk is not None:
+                    self._first_chunk.record(first_chunk, labels)
+            if LATEST in self._families:
+                self._record_latest(labels, usage, seconds, first_chunk)
+
+    def _record_latest(
+        self, labels: dict[str, Any], usage: Usage | None, seconds: float | None, first_chunk: float | None
+    ) -> None:
+        if usage is not None:
+            counts = usage.inclusive()
+            for kind, counter in self._counters.items():
+                if counts[kind]:
+                    counter.add(counts[kind], labels)
+            for direction, histogram in self._latest_tokens.items():
+                histogram.record(counts[f"{direction}_tokens"], labels)
+        if seconds is not None:
+            self._latest_duration.record(seconds, labels)
+        if first_chunk is not None:
+            self._latest_first_chunk.record(first_chunk, labels)
+
+    def _new_series(self, series: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(labels, labels of the cost) of a combination that has not been seen."""
+        labels = {name: value for name, value in zip(self._labels, series, strict=True) if value is not None}
+        if len(self._series) >= MAX_SERIES:
+            bounded = (a.OPERATION, a.PROVIDER, *COST_LABELS)
+            labels = {
+                name: value if name in bounded else OTHER for name, value in labels.items() if name != a.SERVER_PORT
+            }
+        costs = {name: labels.pop(name) for name in COST_LABELS if name in labels}
+        pair = labels, {**labels, **costs}
+        if len(self._series) < MAX_SERIES:
+            self._series[series] = pair
+        return pair
+
+    def _collect(self, _: CallbackOptions) -> Iterable[Observation]:
+        with quietly("collecting metrics"):
+            self.drain()
+        return ()
+
+    def after_fork(self) -> None:
+        """In a forked child: what the parent's calls used is the parent's to report."""
+        self._waiting.clear()
