@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from empty_ledger import empty_ledger
 from spanledger_clickhouse.database import insert
 from spanledger_clickhouse.database.connection import Target, open_client
+from spanledger_clickhouse.ui import server
 from spanledger_clickhouse.ui.filters import BadQuestionError, filters_of
 from spanledger_clickhouse.ui.server import UPLOAD_HEADER, Ui
 from synthetic import call
@@ -36,6 +37,7 @@ def client_of(target: Target, *, signed_in: bool = True) -> TestClient:
 def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     monkeypatch.setenv("SPANLEDGER_SPOOL_DIR", str(tmp_path / "spool"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(server, "PAINT_SECONDS", None)  # pages are whole, however busy the machine is
     return empty_ledger(tmp_path / "ledger")
 
 
@@ -217,3 +219,23 @@ def test_an_invoice_closes_to_the_cent_or_says_why_not(shop: TestClient, where: 
         assert client.query(f"SELECT count() FROM `{where.database}`.invoices").result_rows == [(0,)], (
             "nothing is stored"
         )
+
+
+def test_a_page_that_takes_long_is_shown_before_its_figures(shop: TestClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "PAINT_SECONDS", 0.0)
+    first = shop.get("/?by=model").text
+    [key] = re.findall(r'id="later"[^>]*data-key="([^"]+)"', first)
+    assert "Spend by model" not in first
+    assert 'name="from"' in first  # its filters are there
+    page = shop.get("/?by=model", headers={server.LATER_HEADER: key}).text
+    assert "Spend by model" in page
+    assert 'id="later"' not in page
+    assert shop.get("/request?id=nothing", headers={server.LATER_HEADER: "no such key"}).status_code == 200
+
+
+def test_pages_that_are_never_fetched_do_not_pile_up(shop: TestClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "PAINT_SECONDS", 0.0)
+    monkeypatch.setattr(server, "MAX_LATER", 2)
+    keys = [re.findall(r'data-key="([^"]+)"', shop.get("/trust").text)[0] for _ in range(3)]
+    shop.get("/trust", headers={server.LATER_HEADER: keys[0]})  # forgotten: it is made again
+    assert "Not attributed" in shop.get("/trust", headers={server.LATER_HEADER: keys[2]}).text

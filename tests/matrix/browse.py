@@ -17,9 +17,15 @@ SCREENS = ((1280, "light"), (768, "dark"), (390, "light"))
 PATHS = ("/", "/?by=day", "/requests", "/users", "/features", "/models", "/trust", "/budgets", "/invoice", "/nowhere")
 
 
+def figures(page: Page) -> None:
+    """Wait for a page's figures, which may come after it."""
+    page.wait_for_load_state("networkidle")
+    page.wait_for_selector("#later", state="detached")
+
+
 def look(page: Page, address: str, name: str, pictures: Path | None) -> dict[str, Any]:
     page.goto(address)
-    page.wait_for_load_state("networkidle")
+    figures(page)
     if pictures is not None:
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
     return {
@@ -51,7 +57,7 @@ def main() -> None:
                     for link in ("table a[href^='/request?']", "table a[href^='/call?']"):
                         page.locator(link).first.focus()
                         page.keyboard.press("Enter")
-                        page.wait_for_load_state("networkidle")
+                        figures(page)
                     seen["call"] = page.locator("h1").inner_text()
                     continue
                 for path in PATHS:

@@ -295,7 +295,12 @@ def drilled_down(address: str, feature: str, cost: str) -> str:
     base = address.partition("/?")[0]
 
     def read(url: str) -> str:
-        return browser.open(url, timeout=60).read().decode()
+        page = browser.open(url, timeout=60).read().decode()
+        later = re.findall(r'id="later"[^>]*data-key="([^"]+)"', page)
+        if not later:
+            return page
+        figures = urllib.request.Request(url.partition("?token")[0], headers={"x-spanledger-page": later[0]})
+        return browser.open(figures, timeout=60).read().decode()
 
     def link(page: str, pattern: str) -> str:
         return base + html.unescape(re.findall(f'href="({pattern}[^"]*)"', page)[0])

@@ -51,4 +51,4 @@ def test_the_page_in_a_browser(tmp_path: Path):
     assert seen["console"] == []
     assert seen["call"].startswith("Call ")
     assert {name: page for name, page in seen["pages"].items() if page["wider"] > 0 or page["violations"]} == {}
-    assert all(seen["pages"][f"spend-{width}"]["charts"] == 2 for width in (1280, 768, 390))
+    assert all(seen["pages"][f"spend-{width}"]["charts"] == 3 for width in (1280, 768, 390))

@@ -17,11 +17,13 @@ SECTIONS: Final = {
         "top": Lazy(f"{_HERE}.top", "Show current spend, refreshed, highest first."),
         "ui": Lazy(f"{_HERE}.ui", "Open the ledger as a page in the browser."),
         "report": Lazy(f"{_HERE}.report", "Report the spend of a period, its trend, forecast and data quality."),
+        "mcp": Lazy(f"{_HERE}.mcp", "Answer questions about spend to an assistant, over MCP."),
         "sql": Lazy(f"{_HERE}.spend", "Query the ledger in SQL."),
         "export": Lazy(f"{_HERE}.export", "Export the calls of a period, or their usage in FOCUS columns."),
     },
     "Explain": {
         "request": Lazy(f"{_HERE}.spend", "List the LLM calls of one application request."),
+        "run": Lazy(f"{_HERE}.run", "Show where the cost of an agent's run went."),
         "who-forgot": Lazy(f"{_HERE}.who_forgot", "List lines of code whose calls lack a feature, user or request."),
         "ci-diff": Lazy(f"{_HERE}.ci_diff", "Compare the cost of two test runs, BASE and HEAD."),
         "prices": Lazy(f"{_HERE}.prices", "Show the price tables in force: source, version, checksum and age."),

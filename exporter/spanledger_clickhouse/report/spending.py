@@ -22,6 +22,8 @@ EXPRESSIONS: Final = {
     "service": "toString(c.service)",
     "environment": "nullIf(toString(c.environment), '')",
     "evidence": "c.evidence",
+    "agent": "nullIf(c.attributes['gen_ai.agent.name'], '')",
+    "workflow": "nullIf(c.attributes['gen_ai.workflow.name'], '')",
     "day": "toDate(c.start_time)",
     "hour": "toStartOfHour(c.start_time)",
 }

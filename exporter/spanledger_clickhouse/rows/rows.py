@@ -158,6 +158,9 @@ MAPPED_ATTRIBUTES: Final = (
     a.DOWNGRADE_REASON,
     a.REFUSAL,
     a.CACHE_HIT,
+    a.AGENT_NAME,
+    a.WORKFLOW_NAME,
+    a.RUN_PATH,
 }
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 

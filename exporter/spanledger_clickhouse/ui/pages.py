@@ -20,6 +20,7 @@ from spanledger_clickhouse.invoices import exchange_rates, provider_exports
 from spanledger_clickhouse.invoices import reconcile as reconciling
 from spanledger_clickhouse.money import usd
 from spanledger_clickhouse.printable import format_cell
+from spanledger_clickhouse.report import run_trees
 from spanledger_clickhouse.report.queries import month_ahead
 from spanledger_clickhouse.report.sections import percent_change, share
 from spanledger_clickhouse.report.spending import EXPRESSIONS, TIMES, Query, Scope, column_of, period_before, spent
@@ -191,10 +192,12 @@ def request(ledger: Ledger, request_id: str) -> Page:
     [(cost, count, attempts)] = ledger.query(statement("ui/request_total"), query.parameters).rows
     stats = [("Cost", usd(cost), ""), ("Calls", f"{count:,}", f"{attempts:,} attempts")]
     note = f"The first {len(calls):,} of {count:,}." if len(calls) < count else ""
+    steps = run_trees.steps_of(ledger, request_id)
+    runs = [panel("Where it went", run_trees.table_of(steps), run_trees.question(request_id), bar="total_cost_usd")] if any(step.kind not in ("run", "call") for step in steps) else []  # fmt: skip
     table = panel(
         "Calls", result, query, link, hidden=CALL_DETAILS, note=note, empty=f"No call has the request id {request_id}."
     )
-    return Page("requests", f"Request {request_id}", [table], stats, _waterfall(calls))
+    return Page("requests", f"Request {request_id}", [*runs, table], stats, _waterfall(calls))
 
 
 def _waterfall(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -219,6 +222,20 @@ def _waterfall(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _call_address(call: Row) -> str:
     return f"/call?{urlencode({'trace': call['trace_id'], 'span': call['span_id']})}"
+
+
+def run(ledger: Ledger, run_id: str) -> Page:
+    """Where the cost of an agent's run went: its steps, and the calls below them."""
+    query = run_trees.question(run_id)
+    steps = run_trees.steps_of(ledger, run_id)
+    if not steps:
+        raise NotThereError(f"No call belongs to {run_id}.")
+    top = [step for step in steps if step.depth == 0]
+    cost = sum((step.total_cost_usd or Decimal(0) for step in top), Decimal(0))
+    note = "Each call stands once, below the steps that its span is in."
+    table = panel("Where it went", run_trees.table_of(steps), query, bar="total_cost_usd", note=note)
+    stats = [("Cost", usd(cost), ""), ("Calls", f"{sum(step.calls for step in top):,}", "")]
+    return Page("requests", f"Run {run_id}", [table], stats)
 
 
 def call(ledger: Ledger, trace: str, span: str) -> Page:

@@ -76,6 +76,8 @@ class Page:
     """Of a request: its calls on the time axis."""
     filters: Filters | None = None
     error: str = ""
+    later: str = ""
+    """Of a page that is still being made: the key with which its script asks for it."""
 
 
 def panel(

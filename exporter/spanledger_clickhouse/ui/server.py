@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +53,12 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+PAINT_SECONDS: float | None = 0.4
+"""After that a page is shown without its figures, which its script then asks for."""
+LATER_HEADER: Final = "x-spanledger-page"
+"""Has the key of a page that is being made."""
+MAX_LATER: Final = 32
+"""Pages that are being made, or that nobody has fetched; threads that make them are fewer."""
 WAIT_SECONDS: Final = 10
 """How long a page waits for others to be done with an embedded ledger."""
 LOCAL_HOSTS: Final = ["127.0.0.1", "localhost", "[::1]"]
@@ -75,6 +83,8 @@ class Ui:
         self._target, self._token = target, token
         self._one_at_a_time = Lock() if target.embedded else None
         self._tickets: set[str] = set()
+        self._makers = ThreadPoolExecutor(8, thread_name_prefix="spanledger-ui")
+        self._later: dict[str, Future[Page]] = {}
         self._templates = Environment(
             loader=PackageLoader("spanledger_clickhouse.ui"),
             autoescape=select_autoescape(),
@@ -100,6 +110,7 @@ class Ui:
             Route("/", self._page(lambda ledger, request: pages.spend(ledger, _filters(request), datetime.now(UTC)))),
             Route("/requests", self._page(lambda ledger, request: pages.requests(ledger, _filters(request)))),
             Route("/request", self._page(lambda ledger, request: pages.request(ledger, request.query_params.get("id", "")))),
+            Route("/run", self._page(lambda ledger, request: pages.run(ledger, request.query_params.get("id", "")))),
             Route("/call", self._page(lambda ledger, request: pages.call(ledger, request.query_params.get("trace", ""), request.query_params.get("span", "")))),
             *dimensions,
             Route("/trust", self._page(lambda ledger, request: pages.trust(ledger, _filters(request), datetime.now(UTC)))),
@@ -142,8 +153,12 @@ class Ui:
                 with self._ledger() as ledger:
                     return build(ledger, request)
 
+            key = request.headers.get(LATER_HEADER, "")
+            making = self._later.pop(key, None) or self._makers.submit(ask)
             try:
-                page = await run_in_threadpool(ask)
+                page = await _page_within(making, None if key else PAINT_SECONDS)
+            except TimeoutError:
+                return self._html(self._shell(request, making))
             except BadQuestionError as error:
                 return self._error(400, str(error))
             except NotThereError as error:
@@ -153,6 +168,19 @@ class Ui:
             return self._html(page)
 
         return respond
+
+    def _shell(self, request: Request, making: Future[Page]) -> Page:
+        """What is shown of a page while its figures are added up."""
+        while len(self._later) >= MAX_LATER:
+            self._later.pop(next(iter(self._later)))
+        key = secrets.token_urlsafe(8)
+        self._later[key] = making
+        name, title = next(
+            ((name, label) for name, (path, label) in NAVIGATION.items() if path == request.url.path),
+            ("requests", request.url.path.strip("/").capitalize()),
+        )
+        has_filters = name not in ("budgets", "invoice") and request.url.path == NAVIGATION[name][0]
+        return Page(name, title, filters=_filters(request) if has_filters else None, later=key)
 
     async def drop_invoice(self, _request: Request) -> Response:
         """The page that takes a file."""
@@ -221,6 +249,11 @@ class Ui:
 
     def _error(self, status: int, message: str) -> Response:
         return self._html(Page("error", "That did not work", error=message), status=status)
+
+
+async def _page_within(making: Future[Page], seconds: float | None) -> Page:
+    """Raises TimeoutError if it takes longer; it is made all the same."""
+    return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(making)), seconds)
 
 
 def _chart_data(chart: Chart) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
+from spanledger.capture import run_steps
 from spanledger.capture.call_metrics import CallMetrics
 from spanledger.capture.request_totals import OpenRequests, RequestTotal
 from spanledger.context.baggage import attribution_attributes
@@ -77,6 +78,7 @@ class LedgerProcessor(SpanProcessor):
             if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
                 self._begin(span, parent_context)
             else:
+                run_steps.note_around(span, parent_context)
                 total = self._requests.on_span_start(span, parent_context)
                 if total is not None:
                     before_end(span, lambda: set_attributes_fast(span, total.attributes()) if total.calls else None)
@@ -104,6 +106,7 @@ class LedgerProcessor(SpanProcessor):
     def _begin(self, span: Span, parent_context: Context | None) -> None:
         self.enter_process()
         facts = attribution_attributes(parent_context)
+        run_steps.note_around(span, parent_context)
         if a.MARKER in (span.attributes or {}):  # it says who began a job: no call
             before_end(span, lambda: set_attributes_fast(span, facts))
             return
@@ -125,6 +128,7 @@ class LedgerProcessor(SpanProcessor):
             usage = stashed_usage(span)
             attributes = copy_attributes(span)
             facts[a.PROCESS_ID] = self._spool.process_id
+            facts.update(run_steps.step_attributes(span))
             if a.RESULT_LINES in attributes:  # many rows, numbered and priced where they are made
                 set_attributes_fast(span, facts)
                 self._count_lines(attributes)

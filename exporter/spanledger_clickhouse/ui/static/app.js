@@ -27,12 +27,29 @@ function draw(element) {
   return plot;
 }
 
-const charts = [...document.querySelectorAll(".chart")];
-let plots = charts.map(draw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+let plots = [];
+const drawAll = () => {
   plots.forEach((plot) => plot.destroy());
-  plots = charts.map(draw);
-});
+  plots = [...document.querySelectorAll(".chart")].map(draw);
+};
+drawAll();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+
+const later = document.getElementById("later");
+if (later) { // the page came before its figures
+  fetch(location.href, { headers: { "x-spanledger-page": later.dataset.key } })
+    .then((answer) => answer.text())
+    .then((text) => {
+      const made = new DOMParser().parseFromString(text, "text/html"); // made by the server, with every value escaped
+      document.title = made.title;
+      document.querySelector("main").replaceWith(made.querySelector("main"));
+      drawAll();
+    })
+    .catch((error) => {
+      later.textContent = `The figures could not be fetched: ${error.message}. Is spanledger ui still running?`;
+      later.className = "error";
+    });
+}
 
 const form = document.getElementById("upload");
 if (form) {

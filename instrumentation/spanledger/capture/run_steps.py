@@ -1,0 +1,88 @@
+"""The steps of an agent's run around a call: workflow > agent > sub-agent > tool, from the spans that frameworks open.
+
+A span knows the span around it, and a step is one that says so in the words of OpenTelemetry's GenAI conventions, of OpenInference or
+of OpenLLMetry. The steps are read when the call ends, as frameworks name some of them late. A process sees its own spans only: what
+another one does for the run hangs below the run itself, whose id is that of the trace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+
+from spanledger.semconv import attributes as a
+
+AROUND: Final = "_spanledger_around"
+"""On a span: the span that was current when it began."""
+KINDS: Final[dict[str, dict[str, str]]] = {
+    a.OPERATION: {
+        "invoke_workflow": "workflow", "invoke_agent": "agent", "create_agent": "agent", "execute_tool": "tool", "plan": "plan",
+    },
+    "openinference.span.kind": {"AGENT": "agent", "CHAIN": "chain", "TOOL": "tool"},
+    "traceloop.span.kind": {"workflow": "workflow", "agent": "agent", "task": "task", "tool": "tool"},
+}  # fmt: skip
+"""Attribute -> its value -> the kind of step. Sources: semantic-conventions-genai registry (2026-11), OpenInference
+spec/semantic_conventions.md, opentelemetry-semantic-conventions-ai 0.4."""
+NAMES: Final = {
+    "workflow": (a.WORKFLOW_NAME, "traceloop.entity.name"),
+    "agent": (a.AGENT_NAME, "agent.name", "traceloop.entity.name"),
+    "tool": ("gen_ai.tool.name", "tool.name", "traceloop.entity.name"),
+}
+"""Kind -> the attributes that may name it, before the span's own name does."""
+MAX_NAME: Final = 60
+MAX_DEPTH: Final = 64
+MAX_CHARACTERS: Final = 1000
+"""Of the attribute: what is longer loses steps in the middle."""
+
+
+class Step(NamedTuple):
+    """One step around a call."""
+
+    kind: str
+    name: str
+    span_id: str
+
+
+def note_around(span: Any, parent_context: Context | None) -> None:
+    """Let a span know the span around it."""
+    span.__dict__[AROUND] = trace.get_current_span(parent_context)
+
+
+def steps_around(span: Any) -> list[Step]:
+    """The steps that a span is in, the outermost first."""
+    steps: list[Step] = []
+    around = span.__dict__.get(AROUND)
+    for _ in range(MAX_DEPTH):
+        attributes: Mapping[str, Any] | None = getattr(around, "attributes", None)
+        if attributes is None:
+            break
+        kind = next((kinds[value] for name, kinds in KINDS.items() if (value := attributes.get(name)) in kinds), None)
+        if kind is not None:
+            steps.append(Step(kind, _name(around, attributes, kind), f"{around.get_span_context().span_id:016x}"))
+        around = around.__dict__.get(AROUND)
+    return steps[::-1]
+
+
+def _name(span: Any, attributes: Mapping[str, Any], kind: str) -> str:
+    names = (attributes.get(name) for name in NAMES.get(kind, ()))
+    name = next((name for name in names if isinstance(name, str) and name), span.name)
+    return "".join(filter(str.isprintable, name))[:MAX_NAME]
+
+
+def step_attributes(span: Any) -> dict[str, str]:
+    """What a call's row says of the run that it is in; nothing outside of one."""
+    steps = steps_around(span)
+    if not steps:
+        return {}
+    while len(path := json.dumps(steps, ensure_ascii=False, separators=(",", ":"))) > MAX_CHARACTERS and len(steps) > 2:
+        del steps[len(steps) // 2]
+    attributes = {a.RUN_PATH: path}
+    for name, kind in ((a.AGENT_NAME, "agent"), (a.WORKFLOW_NAME, "workflow")):
+        nearest = next((step.name for step in reversed(steps) if step.kind == kind), None)
+        if nearest is not None:
+            attributes[name] = nearest
+    return attributes
