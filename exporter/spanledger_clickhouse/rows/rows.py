@@ -161,6 +161,9 @@ MAPPED_ATTRIBUTES: Final = (
     a.AGENT_NAME,
     a.WORKFLOW_NAME,
     a.RUN_PATH,
+    a.REQUEST_REASONING_LEVEL,
+    a.REQUEST_CHOICE_COUNT,
+    a.REQUEST_PREVIOUS_RESPONSE_ID,
 }
 """Attributes that have a column (or are derived from one); any other is kept in `attributes`."""
 

@@ -143,7 +143,7 @@ def _adding_up(ledger: Ledger, scope: Scope, dimension: str, spend_by: Result, i
         for name in names
     ]
     title = f"Spend by {dimension} as it adds up"
-    return replace(panel(title, result, query), chart=Chart(days, courses, f"The first {len(names)} of {dimension}."))
+    return replace(panel(title, result, query), chart=Chart(days, courses, f"The {len(names)} most expensive."))
 
 
 def _days_of(scope: Scope) -> list[date]:

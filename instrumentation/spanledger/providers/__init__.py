@@ -55,6 +55,11 @@ class Request(NamedTuple):
     """It begins a batch: each of its lines is billed, and seen, by itself."""
     billed_to: str | None = None
     """Who is billed, where that is somebody else's account (Anthropic's `bill_to`)."""
+    reasoning_level: str | None = None
+    """How hard to think, as the provider spells it."""
+    choice_count: int | None = None
+    """How many answers, where that is not one."""
+    previous_response_id: str | None = None
 
     @property
     def deferred(self) -> bool:
@@ -143,6 +148,11 @@ RESULT_FIELDS: Final = ("response", "result", "error", "status")
 def is_result(line: Json) -> bool:
     """Whether the first line of a file is a batch's result, of any of the three providers: named, and with an answer."""
     return ("custom_id" in line or "key" in line) and any(name in line for name in RESULT_FIELDS) and "body" not in line
+
+
+def several(choices: int | None) -> int | None:
+    """How many answers are asked for, where the conventions want it said: not for one."""
+    return None if choices == 1 else choices
 
 
 def prompt_hash(texts: Iterable[object]) -> str | None:

@@ -88,6 +88,7 @@ def request(method: str, path: str, body: object) -> Request | None:
         label(fields, "service_tier"),
         prompt_hash(texts(fields.get("system"))),
         billed_to=_billed_to(fields),
+        reasoning_level=label(fields, "output_config", "effort"),
     )
 
 

@@ -11,7 +11,16 @@ from __future__ import annotations
 import re
 from typing import Final, cast
 
-from spanledger.providers import UNKNOWN_OPERATION, Request, Response, compact_usage, google_jobs, prompt_hash, texts
+from spanledger.providers import (
+    UNKNOWN_OPERATION,
+    Request,
+    Response,
+    compact_usage,
+    google_jobs,
+    prompt_hash,
+    several,
+    texts,
+)
 from spanledger.providers.google_jobs import modalities
 from spanledger.providers.unread import unread_names
 from spanledger.runtime.untrusted_json import Json, count, get_path, items, label, mapping, number
@@ -105,6 +114,8 @@ def request(method: str, path: str, body: object) -> Request | None:
         is_poll=verb in ("predictLongRunning", "fetchPredictOperation") or fields.get("background") is True,
         parent_id=label(fields, "operationName"),
         starts_job=verb == "predictLongRunning" or fields.get("background") is True,
+        reasoning_level=label(fields, "generationConfig", "thinkingConfig", "thinkingLevel"),
+        choice_count=several(count(fields, "generationConfig", "candidateCount")),
     )
 
 

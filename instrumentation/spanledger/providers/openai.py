@@ -10,7 +10,16 @@ import re
 from collections.abc import Iterator
 from typing import Final, cast
 
-from spanledger.providers import Request, Response, compact_usage, openai_jobs, openai_media, prompt_hash, texts
+from spanledger.providers import (
+    Request,
+    Response,
+    compact_usage,
+    openai_jobs,
+    openai_media,
+    prompt_hash,
+    several,
+    texts,
+)
 from spanledger.providers.openai_endpoints import DECISION, endpoint
 from spanledger.providers.openai_usage import read_usage
 from spanledger.providers.unread import unread_names
@@ -47,6 +56,9 @@ def request(method: str, path: str, body: object) -> Request | None:
         _file_id(path) if kind.is_json_lines else kind.parent_id,
         kind.starts_job or flag(fields, "background") is True,
         kind.batch,
+        reasoning_level=label(fields, "reasoning_effort") or label(fields, "reasoning", "effort"),
+        choice_count=several(count(fields, "n")),
+        previous_response_id=label(fields, "previous_response_id"),
     )
 
 

@@ -253,6 +253,8 @@ CACHED_PARTS: Final = {
 
 _prompt_counts: Final = counts_of(*PROMPT_METERS)
 _output_counts: Final = counts_of(OUTPUT, *OUTPUT_PARTS)
+_modal_inputs: Final = counts_of(*INPUT_PARTS, *READ_PARTS)
+_modal_outputs: Final = counts_of(*OUTPUT_PARTS)
 _read_counts: Final = counts_of(CACHE_READ, *READ_PARTS)
 _write_counts: Final = counts_of(CACHE_WRITE, *WRITE_PARTS)
 non_token_counts: Final = counts_of(*NON_TOKEN_METERS)
@@ -324,6 +326,10 @@ def to_attributes(usage: Usage) -> dict[str, int]:
                 attributes[name] = attributes.get(name, 0) + quantity
     if usage.reported_total == 0:
         attributes[a.REPORTED_TOTAL] = 0
+    if any(_modal_inputs(usage)):
+        attributes[a.TEXT_INPUT_TOKENS] = usage.total_input - sum(_modal_inputs(usage))
+    if any(_modal_outputs(usage)):
+        attributes[a.TEXT_OUTPUT_TOKENS] = usage.output
     return attributes
 
 
