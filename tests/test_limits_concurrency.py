@@ -58,6 +58,43 @@ def test_a_hundred_threads_never_exceed_a_budget_by_more_than_their_estimate_err
     assert store.balance(month)[0] == sum(spent)
 
 
+@pytest.mark.parametrize("dimension", ["session", "conversation", "request_id"])
+def test_a_hundred_sub_agents_of_a_run_pass_its_cap_by_one_calls_error_at_most(dimension: str):
+    limiter = limiter_of(MemoryStore(), blocking("run", "day", USD, {}, dimension))
+    chance = random.Random(1)
+    calls = [(chance.randrange(1, USD // 20), chance.choice([0.5, 1.0, 1.2])) for _ in range(400)]
+    spent: dict[str, list[int]] = {"a": [], "b": []}
+    error: list[int] = []
+
+    def sub_agent(number: int) -> None:
+        for place in range(4):
+            estimate, factor = calls[4 * number + place]
+            run = "ab"[number % 2]
+            decision = limiter.check(Dimensions(**{dimension: run}), estimate)
+            if decision.allowed:
+                actual = int(estimate * factor)
+                error.append(max(0, actual - estimate))
+                spent[run].append(actual)
+                limiter.settle(decision.reservation, actual)
+
+    threads = [threading.Thread(target=sub_agent, args=(n,)) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for run in spent.values():
+        assert USD // 2 < sum(run) <= USD + max(error)
+    assert not limiter.check(Dimensions(**{dimension: "a"}), USD).allowed
+    assert limiter.check(Dimensions(**{dimension: "another"}), USD // 2).allowed
+
+
+def test_a_dimension_that_no_budget_selects_by_makes_no_budgets_of_its_own():
+    limiter = limiter_of(MemoryStore(), blocking("u", "day", USD, {}, "user"))
+    for number in range(100):
+        limiter.settle(limiter.check(Dimensions(user="a", request_id=f"r{number}"), 1).reservation, 1)
+    assert len(limiter._policy_feed._matches[1]) == 1
+
+
 def test_four_processes_of_25_threads_never_exceed_a_budget_in_redis(redis: RedisServer):
     """Fifty runs: the dollar is exceeded by the error of the estimates at most, no reservation is left, every cost is counted."""
     store = RedisStore(redis.url, deadline=2.0)

@@ -21,7 +21,7 @@ from spanledger.context.open_scopes import Current, current
 from spanledger.runtime import settings
 from spanledger.runtime.untrusted_json import DIGEST, MAX_LABEL, label
 from spanledger.semconv import attributes as a
-from spanledger.semconv.dimensions import BAGGAGE_KEYS, BUDGET_DIMENSIONS, DIMENSIONS
+from spanledger.semconv.dimensions import BAGGAGE_KEYS, DIMENSIONS, LIMIT_DIMENSIONS
 
 EXPECTED_ATTRIBUTES: Final = tuple(row.attribute for row in DIMENSIONS.values() if row.expected)
 """User, feature and request: a call that has these three is fully attributed."""
@@ -29,7 +29,7 @@ EXPECTED_ATTRIBUTES: Final = tuple(row.attribute for row in DIMENSIONS.values() 
 MAX_LABELS: Final = 16
 
 BUDGET_KEYS: Final = {
-    key: name for key, name in BAGGAGE_KEYS.items() if name in {row.attribute for row in BUDGET_DIMENSIONS.values()}
+    key: name for key, name in BAGGAGE_KEYS.items() if name in {row.attribute for row in LIMIT_DIMENSIONS.values()}
 }
 """Baggage keys of the dimensions that budgets know."""
 

@@ -19,7 +19,7 @@ from spanledger.limits.store.protocol import MAX_PICOUSD, StoreError
 from spanledger.limits.store.redis import DEADLINE_SECONDS, SETTLEMENT_DEADLINE_SECONDS, RedisStore
 from spanledger.runtime import forks, settings
 from spanledger.runtime.guard import log, quietly
-from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, BudgetDimensions
+from spanledger.semconv.dimensions import LIMIT_DIMENSIONS, LimitDimensions
 
 _lock = threading.Lock()
 _cached_limiter: tuple[Limiter | None] | None = None
@@ -121,7 +121,7 @@ def check_request_allowed(
     model: str,
     input_tokens: int,
     max_output_tokens: int,
-    **dimensions: Unpack[BudgetDimensions],
+    **dimensions: Unpack[LimitDimensions],
 ) -> dict[str, Any]:
     """Check whether a request is allowed; if so, reserve its maximum cost until `record_actual_cost`.
 
@@ -131,7 +131,7 @@ def check_request_allowed(
         input_tokens: of the prompt (`text_tokens`, or `body_tokens` for a whole body, in `spanledger.limits.estimate.token_bound`,
             give an upper bound).
         max_output_tokens: the maximum of the response.
-        dimensions: user, feature, tenant, tier (`BudgetDimensions`); None: unattributed.
+        dimensions: user, feature, tenant, tier, request_id, session, conversation (`LimitDimensions`); None: unattributed.
 
     Returns:
         {"allowed": bool, "reason": str, "retry_after_seconds": int, "reservation": str, "warnings": list of str,
@@ -144,7 +144,7 @@ def check_request_allowed(
     with quietly("checking limits"):
         limiter = limiter_from_settings()
         if limiter is not None:
-            attributes = [row.attribute for row in BUDGET_DIMENSIONS.values()]
+            attributes = [row.attribute for row in LIMIT_DIMENSIONS.values()]
             stored = {name: dimension_value(name, value) for name, value in zip(attributes, given, strict=True)}
             request_estimate = _StaticEstimate(provider, model, max_output_tokens)
             estimate = request_estimate.max_cost(model, input_tokens)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from spanledger.context.baggage import dimension_value
 from spanledger.limits.policy import Policy
-from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
+from spanledger.semconv.dimensions import LIMIT_DIMENSIONS
 
 
 def normalize_policy(policy: Policy) -> Policy:
@@ -24,4 +24,4 @@ def normalize_dimension(dimension: str, value: str) -> str:
     SPANLEDGER_HASH_USER_ID is set, unless the value already is a pseudonym."""
     if dimension == "user" and re.fullmatch(r"[0-9a-f]{32}", value):
         return value
-    return dimension_value(BUDGET_DIMENSIONS[dimension].attribute, value) or value
+    return dimension_value(LIMIT_DIMENSIONS[dimension].attribute, value) or value

@@ -10,19 +10,19 @@ from functools import cached_property
 from typing import Final, Self, Unpack
 
 from spanledger.limits.periods import WINDOWS
-from spanledger.semconv.dimensions import BUDGET_DIMENSIONS, BudgetDimensions
+from spanledger.semconv.dimensions import LIMIT_DIMENSIONS, LimitDimensions
 
 
 class Dimensions(tuple[str | None, ...]):
-    """The values of a call's budget dimensions, in the order of `BUDGET_DIMENSIONS`. None: unattributed."""
+    """The values of a call's budget dimensions, in the order of `LIMIT_DIMENSIONS`. None: unattributed."""
 
     __slots__ = ()
 
-    def __new__(cls, **values: Unpack[BudgetDimensions]) -> Self:
+    def __new__(cls, **values: Unpack[LimitDimensions]) -> Self:
         """Raises TypeError for a name that is not a budget dimension."""
-        if unknown := values.keys() - BUDGET_DIMENSIONS.keys():
-            raise TypeError(f"{', '.join(sorted(unknown))}: not a budget dimension; use {', '.join(BUDGET_DIMENSIONS)}")
-        return super().__new__(cls, map(values.get, BUDGET_DIMENSIONS))
+        if unknown := values.keys() - LIMIT_DIMENSIONS.keys():
+            raise TypeError(f"{', '.join(sorted(unknown))}: not a budget dimension; use {', '.join(LIMIT_DIMENSIONS)}")
+        return super().__new__(cls, map(values.get, LIMIT_DIMENSIONS))
 
     @classmethod
     def of_attributes(cls, attributes: Mapping[str, str | None]) -> Self:
@@ -30,18 +30,18 @@ class Dimensions(tuple[str | None, ...]):
         return super().__new__(cls, map(attributes.get, _ATTRIBUTES))
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, str | None]]:
-        return (), dict(zip(BUDGET_DIMENSIONS, self, strict=True))
+        return (), dict(zip(LIMIT_DIMENSIONS, self, strict=True))
 
     def __repr__(self) -> str:
-        values = zip(BUDGET_DIMENSIONS, self, strict=True)
+        values = zip(LIMIT_DIMENSIONS, self, strict=True)
         return f"Dimensions({', '.join(f'{name}={value!r}' for name, value in values if value is not None)})"
 
     def value(self, dimension: str) -> str | None:
         return self[_INDEX[dimension]]
 
 
-_ATTRIBUTES: Final = tuple(row.attribute for row in BUDGET_DIMENSIONS.values())
-_INDEX: Final = {name: index for index, name in enumerate(BUDGET_DIMENSIONS)}
+_ATTRIBUTES: Final = tuple(row.attribute for row in LIMIT_DIMENSIONS.values())
+_INDEX: Final = {name: index for index, name in enumerate(LIMIT_DIMENSIONS)}
 
 WARN: Final = "warn"
 DOWNGRADE: Final = "downgrade"
@@ -135,7 +135,7 @@ class Policy:
         """The budgets that match a request, in order; found by their first required value, however many there are."""
         everybody, by_value = self._index
         places = list(everybody)
-        for dimension, value in zip(BUDGET_DIMENSIONS, dimensions, strict=True):
+        for dimension, value in zip(LIMIT_DIMENSIONS, dimensions, strict=True):
             if value is not None:
                 places += by_value.get((dimension, value), ())
         candidates = (self.budgets[place] for place in sorted(places))
@@ -150,6 +150,20 @@ class Policy:
             required = next(iter(budget.scope.items()), None)
             (everybody if required is None else by_value.setdefault(required, [])).append(place)
         return everybody, by_value
+
+    def relevant(self, dimensions: Dimensions) -> Dimensions:
+        """The dimensions by which this policy selects; the others are None, so that a request id does not tell calls apart."""
+        places = zip(LIMIT_DIMENSIONS.values(), dimensions, self._is_used, strict=True)
+        return Dimensions.of_attributes({row.attribute: value for row, value, is_used in places if is_used})
+
+    @cached_property
+    def _is_used(self) -> tuple[bool, ...]:
+        used = {
+            "feature",
+            *(budget.per for budget in self.budgets),
+            *(d for budget in self.budgets for d in budget.scope),
+        }
+        return tuple(name in used for name in LIMIT_DIMENSIONS)
 
     def rule(self, feature: str | None) -> Rule:
         """The rule for a feature; None: for calls without a feature."""

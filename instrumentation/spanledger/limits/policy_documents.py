@@ -25,7 +25,7 @@
     max_output_tokens = 4096
     assumed_output_tokens = 4096   # for a call that sets no maximum
 
-The dimensions are `BudgetDimensions` of `semconv/dimensions.py`.
+The dimensions are `LimitDimensions` of `semconv/dimensions.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from typing import Any, cast
 from spanledger.limits.periods import WINDOWS
 from spanledger.limits.policy import ACTIONS, WARN, Budget, Policy, Rule, sorted_by_window
 from spanledger.runtime.untrusted_json import Json, items, mapping
-from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
+from spanledger.semconv.dimensions import LIMIT_DIMENSIONS
 
 
 class PolicyError(Exception):
@@ -136,8 +136,8 @@ def budget_from_table(table: Json, location: str) -> Budget:
         raise PolicyError(f"{location}: name and scope must be valid UTF-8 text")
     if window not in WINDOWS:
         raise PolicyError(f"{location}: window = {window!r}; use {', '.join(WINDOWS)}")
-    if per and per not in BUDGET_DIMENSIONS:
-        raise PolicyError(f"{location}: per = {per!r}; use {', '.join(BUDGET_DIMENSIONS)}")
+    if per and per not in LIMIT_DIMENSIONS:
+        raise PolicyError(f"{location}: per = {per!r}; use {', '.join(LIMIT_DIMENSIONS)}")
     action = table.get("action", WARN)
     if action not in ACTIONS:
         raise PolicyError(f"{location}: action = {action!r}; use {', '.join(ACTIONS)}")
@@ -195,10 +195,10 @@ def _flag(table: Json, key: str, location: str) -> bool:
 def _scope(table: Json, location: str) -> dict[str, str]:
     scope = mapping(table, "scope")
     invalid_key = next(
-        (key for key, value in scope.items() if key not in BUDGET_DIMENSIONS or not isinstance(value, str)), None
+        (key for key, value in scope.items() if key not in LIMIT_DIMENSIONS or not isinstance(value, str)), None
     )
     if invalid_key is not None or ("scope" in table and not scope):
-        raise PolicyError(f"{location}: scope must be a table of {', '.join(BUDGET_DIMENSIONS)}, with text values")
+        raise PolicyError(f"{location}: scope must be a table of {', '.join(LIMIT_DIMENSIONS)}, with text values")
     return {key: str(value) for key, value in scope.items()}
 
 

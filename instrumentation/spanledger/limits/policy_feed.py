@@ -13,7 +13,7 @@ from spanledger.limits.policy import Dimensions, Policy
 from spanledger.limits.policy_documents import PolicyError, policy_from_json
 from spanledger.limits.store.protocol import Controls, Store, StoreError
 from spanledger.runtime.guard import log
-from spanledger.semconv.dimensions import BUDGET_DIMENSIONS
+from spanledger.semconv.dimensions import LIMIT_DIMENSIONS
 
 POLL_INTERVAL_SECONDS: Final = 2.0
 """Maximum age of the kill switches and the published budgets."""
@@ -112,7 +112,7 @@ class PolicyFeed:
     def stop_reason(self, dimensions: Dimensions) -> str:
         """The kill switch that applies to a call, as text; "": none."""
         if self._controls is not None and self._controls.stopped:
-            for dimension, value in zip(BUDGET_DIMENSIONS, dimensions, strict=True):
+            for dimension, value in zip(LIMIT_DIMENSIONS, dimensions, strict=True):
                 if value is not None and f"{dimension}={value}" in self._controls.stopped:
                     return f"{dimension} {value!r} is stopped (spanledger resume {dimension}={value})"
         return ""
@@ -120,6 +120,7 @@ class PolicyFeed:
     def matched_budgets(self, dimensions: Dimensions) -> MatchedBudgets:
         """The budgets that match a call, cached until the first window ends."""
         policy, matches = self._matches
+        dimensions = policy.relevant(dimensions)
         now = self._now()
         matched = matches.get(dimensions)
         if matched is None or not matched.since <= now < matched.until:

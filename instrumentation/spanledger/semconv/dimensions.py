@@ -55,6 +55,14 @@ class Attribution(BudgetDimensions, total=False):
     conversation: Annotated[str | None, Dimension(a.CONVERSATION_ID, "conversation_id", is_identifier=True)]
 
 
+class LimitDimensions(BudgetDimensions, total=False):
+    """Dimensions that a file of limits can select by: those of budgets, and those that name one run of an agent."""
+
+    request_id: str | None
+    session: str | None
+    conversation: str | None
+
+
 def _rows(table: type) -> dict[str, Dimension]:
     rows: dict[str, Dimension] = {name: hint.__metadata__[0] for name, hint in table.__annotations__.items()}
     return {name: row._replace(label=row.label or name) for name, row in rows.items()}
@@ -64,6 +72,8 @@ DIMENSIONS: Final = _rows(Attribution)
 """Field -> its row."""
 BUDGET_DIMENSIONS: Final = {name: DIMENSIONS[name] for name in BudgetDimensions.__annotations__}
 """Those that budgets and stops can select by."""
+LIMIT_DIMENSIONS: Final = {name: DIMENSIONS[name] for name in LimitDimensions.__annotations__}
+"""Those that limits in a process can select by: there is no query that would have to add up each request."""
 BAGGAGE_KEYS: Final = {
     **{row.attribute: row.attribute for row in DIMENSIONS.values()},
     **{alias: row.attribute for row in DIMENSIONS.values() for alias in row.aliases},
