@@ -203,10 +203,10 @@ def test_words_that_are_no_labels_are_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPANLEDGER_ALSO_FOR", "langfuse,langsmith")
     monkeypatch.setenv("SPANLEDGER_SPANS", "none")
     assert [problem.split(",")[0] for problem in settings.problems()] == [
-        "SPANLEDGER_SPANS is none of all",
+        "SPANLEDGER_SPANS='none' is not valid: use all",
         "SPANLEDGER_ALSO_FOR has 'langsmith'",
         "SPANLEDGER_METRIC_LABELS has 'user'",
     ]
     assert call_metrics.optional_labels() == (a.FEATURE,)
     assert settings.choices("also_for") == ("langfuse",)
-    assert settings.spans() is None
+    assert settings.spans() == "all"

@@ -230,12 +230,22 @@ def test_a_page_that_takes_long_is_shown_before_its_figures(shop: TestClient, mo
     page = shop.get("/?by=model", headers={server.LATER_HEADER: key}).text
     assert "Spend by model" in page
     assert 'id="later"' not in page
-    assert shop.get("/request?id=nothing", headers={server.LATER_HEADER: "no such key"}).status_code == 200
+    assert (
+        "No call has the request id nothing"
+        in shop.get("/request?id=nothing", headers={server.LATER_HEADER: "no such key"}).text
+    )
+    assert shop.get("/?by=nonsense", headers={server.LATER_HEADER: "no such key"}).status_code == 400
 
 
-def test_pages_that_are_never_fetched_do_not_pile_up(shop: TestClient, monkeypatch: pytest.MonkeyPatch):
+def test_pages_that_are_never_fetched_do_not_pile_up(where: Target, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(server, "PAINT_SECONDS", 0.0)
     monkeypatch.setattr(server, "MAX_LATER", 2)
+    pages = Ui(where, TOKEN)
+    shop = TestClient(pages.app(), base_url="http://127.0.0.1")
+    shop.get(f"/?token={TOKEN}")
     keys = [re.findall(r'data-key="([^"]+)"', shop.get("/trust").text)[0] for _ in range(3)]
-    shop.get("/trust", headers={server.LATER_HEADER: keys[0]})  # forgotten: it is made again
+    assert len(pages._later) == 2
+    assert (
+        "Not attributed" in shop.get("/trust", headers={server.LATER_HEADER: keys[0]}).text
+    )  # forgotten: it is made again
     assert "Not attributed" in shop.get("/trust", headers={server.LATER_HEADER: keys[2]}).text

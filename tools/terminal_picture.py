@@ -96,8 +96,7 @@ def animated(svg: str, delays: list[float]) -> str:
     """A picture whose lines appear after so many seconds each."""
 
     def delayed(match: re.Match[str]) -> str:
-        delay = delays[int(match[2])] if int(match[2]) < len(delays) else delays[-1]
-        return f'{match[1]} style="animation-delay:{delay:g}s"'
+        return f'{match[1]} style="animation-delay:{delays[int(match[2])]:g}s"'
 
     svg = re.sub(r'(<text [^>]*clip-path="url\(#[\w-]+-line-(\d+)\)")', delayed, svg)
     return svg.replace("</style>", MOTION + "</style>", 1)

@@ -69,8 +69,6 @@ def pre_instrument() -> None:
         if disabled():
             return
         settings.pin_working_directory()
-        if settings.spans() == "ours-only":  # read by each client of the Anthropic SDK when it is made
-            os.environ.setdefault("ANTHROPIC_OPEN_TELEMETRY", "false")
         _watch_contexts()  # before the first request: the first call may come much later
         provider = _sdk_provider(trace.get_tracer_provider())
         if provider is not None:
@@ -158,6 +156,8 @@ def _attach(provider: TracerProvider) -> None:
         if not _attached_providers:
             for problem in settings.problems():
                 notices.add(problem)
+            if settings.spans() == "ours-only":  # read by each client of the Anthropic SDK when it is made
+                os.environ.setdefault("ANTHROPIC_OPEN_TELEMETRY", "false")
         if provider not in _attached_providers:
             provider.add_span_processor(_ledger_processor())
             sampler.wrap_sampler(provider)
@@ -279,7 +279,7 @@ def _ledger_processor() -> LedgerProcessor:
             unattributed.strictness_from_settings(),
             _force_flush,
             _start_in_process,
-            CallMetrics(),
+            _call_metrics(),
             settings.choices("also_for"),
         )
         metrics.register_spool_metrics(_spool)
@@ -291,6 +291,13 @@ def _ledger_processor() -> LedgerProcessor:
         _processor.enter_process()
         log.info("Spanledger %s records LLM calls to %s", VERSION, _spool.directory)
     return _processor
+
+
+def _call_metrics() -> CallMetrics | None:
+    """The metrics of calls; None if the application's meter refuses them."""
+    with quietly("creating the metrics of calls"):
+        return CallMetrics()
+    return None
 
 
 def new_spool(resource: Callable[[], Resource]) -> Spool:

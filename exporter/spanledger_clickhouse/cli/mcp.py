@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 import click
 
@@ -15,7 +16,7 @@ from spanledger_clickhouse.session import open_ledger
 from spanledger_clickhouse.ui import pages
 from spanledger_clickhouse.ui.filters import BadQuestionError, Filters, filters_of
 from spanledger_clickhouse.ui.pages import NotThereError
-from spanledger_clickhouse.ui.panels import ROWS, Page
+from spanledger_clickhouse.ui.panels import ROWS, Cell, Page
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -35,10 +36,8 @@ def answer_of(page: Page) -> dict[str, Any]:
             {
                 "title": panel.title,
                 **({"summary": panel.chart.summary} if panel.chart else {}),
-                **({"note": panel.note} if panel.note else {}),
-                "rows": [
-                    dict(zip(panel.columns, (cell.text for cell in row), strict=True)) for row in panel.rows[:ROWS]
-                ],
+                "note": f"the first {ROWS} of {len(panel.rows)} rows" if len(panel.rows) > ROWS else panel.note,
+                "rows": [_row(panel.columns, row) for row in panel.rows[:ROWS]],
                 **({"empty": panel.empty} if not panel.rows else {}),
                 "sql": panel.sql,
             }
@@ -47,14 +46,23 @@ def answer_of(page: Page) -> dict[str, Any]:
     }
 
 
-def filters(first_day: str, last_day: str, by: str, conditions: Sequence[str]) -> Filters:
+def _row(columns: Sequence[str], cells: Sequence[Cell]) -> dict[str, str]:
+    """A row of a table; one that leads to a call has what `explain` asks for."""
+    address = next((cell.href for cell in cells if cell.href.startswith("/call?")), "")
+    names = {"trace": "trace_id", "span": "span_id"}
+    ids = {names[key]: value for key, value in parse_qsl(urlsplit(address).query) if key in names}
+    return {**dict(zip(columns, (cell.text for cell in cells), strict=True)), **ids}
+
+
+def filters_for(first_day: str, last_day: str, by: str, conditions: Sequence[str]) -> Filters:
     """Raises BadQuestionError."""
     where = [("where", condition) for condition in conditions]
     return filters_of([("from", first_day), ("to", last_day), ("by", by), *where], datetime.now(UTC).date())
 
 
 def server(target: Target) -> MCPServer:
-    """The tools over one ledger. They only read: their statements are the pages' own, with the rights of the DSN's user.
+    """The tools over one ledger. They ask only: their statements are the pages' own, with the rights of the DSN's user. As with
+    every command, an embedded ledger takes in the rows that wait in its spool, and a new release brings its tables up to date.
 
     Raises:
         ImportError: the SDK is not installed.
@@ -75,12 +83,13 @@ def server(target: Target) -> MCPServer:
     ) -> dict[str, Any]:
         """What was spent, beside the period before; of the running month also its budget and forecast.
 
-        by: feature, user, tenant, model, provider, service, environment, team, project, agent, workflow, request, session, day or hour.
-        first_day, last_day: 2026-10-31, both included; by default the month to date. conditions: ["feature=search"], all must hold; of
+        by: the dimension, feature, user, model, agent, day and so on; a wrong one is answered with the list of all. first_day, last_day: 2026-10-31, both included; by default the month to date. conditions: ["feature=search"], all must hold; of
         one dimension, any.
         """
         return ask(
-            lambda ledger: pages.spend(ledger, filters(first_day, last_day, by, conditions or []), datetime.now(UTC))
+            lambda ledger: pages.spend(
+                ledger, filters_for(first_day, last_day, by, conditions or []), datetime.now(UTC)
+            )
         )
 
     def request(request_id: str) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def server(target: Target) -> MCPServer:
     def unattributed(days: int = 7) -> dict[str, Any]:
         """How far the figures can be trusted: calls without a user or feature by line of code, without a price, double or missing."""
         first = datetime.now(UTC).date() - timedelta(days=max(1, min(days, 366)) - 1)
-        return ask(lambda ledger: pages.trust(ledger, filters(str(first), "", "feature", []), datetime.now(UTC)))
+        return ask(lambda ledger: pages.trust(ledger, filters_for(str(first), "", "feature", []), datetime.now(UTC)))
 
     def budgets() -> dict[str, Any]:
         """Each budget in its period, with its forecast, and what was alerted."""

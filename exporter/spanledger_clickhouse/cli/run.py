@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Final
 
 import click
@@ -45,8 +44,8 @@ def run(run_id: str | None, days: int, top: int, as_json: bool) -> None:
         raise click.ClickException(
             f"no call belongs to {run_id}: give the id of a trace, a request, a session or a conversation (spanledger run lists runs)"
         )
-    cost = sum((step.total_cost_usd or Decimal(0) for step in steps if step.depth == 0), Decimal(0))
-    title = f"Run {run_id}: {usd(cost)}"
+    missing = run_trees.note(steps)
+    title = f"Run {run_id}: {usd(run_trees.total(steps))}{f' ({missing})' if missing else ''}"
     show(run_trees.table_of(steps), title, json_output=as_json, important=("total_cost_usd", "share"))
 
 

@@ -1,8 +1,8 @@
-"""The cost of a run, step by step: workflow > agent > tool > call, from the view `run_tree`."""
+"""The cost of a run, step by step: workflow > agent > tool > call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,12 @@ COLUMNS: Final = {
     "calls": "UInt64",
     "tokens": "UInt64",
     "unpriced_calls": "UInt64",
+    "trace_id": "String",
+    "span_id": "String",
 }
+"""Columns of a run as a table; the last two are those of a call."""
+MAX_STEPS: Final = 20_000
+"""Steps and calls of a tree; more are left out, the deepest and cheapest first."""
 
 
 class Step(NamedTuple):
@@ -34,16 +39,29 @@ class Step(NamedTuple):
     calls: int
     tokens: int
     unpriced_calls: int
+    trace_id: str
 
 
 def question(run_id: str) -> Query:
-    """The steps of the runs that a trace, a request, a session or a conversation of this id has."""
-    return Query(statement("report/run_tree"), {"run": run_id})
+    """The steps of the runs in which a trace, a request, a session or a conversation of this id has made calls."""
+    text = statement("report/run_tree", nodes=statement("calls/run_nodes"))
+    return Query(text, {"run": run_id, "limit": MAX_STEPS})
+
+
+def total(steps: Sequence[Step]) -> Decimal | None:
+    """The cost of all runs together, in USD; None if of no call the price is known."""
+    costs = [step.total_cost_usd for step in steps if step.depth == 0 and step.total_cost_usd is not None]
+    return sum(costs, Decimal(0)) if costs else None
+
+
+def note(steps: Sequence[Step]) -> str:
+    """What is missing in a tree; "" if it is whole."""
+    return f"the first {MAX_STEPS:,} steps and calls; costs include all" if len(steps) == MAX_STEPS else ""
 
 
 def table_of(steps: Sequence[Step]) -> Result:
     """Steps as a table, each below the one around it, the most expensive first; the names are indented."""
-    whole = sum((step.total_cost_usd or Decimal(0) for step in steps if not step.parent_id), Decimal(0))
+    whole = total(steps)
     rows = [
         (
             INDENT * depth + (step.name or "-"),
@@ -53,6 +71,7 @@ def table_of(steps: Sequence[Step]) -> Result:
             step.calls,
             step.tokens,
             step.unpriced_calls,
+            *((step.trace_id, step.node_id) if step.kind == "call" else ("", "")),
         )
         for depth, step in in_order(steps)
     ]
@@ -79,11 +98,3 @@ def steps_of(ledger: Ledger, run_id: str) -> list[Step]:
     query = question(run_id)
     rows: Sequence[Sequence[Any]] = ledger.query(query.text, query.parameters).rows
     return [Step(*row) for row in rows]
-
-
-def sums(steps: Sequence[Step]) -> Mapping[str, Decimal]:
-    """What each step's own children cost together, by the step's id: equal to its cost, but for a call, which has none."""
-    totals: dict[str, Decimal] = {}
-    for step in steps:
-        totals[step.parent_id] = totals.get(step.parent_id, Decimal(0)) + (step.total_cost_usd or 0)
-    return totals

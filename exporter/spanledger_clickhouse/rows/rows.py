@@ -146,7 +146,6 @@ COLUMNS: Final[dict[str, str]] = {
 MAPPED_ATTRIBUTES: Final = (
     {value for name, value in vars(a).items() if name.isupper() and isinstance(value, str)}
     | {entry.attribute for entry in (*DIMENSIONS.values(), *METERS.values())}
-    | vendors.NAMES
 ) - {
     a.JOB_SERVER,
     a.PROVIDER_PROJECT,
@@ -339,7 +338,7 @@ def _recorded(value: object) -> Decimal | None:
 
 
 def _is_unmapped(key: str) -> bool:
-    return key not in MAPPED_ATTRIBUTES and not key.startswith(a.LABEL_PREFIX)
+    return key not in MAPPED_ATTRIBUTES and key not in vendors.NAMES and not key.startswith(a.LABEL_PREFIX)
 
 
 def row(span: Span, source: str) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
 from typing import Any, Final
@@ -28,7 +28,7 @@ from spanledger_clickhouse.ui.filters import Filters, midnight
 from spanledger_clickhouse.ui.panels import ROWS, Chart, Page, Panel, Row, panel, rows_of
 
 COURSES: Final = 5
-"""Values of a dimension whose course is drawn."""
+"""Values of a dimension whose course is drawn; each has its colour (style.css) and its dashes (app.js)."""
 BREAKDOWNS: Final = ("user", "feature", "model")
 LARGE: Final = 5_000_000
 """Calls from which a page has the rollup."""
@@ -74,7 +74,7 @@ def spend(ledger: Ledger, filters: Filters, now: datetime) -> Page:
         *(
             []
             if filters.by in TIMES
-            else [_adding_up(ledger, scope, filters.by, result, is_large), _days(ledger, scope, is_large)]
+            else [_cumulative(ledger, scope, filters.by, result, now, is_large), _days(ledger, scope, now, is_large)]
         ),
     ]
     return Page("spend", "Spend", panels, stats, filters=filters)
@@ -125,7 +125,7 @@ def _burn_up(ledger: Ledger, now: datetime) -> Panel:
     return replace(shown, chart=Chart(days, series, summary))
 
 
-def _adding_up(ledger: Ledger, scope: Scope, dimension: str, spend_by: Result, is_large: bool) -> Panel:
+def _cumulative(ledger: Ledger, scope: Scope, dimension: str, spend_by: Result, now: datetime, is_large: bool) -> Panel:
     """The most expensive values of a dimension, as their spend adds up over the period."""
     names = [row[0] or "" for row in spend_by.rows[:COURSES]]
     others = [condition for condition in scope.conditions if condition[0] != dimension]
@@ -133,7 +133,7 @@ def _adding_up(ledger: Ledger, scope: Scope, dimension: str, spend_by: Result, i
     query = among.by(["day", dimension], rolled_up=is_large)
     result = spent(ledger, query, ["day", dimension])
     costs = {(row[0], row[1] or ""): float(row[2] or 0) for row in result.rows}
-    days = _days_of(scope)
+    days = _days_of(scope, now)
     courses: list[Mapping[str, Any]] = [
         {
             "label": name or "-",
@@ -146,17 +146,17 @@ def _adding_up(ledger: Ledger, scope: Scope, dimension: str, spend_by: Result, i
     return replace(panel(title, result, query), chart=Chart(days, courses, f"The {len(names)} most expensive."))
 
 
-def _days_of(scope: Scope) -> list[date]:
+def _days_of(scope: Scope, now: datetime) -> list[date]:
     """The days of a period, but for those to come."""
     days = (scope.begin.date() + timedelta(days=n) for n in range((scope.until - scope.begin).days))
-    return [day for day in days if day <= datetime.now(UTC).date()]
+    return [day for day in days if day <= now.date()]
 
 
-def _days(ledger: Ledger, scope: Scope, is_large: bool) -> Panel:
+def _days(ledger: Ledger, scope: Scope, now: datetime, is_large: bool) -> Panel:
     query = scope.by(["day"], rolled_up=is_large)
     result = spent(ledger, query, ["day"])
     costs = {row[0]: row[1] for row in result.rows}
-    days = _days_of(scope)
+    days = _days_of(scope, now)
     chart = Chart(
         days,
         [{"label": "cost", "kind": "bar", "values": [costs.get(day, 0) for day in days]}],
@@ -193,7 +193,7 @@ def request(ledger: Ledger, request_id: str) -> Page:
     stats = [("Cost", usd(cost), ""), ("Calls", f"{count:,}", f"{attempts:,} attempts")]
     note = f"The first {len(calls):,} of {count:,}." if len(calls) < count else ""
     steps = run_trees.steps_of(ledger, request_id)
-    runs = [panel("Where it went", run_trees.table_of(steps), run_trees.question(request_id), bar="total_cost_usd")] if any(step.kind not in ("run", "call") for step in steps) else []  # fmt: skip
+    runs = [_tree(request_id, steps)] if any(step.kind not in ("run", "call") for step in steps) else []
     table = panel(
         "Calls", result, query, link, hidden=CALL_DETAILS, note=note, empty=f"No call has the request id {request_id}."
     )
@@ -226,16 +226,29 @@ def _call_address(call: Row) -> str:
 
 def run(ledger: Ledger, run_id: str) -> Page:
     """Where the cost of an agent's run went: its steps, and the calls below them."""
-    query = run_trees.question(run_id)
     steps = run_trees.steps_of(ledger, run_id)
     if not steps:
         raise NotThereError(f"No call belongs to {run_id}.")
-    top = [step for step in steps if step.depth == 0]
-    cost = sum((step.total_cost_usd or Decimal(0) for step in top), Decimal(0))
-    note = "Each call stands once, below the steps that its span is in."
-    table = panel("Where it went", run_trees.table_of(steps), query, bar="total_cost_usd", note=note)
-    stats = [("Cost", usd(cost), ""), ("Calls", f"{sum(step.calls for step in top):,}", "")]
-    return Page("requests", f"Run {run_id}", [table], stats)
+    calls = sum(step.calls for step in steps if step.depth == 0)
+    stats = [("Cost", usd(run_trees.total(steps)), ""), ("Calls", f"{calls:,}", "")]
+    return Page("requests", f"Run {run_id}", [_tree(run_id, steps)], stats)
+
+
+def _tree(run_id: str, steps: Sequence[run_trees.Step]) -> Panel:
+    def link(column: str, row: Row) -> str:
+        return _call_address(row) if column == "step" and row["span_id"] else ""
+
+    note = run_trees.note(steps) or "Each call stands once, below the steps that its span is in."
+    table = run_trees.table_of(steps)
+    return panel(
+        "Where it went",
+        table,
+        run_trees.question(run_id),
+        link,
+        bar="total_cost_usd",
+        hidden=("trace_id", "span_id"),
+        note=note,
+    )
 
 
 def call(ledger: Ledger, trace: str, span: str) -> Page:

@@ -150,15 +150,16 @@ class Ui:
     def _page(self, build: Callable[[Ledger, Request], Page]) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             def ask() -> Page:
+                _filters(request)  # what is wrong with them is said before the ledger is opened
                 with self._ledger() as ledger:
                     return build(ledger, request)
 
             key = request.headers.get(LATER_HEADER, "")
             making = self._later.pop(key, None) or self._makers.submit(ask)
             try:
-                page = await _page_within(making, None if key else PAINT_SECONDS)
-            except TimeoutError:
-                return self._html(self._shell(request, making))
+                if not key and not await _is_made_within(making, PAINT_SECONDS):
+                    return self._html(self._shell(request, making))
+                page = await asyncio.wrap_future(making)
             except BadQuestionError as error:
                 return self._error(400, str(error))
             except NotThereError as error:
@@ -251,9 +252,10 @@ class Ui:
         return self._html(Page("error", "That did not work", error=message), status=status)
 
 
-async def _page_within(making: Future[Page], seconds: float | None) -> Page:
-    """Raises TimeoutError if it takes longer; it is made all the same."""
-    return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(making)), seconds)
+async def _is_made_within(making: Future[Page], seconds: float | None) -> bool:
+    """Whether a page is there after so many seconds (None: however long it takes); it is made all the same."""
+    done, _ = await asyncio.wait({asyncio.wrap_future(making)}, timeout=seconds)
+    return bool(done)
 
 
 def _chart_data(chart: Chart) -> str:

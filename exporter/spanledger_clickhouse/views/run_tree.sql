@@ -19,11 +19,7 @@ FROM
     SELECT
         c.trace_id AS run_id, c.cost_usd AS cost_usd, c.total_tokens AS total_tokens, c.start_time AS start_time, c.unpriced_reason AS unpriced_reason,
         JSONExtract(c.attributes['spanledger.run.path'], 'Array(Tuple(String, String, String))') AS steps,
-        arrayConcat(
-            [(toUInt32(0), c.trace_id, '', 'run', toString(c.service))],
-            arrayMap((step, place) -> (place, step.3, if(place = 1, c.trace_id, steps[place - 1].3), step.1, step.2), steps, arrayEnumerate(steps)),
-            [(toUInt32(length(steps) + 1), c.span_id, if(empty(steps), c.trace_id, steps[-1].3), 'call', c.model)]
-        ) AS nodes
+        {fragment:calls/run_nodes} AS nodes
     FROM {db}.llm_calls AS c FINAL
     WHERE {window}
 )

@@ -1,10 +1,11 @@
 """GenAI metrics of each call, with its cost, through the application's OpenTelemetry meter: whatever was sampled, every call counts.
 
-A call only leaves what it used in a queue, which takes about a microsecond; when a reader collects, an observable instrument that
-reports nothing empties the queue into the histograms and counters, before they are read (opentelemetry-sdk 1.45
-`MeasurementConsumer.collect`). Names are those of semantic-conventions-genai: by default as dashboards of 2026 know them, with
+A call only leaves what it used in a queue, which takes about a microsecond; when a reader collects, the callback of an observable
+instrument empties the queue into the histograms and counters, before they are read (opentelemetry-sdk 1.45
+`MeasurementConsumer.collect`). Where nothing collects, a full queue is emptied by its callers, two calls at a time. Names are those of semantic-conventions-genai: by default as dashboards of 2026 know them, with
 OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental those of its #374 and #521 (`gen_ai_latest_experimental/dup`: both). Cost
-follows its proposal #443. The sum of the cost metric is that of the ledger's rows, while no price is corrected later.
+follows its proposal #443. The sum of the cost metric is that of the rows which this process has written: the ledger has fewer where
+another process has seen the same batch or job, and other figures once a price is corrected.
 """
 
 from __future__ import annotations
@@ -17,23 +18,27 @@ from typing import Any, Final
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
+from spanledger.pricing.span_costs import cost_attributes
 from spanledger.runtime import settings
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.version import VERSION
 from spanledger.semconv import attributes as a
+from spanledger.semconv import result_lines
 from spanledger.semconv.dimensions import DIMENSIONS
 from spanledger.semconv.usage import Usage
 
 LABELS: Final = (
-    a.OPERATION, a.PROVIDER, a.REQUEST_MODEL, a.RESPONSE_MODEL, a.SERVER_ADDRESS, a.SERVER_PORT, a.ERROR_TYPE, a.COST_CURRENCY, a.COST_SOURCE,
+    a.OPERATION, a.PROVIDER, a.REQUEST_MODEL, a.RESPONSE_MODEL, a.SERVER_ADDRESS, a.SERVER_PORT, a.ERROR_TYPE,
 )  # fmt: skip
 """Attributes of a call that its metrics have."""
 COST_LABELS: Final = (a.COST_CURRENCY, a.COST_SOURCE)
-"""Those of the cost alone."""
+"""Those that its cost has beside them."""
 MAX_SERIES: Final = 2000
-"""Combinations of labels; a call of a further one is counted without its models and dimensions, as `other`."""
+"""Combinations of labels; a call of a further one keeps operation and provider, and everything else is `other`."""
 MAX_WAITING: Final = 4096
-"""Calls in the queue, beyond which a call empties it: where nothing collects, nothing piles up."""
+"""Calls in the queue, beyond which each call takes some out: where nothing collects, nothing piles up."""
+DRAINED_AT_ONCE: Final = 2
+"""Calls that one more call takes out of a full queue, so that none of them waits for the others' figures."""
 OTHER: Final = "other"
 
 TOKEN_BUCKETS: Final = [4**n for n in range(14)]
@@ -75,12 +80,16 @@ def optional_labels() -> tuple[str, ...]:
     return tuple(DIMENSIONS[name].attribute for name in settings.choices("metric_labels"))
 
 
+_Waiting = tuple[tuple[Any, ...], Usage | None, int | None, float | None, float | None]
+"""Labels, usage, cost in picodollars, seconds, seconds to the first chunk."""
+
+
 class CallMetrics:
     """The metrics of this process's calls."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[tuple[Any, ...], Usage | None, int | None, float | None, float | None]] = deque()
-        self._labels = (*LABELS, *optional_labels())
+        self._waiting: deque[_Waiting | dict[str, Any]] = deque()
+        self._labels = (*LABELS, *COST_LABELS, *optional_labels())
         self._series: dict[tuple[Any, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._families = families()
         meter = metrics.get_meter("spanledger", VERSION)
@@ -128,30 +137,56 @@ class CallMetrics:
         """
         get = facts.get
         series = tuple([get(name) for name in self._labels])
-        self._waiting.append((series, usage, cost_picousd, seconds, get(a.RESPONSE_TIME_TO_FIRST_CHUNK)))
-        if len(self._waiting) >= MAX_WAITING:
-            self.drain()
+        self._wait((series, usage, cost_picousd, seconds, get(a.RESPONSE_TIME_TO_FIRST_CHUNK)))
 
-    def drain(self) -> None:
-        """Put what waits into the instruments."""
-        while True:
+    def record_lines(self, attributes: dict[str, Any]) -> None:
+        """Count the results of a batch, which stand in one span: they are priced when they are drained."""
+        self._wait(attributes)
+
+    def _wait(self, entry: _Waiting | dict[str, Any]) -> None:
+        self._waiting.append(entry)
+        if len(self._waiting) >= MAX_WAITING:
+            self.drain(DRAINED_AT_ONCE)
+
+    def drain(self, most: int = MAX_WAITING) -> None:
+        """Put what waits into the instruments: so many entries, the oldest first."""
+        for _ in range(most):
             try:
-                series, usage, cost, seconds, first_chunk = self._waiting.popleft()
+                entry = self._waiting.popleft()
             except IndexError:
                 return
-            labels, cost_labels = self._series.get(series) or self._new_series(series)
-            if cost is not None:
-                self._cost.record(cost / 1e12, cost_labels)
-            if FORMER in self._families:
-                if usage is not None:
-                    self._tokens.record(usage.total_input, {**labels, a.TOKEN_TYPE: "input"})
-                    self._tokens.record(usage.total_output, {**labels, a.TOKEN_TYPE: "output"})
-                if seconds is not None:
-                    self._duration.record(seconds, labels)
-                if first_chunk is not None:
-                    self._first_chunk.record(first_chunk, labels)
-            if LATEST in self._families:
-                self._record_latest(labels, usage, seconds, first_chunk)
+            if isinstance(entry, dict):
+                self._put_lines(entry)
+            else:
+                self._put(*entry)
+
+    def _put_lines(self, attributes: dict[str, Any]) -> None:
+        for line, usage in result_lines.attributes_of_lines(attributes[a.RESULT_LINES]):
+            facts = {**attributes, **line}
+            facts |= cost_attributes(facts, usage)
+            self._put(tuple([facts.get(name) for name in self._labels]), usage, facts.get(a.COST_TOTAL), None, None)
+
+    def _put(
+        self,
+        series: tuple[Any, ...],
+        usage: Usage | None,
+        cost: int | None,
+        seconds: float | None,
+        first_chunk: float | None,
+    ) -> None:
+        labels, cost_labels = self._series.get(series) or self._new_series(series)
+        if cost is not None and cost >= 0:  # instruments of OpenTelemetry take nothing back
+            self._cost.record(cost / 1e12, cost_labels)
+        if FORMER in self._families:
+            if usage is not None:
+                self._tokens.record(usage.total_input, {**labels, a.TOKEN_TYPE: "input"})
+                self._tokens.record(usage.total_output, {**labels, a.TOKEN_TYPE: "output"})
+            if seconds is not None:
+                self._duration.record(seconds, labels)
+            if first_chunk is not None:
+                self._first_chunk.record(first_chunk, labels)
+        if LATEST in self._families:
+            self._record_latest(labels, usage, seconds, first_chunk)
 
     def _record_latest(
         self, labels: dict[str, Any], usage: Usage | None, seconds: float | None, first_chunk: float | None
@@ -185,7 +220,7 @@ class CallMetrics:
     def _collect(self, _: CallbackOptions) -> Iterable[Observation]:
         with quietly("collecting metrics"):
             self.drain()
-        return ()
+        return (Observation(len(self._series)),)
 
     def after_fork(self) -> None:
         """In a forked child: what the parent's calls used is the parent's to report."""

@@ -34,7 +34,7 @@ from spanledger.runtime.span_attributes import (
     whole_attribute,
 )
 from spanledger.semconv import attributes as a
-from spanledger.semconv import result_lines, vendors
+from spanledger.semconv import vendors
 from spanledger.semconv.usage import Usage
 from spanledger.spool.otlp_json import Encoder
 from spanledger.spool.writer import Spool
@@ -78,7 +78,7 @@ class LedgerProcessor(SpanProcessor):
             if scope is not None and scope.name.startswith(a.SCOPE_PREFIX):
                 self._begin(span, parent_context)
             else:
-                run_steps.note_around(span, parent_context)
+                run_steps.remember_parent(span, parent_context)
                 total = self._requests.on_span_start(span, parent_context)
                 if total is not None:
                     before_end(span, lambda: set_attributes_fast(span, total.attributes()) if total.calls else None)
@@ -106,7 +106,7 @@ class LedgerProcessor(SpanProcessor):
     def _begin(self, span: Span, parent_context: Context | None) -> None:
         self.enter_process()
         facts = attribution_attributes(parent_context)
-        run_steps.note_around(span, parent_context)
+        run_steps.remember_parent(span, parent_context)
         if a.MARKER in (span.attributes or {}):  # it says who began a job: no call
             before_end(span, lambda: set_attributes_fast(span, facts))
             return
@@ -128,10 +128,12 @@ class LedgerProcessor(SpanProcessor):
             usage = stashed_usage(span)
             attributes = copy_attributes(span)
             facts[a.PROCESS_ID] = self._spool.process_id
-            facts.update(run_steps.step_attributes(span))
+            with quietly("reading the steps of a run"):
+                facts.update(run_steps.step_attributes(span))
             if a.RESULT_LINES in attributes:  # many rows, numbered and priced where they are made
                 set_attributes_fast(span, facts)
-                self._count_lines(attributes)
+                if self._metrics is not None:
+                    self._metrics.record_lines(attributes)
                 return
             if not attributes.get(a.JOB_ID):  # a row that any process may write has no number of this one's
                 facts[a.SEQUENCE] = self._spool.next_sequence()
@@ -148,30 +150,7 @@ class LedgerProcessor(SpanProcessor):
                 total.add(facts, usage.total if usage else 0, counted)
             if self._metrics is not None:
                 with quietly("counting a call"):
-                    self._count(span, attributes, usage, counted)
-
-    def _count(self, span: Span, attributes: dict[str, Any], usage: Usage | None, counted: int) -> None:
-        """Its metrics: what its row adds to the ledger, and, of a request, how long it took."""
-        cost, began = attributes.get(a.COST_TOTAL), span.start_time
-        is_request = a.JOB_ID not in attributes and a.CHARGE_AMOUNT not in attributes and began is not None
-        seconds = (time.time_ns() - began) / 1e9 if is_request and began is not None else None
-        assert self._metrics is not None
-        self._metrics.record(attributes, None if counted else usage, None if cost is None else cost - counted, seconds)
-
-    def _count_lines(self, attributes: dict[str, Any]) -> None:
-        """The metrics of a batch's results."""
-        if self._metrics is None:
-            return
-        shared = {
-            name: attributes[name]
-            for name in (a.PROVIDER, a.OPERATION, a.SERVER_ADDRESS, a.BATCH)
-            if name in attributes
-        }
-        with quietly("counting lines"):
-            for line, usage in result_lines.attributes_of_lines(attributes[a.RESULT_LINES]):
-                facts = {**shared, **line}
-                facts |= cost_attributes(facts, usage)
-                self._metrics.record(facts, usage, facts.get(a.COST_TOTAL), None)
+                    _count(self._metrics, span, attributes, usage)
 
     def on_end(self, span: ReadableSpan) -> None:
         with quietly("spooling a call"):
@@ -202,3 +181,15 @@ class LedgerProcessor(SpanProcessor):
         with quietly("flushing"):
             return self._flush(timeout_millis / 1000)
         return False
+
+
+def _count(call_metrics: CallMetrics, span: Span, attributes: dict[str, Any], usage: Usage | None) -> None:
+    """The metrics of a call: what its row adds to the ledger, and, of a request, how long it took.
+
+    Of a row that grows, tokens are counted with its first statement alone: a later one repeats them.
+    """
+    cost, counted = attributes.get(a.COST_TOTAL), attributes.get(a.COST_COUNTED, 0)
+    seconds = None
+    if span.start_time is not None and a.JOB_ID not in attributes and a.CHARGE_AMOUNT not in attributes:
+        seconds = (time.time_ns() - span.start_time) / 1e9
+    call_metrics.record(attributes, None if counted else usage, None if cost is None else cost - counted, seconds)

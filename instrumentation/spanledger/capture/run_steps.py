@@ -16,8 +16,10 @@ from opentelemetry.context import Context
 
 from spanledger.semconv import attributes as a
 
-AROUND: Final = "_spanledger_around"
+PARENT: Final = "_spanledger_parent"
 """On a span: the span that was current when it began."""
+DEPTH: Final = "_spanledger_depth"
+"""On a span: how many spans it keeps alive, at the most."""
 KINDS: Final[dict[str, dict[str, str]]] = {
     a.OPERATION: {
         "invoke_workflow": "workflow", "invoke_agent": "agent", "create_agent": "agent", "execute_tool": "tool", "plan": "plan",
@@ -34,9 +36,10 @@ NAMES: Final = {
 }
 """Kind -> the attributes that may name it, before the span's own name does."""
 MAX_NAME: Final = 60
-MAX_DEPTH: Final = 64
+MAX_CHAIN: Final = 256
+"""Spans that one keeps alive: a task that starts itself again within its own span has no end."""
 MAX_CHARACTERS: Final = 1000
-"""Of the attribute: what is longer loses steps in the middle."""
+"""Of the attribute: what is longer loses its innermost steps, so that each step has one parent in all calls."""
 
 
 class Step(NamedTuple):
@@ -47,23 +50,48 @@ class Step(NamedTuple):
     span_id: str
 
 
-def note_around(span: Any, parent_context: Context | None) -> None:
-    """Let a span know the span around it."""
-    span.__dict__[AROUND] = trace.get_current_span(parent_context)
+def remember_parent(span: Any, parent_context: Context | None) -> None:
+    """Let a span know the span around it. What is over and no step is not kept alive, and no chain is longer than `MAX_CHAIN`."""
+    parent = trace.get_current_span(parent_context)
+    if not hasattr(parent, "attributes"):  # not recorded
+        return
+    depth = getattr(parent, DEPTH, 0) + 1
+    if depth < MAX_CHAIN:
+        _parent_of(parent)
+        span.__dict__.update({PARENT: parent, DEPTH: depth})
+
+
+def _parent_of(span: Any) -> Any:
+    """The span around, without those that are over and no steps; the span forgets them."""
+    parent = getattr(span, PARENT, None)
+    around = parent
+    while around is not None and not around.is_recording() and _kind(around.attributes) is None:
+        around = getattr(around, PARENT, None)
+    if around is not parent:
+        setattr(span, PARENT, around)
+        setattr(span, DEPTH, getattr(around, DEPTH, 0) + 1)
+    return around
+
+
+def _kind(attributes: Mapping[str, Any] | None) -> str | None:
+    for name, kinds in KINDS.items():
+        value = (attributes or {}).get(name)
+        if isinstance(value, str) and value in kinds:
+            return kinds[value]
+    return None
 
 
 def steps_around(span: Any) -> list[Step]:
     """The steps that a span is in, the outermost first."""
     steps: list[Step] = []
-    around = span.__dict__.get(AROUND)
-    for _ in range(MAX_DEPTH):
-        attributes: Mapping[str, Any] | None = getattr(around, "attributes", None)
-        if attributes is None:
-            break
-        kind = next((kinds[value] for name, kinds in KINDS.items() if (value := attributes.get(name)) in kinds), None)
+    around = _parent_of(span)
+    while around is not None:
+        kind = _kind(around.attributes)
         if kind is not None:
-            steps.append(Step(kind, _name(around, attributes, kind), f"{around.get_span_context().span_id:016x}"))
-        around = around.__dict__.get(AROUND)
+            steps.append(
+                Step(kind, _name(around, around.attributes, kind), f"{around.get_span_context().span_id:016x}")
+            )
+        around = _parent_of(around)
     return steps[::-1]
 
 
@@ -78,8 +106,9 @@ def step_attributes(span: Any) -> dict[str, str]:
     steps = steps_around(span)
     if not steps:
         return {}
-    while len(path := json.dumps(steps, ensure_ascii=False, separators=(",", ":"))) > MAX_CHARACTERS and len(steps) > 2:
-        del steps[len(steps) // 2]
+    outermost = steps.copy()
+    while len(path := json.dumps(outermost, ensure_ascii=False, separators=(",", ":"))) > MAX_CHARACTERS:
+        outermost.pop()
     attributes = {a.RUN_PATH: path}
     for name, kind in ((a.AGENT_NAME, "agent"), (a.WORKFLOW_NAME, "workflow")):
         nearest = next((step.name for step in reversed(steps) if step.kind == kind), None)

@@ -152,7 +152,7 @@ class Policy:
         return everybody, by_value
 
     def relevant(self, dimensions: Dimensions) -> Dimensions:
-        """The dimensions by which this policy selects; the others are None, so that a request id does not tell calls apart."""
+        """The dimensions by which this policy selects; the others are None, so that the budgets of calls are found once for all requests."""
         places = zip(LIMIT_DIMENSIONS.values(), dimensions, self._is_used, strict=True)
         return Dimensions.of_attributes({row.attribute: value for row, value, is_used in places if is_used})
 

@@ -110,8 +110,8 @@ def problems() -> list[str]:
             near = difflib.get_close_matches(name, NAMES, 1)
             meant = f": did you mean {prefix}{near[0].upper()}?" if near else ". README.md lists them"
             sentences.append(f"{shown} is no setting of Spanledger{meant}")
-    if spans() is None:
-        sentences.append(f"{prefix}SPANS is none of {', '.join(SPANS)}: it is taken for all")
+    if (setting("spans") or SPANS[0]).strip().lower() not in SPANS:
+        sentences.append(f"{prefix}SPANS={setting('spans')!r} is not valid: use {', '.join(SPANS)}")
     sentences += [
         f"{prefix}{name.upper()} has {word!r}, which is none of {', '.join(words)}"
         for name, words in LISTS.items()
@@ -127,10 +127,10 @@ def problems() -> list[str]:
     return sentences
 
 
-def spans() -> str | None:
-    """Which spans of a call are exported, one of `SPANS`; None where the setting is none of them."""
-    value = (setting("spans") or "all").strip().lower()
-    return value if value in SPANS else None
+def spans() -> str:
+    """Which spans of a call are exported, one of `SPANS`."""
+    value = (setting("spans") or SPANS[0]).strip().lower()
+    return value if value in SPANS else SPANS[0]
 
 
 def choices(name: str) -> tuple[str, ...]:

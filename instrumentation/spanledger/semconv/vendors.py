@@ -100,7 +100,9 @@ def quantities(facts: Mapping[str, Any], usage: Usage | None) -> dict[str, float
     """
     amounts: dict[str, float] = {}
     if usage is not None:
-        inputs, outputs, reads, writes, reasoning = usage.inclusive().values()
+        totals = usage.inclusive()
+        inputs, outputs, reasoning = totals["input_tokens"], totals["output_tokens"], totals["reasoning.output_tokens"]
+        reads, writes = totals["cache_read.input_tokens"], totals["cache_write.input_tokens"]
         amounts = {
             "input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs, "cache_read_tokens": reads, "cache_write_tokens": writes,
             "reasoning_tokens": reasoning, "input_fresh_tokens": inputs - reads - writes, "output_visible_tokens": outputs - reasoning,
@@ -134,7 +136,7 @@ def translator(names: tuple[str, ...]) -> Callable[[Mapping[str, Any], Usage | N
             if quantity in amounts:
                 attributes[name] = amounts[quantity]
         for name, members in objects.items():
-            values = {member: amounts[quantity] for member, quantity in members.items() if amounts.get(quantity)}
+            values = {member: amounts[quantity] for member, quantity in members.items() if quantity in amounts}
             if values:
                 attributes[name] = json.dumps(values)
         return attributes

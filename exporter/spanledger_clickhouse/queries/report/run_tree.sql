@@ -1,10 +1,10 @@
--- The steps of the runs (traces) in which calls of this trace, request, session or conversation were made.
-SELECT node_id, parent_id, depth, kind, name, total_cost_usd, calls, tokens, unpriced_calls
-FROM run_tree
-WHERE run_id IN (
-    SELECT DISTINCT trace_id FROM llm_calls AS c FINAL
-    WHERE c.trace_id = {run:String} OR c.request_id = {run:String} OR c.session_id = {run:String} OR c.conversation_id = {run:String}
-    LIMIT 100
-)
+-- The steps of runs, of the calls that a trace, a request, a session or a conversation has: as the view run_tree, which has whole traces.
+WITH JSONExtract(c.attributes['spanledger.run.path'], 'Array(Tuple(String, String, String))') AS steps
+SELECT node.2 AS node_id, any(node.3) AS parent_id, any(node.1) AS depth, any(node.4) AS kind, any(node.5) AS name, sum(c.cost_usd) AS total_cost_usd,
+       count() AS calls, sum(c.total_tokens) AS tokens, countIf(c.unpriced_reason != '') AS unpriced_calls, any(c.trace_id) AS trace_id
+FROM llm_calls AS c FINAL
+ARRAY JOIN {nodes} AS node
+WHERE c.trace_id = {run:String} OR c.request_id = {run:String} OR c.session_id = {run:String} OR c.conversation_id = {run:String}
+GROUP BY c.trace_id, node_id
 ORDER BY depth, total_cost_usd DESC, node_id
-LIMIT 5000
+LIMIT {limit:UInt32}

@@ -41,8 +41,10 @@ if (later) { // the page came before its figures
     .then((answer) => answer.text())
     .then((text) => {
       const made = new DOMParser().parseFromString(text, "text/html"); // made by the server, with every value escaped
+      const main = made.querySelector("main");
+      if (!main) throw new Error(text.slice(0, 200));
       document.title = made.title;
-      document.querySelector("main").replaceWith(made.querySelector("main"));
+      document.querySelector("main").replaceWith(main);
       drawAll();
     })
     .catch((error) => {
