@@ -23,8 +23,10 @@ from spanledger import attribution
 from spanledger.capture import call_metrics
 from spanledger.capture.call_metrics import MAX_SERIES, MAX_WAITING, OTHER, CallMetrics
 from spanledger.capture.sampler import RecordCallsSampler
+from spanledger.pricing import quote
 from spanledger.runtime import settings
 from spanledger.semconv import attributes as a
+from spanledger.semconv import result_lines
 from spanledger.semconv.usage import Usage
 from spanledger_clickhouse.demo.loopback_provider import Provider
 
@@ -210,3 +212,26 @@ def test_words_that_are_no_labels_are_named(monkeypatch: pytest.MonkeyPatch):
     assert call_metrics.optional_labels() == (a.FEATURE,)
     assert settings.choices("also_for") == ("langfuse",)
     assert settings.spans() == "all"
+
+
+def test_results_of_a_batch_are_counted_once_with_their_labels(collected: Collected, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPANLEDGER_METRIC_LABELS", "feature")
+    counted = CallMetrics()
+    lines = [
+        result_lines.entry(Usage(input=1000), {a.JOB_ID: f"job-{n}", a.RESPONSE_MODEL: "gpt-4.1-mini"}, None)
+        for n in range(3)
+    ]
+    attributes = {
+        a.PROVIDER: "openai",
+        a.OPERATION: "chat",
+        a.BATCH: True,
+        a.SERVER_ADDRESS: "api.openai.com",
+        a.FEATURE: "nightly",
+    }
+    for text in (lines[:2], lines):  # a download that was broken off, and repeated
+        counted.record_lines({**attributes, a.RESULT_LINES: result_lines.joined(text)})
+    [point] = collected.points()["gen_ai.client.operation.cost"]
+    one = quote("openai", "gpt-4.1-mini", {"input": 1000}, tier="batch").total_picousd
+    assert one
+    assert (point.count, point.attributes[a.FEATURE]) == (3, "nightly")
+    assert abs(point.sum - 3 * one / 1e12) < 1e-15

@@ -279,6 +279,36 @@ def test_a_request_has_only_its_own_calls_of_a_trace(
     )
 
 
+@pytest.mark.parametrize("path", ['[["agent","empty",""]]', "[[1,2],null]", "nonsense", '[["agent","itself","SPAN"]]'])
+def test_a_path_that_is_none_makes_no_tree_without_end(
+    path: str, ledger: Recorded, client: openai.OpenAI, where: Target, public_host: None
+):
+    Framework("gen_ai", ledger, client).call()
+    row = ledger.row
+    row["attributes"] = {**row["attributes"], a.RUN_PATH: path.replace("SPAN", row["span_id"])}
+    with open_client(where) as database:
+        insert.insert(database, where, [tuple(row.values())])
+    with open_ledger(dsn=where.dsn, take_in=False) as opened:
+        steps = run_trees.steps_of(opened, row["trace_id"])
+    assert [step.kind for _, step in run_trees.in_order(steps)] == ["run", "call"]
+    assert run_trees.total(steps) == row["cost_usd"]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"name": None}, {"name": b"x"}, {"attributes": ["list"]}, {"attributes": "text"}, {"attributes": None}]
+)
+def test_an_odd_span_around_costs_the_row_nothing(
+    odd: dict[str, Any], ledger: Recorded, client: openai.OpenAI, public_host: None
+):
+    class Odd(trace.NonRecordingSpan):
+        name: Any = odd.get("name", "odd")
+        attributes: Any = odd.get("attributes", {"gen_ai.operation.name": "invoke_agent"})
+
+    with trace.use_span(Odd(trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1)))):
+        Framework("gen_ai", ledger, client).call()
+    assert (ledger.row["price_status"], ledger.row["sequence"]) == ("priced", 0)
+
+
 def test_steps_without_their_parent_stand_at_the_top():
     step = Step("b", "gone", 2, "agent", "b", Decimal(1), 1, 1, 0, "t")
     assert [(depth, each.node_id) for depth, each in run_trees.in_order([step])] == [(0, "b")]

@@ -105,6 +105,18 @@ def test_parts_are_disjoint_where_a_back_end_adds_them_up():
     assert "langfuse.observation.cost_details" not in made
 
 
+def test_a_free_call_is_said_to_be_free():
+    facts = dict.fromkeys(vendors.COSTS.values(), 0)
+    made = translator(("langfuse", "openlit"))(facts, Usage(input=1))
+    assert json.loads(made["langfuse.observation.cost_details"])["total"] == 0
+    assert made["gen_ai.usage.cost"] == 0
+
+
+def test_a_row_that_grows_is_said_by_what_it_adds():
+    facts: dict[str, Any] = {"spanledger.cost.total_picousd": 750, "spanledger.cost.counted_picousd": 500}
+    assert translator(("openlit",))(facts, None) == {"gen_ai.usage.cost": 250e-12}
+
+
 def test_what_is_not_known_is_not_said():
     assert quantities({}, None) == {}
     assert translator(("openlit", "logfire", "signoz"))({}, None) == {}

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from opentelemetry import trace
 from opentelemetry.instrumentation import auto_instrumentation
@@ -53,7 +53,7 @@ _processor: LedgerProcessor | None = None
 _spool: Spool | None = None
 _attached_providers: WeakSet[TracerProvider] = WeakSet()
 _fallback: TracerProvider | None = None
-_private: TracerProvider | None = None
+_private_providers: WeakKeyDictionary[TracerProvider, TracerProvider] = WeakKeyDictionary()
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _shipper: Any = None
 _shipper_ready = threading.Event()
@@ -179,8 +179,9 @@ def tracer(scope: str, tracer_provider: Any = None) -> Tracer:
         return cache_entry[1]
     with _lock:
         provider = _sdk_provider(source_provider) or _fallback_provider()
-        if settings.spans() == "ledger-only":
-            provider = _private_provider(provider.resource)
+        if settings.spans() == "ledger-only" and not disabled():
+            _attach(provider)  # its other spans are what calls are in
+            provider = _private_provider(provider)
         if not disabled():
             _attach(provider)
         new_tracer = provider.get_tracer(scope, VERSION)
@@ -252,13 +253,12 @@ def _fallback_provider() -> TracerProvider:
     return _fallback
 
 
-def _private_provider(resource: Resource) -> TracerProvider:
+def _private_provider(provider: TracerProvider) -> TracerProvider:
     """A provider whose spans only the ledger sees, with the application's resource: `SPANLEDGER_SPANS=ledger-only`."""
-    global _private
-    if _private is None or _private.resource is not resource:
-        _private = TracerProvider(resource=resource, shutdown_on_exit=False)
+    if provider not in _private_providers:
+        _private_providers[provider] = TracerProvider(resource=provider.resource, shutdown_on_exit=False)
         call.spans_are_private = True
-    return _private
+    return _private_providers[provider]
 
 
 def _sdk_provider(provider: Any) -> TracerProvider | None:

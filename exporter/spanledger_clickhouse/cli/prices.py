@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
 import click
@@ -16,9 +16,10 @@ from spanledger.runtime.untrusted_json import Json, count, get_path, label, mapp
 from spanledger.semconv.usage import METERS
 from spanledger_clickhouse.cli import price_tables
 from spanledger_clickhouse.cli.groups import Group
-from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors
+from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show, step_progress
 from spanledger_clickhouse.cli.price_tables import price_breakdown
-from spanledger_clickhouse.prices import price_table_sync
+from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.prices import price_table_sync, what_if
 
 TOKEN_OPTIONS: Final = (
     "input",
@@ -186,6 +187,60 @@ def as_dict(price: Price) -> dict[str, Any]:
         "version": price.version,
         "flags": list(price.flags),
     }
+
+
+@prices.command("what-if")
+@click.option("--model", default="", help="Another model, as its provider spells it.")
+@click.option("--provider", default="", help="The provider of that model; default: that of the call.")
+@click.option("--tier", type=click.Choice(what_if.TIERS), help="Another service tier, or batches.")
+@click.option("--no-cache", is_flag=True, help="With everything cached as plain input.")
+@click.option("--of", "now_model", default="", help="Only calls of this model.")
+@click.option("--days", default=30, show_default=True, type=click.IntRange(1, 366), help="How many days back.")
+@as_table
+@report_user_errors
+def what_if_command(
+    model: str, provider: str, tier: str | None, no_cache: bool, now_model: str, days: int, as_json: bool
+) -> None:
+    """Price past calls again as they might have been. By feature: what they cost, and what the same tokens would have.
+
+    It compares prices. Another model writes other answers and counts other tokens, a batch comes up to a day later, and without a cache
+    a prompt may be written otherwise: the difference is no saving until it is measured.
+
+    \b
+    Examples:
+      spanledger prices what-if --tier batch
+      spanledger prices what-if --of gpt-5.4 --model gpt-5.4-mini
+    """
+    change = what_if.Change(no_cache, tier or "", model, provider)
+    if change == what_if.Change():
+        raise click.UsageError("say what would be different: --model, --tier or --no-cache")
+    until = datetime.now(UTC)
+    with ledger() as database, step_progress("pricing days") as progress:
+        comparisons = what_if.compare(
+            database, until - timedelta(days=days), until, change, now_model=now_model, progress=progress
+        )
+    rows = [
+        (c.feature, c.calls, c.cost_usd, c.otherwise_usd, c.otherwise_usd - c.cost_usd, c.not_comparable, c.estimated)
+        for c in comparisons
+    ]
+    title = f"The calls of the last {days} day{'s' * (days != 1)}, as they were and otherwise"
+    show(
+        Result(tuple(WHAT_IF), tuple(WHAT_IF.values()), rows),
+        title,
+        json_output=as_json,
+        important=("cost_usd", "otherwise_usd", "difference_usd"),
+    )
+
+
+WHAT_IF: Final = {
+    "feature": "String",
+    "calls": "UInt64",
+    "cost_usd": "Decimal",
+    "otherwise_usd": "Decimal",
+    "difference_usd": "Decimal",
+    "not_comparable": "UInt64",
+    "estimated": "UInt64",
+}
 
 
 @prices.command()

@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 def question(run_id: str) -> Query:
     """The steps of the runs in which a trace, a request, a session or a conversation of this id has made calls."""
-    text = statement("report/run_tree", nodes=statement("calls/run_nodes"))
+    text = statement("report/run_tree", nodes=statement("calls/run_nodes"), steps=statement("calls/run_steps"))
     return Query(text, {"run": run_id, "limit": MAX_STEPS})
 
 
@@ -85,10 +85,14 @@ def in_order(steps: Sequence[Step]) -> Iterator[tuple[int, Step]]:
     for step in sorted(steps, key=lambda step: -(step.total_cost_usd or 0)):
         by_parent.setdefault(step.parent_id if step.parent_id in known else "", []).append(step)
 
+    shown: set[tuple[str, str]] = set()
+
     def below(parent: str, depth: int) -> Iterator[tuple[int, Step]]:
         for step in by_parent.get(parent, ()):
-            yield depth, step
-            yield from below(step.node_id, depth + 1)
+            if (step.trace_id, step.node_id) not in shown:  # a row may say anything
+                shown.add((step.trace_id, step.node_id))
+                yield depth, step
+                yield from below(step.node_id, depth + 1)
 
     yield from below("", 0)
 

@@ -42,8 +42,8 @@ class Filters:
         where: tuple[str, str] | None = None,
         without: tuple[str, str] | None = None,
     ) -> str:
-        """An address with the same period and conditions; `where` adds a condition, `without` leaves one out."""
-        conditions = [*self.where, *([where] if where else [])]
+        """An address with the same period and conditions; `where` takes the place of those of its dimension, `without` leaves one out."""
+        conditions = [*(c for c in self.where if where is None or c[0] != where[0]), *([where] if where else [])]
         query = [("from", self.first), ("to", self.last), ("by", by or self.by)]
         query += [("where", f"{name}={value}") for name, value in conditions if (name, value) != without]
         return f"{path}?{urlencode(query)}"

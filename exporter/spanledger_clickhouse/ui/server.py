@@ -173,7 +173,7 @@ class Ui:
     def _shell(self, request: Request, making: Future[Page]) -> Page:
         """What is shown of a page while its figures are added up."""
         while len(self._later) >= MAX_LATER:
-            self._later.pop(next(iter(self._later)))
+            self._later.pop(next(iter(self._later))).cancel()
         key = secrets.token_urlsafe(8)
         self._later[key] = making
         name, title = next(

@@ -18,7 +18,7 @@ FROM
 (
     SELECT
         c.trace_id AS run_id, c.cost_usd AS cost_usd, c.total_tokens AS total_tokens, c.start_time AS start_time, c.unpriced_reason AS unpriced_reason,
-        JSONExtract(c.attributes['spanledger.run.path'], 'Array(Tuple(String, String, String))') AS steps,
+        {fragment:calls/run_steps} AS steps,
         {fragment:calls/run_nodes} AS nodes
     FROM {db}.llm_calls AS c FINAL
     WHERE {window}

@@ -11,7 +11,7 @@ another process has seen the same batch or job, and other figures once a price i
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -34,9 +34,11 @@ LABELS: Final = (
 COST_LABELS: Final = (a.COST_CURRENCY, a.COST_SOURCE)
 """Those that its cost has beside them."""
 MAX_SERIES: Final = 2000
-"""Combinations of labels; a call of a further one keeps operation and provider, and everything else is `other`."""
+"""Combinations of labels; all labels of a call of a further one are `other`."""
 MAX_WAITING: Final = 4096
 """Calls in the queue, beyond which each call takes some out: where nothing collects, nothing piles up."""
+MAX_JOBS: Final = 100_000
+"""Results of batches that are remembered, so that a file which is read again is not counted again."""
 DRAINED_AT_ONCE: Final = 2
 """Calls that one more call takes out of a full queue, so that none of them waits for the others' figures."""
 OTHER: Final = "other"
@@ -91,6 +93,7 @@ class CallMetrics:
         self._waiting: deque[_Waiting | dict[str, Any]] = deque()
         self._labels = (*LABELS, *COST_LABELS, *optional_labels())
         self._series: dict[tuple[Any, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._counted_jobs: OrderedDict[int, None] = OrderedDict()
         self._families = families()
         meter = metrics.get_meter("spanledger", VERSION)
         meter.create_observable_gauge(
@@ -162,6 +165,12 @@ class CallMetrics:
 
     def _put_lines(self, attributes: dict[str, Any]) -> None:
         for line, usage in result_lines.attributes_of_lines(attributes[a.RESULT_LINES]):
+            job = hash((attributes.get(a.PROVIDER), line[a.JOB_ID]))
+            if job in self._counted_jobs:  # a file of results that was read again
+                continue
+            self._counted_jobs[job] = None
+            if len(self._counted_jobs) > MAX_JOBS:
+                self._counted_jobs.popitem(last=False)
             facts = {**attributes, **line}
             facts |= cost_attributes(facts, usage)
             self._put(tuple([facts.get(name) for name in self._labels]), usage, facts.get(a.COST_TOTAL), None, None)
@@ -207,9 +216,8 @@ class CallMetrics:
         """(labels, labels of the cost) of a combination that has not been seen."""
         labels = {name: value for name, value in zip(self._labels, series, strict=True) if value is not None}
         if len(self._series) >= MAX_SERIES:
-            bounded = (a.OPERATION, a.PROVIDER, *COST_LABELS)
             labels = {
-                name: value if name in bounded else OTHER for name, value in labels.items() if name != a.SERVER_PORT
+                name: value if name in COST_LABELS else OTHER for name, value in labels.items() if name != a.SERVER_PORT
             }
         costs = {name: labels.pop(name) for name in COST_LABELS if name in labels}
         pair = labels, {**labels, **costs}

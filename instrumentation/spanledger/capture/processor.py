@@ -30,6 +30,7 @@ from spanledger.runtime.span_attributes import (
     before_end,
     copy_attributes,
     set_attributes_fast,
+    set_whole,
     stashed_usage,
     whole_attribute,
 )
@@ -133,7 +134,7 @@ class LedgerProcessor(SpanProcessor):
             if a.RESULT_LINES in attributes:  # many rows, numbered and priced where they are made
                 set_attributes_fast(span, facts)
                 if self._metrics is not None:
-                    self._metrics.record_lines(attributes)
+                    self._metrics.record_lines({**attributes, **facts})
                 return
             if not attributes.get(a.JOB_ID):  # a row that any process may write has no number of this one's
                 facts[a.SEQUENCE] = self._spool.next_sequence()
@@ -141,13 +142,15 @@ class LedgerProcessor(SpanProcessor):
             with quietly("pricing a call"):
                 facts.update(cost_attributes(attributes, usage))
             attributes.update(facts)
+            if a.CACHE_HIT in attributes:  # the usage is that of the answer when it was bought
+                usage = None
             if self._translate is not None:
                 with quietly("translating a call"):
-                    facts.update(self._translate(attributes, usage))
+                    for name, value in self._translate(attributes, usage).items():
+                        set_whole(span, name, value)
             set_attributes_fast(span, facts)
-            counted = attributes.get(a.COST_COUNTED, 0)
             if total is not None:
-                total.add(facts, usage.total if usage else 0, counted)
+                total.add(facts, usage.total if usage else 0, attributes.get(a.COST_COUNTED, 0))
             if self._metrics is not None:
                 with quietly("counting a call"):
                     _count(self._metrics, span, attributes, usage)

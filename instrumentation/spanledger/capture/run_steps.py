@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -73,9 +73,11 @@ def _parent_of(span: Any) -> Any:
     return around
 
 
-def _kind(attributes: Mapping[str, Any] | None) -> str | None:
+def _kind(attributes: object) -> str | None:
+    if not isinstance(attributes, Mapping):  # a span of somebody else's making
+        return None
     for name, kinds in KINDS.items():
-        value = (attributes or {}).get(name)
+        value = cast("Mapping[str, Any]", attributes).get(name)
         if isinstance(value, str) and value in kinds:
             return kinds[value]
     return None
@@ -98,7 +100,7 @@ def steps_around(span: Any) -> list[Step]:
 def _name(span: Any, attributes: Mapping[str, Any], kind: str) -> str:
     names = (attributes.get(name) for name in NAMES.get(kind, ()))
     name = next((name for name in names if isinstance(name, str) and name), span.name)
-    return "".join(filter(str.isprintable, name))[:MAX_NAME]
+    return "".join(filter(str.isprintable, str(name or kind)))[:MAX_NAME]
 
 
 def step_attributes(span: Any) -> dict[str, str]:

@@ -61,7 +61,7 @@ def whole_attribute(span: Any, name: str) -> Any:
     return None if attributes is None else attributes.get(name)
 
 
-def set_whole(span: Any, name: str, value: str) -> None:
+def set_whole(span: Any, name: str, value: str | float) -> None:
     """Set an attribute that is of no use if it is cut, whatever limit the application has put on values."""
     attribute_dict: Any = getattr(getattr(span, "_attributes", None), "_dict", None)
     if isinstance(attribute_dict, dict) and span.is_recording():

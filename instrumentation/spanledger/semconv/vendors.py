@@ -107,6 +107,9 @@ def quantities(facts: Mapping[str, Any], usage: Usage | None) -> dict[str, float
             "input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs, "cache_read_tokens": reads, "cache_write_tokens": writes,
             "reasoning_tokens": reasoning, "input_fresh_tokens": inputs - reads - writes, "output_visible_tokens": outputs - reasoning,
         }  # fmt: skip
+    counted = facts.get(a.COST_COUNTED)
+    if counted is not None and a.COST_TOTAL in facts:  # a row that grows: back ends add up what one row replaces
+        return {**amounts, "total_usd": (facts[a.COST_TOTAL] - counted) / 1e12}
     for name, attribute in COSTS.items():
         if attribute in facts:
             amounts[name] = facts[attribute] / 1e12
