@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from conftest import Recorded
 from spanledger import attribution
 from spanledger.capture import call_metrics
-from spanledger.capture.call_metrics import MAX_SERIES, MAX_WAITING, OTHER, CallMetrics
+from spanledger.capture.call_metrics import MAX_SERIES, MAX_UNREAD, MAX_WAITING, OTHER, CallMetrics
 from spanledger.capture.sampler import RecordCallsSampler
 from spanledger.pricing import quote
 from spanledger.runtime import settings
@@ -156,7 +156,17 @@ def test_nothing_piles_up_where_nothing_collects():
     counted = CallMetrics()
     for _ in range(2 * MAX_WAITING):
         counted.record({a.PROVIDER: "openai"}, None, 1, None)
-    assert len(counted._waiting) < MAX_WAITING
+    assert len(counted._waiting) <= MAX_UNREAD
+
+
+def test_with_a_reader_a_call_leaves_its_figures_to_it(monkeypatch: pytest.MonkeyPatch):
+    provider = MeterProvider([InMemoryMetricReader()])
+    monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
+    counted = CallMetrics()
+    for _ in range(1000):
+        counted.record({a.PROVIDER: "openai"}, None, 1, None)
+    assert len(counted._waiting) == 1000
 
 
 def test_a_forked_child_reports_its_own_calls_alone(collected: Collected):

@@ -39,6 +39,8 @@ MAX_WAITING: Final = 4096
 """Calls in the queue, beyond which each call takes some out: where nothing collects, nothing piles up."""
 MAX_JOBS: Final = 100_000
 """Results of batches that are remembered, so that a file which is read again is not counted again."""
+MAX_UNREAD: Final = 64
+"""The same where no reader is configured."""
 DRAINED_AT_ONCE: Final = 2
 """Calls that one more call takes out of a full queue, so that none of them waits for the others' figures."""
 OTHER: Final = "other"
@@ -94,6 +96,7 @@ class CallMetrics:
         self._labels = (*LABELS, *COST_LABELS, *optional_labels())
         self._series: dict[tuple[Any, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._counted_jobs: OrderedDict[int, None] = OrderedDict()
+        self._is_read = False
         self._families = families()
         meter = metrics.get_meter("spanledger", VERSION)
         meter.create_observable_gauge(
@@ -148,8 +151,10 @@ class CallMetrics:
 
     def _wait(self, entry: _Waiting | dict[str, Any]) -> None:
         self._waiting.append(entry)
-        if len(self._waiting) >= MAX_WAITING:
-            self.drain(DRAINED_AT_ONCE)
+        if len(self._waiting) >= (MAX_WAITING if self._is_read else MAX_UNREAD):
+            self._is_read = _has_reader()
+            if not self._is_read or len(self._waiting) >= MAX_WAITING:
+                self.drain(DRAINED_AT_ONCE)
 
     def drain(self, most: int = MAX_WAITING) -> None:
         """Put what waits into the instruments: so many entries, the oldest first."""
@@ -233,3 +238,12 @@ class CallMetrics:
     def after_fork(self) -> None:
         """In a forked child: what the parent's calls used is the parent's to report."""
         self._waiting.clear()
+
+
+def _has_reader() -> bool:
+    """Whether the application's MeterProvider is read, as far as one can see; of a provider that is not the SDK's it is assumed."""
+    provider: Any = metrics.get_meter_provider()
+    if isinstance(provider, metrics.NoOpMeterProvider) or type(provider).__name__ == "_ProxyMeterProvider":
+        return False
+    consumer = getattr(provider, "_measurement_consumer", None)  # opentelemetry-sdk 1.38 to 1.45
+    return consumer is None or bool(getattr(consumer, "_reader_storages", True))

@@ -8,14 +8,20 @@ another one does for the run hangs below the run itself, whose id is that of the
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 
+from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
 
+LANGCHAIN: Final = "openinference.instrumentation.langchain"
+"""OpenInference's instrumentor of LangChain and LangGraph: its spans are never current, so it is asked (`get_current_span`)."""
+KINDLESS: Final = (LANGCHAIN, "openinference.instrumentation.llama_index")
+"""Instrumentors whose spans have no kind before they end: until then they are chains."""
 PARENT: Final = "_spanledger_parent"
 """On a span: the span that was current when it began."""
 DEPTH: Final = "_spanledger_depth"
@@ -50,9 +56,11 @@ class Step(NamedTuple):
     span_id: str
 
 
-def remember_parent(span: Any, parent_context: Context | None) -> None:
+def remember_parent(span: Any, parent_context: Context | None, *, is_call: bool = False) -> None:
     """Let a span know the span around it. What is over and no step is not kept alive, and no chain is longer than `MAX_CHAIN`."""
     parent = trace.get_current_span(parent_context)
+    if is_call and LANGCHAIN in sys.modules:
+        parent = _langchain_span(parent)
     if not hasattr(parent, "attributes"):  # not recorded
         return
     depth = getattr(parent, DEPTH, 0) + 1
@@ -61,11 +69,20 @@ def remember_parent(span: Any, parent_context: Context | None) -> None:
         span.__dict__.update({PARENT: parent, DEPTH: depth})
 
 
+def _langchain_span(current: Any) -> Any:
+    """The span of the chain or graph that runs, of the same trace; `current` where there is none."""
+    with quietly("asking for LangChain's span"):
+        span: Any = sys.modules[LANGCHAIN].get_current_span()
+        if span is not None and span.get_span_context().trace_id == current.get_span_context().trace_id:
+            return span
+    return current
+
+
 def _parent_of(span: Any) -> Any:
     """The span around, without those that are over and no steps; the span forgets them."""
     parent = getattr(span, PARENT, None)
     around = parent
-    while around is not None and not around.is_recording() and _kind(around.attributes) is None:
+    while around is not None and not around.is_recording() and _kind(around) is None:
         around = getattr(around, PARENT, None)
     if around is not parent:
         setattr(span, PARENT, around)
@@ -73,14 +90,17 @@ def _parent_of(span: Any) -> Any:
     return around
 
 
-def _kind(attributes: object) -> str | None:
+def _kind(span: Any) -> str | None:
+    """The kind of step that a span is; None if it is none."""
+    attributes: object = span.attributes
     if not isinstance(attributes, Mapping):  # a span of somebody else's making
         return None
     for name, kinds in KINDS.items():
         value = cast("Mapping[str, Any]", attributes).get(name)
         if isinstance(value, str) and value in kinds:
             return kinds[value]
-    return None
+    name = getattr(getattr(span, "instrumentation_scope", None), "name", "")
+    return "chain" if name.startswith(KINDLESS) and "openinference.span.kind" not in attributes else None
 
 
 def steps_around(span: Any) -> list[Step]:
@@ -88,7 +108,7 @@ def steps_around(span: Any) -> list[Step]:
     steps: list[Step] = []
     around = _parent_of(span)
     while around is not None:
-        kind = _kind(around.attributes)
+        kind = _kind(around)
         if kind is not None:
             steps.append(
                 Step(kind, _name(around, around.attributes, kind), f"{around.get_span_context().span_id:016x}")
