@@ -26,6 +26,8 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parent.parent
 sys.path += [str(ROOT / "tests"), str(ROOT / "tools")]
 COLOURS: Final = ("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#705da0", "#508642", "#cca300", "#447ebc", "#c15c17")  # fmt: skip
+ONE_COLUMN: Final = 769
+"""Pixels below which Grafana puts panels below each other."""
 ROW_HEIGHT: Final = 34
 """Pixels of a row of the grid."""
 TABLE_LINE: Final = 19
@@ -239,15 +241,22 @@ table{border-collapse:collapse;font-size:11px}td,th{text-align:left;padding:2px 
 .bar{display:flex;align-items:center;margin:3px 0}.bar span{width:30%;overflow:hidden;white-space:nowrap}.bar i{background:#73bf69;height:14px;margin-right:6px}.none{margin:auto;color:#8e8e99}</style>"""
 
 
-def page(made: Mapping[str, Any], ask: Any, window: Window) -> tuple[str, int]:
-    """Renders a dashboard as HTML and returns it with its height in pixels. `ask`: SQL -> (columns, rows)."""
-    unit_x, unit_y = 1580 / 24, ROW_HEIGHT
+def places(panels: Sequence[Mapping[str, Any]], width: int) -> list[tuple[float, float, float, float]]:
+    """(left, top, width, height) of each panel in rows of the grid: below 769 pixels Grafana has one column."""
+    if width >= ONE_COLUMN:
+        return [(p["gridPos"]["x"], p["gridPos"]["y"], p["gridPos"]["w"], p["gridPos"]["h"]) for p in panels]
+    heights = [panel["gridPos"]["h"] for panel in panels]
+    return [(0, sum(heights[:number]), 24, height) for number, height in enumerate(heights)]
+
+
+def page(made: Mapping[str, Any], ask: Any, window: Window, width: int) -> tuple[str, int]:
+    """Renders a dashboard as HTML of so many pixels and returns it with its height. `ask`: SQL -> (columns, rows)."""
+    unit_x, unit_y = (width - 20) / 24, ROW_HEIGHT
     parts: list[str] = []
     bottom = 0
-    for panel in made["panels"]:
-        place = panel["gridPos"]
-        box = f"left:{place['x'] * unit_x:.0f}px;top:{place['y'] * unit_y + 36}px;width:{place['w'] * unit_x - 6:.0f}px;height:{place['h'] * unit_y - 6}px"
-        bottom = max(bottom, (place["y"] + place["h"]) * unit_y + 60)
+    for panel, (left, top, columns_wide, rows_high) in zip(made["panels"], places(made["panels"], width), strict=True):
+        box = f"left:{left * unit_x:.0f}px;top:{top * unit_y + 36:.0f}px;width:{columns_wide * unit_x - 6:.0f}px;height:{rows_high * unit_y - 6:.0f}px"
+        bottom = max(bottom, int((top + rows_high) * unit_y) + 60)
         if panel["type"] == "row":
             parts.append(f"<div class=row style='{box}'>{html.escape(panel['title'])}</div>")
             continue
@@ -258,7 +267,7 @@ def page(made: Mapping[str, Any], ask: Any, window: Window) -> tuple[str, int]:
     return f"{STYLE}<h1>{html.escape(made['title'])}</h1>{''.join(parts)}", bottom
 
 
-def screenshot(text: str, height: int, picture: Path) -> None:
+def screenshot(text: str, width: int, height: int, picture: Path) -> None:
     browser = next(
         (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
     )
@@ -269,7 +278,7 @@ def screenshot(text: str, height: int, picture: Path) -> None:
         source.write_text(text, encoding="utf-8")
         subprocess.run(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={directory}/profile", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--no-first-run", f"--window-size=1600,{height}", f"--screenshot={picture}", source.as_uri()],
+             "--disable-component-update", "--disable-sync", "--no-first-run", f"--window-size={width},{height}", f"--screenshot={picture}", source.as_uri()],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
 
@@ -283,6 +292,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dsn", help="DSN of a ledger (default: a synthetic month)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images")
+    parser.add_argument(
+        "--width", type=int, default=1600, help="pixels (default 1600; below 769 in one column, as in Grafana)"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         where = resolve_target(asked.dsn or f"chdb://{directory}/ledger")
@@ -300,9 +312,9 @@ def main() -> None:
             for made in DASHBOARDS:
                 days = int(made.range.removeprefix("now-").removesuffix("d"))
                 text, height = page(
-                    json.loads(json.dumps(dashboard(made))), ask, Window(now - timedelta(days=days), now)
+                    json.loads(json.dumps(dashboard(made))), ask, Window(now - timedelta(days=days), now), asked.width
                 )
-                screenshot(text, height, asked.out / f"{made.uid}.png")
+                screenshot(text, asked.width, height, asked.out / f"{made.uid}.png")
                 print(asked.out / f"{made.uid}.png")
 
 
