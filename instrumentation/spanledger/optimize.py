@@ -125,12 +125,12 @@ class SemanticCache(Generic[Answer]):
     measure before you trust one: `hit_rate` and `avoided_usd` say what it is worth, a sample of your own what it breaks.
     """
 
-    def __init__(self, embed: Callable[[str], Sequence[float]], *, threshold: float = 0.95, size: int = 10_000) -> None:
+    def __init__(self, embed: Callable[[str], Sequence[float]], *, threshold: float = 0.95, size: int = 1000) -> None:
         """
         Args:
             embed: a text's embedding, always of one length; its own cost is a call of its own.
             threshold: the least cosine similarity of a hit, above 0 to 1.
-            size: answers that are kept, those used last.
+            size: answers that are kept, those used last. A lookup compares with each: some 60 us for 1,536 numbers.
 
         Raises:
             ValueError: threshold or size is not valid.
@@ -156,18 +156,16 @@ class SemanticCache(Generic[Answer]):
         vector = _normalized(self._embed(question))
         with self._lock:
             self.lookups += 1
-            similar = (
-                (sum(map(float.__mul__, vector, other)), key)
-                for key, (other, _, _) in self._entries.items()
-                if len(other) == len(vector)
-            )
-            similarity, key = max(similar, default=(0.0, -1))
-            if similarity < self._threshold:
-                return None
+            entries = list(self._entries.items())
+        similarity, key = max(((_dot(vector, other), key) for key, (other, _, _) in entries), default=(0.0, -1))
+        if similarity < self._threshold:
+            return None
+        _, answer, call = dict(entries)[key]
+        with self._lock:
             self.hits += 1
-            self._entries.move_to_end(key)
-            _, answer, call = self._entries[key]
             self.avoided_usd += _price_of(call)
+            if key in self._entries:
+                self._entries.move_to_end(key)
         record_cache_hit(**call)
         return answer
 
@@ -187,6 +185,11 @@ def _normalized(vector: Sequence[float]) -> list[float]:
         log.warning("an embedding is empty, zero or not finite: it is like no other")
         return [0.0] * len(vector)
     return [float(x) / length for x in vector]
+
+
+def _dot(one: list[float], other: list[float]) -> float:
+    """The cosine of two vectors of length 1; 0 where they are not of one model."""
+    return sum(map(float.__mul__, one, other)) if len(one) == len(other) else 0.0
 
 
 def _price_of(call: Mapping[str, Any]) -> Decimal:

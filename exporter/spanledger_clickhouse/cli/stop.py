@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from contextlib import ExitStack, nullcontext
 from typing import Any, Final
 
 import click
@@ -16,7 +17,7 @@ from spanledger_clickhouse.budgets import audit
 from spanledger_clickhouse.budgets.publish import shared_store
 from spanledger_clickhouse.cli.output import as_table, console, ledger, report_user_errors, show
 from spanledger_clickhouse.database.connection import DatabaseError
-from spanledger_clickhouse.database.ledger import Result
+from spanledger_clickhouse.database.ledger import Ledger, Result
 from spanledger_clickhouse.database.statements import statement
 
 
@@ -71,31 +72,40 @@ def stop(what: tuple[str, str] | None, why: str, force: bool, as_json: bool) -> 
         if what is None:
             _list_stops(stopped, as_json=as_json)
             return
-        if not force:
-            _check_name(*what)
-        store.stop("=".join(what))
+        with ExitStack() as stack:  # the ledger is opened once: that takes most of the time
+            database = None if force else _answering_ledger(stack)
+            if database is not None:
+                _check_name(database, *what)
+            store.stop("=".join(what))
+            console().print(f"{'='.join(what)} is stopped", markup=False)
+            _record_audit("stop", what, why, database)
     except StoreError as error:
         prefix = "" if what is None else f"nothing is stopped ({'='.join(what)}): "
         raise click.ClickException(f"{prefix}{error}") from error
-    console().print(f"{'='.join(what)} is stopped", markup=False)
-    _record_audit("stop", what, why)
 
 
-def _check_name(dimension: str, key: str) -> None:
+def _answering_ledger(stack: ExitStack) -> Ledger | None:
+    """The ledger until the stack ends; None if it does not answer: in an emergency the stop is worth more than the check."""
+    try:
+        return stack.enter_context(ledger())
+    except DatabaseError:
+        return None
+
+
+def _check_name(database: Ledger, dimension: str, key: str) -> None:
     """Refuse a name that no call has.
 
     Raises:
         click.ClickException: the ledger has calls, and none of that name; the message has similar names.
     """
     try:
-        with ledger() as database:
-            query = statement("cli/known_names", column=BUDGET_DIMENSIONS[dimension].column)
-            names = [str(name) for (name,) in database.query(query).rows]
-            exact = statement("cli/knows_name", column=BUDGET_DIMENSIONS[dimension].column)
-            is_known = bool(database.query(exact, {"name": key}).rows[0][0])
-            has_calls = bool(names or database.query("SELECT 1 FROM llm_calls LIMIT 1").rows)
+        query = statement("cli/known_names", column=BUDGET_DIMENSIONS[dimension].column)
+        names = [str(name) for (name,) in database.query(query).rows]
+        exact = statement("cli/knows_name", column=BUDGET_DIMENSIONS[dimension].column)
+        is_known = bool(database.query(exact, {"name": key}).rows[0][0])
+        has_calls = bool(names or database.query("SELECT 1 FROM llm_calls LIMIT 1").rows)
     except DatabaseError:
-        return  # in an emergency the stop is worth more than the check
+        return
     if is_known or not has_calls:
         return
     near = difflib.get_close_matches(key, names, 3)
@@ -149,10 +159,10 @@ def resume(what: tuple[str, str], why: str) -> None:
     _record_audit("resume", what, why)
 
 
-def _record_audit(kind: str, what: tuple[str, str], why: str) -> None:
-    """Writes the audit entry, after the stop: an unavailable ledger does not delay a stop."""
+def _record_audit(kind: str, what: tuple[str, str], why: str, opened: Ledger | None = None) -> None:
+    """Writes the audit entry, after the stop: an unavailable ledger does not delay a stop. `opened`: the ledger, if it is open."""
     try:
-        with ledger() as database:
+        with nullcontext(opened) if opened is not None else ledger() as database:
             audit.log_change(database, kind, *what, why)
     except audit.AuditError:
         raise
