@@ -104,7 +104,7 @@ class PolicyFeed:
         except PolicyError as error:
             log.error("%s; the previous budgets stay in force", error)
             return
-        policy.matching(Dimensions())  # makes the index here, not in the next call
+        policy.matching(policy.relevant(Dimensions()))  # makes the indexes here, not in the next call
         if self._latest == published:  # else a newer one came meanwhile
             self.policy = policy
             self._matches = policy, {}
