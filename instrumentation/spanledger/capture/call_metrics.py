@@ -40,7 +40,7 @@ MAX_WAITING: Final = 4096
 MAX_JOBS: Final = 100_000
 """Results of batches that are remembered, so that a file which is read again is not counted again."""
 MAX_UNREAD: Final = 64
-"""The same where no reader is configured."""
+"""The same where no reader is configured, and of spans with results of a batch."""
 DRAINED_AT_ONCE: Final = 2
 """Calls that one more call takes out of a full queue, so that none of them waits for the others' figures."""
 OTHER: Final = "other"
@@ -92,7 +92,8 @@ class CallMetrics:
     """The metrics of this process's calls."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Waiting | dict[str, Any]] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_lines: deque[dict[str, Any]] = deque()
         self._labels = (*LABELS, *COST_LABELS, *optional_labels())
         self._series: dict[tuple[Any, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._counted_jobs: OrderedDict[int, None] = OrderedDict()
@@ -100,7 +101,7 @@ class CallMetrics:
         self._families = families()
         meter = metrics.get_meter("spanledger", VERSION)
         meter.create_observable_gauge(
-            "spanledger.metrics.waiting", [self._collect], "{call}", "Calls whose metrics wait"
+            "spanledger.metrics.series", [self._collect], "{series}", "Combinations of labels of calls"
         )
         self._cost = meter.create_histogram(
             "gen_ai.client.operation.cost", "{currency_unit}", "Cost of a GenAI operation",
@@ -143,30 +144,26 @@ class CallMetrics:
         """
         get = facts.get
         series = tuple([get(name) for name in self._labels])
-        self._wait((series, usage, cost_picousd, seconds, get(a.RESPONSE_TIME_TO_FIRST_CHUNK)))
-
-    def record_lines(self, attributes: dict[str, Any]) -> None:
-        """Count the results of a batch, which stand in one span: they are priced when they are drained."""
-        self._wait(attributes)
-
-    def _wait(self, entry: _Waiting | dict[str, Any]) -> None:
-        self._waiting.append(entry)
+        self._waiting.append((series, usage, cost_picousd, seconds, get(a.RESPONSE_TIME_TO_FIRST_CHUNK)))
         if len(self._waiting) >= (MAX_WAITING if self._is_read else MAX_UNREAD):
             self._is_read = _has_reader()
             if not self._is_read or len(self._waiting) >= MAX_WAITING:
                 self.drain(DRAINED_AT_ONCE)
 
+    def record_lines(self, attributes: dict[str, Any]) -> None:
+        """Count the results of a batch, which stand in one span: they are priced when they are drained."""
+        self._waiting_lines.append(attributes)
+        if len(self._waiting_lines) > MAX_UNREAD:  # each may be 100 kB
+            self._put_lines(self._waiting_lines.popleft())
+
     def drain(self, most: int = MAX_WAITING) -> None:
-        """Put what waits into the instruments: so many entries, the oldest first."""
+        """Put what waits into the instruments: so many calls, the oldest first."""
         for _ in range(most):
             try:
-                entry = self._waiting.popleft()
+                call = self._waiting.popleft()
             except IndexError:
                 return
-            if isinstance(entry, dict):
-                self._put_lines(entry)
-            else:
-                self._put(*entry)
+            self._put(*call)
 
     def _put_lines(self, attributes: dict[str, Any]) -> None:
         for line, usage in result_lines.attributes_of_lines(attributes[a.RESULT_LINES]):
@@ -233,11 +230,14 @@ class CallMetrics:
     def _collect(self, _: CallbackOptions) -> Iterable[Observation]:
         with quietly("collecting metrics"):
             self.drain()
+            while self._waiting_lines:
+                self._put_lines(self._waiting_lines.popleft())
         return (Observation(len(self._series)),)
 
     def after_fork(self) -> None:
         """In a forked child: what the parent's calls used is the parent's to report."""
         self._waiting.clear()
+        self._waiting_lines.clear()
 
 
 def _has_reader() -> bool:

@@ -107,7 +107,8 @@ class LedgerProcessor(SpanProcessor):
     def _begin(self, span: Span, parent_context: Context | None) -> None:
         self.enter_process()
         facts = attribution_attributes(parent_context)
-        run_steps.remember_parent(span, parent_context, is_call=True)
+        with quietly("remembering the span around"):
+            run_steps.remember_parent(span, parent_context, is_call=True)
         if a.MARKER in (span.attributes or {}):  # it says who began a job: no call
             before_end(span, lambda: set_attributes_fast(span, facts))
             return
