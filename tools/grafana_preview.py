@@ -249,7 +249,7 @@ def places(panels: Sequence[Mapping[str, Any]], width: int) -> list[tuple[float,
     return [(0, sum(heights[:number]), 24, height) for number, height in enumerate(heights)]
 
 
-def page(made: Mapping[str, Any], ask: Any, window: Window, width: int) -> tuple[str, int]:
+def page(made: Mapping[str, Any], ask: Any, window: Window, width: int = 1600) -> tuple[str, int]:
     """Renders a dashboard as HTML of so many pixels and returns it with its height. `ask`: SQL -> (columns, rows)."""
     unit_x, unit_y = (width - 20) / 24, ROW_HEIGHT
     parts: list[str] = []
