@@ -2,7 +2,7 @@
 
     python benchmarks/bench_metrics.py
 
-Beside it: recording the same five measurements at once, as an instrumentor does that has no queue.
+Beside it: what it would be if each call emptied the queue itself.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     at_once = microseconds(lambda: (record(), counted.drain())[0])
     print(f"on a call's way         {statistics.median(on_the_way):6.2f} us   (bound: 5)")
     print(f"when a reader collects  {statistics.median(collected):6.2f} us a call, in the reader's thread")
-    print(f"recorded at once        {at_once:6.2f} us a call")
+    print(f"without waiting         {at_once:6.2f} us a call")
 
 
 if __name__ == "__main__":

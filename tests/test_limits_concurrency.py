@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,6 +24,14 @@ from spanledger_clickhouse.rows.rows import COLUMNS, contents
 from spending_processes import SpendingProcesses, sums
 
 pytestmark = pytest.mark.services
+
+
+def in_a_hundred_threads(act: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=act, args=(n,)) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -46,11 +55,7 @@ def test_a_hundred_threads_never_exceed_a_budget_by_more_than_their_estimate_err
             error.append(max(0, actual - estimate))
             limiter.settle(decision.reservation, actual)
 
-    threads = [threading.Thread(target=call, args=(n,)) for n in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_a_hundred_threads(call)
     assert sum(spent) <= USD + sum(error)
     for key in store._balances:
         assert store.balance(key)[1] == 0, "no reservation is left"
@@ -77,11 +82,7 @@ def test_a_hundred_sub_agents_of_a_run_pass_its_cap_by_one_calls_error_at_most(d
                 spent[run].append(actual)
                 limiter.settle(decision.reservation, actual)
 
-    threads = [threading.Thread(target=sub_agent, args=(n,)) for n in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_a_hundred_threads(sub_agent)
     for run in spent.values():
         assert USD // 2 < sum(run) <= USD + max(error)
     assert not limiter.check(Dimensions(**{dimension: "a"}), USD).allowed

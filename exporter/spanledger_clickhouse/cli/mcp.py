@@ -83,8 +83,9 @@ def server(target: Target) -> MCPServer:
     ) -> dict[str, Any]:
         """What was spent, beside the period before; of the running month also its budget and forecast.
 
-        by: the dimension, feature, user, model, agent, day and so on; a wrong one is answered with the list of all. first_day, last_day: 2026-10-31, both included; by default the month to date. conditions: ["feature=search"], all must hold; of
-        one dimension, any.
+        by: the dimension, feature, user, model, agent, day and so on; a wrong one is answered with the list of all.
+        first_day, last_day: 2026-10-31, both included; by default the month to date.
+        conditions: ["feature=search"], all must hold; of one dimension, any.
         """
         return ask(
             lambda ledger: pages.spend(

@@ -2,7 +2,9 @@
 
 A call only leaves what it used in a queue, which takes about a microsecond; when a reader collects, the callback of an observable
 instrument empties the queue into the histograms and counters, before they are read (opentelemetry-sdk 1.45
-`MeasurementConsumer.collect`). Where nothing collects, a full queue is emptied by its callers, two calls at a time. Names are those of semantic-conventions-genai: by default as dashboards of 2026 know them, with
+`MeasurementConsumer.collect`). Where nothing collects, a full queue is emptied by its callers, two calls at a time.
+
+Names are those of semantic-conventions-genai: by default as dashboards of 2026 know them, with
 OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental those of its #374 and #521 (`gen_ai_latest_experimental/dup`: both). Cost
 follows its proposal #443. The sum of the cost metric is that of the rows which this process has written: the ledger has fewer where
 another process has seen the same batch or job, and other figures once a price is corrected.
@@ -37,10 +39,10 @@ MAX_SERIES: Final = 2000
 """Combinations of labels; all labels of a call of a further one are `other`."""
 MAX_WAITING: Final = 4096
 """Calls in the queue, beyond which each call takes some out: where nothing collects, nothing piles up."""
+MAX_UNREAD: Final = 64
+"""The same where no reader is configured, and of spans with results of a batch, each of which may be 100 kB."""
 MAX_JOBS: Final = 100_000
 """Results of batches that are remembered, so that a file which is read again is not counted again."""
-MAX_UNREAD: Final = 64
-"""The same where no reader is configured, and of spans with results of a batch."""
 DRAINED_AT_ONCE: Final = 2
 """Calls that one more call takes out of a full queue, so that none of them waits for the others' figures."""
 OTHER: Final = "other"
@@ -48,23 +50,8 @@ OTHER: Final = "other"
 TOKEN_BUCKETS: Final = [4**n for n in range(14)]
 SECOND_BUCKETS: Final = [0.01 * 2**n for n in range(14)]
 FIRST_CHUNK_BUCKETS: Final = [
-    0.001,
-    0.005,
-    0.01,
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-    2.5,
-    5.0,
-    7.5,
-    10.0,
-]
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+]  # fmt: skip
 COST_BUCKETS: Final = [10.0**n * m for n in range(-6, 2) for m in (1, 2.5, 5)]
 """USD, from a millionth."""
 
@@ -153,7 +140,7 @@ class CallMetrics:
     def record_lines(self, attributes: dict[str, Any]) -> None:
         """Count the results of a batch, which stand in one span: they are priced when they are drained."""
         self._waiting_lines.append(attributes)
-        if len(self._waiting_lines) > MAX_UNREAD:  # each may be 100 kB
+        if len(self._waiting_lines) > MAX_UNREAD:
             self._put_lines(self._waiting_lines.popleft())
 
     def drain(self, most: int = MAX_WAITING) -> None:
