@@ -149,17 +149,22 @@ def test_a_consumer_task_of_an_open_request_serves_others_without_a_user(ledger:
 
 
 def test_a_timer_that_renews_itself_is_unattributed(ledger: Recorded):
-    over = threading.Event()
+    closed, over = threading.Event(), threading.Event()
 
     def tick(left: int) -> None:
         ask()
         if left:
-            threading.Timer(0.01, tick, (left - 1,)).start()
+            threading.Timer(0.01, renewed, (left - 1,)).start()
         else:
             over.set()
 
+    def renewed(left: int) -> None:
+        assert closed.wait(5)  # while its scope is open, a timer is of it
+        tick(left)
+
     with spanledger.attribution(user="ada", feature="f", request_id="r"):
         tick(2)
+    closed.set()
     assert over.wait(5)
     assert users(ledger) == [("ada", ""), (None, "stale"), (None, "stale")]
 
