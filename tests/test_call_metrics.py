@@ -88,6 +88,9 @@ def test_sums_are_those_of_the_ledger(
     assert by_type["output"] == sum(row[tokens["output"]] for row in rows)
     assert sum(point.count for point in points["gen_ai.client.operation.duration"]) == 40
     assert sum(point.count for point in points["gen_ai.client.operation.time_to_first_chunk"]) == 13
+    gaps = points["gen_ai.client.operation.time_per_output_chunk"]
+    assert sum(point.count for point in gaps) > 13
+    assert 0 < sum(point.sum for point in gaps) < sum(row["duration_us"] for row in rows) / 1e6
     assert not [name for name in points if name.startswith("gen_ai.client.inference")]
 
 

@@ -8,16 +8,19 @@ error_type BudgetExceeded, no attempts, no cost. A downgraded one says on its ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from opentelemetry.context import Context
 
 from spanledger.capture.call import Call
+from spanledger.capture.stream_limit import BYTES_PER_TOKEN, StreamLimit
 from spanledger.context.baggage import budget_dimensions
 from spanledger.limits.api import limiter_from_settings
 from spanledger.limits.errors import BudgetExceeded
-from spanledger.limits.estimate.request_estimate import estimate_request
-from spanledger.limits.limiter import STORE_UNAVAILABLE, Decision, Limiter
+from spanledger.limits.estimate.request_estimate import RequestEstimate, estimate_request
+from spanledger.limits.limiter import STORE_UNAVAILABLE, Limiter
 from spanledger.limits.policy import Dimensions
+from spanledger.limits.reservations import Decision, Reservation
 from spanledger.providers import UNKNOWN_OPERATION, Request
 from spanledger.runtime.guard import quietly
 from spanledger.runtime.untrusted_json import parse_json
@@ -83,6 +86,8 @@ def _check_budgets(
         return BudgetExceeded(decision.reason, decision.retry_after_seconds)
     if hold is not None:
         call.on_end = hold.settle
+    if call.request.stream:
+        _limit_stream(limiter, call, hold, request_estimate, decision.model or request_estimate.model)
     if decision.warnings:
         call.note(a.BUDGET_WARNINGS, ", ".join(decision.warnings))
     if decision.reason == STORE_UNAVAILABLE:
@@ -91,6 +96,24 @@ def _check_budgets(
         replace_model(decision.model)
         call.downgrade(decision.model, decision.reason)
     return None
+
+
+def _limit_stream(
+    limiter: Limiter, call: Call, hold: Reservation | None, request_estimate: RequestEstimate, model: str
+) -> None:
+    """Let the stream be closed at its limits: of its budgets, where it sets no maximum itself, and of time."""
+    rule = limiter.policy.rule(_request_dimensions(call.context).value("feature"))
+    seconds = None if rule.critical else rule.max_stream_seconds or limiter.policy.max_stream_seconds
+    grows = hold is not None and call.request.max_tokens is None
+    if grows or seconds is not None:
+        call.limit = StreamLimit(
+            partial(call.note, a.REFUSAL),
+            hold if grows else None,
+            -(-request_estimate.input_tokens // BYTES_PER_TOKEN),
+            request_estimate.output_tokens,
+            request_estimate.max_cost(model, 0),
+            seconds,
+        )
 
 
 def _request_dimensions(context: Context | None) -> Dimensions:

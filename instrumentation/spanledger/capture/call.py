@@ -17,8 +17,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation import _SPAN_KEY
 
+from spanledger.capture.chunk_times import ChunkTimes
 from spanledger.capture.dedup import GrowingRecords, PendingJobs, SeenResponses, Sessions
 from spanledger.capture.jobs import Jobs, PendingJob, attribution_of, tenant_of
+from spanledger.capture.stream_limit import StreamLimit
 from spanledger.capture.unsent import was_never_sent
 from spanledger.context.call_site import Site, call_site, pinned
 from spanledger.context.llm_call import CALL_KEY, Outbound
@@ -31,7 +33,7 @@ from spanledger.runtime.span_attributes import keep_whole, set_attributes_fast, 
 from spanledger.runtime.untrusted_json import Json, mapping
 from spanledger.semconv import attributes as a
 from spanledger.semconv import result_lines
-from spanledger.semconv.evidence import GATEWAY, USAGE_UNREAD
+from spanledger.semconv.evidence import GATEWAY, USAGE_ESTIMATED, USAGE_UNREAD
 from spanledger.semconv.provider_hosts import is_listed, server_of_id
 from spanledger.semconv.usage import Usage, to_attributes
 
@@ -77,10 +79,11 @@ def _is_uncounted(usage: Usage, response: Response) -> bool:
     return not any(usage[:-1]) and not (response.finish_reasons and REFUSED.issuperset(response.finish_reasons))
 
 
-def _doubts(response: Response, *, is_gateways: bool = False) -> str | None:
+def _doubts(response: Response, *, is_gateways: bool = False, was_cut: bool = False) -> str | None:
     """Flags of what an answer leaves open, as an attribute."""
     flags = (*response.doubts, USAGE_UNREAD) if response.unread else response.doubts
     flags = (*flags, GATEWAY) if is_gateways else flags
+    flags = (*flags, USAGE_ESTIMATED) if was_cut else flags
     return ",".join(flags) if flags else None
 
 
@@ -116,10 +119,10 @@ class Call:
         "_attempts",
         "_began",
         "_body",
+        "_chunk_times",
         "_counted_picousd",
         "_end_notified",
         "_finished",
-        "_first_chunk_ns",
         "_job_created",
         "_lines_picousd",
         "_notes",
@@ -140,6 +143,7 @@ class Call:
         "is_local",
         "is_stored",
         "job_id",
+        "limit",
         "on_end",
         "project",
         "provider_name",
@@ -170,7 +174,7 @@ class Call:
         self._body: Json = {}
         self._stated: Json = {}
         self._attempts: list[tuple[str, int, str]] = []
-        self._first_chunk_ns: int | None = None
+        self._chunk_times: ChunkTimes | None = None
         self._finished = False
         self._end_notified = False
         self._notes: Mapping[str, str] = {}
@@ -200,6 +204,8 @@ class Call:
         self.on_end: Callable[[int | None, bool, str], object] | None = None
         """Called once the call is over, with (picodollars or None, whether anything may have been sold, a name if other processes
         may see the same)."""
+        self.limit: StreamLimit | None = None
+        """Of a stream that may be closed by a budget."""
         self.asks_usage = True
         """Whether usage may be asked for, where the caller does not."""
         self.hides_usage = False
@@ -298,13 +304,17 @@ class Call:
 
     def note_first_chunk(self) -> None:
         """The first bytes of a stream have arrived."""
-        if self._first_chunk_ns is None:
-            self._first_chunk_ns = time.time_ns()
+        if self._chunk_times is None:
+            self._chunk_times = ChunkTimes()
 
     def feed(self, event: object) -> None:
         """One event of a stream."""
-        if self._first_chunk_ns is None:
-            self._first_chunk_ns = time.time_ns()
+        if self._chunk_times is None:
+            self._chunk_times = ChunkTimes()
+        else:
+            self._chunk_times.add()
+        if self.limit is not None:
+            self.limit.see(event)
         if isinstance(event, dict):
             self._body = self._provider.fold(self._body, cast("Json", event))
 
@@ -457,6 +467,7 @@ class Call:
         if self._finished:
             return
         self._finished = True
+        self._release_limit()
         with quietly("recording a call"):
             request, response = self.request, EMPTY_RESPONSE
             if not request.is_json_lines:
@@ -486,7 +497,8 @@ class Call:
         elif self._is_repeated(response) and self.is_local:  # a server may repeat ids, but not all figures
             self.is_stored = True
         self._attempts.append(self._attempt_facts("200", "no" if self.is_stored else "yes"))
-        self._end(self._span, response, "ok" if response.complete else "aborted")
+        is_whole = response.complete and not self._was_cut(response)
+        self._end(self._span, response, "ok" if is_whole else "aborted")
 
     def _is_unread(self, response: Response) -> bool:
         """Whether something was asked that may have been billed, and nobody knows what."""
@@ -581,6 +593,7 @@ class Call:
         if self._finished:
             return
         self._finished = True
+        self._release_limit()
         with quietly("recording a failed call"):
             if self._span is not None:
                 self._attempts.append(self._failed_attempt(status, error))
@@ -605,7 +618,7 @@ class Call:
             if span.is_recording():
                 stated = (None, "cache") if self.is_stored else (usage, source)
                 set_attributes_fast(span, self._facts(response, outcome, *stated))
-                stash_usage(span, usage)
+                stash_usage(span, usage, self._chunk_times)
         finally:
             try:
                 span.end()
@@ -627,6 +640,8 @@ class Call:
         if usage is not None and _is_uncounted(usage, response):
             usage = None
         source = "exact" if response.complete else "partial"
+        if self._was_cut(response):
+            usage, source = cast("StreamLimit", self.limit).usage(usage), "estimated"
         if usage is None and outcome == "ok" and expected is not None:
             usage, source = Usage(*(n * response.quantity for n in expected[:-1])), "request"
         if usage is not None and usage.code_sessions and response.containers:
@@ -640,6 +655,15 @@ class Call:
             )
         return None, None if outcome == "error" else "missing"
 
+    def _release_limit(self) -> None:
+        if self.limit is not None:
+            self.limit.release()
+
+    def _was_cut(self, response: Response) -> bool:
+        """Whether a limit has closed the stream before the provider had stated what it used."""
+        limit = self.limit
+        return limit is not None and limit.refusal is not None and not (response.complete and response.usage)
+
     def _new_sessions(self, containers: tuple[str, ...]) -> int:
         """How many of these containers begin a session that is billed; within one, a container is billed once."""
         seconds = SESSION_SECONDS.get(self.provider_name, SESSION_SECONDS["openai"])
@@ -651,8 +675,8 @@ class Call:
         facts: dict[str, Any] = {a.SERVER_ADDRESS: host, a.OUTCOME: outcome, a.ATTEMPTS: len(self._attempts)}
         if usage is not None:
             facts.update(to_attributes(usage))
-        if self._first_chunk_ns is not None:
-            facts[a.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_chunk_ns - self._began) / 1e9
+        if self._chunk_times is not None:
+            facts[a.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._chunk_times.first_ns - self._began) / 1e9
         for name, value in (
             (a.USAGE_SOURCE, source),
             (a.SERVER_PORT, port),
@@ -673,7 +697,7 @@ class Call:
             (a.PROVIDER_COST, response.provider_cost_usd or self.gateway_cost),
             (a.USAGE_RAW, response.raw_usage),
             (a.USAGE_UNREAD, response.unread),
-            (a.USAGE_DOUBTS, _doubts(response, is_gateways=self.is_gateways)),
+            (a.USAGE_DOUBTS, _doubts(response, is_gateways=self.is_gateways, was_cut=self._was_cut(response))),
             (a.BILLED_TO, request.billed_to),
             (a.COST_COUNTED, self._counted_picousd or None),
             (a.MEDIA_SIZE, response.size or request.size),

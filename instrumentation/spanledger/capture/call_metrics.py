@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry import metrics
@@ -52,6 +52,7 @@ SECOND_BUCKETS: Final = [0.01 * 2**n for n in range(14)]
 FIRST_CHUNK_BUCKETS: Final = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ]  # fmt: skip
+CHUNK_BUCKETS: Final = FIRST_CHUNK_BUCKETS
 COST_BUCKETS: Final = [10.0**n * m for n in range(-6, 2) for m in (1, 2.5, 5)]
 """USD, from a millionth."""
 
@@ -71,8 +72,8 @@ def optional_labels() -> tuple[str, ...]:
     return tuple(DIMENSIONS[name].attribute for name in settings.choices("metric_labels"))
 
 
-_Waiting = tuple[tuple[Any, ...], Usage | None, int | None, float | None, float | None]
-"""Labels, usage, cost in picodollars, seconds, seconds to the first chunk."""
+_Waiting = tuple[tuple[Any, ...], Usage | None, int | None, float | None, float | None, Sequence[float]]
+"""Labels, usage, cost in picodollars, seconds, seconds to the first chunk, seconds between chunks."""
 
 
 class CallMetrics:
@@ -105,6 +106,8 @@ class CallMetrics:
         self._duration = create("gen_ai.client.operation.duration", "s", "Duration of a GenAI operation", explicit_bucket_boundaries_advisory=SECOND_BUCKETS)  # fmt: skip
         self._first_chunk = create("gen_ai.client.operation.time_to_first_chunk", "s", "Time to the first chunk of a stream", explicit_bucket_boundaries_advisory=FIRST_CHUNK_BUCKETS)  # fmt: skip
 
+        self._per_chunk = create("gen_ai.client.operation.time_per_output_chunk", "s", "Time between the chunks of a stream", explicit_bucket_boundaries_advisory=CHUNK_BUCKETS)  # fmt: skip
+
     def _create_latest(self, meter: metrics.Meter) -> None:
         name, create = "gen_ai.client.inference", meter.create_histogram
         self._latest_tokens = {
@@ -113,13 +116,19 @@ class CallMetrics:
         }  # fmt: skip
         self._latest_duration = create(f"{name}.duration", "s", "Duration of an inference", explicit_bucket_boundaries_advisory=SECOND_BUCKETS)  # fmt: skip
         self._latest_first_chunk = create(f"{name}.time_to_first_chunk", "s", "Time to the first chunk of a stream", explicit_bucket_boundaries_advisory=FIRST_CHUNK_BUCKETS)  # fmt: skip
+        self._latest_per_chunk = create(f"{name}.time_per_output_chunk", "s", "Time between the chunks of a stream", explicit_bucket_boundaries_advisory=CHUNK_BUCKETS)  # fmt: skip
         self._counters = {
             kind: meter.create_counter(f"{name}.usage.{kind}", "{token}", "Tokens, parts included in their total")
             for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "cache_write.input_tokens", "reasoning.output_tokens")
         }  # fmt: skip
 
     def record(
-        self, facts: Mapping[str, Any], usage: Usage | None, cost_picousd: int | None, seconds: float | None
+        self,
+        facts: Mapping[str, Any],
+        usage: Usage | None,
+        cost_picousd: int | None,
+        seconds: float | None,
+        chunk_gaps: Sequence[float] = (),
     ) -> None:
         """Count a call.
 
@@ -128,10 +137,11 @@ class CallMetrics:
             usage: its meters; None if they are not known.
             cost_picousd: what its row adds to the ledger; None if it has no price.
             seconds: how long it took; None for a row that is no request (a result of a job, a charge).
+            chunk_gaps: seconds between the chunks of a stream.
         """
         get = facts.get
         series = tuple([get(name) for name in self._labels])
-        self._waiting.append((series, usage, cost_picousd, seconds, get(a.RESPONSE_TIME_TO_FIRST_CHUNK)))
+        self._waiting.append((series, usage, cost_picousd, seconds, get(a.RESPONSE_TIME_TO_FIRST_CHUNK), chunk_gaps))
         if len(self._waiting) >= (MAX_WAITING if self._is_read else MAX_UNREAD):
             self._is_read = _has_reader()
             if not self._is_read or len(self._waiting) >= MAX_WAITING:
@@ -162,7 +172,7 @@ class CallMetrics:
                 self._counted_jobs.popitem(last=False)
             facts = {**attributes, **line}
             facts |= cost_attributes(facts, usage)
-            self._put(tuple([facts.get(name) for name in self._labels]), usage, facts.get(a.COST_TOTAL), None, None)
+            self._put(tuple([facts.get(name) for name in self._labels]), usage, facts.get(a.COST_TOTAL), None, None, ())
 
     def _put(
         self,
@@ -171,6 +181,7 @@ class CallMetrics:
         cost: int | None,
         seconds: float | None,
         first_chunk: float | None,
+        chunk_gaps: Sequence[float],
     ) -> None:
         labels, cost_labels = self._series.get(series) or self._new_series(series)
         if cost is not None and cost >= 0:  # instruments of OpenTelemetry take nothing back
@@ -183,11 +194,18 @@ class CallMetrics:
                 self._duration.record(seconds, labels)
             if first_chunk is not None:
                 self._first_chunk.record(first_chunk, labels)
+            for gap in chunk_gaps:
+                self._per_chunk.record(gap, labels)
         if LATEST in self._families:
-            self._record_latest(labels, usage, seconds, first_chunk)
+            self._record_latest(labels, usage, seconds, first_chunk, chunk_gaps)
 
     def _record_latest(
-        self, labels: dict[str, Any], usage: Usage | None, seconds: float | None, first_chunk: float | None
+        self,
+        labels: dict[str, Any],
+        usage: Usage | None,
+        seconds: float | None,
+        first_chunk: float | None,
+        chunk_gaps: Sequence[float],
     ) -> None:
         if usage is not None:
             counts = usage.inclusive()
@@ -200,6 +218,8 @@ class CallMetrics:
             self._latest_duration.record(seconds, labels)
         if first_chunk is not None:
             self._latest_first_chunk.record(first_chunk, labels)
+        for gap in chunk_gaps:
+            self._latest_per_chunk.record(gap, labels)
 
     def _new_series(self, series: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(labels, labels of the cost) of a combination that has not been seen."""

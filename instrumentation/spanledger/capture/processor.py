@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from spanledger.capture import run_steps
 from spanledger.capture.call_metrics import CallMetrics
+from spanledger.capture.chunk_times import ChunkTimes
 from spanledger.capture.request_totals import OpenRequests, RequestTotal
 from spanledger.context.baggage import attribution_attributes
 from spanledger.context.unattributed import NOT_STRICT, Strictness, unattributed_calls
@@ -31,6 +32,7 @@ from spanledger.runtime.span_attributes import (
     copy_attributes,
     set_attributes_fast,
     set_whole,
+    stashed_chunk_times,
     stashed_usage,
     whole_attribute,
 )
@@ -196,4 +198,11 @@ def _count(call_metrics: CallMetrics, span: Span, attributes: dict[str, Any], us
     seconds = None
     if span.start_time is not None and a.JOB_ID not in attributes and a.CHARGE_AMOUNT not in attributes:
         seconds = (time.time_ns() - span.start_time) / 1e9
-    call_metrics.record(attributes, None if counted else usage, None if cost is None else cost - counted, seconds)
+    times: ChunkTimes | None = stashed_chunk_times(span)
+    call_metrics.record(
+        attributes,
+        None if counted else usage,
+        None if cost is None else cost - counted,
+        seconds,
+        times.gaps if times else (),
+    )

@@ -25,6 +25,7 @@ from opentelemetry.trace import Tracer
 from spanledger.capture import admission
 from spanledger.capture.call import Call, Sending
 from spanledger.capture.result_files import ResultFile
+from spanledger.capture.stream_limit import LimitedAsync, limited
 from spanledger.context.llm_call import outbound, reached_network
 from spanledger.context.open_scopes import kept
 from spanledger.hooks.patching import Hooks, Patches
@@ -174,14 +175,20 @@ class GooglePatches(Patches):
     def _segments(self, original: Any) -> Any:
         def segments(response: Any) -> Any:
             call = getattr(response, "_spanledger", None)
-            return original(response) if call is None else _observed_segments(original(response), call)
+            if call is None:
+                return original(response)
+            observed = _observed_segments(original(response), call)
+            return observed if call.limit is None else limited(observed, call.limit, response.response_stream)
 
         return segments
 
     def _async_segments(self, original: Any) -> Any:
         def async_segments(response: Any) -> Any:
             call = getattr(response, "_spanledger", None)
-            return original(response) if call is None else _AsyncSegments(original(response), call)
+            if call is None:
+                return original(response)
+            observed = _AsyncSegments(original(response), call)
+            return observed if call.limit is None else LimitedAsync(observed, call.limit, response.response_stream)
 
         return async_segments
 
@@ -284,6 +291,8 @@ def _read_response(call: Call, response: Any) -> None:
         else:
             finalizers.start_worker()
             response._spanledger = call
+            if call.limit is not None:
+                call.limit.attach(stream)
 
 
 def _read(body: str | bytes, call: Call) -> None:

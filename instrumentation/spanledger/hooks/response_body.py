@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, cast
 
 from spanledger.capture.call import Call
 from spanledger.capture.result_files import ResultFile
+from spanledger.capture.stream_limit import LimitedAsync, limited
 from spanledger.hooks.sse import SseTap
 from spanledger.runtime import finalizers
 from spanledger.runtime.guard import quietly
@@ -62,6 +63,11 @@ class Followed:
         self.is_decoded = False
         """Whether the body is read through its content encoding: then the raw bytes are not the caller's."""
 
+    def before_close(self) -> None:
+        """The response is about to be closed: its connection serves others then."""
+        if self.call.limit is not None:
+            self.call.limit.release()
+
     def close(self) -> None:
         """The response is closed."""
         self.is_closed = True
@@ -99,7 +105,13 @@ def observe(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
     elif not sse:
         tap = DocumentBody(call)
     elif scan or call.hides_usage:
-        tap = SseTap(call.feed, scan=scan, hide=call.hides_usage, on_first=call.note_first_chunk)
+        tap = SseTap(
+            call.feed,
+            scan=scan,
+            hide=call.hides_usage,
+            on_first=call.note_first_chunk,
+            every=call.limit is not None,
+        )
     follow(response, call, tap)
 
 
@@ -112,6 +124,8 @@ def follow(response: Any, call: Call, tap: BodyTap | None) -> None:
     elif tap is not None and not tap.hides:
         state.on_close = partial(_finish_after, tap, call)
     response.__class__ = _observed_class(cast("Any", type(response)))
+    if call.limit is not None:
+        call.limit.attach(response)
     finalizers.start_worker()
     weakref.finalize(response, finalizers.run_outside_gc, call.finish)
 
@@ -136,6 +150,7 @@ def _observed_class(cls: Any) -> Any:
 
         def close(self) -> None:
             parent: Any = super()
+            self._spanledger.before_close()
             try:
                 parent.close()
             finally:
@@ -143,6 +158,7 @@ def _observed_class(cls: Any) -> Any:
 
         async def aclose(self) -> None:
             parent: Any = super()
+            self._spanledger.before_close()
             try:
                 await parent.aclose()
             finally:
@@ -153,26 +169,30 @@ def _observed_class(cls: Any) -> Any:
             self._spanledger.is_decoded = True
             inner: Iterator[bytes] = parent.iter_bytes(*args, **kwargs)
             tap = self._spanledger.tap
-            return inner if tap is None else _observed_bytes(inner, tap, self._spanledger)
+            return _within_limit(inner if tap is None else _observed_bytes(inner, tap, self._spanledger), self)
 
         def aiter_bytes(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             parent: Any = super()
             self._spanledger.is_decoded = True
             inner: AsyncIterator[bytes] = parent.aiter_bytes(*args, **kwargs)
             tap = self._spanledger.tap
-            return inner if tap is None else _AsyncBytes(inner, tap, self._spanledger)
+            return _within_limit_async(inner if tap is None else _AsyncBytes(inner, tap, self._spanledger), self)
 
         def iter_raw(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
             parent: Any = super()
             inner: Iterator[bytes] = parent.iter_raw(*args, **kwargs)
+            if self._spanledger.is_decoded:
+                return inner
             tap = _raw_tap(self)
-            return inner if tap is None else _observed_bytes(inner, tap, self._spanledger)
+            return _within_limit(inner if tap is None else _observed_bytes(inner, tap, self._spanledger), self)
 
         def aiter_raw(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             parent: Any = super()
             inner: AsyncIterator[bytes] = parent.aiter_raw(*args, **kwargs)
+            if self._spanledger.is_decoded:
+                return inner
             tap = _raw_tap(self)
-            return inner if tap is None else _AsyncBytes(inner, tap, self._spanledger)
+            return _within_limit_async(inner if tap is None else _AsyncBytes(inner, tap, self._spanledger), self)
 
     ObservedResponse.__name__, ObservedResponse.__qualname__, ObservedResponse.__module__ = (
         cls.__name__,
@@ -182,10 +202,20 @@ def _observed_class(cls: Any) -> Any:
     return ObservedResponse
 
 
+def _within_limit(stream: Iterator[bytes], response: Any) -> Iterator[bytes]:
+    limit = response._spanledger.call.limit
+    return stream if limit is None else limited(stream, limit, response)
+
+
+def _within_limit_async(stream: AsyncIterator[bytes], response: Any) -> AsyncIterator[bytes]:
+    limit = response._spanledger.call.limit
+    return stream if limit is None else LimitedAsync(stream, limit, response)
+
+
 def _raw_tap(response: Any) -> BodyTap | None:
     """Observer of a body whose bytes the caller reads as they came; None where nothing is to be read from them."""
     state: Followed = response._spanledger
-    if state.is_decoded or state.tap is None:
+    if state.tap is None:
         return None
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding in ("", "identity"):

@@ -27,15 +27,22 @@ MAX_EVENT: Final = 64 << 20
 class SseTap:
     """One stream's passage. `scan` reads every interesting event; `hide` drops what is there because usage was asked for."""
 
-    __slots__ = ("_before", "_feed", "_on_first", "_pieces", "_scan", "_size", "hides")
+    __slots__ = ("_before", "_every", "_feed", "_on_first", "_pieces", "_scan", "_size", "hides")
 
     def __init__(
-        self, feed: Callable[[Json], None], *, scan: bool, hide: bool, on_first: Callable[[], object] | None = None
+        self,
+        feed: Callable[[Json], None],
+        *,
+        scan: bool,
+        hide: bool,
+        on_first: Callable[[], object] | None = None,
+        every: bool = False,
     ) -> None:
-        """`on_first`: called when the first bytes arrive."""
+        """`on_first`: called when the first bytes arrive. `every`: whether `scan` reads all events, not only those with figures."""
         self._feed = feed
         self._on_first = on_first
         self._scan = scan
+        self._every = scan and every
         self.hides = hide
         """Whether other bytes come out than go in."""
         self._pieces: list[bytes] = []
@@ -79,7 +86,9 @@ class SseTap:
         """Nothing: the response's close ends the call."""
 
     def _concerns(self, events: bytes) -> bool:
-        return INTERESTING.search(events) is not None or (self.hides and UNUSED.search(events) is not None)
+        return (
+            self._every or INTERESTING.search(events) is not None or (self.hides and UNUSED.search(events) is not None)
+        )
 
     def _filtered(self, events: bytes) -> bytes:
         out: list[bytes] = []
@@ -93,7 +102,7 @@ class SseTap:
 
     def _event(self, event: bytes) -> bytes:
         hidden = False
-        if INTERESTING.search(event):
+        if self._every or INTERESTING.search(event):
             payload = mapping(
                 parse_json(b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")))
             )

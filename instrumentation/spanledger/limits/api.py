@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Unpack
 from spanledger.context.baggage import dimension_value
 from spanledger.limits.dimensions import normalize_policy
 from spanledger.limits.estimate.worst_case import max_cost_picousd
-from spanledger.limits.limiter import Decision, Limiter
+from spanledger.limits.limiter import Limiter
 from spanledger.limits.policy import Dimensions, Policy
 from spanledger.limits.policy_documents import PolicyError, load
+from spanledger.limits.reservations import Decision
 from spanledger.limits.store.memory import MemoryStore
 from spanledger.limits.store.protocol import MAX_PICOUSD, StoreError
 from spanledger.limits.store.redis import DEADLINE_SECONDS, SETTLEMENT_DEADLINE_SECONDS, RedisStore

@@ -12,13 +12,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from spanledger.limits.circuit_breaker import CircuitBreaker
 from spanledger.limits.matching_budgets import MatchedBudgets, RequestEstimate
 from spanledger.limits.policy import DOWNGRADE, Dimensions, Policy
 from spanledger.limits.policy_feed import PolicyFeed
-from spanledger.limits.reservations import Cost, Reservation
+from spanledger.limits.reservations import Cost, Decision, Reservation
 from spanledger.limits.store.protocol import BudgetCounter, ReserveResult, Store, StoreError
 from spanledger.limits.store.settlement_queue import SettlementWorker
 from spanledger.limits.thresholds import Thresholds, warnings
@@ -29,25 +29,6 @@ CLOSE_TIMEOUT_SECONDS: Final = 4.0
 """Shutdown timeout: one settlement of maximum duration, and those queued behind it."""
 MAX_OPEN_RESERVATIONS: Final = 100_000
 """Reservations of the application's own code remembered by a process; the oldest are evicted first, and expire."""
-
-
-class Decision(NamedTuple):
-    """The outcome of `check`."""
-
-    allowed: bool
-    reason: str = ""
-    """Why the request is refused or downgraded; or STORE_UNAVAILABLE if it was allowed without the store."""
-    retry_after_seconds: int = 0
-    """Seconds until the window of the exhausted budget ends; 0 if waiting does not help."""
-    reservation: str = ""
-    """Id to pass to `settle`; "" if no cost has to be counted."""
-    warnings: tuple[str, ...] = ()
-    """Budgets that have crossed a threshold, e.g. ("everything 90%",)."""
-    model: str = ""
-    """The replacement model; "": the requested one."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self._asdict(), "warnings": list(self.warnings)}
 
 
 class Limiter:
@@ -211,12 +192,14 @@ class Limiter:
                 return Decision(True, reason, 0, name, threshold_warnings, model), Reservation(
                     self, name, matched, amount
                 )
-            full_index, full_budget = held.full_index, matched.budgets[held.full_index]
-        share = "" if full_budget.effective_action_share == 1 else f"{full_budget.effective_action_share:.0%} of "
-        refusal = (
-            f"budget {full_budget.name!r}: {share}{full_budget.amount_text} for the {full_budget.window} is used up"
-        )
-        return Decision(False, refusal, max(1, ceil(matched.window_ends[full_index] - self._now()))), None
+            full_index = held.full_index
+        return self._refusal(matched, full_index), None
+
+    def _refusal(self, matched: MatchedBudgets, full_index: int) -> Decision:
+        budget = matched.budgets[full_index]
+        share = "" if budget.effective_action_share == 1 else f"{budget.effective_action_share:.0%} of "
+        reason = f"budget {budget.name!r}: {share}{budget.amount_text} for the {budget.window} is used up"
+        return Decision(False, reason, max(1, ceil(matched.window_ends[full_index] - self._now())))
 
     def _reserve(self, name: str, counters: Sequence[BudgetCounter], amount: int) -> ReserveResult:
         if self._breaker.is_open:
@@ -243,6 +226,18 @@ class Limiter:
     def new_reservation_id(self) -> str:
         """A new reservation id."""
         return f"{self._instance_id}:{next(self._sequence)}"
+
+    def reserve_more(self, reservation: str, matched: MatchedBudgets, amount: int) -> Decision:
+        """Reserve more for a call that was admitted. It cannot be sent to another model any more: a budget that downgrades lets it
+        go on, one that blocks may refuse; so does a store that does not answer, if a budget fails closed."""
+        try:
+            held = self._reserve(reservation, matched.without_downgrades(), amount)
+        except StoreError as error:
+            fail_closed_budget = matched.fail_closed_budget
+            if fail_closed_budget is None:
+                return Decision(True, STORE_UNAVAILABLE)
+            return Decision(False, f"budget {fail_closed_budget.name!r}: {error}; the budget fails closed", 1)
+        return Decision(True) if held.full_index is None else self._refusal(matched, held.full_index)
 
     def zero_reservation(self, dimensions: Dimensions) -> Reservation | None:
         """A reservation of zero, for costs that were not authorized in advance; None if no budget matches the request."""

@@ -109,6 +109,7 @@ class Rule:
     critical: bool = False
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
+    max_stream_seconds: int | None = None
 
     def cheaper_model(self, model: str) -> str:
         """The replacement for `model`; "" if there is none."""
@@ -120,7 +121,7 @@ NO_RULE: Final = Rule()
 
 @dataclass(frozen=True)
 class Policy:
-    """All budgets, the shortest window first, and the token caps per request (None: no cap)."""
+    """All budgets, the shortest window first, and the caps of a request (None: no cap)."""
 
     budgets: tuple[Budget, ...] = ()
     max_input_tokens: int | None = None
@@ -130,6 +131,8 @@ class Policy:
     enforce: bool = False
     """Whether the SDK hooks authorize every call; otherwise only the application's own code does."""
     features: Mapping[str, Rule] = field(default_factory=dict[str, Rule])
+    max_stream_seconds: int | None = None
+    """How long a stream may take; None: as long as it does."""
 
     def matching(self, dimensions: Dimensions) -> list[Budget]:
         """The budgets that match a request, in order; found by their first required value, however many there are."""

@@ -18,12 +18,13 @@
     downgrade = { "gpt-5.4" = "gpt-5.4-mini" }
     pinned = true             # never downgraded
     critical = true           # never downgraded, never refused
-    max_output_tokens = 500   # and max_input_tokens
+    max_output_tokens = 500   # and max_input_tokens, max_stream_seconds
 
     [request]
     max_input_tokens = 32000
     max_output_tokens = 4096
     assumed_output_tokens = 4096   # for a call that sets no maximum
+    max_stream_seconds = 300       # a stream that takes longer is closed
 
 The dimensions are `LimitDimensions` of `semconv/dimensions.py`.
 """
@@ -97,7 +98,11 @@ def policy_from_document(document: Json, path: str = "limits") -> Policy:
     if duplicate is not None:
         raise PolicyError(f"{path}: duplicate budget name {duplicate!r}")
     caps = _table(document, "request", path)
-    _reject_unknown_keys(caps, {"max_input_tokens", "max_output_tokens", "assumed_output_tokens"}, f"{path}, request")
+    _reject_unknown_keys(
+        caps,
+        {"max_input_tokens", "max_output_tokens", "assumed_output_tokens", "max_stream_seconds"},
+        f"{path}, request",
+    )
     features = {
         name: rule_from_table(feature_table, f"{path}, feature {name!r}")
         for name, feature_table in _table(document, "features", path).items()
@@ -109,6 +114,7 @@ def policy_from_document(document: Json, path: str = "limits") -> Policy:
         _cap(caps, "assumed_output_tokens", path) or Policy.assumed_output_tokens,
         enforce,
         features,
+        _cap(caps, "max_stream_seconds", path, "seconds"),
     )
 
 
@@ -160,7 +166,11 @@ def rule_from_table(entry: object, location: str) -> Rule:
     if not isinstance(entry, dict):
         raise PolicyError(f"{location} is no table")
     table = cast("Json", entry)
-    _reject_unknown_keys(table, {"downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens"}, location)
+    _reject_unknown_keys(
+        table,
+        {"downgrade", "pinned", "critical", "max_input_tokens", "max_output_tokens", "max_stream_seconds"},
+        location,
+    )
     models = _table(table, "downgrade", location)
     if not all(isinstance(model, str) and model for model in models.values()):
         raise PolicyError(f'{location}: downgrade must be a table of models, e.g. {{ "gpt-5.4" = "gpt-5.4-mini" }}')
@@ -170,6 +180,7 @@ def rule_from_table(entry: object, location: str) -> Rule:
         _flag(table, "critical", location),
         _cap(table, "max_input_tokens", location),
         _cap(table, "max_output_tokens", location),
+        _cap(table, "max_stream_seconds", location, "seconds"),
     )
 
 
@@ -250,8 +261,8 @@ def _zone(value: Any, location: str) -> tzinfo:
     return zone
 
 
-def _cap(caps: Json, name: str, location: str) -> int | None:
+def _cap(caps: Json, name: str, location: str, unit: str = "tokens") -> int | None:
     value = caps.get(name)
     if value is not None and (type(value) is not int or value <= 0):
-        raise PolicyError(f"{location}: {name} = {value!r}; use a number of tokens")
+        raise PolicyError(f"{location}: {name} = {value!r}; use a number of {unit}")
     return value

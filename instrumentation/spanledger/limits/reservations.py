@@ -1,10 +1,29 @@
-"""Reservations: the amount that a request holds in its budgets until its cost is settled."""
+"""Decisions and reservations: whether a request is admitted, and the amount that it holds in its budgets until its cost is settled."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from spanledger.limits.matching_budgets import MatchedBudgets
+
+
+class Decision(NamedTuple):
+    """Whether a request is admitted, and by what."""
+
+    allowed: bool
+    reason: str = ""
+    """Why the request is refused or downgraded; or `limiter.STORE_UNAVAILABLE` if it was allowed without the store."""
+    retry_after_seconds: int = 0
+    """Seconds until the window of the exhausted budget ends; 0 if waiting does not help."""
+    reservation: str = ""
+    """Id to pass to `settle`; "" if no cost has to be counted."""
+    warnings: tuple[str, ...] = ()
+    """Budgets that have crossed a threshold, e.g. ("everything 90%",)."""
+    model: str = ""
+    """The replacement model; "": the requested one."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self._asdict(), "warnings": list(self.warnings)}
 
 
 class Cost(NamedTuple):
@@ -25,22 +44,37 @@ class CostCounter(Protocol):
     def count(self, cost: Cost) -> None: ...
     def count_now(self, cost: Cost) -> bool: ...
     def new_reservation_id(self) -> str: ...
+    def reserve_more(self, reservation: str, matched: MatchedBudgets, amount: int) -> Decision: ...
 
 
 class Reservation:
-    """The reservation of one request. Every billed response is counted; the first one releases the held amount."""
+    """The reservation of one request. Every billed response is counted; the first one releases the held amounts."""
 
-    __slots__ = ("_limiter", "_matched", "_reservation_ids", "held")
+    __slots__ = ("_further", "_limiter", "_matched", "_reservation_ids", "held")
 
     def __init__(self, limiter: CostCounter, reservation: str, matched: MatchedBudgets, held: int) -> None:
         """`held` in picodollars; `reservation` "": nothing is held."""
         self._limiter, self._matched, self.held = limiter, matched, held
         self._reservation_ids = [reservation] if reservation else []
+        self._further: list[tuple[str, int]] = []
+        """(reservation, picodollars) that were reserved later."""
+
+    def extend(self, amount_picousd: int) -> Decision:
+        """Reserve more for a call that is not over; of a refusal, the decision has the reason."""
+        reservation = self._limiter.new_reservation_id()
+        decision = self._limiter.reserve_more(reservation, self._matched, amount_picousd)
+        if decision.allowed:
+            self._further.append((reservation, amount_picousd))
+        return decision
 
     def settle(self, cost_picousd: int | None, billed: bool, dedup_key: str) -> None:
         """Settle a response. A billed response without a price counts as the full held amount. `dedup_key`: identifies a
         response that other processes may report too; it counts once."""
-        spent = cost_picousd if cost_picousd is not None else self.held if billed else 0
+        held = self.held + sum(amount for _, amount in self._further)
+        while self._further:
+            reservation, amount = self._further.pop()
+            self._limiter.count(Cost(reservation, self._matched, amount, 0))
+        spent = cost_picousd if cost_picousd is not None else held if billed else 0
         if dedup_key and spent:
             self._limiter.count(Cost(dedup_key, self._matched, 0, spent, cross_process=True))
             self.count(0)

@@ -82,13 +82,21 @@ def before_end(span: Any, act: Callable[[], object]) -> None:
     span.end = end
 
 
-def stash_usage(span: Any, usage: Any) -> None:
-    """Stash the usage on the span, so that its reader need not parse it from attributes."""
+def stash_usage(span: Any, usage: Any, chunk_times: Any = None) -> None:
+    """Stash the usage on the span, so that its reader need not parse it from attributes.
+
+    `chunk_times`: when the chunks of a stream came, which is for its metrics alone.
+    """
     span.__dict__["_spanledger_usage"] = usage
+    span.__dict__["_spanledger_chunk_times"] = chunk_times
 
 
 def stashed_usage(span: Any) -> Any:
     return span.__dict__.get("_spanledger_usage")
+
+
+def stashed_chunk_times(span: Any) -> Any:
+    return span.__dict__.get("_spanledger_chunk_times")
 
 
 def copy_attributes(span: Any) -> dict[str, Any]:

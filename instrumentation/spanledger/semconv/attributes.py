@@ -84,7 +84,7 @@ MEDIA_QUALITY: Final = "spanledger.media.quality"
 REPORTED_TOTAL: Final = "spanledger.usage.reported_total_tokens"
 USAGE_SOURCE: Final = "spanledger.usage.source"
 """exact (the provider's final figures) | request (counted from what was asked: the answer has none) |
-partial (a stream that stopped early) | cache (a stored answer: nothing was used) | missing."""
+partial (a stream that stopped early) | estimated (counted from the text of a stream that a limit closed) | cache (a stored answer: nothing was used) | missing."""
 CACHE_HIT: Final = "spanledger.cache.hit"
 """true: a cache of the application's, or of a gateway, gave the answer; the provider sold nothing."""
 COST_AVOIDED: Final = "spanledger.cost.avoided_picousd"

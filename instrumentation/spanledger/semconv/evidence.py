@@ -33,6 +33,9 @@ MODALITY_UNKNOWN: Final = "modality_unknown"
 TOKENS_MISSING: Final = "tokens_missing"
 """It is billed by tokens that it does not state, and was priced by the list of sizes."""
 
+USAGE_ESTIMATED: Final = "usage_estimated"
+"""A limit closed the stream before the provider had stated what it used: tokens are counted from the text that came."""
+
 CREDIT_APPLIED: Final = "credit_applied"
 """The provider has repriced it by a credit that it does not state (Anthropic's `fallback_credit`)."""
 
@@ -40,6 +43,6 @@ GATEWAY: Final = "gateway"
 """A LiteLLM proxy has answered, which serves no models itself: of a name that no vendor has, nobody knows the price."""
 
 READING_FLAGS: Final = frozenset({
-    GATEWAY, USAGE_UNREAD, FEE_UNKNOWN, CACHE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING, CREDIT_APPLIED,
+    GATEWAY, USAGE_UNREAD, FEE_UNKNOWN, CACHE_UNKNOWN, MODALITY_UNKNOWN, TOKENS_MISSING, USAGE_ESTIMATED, CREDIT_APPLIED,
 })  # fmt: skip
 """Those that the answer has given, not the table: a new price keeps them."""

@@ -116,9 +116,12 @@ class BatchEstimate:
         return None
 
 
+RequestEstimate = SingleRequestEstimate | BatchEstimate
+
+
 def estimate_request(
     provider: str, request: Request, body: object, assumed: int, files: int = 0, replaceable: bool = True
-) -> SingleRequestEstimate | BatchEstimate:
+) -> RequestEstimate:
     """Estimate a call; arguments as for `SingleRequestEstimate`."""
     if request.batch and (parts := inline_requests(body)):
         return BatchEstimate(provider, request, parts, assumed)
