@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -31,7 +31,7 @@ from foreign_spans import body, cost, foreign, protobuf
 from spanledger_clickhouse.cli import main
 from spanledger_clickhouse.database import insert as writer
 from spanledger_clickhouse.database import migrations
-from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client
+from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client, resolve_target
 from spanledger_clickhouse.database.insert import PoisonError
 from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.demo.run import free_port
@@ -308,10 +308,58 @@ def test_sigterm_commits_pending_spans(running, target: Target):
         assert client.query("SELECT count() FROM spanledger.llm_calls").result_rows == [(1,)]
 
 
+HEADERS: Final = {"Content-Type": "application/json", "Authorization": "Bearer 0123456789abcdef"}
+
+
+def is_ready(url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/readyz").status_code == 200
+    return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.services
+def test_workers_have_a_port_each_and_are_started_again(migrated_front: str):
+    where = resolve_target(migrated_front)
+    with started(where, "--workers", 2) as (process, url):
+        first = int(url.rpartition(":")[2])
+        urls = [url, f"http://127.0.0.1:{first + 1}"]
+        for each in urls:
+            wait_for(lambda each=each: is_ready(each))
+        for number, each in enumerate(urls):
+            answer = httpx.post(
+                f"{each}/v1/traces", content=body(foreign(span_id=f"{number + 1:016x}")), headers=HEADERS
+            )
+            assert answer.status_code == 200, answer.text
+        workers = [
+            int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]  # fmt: skip
+        assert len(workers) == 2
+        os.kill(workers[1], signal.SIGKILL)
+        wait_for(lambda: not is_ready(urls[1]))
+        wait_for(lambda: is_ready(urls[1]))
+        assert is_ready(urls[0])
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "ended with -9; it is started again" in errors
+        assert not any(is_ready(each) for each in urls)
+    with open_client(where) as client:
+        assert client.query("SELECT count() FROM llm.llm_calls").result_rows == [(2,)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "is not a loopback address"),
+        (["--workers", "2"], "an embedded ledger is open in one process"),
         (["--tls-key", __file__], "go together"),
         (["--tokens-file", __file__], "tokens cannot be read"),
     ],

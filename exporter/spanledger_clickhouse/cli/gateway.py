@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from spanledger.runtime import settings
 from spanledger_clickhouse.cli.output import report_user_errors
-from spanledger_clickhouse.database.connection import DatabaseError, resolve_target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, resolve_target
+
+if TYPE_CHECKING:
+    from spanledger_clickhouse.gateway.server import Limits
 
 MEGABYTE: Final = 1 << 20
 DRAIN_SECONDS: Final = 30
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 
 
 @click.command()
@@ -43,6 +48,13 @@ DRAIN_SECONDS: Final = 30
     type=click.IntRange(1),
     help="The most that all pending requests may hold.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Processes, each with a port of its own: the given one and those after it.",
+)
 @click.option("--no-rollups", is_flag=True, help="Leave the rollups to another process (spanledger rollup).")
 @report_user_errors
 def gateway(
@@ -54,13 +66,15 @@ def gateway(
     tls_key: str | None,
     max_request_mb: int,
     max_waiting_mb: int,
+    workers: int,
     no_rollups: bool,
 ) -> None:
     """Receive spans over OTLP/HTTP and write them to ClickHouse.
 
     For a Collector, or any OpenTelemetry SDK. The gateway returns 200 when ClickHouse has committed, prices spans that
     arrive without a price, and drops spans that are not LLM calls. /healthz, /readyz and /metrics report its state. On
-    SIGTERM it commits the pending requests and exits.
+    SIGTERM it commits the pending requests and exits. With --workers there is a process for each core: give each Collector
+    the port of one of them, as the spans of a trace belong together.
 
     \b
     Example:
@@ -68,14 +82,11 @@ def gateway(
       SPANLEDGER_GATEWAY_TOKENS='*=a-long-random-token' spanledger gateway --host 0.0.0.0
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
-        from spanledger_clickhouse.gateway.connections import raise_descriptor_limit, request_protocol
-        from spanledger_clickhouse.gateway.server import Gateway, Limits, load_tokens
+        from spanledger_clickhouse.gateway.server import Limits, load_tokens
     except ImportError as error:
         raise click.ClickException(f"{error}: pip install 'spanledger[gateway]'") from error
-    from spanledger_clickhouse.gateway.group_commit import GroupCommitWriter
-
     try:
         tokens = load_tokens(tokens_file, settings.setting("gateway_tokens"))
     except (OSError, ValueError) as error:
@@ -91,13 +102,57 @@ def gateway(
     if bool(tls_certificate) != bool(tls_key):
         raise click.UsageError("--tls-certificate and --tls-key go together")
     ledger_target = resolve_target()
-    limits = Limits(max_request_mb * MEGABYTE, max_waiting_mb * MEGABYTE)
+    if workers > 1 and ledger_target.embedded:
+        raise click.UsageError("--workers needs a ClickHouse server: an embedded ledger is open in one process")
+    if workers > 1 and port + workers - 1 > 65535:
+        raise click.UsageError(f"--workers {workers} needs the ports {port} to {port + workers - 1}")
+    settings_of_all: dict[str, Any] = {
+        "host": host,
+        "tokens": tokens,
+        "limits": Limits(max_request_mb * MEGABYTE, max_waiting_mb * MEGABYTE),
+        "ledger_target": ledger_target,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+    }
+    scheme = f"http{'s' if tls_key else ''}"
+    ports = f"{port} to {port + workers - 1}" if workers > 1 else str(port)
+    click.echo(f"spans from {scheme}://{host}:{ports}/v1/traces go to {ledger_target.masked_dsn}", err=True)
+    if workers == 1:
+        _serve(port=port, refresh_rollups=not no_rollups, **settings_of_all)
+        return
+    from spanledger_clickhouse.gateway.workers import run_workers
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    run_workers(
+        workers,
+        _serve,
+        lambda number: {
+            "port": port + number, "refresh_rollups": number == 0 and not no_rollups, **settings_of_all,
+        },
+    )  # fmt: skip
+
+
+def _serve(
+    *,
+    host: str,
+    port: int,
+    tokens: Mapping[str, str],
+    limits: Limits,
+    ledger_target: Target,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    refresh_rollups: bool,
+) -> None:
+    """One gateway, in this process, until SIGTERM."""
+    import uvicorn
+
+    from spanledger_clickhouse.gateway.connections import raise_descriptor_limit, request_protocol
+    from spanledger_clickhouse.gateway.group_commit import GroupCommitWriter
+    from spanledger_clickhouse.gateway.server import Gateway
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     intake = GroupCommitWriter(
-        ledger_target, settings.spool_dir(), limits.waiting_bytes, refresh_rollups=not no_rollups
-    )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    click.echo(
-        f"spans from http{'s' if tls_key else ''}://{host}:{port}/v1/traces go to {ledger_target.masked_dsn}", err=True
+        ledger_target, settings.spool_dir(), limits.waiting_bytes, refresh_rollups=refresh_rollups
     )
     raise_descriptor_limit()
     uvicorn.run(

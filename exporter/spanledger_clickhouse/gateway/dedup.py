@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, NamedTuple, cast
 
+from spanledger.pricing import Price
+from spanledger.pricing.price import ERROR
+from spanledger.runtime.guard import quietly
 from spanledger.semconv import attributes as a
 from spanledger_clickhouse.gateway import foreign_spans, plausibility
-from spanledger_clickhouse.prices import repricing
 from spanledger_clickhouse.rows import otlp
 from spanledger_clickhouse.rows.otlp import Span, Value, text
 from spanledger_clickhouse.rows.result_lines import expanded
@@ -25,11 +27,13 @@ from spanledger_clickhouse.rows.rows import (
     PRICE_LABELS,
     Contents,
     Row,
+    billed_call,
     event,
     is_job,
     is_outcome,
     job,
     outcome,
+    price_columns,
     row,
 )
 
@@ -252,5 +256,8 @@ def with_price(call_row: Row) -> Row:
     """A row with a price: unchanged if its process priced it or gave a reason, else from the local price table."""
     if call_row[PRICE_STATUS_INDEX]:
         return call_row
-    correction = repricing.correction_for(dict(zip(COLUMNS, call_row, strict=True)))
-    return correction.row if correction is not None else call_row
+    values = dict(zip(COLUMNS, call_row, strict=True))
+    price = Price(ERROR)
+    with quietly("pricing a row"):
+        price = billed_call(values).price()
+    return tuple({**values, **price_columns(price)}.values())

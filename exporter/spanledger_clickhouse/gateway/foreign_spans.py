@@ -71,6 +71,8 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """Attribute -> its aliases in other conventions; its own name has precedence."""
 
+ALIAS_NAMES: Final = frozenset(alias for aliases in ALIASES.values() for alias in aliases)
+
 PROVIDERS: Final = {
     "openai": "openai",
     "azure": "azure.ai.openai",
@@ -138,7 +140,7 @@ def normalized(span: Span) -> Span | None:
     if operation is None or TRACELOOP_KIND in original:
         return None
     attributes: dict[str, Value] = dict(original)
-    for name, others in ALIASES.items():
+    for name, others in () if ALIAS_NAMES.isdisjoint(original) else ALIASES.items():
         for other in others:
             value = attributes.pop(other, None)
             if name not in original and value not in (None, ""):
@@ -170,10 +172,13 @@ def normalized(span: Span) -> Span | None:
     return span._replace(attributes={key: value for key, value in attributes.items() if _is_retained(key, value)})
 
 
+COUNTED: Final = frozenset(USAGE_ATTRIBUTES)
+
+
 def _read_counts(attributes: dict[str, Value]) -> None:
     """Make whole numbers of counts that were sent as 12.0 or "12"; what is not a count stays as it is."""
-    for name in USAGE_ATTRIBUTES:
-        exact = exact_count(attributes.get(name))
+    for name in attributes.keys() & COUNTED:
+        exact = exact_count(attributes[name])
         if exact is not None:
             attributes[name] = exact
 

@@ -23,6 +23,7 @@ MAX_RECORDED_PICOUSD: Final = 10**19
 """$10 million for one process."""
 MAX_SEQUENCE: Final = 2**40
 """A thousand calls a second for thirty years."""
+COST_NAMES: Final = tuple(name for _, name in COSTS)
 PRICES: Final = frozenset([name for _, name in COSTS] + [name for _, name in PRICE_LABELS])
 NUMBERS: Final = (a.SEQUENCE, a.LOST_FROM, a.LOST_TO, a.LOST_ROWS)
 
@@ -45,7 +46,8 @@ def problem(span: Span) -> str:
 def without_impossible(span: Span) -> Span:
     """The span without a price that no call has, and without a number that no process reaches."""
     left_out: set[str] = set()
-    if not all(_is_number(span, name, MAX_COST_PICOUSD) for _, name in COSTS):
+    costs = map(span.attributes.get, COST_NAMES)
+    if not all(cost is None or (type(cost) is int and 0 <= cost <= MAX_COST_PICOUSD) for cost in costs):
         left_out |= PRICES
     if not _is_number(span, a.SEQUENCE, MAX_SEQUENCE):
         left_out |= {a.SEQUENCE, a.PROCESS_ID}

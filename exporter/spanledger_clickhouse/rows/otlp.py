@@ -151,7 +151,19 @@ def _pool_of_bytes() -> Any:
 
 def _attributes(split: Splitter, pairs: Any) -> dict[str, Value]:
     split.spend(len(pairs))
-    return {_str(pair.key): _value(split, pair.value) for pair in pairs}
+    attributes: dict[str, Value] = {}
+    for pair in pairs:
+        key, value = pair.key, pair.value
+        kind = value.WhichOneof("value")
+        if kind == "string_value":
+            content = value.string_value
+            content = content if isinstance(content, str) else _str(content)
+        elif kind == "int_value":
+            content = value.int_value
+        else:
+            content = _value(split, value)
+        attributes[key if isinstance(key, str) else _str(key)] = content
+    return attributes
 
 
 def _str(value: str | bytes) -> str:

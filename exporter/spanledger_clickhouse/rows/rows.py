@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, cast
 
 from spanledger.pricing import BilledCall, Price
@@ -337,97 +338,83 @@ def _recorded(value: object) -> Decimal | None:
     return Decimal(value).scaleb(-12) if type(value) is int and 0 <= value < 2**63 else None
 
 
-def _is_unmapped(key: str) -> bool:
-    return key not in MAPPED_ATTRIBUTES and key not in vendors.NAMES and not key.startswith(a.LABEL_PREFIX)
-
-
 def row(span: Span, source: str) -> Row:
-    """One span as a row, in the order of `COLUMNS`."""
+    """One span as a row, in the order of `COLUMNS`.
+
+    The attributes that a span has are a quarter of what a row can hold: each is put into its column, the others stay empty.
+    """
     attributes, resource = span.attributes, span.resource
-    start = span.start
+    values = list(EMPTY_ROW)
+    further: list[str] = []
+    for name, value in attributes.items():
+        reader = READERS.get(name)
+        if reader is not None:
+            values[reader[0]] = reader[1](value)
+        elif name not in NOT_COLUMNS:
+            further.append(name)
+    others = {
+        text(name): display_text(attributes[name])
+        for name in islice((name for name in further if not name.startswith(a.LABEL_PREFIX)), MAX_ATTRIBUTES)
+    }
     usage = from_attributes(attributes)
-    tokens = [getattr(usage, field) if usage else 0 for _, field in TOKENS]
-    priced = natural(attributes.get(a.COST_TOTAL)) is not None
-    trace_id, span_id = span.trace_id, span.span_id
-    job_id, observed_at = text(attributes.get(a.JOB_ID)), start
+    if usage is not None:
+        values[TOKENS_BEGIN:TOKENS_END] = TOKEN_COUNTS(usage)
+    elif not attributes.keys().isdisjoint(USAGE_ATTRIBUTES):
+        values[INDEX["usage_source"]] = "missing"
+    if natural(attributes.get(a.COST_TOTAL)) is not None:  # a missing component of a priced call is zero
+        for index in (index for index in COST_INDEXES if values[index] is None):
+            values[index] = ZERO
+    trace_id, span_id, start = span.trace_id, span.span_id, span.start
+    job_id = text(attributes.get(a.JOB_ID))
     if job_id:
         # Any process may poll an async job: the same job of a tenant is the same row, whichever process saw it finish.
         digest = hashlib.sha256(f"{_id_space(attributes)}:{job_id}".encode()).hexdigest()
         trace_id, span_id = digest[:32], digest[32:48]
         created = natural(attributes.get(a.JOB_CREATED))
         start = created * 10**9 if created and created < MAX_TIMESTAMP_SECONDS else start
-    return (
-        text(attributes.get(a.TENANT_ID)),
+        if not attributes.get(a.JOB_CREATED):
+            others[UNDATED] = "true"
+    values[INDEX["start_time"] : INDEX["start_time"] + 4] = (
         EPOCH + timedelta(microseconds=min(start, MAX_TIMESTAMP_SECONDS * 10**9) // 1000),
         trace_id,
         span_id,
         span.parent_span_id,
-        text(attributes.get(a.RESPONSE_ID)),
-        text(attributes.get(a.PROCESS_ID)),
-        natural(attributes.get(a.SEQUENCE)),
-        text(resource.get(a.SERVICE_NAME)),
-        text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_DEPRECATED)) or None,
-        *(text(attributes.get(dimension.attribute)) or None for dimension in NULLABLE_DIMENSIONS),
-        {
-            text(key.removeprefix(a.LABEL_PREFIX)): text(attributes[key])
-            for key in islice((key for key in attributes if key.startswith(a.LABEL_PREFIX)), MAX_ATTRIBUTES)
-        },
-        text(attributes.get(a.UNIT_NAME)) or None,
-        text(attributes.get(a.UNIT_ID)),
-        real(attributes.get(a.UNIT_QUANTITY)),
-        text(attributes.get(a.UNIT_MEASURE)),
-        text(attributes.get(a.ATTRIBUTION_REASON)),
-        text(attributes.get(a.CONTEXT_LOST_AT)),
-        text(attributes.get(a.CODE_FILE), MAX_TEXT),
-        natural(attributes.get(a.CODE_LINE), 32) or 0,
-        text(attributes.get(a.CODE_FUNCTION)),
-        text(attributes.get(a.PROVIDER)),
-        text(attributes.get(a.OPERATION)),
-        text(attributes.get(a.REQUEST_MODEL)),
-        text(attributes.get(a.RESPONSE_MODEL)),
-        text(attributes.get(a.SERVER_ADDRESS)),
-        text(attributes.get(a.SERVICE_TIER)),
-        text(attributes.get(a.INFERENCE_GEO)),
-        text(attributes.get(a.SPEED)),
-        text(attributes.get(a.MEDIA_SIZE)),
-        text(attributes.get(a.MEDIA_QUALITY)),
-        attributes.get(a.REQUEST_STREAM) is True,
-        attributes.get(a.BATCH) is True,
-        real(attributes.get(a.REQUEST_TEMPERATURE)),
-        natural(attributes.get(a.REQUEST_MAX_TOKENS), 32),
-        text(attributes.get(a.PROMPT_NAME)),
-        text(attributes.get(a.PROMPT_HASH)),
-        *tokens,
-        natural(attributes.get(a.REPORTED_TOTAL)),
-        "missing"
-        if usage is None and not attributes.keys().isdisjoint(USAGE_ATTRIBUTES)
-        else text(attributes.get(a.USAGE_SOURCE)),
-        *(money(attributes.get(name), priced) for _, name in COSTS),
-        money(attributes.get(a.COST_COMPUTED), False),
-        money(attributes.get(a.COST_AVOIDED), False),
-        money(attributes.get(a.COST_LOW), False),
-        money(attributes.get(a.COST_HIGH), False),
-        text(attributes.get(a.PRICE_STATUS)),
-        text(attributes.get(a.PRICE_KEY)),
-        text(attributes.get(a.PRICE_SOURCE)),
-        text(attributes.get(a.PRICE_VERSION)),
-        texts(attributes.get(a.PRICE_FLAGS)),
-        min(max(0, span.end - observed_at), MAX_DURATION_NS) // 1000,
-        seconds_to_us(attributes.get(a.RESPONSE_TIME_TO_FIRST_CHUNK)),
-        text(attributes.get(a.OUTCOME)),
-        text(attributes.get(a.ERROR_TYPE)),
-        texts(attributes.get(a.RESPONSE_FINISH_REASONS)),
-        natural(attributes.get(a.ATTEMPTS), 16) or 0,
-        texts(attributes.get(a.ATTEMPT_STATUS)),
-        [natural(value) or 0 for value in as_list(attributes.get(a.ATTEMPT_DURATION_US))],
-        texts(attributes.get(a.ATTEMPT_BILLED)),
-        text(attributes.get(a.BEGUN_JOB_ID)),
-        text(attributes.get(a.USAGE_RAW), MAX_JSON),
-        {text(key): display_text(attributes[key]) for key in islice(filter(_is_unmapped, attributes), MAX_ATTRIBUTES)}
-        | ({UNDATED: "true"} if job_id and not attributes.get(a.JOB_CREATED) else {}),
-        text(span.scope),
-        source,
     )
+    values[INDEX["service"]] = text(resource.get(a.SERVICE_NAME))
+    values[INDEX["environment"]] = text(resource.get(a.ENVIRONMENT) or resource.get(a.ENVIRONMENT_DEPRECATED)) or None
+    values[INDEX["labels"]] = {
+        text(name.removeprefix(a.LABEL_PREFIX)): text(attributes[name])
+        for name in islice((name for name in further if name.startswith(a.LABEL_PREFIX)), MAX_ATTRIBUTES)
+    }
+    values[INDEX["duration_us"]] = min(max(0, span.end - span.start), MAX_DURATION_NS) // 1000
+    values[INDEX["attributes"]] = others
+    values[INDEX["scope"]] = text(span.scope)
+    values[INDEX["source"]] = source
+    return tuple(values)
+
+
+def _text_or_none(value: object) -> str | None:
+    return text(value) or None
+
+
+def _path(value: object) -> str:
+    return text(value, MAX_TEXT)
+
+
+def _usage_json(value: object) -> str:
+    return text(value, MAX_JSON)
+
+
+def _is_true(value: object) -> bool:
+    return value is True
+
+
+def _uint32(value: object) -> int | None:
+    return natural(value, 32)
+
+
+def _sum(value: object) -> Decimal | None:
+    return money(value, False)
 
 
 def _id_space(attributes: Mapping[str, Any]) -> str:
@@ -493,3 +480,72 @@ def money(value: object, priced: bool) -> Decimal | None:
     if type(value) is int and abs(value) <= MAX_PICO:
         return Decimal(value).scaleb(-12)
     return Decimal(0) if priced else None
+
+
+READERS_OF_COLUMNS: Final[dict[str, tuple[str, Callable[[Any], object]]]] = {
+    "tenant_id": (a.TENANT_ID, text),
+    "response_id": (a.RESPONSE_ID, text),
+    "process_id": (a.PROCESS_ID, text),
+    "sequence": (a.SEQUENCE, natural),
+    **{dimension.column: (dimension.attribute, _text_or_none) for dimension in NULLABLE_DIMENSIONS},
+    "unit_name": (a.UNIT_NAME, _text_or_none),
+    "unit_id": (a.UNIT_ID, text),
+    "unit_quantity": (a.UNIT_QUANTITY, real),
+    "unit_measure": (a.UNIT_MEASURE, text),
+    "attribution_reason": (a.ATTRIBUTION_REASON, text),
+    "context_lost_at": (a.CONTEXT_LOST_AT, text),
+    "code_file": (a.CODE_FILE, _path),
+    "code_line": (a.CODE_LINE, lambda value: natural(value, 32) or 0),
+    "code_function": (a.CODE_FUNCTION, text),
+    "provider": (a.PROVIDER, text),
+    "operation": (a.OPERATION, text),
+    "request_model": (a.REQUEST_MODEL, text),
+    "response_model": (a.RESPONSE_MODEL, text),
+    "server_address": (a.SERVER_ADDRESS, text),
+    "service_tier": (a.SERVICE_TIER, text),
+    "inference_geo": (a.INFERENCE_GEO, text),
+    "speed": (a.SPEED, text),
+    "media_size": (a.MEDIA_SIZE, text),
+    "media_quality": (a.MEDIA_QUALITY, text),
+    "is_streaming": (a.REQUEST_STREAM, _is_true),
+    "is_batch": (a.BATCH, _is_true),
+    "temperature": (a.REQUEST_TEMPERATURE, real),
+    "max_tokens": (a.REQUEST_MAX_TOKENS, _uint32),
+    "prompt_name": (a.PROMPT_NAME, text),
+    "prompt_hash": (a.PROMPT_HASH, text),
+    "reported_total_tokens": (a.REPORTED_TOTAL, natural),
+    "usage_source": (a.USAGE_SOURCE, text),
+    **{column: (name, _sum) for column, name in COSTS},
+    "computed_cost_usd": (a.COST_COMPUTED, _sum),
+    "avoided_cost_usd": (a.COST_AVOIDED, _sum),
+    "low_cost_usd": (a.COST_LOW, _sum),
+    "high_cost_usd": (a.COST_HIGH, _sum),
+    "price_status": (a.PRICE_STATUS, text),
+    "price_key": (a.PRICE_KEY, text),
+    "price_source": (a.PRICE_SOURCE, text),
+    "price_version": (a.PRICE_VERSION, text),
+    "price_flags": (a.PRICE_FLAGS, texts),
+    "time_to_first_chunk_us": (a.RESPONSE_TIME_TO_FIRST_CHUNK, seconds_to_us),
+    "outcome": (a.OUTCOME, text),
+    "error_type": (a.ERROR_TYPE, text),
+    "finish_reasons": (a.RESPONSE_FINISH_REASONS, texts),
+    "attempts": (a.ATTEMPTS, lambda value: natural(value, 16) or 0),
+    "attempt_status": (a.ATTEMPT_STATUS, texts),
+    "attempt_duration_us": (a.ATTEMPT_DURATION_US, lambda value: [natural(part) or 0 for part in as_list(value)]),
+    "attempt_billed": (a.ATTEMPT_BILLED, texts),
+    "job_id": (a.BEGUN_JOB_ID, text),
+    "usage_json": (a.USAGE_RAW, _usage_json),
+}
+"""Column -> the attribute that it holds, and how that is read."""
+INDEX: Final = {column: index for index, column in enumerate(COLUMNS)}
+READERS: Final = {name: (INDEX[column], read) for column, (name, read) in READERS_OF_COLUMNS.items()}
+NOT_COLUMNS: Final = frozenset((MAPPED_ATTRIBUTES | vendors.NAMES) - READERS.keys() - {a.LABEL_PREFIX})
+"""Attributes from which columns are made in other ways."""
+EMPTY_ROW: Final = tuple(
+    read(None) if (read := READERS_OF_COLUMNS.get(column, ("", None))[1]) else 0 for column in COLUMNS
+)
+TOKENS_BEGIN: Final = INDEX[TOKENS[0][0]]
+TOKENS_END: Final = TOKENS_BEGIN + len(TOKENS)
+TOKEN_COUNTS: Final = itemgetter(*(Usage._fields.index(field) for _, field in TOKENS))
+COST_INDEXES: Final = tuple(INDEX[column] for column, _ in COSTS)
+ZERO: Final = Decimal(0)

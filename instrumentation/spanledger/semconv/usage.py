@@ -333,6 +333,10 @@ def to_attributes(usage: Usage) -> dict[str, int]:
     return attributes
 
 
+_FIELDS_OF_ATTRIBUTES: Final = {
+    **{meter.attribute: name for name, meter in METERS.items()},
+    a.REPORTED_TOTAL: "reported_total",
+}
 USAGE_ATTRIBUTES: Final = (*(meter.attribute for meter in METERS.values()), a.REPORTED_TOTAL)
 """Every usage attribute."""
 
@@ -351,19 +355,18 @@ def from_attributes(attributes: Mapping[str, object]) -> Usage | None:
 
     None where it carries none, or one count that is not a count: the others alone would be a wrong price.
     """
-    counts: dict[str, int] = {}
-    for name in USAGE_ATTRIBUTES:
-        value = attributes.get(name)
+    fields: dict[str, int] = {}
+    for attribute in attributes.keys() & _FIELDS_OF_ATTRIBUTES.keys():
+        value = attributes[attribute]
         if value is not None:
             exact = exact_count(value)
             if exact is not None:
-                counts[name] = exact
-            elif name != a.REPORTED_TOTAL:
+                fields[_FIELDS_OF_ATTRIBUTES[attribute]] = exact
+            elif attribute != a.REPORTED_TOTAL:
                 return None
-    if not counts:
+    if not fields:
         return None
-    fields = {name: counts[meter.attribute] for name, meter in METERS.items() if meter.attribute in counts}
     for name, parts in CACHED_PARTS.items():
         if name in fields:
             fields[name] = max(0, fields[name] - sum(fields.get(part, 0) for part in parts))
-    return from_totals(**fields, reported_total=counts.get(a.REPORTED_TOTAL))
+    return from_totals(**fields)
