@@ -22,8 +22,14 @@ import spanledger
 from conftest import Recorded
 from limited_calls import MESSAGES, balance
 from spanledger import BudgetExceeded
-from spanledger.capture.stream_limit import text_size
+from spanledger.capture.stream_limit import StreamLimit, text_size
 from spanledger.limits import api
+from spanledger.limits.limiter import Limiter
+from spanledger.limits.policy import Dimensions
+from spanledger.limits.policy_documents import policy_from_document
+from spanledger.limits.reservations import Decision
+from spanledger.limits.store.protocol import Store
+from spanledger.semconv.usage import Usage
 
 WORDS = "four words and more. " * 20
 """Of one event: 420 bytes, 105 tokens as we count them."""
@@ -221,6 +227,8 @@ GROWING: dict[str, Callable[[str], None]] = {
 }  # fmt: skip
 """Streams without a maximum."""
 STREAMS = {**GROWING, "message": message, "message helper async": message_helper_async}
+USD = 10**12
+"""Picodollars."""
 OUTPUT_USD = {"gpt-5.4-mini": Decimal("4.5e-6"), "gemini-3.5-flash": Decimal("9e-6")}
 
 
@@ -301,6 +309,7 @@ def test_a_connection_that_is_back_in_the_pool_stays_open(limited: Any, ledger: 
 def test_parallel_streams_of_one_user_stay_within_the_budget_and_one_part_each(
     limited: Any, ledger: Recorded, endless: Endless
 ):
+    endless.pause = 0.03  # an event at a time
     limited("0.1", 'action = "block"\n[request]\nassumed_output_tokens = 200\n')
 
     def agent(_: int) -> str:
@@ -328,6 +337,77 @@ def test_what_is_reserved_later_is_released_when_the_stream_ends(limited: Any, l
     assert balance() == (Decimal(held).scaleb(-12), 0)  # nobody knows what it cost: what was reserved
 
 
+def test_a_model_without_a_price_grows_for_nothing(limited: Any, ledger: Recorded, endless: Endless):
+    endless.events = 100
+    limited("5", 'action = "block"\n[request]\nassumed_output_tokens = 50\nmax_stream_seconds = 1\n')
+    with (
+        closing(genai.Client(api_key="k", http_options={"base_url": endless.url})) as client,
+        spanledger.attribution(user="ada"),
+        pytest.raises(BudgetExceeded, match="the 1 seconds"),
+    ):
+        for _ in client.models.generate_content_stream(model="gemma-3-27b-it", contents="x"):
+            pass
+    assert balance() == (0, 0)
+
+
+def test_an_operation_that_reserves_no_output_is_not_counted(limited: Any, ledger: Recorded, endless: Endless):
+    limited("0.5")
+    limit = StreamLimit(Refusing(), part_tokens=0, part_picousd=5)
+    limit.see(chat_chunk("word " * 1000))
+    assert (limit.refusal, limit.seen_tokens) == (None, 1250)
+
+
+class Refusing:
+    def extend(self, amount_picousd: int) -> Decision:
+        return Decision(False, f"no room for {amount_picousd}")
+
+
+def test_what_comes_in_one_piece_is_reserved_at_once():
+    limit = StreamLimit(Refusing(), part_tokens=10, part_picousd=5)
+    limit.see(chat_chunk("x" * 40))
+    assert limit.refusal is None
+    limit.see(chat_chunk("x" * 84))
+    assert limit.refusal is not None
+    assert limit.refusal.reason == "no room for 15; the stream was closed"
+
+
+def test_what_a_provider_states_counts_and_the_text_since():
+    limit = StreamLimit()
+    limit.see(chat_chunk("x" * 4000))
+    limit.see({**gemini_chunk("x" * 400), "usageMetadata": {"candidatesTokenCount": 100, "thoughtsTokenCount": 50}})
+    limit.see(gemini_chunk("x" * 40))
+    assert limit.seen_tokens == 160
+    assert limit.usage(Usage(input=7, output=150)) == Usage(input=7, output=160)
+
+
+def test_a_budget_never_looks_empty_while_a_stream_is_settled(store: Store):
+    limiter = Limiter(
+        policy_from_document({"budget": [{"name": "all", "window": "month", "amount_usd": 5, "action": "block"}]}),
+        store,
+    )
+    _, hold = limiter.authorize(Dimensions(), USD // 10)
+    assert hold is not None
+    for _ in range(5):
+        assert hold.extend(USD // 10).allowed
+    [counter] = hold._matched.accounts
+    seen: list[int] = []
+    settle = store.settle
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        answer = settle(*arguments, **options)
+        seen.append(sum(store.balance(counter.key)))
+        return answer
+
+    store.settle = limiter._settlement_store.settle = watched  # type: ignore[method-assign]
+    hold.settle(6 * USD // 10, True, "")
+    assert limiter.flush(10)
+    assert min(seen) >= 6 * USD // 10
+    assert store.balance(counter.key) == (6 * USD // 10, 0)
+    assert hold.extend(USD).allowed  # it is over: nothing is held any more
+    assert limiter.flush(10)
+    assert store.balance(counter.key) == (6 * USD // 10, 0)
+
+
 @pytest.mark.parametrize(
     ("event", "size"),
     [
@@ -340,6 +420,13 @@ def test_what_is_reserved_later_is_released_when_the_stream_ends(limited: Any, l
         ({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": '{"k":'}}, 5),
         ({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}, 2),
         (response_event("abcde"), 5),
+        ({"choices": [{"delta": {"tool_calls": [{"custom": {"name": "f", "input": "abc"}}]}}]}, 3),
+        ({"choices": [{"delta": {"function_call": {"arguments": "abc"}}}]}, 3),
+        ({"choices": [{"delta": {"reasoning": "abc", "reasoning_content": "abc"}}]}, 3),
+        ({"choices": [{"delta": {"audio": {"data": "AAAA", "transcript": "abc"}}}]}, 3),
+        ({"event": "thread.message.delta", "data": {"delta": {"content": [{"type": "text", "text": {"value": "abc"}}]}}}, 3),
+        ({"type": "transcript.text.done", "text": "abc"}, 0),
+        ({"type": "response.audio.delta", "delta": "AAAA"}, 0),
         ({"type": "response.output_text.done", "text": "abcde"}, 0),
         ({"type": "response.completed", "response": {"output": [{"content": [{"text": "abcde"}]}]}}, 0),
         (gemini_chunk("abc"), 3),

@@ -8,7 +8,6 @@ error_type BudgetExceeded, no attempts, no cost. A downgraded one says on its ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from opentelemetry.context import Context
 
@@ -86,8 +85,6 @@ def _check_budgets(
         return BudgetExceeded(decision.reason, decision.retry_after_seconds)
     if hold is not None:
         call.on_end = hold.settle
-    if call.request.stream:
-        _limit_stream(limiter, call, hold, request_estimate, decision.model or request_estimate.model)
     if decision.warnings:
         call.note(a.BUDGET_WARNINGS, ", ".join(decision.warnings))
     if decision.reason == STORE_UNAVAILABLE:
@@ -95,6 +92,9 @@ def _check_budgets(
     if decision.model and replace_model is not None:
         replace_model(decision.model)
         call.downgrade(decision.model, decision.reason)
+    if call.request.stream:
+        with quietly("limiting a stream"):
+            _limit_stream(limiter, call, hold, request_estimate, decision.model or request_estimate.model)
     return None
 
 
@@ -103,11 +103,12 @@ def _limit_stream(
 ) -> None:
     """Let the stream be closed at its limits: of its budgets, where it sets no maximum itself, and of time."""
     rule = limiter.policy.rule(_request_dimensions(call.context).value("feature"))
-    seconds = None if rule.critical else rule.max_stream_seconds or limiter.policy.max_stream_seconds
+    if rule.critical:
+        return
+    seconds = rule.max_stream_seconds or limiter.policy.max_stream_seconds
     grows = hold is not None and call.request.max_tokens is None
     if grows or seconds is not None:
         call.limit = StreamLimit(
-            partial(call.note, a.REFUSAL),
             hold if grows else None,
             -(-request_estimate.input_tokens // BYTES_PER_TOKEN),
             request_estimate.output_tokens,

@@ -308,11 +308,19 @@ class Call:
             self._chunk_times = ChunkTimes()
 
     def feed(self, event: object) -> None:
-        """One event of a stream."""
+        """One event of a stream, that its reader gets."""
         if self._chunk_times is None:
             self._chunk_times = ChunkTimes()
-        else:
-            self._chunk_times.add()
+        self._chunk_times.add()
+        if self.limit is not None:
+            self.limit.see(event)
+        if isinstance(event, dict):
+            self._body = self._provider.fold(self._body, cast("Json", event))
+
+    def read(self, event: object) -> None:
+        """One event of a stream, of which not all are read, or which its reader does not get."""
+        if self._chunk_times is None:
+            self._chunk_times = ChunkTimes()
         if self.limit is not None:
             self.limit.see(event)
         if isinstance(event, dict):
@@ -640,7 +648,7 @@ class Call:
         if usage is not None and _is_uncounted(usage, response):
             usage = None
         source = "exact" if response.complete else "partial"
-        if self._was_cut(response):
+        if self._was_cut(response, outcome):
             usage, source = cast("StreamLimit", self.limit).usage(usage), "estimated"
         if usage is None and outcome == "ok" and expected is not None:
             usage, source = Usage(*(n * response.quantity for n in expected[:-1])), "request"
@@ -659,10 +667,11 @@ class Call:
         if self.limit is not None:
             self.limit.release()
 
-    def _was_cut(self, response: Response) -> bool:
+    def _was_cut(self, response: Response, outcome: str = "ok") -> bool:
         """Whether a limit has closed the stream before the provider had stated what it used."""
         limit = self.limit
-        return limit is not None and limit.refusal is not None and not (response.complete and response.usage)
+        is_refused = limit is not None and limit.refusal is not None and outcome != "error"
+        return is_refused and not (response.complete and response.usage)
 
     def _new_sessions(self, containers: tuple[str, ...]) -> int:
         """How many of these containers begin a session that is billed; within one, a container is billed once."""
@@ -672,6 +681,7 @@ class Call:
     def _facts(self, response: Response, outcome: str, usage: Usage | None, source: str | None) -> dict[str, Any]:
         request = self.request
         host, port = self._server
+        was_cut = self._was_cut(response, outcome)
         facts: dict[str, Any] = {a.SERVER_ADDRESS: host, a.OUTCOME: outcome, a.ATTEMPTS: len(self._attempts)}
         if usage is not None:
             facts.update(to_attributes(usage))
@@ -697,7 +707,8 @@ class Call:
             (a.PROVIDER_COST, response.provider_cost_usd or self.gateway_cost),
             (a.USAGE_RAW, response.raw_usage),
             (a.USAGE_UNREAD, response.unread),
-            (a.USAGE_DOUBTS, _doubts(response, is_gateways=self.is_gateways, was_cut=self._was_cut(response))),
+            (a.USAGE_DOUBTS, _doubts(response, is_gateways=self.is_gateways, was_cut=was_cut)),
+            (a.REFUSAL, self.limit.refusal.reason if was_cut and self.limit and self.limit.refusal else None),
             (a.BILLED_TO, request.billed_to),
             (a.COST_COUNTED, self._counted_picousd or None),
             (a.MEDIA_SIZE, response.size or request.size),

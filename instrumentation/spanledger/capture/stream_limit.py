@@ -2,22 +2,26 @@
 
 A stream that sets no maximum may grow beyond what was reserved for it. Its text is counted as it comes (a token for four bytes, the
 mean of English), and for each further part as much is reserved again; where a budget refuses that, the stream is closed, and what was
-seen is booked. A stream that takes longer than `max_stream_seconds` is closed by a thread, which shuts its connection down: a read that
-waits for the next bytes ends at once. In both cases the reader gets `BudgetExceeded`.
+seen is booked. A stream that takes longer than `max_stream_seconds` is closed, too, also while its reader waits for the next bytes: in
+asyncio by a timeout, else by a thread that shuts its connection down. In both cases the reader gets `BudgetExceeded`.
+
+Nothing here takes a lock that is not reentrant: the garbage collector may close a stream within any line.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import os
 import socket
+import sys
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from spanledger.limits.errors import BudgetExceeded
 from spanledger.limits.reservations import Decision
@@ -31,12 +35,21 @@ Item = TypeVar("Item")
 BYTES_PER_TOKEN: Final = 4
 """Of English text, in the vocabularies of 2026 (4.2 to 4.8 of OpenAI's o200k for prose, 3 for code)."""
 TEXT_KEYS: Final = (
-    "choices", "candidates", "delta", "content", "parts", "text", "tool_calls", "function", "functionCall", "args",
-    "arguments", "partial_json", "thinking", "reasoning", "reasoning_content", "refusal",
+    "choices", "candidates", "delta", "content", "parts", "text", "value", "tool_calls", "function", "function_call", "functionCall",
+    "custom", "input", "args", "arguments", "partial_json", "thinking", "reasoning", "reasoning_content", "refusal", "audio", "transcript",
 )  # fmt: skip
 """Keys of an event below which its text stands, in the wire formats of OpenAI, Anthropic and Google."""
+STATED: Final = (
+    ("usageMetadata", ("candidatesTokenCount", "thoughtsTokenCount")),
+    ("usage", ("completion_tokens",)),
+    ("usage", ("output_tokens",)),
+)
+"""Where an event states the output so far: (object, counts in it)."""
+SILENT: Final = ("audio.delta", "partial_image")
+"""Ends of the types of Responses events whose text is no text."""
 MAX_DEPTH: Final = 8
 HTTP_2: Final = b"HTTP/2"
+TIMEOUT_AFTER_SECONDS: Final = 0.005
 
 
 class Holder(Protocol):
@@ -45,12 +58,18 @@ class Holder(Protocol):
     def extend(self, amount_picousd: int) -> Decision: ...
 
 
+class Refusal(NamedTuple):
+    """Why a stream was closed: the arguments of its BudgetExceeded."""
+
+    reason: str
+    retry_after_seconds: int
+
+
 class StreamLimit:
     """What one stream may still use, and until when."""
 
     def __init__(
         self,
-        note: Callable[[str], object],
         hold: Holder | None = None,
         input_tokens: int = 0,
         part_tokens: int = 0,
@@ -59,33 +78,34 @@ class StreamLimit:
     ) -> None:
         """
         Args:
-            note: keeps the reason of a stream that is closed, before it ends.
             hold: the reservation of the call, where it may grow.
             input_tokens: of its prompt, as far as they are known.
             part_tokens: of output that are reserved at the start, and again for each further part.
-            part_picousd: what a part costs at most; None if that is not known: then nothing more is reserved.
-            seconds: how long the stream may take, from now; None: for ever.
+            part_picousd: what a part costs at most; 0 or None, if that is not known: then nothing more is reserved.
+            seconds: how long the stream may take, from its first bytes; None: for ever.
         """
-        self._note, self._hold = note, hold
+        self._hold = hold if part_tokens > 0 and part_picousd else None
         self._input_tokens = input_tokens
-        self._part_tokens, self._part_picousd = part_tokens, part_picousd
+        self._part_tokens, self._part_picousd = part_tokens, part_picousd or 0
         self._allowed = part_tokens
         self._bytes = self._stated_tokens = 0
         self._seconds = seconds
         self._response: Callable[[], Any] = lambda: None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_over = False
-        self.refusal: BudgetExceeded | None = None
-        """Why the stream was closed."""
-        if seconds is not None:
-            _watchdog.watch(self, time.monotonic() + seconds)
+        self.deadline: float | None = None
+        """When its time is over, on the monotonic clock."""
+        self.refusal: Refusal | None = None
 
     def attach(self, response: object) -> None:
-        """The response whose connection is shut down when the time is over."""
-        with self._lock:
+        """The answer `response` has begun: its time runs from now."""
+        if self._seconds is None:
+            return
+        self.deadline = time.monotonic() + self._seconds
+        if not (_is_async(response) and in_asyncio()):  # there a timeout ends a read that waits
             self._response = weakref.ref(response)  # a stream that is let go is freed at once
-            if self.refusal is not None:
-                _shut_down(response)
+            with quietly("watching a stream"):
+                _watchdog.watch(self, self.deadline)
 
     def release(self) -> None:
         """The stream is over: its connection is no longer its own."""
@@ -93,46 +113,62 @@ class StreamLimit:
             self._is_over = True
 
     @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+    @property
     def seen_tokens(self) -> int:
-        """Tokens of output that have come, as far as one can see."""
-        return max(self._stated_tokens, -(-self._bytes // BYTES_PER_TOKEN))
+        """Tokens of output that have come, as far as one can see: those that were stated, and the text since."""
+        return self._stated_tokens + -(-self._bytes // BYTES_PER_TOKEN)
 
     def see(self, event: object) -> None:
         """Count an event of the stream."""
-        if self.refusal is not None:
+        if isinstance(event, dict) and (stated := _stated_tokens(cast("dict[str, Any]", event))):
+            self._stated_tokens, self._bytes = stated, 0
+        else:
+            self._bytes += text_size(cast("object", event))
+        missing = self.seen_tokens - self._allowed
+        if missing <= 0 or self._hold is None or self.refusal is not None or self._is_over:
             return
-        self._bytes += text_size(event)
-        if isinstance(event, dict) and "usageMetadata" in event:
-            stated = mapping(cast("dict[str, Any]", event), "usageMetadata")
-            self._stated_tokens = (count(stated, "candidatesTokenCount") or 0) + (
-                count(stated, "thoughtsTokenCount") or 0
-            )
-        while self._hold is not None and self._part_picousd is not None and self.seen_tokens > self._allowed:
-            decision = self._hold.extend(self._part_picousd)
-            if not decision.allowed:
-                self._refuse(f"{decision.reason}; the stream was closed", decision.retry_after_seconds)
-                return
-            self._allowed += self._part_tokens
+        parts = -(-missing // self._part_tokens)
+        decision = self._hold.extend(parts * self._part_picousd)
+        if decision.allowed:
+            self._allowed += parts * self._part_tokens
+        else:
+            self.refusal = Refusal(f"{decision.reason}; the stream was closed", decision.retry_after_seconds)
 
-    def expire(self) -> None:
-        """The time is over: called by the watching thread."""
+    def expire(self, *, at_any_rate: bool = False) -> None:
+        """The time is over. `at_any_rate`: a read has been ended, even if the stream has been closed meanwhile."""
+        reason = f"the stream took more than the {self._seconds or 0:g} seconds it may take; it was closed"
+        refusal = Refusal(reason, 0)
+        response = self._response()
         with self._lock:
-            if self._is_over or self.refusal is not None:
+            if self.refusal is not None or (self._is_over and not at_any_rate):
                 return
-            self._refuse(f"the stream took more than the {self._seconds:g} seconds it may take; it was closed", 0)
-            response = self._response()
+            self.refusal = refusal
             if response is not None:
-                _shut_down(response)
+                _shut_down(response, lambda: self._is_over)
 
-    def _refuse(self, reason: str, retry_after_seconds: int) -> None:
-        self.refusal = BudgetExceeded(reason, retry_after_seconds)
-        self._note(reason)
+    def raise_refusal(self, cause: BaseException | None = None) -> None:
+        """Raises BudgetExceeded, if the stream is to be closed."""
+        if self.refusal is not None:
+            raise BudgetExceeded(*self.refusal) from cause
 
     def usage(self, stated: Usage | None) -> Usage:
-        """What a stream that was closed has used: what the provider has stated until then, and the text that came."""
+        """What a stream that was closed has used: what the provider has stated until then, and the text since."""
         if stated is None:
             return Usage(input=self._input_tokens, output=self.seen_tokens)
         return stated._replace(output=max(stated.output, self.seen_tokens))
+
+
+def _stated_tokens(event: dict[str, Any]) -> int:
+    """Tokens of output so far, where an event states them; else 0."""
+    for name, keys in STATED:
+        if name in event:
+            fields = mapping(event, name)
+            if tokens := sum(count(fields, key) or 0 for key in keys):
+                return tokens
+    return 0
 
 
 def text_size(event: object, depth: int = 0) -> int:
@@ -146,12 +182,18 @@ def text_size(event: object, depth: int = 0) -> int:
     if not isinstance(event, dict):
         return 0
     table = cast("dict[str, object]", event)
-    kind = table.get("type")
-    if not depth and isinstance(kind, str) and kind.startswith("response.") and not kind.endswith(".delta"):
-        return 0
-    if depth and "args" in table and len(table) <= 3:  # Gemini's function call: an object, not its text
+    if not depth:
+        kind = table.get("type")
+        if isinstance(kind, str) and "." in kind and (not kind.endswith(".delta") or kind.endswith(SILENT)):
+            return 0
+        if isinstance(table.get("data"), dict):  # an event of the Assistants API
+            return text_size(table["data"], 1)
+    if (
+        depth and "args" in table and not isinstance(table["args"], str)
+    ):  # Gemini's function call: an object, not its text
         return len(str(table["args"]))
-    return sum(text_size(table[key], depth + 1) for key in TEXT_KEYS if key in table)
+    twice = "reasoning" if "reasoning_content" in table else ""  # some servers send both
+    return sum(text_size(table[key], depth + 1) for key in TEXT_KEYS if key in table and key != twice)
 
 
 def limited(inner: Iterator[Item], limit: StreamLimit, response: Any) -> Generator[Item, None, None]:
@@ -166,15 +208,14 @@ def limited(inner: Iterator[Item], limit: StreamLimit, response: Any) -> Generat
                 break
             yield part
     except Exception as error:
-        if limit.refusal is None:
-            raise
-        raise limit.refusal from error
+        limit.raise_refusal(error)
+        raise
     if limit.refusal is not None:
         with suppress(Exception):
             response.close()
         with suppress(Exception):
             getattr(inner, "close", response.close)()
-        raise limit.refusal
+        limit.raise_refusal()
 
 
 class LimitedAsync(Generic[Item]):
@@ -189,13 +230,36 @@ class LimitedAsync(Generic[Item]):
     async def __anext__(self) -> Item:
         limit = self._limit
         try:
-            part = await self._inner.__anext__()
+            part = await self._next(limit.deadline)
         except Exception as error:
-            if limit.refusal is None:
-                raise
-            raise limit.refusal from error
+            limit.raise_refusal(error)
+            raise
         if limit.refusal is None:
             return part
+        await self._close()
+        limit.raise_refusal()
+        return part
+
+    async def _next(self, deadline: float | None) -> Item:
+        if deadline is None or not in_asyncio():
+            return await self._inner.__anext__()
+        left = max(0.0, deadline - time.monotonic())
+        begun = asyncio.get_running_loop().call_later(
+            left, self._limit.expire
+        )  # its row, which the end makes, says why
+        own_timeout = asyncio.timeout(left + TIMEOUT_AFTER_SECONDS)
+        try:
+            async with own_timeout:
+                return await self._inner.__anext__()
+        except TimeoutError:
+            if own_timeout.expired():
+                self._limit.expire(at_any_rate=True)
+                await self._close()
+            raise
+        finally:
+            begun.cancel()
+
+    async def _close(self) -> None:
         with suppress(Exception):
             closing = getattr(self._response, "aclose", None) or self._response.close
             result = closing()
@@ -203,7 +267,6 @@ class LimitedAsync(Generic[Item]):
                 await result
         with suppress(Exception):
             await self.aclose()
-        raise limit.refusal
 
     async def aclose(self) -> None:
         close = getattr(self._inner, "aclose", None)
@@ -211,42 +274,67 @@ class LimitedAsync(Generic[Item]):
             await close()
 
 
-def _shut_down(response: Any) -> None:
-    """Shut down the connection of a response, so that whoever reads from it gets an end or an error.
+def _is_async(response: Any) -> bool:
+    """Whether a response of httpx, aiohttp or requests is read asynchronously."""
+    stream = getattr(response, "stream", None)
+    return hasattr(stream, "__aiter__") if stream is not None else not hasattr(response, "iter_content")
+
+
+def in_asyncio() -> bool:
+    """Whether this code runs in a task of asyncio, and not of another library."""
+    if "sniffio" in sys.modules or "trio" in sys.modules:
+        with suppress(Exception):
+            from sniffio import current_async_library
+
+            return current_async_library() == "asyncio"
+    with suppress(RuntimeError):
+        return asyncio.current_task() is not None
+    return False
+
+
+def _shut_down(response: Any, is_over: Callable[[], bool]) -> None:
+    """Shut down the connection of an httpx response, so that whoever reads from it gets an end or an error.
 
     On HTTP/2 a connection has other streams as well: there the stream ends at its next part.
     """
     with quietly("closing a stream"):
-        if getattr(response, "is_closed", False):
-            return
         extensions: Any = getattr(response, "extensions", None)
-        if isinstance(extensions, dict):  # httpx
-            if cast("dict[str, Any]", extensions).get("http_version") == HTTP_2:
-                return
-            stream: Any = cast("dict[str, Any]", extensions).get("network_stream")
-            endpoint = None if stream is None else stream.get_extra_info("socket")
-        else:  # aiohttp
-            connection = getattr(response, "connection", None)
-            transport = getattr(connection, "transport", None)
-            endpoint = None if transport is None else transport.get_extra_info("socket")
-        if endpoint is not None:
+        if not isinstance(extensions, dict) or cast("dict[str, Any]", extensions).get("http_version") == HTTP_2:
+            return
+        stream: Any = cast("dict[str, Any]", extensions).get("network_stream")
+        endpoint = None if stream is None else stream.get_extra_info("socket")
+        if endpoint is not None and not is_over():
             # uvloop's sockets can do nothing by themselves: the same connection, by a number of its own
             with suppress(OSError), socket.socket(fileno=os.dup(endpoint.fileno())) as same:
                 same.shutdown(socket.SHUT_RDWR)
+
+
+MAX_WAIT_SECONDS: Final = 3600.0
+SWEPT_AT: Final = 1000
+"""Streams that are watched, beyond which those that are over are let go from time to time."""
 
 
 class _Watchdog:
     """One thread that closes the streams whose time is over."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock is reentrant
         self._due: list[tuple[float, int, weakref.ref[StreamLimit]]] = []
         self._numbers = itertools.count()
+        self._sweep_at = SWEPT_AT
         self._is_running = False
 
     def watch(self, limit: StreamLimit, deadline: float) -> None:
-        """Close `limit`'s stream at `deadline` (of the monotonic clock), if it is not over by then."""
+        """Close `limit`'s stream at `deadline` (of the monotonic clock), if it is not over by then.
+
+        Raises:
+            RuntimeError: there can be no further thread; the next stream tries again.
+        """
         with self._changed:
+            if len(self._due) >= self._sweep_at:
+                self._due = [entry for entry in self._due if (each := entry[2]()) is not None and not each.is_over]
+                heapq.heapify(self._due)
+                self._sweep_at = max(SWEPT_AT, 2 * len(self._due))
             heapq.heappush(self._due, (deadline, next(self._numbers), weakref.ref(limit)))
             if not self._is_running and forks.threads_allowed():
                 threading.Thread(target=self._run, name="spanledger-stream-limits", daemon=True).start()
@@ -256,15 +344,18 @@ class _Watchdog:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                left = self._due[0][0] - time.monotonic() if self._due else None
-                if left is None or left > 0:
-                    self._changed.wait(left)
-                    continue
-                limit = heapq.heappop(self._due)[2]()
-            if limit is not None:
-                with quietly("closing a stream"):
-                    limit.expire()
+            with quietly("closing a stream"):
+                self._close_next()
+
+    def _close_next(self) -> None:
+        with self._changed:
+            left = self._due[0][0] - time.monotonic() if self._due else MAX_WAIT_SECONDS
+            if left > 0:
+                self._changed.wait(min(left, MAX_WAIT_SECONDS))
+                return
+            limit = heapq.heappop(self._due)[2]()
+        if limit is not None:
+            limit.expire()
 
 
 _watchdog = _Watchdog()

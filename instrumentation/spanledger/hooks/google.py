@@ -292,7 +292,33 @@ def _read_response(call: Call, response: Any) -> None:
             finalizers.start_worker()
             response._spanledger = call
             if call.limit is not None:
+                if isinstance(getattr(stream, "extensions", None), dict):  # httpx
+                    stream.__class__ = _releasing_class(cast("Any", type(stream)))
+                    stream._spanledger_limit = call.limit
                 call.limit.attach(stream)
+
+
+@lru_cache(maxsize=16)
+def _releasing_class(cls: Any) -> Any:
+    """A subclass of a response that says that its connection is about to serve others."""
+
+    class ReleasingResponse(cls):
+        def close(self) -> None:
+            self._spanledger_limit.release()
+            parent: Any = super()
+            parent.close()
+
+        async def aclose(self) -> None:
+            self._spanledger_limit.release()
+            parent: Any = super()
+            await parent.aclose()
+
+    ReleasingResponse.__name__, ReleasingResponse.__qualname__, ReleasingResponse.__module__ = (
+        cls.__name__,
+        cls.__qualname__,
+        cls.__module__,
+    )
+    return ReleasingResponse
 
 
 def _read(body: str | bytes, call: Call) -> None:

@@ -106,7 +106,7 @@ def observe(response: Any, call: Call, *, sse: bool, scan: bool) -> None:
         tap = DocumentBody(call)
     elif scan or call.hides_usage:
         tap = SseTap(
-            call.feed,
+            call.read,
             scan=scan,
             hide=call.hides_usage,
             on_first=call.note_first_chunk,

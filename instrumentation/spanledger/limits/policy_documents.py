@@ -263,6 +263,6 @@ def _zone(value: Any, location: str) -> tzinfo:
 
 def _cap(caps: Json, name: str, location: str, unit: str = "tokens") -> int | None:
     value = caps.get(name)
-    if value is not None and (type(value) is not int or value <= 0):
+    if value is not None and (type(value) is not int or not 0 < value < 2**53):
         raise PolicyError(f"{location}: {name} = {value!r}; use a number of {unit}")
     return value

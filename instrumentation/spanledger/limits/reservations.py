@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from spanledger.limits.matching_budgets import MatchedBudgets
@@ -50,7 +51,7 @@ class CostCounter(Protocol):
 class Reservation:
     """The reservation of one request. Every billed response is counted; the first one releases the held amounts."""
 
-    __slots__ = ("_further", "_limiter", "_matched", "_reservation_ids", "held")
+    __slots__ = ("_further", "_is_settled", "_limiter", "_matched", "_reservation_ids", "held")
 
     def __init__(self, limiter: CostCounter, reservation: str, matched: MatchedBudgets, held: int) -> None:
         """`held` in picodollars; `reservation` "": nothing is held."""
@@ -58,28 +59,40 @@ class Reservation:
         self._reservation_ids = [reservation] if reservation else []
         self._further: list[tuple[str, int]] = []
         """(reservation, picodollars) that were reserved later."""
+        self._is_settled = False
 
     def extend(self, amount_picousd: int) -> Decision:
-        """Reserve more for a call that is not over; of a refusal, the decision has the reason."""
+        """Reserve more for a call that is not over; of a refusal, the decision has the reason. `amount_picousd`: 1 or more."""
+        if self._is_settled:
+            return Decision(True)
         reservation = self._limiter.new_reservation_id()
         decision = self._limiter.reserve_more(reservation, self._matched, amount_picousd)
-        if decision.allowed:
-            self._further.append((reservation, amount_picousd))
+        if not decision.allowed:
+            self._limiter.count(Cost(reservation, self._matched, amount_picousd, 0))  # it may be held in spite of an error
+            return decision
+        self._further.append((reservation, amount_picousd))
+        if self._is_settled:
+            self._release_further()
         return decision
+
+    def _release_further(self) -> None:
+        while self._further:
+            with suppress(IndexError):  # another thread has taken it
+                reservation, amount = self._further.pop()
+                self._limiter.count(Cost(reservation, self._matched, amount, 0))
 
     def settle(self, cost_picousd: int | None, billed: bool, dedup_key: str) -> None:
         """Settle a response. A billed response without a price counts as the full held amount. `dedup_key`: identifies a
         response that other processes may report too; it counts once."""
+        self._is_settled = True
         held = self.held + sum(amount for _, amount in self._further)
-        while self._further:
-            reservation, amount = self._further.pop()
-            self._limiter.count(Cost(reservation, self._matched, amount, 0))
         spent = cost_picousd if cost_picousd is not None else held if billed else 0
         if dedup_key and spent:
             self._limiter.count(Cost(dedup_key, self._matched, 0, spent, cross_process=True))
             self.count(0)
         else:
             self.count(spent)
+        self._release_further()  # after the cost is counted: at no moment does the budget look emptier than it is
 
     def count(self, spent_picousd: int) -> None:
         """Count a cost: immediately in this process, in the background in a remote store."""

@@ -10,8 +10,9 @@ for i = 2, #KEYS do
   local key = KEYS[i]
   local holds = key .. ':holds'
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do
-    redis.call('HINCRBY', key, 'held', '-' .. string.match(gone, '[1-9]%d*$'))
     redis.call('ZREM', holds, gone)
+    local lost = string.match(gone, '[1-9]%d*$')
+    if lost then redis.call('HINCRBY', key, 'held', '-' .. lost) end
   end
   local known = redis.call('HMGET', key, 'spent', 'held')
   if tonumber(known[1] or 0) + math.max(0, tonumber(known[2] or 0)) + tonumber(amount) > tonumber(ARGV[2 * i]) then return {i - 2} end
