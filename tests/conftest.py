@@ -7,10 +7,12 @@ import importlib
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.resources import Resource
@@ -75,6 +77,22 @@ def nothing_swallowed() -> Iterator[None]:
     guard.failures.clear()
     yield
     assert not guard.failures, f"swallowed: {dict(guard.failures)}"
+
+
+@pytest.fixture(autouse=True)
+def clients_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the HTTP clients of a test: the garbage collector may find a socket before the client that would close it."""
+    opened: list[weakref.ref[httpx2.Client]] = []
+    make = httpx2.Client.__init__
+
+    def made(client: httpx2.Client, *arguments: Any, **options: Any) -> None:
+        make(client, *arguments, **options)
+        opened.append(weakref.ref(client))
+
+    monkeypatch.setattr(httpx2.Client, "__init__", made)
+    yield
+    for client in [client for reference in opened if (client := reference()) is not None]:
+        client.close()
 
 
 @pytest.fixture

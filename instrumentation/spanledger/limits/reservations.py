@@ -68,7 +68,9 @@ class Reservation:
         reservation = self._limiter.new_reservation_id()
         decision = self._limiter.reserve_more(reservation, self._matched, amount_picousd)
         if not decision.allowed:
-            self._limiter.count(Cost(reservation, self._matched, amount_picousd, 0))  # it may be held in spite of an error
+            self._limiter.count(
+                Cost(reservation, self._matched, amount_picousd, 0)
+            )  # it may be held in spite of an error
             return decision
         self._further.append((reservation, amount_picousd))
         if self._is_settled:
