@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -23,7 +23,7 @@ from spanledger_clickhouse.cli.output import (
     step_progress,
 )
 from spanledger_clickhouse.database import grants, migrations
-from spanledger_clickhouse.database.connection import DatabaseError, open_client, resolve_target
+from spanledger_clickhouse.database.connection import DatabaseError, Target, open_client, resolve_target
 from spanledger_clickhouse.database.ledger import Result
 from spanledger_clickhouse.database.rollups import RebuildReport, Rollups
 from spanledger_clickhouse.prices import repricing
@@ -233,6 +233,17 @@ def _show_or_requeue(directory: Path, *, retry: bool) -> bool:
     return False
 
 
+def _show_migrations(client: Any, ledger_target: Target, *, only_pending: bool) -> None:
+    servers = migrations.topology()
+    names = [m.name for m in migrations.pending(client, ledger_target, servers, whole=True)]
+    for migration in migrations.migrations(ledger_target.database, servers):
+        state = "pending" if migration.name in names else "applied"
+        if not only_pending or state == "pending":
+            console().print(f"{state}  {migration.name}")
+    if only_pending and not names:
+        console().print(f"{ledger_target.masked_dsn} is up to date")
+
+
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only print what would be applied.")
 @click.option("--status", is_flag=True, help="Only print what is applied and what is pending.")
@@ -245,8 +256,24 @@ def _show_or_requeue(directory: Path, *, retry: bool) -> bool:
     is_flag=True,
     help="Also the table and views for the Collector's own clickhouse exporter (sql-only.yaml).",
 )
+@click.option(
+    "--kafka",
+    metavar="BROKERS",
+    help="With --otel-traces: ClickHouse itself reads the spans from Kafka (host:port,...; kafka-produce.yaml).",
+)
+@click.option("--kafka-topic", default="spanledger-spans", show_default=True)
+@click.option("--kafka-group", default="spanledger-clickhouse", show_default=True)
 @report_user_errors
-def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable: bool, otel_traces: bool) -> None:
+def migrate(
+    dry_run: bool,
+    status: bool,
+    retention_days: int | None,
+    refreshable: bool,
+    otel_traces: bool,
+    kafka: str | None,
+    kafka_topic: str,
+    kafka_group: str,
+) -> None:
     """Create the ledger's tables and views, or bring them up to date.
 
     The command is idempotent. It needs the privilege to create tables in the database of
@@ -258,17 +285,14 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
       spanledger migrate --dry-run
       spanledger migrate --retention-days 400
     """
+    if kafka and not otel_traces:
+        raise click.UsageError("--kafka fills otel_traces: give --otel-traces, too")
     ledger_target = resolve_target()
+    if kafka and ledger_target.embedded:
+        raise click.UsageError("--kafka needs a ClickHouse server: the embedded engine reads no Kafka")
     with open_client(ledger_target) as client:
         if status or dry_run:
-            servers = migrations.topology()
-            names = [m.name for m in migrations.pending(client, ledger_target, servers, whole=True)]
-            for migration in migrations.migrations(ledger_target.database, servers):
-                state = "pending" if migration.name in names else "applied"
-                if status or state == "pending":
-                    console().print(f"{state}  {migration.name}")
-            if dry_run and not names:
-                console().print(f"{ledger_target.masked_dsn} is up to date")
+            _show_migrations(client, ledger_target, only_pending=not status)
             return
         if refreshable and (retention_days or migrations.has_ttl(client, ledger_target)):
             raise click.UsageError(
@@ -277,14 +301,15 @@ def migrate(dry_run: bool, status: bool, retention_days: int | None, refreshable
         applied_migrations = migrations.migrate(client, ledger_target, whole=True)
         if retention_days is not None:
             applied_migrations.append(migrations.set_retention(client, ledger_target, retention_days))
+        database, servers = ledger_target.database, migrations.topology()
+        further: list[migrations.Migration] = []
         if refreshable:
-            applied_migrations += migrations.apply(
-                client, ledger_target, migrations.refreshable(ledger_target.database, migrations.topology())
-            )
+            further += migrations.refreshable(database, servers)
         if otel_traces:
-            applied_migrations += migrations.apply(
-                client, ledger_target, migrations.otel_traces(ledger_target.database, migrations.topology())
-            )
+            further += migrations.otel_traces(database, servers)
+        if kafka:
+            further += migrations.kafka(database, kafka, kafka_topic, kafka_group, servers)
+        applied_migrations += migrations.apply(client, ledger_target, further)
     for migration in applied_migrations:
         console().print(f"applied  {migration.name}")
     console().print(f"{ledger_target.masked_dsn} is up to date")

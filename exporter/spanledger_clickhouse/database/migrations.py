@@ -206,6 +206,29 @@ def otel_traces(database: str, servers: Topology | None = None) -> list[Migratio
     return migrations
 
 
+KAFKA_WORD: Final = re.compile(r"[A-Za-z0-9._:,\[\]-]{1,1000}")
+"""A list of brokers, a topic, a group: nothing that could end a string of SQL."""
+
+
+def kafka(database: str, brokers: str, topic: str, group: str, servers: Topology | None = None) -> list[Migration]:
+    """The table that reads a topic of spans in OTLP JSON, and the view that puts them into otel_traces.
+
+    Raises:
+        DatabaseError: a name is none that Kafka has.
+    """
+    for name, value in (("brokers", brokers), ("topic", topic), ("group", group)):
+        if not KAFKA_WORD.fullmatch(value):
+            raise DatabaseError(f"{value[:80]!r} are no Kafka {name}: use letters, digits and . _ - :")
+    values = {"{brokers}": brokers, "{topic}": topic, "{group}": group}
+    statements: list[Migration] = []
+    for name in ("50_otel_kafka", "60_otel_traces_of_kafka"):
+        text = (resources.files("spanledger_clickhouse") / f"otel_traces/kafka/{name}.sql").read_text("utf-8")
+        for place, value in values.items():
+            text = text.replace(place, value)
+        statements.append(Migration(f"otel_traces/kafka/{name}.sql", _render(text, database, servers or Topology())))
+    return statements
+
+
 def _with_tables(text: str) -> str:
     """Replaces the placeholders of dimensions and meters."""
     dimensions = [f"maybe([{_names(d.attribute, *d.aliases)}]) AS {d.column}" for d in rows.NULLABLE_DIMENSIONS]
