@@ -3,7 +3,7 @@
     python tests/clickhouse_front.py DIRECTORY [--port N] [--faults SEED]
 
 Prints its port, then serves until it is killed. Takes what the driver sends: the query in the URL or the body,
-settings and parameters in the URL, bodies in Native format, plain or compressed. One query at a time, as chDB has it.
+settings and parameters in the URL, bodies in Native format, plain or compressed; answers have block info where the driver's protocol has it. One query at a time, as chDB has it.
 With --faults about half of the inserts go wrong: 503, no answer for a while, a connection reset in the middle of
 the body, or rows committed without an answer.
 """
@@ -26,6 +26,8 @@ import chdb
 import lz4.frame
 from chdb import session
 
+from native_blocks import with_info
+
 NOT_SETTINGS = {
     "query", "database", "user", "password", "session_id", "query_id", "client_protocol_version", "default_format",
     "enable_http_compression", "compress", "decompress", "session_timeout", "role", "cancel_http_readonly_queries_on_client_close",
@@ -33,6 +35,8 @@ NOT_SETTINGS = {
 
 
 MAX_URI = 1 << 20
+SERIALIZATION_PROTOCOL = 54454
+"""DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION: what clickhouse-go speaks; clickhouse-connect speaks an older one."""
 FAULTS = ("503", "hang", "reset", "silent", "", "", "", "")
 
 
@@ -53,7 +57,13 @@ class Front(ThreadingHTTPServer):
         return self.chance.choice(FAULTS)
 
     def run(
-        self, query: str, data: bytes, database: str, parameters: dict[str, str], settings: dict[str, str]
+        self,
+        query: str,
+        data: bytes,
+        database: str,
+        parameters: dict[str, str],
+        settings: dict[str, str],
+        default_format: str = "TabSeparated",
     ) -> bytes:
         self.session.query(f"USE `{database}`")
         for name, value in parameters.items():
@@ -76,7 +86,7 @@ class Front(ThreadingHTTPServer):
             for name, value in parameters.items():
                 handle.query(f"SET {name} = '{value}'")
             handle.query(f"SET readonly = {settings['readonly']}")
-        return bytes(handle.query(query, wanted[1] if wanted else "TabSeparated").bytes())
+        return bytes(handle.query(query, wanted[1] if wanted else default_format).bytes())
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -116,9 +126,13 @@ class Handler(BaseHTTPRequestHandler):
             query, body = (insert[0].decode(), body[insert.end() :]) if insert else (body.decode(), b"")
         settings = {k: v for k, v in asked.items() if k not in NOT_SETTINGS and not k.startswith("param_")}
         parameters = {k: v for k, v in asked.items() if k.startswith("param_")}
+        has_info = int(asked.get("client_protocol_version") or 0) >= SERIALIZATION_PROTOCOL
+        default = "Native" if has_info and asked.get("default_format") == "Native" else "TabSeparated"
         try:
             with self.server.turn:
-                result = self.server.run(query, body, asked.get("database") or "default", parameters, settings)
+                database = asked.get("database") or "default"
+                result = self.server.run(query, body, database, parameters, settings, default)
+                result = with_info(result) if default == "Native" else result
         except RuntimeError as error:
             code = re.search(r"Code: (\d+)", str(error))
             headers = {"X-ClickHouse-Exception-Code": code[1] if code else "0"}
@@ -146,7 +160,12 @@ class Handler(BaseHTTPRequestHandler):
             data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         encoding = self.headers.get("Content-Encoding", "")
         if encoding == "lz4":
-            return lz4.frame.decompress(data)
+            plain = b""
+            while data:  # a frame for each block of the insert
+                frame = lz4.frame.LZ4FrameDecompressor()
+                plain += frame.decompress(data)
+                data = frame.unused_data or b""
+            return plain
         if encoding:
             raise NotImplementedError(f"this front does not read {encoding}")
         return data

@@ -18,6 +18,7 @@ import pytest
 from collector_stack import CONFIGURATIONS, Stack, answers, collector_binary, settled
 from foreign_spans import body, foreign
 from programs import APPLICATION, BIN, Programs, until
+from spanledger_clickhouse.database.connection import open_client, resolve_target
 from spanledger_clickhouse.demo import run as demo
 from spanledger_clickhouse.demo.loopback_provider import Provider
 from spanledger_clickhouse.rows import otlp
@@ -133,3 +134,82 @@ def test_an_agent_passes_spans_on_by_trace(stack: Stack):
     settled(lambda: stack.ask("SELECT count() FROM llm.llm_calls FINAL")[0][0], 8)
     total = stack.ask("SELECT sum(cost_usd) FROM llm.llm_calls FINAL")[0][0]
     assert total == 8 * Decimal("0.00056")
+
+
+SQL_ONLY = {"of its own": (False, ""), "JSON, elsewhere": (True, "observability.spans")}
+JSON_TABLE = """
+CREATE TABLE {table} (
+    Timestamp DateTime64(9), TraceId String, SpanId String, ParentSpanId String, TraceState String, SpanName LowCardinality(String),
+    SpanKind LowCardinality(String), ServiceName LowCardinality(String), ResourceAttributes JSON, ResourceAttributesKeys Array(LowCardinality(String)),
+    ScopeName String, ScopeVersion String, SpanAttributes JSON, SpanAttributesKeys Array(LowCardinality(String)), Duration UInt64,
+    StatusCode LowCardinality(String), StatusMessage String,
+    Events Nested (Timestamp DateTime64(9), Name LowCardinality(String), Attributes JSON),
+    Links Nested (TraceId String, SpanId String, TraceState String, Attributes JSON)
+) ENGINE = MergeTree ORDER BY Timestamp
+"""
+"""As the exporter makes it with `json: true` (release 0.159)."""
+
+
+@pytest.mark.parametrize("kind", SQL_ONLY)
+def test_the_collector_alone_fills_the_ledger(
+    kind: str, stack: Stack, programs: Programs, tmp_path: Path, provider: Provider
+):
+    is_json, table = SQL_ONLY[kind]
+    words = ["migrate", "--otel-traces"]
+    configuration = tmp_path / "sql-only.yaml"
+    text = (CONFIGURATIONS / "sql-only.yaml").read_text()
+    if table:
+        database, _, name = table.partition(".")
+        with open_client(resolve_target(stack.dsn)) as client:
+            client.command(f"CREATE DATABASE {database}")
+            client.command(JSON_TABLE.format(table=table))
+        words += ["--otel-traces-from", table]
+        text = text.replace(
+            "database: ${env:CLICKHOUSE_DATABASE:-spanledger}", f"database: {database}\n    json: {is_json}".lower()
+        )
+        text = text.replace("traces_table_name: otel_traces", f"traces_table_name: {name}")
+    configuration.write_text(text)
+    for command in (words, ["prices", "sync"]):
+        subprocess.run(
+            [BIN / "spanledger", *command],
+            env={**programs.env, "SPANLEDGER_DSN": stack.dsn},
+            check=True,
+            capture_output=True,
+        )
+    programs(
+        stack.binary, "--config", configuration, **stack.env, CLICKHOUSE_DATABASE="llm", CLICKHOUSE_PASSWORD="s3cret",
+        CLICKHOUSE_ENDPOINT=f"http://127.0.0.1:{stack.ports['clickhouse']}?compress=none",
+    )  # fmt: skip
+    until(lambda: posted(f"{stack.endpoint}/v1/traces", b"{}"), 60)
+    (tmp_path / "app.py").write_text(APPLICATION.replace("while True:", "while number < 5:"))
+    app = programs(
+        BIN / "opentelemetry-instrument", BIN / "python", "app.py", OTEL_TRACES_EXPORTER="otlp", OTEL_SERVICE_NAME="assistant",
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", OTEL_EXPORTER_OTLP_ENDPOINT=stack.endpoint,
+    )  # fmt: skip
+    app.process.wait(60)
+    now = time.time_ns()
+    spans = [
+        foreign(span_id=f"{n:016x}", start=now, **{"gen_ai.response.finish_reasons": ["stop", "length"]})._replace(trace_id=f"{n:032x}")
+        for n in range(1, 51)
+    ]  # fmt: skip
+    assert posted(f"{stack.endpoint}/v1/traces", body(*spans))
+    settled(lambda: stack.ask("SELECT count() FROM llm.llm_calls FINAL")[0][0], 70)
+    columns = "price_status, usage_source, service, finish_reasons, count(), sum(cost_usd), uniqExact(trace_id)"
+    rows = stack.ask(f"SELECT {columns} FROM llm.llm_calls FINAL WHERE scope LIKE 'opentelemetry%' GROUP BY ALL")
+    assert rows == [("priced", "exact", "shop", ["stop", "length"], 50, 50 * Decimal("0.00056"), 50)]
+    sold = {each.id: each.picousd for each in provider.sold}
+    rows = stack.ask(
+        "SELECT response_id, cost_usd, price_flags, service FROM llm.llm_calls FINAL WHERE scope LIKE 'spanledger%'"
+    )
+    assert {key: int(cost.scaleb(12)) for key, cost, *_ in rows} == sold
+    assert {(tuple(flags), service) for _, _, flags, service in rows} == {(("proxy",), "assistant")}
+
+
+def posted(url: str, content: bytes) -> bool:
+    try:
+        return (
+            httpx.post(url, content=content, headers={"Content-Type": "application/json"}, timeout=10).status_code
+            == 200
+        )
+    except httpx.HTTPError:
+        return False

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,38 @@ def test_the_command_makes_them(monkeypatch, tmp_path):
     found = CliRunner().invoke(main, ["migrate", "--otel-traces"])
     assert found.exit_code == 0, found.output
     assert "otel_traces/30_llm_calls_of_otel_traces.sql" in found.output
+
+
+def test_the_views_read_a_table_of_another_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    where = empty_ledger(tmp_path / "chdb")
+    monkeypatch.setenv("SPANLEDGER_DSN", where.dsn)
+    with open_client(where) as client:
+        client.command("CREATE DATABASE observability")
+        columns = ", ".join(f"{name} {kind}" for name, kind in TRACES.items())
+        client.command(f"CREATE TABLE observability.spans ({columns}) ENGINE = MergeTree ORDER BY Timestamp")
+    for words in (["prices", "sync"], ["migrate", "--otel-traces", "--otel-traces-from", "observability.spans"]):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+    with open_client(where) as client:
+        client.insert("observability.spans", [row(foreign(start=NS))], column_names=list(TRACES))
+        rows = client.query("SELECT price_status, cost_usd FROM spanledger.llm_calls").result_rows
+        assert rows == [("priced", Decimal("0.00056"))]
+        assert client.query("EXISTS spanledger.otel_traces").result_rows == [(0,)]
+        client.command("DROP DICTIONARY spanledger.llm_rates_dictionary")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--otel-traces-from", "a.b"], "give both"),
+        (["--otel-traces", "--otel-traces-from", "nowhere.spans"], "nowhere.spans has no column SpanAttributes"),
+        (["--otel-traces", "--otel-traces-from", "llm_calls"], "llm_calls has no column SpanAttributes"),
+    ],
+)
+def test_a_table_that_is_none_of_the_exporter_is_refused(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPANLEDGER_DSN", empty_ledger(tmp_path / "chdb").dsn)
+    done = CliRunner().invoke(main, ["migrate", *words])
+    assert done.exit_code != 0
+    assert message in done.output

@@ -233,6 +233,15 @@ def _show_or_requeue(directory: Path, *, retry: bool) -> bool:
     return False
 
 
+def _check_traces(otel_traces: bool, source: str | None, kafka: str | None, ledger_target: Target) -> None:
+    if kafka and (not otel_traces or source):
+        raise click.UsageError("--kafka fills otel_traces: give --otel-traces, too, and no --otel-traces-from")
+    if source and not otel_traces:
+        raise click.UsageError("--otel-traces-from says where --otel-traces reads: give both")
+    if kafka and ledger_target.embedded:
+        raise click.UsageError("--kafka needs a ClickHouse server: the embedded engine reads no Kafka")
+
+
 def _show_migrations(client: Any, ledger_target: Target, *, only_pending: bool) -> None:
     servers = migrations.topology()
     names = [m.name for m in migrations.pending(client, ledger_target, servers, whole=True)]
@@ -257,6 +266,11 @@ def _show_migrations(client: Any, ledger_target: Target, *, only_pending: bool) 
     help="Also the table and views for the Collector's own clickhouse exporter (sql-only.yaml).",
 )
 @click.option(
+    "--otel-traces-from",
+    metavar="[DATABASE.]TABLE",
+    help="With --otel-traces: that table of the exporter, also one whose attributes are JSON, instead of one of our own.",
+)
+@click.option(
     "--kafka",
     metavar="BROKERS",
     help="With --otel-traces: ClickHouse itself reads the spans from Kafka (host:port,...; kafka-produce.yaml).",
@@ -270,6 +284,7 @@ def migrate(
     retention_days: int | None,
     refreshable: bool,
     otel_traces: bool,
+    otel_traces_from: str | None,
     kafka: str | None,
     kafka_topic: str,
     kafka_group: str,
@@ -285,11 +300,9 @@ def migrate(
       spanledger migrate --dry-run
       spanledger migrate --retention-days 400
     """
-    if kafka and not otel_traces:
-        raise click.UsageError("--kafka fills otel_traces: give --otel-traces, too")
     ledger_target = resolve_target()
-    if kafka and ledger_target.embedded:
-        raise click.UsageError("--kafka needs a ClickHouse server: the embedded engine reads no Kafka")
+    topic = (kafka, kafka_topic, kafka_group) if kafka else None
+    _check_traces(otel_traces, otel_traces_from, kafka, ledger_target)
     with open_client(ledger_target) as client:
         if status or dry_run:
             _show_migrations(client, ledger_target, only_pending=not status)
@@ -302,13 +315,11 @@ def migrate(
         if retention_days is not None:
             applied_migrations.append(migrations.set_retention(client, ledger_target, retention_days))
         database, servers = ledger_target.database, migrations.topology()
-        further: list[migrations.Migration] = []
-        if refreshable:
-            further += migrations.refreshable(database, servers)
+        further = migrations.refreshable(database, servers) if refreshable else []
         if otel_traces:
-            further += migrations.otel_traces(database, servers)
-        if kafka:
-            further += migrations.kafka(database, kafka, kafka_topic, kafka_group, servers)
+            source = migrations.source_of_traces(client, otel_traces_from, database) if otel_traces_from else ""
+            further += migrations.otel_traces(database, servers, source)
+            further += migrations.kafka(database, *topic, servers) if topic else []
         applied_migrations += migrations.apply(client, ledger_target, further)
     for migration in applied_migrations:
         console().print(f"applied  {migration.name}")

@@ -39,6 +39,7 @@ SHARDING_KEYS: Final = {"llm_calls": "cityHash64(trace_id)", "ledger_events": "c
 
 COUNTS_IN_SQL: Final = re.compile(r"tokens\(\[([^]]*)\]\)|\[([^]]*)\] AS names_(?:in|out)")
 """Where the view of the Collector's table names attributes that are counts of tokens."""
+OWN_TRACES: Final = "10_otel_traces.sql"
 MATERIALIZED_VIEW: Final = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (\S+) TO \S+ AS\n")
 
 PARAMETERIZED_VIEWS: Final = {
@@ -184,8 +185,31 @@ def refreshable(database: str, servers: Topology | None = None) -> list[Migratio
     return views
 
 
-def otel_traces(database: str, servers: Topology | None = None) -> list[Migration]:
+def source_of_traces(client: Any, table: str, database: str) -> str:
+    """SQL that reads a table of the Collector's ClickHouse exporter: its name, or what makes maps of its JSON.
+
+    Args:
+        table: "database.table", or a table of `database`.
+
+    Raises:
+        DatabaseError: there is no such table, or it is none of the exporter's.
+    """
+    owner, _, name = table.rpartition(".")
+    owner = owner or database
+    found = client.query(
+        statement("migrations/type_of_attributes"), parameters={"db": owner, "table": name}
+    ).result_rows
+    if not found:
+        raise DatabaseError(f"{owner}.{name} has no column SpanAttributes: name the table of the Collector's exporter")
+    quoted = f"{_identifier(owner)}.{_identifier(name)}"
+    is_json = str(found[0][0]).startswith("JSON")
+    return statement("migrations/otel_traces_of_json", source=quoted) if is_json else quoted
+
+
+def otel_traces(database: str, servers: Topology | None = None, source: str = "") -> list[Migration]:
     """The table of the Collector's ClickHouse exporter, and the views that turn it into ledger rows.
+
+    `source`: SQL that reads another table of the exporter (`source_of_traces`); then none is made.
 
     In the views `{dimensions}` stands for the columns of all dimensions, `{meters}` for those of the meters that the
     SQL does not know, `{names_of_counts}` for the attributes that it reads as counts, `{unknown:GROUP}` for the sum of such tokens in a group, and `{meters_not_in_sql}` for the
@@ -195,8 +219,9 @@ def otel_traces(database: str, servers: Topology | None = None) -> list[Migratio
     for file in sorted(
         (resources.files("spanledger_clickhouse") / "otel_traces").iterdir(), key=lambda file: file.name
     ):
-        if file.name.endswith(".sql"):
+        if file.name.endswith(".sql") and not (source and file.name == OWN_TRACES):
             text = _with_tables(file.read_text("utf-8"))
+            text = text.replace("FROM {db}.otel_traces", f"FROM {source}") if source else text
             migrations.append(Migration(f"otel_traces/{file.name}", _render(text, database, servers or Topology())))
             view = MATERIALIZED_VIEW.search(text)
             if view:  # of an earlier release, or from before a dimension

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, Final
@@ -13,6 +14,7 @@ from spanledger.pricing.price_table import Prices
 from spanledger.pricing.rates import TIERS, Entry, rates_for
 from spanledger.semconv.usage import INPUT_RATE, OUTPUT_RATE, READ_RATE, WRITE_RATE
 from spanledger_clickhouse.database.connection import DatabaseError, Target, reason
+from spanledger_clickhouse.database.statements import statement
 
 BEGINNING: Final = datetime(2020, 1, 1, tzinfo=UTC)
 END: Final = datetime(2106, 1, 1, tzinfo=UTC)
@@ -138,7 +140,7 @@ def sync(client: Any, target: Target, prices: Prices) -> int:
     from clickhouse_connect.driver.exceptions import Error
 
     try:
-        return _replace_rows(
+        written = _replace_rows(
             client, target, "llm_prices", PRICE_COLUMNS, ("price_key", "valid_from"), list(llm_price_rows(prices))
         ) + _replace_rows(
             client,
@@ -148,8 +150,14 @@ def sync(client: Any, target: Target, prices: Prices) -> int:
             ("provider", "model", "tier", "valid_from"),
             list(llm_rate_rows(prices)),
         )
+        with suppress(Error):  # without the privilege the server itself reads them again, within a minute
+            for (name,) in client.query(
+                statement("prices/dictionaries"), parameters={"db": target.database}
+            ).result_rows:
+                client.command(f"SYSTEM RELOAD DICTIONARY `{target.database}`.{name}")
     except Error as error:
         raise DatabaseError(f"writing prices to {target.masked_dsn} failed: {reason(error)}") from error
+    return written
 
 
 def _replace_rows(
