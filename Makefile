@@ -71,7 +71,8 @@ format: setup ## Fix what the linter and the formatter can
 	$(RUN)ruff format .
 
 bench: setup ## What Spanledger costs: figures and ratios, never a pass or a fail
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(RUN)python $$file; done
+	@failed=; for file in benchmarks/bench_*.py; do echo "== $$file"; $(RUN)python $$file || failed="$$failed $$file"; done; \
+		test -z "$$failed" || { echo "these did not finish:$$failed"; exit 1; }
 
 lock: .tools/bin/uv ## Renew the locked versions (names and hashes only: they hold for any index or mirror)
 	$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,41 +1,47 @@
-"""What a call costs: everything Spanledger does on the calling thread, against the bare SDK.
+"""What a call costs: everything Spanledger does on the calling thread, against the bare SDK, and beside other instrumentors.
 
-Three processes make the same calls over an in-process transport: one bare, one that makes a span with twelve
-attributes by hand around each call, one that records. They are asked turn by turn for a few calls each, so
-that a machine whose speed drifts drifts for all three; each figure is the median, over the turns, of the CPU
-time of the calling thread. The span made by hand is the yardstick: it runs in the same place as ours, between
-the SDK's own work, where caches are as cold. The figure "by itself" is that span in a loop of its own.
+    python benchmarks/bench_call.py [--no-peers] [--instructions [--write]]
+
+Processes make the same calls over an in-process transport: one bare, one that makes a span with twelve attributes by hand around each
+call, one that records, and one for each other instrumentor, in an environment of its own (.bench) with the SDK's same version. They
+are asked turn by turn for a few calls each, so that a machine whose speed drifts drifts for all; each figure is the median, over the
+turns, of the CPU time of the process. The span made by hand is the yardstick: it runs in the same place as ours, between the SDK's
+own work, where caches are as cold. Bounds: 2.3 times that span, 5 us a chunk. Other instrumentors neither price a call nor keep it;
+they end in a tracer whose spans nobody exports.
+
+--instructions counts instructions instead of time (valgrind --tool=callgrind: the same on a busy machine) and compares them with
+instructions.json beside this file, as tests/test_call_instructions.py does; --write renews that file.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import importlib
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import anthropic
 import httpx2
 import openai
 from google import genai
-from opentelemetry import baggage, context
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Tracer
 
-from spanledger import bootstrap
-from spanledger.capture.processor import LedgerProcessor
-from spanledger.hooks.google import GooglePatches
-from spanledger.hooks.stainless import StainlessPatches
-from spanledger.pricing.price_table import prices
-from spanledger.providers import anthropic as anthropic_format
-from spanledger.providers import google as google_format
-from spanledger.providers import openai as openai_format
-from spanledger.spool.writer import Spool
+ROOT = Path(__file__).parent.parent
+SDKS = ("openai", "anthropic", "google-genai")
+DEADLINE_MS = 5
+"""spanledger.bootstrap.DEFAULT_DEADLINE_MS"""
 
 CALLS, TURNS, STREAM_TURNS, CHUNKS = 10, 150, 25, 400
 
@@ -129,6 +135,16 @@ def transport(request: httpx2.Request) -> httpx2.Response:
 
 
 ARMS = ("bare", "span", "recorded")
+PEERS = {
+    "official": (
+        "opentelemetry-instrumentation-genai-openai", "opentelemetry-instrumentation-genai-anthropic",
+    ),
+    "openinference": (
+        "openinference-instrumentation-openai", "openinference-instrumentation-anthropic", "openinference-instrumentation-google-genai",
+    ),
+    "langfuse": ("langfuse",),
+}  # fmt: skip
+"""Other instrumentors -> their packages."""
 
 
 def wrapped(call: Callable[[], object], tracer: Tracer) -> Callable[[], object]:
@@ -166,10 +182,19 @@ def calls() -> dict[str, tuple[Callable[[], object], int]]:
     }
 
 
-def record(spool: Spool) -> None:
-    """Open the three doors, recording into `spool`."""
+def record(directory: Path) -> None:
+    """Open the three doors, recording into a spool in `directory`; the calls belong to a user."""
+    from spanledger.capture.processor import LedgerProcessor
+    from spanledger.hooks.google import GooglePatches
+    from spanledger.hooks.stainless import StainlessPatches
+    from spanledger.pricing.price_table import prices
+    from spanledger.providers import anthropic as anthropic_format
+    from spanledger.providers import google as google_format
+    from spanledger.providers import openai as openai_format
+    from spanledger.spool.writer import Spool
+
     tracing = TracerProvider(shutdown_on_exit=False)
-    tracing.add_span_processor(LedgerProcessor(spool))
+    tracing.add_span_processor(LedgerProcessor(Spool(directory, 1 << 34, deadline_ms=DEADLINE_MS)))
     prices()
     formats = {"openai": openai_format, "anthropic": anthropic_format}
     for name, reader in formats.items():
@@ -179,24 +204,64 @@ def record(spool: Spool) -> None:
     tracer = tracing.get_tracer("spanledger.google_genai", "1")
     gate = GooglePatches(google_format, lambda: tracer)
     gate.install(importlib.import_module("google.genai._api_client"))
+    current = context.get_current()
+    for key in ("user.id", "spanledger.feature", "spanledger.request.id"):
+        current = baggage.set_baggage(key, "value-of-some-length", current)
+    context.attach(current)
+
+
+def instrument(peer: str) -> None:
+    """Instrument the SDKs as a peer does by its entry points; langfuse's client replaces OpenAI's."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    trace.set_tracer_provider(provider)
+    if peer == "langfuse":
+        os.environ.update(LANGFUSE_PUBLIC_KEY="pk", LANGFUSE_SECRET_KEY="sk", LANGFUSE_HOST="http://127.0.0.1:9")
+        from langfuse import Langfuse
+
+        Langfuse(tracer_provider=provider, span_exporter=Nowhere())
+        importlib.import_module("langfuse.openai")
+        return
+    from importlib.metadata import entry_points
+
+    names = tuple(package.replace("-", "_") for package in PEERS[peer])
+    for point in entry_points(group="opentelemetry_instrumentor"):
+        if point.dist is not None and point.dist.name.replace("-", "_") in names:
+            point.load()().instrument(tracer_provider=provider)
+
+
+class Nowhere:
+    """An exporter that takes all and keeps nothing."""
+
+    def export(self, spans):
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self):
+        pass
+
+    def force_flush(self, timeout_millis=30000):
+        return True
+
+
+def functions(arm: str, directory: Path) -> dict[str, Callable[[], object]]:
+    """The calls as an arm makes them."""
+    by_hand = TracerProvider(shutdown_on_exit=False).get_tracer("by hand")
+    if arm == "recorded":
+        record(directory)
+    elif arm in PEERS:
+        instrument(arm)
+    made = {name: wrapped(call, by_hand) if arm == "span" else call for name, (call, _) in calls().items()}
+    return {**made, "a span by itself": wrapped(lambda: None, by_hand)}
 
 
 def serve(arm: str) -> None:
     """One arm: reads "<call>\t<times>" a line, answers with the nanoseconds of CPU time of the process that the calls took."""
-    by_hand = TracerProvider(shutdown_on_exit=False).get_tracer("by hand")
-    found = calls()
     with tempfile.TemporaryDirectory() as directory:
-        if arm == "recorded":
-            record(Spool(Path(directory), 1 << 34, deadline_ms=bootstrap.DEFAULT_DEADLINE_MS))
-            current = context.get_current()
-            for key in ("user.id", "spanledger.feature", "spanledger.request.id"):
-                current = baggage.set_baggage(key, "value-of-some-length", current)
-            context.attach(current)
-        functions = {name: wrapped(call, by_hand) if arm == "span" else call for name, (call, _) in found.items()}
-        functions["a span by itself"] = wrapped(lambda: None, by_hand)
+        made = functions(arm, Path(directory))
         for line in sys.stdin:
             name, times = line.rstrip("\n").split("\t")
-            function = functions[name]
+            function = made[name]
             start = time.process_time_ns()
             for _ in range(int(times)):
                 function()
@@ -206,8 +271,9 @@ def serve(arm: str) -> None:
 class Arm:
     """A process that is asked for calls."""
 
-    def __init__(self, name: str) -> None:
-        command = [sys.executable, __file__, name]
+    def __init__(self, name: str, python: str = sys.executable) -> None:
+        command = [python, __file__, "--arm", name]
+        self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __call__(self, name: str, times: int) -> float:
@@ -216,55 +282,174 @@ class Arm:
         self.process.stdin.flush()
         return int(self.process.stdout.readline()) / times / 1000
 
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
-def main() -> None:
-    arms = [Arm(name) for name in ARMS]
+
+def peers() -> list[Arm]:
+    """The other instrumentors that can be installed here, each with the SDKs of this environment."""
+    arms: list[Arm] = []
+    for name, packages in PEERS.items():
+        home = ROOT / ".bench" / f"call-{name}"
+        pinned = [f"{sdk}=={version(sdk)}" for sdk in SDKS]
+        uv = ROOT / ".tools/bin/uv"
+        for command in (
+            [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, home],
+            [uv, "pip", "install", "--quiet", "--python", home, *pinned, "httpx2", "opentelemetry-sdk", *packages],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{name}: cannot be installed here: {done.stderr.strip()[-200:]}")
+                break
+        else:
+            arm = Arm(name, str(home / "bin/python"))
+            try:
+                arm("openai chat.completions.create", 2)
+            except ValueError:
+                print(f"{name}: does not run with these SDKs")
+                continue
+            arms.append(arm)
+    return arms
+
+
+BOUND, CHUNK_BOUND = 2.3, 5.0
+
+
+def compare(with_peers: bool) -> None:
+    arms = [Arm(name) for name in ARMS] + (peers() if with_peers else [])
     bare, *_ = arms
     bare("a span by itself", 500)
     alone = statistics.median(bare("a span by itself", 500) for _ in range(15))
     print(f"a span made by hand, 12 attributes, by itself  {alone:7.1f} us")
+    print(
+        f"{'added us':<40}{'bare':>9}" + "".join(f"{arm.name:>15}" for arm in arms[1:]) + "   recorded / span (bound)"
+    )
     for name, (_, chunks) in calls().items():
         times, turns = (1, STREAM_TURNS) if chunks else (CALLS, TURNS)
         for arm in arms:
             arm(name, 20 if not chunks else 2)
         taken = [[arm(name, times) for arm in arms] for _ in range(turns)]
-        before, by_hand, ours = (
-            statistics.median(values)
-            for values in zip(*((row[0], row[1] - row[0], row[2] - row[0]) for row in taken), strict=True)
-        )
+        share = chunks or 1
+        before = statistics.median(row[0] for row in taken) / share
+        added = [statistics.median(row[place] - row[0] for row in taken) / share for place in range(1, len(arms))]
         if chunks:
-            print(f"{name:<38}  {before / chunks:7.1f} us bare a chunk, + {ours / chunks:5.2f} us a chunk")
+            note = f"   {added[1]:.2f} us a chunk ({CHUNK_BOUND:g})"
         else:
             ratio = statistics.median((row[2] - row[0]) / (row[1] - row[0]) for row in taken if row[1] > row[0])
-            print(
-                f"{name:<38}  {before:7.1f} us bare, + {by_hand:5.1f} us a span by hand, + {ours:5.1f} us recorded"
-                f" = {ratio:4.2f} x the span"
-            )
+            note = f"   {ratio:.2f} ({BOUND:g})"
+        print(f"{name:<40}{before:>9.1f}" + "".join(f"{figure:>15.1f}" for figure in added) + note)
     for arm in arms:
-        arm.process.stdin.close()
-        arm.process.wait()
-    for name, deadline in (("the caller", 0), ("the spool's thread", bootstrap.DEFAULT_DEADLINE_MS)):
+        arm.close()
+
+
+# --- instructions ------------------------------------------------------------------------------------------------------
+
+COUNTED = Path(__file__).parent / "instructions.json"
+COUNTED_CALLS = 20
+
+
+def count(arm: str) -> None:
+    """Within valgrind: make each call some times, and dump what was counted after each."""
+    with tempfile.TemporaryDirectory() as directory:
+        made = functions(arm, Path(directory))
+        gc.disable()
+        for name in calls():
+            times = 1 if "stream" in name else COUNTED_CALLS
+            for _ in range(times + times // 2):
+                made[name]()
+            _control("-i", "on")
+            for _ in range(times):
+                made[name]()
+            _control("-i", "off")
+            _control("-d", name.replace(" ", "_"))
+
+
+def _control(*words: str) -> None:
+    subprocess.run(["callgrind_control", *words, str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
+
+
+def instructions(valgrind: str = "valgrind") -> dict[str, dict[str, float]]:
+    """Call -> instructions of one call (of one chunk of a stream), bare, and added by the span by hand and by the recording."""
+    counted: dict[str, dict[str, float]] = {}
+    for arm in ARMS:
         with tempfile.TemporaryDirectory() as directory:
-            append(name, Spool(Path(directory), 1 << 34, deadline_ms=deadline))
+            command = [valgrind, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={directory}/out"]
+            environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(Path(__file__).parent)}
+            subprocess.run(
+                [*command, sys.executable, __file__, "--count", arm], env=environment, check=True, capture_output=True
+            )
+            for (name, (_, chunks)), number in zip(calls().items(), range(1, 100), strict=False):
+                dump = Path(directory, f"out.{number}").read_text()
+                total = int(re.search(r"^totals: (\d+)", dump, re.MULTILINE)[1])
+                times = chunks or COUNTED_CALLS
+                counted.setdefault(name, {})[arm] = total / times
+    return {
+        name: {"bare": each["bare"], "span": each["span"] - each["bare"], "recorded": each["recorded"] - each["bare"]}
+        for name, each in counted.items()
+    }
 
 
-def append(writer: str, spool: Spool) -> None:
+def show_instructions(write: bool) -> None:
+    known = json.loads(COUNTED.read_text()) if COUNTED.exists() else {}
+    counted = instructions()
+    print(f"{'instructions':<40}{'bare':>12}{'+ span':>12}{'+ recorded':>12}{'ratio':>8}{'committed':>11}")
+    for name, each in counted.items():
+        before = known.get(name)
+        print(
+            f"{name:<40}{each['bare']:>12,.0f}{each['span']:>12,.0f}{each['recorded']:>12,.0f}{each['recorded'] / each['span']:>8.2f}"
+            f"{before['recorded'] if before else 0:>11,.0f}"
+        )
+    if write:
+        COUNTED.write_text(
+            json.dumps({name: {k: round(v) for k, v in each.items()} for name, each in counted.items()}, indent=2)
+            + "\n"
+        )
+
+
+def append(writer: str, deadline: int) -> None:
     """CPU of the process and time to return for one row, a millisecond after the one before."""
-    line, times, cpu = b"x" * 3000 + b"\n", [], []
-    for _ in range(7):
-        begun = time.process_time_ns()
-        for _ in range(300):
-            time.sleep(0.001)
-            start = time.perf_counter_ns()
-            spool.append(line)
-            times.append(time.perf_counter_ns() - start)
-        cpu.append((time.process_time_ns() - begun) / 300 / 1000)
-    name = f"one append (3,000 bytes) by {writer}"
-    print(
-        f"{name:<44}{statistics.median(cpu):7.1f} us of CPU with the pause, {statistics.median(times) / 1000:7.1f} us to return"
+    from spanledger.spool.writer import Spool
+
+    with tempfile.TemporaryDirectory() as directory:
+        spool = Spool(Path(directory), 1 << 34, deadline_ms=deadline)
+        line, times, cpu = b"x" * 3000 + b"\n", [], []
+        for _ in range(7):
+            begun = time.process_time_ns()
+            for _ in range(300):
+                time.sleep(0.001)
+                start = time.perf_counter_ns()
+                spool.append(line)
+                times.append(time.perf_counter_ns() - start)
+            cpu.append((time.process_time_ns() - begun) / 300 / 1000)
+        name = f"one append (3,000 bytes) by {writer}"
+        print(
+            f"{name:<44}{statistics.median(cpu):7.1f} us of CPU with the pause, {statistics.median(times) / 1000:7.1f} us to return"
+        )
+        spool.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--no-peers", action="store_true", help="without the other instrumentors, which are installed in .bench"
     )
-    spool.close()
+    parser.add_argument("--instructions", action="store_true", help="count instructions instead of time")
+    parser.add_argument("--write", action="store_true", help="with --instructions: renew instructions.json")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--count", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.arm:
+        serve(asked.arm)
+    elif asked.count:
+        count(asked.count)
+    elif asked.instructions:
+        show_instructions(asked.write)
+    else:
+        compare(not asked.no_peers)
+        for name, deadline in (("the caller", 0), ("the spool's thread", DEADLINE_MS)):
+            append(name, deadline)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1]) if len(sys.argv) > 1 else main()
+    main()
