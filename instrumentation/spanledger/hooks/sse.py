@@ -57,7 +57,9 @@ class SseTap:
             self._on_first()
             self._on_first = None
         if not self._size and not self._every and chunk.endswith(ENDS_EVENT) and INTERESTING.search(chunk) is None:
-            return UNUSED.sub(b"", chunk) if self.hides else chunk  # whole events without figures: nearly every chunk of a stream
+            return (
+                UNUSED.sub(b"", chunk) if self.hides else chunk
+            )  # whole events without figures: nearly every chunk of a stream
         end = _end_of_events(self._before + chunk) - len(self._before)
         if end <= 0 and self._size + len(chunk) > MAX_EVENT:
             end = len(chunk)
