@@ -146,3 +146,12 @@ def test_the_users_of_the_stack_have_the_rights_that_the_command_prints():
         assert password is not None
         assert password.get("from_env") in SERVICES["clickhouse"]["environment"]
     assert tree.find("users/default") is not None
+
+
+def test_the_script_for_clusters_says_what_it_needs(tmp_path: Path):
+    script = ROOT / "deploy/verify-cluster.sh"
+    subprocess.run([program("bash"), "-n", script], check=True)
+    done = subprocess.run(
+        [program("bash"), script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "FAILED: spanledger is not on the PATH\n")
