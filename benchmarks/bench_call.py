@@ -182,7 +182,7 @@ def calls() -> dict[str, tuple[Callable[[], object], int]]:
     }
 
 
-def record(directory: Path) -> None:
+def record(directory: Path, deadline_ms: int) -> None:
     """Open the three doors, recording into a spool in `directory`; the calls belong to a user."""
     from spanledger.capture.processor import LedgerProcessor
     from spanledger.hooks.google import GooglePatches
@@ -194,7 +194,7 @@ def record(directory: Path) -> None:
     from spanledger.spool.writer import Spool
 
     tracing = TracerProvider(shutdown_on_exit=False)
-    tracing.add_span_processor(LedgerProcessor(Spool(directory, 1 << 34, deadline_ms=DEADLINE_MS)))
+    tracing.add_span_processor(LedgerProcessor(Spool(directory, 1 << 34, deadline_ms=deadline_ms)))
     prices()
     formats = {"openai": openai_format, "anthropic": anthropic_format}
     for name, reader in formats.items():
@@ -244,11 +244,11 @@ class Nowhere:
         return True
 
 
-def functions(arm: str, directory: Path) -> dict[str, Callable[[], object]]:
+def functions(arm: str, directory: Path, deadline_ms: int = DEADLINE_MS) -> dict[str, Callable[[], object]]:
     """The calls as an arm makes them."""
     by_hand = TracerProvider(shutdown_on_exit=False).get_tracer("by hand")
     if arm == "recorded":
-        record(directory)
+        record(directory, deadline_ms)
     elif arm in PEERS:
         instrument(arm)
     made = {name: wrapped(call, by_hand) if arm == "span" else call for name, (call, _) in calls().items()}
@@ -352,7 +352,7 @@ COUNTED_CALLS = 20
 def count(arm: str) -> None:
     """Within valgrind: make each call some times, and dump what was counted after each."""
     with tempfile.TemporaryDirectory() as directory:
-        made = functions(arm, Path(directory))
+        made = functions(arm, Path(directory), 0)  # no thread, whose turns depend on the clock
         gc.disable()
         for name in calls():
             times = 1 if "stream" in name else COUNTED_CALLS

@@ -18,6 +18,8 @@ class Canned(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, str, Any]] = []
+        self.clients: set[tuple[str, int]] = set()
+        """Addresses of the connections that came."""
         self.headers: dict[str, str] = {}
         self.content_type = ""
         """Of bytes, where it does not follow from them."""
@@ -72,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError:
             body = data
         self.server.asked.append((self.command, self.path, body))
+        self.server.clients.add(self.client_address)
         answer = self.server.answer(self.path)
         status, answer = answer if isinstance(answer, tuple) else (200, answer)
         raw = isinstance(answer, bytes)

@@ -7,7 +7,9 @@ takes the codecs none and gzip: others need further jars.
 from __future__ import annotations
 
 import hashlib
+import socket
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -43,8 +45,8 @@ def jars() -> Path:
 class KafkaBroker:
     """One broker on a free port; a topic that is written to is made, with three partitions."""
 
-    def __init__(self, directory: Path) -> None:
-        self.port, controller = demo.free_port(), demo.free_port()
+    def __init__(self, directory: Path, port: int = 0) -> None:
+        self.port, controller = port or demo.free_port(), demo.free_port()
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -69,6 +71,18 @@ class KafkaBroker:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert self.process.poll() is None, "the broker has ended"
+            assert time.monotonic() < deadline, "the broker did not start"
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+        except OSError:
+            return False
+        return True
 
     @property
     def plain(self) -> str:

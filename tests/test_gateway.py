@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -246,12 +247,19 @@ async def test_metrics_count_spans_requests_and_commits(served: Served):
 # --- the command -----------------------------------------------------------------------------------------------------------
 
 
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 @contextmanager
 def started(
     target: Target, *options: object, trusting: Path | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, ready; its process and address."""
     port = free_port()
+    while "--workers" in options and not _is_free(port + 1):
+        port = free_port()
     environment = {**os.environ, "SPANLEDGER_DSN": target.dsn, "SPANLEDGER_GATEWAY_TOKENS": "*=0123456789abcdef"}
     process = subprocess.Popen(
         [Path(sys.executable).with_name("spanledger"), "gateway", "--port", str(port), *map(str, options)],
@@ -353,6 +361,25 @@ def test_workers_have_a_port_each_and_are_started_again(migrated_front: str):
         assert not any(is_ready(each) for each in urls)
     with open_client(where) as client:
         assert client.query("SELECT count() FROM llm.llm_calls").result_rows == [(2,)]
+
+
+@pytest.mark.services
+def test_workers_end_with_a_port_that_is_taken_and_with_their_parent(migrated_front: str):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = ["gateway", "--workers", "2", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(
+            [Path(sys.executable).with_name("spanledger"), *words], env={**os.environ, "SPANLEDGER_DSN": migrated_front},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "worker 0 cannot serve" in done.stderr
+    with started(resolve_target(migrated_front), "--workers", 2) as (process, url):
+        wait_for(lambda: is_ready(url))
+        process.kill()
+        process.wait()
+        wait_for(lambda: not is_ready(url))
 
 
 @pytest.mark.parametrize(

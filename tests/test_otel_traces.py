@@ -266,8 +266,12 @@ def test_the_views_read_a_table_of_another_database(tmp_path: Path, monkeypatch:
         assert done.exit_code == 0, done.output
     with open_client(where) as client:
         client.insert("observability.spans", [row(foreign(start=NS))], column_names=list(TRACES))
+    done = CliRunner().invoke(main, ["migrate", "--otel-traces"])  # as after an upgrade: it reads the same table
+    assert done.exit_code == 0, done.output
+    with open_client(where) as client:
+        client.insert("observability.spans", [row(foreign(start=NS, span_id="2" * 16))], column_names=list(TRACES))
         rows = client.query("SELECT price_status, cost_usd FROM spanledger.llm_calls").result_rows
-        assert rows == [("priced", Decimal("0.00056"))]
+        assert rows == [("priced", Decimal("0.00056"))] * 2
         assert client.query("EXISTS spanledger.otel_traces").result_rows == [(0,)]
         client.command("DROP DICTIONARY spanledger.llm_rates_dictionary")
 

@@ -317,7 +317,8 @@ def migrate(
         database, servers = ledger_target.database, migrations.topology()
         further = migrations.refreshable(database, servers) if refreshable else []
         if otel_traces:
-            source = migrations.source_of_traces(client, otel_traces_from, database) if otel_traces_from else ""
+            table = otel_traces_from or migrations.table_of_traces(client, database)
+            source = migrations.source_of_traces(client, table, database) if table else ""
             further += migrations.otel_traces(database, servers, source)
             further += migrations.kafka(database, *topic, servers) if topic else []
         applied_migrations += migrations.apply(client, ledger_target, further)

@@ -206,6 +206,12 @@ def source_of_traces(client: Any, table: str, database: str) -> str:
     return statement("migrations/otel_traces_of_json", source=quoted) if is_json else quoted
 
 
+def table_of_traces(client: Any, database: str) -> str:
+    """The table that the views read now, as "database.table"; "" if there are none, or it is the one of `database`."""
+    found = client.query(statement("migrations/source_of_view"), parameters={"db": database}).result_rows
+    return f"{found[0][0]}.{found[0][1]}" if found and tuple(found[0]) != (database, "otel_traces") else ""
+
+
 def otel_traces(database: str, servers: Topology | None = None, source: str = "") -> list[Migration]:
     """The table of the Collector's ClickHouse exporter, and the views that turn it into ledger rows.
 
@@ -246,11 +252,22 @@ def kafka(database: str, brokers: str, topic: str, group: str, servers: Topology
             raise DatabaseError(f"{value[:80]!r} are no Kafka {name}: use letters, digits and . _ - :")
     values = {"{brokers}": brokers, "{topic}": topic, "{group}": group}
     statements: list[Migration] = []
-    for name in ("50_otel_kafka", "60_otel_traces_of_kafka"):
-        text = (resources.files("spanledger_clickhouse") / f"otel_traces/kafka/{name}.sql").read_text("utf-8")
-        for place, value in values.items():
-            text = text.replace(place, value)
-        statements.append(Migration(f"otel_traces/kafka/{name}.sql", _render(text, database, servers or Topology())))
+    folder = resources.files("spanledger_clickhouse") / "otel_traces/kafka"
+    for table in (
+        "refused_of_otel_kafka",
+        "otel_traces_of_kafka",
+        "otel_kafka",
+    ):  # they hold no rows, and the broker has the offsets
+        text = f"DROP TABLE IF EXISTS {{db}}.{table}{{on_cluster}}"
+        statements.append(Migration(f"otel_traces/kafka/{table}#drop", _render(text, database, servers or Topology())))
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".sql"):
+            text = file.read_text("utf-8")
+            for place, value in values.items():
+                text = text.replace(place, value)
+            statements.append(
+                Migration(f"otel_traces/kafka/{file.name}", _render(text, database, servers or Topology()))
+            )
     return statements
 
 

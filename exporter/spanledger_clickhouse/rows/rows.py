@@ -344,7 +344,7 @@ def row(span: Span, source: str) -> Row:
     The attributes that a span has are a quarter of what a row can hold: each is put into its column, the others stay empty.
     """
     attributes, resource = span.attributes, span.resource
-    values = list(EMPTY_ROW)
+    values = _empty_row()
     further: list[str] = []
     for name, value in attributes.items():
         reader = READERS.get(name)
@@ -391,6 +391,13 @@ def row(span: Span, source: str) -> Row:
     values[INDEX["scope"]] = text(span.scope)
     values[INDEX["source"]] = source
     return tuple(values)
+
+
+def _empty_row() -> list[object]:
+    values = list(EMPTY_ROW)
+    for index in LIST_INDEXES:
+        values[index] = []
+    return values
 
 
 def _text_or_none(value: object) -> str | None:
@@ -544,6 +551,7 @@ NOT_COLUMNS: Final = frozenset((MAPPED_ATTRIBUTES | vendors.NAMES) - READERS.key
 EMPTY_ROW: Final = tuple(
     read(None) if (read := READERS_OF_COLUMNS.get(column, ("", None))[1]) else 0 for column in COLUMNS
 )
+LIST_INDEXES: Final = tuple(index for index, value in enumerate(EMPTY_ROW) if isinstance(value, list))
 TOKENS_BEGIN: Final = INDEX[TOKENS[0][0]]
 TOKENS_END: Final = TOKENS_BEGIN + len(TOKENS)
 TOKEN_COUNTS: Final = itemgetter(*(Usage._fields.index(field) for _, field in TOKENS))

@@ -1,6 +1,6 @@
 """Admission control: before a request is sent, a budget may refuse it or downgrade it to another model.
 
-The one place where Spanledger stops a call, and only where a budget says so and the application enforces (a file of
+With `stream_limit.py` the one place where Spanledger stops a call, and only where a budget says so and the application enforces (a file of
 budgets with `enforce = true`, or a Redis where they are published). A refused call is a row of its own: outcome error,
 error_type BudgetExceeded, no attempts, no cost. A downgraded one says on its row which model was asked for, and why.
 """

@@ -670,8 +670,8 @@ class Call:
     def _was_cut(self, response: Response, outcome: str = "ok") -> bool:
         """Whether a limit has closed the stream before the provider had stated what it used."""
         limit = self.limit
-        is_refused = limit is not None and limit.refusal is not None and outcome != "error"
-        return is_refused and not (response.complete and response.usage)
+        is_cut = limit is not None and limit.is_cut and outcome != "error"
+        return is_cut and not (response.complete and response.usage)
 
     def _new_sessions(self, containers: tuple[str, ...]) -> int:
         """How many of these containers begin a session that is billed; within one, a container is billed once."""

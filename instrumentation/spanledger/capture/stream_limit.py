@@ -96,6 +96,9 @@ class StreamLimit:
         self.deadline: float | None = None
         """When its time is over, on the monotonic clock."""
         self.refusal: Refusal | None = None
+        """Why no more of the stream is read."""
+        self.is_cut = False
+        """Whether it was closed before its end."""
 
     def attach(self, response: object) -> None:
         """The answer `response` has begun: its time runs from now."""
@@ -128,7 +131,13 @@ class StreamLimit:
         else:
             self._bytes += text_size(cast("object", event))
         missing = self.seen_tokens - self._allowed
-        if missing <= 0 or self._hold is None or self.refusal is not None or self._is_over:
+        if (
+            missing <= 0
+            or self._hold is None
+            or self.refusal is not None
+            or self._is_over
+            or _ends(cast("object", event))
+        ):
             return
         parts = -(-missing // self._part_tokens)
         decision = self._hold.extend(parts * self._part_picousd)
@@ -145,7 +154,7 @@ class StreamLimit:
         with self._lock:
             if self.refusal is not None or (self._is_over and not at_any_rate):
                 return
-            self.refusal = refusal
+            self.refusal, self.is_cut = refusal, True
             if response is not None:
                 _shut_down(response, lambda: self._is_over)
 
@@ -159,6 +168,20 @@ class StreamLimit:
         if stated is None:
             return Usage(input=self._input_tokens, output=self.seen_tokens)
         return stated._replace(output=max(stated.output, self.seen_tokens))
+
+
+def _ends(event: object) -> bool:
+    """Whether an event is of the end of a stream: then nothing is saved by closing it."""
+    if not isinstance(event, dict):
+        return False
+    table = cast("dict[str, Any]", event)
+    choices = table.get("choices")
+    if isinstance(choices, list):
+        return not choices or any(mapping(choice).get("finish_reason") for choice in cast("list[object]", choices))
+    candidates = table.get("candidates")
+    if isinstance(candidates, list):
+        return any(mapping(candidate).get("finishReason") for candidate in cast("list[object]", candidates))
+    return table.get("type") in ("message_delta", "message_stop")
 
 
 def _stated_tokens(event: dict[str, Any]) -> int:
@@ -202,20 +225,26 @@ def limited(inner: Iterator[Item], limit: StreamLimit, response: Any) -> Generat
     Raises:
         BudgetExceeded: it is; the response is closed.
     """
+    iterator = iter(inner)
     try:
-        for part in inner:
-            if limit.refusal is not None:
-                break
+        while limit.refusal is None:
+            try:
+                part = next(iterator)
+            except StopIteration:
+                if limit.is_cut:  # its connection was shut down, and its body has no length
+                    limit.raise_refusal()
+                return
             yield part
     except Exception as error:
-        limit.raise_refusal(error)
+        if limit.is_cut:
+            limit.raise_refusal(error)
         raise
-    if limit.refusal is not None:
-        with suppress(Exception):
-            response.close()
-        with suppress(Exception):
-            getattr(inner, "close", response.close)()
-        limit.raise_refusal()
+    limit.is_cut = True
+    with suppress(Exception):
+        response.close()
+    with suppress(Exception):
+        getattr(inner, "close", response.close)()
+    limit.raise_refusal()
 
 
 class LimitedAsync(Generic[Item]):
@@ -229,16 +258,22 @@ class LimitedAsync(Generic[Item]):
 
     async def __anext__(self) -> Item:
         limit = self._limit
+        if limit.deadline is not None and time.monotonic() >= limit.deadline:
+            limit.expire(at_any_rate=True)  # also where the next part is there already
+        if limit.refusal is not None:
+            limit.is_cut = True
+            await self._close()
+            limit.raise_refusal()
         try:
-            part = await self._next(limit.deadline)
-        except Exception as error:
-            limit.raise_refusal(error)
+            return await self._next(limit.deadline)
+        except StopAsyncIteration:
+            if limit.is_cut:
+                limit.raise_refusal()
             raise
-        if limit.refusal is None:
-            return part
-        await self._close()
-        limit.raise_refusal()
-        return part
+        except Exception as error:
+            if limit.is_cut:
+                limit.raise_refusal(error)
+            raise
 
     async def _next(self, deadline: float | None) -> Item:
         if deadline is None or not in_asyncio():

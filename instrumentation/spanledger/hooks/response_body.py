@@ -320,13 +320,13 @@ class DocumentBody:
             text = b"".join(self._chunks)
             body = parse_json(text)
             if body is None and self._call.request.stream and EVENTS.match(text):  # whatever its content type says
-                events = SseTap(self._call.feed, scan=True, hide=False)
+                events = SseTap(self._call.read, scan=True, hide=False)
                 events.feed(text)
                 events.remainder()
             self._call.body(body)
             if isinstance(body, list):  # Gemini's stream without server-sent events: an array of its chunks
                 for chunk in cast("list[object]", body):
-                    self._call.feed(chunk)
+                    self._call.read(chunk)
         self._call.finish()
 
     def on_close(self) -> None:

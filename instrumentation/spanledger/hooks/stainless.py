@@ -468,7 +468,7 @@ def _is_events(response: Any) -> bool:
 
 def _read_events(response: Any, call: Call) -> None:
     """Read a stream that the caller gets as one body in memory."""
-    tap = SseTap(call.feed, scan=True, hide=call.hides_usage)
+    tap = SseTap(call.read, scan=True, hide=call.hides_usage)
     passed = tap.feed(response.content) + tap.remainder()
     if tap.hides:
         response._content = passed

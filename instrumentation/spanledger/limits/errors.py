@@ -6,7 +6,8 @@ from spanledger.runtime.guard import Deliberate
 
 
 class BudgetExceeded(Deliberate):
-    """A budget is exhausted, or the call exceeds a token cap. No request was sent.
+    """A budget is exhausted, or the call exceeds a cap. No request was sent, unless it is raised while a stream is read: that one
+    was closed, and what it had used is billed.
 
     Attributes:
         reason: which budget or cap, as text.

@@ -1,6 +1,6 @@
 -- Reads what kafka-produce.yaml writes with SPANLEDGER_KAFKA_ENCODING=otlp_json: a message is one ExportTraceServiceRequest.
 -- Offsets are committed after the rows are: a message that is read again gives the same rows of llm_calls. A message that is not
--- JSON is passed over, and kept in system.kafka_consumers.
+-- JSON goes to otel_kafka_refused.
 CREATE TABLE IF NOT EXISTS {db}.otel_kafka{on_cluster} (body String)
 ENGINE = Kafka
 SETTINGS
