@@ -349,12 +349,17 @@ COUNTED = Path(__file__).parent / "instructions.json"
 COUNTED_CALLS = 20
 
 
-def count(arm: str) -> None:
+COUNTED_IN_TESTS = (
+    "openai chat.completions.create", "anthropic messages.create", "google generate_content", "openai stream, usage injected, hidden",
+)  # fmt: skip
+
+
+def count(arm: str, names: list[str]) -> None:
     """Within valgrind: make each call some times, and dump what was counted after each."""
     with tempfile.TemporaryDirectory() as directory:
         made = functions(arm, Path(directory), 0)  # no thread, whose turns depend on the clock
         gc.disable()
-        for name in calls():
+        for name in names:
             times = 1 if "stream" in name else COUNTED_CALLS
             for _ in range(times + times // 2):
                 made[name]()
@@ -369,23 +374,31 @@ def _control(*words: str) -> None:
     subprocess.run(["callgrind_control", *words, str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
 
 
-def instructions(valgrind: str = "valgrind") -> dict[str, dict[str, float]]:
+def instructions(
+    valgrind: str = "valgrind", arms: tuple[str, ...] = ARMS, names: tuple[str, ...] = ()
+) -> dict[str, dict[str, float]]:
     """Call -> instructions of one call (of one chunk of a stream), bare, and added by the span by hand and by the recording."""
     counted: dict[str, dict[str, float]] = {}
-    for arm in ARMS:
+    chosen = names or tuple(calls())
+    chunks_of = {name: chunks for name, (_, chunks) in calls().items()}
+    for arm in arms:
         with tempfile.TemporaryDirectory() as directory:
             command = [valgrind, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={directory}/out"]
             environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(Path(__file__).parent)}
             subprocess.run(
-                [*command, sys.executable, __file__, "--count", arm], env=environment, check=True, capture_output=True
+                [*command, sys.executable, __file__, "--count", arm, *chosen],
+                env=environment,
+                check=True,
+                capture_output=True,
             )
-            for (name, (_, chunks)), number in zip(calls().items(), range(1, 100), strict=False):
+            for number, name in enumerate(chosen, 1):
+                chunks = chunks_of[name]
                 dump = Path(directory, f"out.{number}").read_text()
                 total = int(re.search(r"^totals: (\d+)", dump, re.MULTILINE)[1])
                 times = chunks or COUNTED_CALLS
                 counted.setdefault(name, {})[arm] = total / times
     return {
-        name: {"bare": each["bare"], "span": each["span"] - each["bare"], "recorded": each["recorded"] - each["bare"]}
+        name: {arm: figure - (each["bare"] if arm != "bare" else 0) for arm, figure in each.items()}
         for name, each in counted.items()
     }
 
@@ -437,12 +450,12 @@ def main() -> None:
     parser.add_argument("--instructions", action="store_true", help="count instructions instead of time")
     parser.add_argument("--write", action="store_true", help="with --instructions: renew instructions.json")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
-    parser.add_argument("--count", help=argparse.SUPPRESS)
+    parser.add_argument("--count", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.arm:
         serve(asked.arm)
     elif asked.count:
-        count(asked.count)
+        count(asked.count[0], asked.count[1:])
     elif asked.instructions:
         show_instructions(asked.write)
     else:

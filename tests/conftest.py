@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import os
 import subprocess
@@ -85,6 +86,7 @@ def clients_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     opened: list[weakref.ref[httpx2.Client]] = []
     make = httpx2.Client.__init__
 
+    @functools.wraps(make)  # google-genai looks at its parameters
     def made(client: httpx2.Client, *arguments: Any, **options: Any) -> None:
         make(client, *arguments, **options)
         opened.append(weakref.ref(client))
