@@ -18,8 +18,10 @@ import struct
 import tempfile
 import threading
 import time
+from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import chdb
@@ -89,6 +91,15 @@ class Front(ThreadingHTTPServer):
         return bytes(handle.query(query, wanted[1] if wanted else default_format).bytes())
 
 
+def form(content_type: str, body: bytes) -> dict[str, str]:
+    """The fields of a form."""
+    parts = message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body).get_payload()
+    return {
+        str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True).decode()
+        for part in cast("list[Any]", parts)
+    }
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Front
@@ -121,6 +132,11 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             time.sleep(1.0)
             return self.hang_up()
+        if self.headers.get("Content-Type", "").startswith(
+            "multipart/form-data"
+        ):  # what would make the address too long
+            asked |= form(self.headers["Content-Type"], body)
+            query, body = asked.get("query", query), b""
         if not query:
             insert = re.match(rb"\s*INSERT\s.*?FORMAT\s+Native\s?", body, re.DOTALL | re.IGNORECASE)
             query, body = (insert[0].decode(), body[insert.end() :]) if insert else (body.decode(), b"")
