@@ -7,14 +7,14 @@ WITH
         JSONHas(value, 'boolValue'), JSONExtractRaw(value, 'boolValue'),
         JSONHas(value, 'doubleValue'), JSONExtractRaw(value, 'doubleValue'),
         JSONHas(value, 'arrayValue'), concat('[', arrayStringConcat(arrayMap(
-            each -> if(JSONHas(each, 'stringValue'), JSONExtractRaw(each, 'stringValue'),
-                trim(BOTH '"' FROM arrayStringConcat(arrayMap(pair -> pair.2, JSONExtractKeysAndValuesRaw(each))))),
+            element -> if(JSONHas(element, 'stringValue'), JSONExtractRaw(element, 'stringValue'),
+                trim(BOTH '"' FROM arrayStringConcat(arrayMap(pair -> pair.2, JSONExtractKeysAndValuesRaw(element))))),
             JSONExtractArrayRaw(value, 'arrayValue', 'values')), ','), ']'),
         JSONHas(value, 'kvlistValue'), JSONExtractRaw(value, 'kvlistValue'),
-        '')) AS said,
+        '')) AS text_of,
     (owner -> CAST((
         arrayMap(pair -> JSONExtractString(pair, 'key'), JSONExtractArrayRaw(owner, 'attributes')),
-        arrayMap(pair -> said(JSONExtractRaw(pair, 'value')), JSONExtractArrayRaw(owner, 'attributes'))
+        arrayMap(pair -> text_of(JSONExtractRaw(pair, 'value')), JSONExtractArrayRaw(owner, 'attributes'))
     ), 'Map(LowCardinality(String), String)')) AS attributes_of,
     (name -> toInt64OrZero(trim(BOTH '"' FROM JSONExtractRaw(span, name)))) AS nanoseconds
 SELECT

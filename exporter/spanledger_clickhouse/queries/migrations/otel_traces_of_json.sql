@@ -2,8 +2,8 @@
 -- anything else its JSON.
 (
     WITH
-        (raw -> if(startsWith(raw, '"'), JSONExtractString(concat('[', raw, ']'), 1), raw)) AS said,
-        ((document, path) -> said(arrayFold((part, key) -> JSONExtractRaw(part, key), splitByChar('.', path), document))) AS at
+        (raw -> if(startsWith(raw, '"'), JSONExtractString(concat('[', raw, ']'), 1), raw)) AS text_of,
+        ((document, path) -> text_of(arrayFold((part, key) -> JSONExtractRaw(part, key), splitByChar('.', path), document))) AS at
     SELECT
         Timestamp, TraceId, SpanId, ParentSpanId, ServiceName, ScopeName, Duration, StatusCode,
         CAST((JSONAllPaths(ResourceAttributes), arrayMap(path -> at(toJSONString(ResourceAttributes), path), JSONAllPaths(ResourceAttributes))), 'Map(String, String)') AS ResourceAttributes,
