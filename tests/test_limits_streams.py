@@ -149,26 +149,19 @@ def chat(url: str, **options: Any) -> None:
             pass
 
 
-def raw_chat(url: str) -> None:
+def raw_chat(url: str, read: str = "iter_bytes") -> None:
     with (
         openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client,
         client.chat.completions.with_streaming_response.create(
             model="gpt-5.4-mini", messages=MESSAGES, stream=True
         ) as response,
     ):
-        for _ in response.iter_bytes():
+        for _ in getattr(response, read)():
             pass
 
 
 def lines_of_chat(url: str) -> None:
-    with (
-        openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client,
-        client.chat.completions.with_streaming_response.create(
-            model="gpt-5.4-mini", messages=MESSAGES, stream=True
-        ) as response,
-    ):
-        for _ in response.iter_lines():
-            pass
+    raw_chat(url, "iter_lines")
 
 
 def response(url: str) -> None:

@@ -253,11 +253,8 @@ def kafka(database: str, brokers: str, topic: str, group: str, servers: Topology
     values = {"{brokers}": brokers, "{topic}": topic, "{group}": group}
     statements: list[Migration] = []
     folder = resources.files("spanledger_clickhouse") / "otel_traces/kafka"
-    for table in (
-        "refused_of_otel_kafka",
-        "otel_traces_of_kafka",
-        "otel_kafka",
-    ):  # they hold no rows, and the broker has the offsets
+    # They hold no rows, and the broker has the offsets: made again, they have the settings of now.
+    for table in ("refused_of_otel_kafka", "otel_traces_of_kafka", "otel_kafka"):
         text = f"DROP TABLE IF EXISTS {{db}}.{table}{{on_cluster}}"
         statements.append(Migration(f"otel_traces/kafka/{table}#drop", _render(text, database, servers or Topology())))
     for file in sorted(folder.iterdir(), key=lambda file: file.name):

@@ -309,18 +309,12 @@ class Call:
 
     def feed(self, event: object) -> None:
         """One event of a stream, that its reader gets."""
-        if self._chunk_times is None:
-            self._chunk_times = ChunkTimes()
-        self._chunk_times.add()
-        if self.limit is not None:
-            self.limit.see(event)
-        if isinstance(event, dict):
-            self._body = self._provider.fold(self._body, cast("Json", event))
+        self.read(event)
+        cast("ChunkTimes", self._chunk_times).add()
 
     def read(self, event: object) -> None:
         """One event of a stream, of which not all are read, or which its reader does not get."""
-        if self._chunk_times is None:
-            self._chunk_times = ChunkTimes()
+        self.note_first_chunk()
         if self.limit is not None:
             self.limit.see(event)
         if isinstance(event, dict):

@@ -211,10 +211,9 @@ def text_size(event: object, depth: int = 0) -> int:
             return 0
         if isinstance(table.get("data"), dict):  # an event of the Assistants API
             return text_size(table["data"], 1)
-    if (
-        depth and "args" in table and not isinstance(table["args"], str)
-    ):  # Gemini's function call: an object, not its text
-        return len(str(table["args"]))
+    arguments = table.get("args") if depth else None
+    if arguments is not None and not isinstance(arguments, str):  # Gemini's function call: an object, not its text
+        return len(str(arguments))
     twice = "reasoning" if "reasoning_content" in table else ""  # some servers send both
     return sum(text_size(table[key], depth + 1) for key in TEXT_KEYS if key in table and key != twice)
 
